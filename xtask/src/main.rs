@@ -1,1 +1,54 @@
-fn main() {}
+//! The project's own commands: `cargo xtask train --config configs/184.toml` and its siblings.
+
+mod doctor;
+mod golden;
+mod kakusan;
+mod machine;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const HELP: &str = "\
+Usage: cargo xtask COMMAND
+
+  train | sample | info ...   build the command `kakusan` in release mode for this machine and run it with all arguments
+  doctor                      say what this machine offers, and what `train` would use
+  golden --python P --mnist D make the golden files anew with PyTorch (P has torch, D has MNIST's four files)
+  tidy                        check the invariants of ARCHITECTURE.md
+
+Example: cargo xtask train --config configs/184.toml";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (command, rest) = match args.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("", [].as_slice()),
+    };
+    let result = match command {
+        "train" | "sample" | "info" => kakusan::run(&args),
+        "doctor" => doctor::run(),
+        "golden" => golden::run(rest),
+        "tidy" => tidy::run(),
+        "help" | "--help" | "-h" => {
+            println!("{HELP}");
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => {
+            eprintln!("{HELP}");
+            Ok(ExitCode::from(2))
+        }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+/// What a command of this program gives: its exit code, or a sentence.
+type Result = std::result::Result<ExitCode, Box<dyn std::error::Error>>;
+
+/// The folder of the workspace.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_owned)
+}

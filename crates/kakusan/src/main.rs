@@ -1,1 +1,51 @@
-fn main() {}
+//! The command `kakusan`: train, sample, info.
+
+mod failure;
+mod info;
+mod progress;
+mod sample;
+mod terminal;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Diffusion models in Rust: train them from scratch, sample from them, look at them.
+#[derive(Parser)]
+#[command(name = "kakusan", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  kakusan train --config configs/184.toml                    learn the digits 1, 8 and 4, look on in runs/184
+  kakusan train --config configs/184.toml --set data.classes=[3,5] --out runs/35
+  kakusan train --resume runs/184                            go on where Ctrl-C stopped it
+  kakusan sample --model runs/184 --batch 64 --out new.png   draw 64 new digits
+  kakusan info runs/184                                      what is saved there
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted after saving.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a model as a configuration file says, and save it with pictures and a report
+    Train(train::TrainArgs),
+    /// Draw new images from a saved pipeline
+    Sample(sample::SampleArgs),
+    /// Say what a saved pipeline is made of, or what this machine offers
+    Info(info::InfoArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    kakusan::ops::keep_freed_memory();
+    let result = match cli.command {
+        Command::Train(args) => train::train(args),
+        Command::Sample(args) => sample::sample(args),
+        Command::Info(args) => info::info(&args),
+    };
+    result.unwrap_or_else(|error| failure::show(&error))
+}

@@ -1,1 +1,36 @@
-//! Placeholder.
+//! What predicts: the networks, their initialisation, and diffusers' checkpoints (`config.json` and safetensors).
+//!
+//! A network is built from a [`candle_nn::VarBuilder`], in candle's idiom. [`Weights`] hands that builder out: with
+//! torch's initialisation in torch's order ([`Weights::initialise`]), from a checkpoint, strictly checked
+//! ([`Weights::load`]), or as a frozen view that records no gradient, for sampling ([`Weights::frozen`]).
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use kakusan_models::{BasicUNetConfig, ModelConfig, Weights};
+//! use kakusan_rng::Generator;
+//!
+//! # fn main() -> kakusan_models::Result<()> {
+//! let config = ModelConfig::BasicUNet(BasicUNetConfig::default());
+//! let (weights, model) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.build(vb))?;
+//! assert_eq!(weights.parameter_count(), 309_057);
+//! let x = Tensor::zeros((2, 1, 28, 28), DType::F32, &Device::Cpu)?;
+//! let level = Tensor::zeros(2, DType::F32, &Device::Cpu)?;
+//! assert_eq!(model.forward(&x, &level, None)?.dims(), [2, 1, 28, 28]);
+//! # Ok(())
+//! # }
+//! ```
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod basic_unet;
+mod conv;
+mod error;
+mod model;
+mod store;
+mod weights;
+
+pub use basic_unet::{BasicUNet, BasicUNetConfig};
+pub use error::{Error, Result};
+pub use model::{DIFFUSERS_VERSION, Model, ModelConfig};
+pub use store::{CONFIG_FILE, WEIGHTS_FILE, load_config, save};
+pub use weights::Weights;

@@ -1,1 +1,41 @@
-//! Placeholder.
+//! When and how much noise: the [`Scheduler`] trait and the schedulers that implement it.
+//!
+//! A scheduler serves both sides of diffusion. In **training** it draws noise and levels for a batch, corrupts the
+//! clean images and names the target the model has to predict. In **sampling** it hands out a [`Run`] that leads from
+//! pure noise to images, one model call a step. It knows no model, no file and no device: tensors stay on the device
+//! they came from, and all randomness comes from the [`Generator`](kakusan_rng::Generator) that the caller passes in.
+//!
+//! Configuration and run state are apart: a `Scheduler` is immutable and serialises to diffusers'
+//! `scheduler_config.json`; the history of one sampling lives in its `Run`.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use kakusan_rng::Generator;
+//! use kakusan_scheduler::{LinearMixScheduler, Scheduler};
+//!
+//! # fn main() -> kakusan_scheduler::Result<()> {
+//! let scheduler = LinearMixScheduler::default();
+//! let mut rng = Generator::new(0);
+//! let mut run = scheduler.run(5)?;
+//! let mut x = scheduler.initial_noise(&[1, 1, 28, 28], &Device::Cpu, &mut rng)?;
+//! while let Some(_level) = run.level() {
+//!     let prediction = x.zeros_like()?; // a model's forward(x, level) stands here
+//!     x = run.step(&prediction, &x, &mut rng)?.prev_sample;
+//! }
+//! assert_eq!(x.flatten_all()?.to_vec1::<f32>()?, vec![0.0; 784]);
+//! # Ok(())
+//! # }
+//! ```
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+
+pub mod conformance;
+mod error;
+mod linear_mix;
+mod registry;
+mod scheduler;
+
+pub use error::{Error, Result};
+pub use linear_mix::LinearMixScheduler;
+pub use registry::{Constructor, DIFFUSERS_VERSION, Registry, to_json};
+pub use scheduler::{Draw, PixelRange, Run, Scheduler, StepOutput};

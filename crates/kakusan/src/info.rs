@@ -1,0 +1,52 @@
+use std::process::ExitCode;
+
+use candle_core::Device;
+use clap::Args;
+use kakusan::pipeline::{DeviceChoice, Result};
+use kakusan::scheduler::{Registry, to_json};
+
+use crate::progress::thousands;
+use crate::terminal::say;
+
+#[derive(Args)]
+pub(crate) struct InfoArgs {
+    /// The folder of a run or a saved pipeline, or owner/name on the Hub; without it: this program and machine
+    #[arg(value_name = "DIR|owner/name")]
+    model: Option<String>,
+}
+
+pub(crate) fn info(args: &InfoArgs) -> Result<ExitCode> {
+    match &args.model {
+        Some(model) => about_model(model)?,
+        None => about_machine(),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn about_model(model: &str) -> Result<()> {
+    let pipeline = crate::sample::load(model, &Registry::default(), &Device::Cpu)?;
+    let [channels, height, width] = pipeline.sample_shape();
+    let config = pipeline.model_config();
+    let parameters = thousands(pipeline.weights().parameter_count());
+    say(&format!("{model}: {} with {}", config.class_name(), pipeline.scheduler().class_name()));
+    say(&format!("images of {channels} x {height} x {width}, {parameters} parameters"));
+    for (name, var) in pipeline.weights().iter() {
+        say(&format!("  {name:24} {:?}", var.dims()));
+    }
+    say(&format!("config.json\n{}", config.to_json()?.trim_end()));
+    say(&format!("scheduler_config.json\n{}", to_json(pipeline.scheduler())?.trim_end()));
+    Ok(())
+}
+
+fn about_machine() {
+    say(concat!("kakusan ", env!("CARGO_PKG_VERSION")));
+    say(&format!("threads: {}", rayon::current_num_threads()));
+    say(&format!("vector instructions: {}", kakusan::ops::vector_instructions()));
+    let cuda = match DeviceChoice::Cuda(0).open() {
+        Ok(_) => "cuda:0 is there".to_owned(),
+        Err(e) => e.to_string(),
+    };
+    say(&format!("CUDA: {cuda}"));
+    say(&format!("schedulers: {}", Registry::default().class_names().join(", ")));
+    say(&format!("models: {}", kakusan::models::ModelConfig::CLASS_NAMES.join(", ")));
+}

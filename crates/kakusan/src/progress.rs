@@ -1,0 +1,104 @@
+//! What a training shows: a bar on a terminal, one plain line an epoch otherwise.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use kakusan::data::SourceKind;
+use kakusan::pipeline::Event;
+
+use crate::terminal::say;
+
+#[derive(Default)]
+pub(crate) struct Progress {
+    bar: Option<ProgressBar>,
+    steps_per_epoch: usize,
+    total_steps: usize,
+    /// Time and images of the steps since the bar's figures were last drawn.
+    shown_at: f64,
+    images: usize,
+}
+
+impl Progress {
+    pub(crate) fn show(&mut self, event: &Event) {
+        match event {
+            Event::Data(loaded) => {
+                for skipped in &loaded.skipped {
+                    self.say(&format!("Data: not from `{}`: {}", skipped.source, skipped.reason));
+                }
+                let stand_in = match loaded.source.kind {
+                    SourceKind::Drawn => " They stand in for MNIST; --data DIR names a folder that has it.",
+                    _ => "",
+                };
+                self.say(&format!("Data: {} images from {}.{stand_in}", loaded.images.len(), loaded.source.description));
+            }
+            Event::Begin { dir, model, parameters, scheduler, device, steps_done, total_steps, steps_per_epoch } => {
+                let parameters = thousands(*parameters);
+                self.say(&format!("Model: {model}, {parameters} parameters, {scheduler}, on {device}."));
+                if *steps_done > 0 {
+                    self.say(&format!("Going on after step {steps_done}."));
+                }
+                self.say(&format!("Run: {}, {total_steps} steps, {steps_per_epoch} an epoch.", dir.display()));
+                (self.total_steps, self.steps_per_epoch) = (*total_steps, *steps_per_epoch);
+                if std::io::stderr().is_terminal() {
+                    self.bar = Some(bar(*steps_done, *total_steps));
+                }
+            }
+            Event::CheckpointSkipped(error) => self.say(&format!("{error}; trying the one before")),
+            Event::Step { record, images } => {
+                self.images += images;
+                if let Some(bar) = &self.bar {
+                    bar.set_position(record.step as u64);
+                    let passed = record.seconds - self.shown_at;
+                    if passed > 0.5 {
+                        let (loss, rate) = (record.loss, self.images as f64 / passed);
+                        bar.set_message(format!("loss {loss:.4}  {rate:.0} images/s"));
+                        (self.shown_at, self.images) = (record.seconds, 0);
+                    }
+                }
+            }
+            Event::Epoch(epoch) => {
+                let epochs = self.total_steps.div_ceil(self.steps_per_epoch.max(1));
+                self.say(&format!(
+                    "Epoch {} of {epochs}: average loss {:.5}, {:.1} s, {:.0} images/s",
+                    epoch.epoch, epoch.mean_loss, epoch.seconds, epoch.images_per_second
+                ));
+            }
+            Event::Checkpoint(_) | Event::Wrote(_) => {}
+            _ => {}
+        }
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| say(line)),
+            None => say(line),
+        }
+    }
+}
+
+fn bar(done: usize, total: usize) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr_with_hz(5));
+    let template = "{bar:30} {pos}/{len}  {msg}  {eta} left";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("━━ "));
+    }
+    bar.set_position(done as u64);
+    bar.reset_eta();
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// 309057 as 309,057.
+pub(crate) fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|g| std::str::from_utf8(g).ok()).collect();
+    groups.join(",")
+}

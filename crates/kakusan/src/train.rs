@@ -1,0 +1,105 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Args;
+use kakusan::data::SourceKind;
+use kakusan::hub::{Hub, HubConfig};
+use kakusan::pipeline::{DeviceChoice, Error, Existing, Outcome, Result, RunConfig, Training, run_config};
+use kakusan::scheduler::Registry;
+
+use crate::progress::Progress;
+use crate::terminal::{say, warn};
+
+#[derive(Args)]
+pub(crate) struct TrainArgs {
+    /// The configuration, e.g. configs/184.toml
+    #[arg(long, value_name = "FILE", required_unless_present = "resume")]
+    config: Option<PathBuf>,
+    /// Change one value of the configuration, e.g. --set data.classes=[3,5] (may be given often)
+    #[arg(long, value_name = "TABLE.KEY=VALUE")]
+    set: Vec<String>,
+    /// The folder of the run [default: runs/ and the configuration's name]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Learn from this folder of MNIST-like files, and from nothing else
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where all randomness begins, as in torch.manual_seed
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// End after so many optimiser steps
+    #[arg(long, value_name = "N")]
+    max_steps: Option<usize>,
+    /// cpu, cuda, cuda:N, or auto
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+    /// Go on with an interrupted run from its newest checkpoint [default: the folder that --out or --config mean]
+    #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "overwrite")]
+    resume: Option<Option<PathBuf>>,
+    /// Delete the run that is in the folder already
+    #[arg(long)]
+    overwrite: bool,
+}
+
+pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
+    let registry = Registry::default();
+    let mut overrides = args.set;
+    overrides.extend(args.seed.map(|seed| format!("train.seed={seed}")));
+    overrides.extend(args.max_steps.map(|steps| format!("train.max_steps={steps}")));
+
+    let named = match args.resume.clone().flatten().or(args.out) {
+        Some(dir) => Some(dir),
+        None => args.config.as_ref().and_then(|file| Some(PathBuf::from("runs").join(file.file_stem()?))),
+    };
+    let out = named.ok_or_else(|| Error::Unfit("name the run's folder: --resume DIR, or --out DIR".into()))?;
+    let mut config = match &args.config {
+        Some(file) => RunConfig::load(file, &overrides, &registry)?,
+        None => run_config(&out, &overrides, &registry)?,
+    };
+    if let Some(dir) = args.data {
+        // a folder that was named is used or the training fails: nothing else stands in for it
+        config.data.dir = Some(dir);
+        config.data.sources = vec![SourceKind::Dir];
+    }
+    let existing = match (args.resume.is_some(), args.overwrite) {
+        (true, _) => Existing::Resume,
+        (_, true) => Existing::Overwrite,
+        _ => Existing::Refuse,
+    };
+
+    let stop = Arc::new(AtomicBool::new(false));
+    stop_on_ctrl_c(stop.clone());
+    let hub = Hub::new(HubConfig::from_env()?);
+    let training =
+        Training { config, out: out.clone(), existing, device: args.device, registry: &registry, hub: &hub, stop: &stop };
+    let mut progress = Progress::default();
+    let outcome = training.run(&mut |event| progress.show(&event));
+    progress.clear();
+    let dir = out.display();
+    match outcome? {
+        Outcome::Finished => {
+            say(&format!("The pictures are in {dir}/images, the whole story in {dir}/report.html."));
+            say(&format!("Draw more with: kakusan sample --model {dir} --seed 1 --out samples.png"));
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::Interrupted => {
+            say(&format!("Stopped and saved. Go on with: kakusan train --resume {dir}"));
+            Ok(ExitCode::from(130))
+        }
+    }
+}
+
+/// The first Ctrl-C (or SIGTERM) asks the training to save and stop, the second ends it at once.
+fn stop_on_ctrl_c(stop: Arc<AtomicBool>) {
+    let handler = move || {
+        if stop.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        warn("\nStopping after this step; once more to quit without saving.");
+    };
+    if let Err(e) = ctrlc::set_handler(handler) {
+        warn(&format!("warning: Ctrl-C will not save: {e}"));
+    }
+}

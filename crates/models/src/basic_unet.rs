@@ -1,0 +1,138 @@
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::conv::ConvSilu;
+use crate::{Error, Model, ModelConfig, Result};
+
+/// The configuration of [`BasicUNet`], under diffusers' names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BasicUNetConfig {
+    /// Height and width of the images, a multiple of 4.
+    pub sample_size: usize,
+    /// Channels of the input.
+    pub in_channels: usize,
+    /// Channels of the prediction.
+    pub out_channels: usize,
+}
+
+impl Default for BasicUNetConfig {
+    /// The tutorial's: one channel of 28 x 28.
+    fn default() -> Self {
+        Self { sample_size: 28, in_channels: 1, out_channels: 1 }
+    }
+}
+
+impl BasicUNetConfig {
+    /// The largest image side and the largest number of channels that are taken for meant.
+    const MAX: usize = 4096;
+
+    /// Says what is wrong with the configuration, naming the key.
+    ///
+    /// # Errors
+    /// When a value is out of its range.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |reason: String| Err(Error::Config { origin: BasicUNet::CLASS_NAME.into(), reason });
+        if self.sample_size == 0 || !self.sample_size.is_multiple_of(4) || self.sample_size > Self::MAX {
+            let size = self.sample_size;
+            return refuse(format!("sample_size is {size}; it must be a multiple of 4 (the network halves it twice)"));
+        }
+        for (key, channels) in [("in_channels", self.in_channels), ("out_channels", self.out_channels)] {
+            if channels == 0 || channels > Self::MAX {
+                return refuse(format!("{key} is {channels}; it must be between 1 and {}", Self::MAX));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The smallest UNet that works: Hugging Face's diffusion course, unit 1, "Diffusion from scratch", class `BasicUNet`.
+///
+/// Three 5x5 convolutions down (1-32, 32-64, 64-64), three up (64-64, 64-32, 32-1), SiLU after every one, the last
+/// included; 2x2 max pooling after the first two, nearest upsampling before the last two, the skip connection added.
+/// 309,057 parameters with one channel. It is not told the level of the noise.
+#[derive(Debug, Clone)]
+pub struct BasicUNet {
+    config: BasicUNetConfig,
+    down_layer1: ConvSilu,
+    down_layer2: ConvSilu,
+    down_layer3: ConvSilu,
+    up_layer1: ConvSilu,
+    up_layer2: ConvSilu,
+    up_layer3: ConvSilu,
+}
+
+impl BasicUNet {
+    /// Its `_class_name`.
+    pub const CLASS_NAME: &'static str = "BasicUNet";
+
+    /// Builds the network from a store of weights, which are asked for in torch's constructor order.
+    ///
+    /// # Errors
+    /// When the configuration is out of range or the store lacks a tensor.
+    pub fn new(config: &BasicUNetConfig, vb: VarBuilder) -> Result<Self> {
+        config.validate()?;
+        Ok(Self {
+            down_layer1: ConvSilu::new(config.in_channels, 32, 5, vb.pp("down_layer1"))?,
+            down_layer2: ConvSilu::new(32, 64, 5, vb.pp("down_layer2"))?,
+            down_layer3: ConvSilu::new(64, 64, 5, vb.pp("down_layer3"))?,
+            up_layer1: ConvSilu::new(64, 64, 5, vb.pp("up_layer1"))?,
+            up_layer2: ConvSilu::new(64, 32, 5, vb.pp("up_layer2"))?,
+            up_layer3: ConvSilu::new(32, config.out_channels, 5, vb.pp("up_layer3"))?,
+            config: config.clone(),
+        })
+    }
+
+    /// The name of a tensor as this crate has it; the course's notebook says `down_layers.0` for `down_layer1`.
+    pub(crate) fn tensor_name(name: &str) -> String {
+        for (notebook, ours) in [("down_layers.", "down_layer"), ("up_layers.", "up_layer")] {
+            if let Some((layer, rest)) = name.strip_prefix(notebook).and_then(|rest| rest.split_once('.'))
+                && let Ok(layer @ 0..3) = layer.parse::<usize>()
+            {
+                return format!("{ours}{}.{rest}", layer + 1);
+            }
+        }
+        name.to_owned()
+    }
+}
+
+impl Model for BasicUNet {
+    fn config(&self) -> ModelConfig {
+        ModelConfig::BasicUNet(self.config.clone())
+    }
+
+    /// `x` is `[b, in_channels, h, w]` with h and w multiples of 4; `level` and `labels` are not looked at.
+    fn forward(&self, x: &Tensor, _level: &Tensor, _labels: Option<&Tensor>) -> Result<Tensor> {
+        let (_, channels, height, width) = x.dims4()?;
+        if channels != self.config.in_channels || !height.is_multiple_of(4) || !width.is_multiple_of(4) {
+            let (shape, own) = (x.dims(), self.config.in_channels);
+            let reason =
+                format!("the input has shape {shape:?}, expected [b, {own}, h, w] with h and w multiples of 4");
+            return Err(Error::Config { origin: Self::CLASS_NAME.into(), reason });
+        }
+        let skip1 = self.down_layer1.forward(x)?; // [b, 32, h, w]
+        let h = kakusan_ops::max_pool2d(&skip1)?; // [b, 32, h/2, w/2]
+        let skip2 = self.down_layer2.forward(&h)?; // [b, 64, h/2, w/2]
+        let h = kakusan_ops::max_pool2d(&skip2)?; // [b, 64, h/4, w/4]
+        let h = self.down_layer3.forward(&h)?; // [b, 64, h/4, w/4]
+
+        let h = self.up_layer1.forward(&h)?; // [b, 64, h/4, w/4]
+        let h = (kakusan_ops::upsample_nearest2d(&h)? + skip2)?; // [b, 64, h/2, w/2]
+        let h = self.up_layer2.forward(&h)?; // [b, 32, h/2, w/2]
+        let h = (kakusan_ops::upsample_nearest2d(&h)? + skip1)?; // [b, 32, h, w]
+        Ok(self.up_layer3.forward(&h)?) // [b, out_channels, h, w]
+    }
+}
+
+impl BasicUNetConfig {
+    /// The configuration as diffusers' `config.json` has it, without `_class_name`.
+    pub(crate) fn to_map(&self) -> Map<String, Value> {
+        let Self { sample_size, in_channels, out_channels } = *self;
+        [("sample_size", sample_size), ("in_channels", in_channels), ("out_channels", out_channels)]
+            .map(|(key, value)| (key.to_owned(), value.into()))
+            .into_iter()
+            .collect()
+    }
+}

@@ -1,0 +1,63 @@
+use std::fmt::Write;
+use std::path::PathBuf;
+
+/// What can go wrong in building, loading and saving a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// A model configuration that does not fit its class.
+    #[error("{origin}: {reason}")]
+    Config {
+        /// The file, or the class when there is no file.
+        origin: String,
+        /// What does not fit; names the key.
+        reason: String,
+    },
+    /// No model of this `_class_name` exists here.
+    #[error("no model is called `{name}`; known are {}", known.join(", "))]
+    UnknownClass {
+        /// The name that was asked for.
+        name: String,
+        /// The names that exist.
+        known: Vec<String>,
+    },
+    /// A file that is not safetensors, is cut short, or whose header lies.
+    #[error("{} is not a whole safetensors file: {reason}", path.display())]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A checkpoint whose tensors are not those of the model.
+    #[error("{} does not fit the model:{}", path.display(), list(problems))]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// One line for every missing, unexpected, mis-shaped, mistyped or non-finite tensor.
+        problems: Vec<String>,
+    },
+    /// An error of the tensor library.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+fn list(problems: &[String]) -> String {
+    problems.iter().fold(String::new(), |mut text, problem| {
+        let _ = write!(text, "\n  {problem}"); // writing to a String cannot fail
+        text
+    })
+}

@@ -1,0 +1,177 @@
+//! The contract of [`Scheduler`], as checks that any implementation can run in its own tests.
+//!
+//! ```
+//! use kakusan_scheduler::{LinearMixScheduler, Registry, conformance};
+//!
+//! conformance::check(&LinearMixScheduler::default(), &Registry::default()).unwrap();
+//! ```
+
+use candle_core::{Device, Tensor};
+use kakusan_rng::Generator;
+
+use crate::{Draw, PixelRange, Registry, Result, Scheduler, to_json};
+
+const SHAPE: [usize; 4] = [4, 1, 6, 5];
+
+/// Checks `scheduler` against the contract of its trait: shapes, determinism, independence of the images of a batch and
+/// of runs from each other, training and sampling that fit together, refusal of misuse, and that `registry` rebuilds
+/// it from what it saves.
+///
+/// # Errors
+/// A sentence that says which rule is broken, the first one found.
+pub fn check(scheduler: &dyn Scheduler, registry: &Registry) -> std::result::Result<(), String> {
+    let name = scheduler.class_name();
+    for (rule, test) in RULES {
+        match test(scheduler, registry) {
+            Ok(true) => {}
+            Ok(false) => return Err(format!("{name} breaks the rule: {rule}")),
+            Err(e) => return Err(format!("{name}, checked for the rule: {rule}: {e}")),
+        }
+    }
+    Ok(())
+}
+
+type Rule = (&'static str, fn(&dyn Scheduler, &Registry) -> Result<bool>);
+
+const RULES: &[Rule] = &[
+    ("its class is registered, and what it saves builds an equal scheduler", saves_and_loads),
+    ("draw gives finite noise of the batch's shape and one finite level an image", draws_fit),
+    ("the same generator state draws the same, another seed draws something else", draws_are_seeded),
+    ("add_noise and target keep the shape and treat each image by itself", images_are_independent),
+    ("the loss weights, where given, are one finite number of at least 0 an image", weights_fit),
+    ("tensors that do not belong together are refused", wrong_shapes_are_refused),
+    ("a run has one level for each model call, ends after the last, and then refuses to step", runs_end),
+    ("zero steps are refused", |s, _| Ok(s.run(0).is_err())),
+    ("runs from the same seed are equal, also when stepped in turns", runs_are_independent),
+    ("given the perfect model output, a step's pred_original_sample is the clean image", training_fits_sampling),
+];
+
+fn saves_and_loads(scheduler: &dyn Scheduler, registry: &Registry) -> Result<bool> {
+    let text = to_json(scheduler)?;
+    let again = registry.from_json(&text)?;
+    Ok(again.class_name() == scheduler.class_name() && to_json(again.as_ref())? == text)
+}
+
+fn draws_fit(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
+    let draw = scheduler.draw(&clean(scheduler)?, &mut Generator::new(1))?;
+    Ok(draw.noise.dims() == SHAPE && draw.levels.dims() == [SHAPE[0]] && finite(&draw.noise)? && finite(&draw.levels)?)
+}
+
+fn draws_are_seeded(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
+    let clean = clean(scheduler)?;
+    let one = scheduler.draw(&clean, &mut Generator::new(1))?;
+    let same = scheduler.draw(&clean, &mut Generator::new(1))?;
+    let other = scheduler.draw(&clean, &mut Generator::new(2))?;
+    let equal = values(&one.noise)? == values(&same.noise)? && values(&one.levels)? == values(&same.levels)?;
+    Ok(equal && values(&one.noise)? != values(&other.noise)?)
+}
+
+fn images_are_independent(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
+    let clean = clean(scheduler)?;
+    let Draw { noise, levels } = scheduler.draw(&clean, &mut Generator::new(3))?;
+    let noisy = scheduler.add_noise(&clean, &noise, &levels)?;
+    let target = scheduler.target(&clean, &noise, &levels)?;
+    let mut right = noisy.dims() == SHAPE && target.dims() == SHAPE;
+    for i in 0..SHAPE[0] {
+        let one = |t: &Tensor| t.narrow(0, i, 1);
+        let alone = scheduler.add_noise(&one(&clean)?, &one(&noise)?, &one(&levels)?)?;
+        right &= close(&alone, &one(&noisy)?, 1e-6)?;
+        let alone = scheduler.target(&one(&clean)?, &one(&noise)?, &one(&levels)?)?;
+        right &= close(&alone, &one(&target)?, 1e-6)?;
+    }
+    Ok(right)
+}
+
+fn weights_fit(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
+    let draw = scheduler.draw(&clean(scheduler)?, &mut Generator::new(4))?;
+    match scheduler.loss_weight(&draw.levels)? {
+        None => Ok(true),
+        Some(w) => Ok(w.dims() == [SHAPE[0]] && values(&w)?.iter().all(|&w| w.is_finite() && w >= 0.0)),
+    }
+}
+
+fn wrong_shapes_are_refused(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
+    let clean = clean(scheduler)?;
+    let Draw { noise, levels } = scheduler.draw(&clean, &mut Generator::new(5))?;
+    let (short_noise, short_levels) = (noise.narrow(3, 0, 2)?, levels.narrow(0, 0, 2)?);
+    let mut run = scheduler.run(2)?;
+    Ok(scheduler.add_noise(&clean, &short_noise, &levels).is_err()
+        && scheduler.add_noise(&clean, &noise, &short_levels).is_err()
+        && run.step(&short_noise, &clean, &mut Generator::new(0)).is_err())
+}
+
+fn runs_end(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
+    for steps in [1, 2, 5, 40] {
+        let mut rng = Generator::new(6);
+        let mut run = scheduler.run(steps)?;
+        let timesteps = run.timesteps().to_vec();
+        let mut x = scheduler.initial_noise(&SHAPE, &Device::Cpu, &mut rng)?;
+        let mut seen = vec![];
+        while let Some(level) = run.level() {
+            seen.push(level);
+            if seen.len() > timesteps.len() {
+                return Ok(false);
+            }
+            let output = run.scale_model_input(&x)?;
+            x = run.step(&output, &x, &mut rng)?.prev_sample;
+        }
+        let over = run.step(&x, &x, &mut rng).is_err();
+        let right = seen == timesteps && !seen.is_empty() && seen.iter().all(|l| l.is_finite());
+        if !(over && right && x.dims() == SHAPE) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn runs_are_independent(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
+    let begin = || -> Result<_> {
+        let mut rng = Generator::new(7);
+        let x = scheduler.initial_noise(&SHAPE, &Device::Cpu, &mut rng)?;
+        Ok((scheduler.run(5)?, x, rng))
+    };
+    let (mut run_a, mut a, mut rng_a) = begin()?;
+    let (mut run_b, mut b, mut rng_b) = begin()?;
+    while run_a.level().is_some() {
+        a = run_a.step(&a.affine(0.5, 0.1)?, &a, &mut rng_a)?.prev_sample;
+        b = run_b.step(&b.affine(0.5, 0.1)?, &b, &mut rng_b)?.prev_sample;
+    }
+    let (mut run_c, mut c, mut rng_c) = begin()?;
+    while run_c.level().is_some() {
+        c = run_c.step(&c.affine(0.5, 0.1)?, &c, &mut rng_c)?.prev_sample;
+    }
+    Ok(values(&a)? == values(&b)? && values(&a)? == values(&c)?)
+}
+
+fn training_fits_sampling(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
+    let clean = clean(scheduler)?;
+    let mut rng = Generator::new(8);
+    let noise = scheduler.draw(&clean, &mut rng)?.noise;
+    let mut run = scheduler.run(10)?;
+    let Some(level) = run.level() else { return Ok(false) };
+    let levels = Tensor::full(level, SHAPE[0], &Device::Cpu)?;
+    let noisy = scheduler.add_noise(&clean, &noise, &levels)?;
+    let output = scheduler.target(&clean, &noise, &levels)?;
+    let step = run.step(&output, &noisy, &mut rng)?;
+    close(&step.pred_original_sample, &clean, 1e-2)
+}
+
+/// Images in the scheduler's own range, away from its ends so that clipping does not touch them.
+fn clean(scheduler: &dyn Scheduler) -> Result<Tensor> {
+    let unit = Generator::new(0).uniform(SHAPE.iter().product(), 0.2, 0.8);
+    let unit = Tensor::from_vec(unit, &SHAPE, &Device::Cpu)?;
+    PixelRange::from_unit(scheduler.pixel_range(), &unit)
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(tensor.flatten_all()?.to_vec1()?)
+}
+
+fn finite(tensor: &Tensor) -> Result<bool> {
+    Ok(values(tensor)?.iter().all(|v| v.is_finite()))
+}
+
+fn close(a: &Tensor, b: &Tensor, tolerance: f32) -> Result<bool> {
+    let (a, b) = (values(a)?, values(b)?);
+    Ok(a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= tolerance))
+}

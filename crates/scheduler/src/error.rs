@@ -1,0 +1,56 @@
+/// What can go wrong in a scheduler.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No scheduler of this `_class_name` is registered.
+    #[error("no scheduler is called `{name}`; known are {}", known.join(", "))]
+    UnknownClass {
+        /// The name that was asked for.
+        name: String,
+        /// The names that are registered, in alphabetical order.
+        known: Vec<String>,
+    },
+    /// The configuration of a scheduler does not fit its class.
+    #[error("{class_name}: {reason}")]
+    Config {
+        /// The scheduler's class.
+        class_name: String,
+        /// What does not fit; names the key.
+        reason: String,
+    },
+    /// The configuration is not a JSON object with a `_class_name`.
+    #[error("a scheduler configuration is a JSON object with a `_class_name`: {0}")]
+    Json(String),
+    /// A run was asked for a number of steps that the scheduler cannot do.
+    #[error("{class_name} cannot sample in {steps} steps: {reason}")]
+    Steps {
+        /// The scheduler's class.
+        class_name: String,
+        /// The number of steps that was asked for.
+        steps: usize,
+        /// Why not, and what would do.
+        reason: String,
+    },
+    /// A run was stepped after its last step.
+    #[error("this run of {steps} steps is over; ask the scheduler for a new one")]
+    RunIsOver {
+        /// The number of steps of the run.
+        steps: usize,
+    },
+    /// Shapes that do not belong together.
+    #[error("{what} has shape {got:?}, expected {expected:?}")]
+    Shape {
+        /// Which tensor.
+        what: &'static str,
+        /// Its shape.
+        got: Vec<usize>,
+        /// The shape that fits.
+        expected: Vec<usize>,
+    },
+    /// An error of the tensor library.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,140 @@
+use std::fmt::Debug;
+
+use candle_core::{Device, Tensor};
+use kakusan_rng::Generator;
+use serde_json::{Map, Value};
+
+use crate::Result;
+
+/// When and how much noise: diffusers' `SchedulerMixin`, with the training side made explicit.
+///
+/// Object-safe, immutable and free of hidden randomness: the same generator state gives the same numbers. A downstream
+/// crate implements it, [registers](crate::Registry::register) its class name, and trains, samples, saves and loads
+/// with it; [`conformance::check`](crate::conformance::check) says whether it keeps the contract.
+pub trait Scheduler: Debug + Send + Sync {
+    /// diffusers' `_class_name`, e.g. `DDPMScheduler`.
+    fn class_name(&self) -> &str;
+
+    /// The configuration, without `_class_name`: what `scheduler_config.json` holds and what the registered
+    /// constructor builds an equal scheduler from.
+    fn config(&self) -> Map<String, Value>;
+
+    /// The values that pixels take in the images this scheduler works on. diffusers' schedulers use -1 to 1.
+    fn pixel_range(&self) -> PixelRange {
+        PixelRange::MinusOneToOne
+    }
+
+    /// Draws the noise and the levels for training on a batch of `clean` images `[b, c, h, w]`.
+    ///
+    /// # Errors
+    /// When the tensors cannot be made on the device of `clean`.
+    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw>;
+
+    /// Corrupts `clean` `[b, c, h, w]` with `noise` of the same shape, image `i` at `levels[i]`.
+    ///
+    /// # Errors
+    /// When the shapes do not belong together.
+    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor>;
+
+    /// What the model has to predict `[b, c, h, w]`: the clean image, the noise or a velocity.
+    ///
+    /// # Errors
+    /// When the shapes do not belong together.
+    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor>;
+
+    /// The weight of each image in the loss `[b]`; `None`, the default, weighs all alike.
+    ///
+    /// # Errors
+    /// When `levels` is not of shape `[b]`.
+    fn loss_weight(&self, _levels: &Tensor) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// Pure noise of `shape` `[b, c, h, w]`, scaled to the level at which every [`run`](Self::run) begins.
+    ///
+    /// # Errors
+    /// When the tensor cannot be made on `device`.
+    fn initial_noise(&self, shape: &[usize], device: &Device, rng: &mut Generator) -> Result<Tensor>;
+
+    /// Begins a sampling of `num_inference_steps` steps.
+    ///
+    /// # Errors
+    /// When the scheduler cannot sample in so many steps; zero is always refused.
+    fn run(&self, num_inference_steps: usize) -> Result<Box<dyn Run>>;
+}
+
+/// One sampling on its way from noise to images: it counts the steps and holds what the sampler has to remember.
+pub trait Run: Debug + Send {
+    /// The level of each model call, first to last: what the model is conditioned on, as in training.
+    fn timesteps(&self) -> &[f32];
+
+    /// The level of the next model call, or `None` when the run is over.
+    fn level(&self) -> Option<f32>;
+
+    /// Scales the sample to what the model wants to see at this step; the default leaves it as it is.
+    ///
+    /// # Errors
+    /// When the run is over.
+    fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
+        Ok(sample.clone())
+    }
+
+    /// Goes one step: from `sample` (unscaled) and the model's output for it to the sample of the next, lower level.
+    ///
+    /// # Errors
+    /// When the run is over or the shapes differ.
+    fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut Generator) -> Result<StepOutput>;
+}
+
+/// The noise and the levels drawn for one training batch.
+#[derive(Debug, Clone)]
+pub struct Draw {
+    /// Noise of the batch's shape `[b, c, h, w]`.
+    pub noise: Tensor,
+    /// One level an image `[b]`, f32: the amount of [`LinearMixScheduler`](crate::LinearMixScheduler), the timestep of
+    /// diffusers' schedulers.
+    pub levels: Tensor,
+}
+
+/// What one sampling step gives: diffusers' `SchedulerOutput`.
+#[derive(Debug, Clone)]
+pub struct StepOutput {
+    /// The sample at the next level `[b, c, h, w]`.
+    pub prev_sample: Tensor,
+    /// The clean images that the model's output implies at this step `[b, c, h, w]`, for previews and guidance.
+    pub pred_original_sample: Tensor,
+}
+
+/// The values that a scheduler's images take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PixelRange {
+    /// 0 is background, 1 is full ink: the tutorial's.
+    ZeroToOne,
+    /// diffusers' `Normalize([0.5], [0.5])`.
+    MinusOneToOne,
+}
+
+impl PixelRange {
+    /// From pixels in 0..1 to this range.
+    ///
+    /// # Errors
+    /// When the tensor library fails.
+    pub fn from_unit(self, pixels: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Self::ZeroToOne => pixels.clone(),
+            Self::MinusOneToOne => pixels.affine(2.0, -1.0)?,
+        })
+    }
+
+    /// From this range to pixels in 0..1, clipped: diffusers' post-processing of a sample.
+    ///
+    /// # Errors
+    /// When the tensor library fails.
+    pub fn to_unit(self, sample: &Tensor) -> Result<Tensor> {
+        let unit = match self {
+            Self::ZeroToOne => sample.clone(),
+            Self::MinusOneToOne => sample.affine(0.5, 0.5)?,
+        };
+        Ok(unit.clamp(0f32, 1f32)?)
+    }
+}

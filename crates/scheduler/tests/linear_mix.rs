@@ -1,0 +1,81 @@
+//! The tutorial's numbers: corruption, mixing, and the contract.
+
+use candle_core::{Device, Tensor};
+use kakusan_rng::Generator;
+use kakusan_scheduler::{Error, LinearMixScheduler, PixelRange, Registry, Scheduler, conformance, to_json};
+
+type TestResult = Result<(), Box<dyn std::error::Error>>;
+
+fn values(t: &Tensor) -> Vec<f32> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn linear_mix_keeps_the_contract() {
+    conformance::check(&LinearMixScheduler::default(), &Registry::default()).unwrap();
+}
+
+#[test]
+fn an_amount_of_zero_leaves_the_image_and_one_leaves_the_noise() -> TestResult {
+    let clean = Tensor::new(&[[0.25f32, 0.5], [0.25, 0.5], [0.25, 0.5]], &Device::Cpu)?;
+    let noise = Tensor::new(&[[0.75f32, 0.0], [0.75, 0.0], [0.75, 0.0]], &Device::Cpu)?;
+    let amount = Tensor::new(&[0f32, 0.5, 1.0], &Device::Cpu)?;
+    let noisy = LinearMixScheduler::default().add_noise(&clean, &noise, &amount)?;
+    assert_eq!(values(&noisy), [0.25, 0.5, 0.5, 0.25, 0.75, 0.0]);
+    Ok(())
+}
+
+#[test]
+fn the_amounts_are_drawn_before_the_noise_as_in_the_tutorial() -> TestResult {
+    let clean = Tensor::zeros((3, 1, 4, 4), candle_core::DType::F32, &Device::Cpu)?;
+    let draw = LinearMixScheduler::default().draw(&clean, &mut Generator::new(0))?;
+    let mut rng = Generator::new(0);
+    assert_eq!(values(&draw.levels), rng.rand(3));
+    assert_eq!(values(&draw.noise), rng.rand(48));
+    Ok(())
+}
+
+#[test]
+fn each_step_mixes_in_one_part_of_those_left() -> TestResult {
+    let mut rng = Generator::new(0);
+    let mut run = LinearMixScheduler::default().run(4)?;
+    assert_eq!(run.timesteps(), [1.0, 0.75, 0.5, 0.25]);
+    let mut x = Tensor::new(&[1f32], &Device::Cpu)?;
+    let zero = x.zeros_like()?;
+    for expected in [0.75, 0.5, 0.25, 0.0] {
+        x = run.step(&zero, &x, &mut rng)?.prev_sample;
+        assert!((values(&x)[0] - expected).abs() < 1e-7);
+    }
+    assert!(matches!(run.step(&zero, &x, &mut rng), Err(Error::RunIsOver { steps: 4 })));
+    Ok(())
+}
+
+#[test]
+fn its_file_is_as_diffusers_would_write_it() -> TestResult {
+    let text = to_json(&LinearMixScheduler::default())?;
+    let expected = "{\n  \"_class_name\": \"LinearMixScheduler\",\n  \"_diffusers_version\": \"0.42.1\"\n}\n";
+    assert_eq!(text, expected);
+    Ok(())
+}
+
+#[test]
+fn bad_configurations_are_refused_by_name() {
+    let registry = Registry::default();
+    let error = |text: &str| registry.from_json(text).unwrap_err().to_string();
+    assert!(error(r#"{"_class_name": "LinearMix"}"#).contains("known are LinearMixScheduler"));
+    assert!(error(r#"{"_class_name": "LinearMixScheduler", "beta_start": 0.1}"#).contains("beta_start"));
+    assert!(error("{}").contains("_class_name"));
+    assert!(error("[1]").contains("JSON object"));
+    assert!(error("{").contains("JSON"));
+}
+
+#[test]
+fn pixel_ranges_convert_both_ways_and_clip() -> TestResult {
+    let unit = Tensor::new(&[0f32, 0.25, 1.0], &Device::Cpu)?;
+    assert_eq!(values(&PixelRange::MinusOneToOne.from_unit(&unit)?), [-1.0, -0.5, 1.0]);
+    assert_eq!(values(&PixelRange::ZeroToOne.from_unit(&unit)?), values(&unit));
+    let wild = Tensor::new(&[-3f32, -0.5, 3.0], &Device::Cpu)?;
+    assert_eq!(values(&PixelRange::MinusOneToOne.to_unit(&wild)?), [0.0, 0.25, 1.0]);
+    assert_eq!(values(&PixelRange::ZeroToOne.to_unit(&wild)?), [0.0, 0.0, 1.0]);
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! The invariants of ARCHITECTURE.md that a look at the source can check.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::root;
+
+/// Which of our crates a crate may use.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("rng", &[]),
+    ("ops", &[]),
+    ("hub", &[]),
+    ("scheduler", &["rng"]),
+    ("models", &["ops", "rng"]),
+    ("data", &["hub", "rng"]),
+    ("pipeline", &["rng", "ops", "scheduler", "models", "data", "hub"]),
+    ("kakusan", &["rng", "ops", "scheduler", "models", "data", "hub", "pipeline"]),
+];
+/// Words that only some places may say: the rule, the words, and the paths (by their beginning) that may.
+const RESERVED: &[(&str, &[&str], &[&str])] = &[
+    ("only hub talks to the network", &["std::net", "hf_hub::"], &["crates/hub/"]),
+    ("only hub and the command read the environment", &["env::var"], &["crates/hub/", "crates/kakusan/"]),
+    (
+        "rng, ops, scheduler and models touch no file, but for the models' store",
+        &["std::fs", "fs::", "File::open", "File::create"],
+        &["crates/models/src/store.rs", "crates/data/", "crates/hub/", "crates/pipeline/", "crates/kakusan/"],
+    ),
+    (
+        "all randomness comes from rng",
+        &["Tensor::rand", "rand::", "rand_like", "randn_like"],
+        &["crates/rng/"],
+    ),
+    ("only the command prints", &["println!", "print!", "process::exit"], &["crates/kakusan/"]),
+    ("unsafe stays in ops", &["unsafe {", "unsafe fn", "unsafe impl"], &["crates/ops/"]),
+    ("libraries do not panic", &[".unwrap()", ".expect(", "panic!(", "unreachable!(", "todo!("], &[]),
+];
+const MAX_LINES: usize = 600;
+const MAX_CONFIG_LINES: usize = 40;
+
+pub(crate) fn run() -> crate::Result {
+    let problems = problems()?;
+    problems.iter().for_each(|problem| println!("{problem}"));
+    println!("{} problems", problems.len());
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn problems() -> std::io::Result<Vec<String>> {
+    let mut problems = vec![];
+    let architecture = fs::read_to_string(root().join("ARCHITECTURE.md"))?;
+    for (name, may_use) in MAY_USE {
+        let dir = root().join("crates").join(name);
+        for used in uses(&fs::read_to_string(dir.join("Cargo.toml"))?) {
+            if !may_use.contains(&used.as_str()) {
+                problems.push(format!("crates/{name}: may not use kakusan-{used}"));
+            }
+        }
+        let lib = fs::read_to_string(dir.join("src/lib.rs"))?;
+        if !lib.contains("#![deny(missing_docs)]") {
+            problems.push(format!("crates/{name}/src/lib.rs: lacks #![deny(missing_docs)]"));
+        }
+        if !architecture.contains(&format!("`crates/{name}`")) {
+            problems.push(format!("ARCHITECTURE.md: says nothing of `crates/{name}`"));
+        }
+        for file in rust_files(&dir.join("src"))? {
+            problems.extend(source_problems(&relative(&file), &fs::read_to_string(&file)?));
+        }
+    }
+    for entry in fs::read_dir(root().join("crates"))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if !MAY_USE.iter().any(|(known, _)| *known == name) {
+            problems.push(format!("crates/{name}: say in xtask/src/tidy.rs which crates it may use"));
+        }
+    }
+    for entry in fs::read_dir(root().join("configs"))? {
+        let path = entry?.path();
+        let lines = fs::read_to_string(&path)?.lines().count();
+        if lines > MAX_CONFIG_LINES {
+            problems.push(format!("{}: {lines} lines, at most {MAX_CONFIG_LINES}", relative(&path)));
+        }
+    }
+    let readme = fs::read_to_string(root().join("README.md"))?;
+    for command in ["cargo xtask train --config configs/184.toml", "cargo test --workspace"] {
+        if !readme.contains(command) {
+            problems.push(format!("README.md: lacks `{command}`"));
+        }
+    }
+    Ok(problems)
+}
+
+/// Our crates under `[dependencies]`, without their prefix.
+fn uses(manifest: &str) -> Vec<String> {
+    let lines = manifest.lines().skip_while(|line| *line != "[dependencies]").skip(1);
+    let own = lines.take_while(|line| !line.starts_with('[')).filter_map(|line| line.strip_prefix("kakusan-"));
+    own.filter_map(|line| Some(line.split(['.', ' ', '=']).next()?.to_owned())).collect()
+}
+
+/// What is wrong with one file of a library, tests at its end left out.
+fn source_problems(path: &str, text: &str) -> Vec<String> {
+    let mut problems = vec![];
+    let lines = text.lines().count();
+    if lines > MAX_LINES {
+        problems.push(format!("{path}: {lines} lines, at most {MAX_LINES}"));
+    }
+    let code = text.lines().take_while(|line| !line.contains("#[cfg(test)]")).enumerate();
+    for (number, line) in code.filter(|(_, line)| !line.trim_start().starts_with("//")) {
+        for (rule, words, allowed) in RESERVED {
+            if !allowed.iter().any(|place| path.starts_with(place)) && words.iter().any(|word| says(line, word)) {
+                problems.push(format!("{path}:{}: {rule}: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    problems
+}
+
+/// Whether `line` has `word`, and not just as the end of a longer name (`kakusan_rng::` does not say `rng::`).
+fn says(line: &str, word: &str) -> bool {
+    line.match_indices(word).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        !before.is_some_and(|c| c.is_alphanumeric() || c == '_') || !word.starts_with(|c: char| c.is_alphanumeric())
+    })
+}
+
+fn rust_files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut files = vec![];
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(rust_files(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn relative(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_workspace_is_tidy() {
+        assert_eq!(problems().unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn broken_invariants_are_seen() {
+        let found = |path: &str, line: &str| source_problems(path, line).len();
+        assert_eq!(found("crates/ops/src/lib.rs", "let x = Tensor::randn(0f32, 1., 3, &dev);"), 1);
+        assert_eq!(found("crates/scheduler/src/ddpm.rs", "std::fs::read(path)"), 1);
+        assert_eq!(found("crates/models/src/store.rs", "std::fs::read(path)"), 0);
+        assert_eq!(found("crates/pipeline/src/lib.rs", "value.unwrap()"), 1);
+        assert_eq!(found("crates/pipeline/src/lib.rs", "// value.unwrap()"), 0);
+        assert_eq!(found("crates/pipeline/src/lib.rs", "use kakusan_rand::x;"), 0);
+        assert_eq!(found("crates/hub/src/lib.rs", &"\n".repeat(601)), 1);
+        assert_eq!(uses("[dependencies]\nkakusan-rng.workspace = true\nserde = \"1\"\n[dev-dependencies]\nkakusan-x = 1\n"), ["rng"]);
+    }
+}
