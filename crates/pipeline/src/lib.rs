@@ -1,1 +1,29 @@
-//! Placeholder.
+//! Train diffusion models and sample from them: configurations, the training loop, run folders and checkpoints,
+//! [`DDPMPipeline`] in diffusers' layout, the tutorial's pictures and the report.
+//!
+//! [`Training`] is the whole of `kakusan train`; [`Trainer`] is its loop alone, for those who bring their own images or
+//! [`Scheduler`](kakusan_scheduler::Scheduler).
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod checkpoint;
+mod config;
+mod ddpm;
+mod device;
+mod error;
+mod files;
+pub mod pictures;
+mod report;
+mod run_folder;
+mod story;
+mod train;
+mod trainer;
+
+pub use config::{ConfigError, RunConfig, SampleConfig, TrainConfig};
+pub use ddpm::{DDPMPipeline, SampleStep};
+pub use device::DeviceChoice;
+pub use error::{Error, Result};
+pub use files::write_whole;
+pub use run_folder::Record;
+pub use train::{EpochSummary, Event, Existing, Outcome, Training, run_config};
+pub use trainer::{Step, Trainer};

@@ -1,0 +1,371 @@
+//! The configuration of a run: TOML, one table a part, checked once and whole.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use kakusan_data::DataConfig;
+use kakusan_models::ModelConfig;
+use kakusan_scheduler::{Registry, Scheduler};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use toml::de::{DeTable, DeValue};
+
+/// What a run is made of: the tables of a file such as `configs/184.toml`, with the overrides applied.
+///
+/// ```
+/// use kakusan_pipeline::RunConfig;
+/// use kakusan_scheduler::Registry;
+///
+/// let text = r#"
+///     [data]
+///     name = "mnist"
+///     classes = [1, 8, 4]
+///     sources = ["drawn"]
+///     [model]
+///     _class_name = "BasicUNet"
+///     [scheduler]
+///     _class_name = "LinearMixScheduler"
+/// "#;
+/// let set = ["train.epochs=1".to_owned()];
+/// let config = RunConfig::parse(text, "184.toml", &set, &Registry::default()).unwrap();
+/// assert_eq!((config.train.epochs, config.train.batch_size), (1, 128));
+///
+/// let wrong = RunConfig::parse(text, "184.toml", &["train.epoch=1".to_owned()], &Registry::default()).unwrap_err();
+/// assert_eq!(wrong.to_string(), "--set train.epoch: there is no key `epoch` in [train]; did you mean `epochs`?");
+/// ```
+#[derive(Debug, Clone)]
+pub struct RunConfig {
+    /// `[data]`: what is learnt.
+    pub data: DataConfig,
+    /// `[model]`: what predicts.
+    pub model: ModelConfig,
+    /// `[scheduler]`: when and how much noise.
+    pub scheduler: Arc<dyn Scheduler>,
+    /// `[train]`.
+    pub train: TrainConfig,
+    /// `[sample]`.
+    pub sample: SampleConfig,
+}
+
+/// `[train]`: how the model is trained, by Adam on the mean squared error.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// How often the model sees every image.
+    pub epochs: usize,
+    /// Images in a step; the last batch of an epoch may be shorter.
+    pub batch_size: usize,
+    /// Adam's learning rate.
+    pub learning_rate: f64,
+    /// Where all randomness of the run begins: `torch.manual_seed(seed)`.
+    pub seed: u64,
+    /// Ends the training after so many steps, should the epochs hold more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<usize>,
+}
+
+impl Default for TrainConfig {
+    /// The tutorial's: 5 epochs, batches of 128, a learning rate of 1e-3, seed 0.
+    fn default() -> Self {
+        Self { epochs: 5, batch_size: 128, learning_rate: 1e-3, seed: 0, max_steps: None }
+    }
+}
+
+/// `[sample]`: what is drawn at the end of a training.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SampleConfig {
+    /// Sampling steps.
+    pub steps: usize,
+    /// How many images.
+    pub batch_size: usize,
+}
+
+impl Default for SampleConfig {
+    /// The tutorial's: 64 images in 40 steps.
+    fn default() -> Self {
+        Self { steps: 40, batch_size: 64 }
+    }
+}
+
+/// A configuration that cannot run: what is wrong, where, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The file, or the override (`--set train.epochs`) that is to blame.
+    pub origin: String,
+    /// The text of the file, where the place in it is known.
+    pub text: Option<String>,
+    /// The bytes of `text` that are to blame.
+    pub span: Option<Range<usize>>,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl ConfigError {
+    /// Line and column, from 1, of the place to blame.
+    pub fn line_column(&self) -> Option<(usize, usize)> {
+        let before = self.text.as_ref()?.get(..self.span.as_ref()?.start)?;
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        Some((before.matches('\n').count() + 1, before[line_start..].chars().count() + 1))
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.line_column() {
+            Some((line, column)) => write!(f, "{}:{line}:{column}: {}", self.origin, self.message),
+            None => write!(f, "{}: {}", self.origin, self.message),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The tables that a configuration has.
+const TABLES: [&str; 5] = ["data", "model", "scheduler", "train", "sample"];
+/// A configuration file is a page of text; what is far larger is not one.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+impl RunConfig {
+    /// Reads a configuration file and applies overrides of the form `table.key=value`, the value in TOML (a word that is
+    /// no TOML value is taken as a string).
+    ///
+    /// # Errors
+    /// For a file that cannot be read, and as [`parse`](Self::parse).
+    pub fn load(path: &Path, overrides: &[String], registry: &Registry) -> Result<Self, ConfigError> {
+        let origin = path.display().to_string();
+        let refuse = |message: String| ConfigError { origin: origin.clone(), text: None, span: None, message };
+        let size = std::fs::metadata(path).map_err(|e| refuse(format!("cannot be read: {e}")))?.len();
+        if size > MAX_FILE_BYTES {
+            return Err(refuse(format!("is {size} bytes long, which no configuration is")));
+        }
+        let text = std::fs::read_to_string(path).map_err(|e| refuse(format!("cannot be read: {e}")))?;
+        Self::parse(&text, &origin, overrides, registry)
+    }
+
+    /// As [`load`](Self::load), from the text of a file that errors call `origin`.
+    ///
+    /// # Errors
+    /// For a text that is not TOML, an unknown table or key (the nearest right one is named), a wrong type, a value out
+    /// of range, a class that does not exist. Says where.
+    pub fn parse(text: &str, origin: &str, overrides: &[String], registry: &Registry) -> Result<Self, ConfigError> {
+        let mut source = Source::parse(text, origin)?;
+        for text in overrides {
+            source.set(text)?;
+        }
+        if let Some(unknown) = source.table.keys().find(|key| !TABLES.contains(&key.as_str())) {
+            let message = format!("there is no table [{unknown}]{}", did_you_mean(unknown, &TABLES));
+            return Err(source.error(&[unknown], message));
+        }
+        let data: DataConfig = source.section("data")?;
+        data.check().map_err(|e| source.refusal("data", &e.to_string()))?;
+
+        let (class_name, fields) = source.class("model", ModelConfig::CLASS_NAMES)?;
+        let model = ModelConfig::from_map(&class_name, &fields).map_err(|e| source.refusal("model", &e.to_string()))?;
+
+        let known = registry.class_names();
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        let (class_name, fields) = source.class("scheduler", &known)?;
+        let scheduler =
+            registry.build(&class_name, &fields).map_err(|e| source.refusal("scheduler", &e.to_string()))?;
+
+        let train: TrainConfig = source.section("train")?;
+        let sample: SampleConfig = source.section("sample")?;
+        let config = Self { data, model, scheduler, train, sample };
+        config.check_ranges().map_err(|(table, message)| source.refusal(table, &message))?;
+        Ok(config)
+    }
+
+    /// Ranges that types cannot say; the message names the key in backticks.
+    fn check_ranges(&self) -> Result<(), (&'static str, String)> {
+        let counts = [
+            ("train", "epochs", Some(self.train.epochs), 1_000_000),
+            ("train", "batch_size", Some(self.train.batch_size), 65_536),
+            ("train", "max_steps", self.train.max_steps, usize::MAX),
+            ("sample", "steps", Some(self.sample.steps), 100_000),
+            ("sample", "batch_size", Some(self.sample.batch_size), 4_096),
+        ];
+        for (table, key, value, most) in counts {
+            if let Some(value) = value
+                && !(1..=most).contains(&value)
+            {
+                return Err((table, format!("`{key}` is {value}; it must be between 1 and {most}")));
+            }
+        }
+        let lr = self.train.learning_rate;
+        if !(lr.is_finite() && lr > 0.0) {
+            return Err(("train", format!("`learning_rate` is {lr}; it must be a number above 0")));
+        }
+        if i64::try_from(self.train.seed).is_err() {
+            return Err(("train", format!("`seed` is {}; TOML holds numbers up to {}", self.train.seed, i64::MAX)));
+        }
+        Ok(())
+    }
+
+    /// The whole configuration as TOML, defaults and overrides included: what a run folder keeps.
+    ///
+    /// # Errors
+    /// When a scheduler's configuration has no TOML form.
+    pub fn to_toml(&self) -> Result<String, ConfigError> {
+        let class = |class_name: &str, fields: Map<String, Value>| {
+            let mut map = Map::from_iter([("_class_name".to_owned(), Value::from(class_name))]);
+            map.extend(fields.into_iter().filter(|(_, value)| !value.is_null())); // TOML has no null
+            map
+        };
+        let whole = Whole {
+            data: &self.data,
+            model: class(self.model.class_name(), self.model.to_map()),
+            scheduler: class(self.scheduler.class_name(), self.scheduler.config()),
+            train: &self.train,
+            sample: &self.sample,
+        };
+        toml::to_string(&whole).map_err(|e| ConfigError {
+            origin: "config.toml".into(),
+            text: None,
+            span: None,
+            message: e.to_string(),
+        })
+    }
+}
+
+/// The tables in the order in which `config.toml` has them.
+#[derive(Serialize)]
+struct Whole<'a> {
+    data: &'a DataConfig,
+    model: Map<String, Value>,
+    scheduler: Map<String, Value>,
+    train: &'a TrainConfig,
+    sample: &'a SampleConfig,
+}
+
+/// A configuration's text and values on the way to a [`RunConfig`]; knows where each key was written.
+struct Source<'a> {
+    origin: &'a str,
+    text: &'a str,
+    table: toml::Table,
+    /// Dotted paths that were overridden.
+    overridden: Vec<String>,
+}
+
+impl<'a> Source<'a> {
+    fn parse(text: &'a str, origin: &'a str) -> Result<Self, ConfigError> {
+        let table = text.parse::<toml::Table>().map_err(|e| ConfigError {
+            origin: origin.to_owned(),
+            text: Some(text.to_owned()),
+            span: e.span(),
+            message: e.message().to_owned(),
+        })?;
+        Ok(Self { origin, text, table, overridden: vec![] })
+    }
+
+    /// Applies `table.key=value`.
+    fn set(&mut self, text: &str) -> Result<(), ConfigError> {
+        let refuse = |message: &str| ConfigError {
+            origin: format!("--set {text}"),
+            text: None,
+            span: None,
+            message: message.to_owned(),
+        };
+        let form = "expected table.key=value, e.g. train.epochs=2 or data.classes=[3,5]";
+        let (path, value) = text.split_once('=').ok_or_else(|| refuse(form))?;
+        let (path, value) = (path.trim(), value.trim());
+        let (table, key) = path.split_once('.').ok_or_else(|| refuse(form))?;
+        let value = match format!("value = {value}").parse::<toml::Table>() {
+            Ok(mut parsed) => parsed.remove("value").ok_or_else(|| refuse(form))?,
+            Err(_) => toml::Value::String(value.to_owned()),
+        };
+        let section = self.table.entry(table).or_insert_with(|| toml::Table::new().into());
+        let section = section.as_table_mut().ok_or_else(|| refuse("that is not a table in the file"))?;
+        section.insert(key.to_owned(), value);
+        self.overridden.push(path.to_owned());
+        Ok(())
+    }
+
+    /// Reads a table whose keys are the fields of `T`; an absent table is an empty one.
+    fn section<T: DeserializeOwned>(&self, name: &str) -> Result<T, ConfigError> {
+        let value = self.table.get(name).cloned().unwrap_or_else(|| toml::Table::new().into());
+        serde_path_to_error::deserialize(value).map_err(|e| {
+            let key = e.path().iter().next().map(ToString::to_string).unwrap_or_default();
+            let message = e.inner().message();
+            if message.starts_with("unknown field") {
+                return self.refusal(name, message);
+            }
+            let of_key = if key.is_empty() { String::new() } else { format!("`{key}`: ") };
+            self.error(&[name, &key], format!("{of_key}{}", explain(message, name)))
+        })
+    }
+
+    /// Reads a table that names its class: the class, and the other keys as JSON.
+    fn class(&self, name: &str, known: &[&str]) -> Result<(String, Map<String, Value>), ConfigError> {
+        let section: toml::Table = self.section(name)?;
+        let Some(toml::Value::String(class_name)) = section.get("_class_name") else {
+            let message = format!("[{name}] needs `_class_name`, one of {}", known.join(", "));
+            return Err(self.error(&[name], message));
+        };
+        if !known.contains(&class_name.as_str()) {
+            let message = format!("no {name} is called `{class_name}`{}", did_you_mean(class_name, known));
+            return Err(self.error(&[name, "_class_name"], message));
+        }
+        match serde_json::to_value(&section) {
+            Ok(Value::Object(fields)) => Ok((class_name.clone(), fields)),
+            _ => Err(self.error(&[name], format!("[{name}] holds a value that JSON cannot"))),
+        }
+    }
+
+    /// The error for a table that was refused in words: the first word in backticks that is a key there is to blame.
+    fn refusal(&self, table: &str, message: &str) -> ConfigError {
+        let section = self.table.get(table).and_then(toml::Value::as_table);
+        let named = message.split(['`', ' ', ':']).find(|word| section.is_some_and(|s| s.contains_key(*word)));
+        self.error(&[table, named.unwrap_or_default()], explain(message, table))
+    }
+
+    /// An error at `path`, of which trailing parts may be missing from the text.
+    fn error(&self, path: &[&str], message: String) -> ConfigError {
+        let dotted = path.join(".");
+        if self.overridden.contains(&dotted) {
+            return ConfigError { origin: format!("--set {dotted}"), text: None, span: None, message };
+        }
+        ConfigError { origin: self.origin.to_owned(), text: Some(self.text.to_owned()), span: self.locate(path), message }
+    }
+
+    /// The bytes of the deepest key of `path` that the text has.
+    fn locate(&self, path: &[&str]) -> Option<Range<usize>> {
+        let document = DeTable::parse(self.text).ok()?;
+        let mut table = document.get_ref();
+        let mut span = None;
+        for part in path {
+            let Some((key, value)) = table.iter().find(|(key, _)| key.get_ref() == part) else { break };
+            span = Some(key.span());
+            let DeValue::Table(inner) = value.get_ref() else { break };
+            table = inner;
+        }
+        span
+    }
+}
+
+/// serde's words for an unknown key or value, made short, with the nearest right one.
+fn explain(message: &str, table: &str) -> String {
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    if let (true, [wrong, known @ ..]) = (message.contains("unknown field"), quoted.as_slice()) {
+        return format!("there is no key `{wrong}` in [{table}]{}", did_you_mean(wrong, known));
+    }
+    if let (true, [wrong, known @ ..]) = (message.starts_with("unknown variant"), quoted.as_slice()) {
+        return format!("there is no `{wrong}`{}", did_you_mean(wrong, known));
+    }
+    message.to_owned()
+}
+
+/// `; did you mean ...?` or `; known are ...`.
+fn did_you_mean(wrong: &str, known: &[&str]) -> String {
+    let nearest = known.iter().max_by(|a, b| {
+        strsim::jaro_winkler(wrong, a).total_cmp(&strsim::jaro_winkler(wrong, b))
+    });
+    match nearest {
+        Some(nearest) if strsim::jaro_winkler(wrong, nearest) > 0.7 => format!("; did you mean `{nearest}`?"),
+        Some(_) => format!("; known are {}", known.join(", ")),
+        None => "; it has no keys".into(),
+    }
+}

@@ -1,0 +1,201 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use kakusan_hub::Hub;
+use kakusan_models::{Model, ModelConfig, Weights};
+use kakusan_rng::Generator;
+use kakusan_scheduler::{Registry, Scheduler, StepOutput, to_json};
+use serde_json::{Map, Value, json};
+
+use crate::files::{read_text, write_whole};
+use crate::{Error, Result};
+
+/// diffusers' `DDPMPipeline`: unconditional images from a model and a scheduler, in diffusers' folder layout
+/// (`model_index.json`, `unet/`, `scheduler/`).
+///
+/// ```
+/// use candle_core::Device;
+/// use kakusan_models::{BasicUNetConfig, ModelConfig, Weights};
+/// use kakusan_pipeline::DDPMPipeline;
+/// use kakusan_rng::Generator;
+/// use kakusan_scheduler::LinearMixScheduler;
+/// use std::sync::Arc;
+///
+/// # fn main() -> kakusan_pipeline::Result<()> {
+/// let mut rng = Generator::new(0);
+/// let config = ModelConfig::BasicUNet(BasicUNetConfig::default());
+/// let (weights, _) = Weights::initialise(&Device::Cpu, &mut rng, |vb| config.build(vb))?;
+/// let pipeline = DDPMPipeline::new(config, weights, Arc::new(LinearMixScheduler::default()))?;
+/// let images = pipeline.sample(2, 5, &mut rng, |_| {})?;
+/// assert_eq!(images.dims(), [2, 1, 28, 28]);
+/// # Ok(())
+/// # }
+/// ```
+pub struct DDPMPipeline {
+    config: ModelConfig,
+    weights: Weights,
+    model: Box<dyn Model>,
+    scheduler: Arc<dyn Scheduler>,
+}
+
+/// One step of a sampling, for those who watch it.
+#[derive(Debug)]
+pub struct SampleStep<'a> {
+    /// Which step, from 0.
+    pub index: usize,
+    /// How many there are.
+    pub steps: usize,
+    /// What the model was given `[b, c, h, w]`.
+    pub model_input: &'a Tensor,
+    /// What the scheduler made of the model's answer.
+    pub output: &'a StepOutput,
+}
+
+/// The file that names a pipeline's parts; it is written last, so that a folder with it is whole.
+pub(crate) const INDEX_FILE: &str = "model_index.json";
+const SCHEDULER_FILE: &str = "scheduler_config.json";
+
+impl DDPMPipeline {
+    /// Puts a pipeline together; it follows `weights` where they are trained on.
+    ///
+    /// # Errors
+    /// When the weights are not those of the model.
+    pub fn new(config: ModelConfig, weights: Weights, scheduler: Arc<dyn Scheduler>) -> Result<Self> {
+        let model = weights.frozen(|vb| config.build(vb))?;
+        Ok(Self { config, weights, model, scheduler })
+    }
+
+    /// Loads a pipeline from its folder. The scheduler's class is looked up in `registry`.
+    ///
+    /// # Errors
+    /// When a part is missing or damaged, or its class is not known.
+    pub fn from_pretrained(dir: &Path, registry: &Registry, device: &Device) -> Result<Self> {
+        let index = dir.join(INDEX_FILE);
+        if !index.is_file() {
+            let reason = if !dir.is_dir() {
+                "there is no such folder".into()
+            } else if dir.join(crate::run_folder::CONFIG_FILE).is_file() {
+                format!("its training has not ended; go on with `kakusan train --resume {}`", dir.display())
+            } else {
+                format!("it has no {INDEX_FILE}")
+            };
+            return Err(Error::NotAPipeline { dir: dir.to_owned(), reason });
+        }
+        let unfit = |reason: String| Error::NotAPipeline { dir: dir.to_owned(), reason };
+        let parts: Map<String, Value> =
+            serde_json::from_str(&read_text(&index)?).map_err(|e| unfit(format!("{INDEX_FILE} is damaged: {e}")))?;
+        for part in ["unet", "scheduler"] {
+            if !parts.contains_key(part) {
+                return Err(unfit(format!("{INDEX_FILE} names no `{part}`")));
+            }
+        }
+        let unet = dir.join("unet");
+        let config = kakusan_models::load_config(&unet)?;
+        let weights_file = unet.join(kakusan_models::WEIGHTS_FILE);
+        let rename = |name: &str| config.tensor_name(name);
+        let (weights, _) = Weights::load(&weights_file, device, rename, |vb| config.build(vb))?;
+        let scheduler = dir.join("scheduler").join(SCHEDULER_FILE);
+        let scheduler = registry
+            .from_json(&read_text(&scheduler)?)
+            .map_err(|e| unfit(format!("scheduler/{SCHEDULER_FILE}: {e}")))?;
+        Self::new(config, weights, scheduler)
+    }
+
+    /// Loads a pipeline from the repository `repo_id` (`owner/name`) of the Hub, through its cache.
+    ///
+    /// # Errors
+    /// When a file cannot be had, and as [`from_pretrained`](Self::from_pretrained).
+    pub fn from_hub(repo_id: &str, revision: &str, hub: &Hub, registry: &Registry, device: &Device) -> Result<Self> {
+        let index = hub.model_file(repo_id, revision, INDEX_FILE)?;
+        let config = format!("unet/{}", kakusan_models::CONFIG_FILE);
+        let weights = format!("unet/{}", kakusan_models::WEIGHTS_FILE);
+        for file in [config, weights, format!("scheduler/{SCHEDULER_FILE}")] {
+            hub.model_file(repo_id, revision, &file)?;
+        }
+        let snapshot = index.parent().unwrap_or(&index); // the cache lays a revision's files out as the repository has them
+        Self::from_pretrained(snapshot, registry, device)
+    }
+
+    /// Saves the pipeline in diffusers' layout; each file appears whole or not at all, the index last.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save_pretrained(&self, dir: &Path) -> Result<()> {
+        kakusan_models::save(&self.config, &self.weights, &dir.join("unet"))?;
+        let scheduler = dir.join("scheduler");
+        std::fs::create_dir_all(&scheduler).map_err(Error::io("create", &scheduler))?;
+        write_whole(&scheduler.join(SCHEDULER_FILE), to_json(self.scheduler.as_ref())?.as_bytes())?;
+        let index = json!({
+            "_class_name": "DDPMPipeline",
+            "_diffusers_version": kakusan_models::DIFFUSERS_VERSION,
+            "scheduler": ["kakusan", self.scheduler.class_name()],
+            "unet": ["kakusan", self.config.class_name()],
+        });
+        write_whole(&dir.join(INDEX_FILE), format!("{index:#}\n").as_bytes())
+    }
+
+    /// Draws `batch_size` images in `num_inference_steps` steps: `[b, c, h, w]` in the scheduler's range, not clipped
+    /// ([`PixelRange::to_unit`](kakusan_scheduler::PixelRange::to_unit) brings them to 0..1).
+    ///
+    /// # Errors
+    /// When the scheduler cannot sample in so many steps or the tensor library fails.
+    pub fn sample(
+        &self,
+        batch_size: usize,
+        num_inference_steps: usize,
+        rng: &mut Generator,
+        mut watch: impl FnMut(&SampleStep),
+    ) -> Result<Tensor> {
+        let [channels, height, width] = self.config.sample_shape();
+        let mut run = self.scheduler.run(num_inference_steps)?;
+        let steps = run.timesteps().len();
+        let shape = [batch_size, channels, height, width];
+        let mut sample = self.scheduler.initial_noise(&shape, self.device(), rng)?;
+        let mut index = 0;
+        while let Some(level) = run.level() {
+            let model_input = run.scale_model_input(&sample)?;
+            let levels = Tensor::full(level, batch_size, self.device())?;
+            let model_output = self.model.forward(&model_input, &levels, None)?;
+            let output = run.step(&model_output, &sample, rng)?;
+            watch(&SampleStep { index, steps, model_input: &model_input, output: &output });
+            sample = output.prev_sample;
+            index += 1;
+        }
+        Ok(sample)
+    }
+
+    /// The shape of one image `[c, h, w]`.
+    pub fn sample_shape(&self) -> [usize; 3] {
+        self.config.sample_shape()
+    }
+
+    /// The network, recording no gradients.
+    pub fn model(&self) -> &dyn Model {
+        self.model.as_ref()
+    }
+
+    /// The network's configuration.
+    pub fn model_config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The network's weights.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The scheduler.
+    pub fn scheduler(&self) -> &dyn Scheduler {
+        self.scheduler.as_ref()
+    }
+
+    /// Samples by another scheduler from now on.
+    pub fn set_scheduler(&mut self, scheduler: Arc<dyn Scheduler>) {
+        self.scheduler = scheduler;
+    }
+
+    fn device(&self) -> &Device {
+        self.weights.device()
+    }
+}

@@ -1,0 +1,116 @@
+use std::path::{Path, PathBuf};
+
+use crate::ConfigError;
+
+/// What can go wrong in training and sampling.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A configuration that cannot run.
+    #[error(transparent)]
+    Config(#[from] Box<ConfigError>),
+    /// A configuration that fits by itself but not to its data or device.
+    #[error("{0}")]
+    Unfit(String),
+    /// The folder for a new run is taken.
+    #[error(
+        "{} exists already; choose a fresh folder (--out {}), or --overwrite to delete what is there{}",
+        dir.display(), fresh.display(), if *resumable { ", or --resume to go on with it" } else { "" }
+    )]
+    RunExists {
+        /// The folder.
+        dir: PathBuf,
+        /// A name that is free.
+        fresh: PathBuf,
+        /// Whether it holds a run that can go on.
+        resumable: bool,
+    },
+    /// A folder that is not a run is neither overwritten nor resumed.
+    #[error("{} is not the folder of a run: {reason}", dir.display())]
+    NotARun {
+        /// The folder.
+        dir: PathBuf,
+        /// What it lacks, and what to do.
+        reason: String,
+    },
+    /// The folder holds no finished pipeline.
+    #[error("{} holds no saved pipeline: {reason}", dir.display())]
+    NotAPipeline {
+        /// The folder.
+        dir: PathBuf,
+        /// What it lacks, and what to do.
+        reason: String,
+    },
+    /// A checkpoint that cannot be gone on from.
+    #[error("the checkpoint {} cannot be used: {reason}", dir.display())]
+    Checkpoint {
+        /// The checkpoint.
+        dir: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The loss is no number any more.
+    #[error(
+        "the loss of step {step} is {loss}: the training has diverged; lower train.learning_rate. \
+         The last checkpoint is intact"
+    )]
+    NonFiniteLoss {
+        /// The step, from 1.
+        step: usize,
+        /// NaN or infinity.
+        loss: f32,
+    },
+    /// The device cannot be used.
+    #[error("{0}")]
+    Device(String),
+    /// A file or folder could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// A picture could not be made.
+    #[error(transparent)]
+    Picture(#[from] crate::pictures::PictureError),
+    /// From the data.
+    #[error(transparent)]
+    Data(#[from] kakusan_data::Error),
+    /// From the Hub.
+    #[error(transparent)]
+    Hub(#[from] kakusan_hub::Error),
+    /// From the model.
+    #[error(transparent)]
+    Model(#[from] kakusan_models::Error),
+    /// From the scheduler.
+    #[error(transparent)]
+    Scheduler(#[from] kakusan_scheduler::Error),
+    /// From the tensor library.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(Box::new(error))
+    }
+}
+
+impl Error {
+    /// For `map_err` on the system's errors.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// Whether the cause lies in what was asked for (configuration, usage) and not in what happened.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Config(_) | Self::Unfit(_) | Self::RunExists { .. } | Self::NotARun { .. })
+    }
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;

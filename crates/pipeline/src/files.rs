@@ -1,0 +1,23 @@
+use std::io::Write;
+use std::path::Path;
+
+use atomic_write_file::AtomicWriteFile;
+
+use crate::{Error, Result};
+
+/// Writes a file whole or not at all: beside its place first, then to the disk, and only then under its name.
+///
+/// # Errors
+/// When it cannot be written; a file that was there before is then untouched.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let mut file = AtomicWriteFile::open(path)?;
+        file.write_all(bytes)?;
+        file.commit()
+    };
+    write().map_err(Error::io("write", path))
+}
+
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(Error::io("read", path))
+}

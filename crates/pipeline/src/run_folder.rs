@@ -1,0 +1,163 @@
+//! The folder of a training run: a pipeline in diffusers' layout, and beside it how it came about.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::files::{read_text, write_whole};
+use crate::{Error, Result};
+
+/// The resolved configuration; a folder that has it is a run.
+pub(crate) const CONFIG_FILE: &str = "config.toml";
+const METRICS_FILE: &str = "metrics.jsonl";
+
+/// The folder of one training run.
+#[derive(Debug, Clone)]
+pub(crate) struct RunFolder {
+    dir: PathBuf,
+}
+
+impl RunFolder {
+    /// Makes sure that `dir` may become the folder of a new run, and changes nothing.
+    pub(crate) fn check(dir: &Path, overwrite: bool) -> Result<()> {
+        let mut entries = match fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Error::io("read", dir)(e)),
+        };
+        let (empty, is_run) = (entries.next().is_none(), dir.join(CONFIG_FILE).is_file());
+        if empty || (overwrite && is_run) {
+            return Ok(());
+        }
+        if overwrite {
+            let reason = format!("it has no {CONFIG_FILE}, so --overwrite will not delete what is in it");
+            return Err(Error::NotARun { dir: dir.to_owned(), reason });
+        }
+        let resumable = is_run && !dir.join(crate::ddpm::INDEX_FILE).is_file();
+        Err(Error::RunExists { dir: dir.to_owned(), fresh: fresh_name(dir), resumable })
+    }
+
+    /// Makes the folder of a new run and keeps its configuration there.
+    pub(crate) fn create(dir: &Path, overwrite: bool, config: &str) -> Result<Self> {
+        Self::check(dir, overwrite)?;
+        if overwrite && dir.is_dir() {
+            fs::remove_dir_all(dir).map_err(Error::io("delete", dir))?;
+        }
+        let folder = Self { dir: dir.to_owned() };
+        for dir in [folder.images(), folder.checkpoints()] {
+            fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        }
+        write_whole(&folder.dir.join(CONFIG_FILE), config.as_bytes())?;
+        Ok(folder)
+    }
+
+    /// The folder of a run that exists.
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
+        if !dir.join(CONFIG_FILE).is_file() {
+            let reason = format!("it has no {CONFIG_FILE}; name the folder of an earlier training");
+            return Err(Error::NotARun { dir: dir.to_owned(), reason });
+        }
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn images(&self) -> PathBuf {
+        self.dir.join("images")
+    }
+
+    pub(crate) fn checkpoints(&self) -> PathBuf {
+        self.dir.join("checkpoints")
+    }
+
+    /// Writes a file of the folder, whole or not at all.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+        let path = self.dir.join(name);
+        write_whole(&path, bytes)?;
+        Ok(path)
+    }
+
+    pub(crate) fn read(&self, name: &str) -> Result<String> {
+        read_text(&self.dir.join(name))
+    }
+
+    /// The log of a run that begins.
+    pub(crate) fn new_metrics(&self) -> Result<Metrics> {
+        let path = self.dir.join(METRICS_FILE);
+        let file = File::create(&path).map_err(Error::io("create", &path))?;
+        Ok(Metrics { path, file })
+    }
+
+    /// The log of a run that goes on after `steps` steps, cut back to them, and their records.
+    pub(crate) fn resume_metrics(&self, steps: usize) -> Result<(Metrics, Vec<Record>)> {
+        let path = self.dir.join(METRICS_FILE);
+        let records: Vec<Record> =
+            read_text(&path)?.lines().take(steps).map_while(|line| serde_json::from_str(line).ok()).collect();
+        let whole = records.iter().map(|record| record.step).eq(1..=steps);
+        if !whole {
+            let reason = format!("{METRICS_FILE} does not hold the first {steps} steps");
+            return Err(Error::NotARun { dir: self.dir.clone(), reason });
+        }
+        let lines = records.iter().map(Record::line).collect::<Result<String>>()?;
+        write_whole(&path, lines.as_bytes())?;
+        let file = File::options().append(true).open(&path).map_err(Error::io("open", &path))?;
+        Ok((Metrics { path, file }, records))
+    }
+}
+
+/// One line of `metrics.jsonl`: an optimiser step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The step, from 1.
+    pub step: usize,
+    /// The epoch, from 1.
+    pub epoch: usize,
+    /// The loss of the step's batch.
+    pub loss: f32,
+    /// The learning rate.
+    pub lr: f64,
+    /// Seconds of training up to here, interruptions not counted.
+    pub seconds: f64,
+}
+
+impl Record {
+    fn line(&self) -> Result<String> {
+        let json = serde_json::to_string(self).map_err(|e| Error::Unfit(format!("a metric has no JSON form: {e}")))?;
+        Ok(json + "\n")
+    }
+}
+
+/// `metrics.jsonl`, written a line a step.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    path: PathBuf,
+    file: File,
+}
+
+impl Metrics {
+    pub(crate) fn append(&mut self, record: &Record) -> Result<()> {
+        self.file.write_all(record.line()?.as_bytes()).map_err(Error::io("write", &self.path))
+    }
+
+    /// Brings what was appended to the disk.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(Error::io("write", &self.path))
+    }
+}
+
+/// `runs/184-2` for `runs/184`: the first name of its kind that is free.
+fn fresh_name(dir: &Path) -> PathBuf {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let mut number = 2;
+    loop {
+        let fresh = dir.with_file_name(format!("{name}-{number}"));
+        if !fresh.exists() {
+            return fresh;
+        }
+        number += 1;
+    }
+}

@@ -1,0 +1,290 @@
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use kakusan_data::{Loaded, SourceUsed};
+use kakusan_hub::Hub;
+use kakusan_scheduler::Registry;
+use serde::{Deserialize, Serialize};
+
+use crate::device::name;
+use crate::run_folder::{CONFIG_FILE, Metrics, RunFolder};
+use crate::story::Storyteller;
+use crate::{DDPMPipeline, DeviceChoice, Error, Record, Result, RunConfig, Trainer, checkpoint};
+
+/// A training from a configuration to a finished run folder.
+///
+/// [`Trainer`] is the bare loop; this is the whole: it loads the data, keeps `metrics.jsonl` and checkpoints, draws the
+/// tutorial's pictures, writes the report and saves the pipeline in diffusers' layout.
+#[derive(Debug)]
+pub struct Training<'a> {
+    /// What is trained.
+    pub config: RunConfig,
+    /// The run's folder.
+    pub out: PathBuf,
+    /// What to do with a folder that exists already.
+    pub existing: Existing,
+    /// Where to compute.
+    pub device: DeviceChoice,
+    /// The schedulers that a saved pipeline may name.
+    pub registry: &'a Registry,
+    /// Where data is fetched from, if the configuration asks for it.
+    pub hub: &'a Hub,
+    /// When this turns true the training saves a checkpoint and stops after the step under way.
+    pub stop: &'a AtomicBool,
+}
+
+/// What a training does with a run folder that exists already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// It fails, and changes nothing.
+    Refuse,
+    /// It deletes the old run, once the new one has its data.
+    Overwrite,
+    /// It goes on from the newest whole checkpoint.
+    Resume,
+}
+
+/// How a training ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are done and everything is saved.
+    Finished,
+    /// It was asked to stop, and saved a checkpoint to go on from.
+    Interrupted,
+}
+
+/// What a training tells those who watch it, in this order.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The data is there.
+    Data(&'a Loaded),
+    /// The folder is there, and the model is built.
+    Begin {
+        /// The run's folder.
+        dir: &'a Path,
+        /// The model's class.
+        model: &'a str,
+        /// Its number of parameters.
+        parameters: usize,
+        /// The scheduler's class.
+        scheduler: &'a str,
+        /// The device's name.
+        device: String,
+        /// Optimiser steps done before, where a run goes on.
+        steps_done: usize,
+        /// Optimiser steps in all.
+        total_steps: usize,
+        /// Optimiser steps in an epoch.
+        steps_per_epoch: usize,
+    },
+    /// A checkpoint that could not be used, and why; an older one is tried.
+    CheckpointSkipped(&'a Error),
+    /// An optimiser step is done.
+    Step {
+        /// The step's record, as in `metrics.jsonl`.
+        record: &'a Record,
+        /// Images in its batch.
+        images: usize,
+    },
+    /// An epoch is over.
+    Epoch(&'a EpochSummary),
+    /// A checkpoint was written.
+    Checkpoint(&'a Path),
+    /// A file of the run was written.
+    Wrote(&'a Path),
+}
+
+/// One epoch in numbers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EpochSummary {
+    /// Which epoch, from 1.
+    pub epoch: usize,
+    /// The mean of its steps' losses.
+    pub mean_loss: f64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Images a second.
+    pub images_per_second: f64,
+}
+
+/// Where the images of a run came from: `data.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct DataRecord {
+    source: SourceUsed,
+    images: usize,
+    class_counts: Vec<(String, usize)>,
+}
+
+const DATA_FILE: &str = "data.json";
+
+impl Training<'_> {
+    /// Trains, telling `watch` what happens.
+    ///
+    /// # Errors
+    /// When the folder is taken or cannot be written, the data cannot be had, the data does not fit the model, the loss
+    /// diverges, or there is no checkpoint to go on from. What was saved before stays.
+    pub fn run(mut self, watch: &mut dyn FnMut(Event)) -> Result<Outcome> {
+        let resume = self.existing == Existing::Resume;
+        if !resume {
+            RunFolder::check(&self.out, self.existing == Existing::Overwrite)?;
+        }
+        let device = self.device.open()?;
+        let recorded = if resume { Some(read_data_record(&RunFolder::open(&self.out)?)?) } else { None };
+        if let Some(recorded) = &recorded {
+            self.config.data.sources = vec![recorded.source.kind];
+        }
+        let loaded = kakusan_data::load(&self.config.data, self.hub)?;
+        watch(Event::Data(&loaded));
+        let data = DataRecord {
+            source: loaded.source.clone(),
+            images: loaded.images.len(),
+            class_counts: loaded.images.class_counts(),
+        };
+        if let Some(recorded) = recorded
+            && (recorded.images, &recorded.class_counts) != (data.images, &data.class_counts)
+        {
+            let reason = format!("it was trained on {} images, but now there are {}", recorded.images, data.images);
+            return Err(Error::NotARun { dir: self.out, reason });
+        }
+        let mut trainer = Trainer::new(&self.config, loaded.images.clone(), &device)?;
+
+        let config_toml = self.config.to_toml()?;
+        let folder = if resume {
+            RunFolder::open(&self.out)?
+        } else {
+            RunFolder::create(&self.out, self.existing == Existing::Overwrite, &config_toml)?
+        };
+        let (mut metrics, mut records) = if resume {
+            self.go_on(&folder, &mut trainer, watch)?
+        } else {
+            let json = serde_json::to_string_pretty(&data).map_err(|e| Error::Unfit(e.to_string()))?;
+            folder.write(DATA_FILE, (json + "\n").as_bytes())?;
+            (folder.new_metrics()?, vec![])
+        };
+        watch(Event::Begin {
+            dir: folder.dir(),
+            model: self.config.model.class_name(),
+            parameters: trainer.weights().parameter_count(),
+            scheduler: self.config.scheduler.class_name(),
+            device: name(&device),
+            steps_done: trainer.steps_done(),
+            total_steps: trainer.total_steps(),
+            steps_per_epoch: trainer.steps_per_epoch(),
+        });
+        let mut story = Storyteller::new(&self.config, config_toml, &data.source, loaded.images, &folder, &device)?;
+        story.show_data(watch)?;
+
+        let outcome = self.train(&mut trainer, &folder, &mut metrics, &mut records, watch)?;
+        let epochs = summarise(&records, trainer.steps_per_epoch(), story.image_count());
+        story.show_training(&records, &epochs, watch)?;
+        if outcome == Outcome::Finished {
+            let pipeline = DDPMPipeline::new(
+                self.config.model.clone(),
+                trainer.weights().clone(),
+                self.config.scheduler.clone(),
+            )?;
+            story.show_results(&pipeline, watch)?;
+            pipeline.save_pretrained(folder.dir())?;
+            watch(Event::Wrote(folder.dir()));
+        }
+        story.write_report(trainer.weights().parameter_count(), &epochs, outcome, watch)?;
+        Ok(outcome)
+    }
+
+    /// Trains until the steps are done or `stop` is set, with a checkpoint after each epoch and at the stop.
+    fn train(
+        &self,
+        trainer: &mut Trainer,
+        folder: &RunFolder,
+        metrics: &mut Metrics,
+        records: &mut Vec<Record>,
+        watch: &mut dyn FnMut(Event),
+    ) -> Result<Outcome> {
+        let before = records.last().map_or(0.0, |record| record.seconds);
+        let begin = Instant::now();
+        let mut saved_at = trainer.steps_done();
+        let mut checkpoint = |trainer: &Trainer, metrics: &Metrics, watch: &mut dyn FnMut(Event)| -> Result<()> {
+            if trainer.steps_done() > saved_at {
+                metrics.sync()?; // the log must not lag behind the checkpoint
+                watch(Event::Checkpoint(&trainer.save_checkpoint(&folder.checkpoints())?));
+                saved_at = trainer.steps_done();
+            }
+            Ok(())
+        };
+        while !self.stop.load(Ordering::Relaxed) {
+            let Some(step) = trainer.step()? else {
+                checkpoint(trainer, metrics, watch)?;
+                return Ok(Outcome::Finished);
+            };
+            let seconds = before + begin.elapsed().as_secs_f64();
+            let record = Record { step: step.step, epoch: step.epoch, loss: step.loss, lr: step.learning_rate, seconds };
+            metrics.append(&record)?;
+            watch(Event::Step { record: &record, images: step.images });
+            records.push(record);
+            if step.ends_epoch {
+                let images = trainer.images_per_epoch();
+                if let Some(epoch) = summarise(records, trainer.steps_per_epoch(), images).last() {
+                    watch(Event::Epoch(epoch));
+                }
+                checkpoint(trainer, metrics, watch)?;
+            }
+        }
+        checkpoint(trainer, metrics, watch)?;
+        Ok(Outcome::Interrupted)
+    }
+
+    /// Brings the trainer to the newest checkpoint that is whole, and the log with it.
+    fn go_on(
+        &self,
+        folder: &RunFolder,
+        trainer: &mut Trainer,
+        watch: &mut dyn FnMut(Event),
+    ) -> Result<(Metrics, Vec<Record>)> {
+        let found = checkpoint::newest_first(&folder.checkpoints())?;
+        for (_, dir) in &found {
+            match trainer.load_checkpoint(dir) {
+                Ok(()) => return folder.resume_metrics(trainer.steps_done()),
+                Err(e) => watch(Event::CheckpointSkipped(&e)),
+            }
+        }
+        if found.is_empty() {
+            return Ok((folder.new_metrics()?, vec![])); // it was stopped before its first checkpoint
+        }
+        let reason = "none of its checkpoints can be used; begin anew with --overwrite".into();
+        Err(Error::NotARun { dir: folder.dir().to_owned(), reason })
+    }
+}
+
+/// The configuration that a run folder keeps, and with which it goes on.
+///
+/// # Errors
+/// When `dir` is not the folder of a run.
+pub fn run_config(dir: &Path, overrides: &[String], registry: &Registry) -> Result<RunConfig> {
+    RunFolder::open(dir)?;
+    Ok(RunConfig::load(&dir.join(CONFIG_FILE), overrides, registry)?)
+}
+
+fn read_data_record(folder: &RunFolder) -> Result<DataRecord> {
+    let reason = |e: serde_json::Error| format!("its {DATA_FILE} is damaged: {e}");
+    serde_json::from_str(&folder.read(DATA_FILE)?)
+        .map_err(|e| Error::NotARun { dir: folder.dir().to_owned(), reason: reason(e) })
+}
+
+/// The epochs that the records hold, the last one perhaps in part.
+fn summarise(records: &[Record], steps_per_epoch: usize, images: usize) -> Vec<EpochSummary> {
+    let mut before = 0.0;
+    let epochs = records.chunks(steps_per_epoch).filter_map(|chunk| {
+        let last = chunk.last()?;
+        let seconds = last.seconds - before;
+        before = last.seconds;
+        let seen = images as f64 * chunk.len() as f64 / steps_per_epoch as f64;
+        Some(EpochSummary {
+            epoch: last.epoch,
+            mean_loss: chunk.iter().map(|record| f64::from(record.loss)).sum::<f64>() / chunk.len() as f64,
+            seconds,
+            images_per_second: seen / seconds,
+        })
+    });
+    epochs.collect()
+}
