@@ -12,17 +12,15 @@ pub(crate) fn run(args: &[String]) -> crate::Result {
     let (Some(python), Some(mnist)) = (python, mnist) else {
         return Err("expected: cargo xtask golden --python PYTHON --mnist DIR".into());
     };
-    let tutorial = |rest: &[&str]| ["tutorial.py", "--mnist", mnist].iter().chain(rest).map(|s| s.to_string()).collect();
-    let scripts: [Vec<String>; 4] = [
-        vec!["rng.py".into()],
-        vec!["ops.py".into()],
-        tutorial(&["--seed", "0", "--classes", "1,8,4", "--epochs", "5", "--out", "tutorial-184-seed0.safetensors"]),
-        tutorial(&["--seed", "7", "--classes", "3,5", "--steps", "40", "--out", "tutorial-35-seed7.safetensors"]),
-    ];
+    let dir = root().join("tests/golden");
+    let mnist = std::fs::canonicalize(mnist).map_err(|e| format!("{mnist}: {e}"))?;
+    let mut scripts: Vec<_> = std::fs::read_dir(&dir)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+    scripts.retain(|path| path.extension().is_some_and(|extension| extension == "py"));
+    scripts.sort();
     for script in scripts {
-        println!("{}", script.join(" "));
-        if !Command::new(python).args(&script).current_dir(root().join("tests/golden")).status()?.success() {
-            return Err(format!("{} failed", script.join(" ")).into());
+        println!("{}", script.display());
+        if !Command::new(python).arg(&script).arg("--mnist").arg(&mnist).status()?.success() {
+            return Err(format!("{} failed", script.display()).into());
         }
     }
     Ok(ExitCode::SUCCESS)

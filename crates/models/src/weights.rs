@@ -55,18 +55,11 @@ impl Weights {
         let bytes = read_file(path)?;
         let file = SafeTensors::deserialize(&bytes)
             .map_err(|e| Error::Safetensors { path: path.to_owned(), reason: e.to_string() })?;
-        let mut problems = vec![];
-        let mut tensors = BTreeMap::new();
-        for (name, view) in file.tensors() {
-            match to_tensor(&view) {
-                Ok(tensor) => drop(tensors.insert(rename(&name), tensor)),
-                Err(problem) => problems.push(format!("{name}: {problem}")),
-            }
-        }
+        let tensors = file.tensors().into_iter().map(|(name, view)| (rename(&name), to_tensor(&view))).collect();
         let source =
             Arc::new(Loader { tensors: Mutex::new(tensors), entries: Mutex::default(), problems: Mutex::default() });
         let model = build(builder(Shared(source.clone()), device))?;
-        problems.append(&mut locked(&source.problems));
+        let mut problems = std::mem::take(&mut *locked(&source.problems));
         problems.extend(
             locked(&source.tensors).keys().map(|name| format!("{name}: unexpected, the model has no such tensor")),
         );
@@ -194,7 +187,7 @@ impl Source for Initialiser {
 
 /// Takes each tensor out of a file, noting what is missing or mis-shaped instead of stopping at the first.
 struct Loader {
-    tensors: Mutex<BTreeMap<String, Tensor>>,
+    tensors: Mutex<BTreeMap<String, std::result::Result<Tensor, String>>>,
     entries: Mutex<Vec<(String, Var)>>,
     problems: Mutex<Vec<String>>,
 }
@@ -202,13 +195,14 @@ struct Loader {
 impl Source for Loader {
     fn tensor(&self, name: &str, shape: &Shape, _: Init, device: &Device) -> candle_core::Result<Tensor> {
         let problem = match locked(&self.tensors).remove(name) {
-            Some(tensor) if tensor.shape() == shape => {
+            Some(Ok(tensor)) if tensor.shape() == shape => {
                 let var = Var::from_tensor(&tensor.to_device(device)?)?;
                 let tensor = var.as_tensor().clone();
                 locked(&self.entries).push((name.to_owned(), var));
                 return Ok(tensor);
             }
-            Some(tensor) => format!("its shape is {:?}, expected {:?}", tensor.dims(), shape.dims()),
+            Some(Err(problem)) => problem,
+            Some(Ok(tensor)) => format!("its shape is {:?}, expected {:?}", tensor.dims(), shape.dims()),
             None => format!("missing, expected shape {:?}", shape.dims()),
         };
         locked(&self.problems).push(format!("{name}: {problem}"));

@@ -1,0 +1,62 @@
+//! Uniform values, and the coins thrown with them.
+
+use crate::{Error, Generator};
+
+/// The low 24 bits of a draw as an `f32` in [0, 1). (`i32`, because machines convert that in one instruction.)
+#[inline(always)]
+fn unit_f32(draw: u32) -> f32 {
+    const SCALE: f32 = 1.0 / (1 << 24) as f32;
+    (draw & 0xff_ffff) as i32 as f32 * SCALE
+}
+
+impl Generator {
+    /// `torch.rand(n)`: uniform on [0, 1).
+    pub fn rand(&mut self, n: usize) -> Vec<f32> {
+        let mut out = vec![0.0; n];
+        self.fill_rand(&mut out);
+        out
+    }
+
+    /// [`Generator::rand`] into memory that is already there.
+    pub fn fill_rand(&mut self, out: &mut [f32]) {
+        self.engine.fill(out, unit_f32);
+    }
+
+    /// `torch.rand(n, dtype=torch.float64)`: uniform on [0, 1), 53 bits each.
+    pub fn rand_f64(&mut self, n: usize) -> Vec<f64> {
+        (0..n).map(|_| self.unit_f64()).collect()
+    }
+
+    pub(crate) fn unit_f64(&mut self) -> f64 {
+        const SCALE: f64 = 1.0 / (1_u64 << 53) as f64;
+        (self.next_u64() & ((1 << 53) - 1)) as f64 * SCALE
+    }
+
+    /// `torch.empty(n).uniform_(from, to)`: uniform on [from, to), for `from <= to`. Layers draw their first weights so.
+    pub fn uniform(&mut self, n: usize, from: f64, to: f64) -> Vec<f32> {
+        let from = from as f32;
+        let range = to as f32 - from;
+        let mut out = vec![0.0; n];
+        self.engine.fill(&mut out, |draw| unit_f32(draw).mul_add(range, from)); // torch rounds once, too
+        out
+    }
+
+    /// `torch.empty(n).bernoulli_(p)`: `true` with probability `p`, a number from 0 to 1.
+    pub fn bernoulli(&mut self, n: usize, p: f64) -> Result<Vec<bool>, Error> {
+        check_probability(p)?;
+        Ok((0..n).map(|_| self.unit_f64() < p).collect())
+    }
+
+    /// `torch.bernoulli(probabilities)` of an `f32` tensor: a coin for each element, which says how often it is `true`.
+    /// Its coins are not those of [`Generator::bernoulli`].
+    pub fn bernoulli_tensor(&mut self, probabilities: &[f32]) -> Result<Vec<bool>, Error> {
+        for &p in probabilities {
+            check_probability(p.into())?;
+        }
+        Ok(probabilities.iter().map(|&p| unit_f32(self.next_u32()) < p).collect())
+    }
+}
+
+fn check_probability(p: f64) -> Result<(), Error> {
+    if (0.0..=1.0).contains(&p) { Ok(()) } else { Err(Error::Probability(p)) }
+}
