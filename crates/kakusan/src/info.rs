@@ -2,10 +2,9 @@ use std::process::ExitCode;
 
 use candle_core::Device;
 use clap::Args;
-use kakusan::pipeline::{DeviceChoice, Result};
+use kakusan::pipeline::{DeviceChoice, Result, thousands};
 use kakusan::scheduler::{Registry, to_json};
 
-use crate::progress::thousands;
 use crate::terminal::say;
 
 #[derive(Args)]
@@ -41,7 +40,6 @@ fn about_model(model: &str) -> Result<()> {
 fn about_machine() {
     say(concat!("kakusan ", env!("CARGO_PKG_VERSION")));
     say(&format!("threads: {}", rayon::current_num_threads()));
-    say(&format!("vector instructions: {}", kakusan::ops::vector_instructions()));
     let cuda = match DeviceChoice::Cuda(0).open() {
         Ok(_) => "cuda:0 is there".to_owned(),
         Err(e) => e.to_string(),

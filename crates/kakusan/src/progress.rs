@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kakusan::data::SourceKind;
-use kakusan::pipeline::Event;
+use kakusan::pipeline::{Event, thousands};
 
 use crate::terminal::say;
 
@@ -30,7 +30,11 @@ impl Progress {
                     SourceKind::Drawn => " They stand in for MNIST; --data DIR names a folder that has it.",
                     _ => "",
                 };
-                self.say(&format!("Data: {} images from {}.{stand_in}", loaded.images.len(), loaded.source.description));
+                self.say(&format!(
+                    "Data: {} images from {}.{stand_in}",
+                    loaded.images.len(),
+                    loaded.source.description
+                ));
             }
             Event::Begin { dir, model, parameters, scheduler, device, steps_done, total_steps, steps_per_epoch } => {
                 let parameters = thousands(*parameters);
@@ -65,7 +69,6 @@ impl Progress {
                 ));
             }
             Event::Checkpoint(_) | Event::Wrote(_) => {}
-            _ => {}
         }
     }
 
@@ -94,11 +97,4 @@ fn bar(done: usize, total: usize) -> ProgressBar {
     bar.reset_eta();
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
-}
-
-/// 309057 as 309,057.
-pub(crate) fn thousands(number: usize) -> String {
-    let digits = number.to_string();
-    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|g| std::str::from_utf8(g).ok()).collect();
-    groups.join(",")
 }

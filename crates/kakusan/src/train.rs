@@ -72,8 +72,15 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_ctrl_c(stop.clone());
     let hub = Hub::new(HubConfig::from_env()?);
-    let training =
-        Training { config, out: out.clone(), existing, device: args.device, registry: &registry, hub: &hub, stop: &stop };
+    let training = Training {
+        config,
+        out: out.clone(),
+        existing,
+        device: args.device,
+        registry: &registry,
+        hub: &hub,
+        stop: &stop,
+    };
     let mut progress = Progress::default();
     let outcome = training.run(&mut |event| progress.show(&event));
     progress.clear();

@@ -328,7 +328,12 @@ impl<'a> Source<'a> {
         if self.overridden.contains(&dotted) {
             return ConfigError { origin: format!("--set {dotted}"), text: None, span: None, message };
         }
-        ConfigError { origin: self.origin.to_owned(), text: Some(self.text.to_owned()), span: self.locate(path), message }
+        ConfigError {
+            origin: self.origin.to_owned(),
+            text: Some(self.text.to_owned()),
+            span: self.locate(path),
+            message,
+        }
     }
 
     /// The bytes of the deepest key of `path` that the text has.
@@ -360,9 +365,7 @@ fn explain(message: &str, table: &str) -> String {
 
 /// `; did you mean ...?` or `; known are ...`.
 fn did_you_mean(wrong: &str, known: &[&str]) -> String {
-    let nearest = known.iter().max_by(|a, b| {
-        strsim::jaro_winkler(wrong, a).total_cmp(&strsim::jaro_winkler(wrong, b))
-    });
+    let nearest = known.iter().max_by(|a, b| strsim::jaro_winkler(wrong, a).total_cmp(&strsim::jaro_winkler(wrong, b)));
     match nearest {
         Some(nearest) if strsim::jaro_winkler(wrong, nearest) > 0.7 => format!("; did you mean `{nearest}`?"),
         Some(_) => format!("; known are {}", known.join(", ")),

@@ -34,7 +34,9 @@ impl FromStr for DeviceChoice {
             "cuda" => Ok(Self::Cuda(0)),
             _ => {
                 let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
-                number.map(Self::Cuda).ok_or_else(|| format!("`{text}` is no device; expected cpu, cuda, cuda:N or auto"))
+                number
+                    .map(Self::Cuda)
+                    .ok_or_else(|| format!("`{text}` is no device; expected cpu, cuda, cuda:N or auto"))
             }
         }
     }
@@ -61,7 +63,8 @@ impl DeviceChoice {
             Self::Auto if candle_core::utils::cuda_is_available() => Ok(Device::new_cuda(0).unwrap_or(Device::Cpu)),
             Self::Auto => Ok(Device::Cpu),
             Self::Cuda(_) if !candle_core::utils::cuda_is_available() => Err(Error::Device(
-                "this build has no CUDA: build with `--features cuda` (needs the CUDA toolkit), or use --device cpu".into(),
+                "this build has no CUDA: build with `--features cuda` (needs the CUDA toolkit), or use --device cpu"
+                    .into(),
             )),
             Self::Cuda(number) => {
                 Device::new_cuda(number).map_err(|e| Error::Device(format!("cuda:{number} cannot be opened: {e}")))

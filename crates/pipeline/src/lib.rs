@@ -24,6 +24,7 @@ pub use ddpm::{DDPMPipeline, SampleStep};
 pub use device::DeviceChoice;
 pub use error::{Error, Result};
 pub use files::write_whole;
+pub use report::thousands;
 pub use run_folder::Record;
 pub use train::{EpochSummary, Event, Existing, Outcome, Training, run_config};
 pub use trainer::{Step, Trainer};

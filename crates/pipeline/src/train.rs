@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use kakusan_data::{Loaded, SourceUsed};
+use kakusan_data::{ImageSet, Loaded, SourceUsed};
 use kakusan_hub::Hub;
 use kakusan_scheduler::Registry;
 use serde::{Deserialize, Serialize};
@@ -139,7 +139,7 @@ impl Training<'_> {
         let data = DataRecord {
             source: loaded.source.clone(),
             images: loaded.images.len(),
-            class_counts: loaded.images.class_counts(),
+            class_counts: class_counts(&loaded.images),
         };
         if let Some(recorded) = recorded
             && (recorded.images, &recorded.class_counts) != (data.images, &data.class_counts)
@@ -179,11 +179,8 @@ impl Training<'_> {
         let epochs = summarise(&records, trainer.steps_per_epoch(), story.image_count());
         story.show_training(&records, &epochs, watch)?;
         if outcome == Outcome::Finished {
-            let pipeline = DDPMPipeline::new(
-                self.config.model.clone(),
-                trainer.weights().clone(),
-                self.config.scheduler.clone(),
-            )?;
+            let pipeline =
+                DDPMPipeline::new(self.config.model.clone(), trainer.weights().clone(), self.config.scheduler.clone())?;
             story.show_results(&pipeline, watch)?;
             pipeline.save_pretrained(folder.dir())?;
             watch(Event::Wrote(folder.dir()));
@@ -218,7 +215,8 @@ impl Training<'_> {
                 return Ok(Outcome::Finished);
             };
             let seconds = before + begin.elapsed().as_secs_f64();
-            let record = Record { step: step.step, epoch: step.epoch, loss: step.loss, lr: step.learning_rate, seconds };
+            let record =
+                Record { step: step.step, epoch: step.epoch, loss: step.loss, lr: step.learning_rate, seconds };
             metrics.append(&record)?;
             watch(Event::Step { record: &record, images: step.images });
             records.push(record);
@@ -269,6 +267,12 @@ fn read_data_record(folder: &RunFolder) -> Result<DataRecord> {
     let reason = |e: serde_json::Error| format!("its {DATA_FILE} is damaged: {e}");
     serde_json::from_str(&folder.read(DATA_FILE)?)
         .map_err(|e| Error::NotARun { dir: folder.dir().to_owned(), reason: reason(e) })
+}
+
+/// The classes that the set holds images of, with their numbers.
+pub(crate) fn class_counts(images: &ImageSet) -> Vec<(String, usize)> {
+    let all = images.class_names().iter().cloned().zip(images.class_counts());
+    all.filter(|(_, count)| *count > 0).collect()
 }
 
 /// The epochs that the records hold, the last one perhaps in part.

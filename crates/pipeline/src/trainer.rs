@@ -20,6 +20,7 @@ use crate::{Error, Result, RunConfig};
 ///
 /// ```
 /// use candle_core::Device;
+/// use kakusan_hub::{DEFAULT_ENDPOINT, Hub, HubConfig};
 /// use kakusan_pipeline::{RunConfig, Trainer};
 /// use kakusan_scheduler::Registry;
 ///
@@ -31,7 +32,8 @@ use crate::{Error, Result, RunConfig};
 ///     train = { epochs = 1, batch_size = 4 }
 /// "#;
 /// let config = RunConfig::parse(text, "example", &[], &Registry::default())?;
-/// let images = kakusan_data::load(&config.data, &kakusan_hub::Hub::offline())?.images;
+/// let hub = Hub::new(HubConfig::new(DEFAULT_ENDPOINT, "cache")); // not asked: the digits are drawn
+/// let images = kakusan_data::load(&config.data, &hub)?.images;
 /// let mut trainer = Trainer::new(&config, images, &Device::Cpu)?;
 /// while let Some(step) = trainer.step()? {
 ///     assert!(step.loss.is_finite());
@@ -227,7 +229,8 @@ impl Trainer {
             let missing = || checkpoint::unusable(dir, &format!("the optimiser's {key} is missing"));
             moments.remove(&key).ok_or_else(missing)
         };
-        let pairs = weights.iter().map(|(name, _)| Ok((take(format!("exp_avg.{name}"))?, take(format!("exp_avg_sq.{name}"))?)));
+        let pairs =
+            weights.iter().map(|(name, _)| Ok((take(format!("exp_avg.{name}"))?, take(format!("exp_avg_sq.{name}"))?)));
         let state = AdamState { steps: progress.step as u64, moments: pairs.collect::<Result<_>>()? };
         let per_epoch = self.loader.steps_per_epoch();
         if progress.step != progress.epoch * per_epoch + progress.batch || progress.batch >= per_epoch {

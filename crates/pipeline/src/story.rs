@@ -1,0 +1,256 @@
+//! A run's story in pictures: the tutorial's, in its order, as files and in `report.html`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use kakusan_data::{ImageSet, SourceUsed};
+use kakusan_rng::Generator;
+use kakusan_scheduler::PixelRange;
+
+use crate::pictures::{self, Block, Images};
+use crate::report::{Figure, Report};
+use crate::run_folder::RunFolder;
+use crate::train::class_counts;
+use crate::{DDPMPipeline, EpochSummary, Event, Outcome, Record, Result, RunConfig};
+
+/// Images in a row of the pictures.
+const SHOWN: usize = 8;
+/// Steps of the sampling that is shown step by step.
+const TRAJECTORY_STEPS: usize = 5;
+
+/// Draws the pictures of one run and gathers what the report tells. Its randomness is its own: a run with pictures
+/// trains to the same weights as one without.
+pub(crate) struct Storyteller<'a> {
+    config: &'a RunConfig,
+    config_toml: String,
+    source: SourceUsed,
+    images: Arc<ImageSet>,
+    folder: &'a RunFolder,
+    device: &'a Device,
+    /// The levels that are shown, from none to the highest `[8]`.
+    levels: Vec<f32>,
+    figures: Vec<Figure>,
+}
+
+type Watch<'w> = &'w mut dyn FnMut(Event);
+
+impl<'a> Storyteller<'a> {
+    pub(crate) fn new(
+        config: &'a RunConfig,
+        config_toml: String,
+        source: &SourceUsed,
+        images: Arc<ImageSet>,
+        folder: &'a RunFolder,
+        device: &'a Device,
+    ) -> Result<Self> {
+        let highest = config.scheduler.run(SHOWN)?.timesteps().iter().copied().fold(0.0, f32::max);
+        let levels = (0..SHOWN).map(|i| highest * i as f32 / (SHOWN - 1) as f32).collect();
+        let (source, figures) = (source.clone(), vec![]);
+        Ok(Self { config, config_toml, source, images, folder, device, levels, figures })
+    }
+
+    pub(crate) fn image_count(&self) -> usize {
+        self.images.len()
+    }
+
+    /// Digits, and the same digits under more and more noise.
+    pub(crate) fn show_data(&mut self, watch: Watch) -> Result<()> {
+        let (clean, noisy) = self.corrupted()?;
+        let rows = [self.to_pixels(&clean)?, self.to_pixels(&noisy)?].concat();
+        let block = self.rows(&rows, &["image", "corrupted"]);
+        let png = pictures::figure("Images and the same under noise", &[block], &self.about())?;
+        let caption = "The first images of the set, and below them the same with more and more noise. The network sees \
+                       the lower row and has to give back the upper one.";
+        self.add("corrupted.png", "Corrupting", caption, png, watch)
+    }
+
+    /// The loss of every step so far.
+    pub(crate) fn show_training(&mut self, records: &[Record], epochs: &[EpochSummary], watch: Watch) -> Result<()> {
+        let losses: Vec<f32> = records.iter().map(|record| record.loss).collect();
+        let per_epoch = records.iter().filter(|record| record.epoch == 1).count();
+        let png = pictures::loss_curve(&losses, per_epoch, &self.about())?;
+        let caption = match epochs.last() {
+            Some(last) => format!(
+                "The mean squared error between prediction and clean image, step by step. Each step draws its own \
+                 amounts of noise, so it jumps; the average of an epoch tells more: {:.4} in epoch {}.",
+                last.mean_loss, last.epoch
+            ),
+            None => "No step was done yet.".into(),
+        };
+        self.add("loss.png", "Learning", &caption, png, watch)
+    }
+
+    /// What the trained network predicts and draws.
+    pub(crate) fn show_results(&mut self, pipeline: &DDPMPipeline, watch: Watch) -> Result<()> {
+        self.show_predictions(pipeline, watch)?;
+        self.show_mean(pipeline, watch)?;
+        self.show_trajectory(pipeline, watch)?;
+        self.show_samples(pipeline, watch)
+    }
+
+    fn show_predictions(&mut self, pipeline: &DDPMPipeline, watch: Watch) -> Result<()> {
+        let (clean, noisy) = self.corrupted()?;
+        let levels = Tensor::from_slice(&self.levels, SHOWN, self.device)?.narrow(0, 0, clean.dim(0)?)?;
+        let prediction = pipeline.model().forward(&noisy, &levels, None)?;
+        let rows = [self.to_pixels(&clean)?, self.to_pixels(&noisy)?, self.to_pixels(&prediction)?].concat();
+        let block = self.rows(&rows, &["input", "corrupted", "prediction"]);
+        let png = pictures::figure("What the network makes of noise", &[block], &self.about())?;
+        let caption = "Where little noise was added the prediction is nearly the image. Where much was added the \
+                       network must guess: the strokes blur, and some digits turn into others.";
+        self.add("predictions.png", "Looking at the predictions", caption, png, watch)
+    }
+
+    fn show_mean(&mut self, pipeline: &DDPMPipeline, watch: Watch) -> Result<()> {
+        let (height, width) = (self.images.height(), self.images.width());
+        let mean = self.images.mean_image();
+        let scheduler = pipeline.scheduler();
+        let noise = scheduler.initial_noise(&[4, 1, height, width], self.device, &mut self.rng())?;
+        let highest = self.levels.last().copied().unwrap_or_default();
+        let prediction = pipeline.model().forward(&noise, &Tensor::full(highest, 4, self.device)?, None)?;
+        let prediction = self.to_pixels(&prediction)?;
+        let block = |title, pixels, columns| Block {
+            title,
+            images: Images { pixels, height, width },
+            columns,
+            column_labels: vec![],
+            row_labels: vec![],
+        };
+        let blocks = [block("mean of all images", &mean, 1), block("predictions from pure noise", &prediction, 4)];
+        let png = pictures::figure("", &blocks, &self.about())?;
+        let caption = "From pure noise nothing can be known, and the safest guess is the mean of all images. The \
+                       network does better than that: its guesses are sharper, for noise happens to look a little \
+                       like this digit or that one.";
+        self.add("mean.png", "A guess from nothing", caption, png, watch)
+    }
+
+    fn show_trajectory(&mut self, pipeline: &DDPMPipeline, watch: Watch) -> Result<()> {
+        let (mut inputs, mut predictions, mut count) = (vec![], vec![], 0);
+        let mut failed = None;
+        pipeline.sample(SHOWN, TRAJECTORY_STEPS, &mut self.rng(), |step| {
+            let both = self.to_pixels(step.model_input).and_then(|input| {
+                predictions.extend(self.to_pixels(&step.output.pred_original_sample)?);
+                inputs.extend(input);
+                Ok(())
+            });
+            failed = failed.take().or(both.err());
+            count = step.steps;
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let (height, width) = (self.images.height(), self.images.width());
+        let block = |title, pixels, row_labels| Block {
+            title,
+            images: Images { pixels, height, width },
+            columns: SHOWN,
+            column_labels: vec![],
+            row_labels,
+        };
+        let steps = (1..=count).map(|i| format!("step {i}")).collect();
+        let blocks = [block("model input", &inputs, steps), block("prediction", &predictions, vec![])];
+        let png = pictures::figure(&format!("Sampling in {count} steps"), &blocks, &self.about())?;
+        let caption = "Left what the network was given, right what it predicted. Each step goes only part of the way \
+                       towards the prediction, so that the next one starts from something better; the last step takes \
+                       it whole.";
+        self.add("trajectory.png", "From noise to images", caption, png, watch)
+    }
+
+    fn show_samples(&mut self, pipeline: &DDPMPipeline, watch: Watch) -> Result<()> {
+        let (count, steps) = (self.config.sample.batch_size, self.config.sample.steps);
+        let sample = pipeline.sample(count, steps, &mut self.rng(), |_| {})?;
+        let images = self.to_pixels(&sample)?;
+        let block = Block {
+            title: "",
+            images: Images { pixels: &images, height: self.images.height(), width: self.images.width() },
+            columns: SHOWN,
+            column_labels: vec![],
+            row_labels: vec![],
+        };
+        let title = format!("{count} samples, {steps} steps");
+        let png = pictures::figure(&title, &[block], &self.about())?;
+        let caption = format!(
+            "{count} new images, each begun from its own noise and drawn in {steps} steps. None of them is in the \
+             training set."
+        );
+        self.add("samples.png", "New images", &caption, png, watch)
+    }
+
+    /// Writes `report.html` and the model card from what has been shown.
+    pub(crate) fn write_report(
+        &self,
+        parameters: usize,
+        epochs: &[EpochSummary],
+        outcome: Outcome,
+        watch: Watch,
+    ) -> Result<()> {
+        let report = Report {
+            config: self.config,
+            config_toml: &self.config_toml,
+            source: &self.source,
+            class_counts: class_counts(&self.images),
+            dir: self.folder.dir(),
+            parameters,
+            epochs,
+            finished: outcome == Outcome::Finished,
+            figures: &self.figures,
+        };
+        watch(Event::Wrote(&self.folder.write("README.md", report.model_card().as_bytes())?));
+        watch(Event::Wrote(&self.folder.write("report.html", report.html().as_bytes())?));
+        Ok(())
+    }
+
+    fn add(&mut self, file: &'static str, title: &str, caption: &str, png: Vec<u8>, watch: Watch) -> Result<()> {
+        let path = self.folder.write(&PathBuf::from("images").join(file).to_string_lossy(), &png)?;
+        watch(Event::Wrote(&path));
+        self.figures.push(Figure { file, title: title.to_owned(), caption: caption.to_owned(), png });
+        Ok(())
+    }
+
+    /// The first images of the set in the scheduler's range, and the same at rising levels `[<= 8, 1, h, w]`.
+    fn corrupted(&self) -> Result<(Tensor, Tensor)> {
+        let count = SHOWN.min(self.images.len());
+        let indices: Vec<usize> = (0..count).collect();
+        let shape = (count, 1, self.images.height(), self.images.width());
+        let unit = Tensor::from_vec(self.images.pixels_f32(&indices), shape, self.device)?;
+        let scheduler = &self.config.scheduler;
+        let clean = PixelRange::from_unit(scheduler.pixel_range(), &unit)?;
+        let noise = scheduler.draw(&clean, &mut self.rng())?.noise;
+        let levels = Tensor::from_slice(&self.levels[..count], count, self.device)?;
+        let noisy = scheduler.add_noise(&clean, &noise, &levels)?;
+        Ok((clean, noisy))
+    }
+
+    /// Rows of images under each other, with the levels above the columns.
+    fn rows<'p>(&self, pixels: &'p [f32], row_labels: &[&str]) -> Block<'p> {
+        let digits = if self.levels.iter().all(|&level| level <= 1.0) { 2 } else { 0 };
+        let columns = SHOWN.min(self.images.len());
+        Block {
+            title: "",
+            images: Images { pixels, height: self.images.height(), width: self.images.width() },
+            columns,
+            column_labels: self.levels.iter().map(|level| format!("{level:.digits$}")).collect(),
+            row_labels: row_labels.iter().map(|&label| label.to_owned()).collect(),
+        }
+    }
+
+    /// Values 0..1 of grey images in the scheduler's range.
+    fn to_pixels(&self, images: &Tensor) -> Result<Vec<f32>> {
+        let unit = self.config.scheduler.pixel_range().to_unit(images)?;
+        Ok(unit.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    }
+
+    fn rng(&self) -> Generator {
+        Generator::new(self.config.train.seed)
+    }
+
+    /// What every picture's file says of itself.
+    fn about(&self) -> [(&'static str, String); 4] {
+        [
+            ("Software", concat!("Kakusan ", env!("CARGO_PKG_VERSION")).to_owned()),
+            ("model", self.config.model.class_name().to_owned()),
+            ("scheduler", self.config.scheduler.class_name().to_owned()),
+            ("seed", self.config.train.seed.to_string()),
+        ]
+    }
+}
