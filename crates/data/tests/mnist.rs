@@ -1,0 +1,77 @@
+//! The real MNIST, where the environment variable `KAKUSAN_MNIST_DIR` names a folder that holds it. Without it these tests pass.
+
+mod common;
+
+use std::{env, fs, io::Read, path::PathBuf, sync::Arc};
+
+use common::{from_dir, header, no_hub};
+use flate2::read::GzDecoder;
+use kakusan_data::{ImageSet, draw_digits, load};
+
+fn folder() -> Option<PathBuf> {
+    env::var_os("KAKUSAN_MNIST_DIR").map(PathBuf::from)
+}
+
+#[test]
+fn the_tutorials_digits() {
+    let Some(dir) = folder() else { return };
+    let mut config = from_dir(&dir);
+    assert_eq!(load(&config, &no_hub()).unwrap().images.len(), 60_000);
+    config.classes = vec![1, 8, 4];
+    let images = load(&config, &no_hub()).unwrap().images;
+    assert_eq!(images.len(), 18_435);
+    assert_eq!(images.class_counts(), [0, 6742, 0, 0, 5842, 0, 0, 0, 5851, 0]);
+    assert_eq!(images.labels()[..8], [4, 1, 1, 1, 4, 1, 8, 4]); // the order of the file
+}
+
+/// candle's own reader as a second opinion. It reads plain files alone, and wants the test files too.
+#[test]
+fn candle_reads_the_same() {
+    let Some(dir) = folder() else { return };
+    let plain = tempfile::tempdir().unwrap();
+    for name in ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"] {
+        let mut bytes = Vec::new();
+        let packed = dir.join(format!("{name}.gz"));
+        if packed.exists() {
+            GzDecoder::new(fs::File::open(packed).unwrap()).read_to_end(&mut bytes).unwrap();
+        } else {
+            bytes = fs::read(dir.join(name)).unwrap();
+        }
+        fs::write(plain.path().join(name), bytes).unwrap();
+    }
+    fs::write(plain.path().join("t10k-images-idx3-ubyte"), header(&[2051, 0, 28, 28])).unwrap();
+    fs::write(plain.path().join("t10k-labels-idx1-ubyte"), header(&[2049, 0])).unwrap();
+    let theirs = candle_datasets::vision::mnist::load_dir(plain.path()).unwrap();
+    let ours = load(&from_dir(&dir), &no_hub()).unwrap().images;
+    assert_eq!(theirs.train_labels.to_vec1::<u8>().unwrap(), ours.labels());
+    let pixels = theirs.train_images.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for i in 0..ours.len() {
+        for (ours, theirs) in ours.pixels_f32(&[i]).iter().zip(&pixels[i * 784..]) {
+            assert!((ours - theirs).abs() <= f32::EPSILON / 2.0); // they multiply by 1/255, we divide, as torchvision does
+        }
+    }
+}
+
+/// The share of the images in `set` whose nearest neighbour among the `known` is of the same class.
+fn nearest_neighbour(known: &ImageSet, set: &ImageSet, count: usize) -> f64 {
+    let distance =
+        |a: &[u8], b: &[u8]| a.iter().zip(b).map(|(&a, &b)| (i32::from(a) - i32::from(b)).pow(2)).sum::<i32>();
+    let right = (0..count).filter(|&i| {
+        let nearest = (0..known.len()).min_by_key(|&j| distance(set.image(i), known.image(j)));
+        nearest.is_some_and(|j| known.label(j) == set.label(i))
+    });
+    right.count() as f64 / count as f64
+}
+
+#[test]
+fn drawn_digits_teach_to_read_real_ones() {
+    let Some(dir) = folder() else { return };
+    let mut config = from_dir(&dir);
+    for (classes, least) in [(vec![1, 8, 4], 0.9), ((0..10).collect(), 0.75)] {
+        config.classes = classes;
+        let real: Arc<ImageSet> = load(&config, &no_hub()).unwrap().images;
+        let drawn = draw_digits(&config.classes, 300, 0).unwrap();
+        let share = nearest_neighbour(&drawn, &real, 500);
+        assert!(share > least, "{share} of {:?}", config.classes);
+    }
+}

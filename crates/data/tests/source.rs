@@ -1,0 +1,115 @@
+//! Which source answers, and what a configuration may say.
+
+mod common;
+
+use std::path::Path;
+
+use common::no_hub;
+use kakusan_data::{DataConfig, DatasetName, Error, SourceKind, load};
+
+fn mnist(sources: &[SourceKind]) -> DataConfig {
+    DataConfig { sources: sources.to_vec(), drawn_per_class: 5, ..DataConfig::new(DatasetName::Mnist) }
+}
+
+#[test]
+fn the_first_source_that_answers_and_why_the_others_did_not() {
+    let config = DataConfig {
+        classes: vec![8, 1],
+        drawn_seed: 3,
+        ..mnist(&[SourceKind::Dir, SourceKind::Hub, SourceKind::Drawn])
+    };
+    let loaded = load(&config, &no_hub()).unwrap();
+    assert_eq!(loaded.images.class_counts(), [0, 5, 0, 0, 0, 0, 0, 0, 5, 0]);
+    assert_eq!(loaded.source.kind, SourceKind::Drawn);
+    assert_eq!(loaded.source.description, "digits drawn by Kakusan's own code, 5 of each, seed 3");
+    let skipped: Vec<SourceKind> = loaded.skipped.iter().map(|skipped| skipped.source).collect();
+    assert_eq!(skipped, [SourceKind::Dir, SourceKind::Hub]);
+    assert_eq!(loaded.skipped[0].reason, "no folder was named");
+    assert!(loaded.skipped[1].reason.contains("is not in the cache"), "{}", loaded.skipped[1].reason);
+    // No sources named: the same.
+    assert_eq!(load(&DataConfig { sources: vec![], ..config }, &no_hub()).unwrap().images, loaded.images);
+}
+
+#[test]
+fn all_classes_unless_some_are_named() {
+    let loaded = load(&mnist(&[SourceKind::Drawn]), &no_hub()).unwrap();
+    assert_eq!(loaded.images.class_counts(), [5; 10]);
+}
+
+#[test]
+fn a_named_folder_that_is_bad_is_never_hidden() {
+    let config = DataConfig { dir: Some("no/such/folder".into()), ..mnist(&[]) };
+    assert!(matches!(load(&config, &no_hub()), Err(Error::NotAFolder { path }) if path == Path::new("no/such/folder")));
+}
+
+#[test]
+fn no_source_at_all_says_why_and_what_to_do() {
+    let config = DataConfig::new(DatasetName::FashionMnist);
+    let message = load(&config, &no_hub()).unwrap_err().to_string();
+    for part in ["fashion_mnist", "\n  dir: no folder was named", "\n  hub: ", "is not in the cache", "as `dir`"] {
+        assert!(message.contains(part), "`{message}` lacks `{part}`");
+    }
+    assert!(!message.contains("drawn"), "{message}");
+    let message = load(&mnist(&[SourceKind::Hub]), &no_hub()).unwrap_err().to_string();
+    assert!(message.contains("add \"drawn\" to `sources`"), "{message}");
+}
+
+#[test]
+fn the_tutorials_table() {
+    let config: DataConfig =
+        toml::from_str("name = \"mnist\"\nclasses = [1, 8, 4]\nsources = [\"dir\", \"hub\", \"drawn\"]").unwrap();
+    let expected = DataConfig {
+        classes: vec![1, 8, 4],
+        sources: vec![SourceKind::Dir, SourceKind::Hub, SourceKind::Drawn],
+        ..DataConfig::new(DatasetName::Mnist)
+    };
+    assert_eq!(config, expected);
+    assert_eq!(
+        toml::from_str::<DataConfig>("name = \"fashion_mnist\"").unwrap(),
+        DataConfig::new(DatasetName::FashionMnist)
+    );
+    for config in [expected, DataConfig { dir: Some("x".into()), drawn_seed: 9, ..mnist(&[]) }] {
+        assert_eq!(toml::from_str::<DataConfig>(&toml::to_string(&config).unwrap()).unwrap(), config);
+    }
+}
+
+#[test]
+fn tables_that_are_refused_on_reading() {
+    for (table, part) in [
+        ("classes = [1]", "missing field `name`"),
+        ("name = \"mnst\"", "unknown variant `mnst`"),
+        ("name = \"mnist\"\nclass = [1]", "unknown field `class`"),
+        ("name = \"mnist\"\nclasses = [-1]", "invalid value"),
+        ("name = \"mnist\"\nclasses = [256]", "invalid value"),
+        ("name = \"mnist\"\nclasses = 1", "invalid type"),
+        ("name = \"mnist\"\nsources = [\"web\"]", "unknown variant `web`"),
+        ("name = \"mnist\"\ndrawn_per_class = -3", "invalid value"),
+    ] {
+        let message = toml::from_str::<DataConfig>(table).unwrap_err().to_string();
+        assert!(message.contains(part), "`{message}` lacks `{part}`");
+    }
+}
+
+#[test]
+fn tables_that_are_refused_on_checking() {
+    let fashion = DataConfig::new(DatasetName::FashionMnist);
+    for (config, part) in [
+        (
+            DataConfig { classes: vec![1, 10], ..mnist(&[]) },
+            "`classes` names 10, but the set holds the classes 0, 1, 2",
+        ),
+        (DataConfig { classes: vec![], ..mnist(&[]) }, "`classes` names no class"),
+        (DataConfig { classes: vec![10], ..fashion.clone() }, "8 (Bag), 9 (Ankle boot)"),
+        (DataConfig { classes: vec![1, 2, 1], ..mnist(&[]) }, "`classes` names 1 twice"),
+        (mnist(&[SourceKind::Hub, SourceKind::Hub]), "`sources` names \"hub\" twice"),
+        (DataConfig { sources: vec![SourceKind::Drawn], ..fashion }, "only digits can be drawn"),
+        (DataConfig { dir: Some("x".into()), ..mnist(&[SourceKind::Drawn]) }, "`sources` lacks \"dir\""),
+        (DataConfig { drawn_per_class: 0, ..mnist(&[]) }, "`drawn_per_class` is 0"),
+        (DataConfig { drawn_per_class: 60_001, ..mnist(&[]) }, "from 1 to 60000"),
+    ] {
+        let message = config.check().unwrap_err().to_string();
+        assert!(message.contains(part), "`{message}` lacks `{part}`");
+        assert_eq!(load(&config, &no_hub()).unwrap_err().to_string(), message);
+    }
+    assert!(DataConfig { classes: (0..10).collect(), ..mnist(&[]) }.check().is_ok());
+}
