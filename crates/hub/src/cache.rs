@@ -1,0 +1,185 @@
+//! The cache on disk, in the layout that Python's `huggingface_hub` reads and writes:
+//!
+//! ```text
+//! datasets--owner--name/blobs/<etag>                 the bytes, named by their checksum
+//!                       snapshots/<commit>/<path>    a link to its blob
+//!                       refs/<revision>              the commit that a branch stood at
+//! .locks/datasets--owner--name/<etag>.lock           one writer a blob
+//! ```
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+
+use crate::Error;
+use crate::fetch::Head;
+use crate::name::{RepoFile, is_commit, is_hex};
+
+/// One repository's part of the cache.
+pub(crate) struct Cache {
+    root: PathBuf,
+    locks: PathBuf,
+}
+
+impl Cache {
+    pub(crate) fn new(cache_dir: &Path, file: &RepoFile) -> Self {
+        let folder = format!("{}--{}", file.kind.plural(), file.repo_id.replace('/', "--"));
+        Self { root: cache_dir.join(&folder), locks: cache_dir.join(".locks").join(folder) }
+    }
+
+    /// The file as the cache last saw it, without a network. A blob that is not what its name says is an error.
+    pub(crate) fn lookup(&self, file: &RepoFile) -> Result<Option<PathBuf>, Error> {
+        let commit = match file.is_pinned() {
+            true => file.revision.to_owned(),
+            false => match fs::read_to_string(self.root.join("refs").join(file.revision)) {
+                Ok(commit) => commit.trim().to_owned(),
+                Err(_) => return Ok(None),
+            },
+        };
+        let pointer = self.root.join("snapshots").join(&commit).join(file.filename);
+        if !is_commit(&commit) || !pointer.is_file() {
+            return Ok(None);
+        }
+        let blob = fs::canonicalize(&pointer).map_err(at(&pointer))?;
+        // Where links cannot be made, a snapshot holds the file itself, and no name tells its checksum.
+        if blob.parent() == fs::canonicalize(self.root.join("blobs")).ok().as_deref()
+            && let Some(etag) = blob.file_name().and_then(|name| name.to_str())
+            && let Some(reason) = fault(&blob, etag).map_err(at(&blob))?
+        {
+            let remedy = format!("delete {} or run once with a network, and it is fetched anew", blob.display());
+            return Err(Error::Integrity { file: file.to_string(), reason, remedy });
+        }
+        Ok(Some(pointer))
+    }
+
+    /// Brings the file that `head` describes into the cache, by `download` into the path it is given where it is not there yet.
+    /// What `download` leaves counts only once its checksum is right: the blob appears whole or not at all.
+    pub(crate) fn store(
+        &self,
+        file: &RepoFile,
+        head: &Head,
+        download: impl FnOnce(&Path) -> Result<(), Error>,
+    ) -> Result<PathBuf, Error> {
+        let blob = self.root.join("blobs").join(&head.etag);
+        let part = self.root.join("blobs").join(format!("{}.incomplete", head.etag));
+        let _lock = self.lock(&head.etag)?;
+        if damage(&blob, head).map_err(at(&blob))?.is_some() {
+            make_parent(&part)?;
+            let result = download(&part).and_then(|()| match damage(&part, head).map_err(at(&part))? {
+                None => fs::rename(&part, &blob).map_err(at(&blob)),
+                Some(reason) => Err(Error::Integrity {
+                    file: file.to_string(),
+                    reason,
+                    remedy: "what came is not kept: try again, and check HF_ENDPOINT and proxies".to_owned(),
+                }),
+            });
+            if result.is_err() {
+                // Best effort: the next writer begins this file anew, and no reader looks at it.
+                let _ = fs::remove_file(&part);
+            }
+            result?;
+        }
+        self.link(file, head)
+    }
+
+    /// Waits until no other process writes this blob; the lock ends with the file handle, or with the process.
+    fn lock(&self, etag: &str) -> Result<File, Error> {
+        let path = self.locks.join(format!("{etag}.lock"));
+        make_parent(&path)?;
+        let lock = File::create(&path).map_err(at(&path))?;
+        match lock.lock() {
+            // A file system without locks: the checksum still guards the blob.
+            Err(error) if error.kind() != ErrorKind::Unsupported => Err(at(&path)(error)),
+            _ => Ok(lock),
+        }
+    }
+
+    /// Points the snapshot at the blob, then the revision at the commit; each by a rename, so that neither is ever half there.
+    fn link(&self, file: &RepoFile, head: &Head) -> Result<PathBuf, Error> {
+        let temporary = self.root.join(format!(".{}.tmp", head.etag));
+        let pointer = self.root.join("snapshots").join(&head.commit).join(file.filename);
+        make_parent(&pointer)?;
+        point(&pointer, &self.root, file.filename, &head.etag, &temporary).map_err(at(&pointer))?;
+
+        let reference = self.root.join("refs").join(file.revision);
+        if !file.is_pinned() && fs::read_to_string(&reference).ok().as_deref() != Some(&head.commit) {
+            make_parent(&reference)?;
+            fs::write(&temporary, &head.commit)
+                .and_then(|()| fs::rename(&temporary, &reference))
+                .map_err(at(&reference))?;
+        }
+        Ok(pointer)
+    }
+}
+
+#[cfg(unix)]
+fn point(pointer: &Path, _root: &Path, filename: &str, etag: &str, temporary: &Path) -> io::Result<()> {
+    let up = "../".repeat(filename.split('/').count() + 1);
+    let target = PathBuf::from(format!("{up}blobs/{etag}"));
+    if fs::read_link(pointer).is_ok_and(|old| old == target) {
+        return Ok(());
+    }
+    // Left over where an earlier run was killed right here.
+    let _ = fs::remove_file(temporary);
+    std::os::unix::fs::symlink(target, temporary)?;
+    fs::rename(temporary, pointer)
+}
+
+#[cfg(not(unix))]
+fn point(pointer: &Path, root: &Path, _filename: &str, etag: &str, temporary: &Path) -> io::Result<()> {
+    fs::copy(root.join("blobs").join(etag), temporary)?;
+    fs::rename(temporary, pointer)
+}
+
+/// What keeps `path` from being the file that `head` describes.
+fn damage(path: &Path, head: &Head) -> io::Result<Option<String>> {
+    match fs::metadata(path) {
+        Ok(found) if found.len() != head.size => {
+            Ok(Some(format!("{} bytes where the Hub says {}", found.len(), head.size)))
+        }
+        Ok(_) => fault(path, &head.etag),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Some("missing".to_owned())),
+        Err(error) => Err(error),
+    }
+}
+
+/// What tells the bytes of `path` from the checksum `etag`: SHA-256 for large files, git's blob hash for small ones. Other etags
+/// (some mirrors have them) tell nothing of the bytes.
+fn fault(path: &Path, etag: &str) -> io::Result<Option<String>> {
+    let file = File::open(path)?;
+    let (name, found) = if is_hex(etag, 64) {
+        ("SHA-256", digest(Sha256::new(), file)?)
+    } else if is_hex(etag, 40) {
+        let header = format!("blob {}\0", file.metadata()?.len());
+        ("git hash", digest(Sha1::new_with_prefix(header), file)?)
+    } else {
+        return Ok(None);
+    };
+    Ok((found != etag).then(|| format!("its {name} is {found} where the Hub says {etag}")))
+}
+
+fn digest<D: Digest>(mut digest: D, mut file: File) -> io::Result<String> {
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            read => digest.update(&buffer[..read]),
+        }
+    }
+    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn make_parent(path: &Path) -> Result<(), Error> {
+    match path.parent() {
+        Some(folder) => fs::create_dir_all(folder).map_err(at(folder)),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { path, source }
+}

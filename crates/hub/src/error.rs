@@ -1,0 +1,168 @@
+//! What can go wrong between here and the Hub, and what to do about it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Why a file of the Hub could not be had.
+///
+/// `file` is written out in full, "`train.parquet` of dataset `owner/name` at `main`". No message holds a token, nor anything the
+/// server said beyond its status and its error code.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An environment variable or a field of [`HubConfig`](crate::HubConfig) that cannot be used.
+    #[error("Hub configuration: {reason}")]
+    Config {
+        /// What is wrong, and what is expected.
+        reason: String,
+    },
+    /// A repository id, revision or file name that the Hub cannot have.
+    #[error("{what} {value:?} is not valid: {reason}")]
+    Name {
+        /// "repository id", "revision" or "file name".
+        what: &'static str,
+        /// The name as given.
+        value: String,
+        /// The rule it breaks.
+        reason: &'static str,
+    },
+    /// Offline, and the file is not in the cache.
+    #[error(
+        "{file} is not in the cache {}, and HF_HUB_OFFLINE forbids fetching it: \
+         unset HF_HUB_OFFLINE and run once with a network, or use files of your own",
+        cache.display()
+    )]
+    Offline {
+        /// The file asked for.
+        file: String,
+        /// The cache folder that was searched.
+        cache: PathBuf,
+    },
+    /// No connection: refused, no route, or the host's name does not resolve.
+    #[error(
+        "the Hub at {endpoint} cannot be reached for {file} ({reason}): check the network and HF_ENDPOINT, \
+         or use files of your own"
+    )]
+    Unreachable {
+        /// The Hub's address.
+        endpoint: String,
+        /// The file asked for.
+        file: String,
+        /// The system's reason.
+        reason: String,
+    },
+    /// The Hub took the connection and then kept silent.
+    #[error(
+        "the Hub at {endpoint} sent nothing for {} s while fetching {file}: try again later, \
+         or raise HF_HUB_ETAG_TIMEOUT or HF_HUB_DOWNLOAD_TIMEOUT (seconds)",
+        after.as_secs_f32()
+    )]
+    Timeout {
+        /// The Hub's address.
+        endpoint: String,
+        /// The file asked for.
+        file: String,
+        /// How long we waited.
+        after: Duration,
+    },
+    /// 401 or 403: not for everybody, or not for this token.
+    #[error("the Hub at {endpoint} refuses {file} (HTTP {status}): {remedy}")]
+    Denied {
+        /// The Hub's address.
+        endpoint: String,
+        /// The file asked for.
+        file: String,
+        /// The HTTP status.
+        status: u16,
+        /// What to do.
+        remedy: String,
+    },
+    /// 404: no such repository, revision or file.
+    #[error("the Hub at {endpoint} has no {missing} for {file}: check the spelling, and HF_TOKEN if it is private")]
+    NotFound {
+        /// The Hub's address.
+        endpoint: String,
+        /// The file asked for.
+        file: String,
+        /// What is missing, as far as the Hub says: "repository", "revision", "file" or "such repository, revision or file".
+        missing: &'static str,
+    },
+    /// 429: too many requests.
+    #[error("the Hub at {endpoint} asks us to slow down (HTTP 429): {}, or set HF_TOKEN for a higher limit", wait(*retry_after))]
+    RateLimited {
+        /// The Hub's address.
+        endpoint: String,
+        /// The time the Hub asks for, where it says one.
+        retry_after: Option<Duration>,
+    },
+    /// Any other HTTP status that is not a success.
+    #[error(
+        "the Hub at {endpoint} answers HTTP {status} for {file}: try again later, or look at the Hub's status page"
+    )]
+    Status {
+        /// The Hub's address.
+        endpoint: String,
+        /// The file asked for.
+        file: String,
+        /// The HTTP status.
+        status: u16,
+    },
+    /// The connection broke off, or what came is not HTTP.
+    #[error(
+        "the answer of the Hub at {endpoint} for {file} broke off ({reason}): try again, and check HF_ENDPOINT and proxies"
+    )]
+    Interrupted {
+        /// The Hub's address.
+        endpoint: String,
+        /// The file asked for.
+        file: String,
+        /// The HTTP client's reason.
+        reason: String,
+    },
+    /// HTTP, but not the Hub's protocol.
+    #[error("{endpoint} does not answer as a Hub does for {file} ({reason}): check HF_ENDPOINT and proxies")]
+    Protocol {
+        /// The address.
+        endpoint: String,
+        /// The file asked for.
+        file: String,
+        /// What is missing or wrong.
+        reason: String,
+    },
+    /// What came, or what lies in the cache, is not what the Hub says the file is. What came is not kept.
+    #[error("{file} is damaged: {reason}; {remedy}")]
+    Integrity {
+        /// The file asked for.
+        file: String,
+        /// Expected and found.
+        reason: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// The cache cannot be read or written.
+    #[error("{}: {source}; check the right to write there and the space left, or set HF_HUB_CACHE to another folder", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// Whether asking again at once may help.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Interrupted { .. } => true,
+            Self::Status { status, .. } => matches!(status, 408 | 500..),
+            _ => false,
+        }
+    }
+}
+
+fn wait(retry_after: Option<Duration>) -> String {
+    match retry_after {
+        Some(time) => format!("try again in {} s", time.as_secs()),
+        None => "try again in some minutes".to_owned(),
+    }
+}

@@ -1,0 +1,259 @@
+//! The two questions that the Hub is asked: what is this file (HEAD), and give me its bytes (GET).
+//!
+//! hf-hub streams the bytes. The HEAD is our own: hf-hub's public one follows the redirect to the storage host, where the Hub's
+//! headers are lost, and its download into a cache stores error pages, compares neither size nor checksum, takes whatever a server
+//! sends as an etag for a path, and may wait for ever.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use hf_hub::{HFClient, HFError, HFRepository, RepoType};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::{Client, ClientBuilder, Url, redirect};
+
+use crate::cache::at;
+use crate::name::{Kind, RepoFile, is_commit};
+use crate::{Error, HubConfig};
+
+/// Waits before the second and the third attempt, where an attempt failed in passing.
+const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
+const MAX_REDIRECTS: usize = 5;
+
+/// What the Hub says of a file.
+pub(crate) struct Head {
+    /// The checksum of its bytes, or a mirror's name for them; fit to be a file name.
+    pub(crate) etag: String,
+    pub(crate) commit: String,
+    /// In bytes.
+    pub(crate) size: u64,
+}
+
+/// One file asked of one Hub.
+pub(crate) struct Fetch<'a> {
+    pub(crate) config: &'a HubConfig,
+    pub(crate) file: RepoFile<'a>,
+}
+
+impl Fetch<'_> {
+    /// Asks what the file is. Redirects are followed within the endpoint alone: one that leads elsewhere points at the bytes, and
+    /// carries what the Hub has to say of them.
+    pub(crate) fn head(&self) -> Result<Head, Error> {
+        let endpoint = self.config.check()?;
+        let limit = self.config.etag_timeout;
+        self.patiently(async || {
+            let client = self.build(self.client().redirect(redirect::Policy::none()))?;
+            match tokio::time::timeout(limit, self.ask(&client, &endpoint)).await {
+                Ok(answer) => answer,
+                Err(_) => Err(self.timeout(limit)),
+            }
+        })
+    }
+
+    async fn ask(&self, client: &Client, endpoint: &Url) -> Result<Head, Error> {
+        let mut url = self.file.url(endpoint);
+        for _ in 0..=MAX_REDIRECTS {
+            // Compressed, a length would not be the file's.
+            let mut request = client.head(url.clone()).header(ACCEPT_ENCODING, "identity");
+            if let Some(token) = &self.config.token {
+                request = request.bearer_auth(token);
+            }
+            let answer = request.send().await.map_err(|error| self.transport(&error, self.config.etag_timeout))?;
+            let (status, headers) = (answer.status(), answer.headers());
+            let next = header(headers, LOCATION.as_str()).and_then(|location| url.join(location).ok());
+            match next.filter(|next| status.is_redirection() && next.origin() == endpoint.origin()) {
+                Some(next) => url = next,
+                None if status.is_success() || status.is_redirection() => {
+                    return self.read(status.is_success(), headers);
+                }
+                None => {
+                    let code = header(headers, "x-error-code").unwrap_or_default();
+                    let wait = header(headers, RETRY_AFTER.as_str()).and_then(|text| text.trim().parse().ok());
+                    return Err(self.refusal(status.as_u16(), code, wait.map(Duration::from_secs)));
+                }
+            }
+        }
+        Err(self.protocol(format!("more than {MAX_REDIRECTS} redirects")))
+    }
+
+    /// `own_length`: the length is the file's, not that of a redirect's body.
+    fn read(&self, own_length: bool, headers: &HeaderMap) -> Result<Head, Error> {
+        let elsewhere = header(headers, LOCATION.as_str()).and_then(|location| Url::parse(location).ok());
+        let elsewhere = elsewhere.map(|url| format!(", and it sends us to {}", url.origin().ascii_serialization()));
+        let elsewhere = elsewhere.unwrap_or_default();
+        let missing = |what: &str| self.protocol(format!("its answer has no usable {what}{elsewhere}"));
+        let etag = header(headers, "x-linked-etag").or_else(|| header(headers, ETAG.as_str()));
+        let etag = etag.map(|etag| etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"'));
+        let is_name = |etag: &&str| {
+            let safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+            (1..=128).contains(&etag.len()) && !etag.starts_with('.') && etag.bytes().all(safe)
+        };
+        let etag = etag.filter(is_name).ok_or_else(|| missing("ETag"))?;
+        let commit = header(headers, "x-repo-commit").filter(|commit| is_commit(commit));
+        let commit = commit.ok_or_else(|| missing("X-Repo-Commit"))?;
+        let length = own_length.then(|| header(headers, CONTENT_LENGTH.as_str())).flatten();
+        let size = header(headers, "x-linked-size").or(length).and_then(|size| size.parse().ok());
+        let size = size.ok_or_else(|| missing("X-Linked-Size or Content-Length"))?;
+        Ok(Head { etag: etag.to_owned(), commit: commit.to_owned(), size })
+    }
+
+    /// Writes the file's bytes to `path`, at most `size` of them.
+    pub(crate) fn download(&self, size: u64, path: &Path) -> Result<(), Error> {
+        self.patiently(async || {
+            let client = self.build(self.client())?;
+            let hub = HFClient::builder()
+                .client(client)
+                .user_agent(USER_AGENT)
+                .endpoint(self.config.endpoint.as_str())
+                // hf-hub 1.0 takes a missing token for leave to search the environment. One that no header can carry is not sent.
+                .token(self.config.token.as_deref().unwrap_or("\n"))
+                .cache_dir(&self.config.cache_dir)
+                .cache_enabled(false)
+                .retry_max_attempts(0)
+                .build()
+                .map_err(|error| self.translate(error))?;
+            let (owner, name) = hf_hub::split_id(self.file.repo_id);
+            match self.file.kind {
+                Kind::Model => self.stream(hub.model(owner, name), size, path).await,
+                Kind::Dataset => self.stream(hub.dataset(owner, name), size, path).await,
+            }
+        })
+    }
+
+    async fn stream<T: RepoType>(&self, repo: HFRepository<T>, size: u64, path: &Path) -> Result<(), Error> {
+        let limit = self.config.download_timeout;
+        let request = repo.download_file_stream().filename(self.file.filename).revision(self.file.revision).send();
+        let answer = tokio::time::timeout(limit, request).await.map_err(|_| self.timeout(limit))?;
+        let (_, mut chunks) = answer.map_err(|error| self.translate(error))?;
+        let mut out = File::create(path).map_err(at(path))?;
+        let mut written = 0;
+        while let Some(chunk) = tokio::time::timeout(limit, chunks.next()).await.map_err(|_| self.timeout(limit))? {
+            let chunk = chunk.map_err(|error| self.translate(error))?;
+            written += chunk.len() as u64;
+            if written > size {
+                return Err(self.protocol(format!("it sends more than the {size} bytes it announced")));
+            }
+            out.write_all(&chunk).map_err(at(path))?;
+        }
+        Ok(())
+    }
+
+    fn client(&self) -> ClientBuilder {
+        Client::builder()
+            .user_agent(USER_AGENT)
+            .connect_timeout(self.config.etag_timeout)
+            .read_timeout(self.config.download_timeout)
+    }
+
+    fn build(&self, client: ClientBuilder) -> Result<Client, Error> {
+        client.build().map_err(|error| Error::Config { reason: format!("no HTTP client: {}", root_cause(&error)) })
+    }
+
+    /// Runs `attempt` up to three times on a thread of its own, so that the caller may itself sit in an async runtime.
+    fn patiently<T: Send>(&self, attempt: impl AsyncFn() -> Result<T, Error> + Sync) -> Result<T, Error> {
+        let work = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| Error::Config { reason: format!("no async runtime: {error}") })?;
+            let result = runtime.block_on(async {
+                for pause in PAUSES {
+                    match attempt().await {
+                        Err(error) if error.is_passing() => tokio::time::sleep(pause).await,
+                        result => return result,
+                    }
+                }
+                attempt().await
+            });
+            // A name look-up that hangs must not hold us up.
+            runtime.shutdown_background();
+            result
+        };
+        let result = std::thread::scope(|scope| scope.spawn(work).join());
+        result.unwrap_or_else(|_| Err(self.protocol("the HTTP client failed on it".to_owned())))
+    }
+
+    fn translate(&self, error: HFError) -> Error {
+        let (context, wait) = match error {
+            HFError::Http { context } | HFError::AuthRequired { context } | HFError::Forbidden { context } => {
+                (context, None)
+            }
+            HFError::Conflict { context } => (context, None),
+            HFError::RateLimited { retry_after, context } => (context, retry_after),
+            HFError::RepoNotFound { context: Some(context), .. }
+            | HFError::RevisionNotFound { context: Some(context), .. }
+            | HFError::EntryNotFound { context: Some(context), .. } => (context, None),
+            HFError::Request { source, .. } => return self.transport(&source, self.config.download_timeout),
+            other => return self.protocol(root_cause(&other)),
+        };
+        self.refusal(context.status.as_u16(), context.error_code.as_deref().unwrap_or_default(), wait)
+    }
+
+    fn transport(&self, error: &reqwest::Error, limit: Duration) -> Error {
+        let (endpoint, file, reason) = (self.endpoint(), self.file.to_string(), root_cause(error));
+        if error.is_timeout() {
+            self.timeout(limit)
+        } else if error.is_connect() {
+            Error::Unreachable { endpoint, file, reason }
+        } else {
+            Error::Interrupted { endpoint, file, reason }
+        }
+    }
+
+    /// An HTTP status that is no success, with the Hub's `X-Error-Code`.
+    fn refusal(&self, status: u16, code: &str, retry_after: Option<Duration>) -> Error {
+        let (endpoint, file, repo) = (self.endpoint(), self.file.to_string(), self.file.repo_id);
+        let login = match self.config.token {
+            Some(_) => "HF_TOKEN may not read it",
+            None => "HF_TOKEN is not set",
+        };
+        let remedy = match (status, code) {
+            (401 | 403, "GatedRepo") => {
+                format!("accept its conditions on the page of {repo}, with the account of HF_TOKEN ({login})")
+            }
+            (401, _) => format!("{repo} does not exist there, or it is private and {login}"),
+            _ => format!("{login}, or the Hub or a proxy bars the way"),
+        };
+        match status {
+            401 | 403 => Error::Denied { endpoint, file, status, remedy },
+            404 => {
+                let missing = match code {
+                    "RepoNotFound" => "repository",
+                    "RevisionNotFound" => "revision",
+                    "EntryNotFound" => "file",
+                    _ => "such repository, revision or file",
+                };
+                Error::NotFound { endpoint, file, missing }
+            }
+            429 => Error::RateLimited { endpoint, retry_after },
+            _ => Error::Status { endpoint, file, status },
+        }
+    }
+
+    fn protocol(&self, reason: String) -> Error {
+        Error::Protocol { endpoint: self.endpoint(), file: self.file.to_string(), reason }
+    }
+
+    fn timeout(&self, after: Duration) -> Error {
+        Error::Timeout { endpoint: self.endpoint(), file: self.file.to_string(), after }
+    }
+
+    fn endpoint(&self) -> String {
+        self.config.endpoint.clone()
+    }
+}
+
+const USER_AGENT: &str = concat!("kakusan/", env!("CARGO_PKG_VERSION"));
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// The innermost reason, which alone tells something; the outer ones repeat the URL.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

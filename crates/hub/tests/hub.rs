@@ -1,0 +1,342 @@
+//! The Hub crate against a stand-in on a loopback port: what is fetched, where it lies, and what is refused.
+
+#[path = "../../../tests/support/fake_hub.rs"]
+mod fake_hub;
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fake_hub::{COMMIT, FakeHub, Fault, sha256};
+use kakusan_hub::{Error, Hub, HubConfig};
+
+const REPO: &str = "ylecun/mnist";
+const REVISION: &str = "refs/convert/parquet";
+const FILE: &str = "mnist/train/0000.parquet";
+
+/// A file that takes several reads.
+fn bytes() -> Vec<u8> {
+    (0..300_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect()
+}
+
+fn config(endpoint: &str, cache: &Path) -> HubConfig {
+    let mut config = HubConfig::new(endpoint, cache);
+    config.etag_timeout = Duration::from_secs(2);
+    config.download_timeout = Duration::from_secs(2);
+    config
+}
+
+struct Case {
+    server: FakeHub,
+    cache: tempfile::TempDir,
+    hub: Hub,
+}
+
+impl Case {
+    fn new() -> Self {
+        let (server, cache) = (FakeHub::start(), tempfile::tempdir().unwrap());
+        server.serve(&format!("datasets/{REPO}"), FILE, bytes());
+        let hub = Hub::new(config(server.url(), cache.path()));
+        Self { server, cache, hub }
+    }
+
+    fn fetch(&self) -> Result<PathBuf, Error> {
+        self.hub.dataset_file(REPO, REVISION, FILE)
+    }
+
+    fn offline(&self) -> Hub {
+        let mut config = config("http://127.0.0.1:1", self.cache.path());
+        config.offline = true;
+        Hub::new(config)
+    }
+
+    fn root(&self) -> PathBuf {
+        self.cache.path().join("datasets--ylecun--mnist")
+    }
+
+    fn blob(&self) -> PathBuf {
+        self.root().join("blobs").join(sha256(&bytes()))
+    }
+
+    /// The regular files and links of the repository's cache, locks aside.
+    fn kept(&self) -> Vec<PathBuf> {
+        let (mut kept, mut open) = (Vec::new(), vec![self.root()]);
+        while let Some(folder) = open.pop() {
+            for entry in fs::read_dir(folder).into_iter().flatten() {
+                let entry = entry.unwrap();
+                match entry.file_type().unwrap().is_dir() {
+                    true => open.push(entry.path()),
+                    false => kept.push(entry.path().strip_prefix(self.root()).unwrap().to_owned()),
+                }
+            }
+        }
+        kept.sort();
+        kept
+    }
+
+    fn methods(&self) -> Vec<String> {
+        self.server.requests().into_iter().map(|request| request.method).collect()
+    }
+}
+
+#[test]
+fn a_file_is_fetched_into_pythons_layout() {
+    let case = Case::new();
+    let path = case.fetch().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), bytes());
+    assert_eq!(path, case.root().join("snapshots").join(COMMIT).join(FILE));
+    let etag = sha256(&bytes());
+    assert_eq!(
+        case.kept(),
+        [format!("blobs/{etag}"), format!("refs/{REVISION}"), format!("snapshots/{COMMIT}/{FILE}")].map(PathBuf::from)
+    );
+    assert_eq!(fs::read_to_string(case.root().join("refs").join(REVISION)).unwrap(), COMMIT);
+    #[cfg(unix)]
+    assert_eq!(fs::read_link(&path).unwrap(), Path::new("../../../../blobs").join(&etag));
+    assert!(case.cache.path().join(".locks/datasets--ylecun--mnist").join(format!("{etag}.lock")).is_file());
+    for request in case.server.requests() {
+        assert_eq!(request.path, "/datasets/ylecun/mnist/resolve/refs%2Fconvert%2Fparquet/mnist/train/0000.parquet");
+    }
+}
+
+#[test]
+fn the_second_time_only_asks_and_offline_does_not_even_ask() {
+    let case = Case::new();
+    let path = case.fetch().unwrap();
+    assert!(case.methods().contains(&"GET".to_owned()));
+    assert_eq!(case.fetch().unwrap(), path);
+    assert_eq!(case.methods(), ["HEAD"]);
+    // The endpoint of the offline Hub answers nobody: a socket would fail.
+    assert_eq!(case.offline().dataset_file(REPO, REVISION, FILE).unwrap(), path);
+    assert_eq!(case.offline().dataset_file(REPO, COMMIT, FILE).unwrap(), path);
+    assert!(case.methods().is_empty());
+
+    let error = case.offline().dataset_file(REPO, REVISION, "other.parquet").unwrap_err();
+    assert!(matches!(error, Error::Offline { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("other.parquet") && text.contains("HF_HUB_OFFLINE"), "{text}");
+}
+
+#[test]
+fn a_commit_in_the_cache_needs_no_network() {
+    let case = Case::new();
+    let path = case.fetch().unwrap();
+    case.server.requests();
+    assert_eq!(case.hub.dataset_file(REPO, COMMIT, FILE).unwrap(), path);
+    assert!(case.server.requests().is_empty());
+}
+
+#[test]
+fn a_changed_file_is_fetched_anew_and_an_absent_one_is_not_found() {
+    let case = Case::new();
+    case.fetch().unwrap();
+    case.server.serve(&format!("datasets/{REPO}"), FILE, "version 2");
+    assert_eq!(fs::read_to_string(case.fetch().unwrap()).unwrap(), "version 2");
+
+    let error = case.hub.dataset_file(REPO, REVISION, "mnist/none.parquet").unwrap_err();
+    assert!(matches!(error, Error::NotFound { missing: "file", .. }), "{error}");
+    assert!(error.to_string().contains("mnist/none.parquet of dataset ylecun/mnist"), "{error}");
+}
+
+#[test]
+fn models_lie_beside_datasets_and_small_files_have_gits_hash() {
+    let case = Case::new();
+    case.server.serve("google/ddpm", "unet/config.json", "hello\n");
+    case.server.fault(Fault::Etag("\"ce013625030ba8dba906f756967f9e9ca394464a\""));
+    let path = case.hub.model_file("google/ddpm", "main", "unet/config.json").unwrap();
+    assert_eq!(path, case.cache.path().join("models--google--ddpm/snapshots").join(COMMIT).join("unet/config.json"));
+    case.server.fault(Fault::Etag("W/\"0000000000000000000000000000000000000000\""));
+    let error = case.hub.model_file("google/ddpm", "main", "unet/config.json").unwrap_err();
+    assert!(matches!(error, Error::Integrity { .. }), "{error}");
+    // A mirror's own kind of etag tells nothing, and the size alone is compared.
+    case.server.fault(Fault::Etag("\"mirror-7\""));
+    assert!(case.hub.model_file("google/ddpm", "v2", "unet/config.json").is_ok());
+}
+
+#[test]
+fn a_body_that_is_not_the_file_is_refused_and_not_kept() {
+    for (fault, named) in [
+        (Fault::GetStatus(403), "Denied"),
+        (Fault::GetStatus(404), "NotFound"),
+        (Fault::GetStatus(500), "Status"),
+        (Fault::ErrorPage, "Integrity"),
+        (Fault::CutShort, "Interrupted"),
+        (Fault::Half, "Integrity"),
+        (Fault::Altered, "Integrity"),
+        (Fault::TooLong, "Protocol"),
+        (Fault::WrongEtag, "Integrity"),
+        (Fault::StandStill, "Timeout"),
+    ] {
+        let case = Case::new();
+        case.server.fault(fault.clone());
+        let error = case.fetch().unwrap_err();
+        assert!(format!("{error:?}").starts_with(named), "{fault:?}: {error:?}");
+        assert!(error.to_string().contains(FILE), "{error}");
+        assert_eq!(case.kept(), Vec::<PathBuf>::new(), "{fault:?}");
+        // Nor does it spoil what comes after.
+        case.server.fault(None);
+        assert_eq!(fs::read(case.fetch().unwrap()).unwrap(), bytes(), "{fault:?}");
+    }
+}
+
+#[test]
+fn a_hub_that_refuses_or_talks_rubbish_gets_an_error_with_a_remedy() {
+    for (fault, named, remedy) in [
+        (Fault::Refuse(401, "RepoNotFound", ""), "Denied", "HF_TOKEN is not set"),
+        (Fault::Refuse(403, "GatedRepo", ""), "Denied", "accept its conditions"),
+        (Fault::Refuse(404, "RepoNotFound", ""), "NotFound { endpoint", "has no repository"),
+        (Fault::Refuse(404, "RevisionNotFound", ""), "NotFound", "has no revision"),
+        (Fault::Refuse(429, "", "Retry-After: 17\r\n"), "RateLimited", "try again in 17 s"),
+        (Fault::Refuse(500, "", ""), "Status", "HTTP 500"),
+        (Fault::Rubbish, "Interrupted", "HF_ENDPOINT"),
+        (Fault::Silent, "Timeout", "HF_HUB_ETAG_TIMEOUT"),
+        (Fault::Loop, "Protocol", "redirects"),
+        (Fault::MovedTo("https://login.invalid/?next=secret"), "Protocol", "sends us to https://login.invalid)"),
+        (Fault::Without("etag"), "Protocol", "ETag"),
+        (Fault::Without("x-repo-commit"), "Protocol", "X-Repo-Commit"),
+        // Names that would lead out of the cache.
+        (Fault::Etag("\"../../../evil\""), "Protocol", "ETag"),
+        (Fault::Etag("/evil"), "Protocol", "ETag"),
+        (Fault::Etag(".."), "Protocol", "ETag"),
+    ] {
+        let case = Case::new();
+        case.server.fault(fault.clone());
+        let error = case.fetch().unwrap_err();
+        assert!(format!("{error:?}").starts_with(named), "{fault:?}: {error:?}");
+        assert!(error.to_string().contains(remedy), "{fault:?}: {error}");
+        assert!(error.to_string().contains(case.server.url()), "{error}");
+        assert_eq!(fs::read_dir(case.cache.path()).unwrap().count(), 0, "{fault:?} left something");
+    }
+}
+
+#[test]
+fn a_passing_failure_is_tried_again() {
+    let case = Case::new();
+    case.server.fault(Fault::Flaky(2));
+    assert_eq!(fs::read(case.fetch().unwrap()).unwrap(), bytes());
+}
+
+#[test]
+fn a_hub_that_is_away_is_overlooked_where_the_cache_has_the_file() {
+    let case = Case::new();
+    let path = case.fetch().unwrap();
+    for fault in [Fault::Refuse(500, "", ""), Fault::Refuse(401, "RepoNotFound", ""), Fault::Silent, Fault::Rubbish] {
+        case.server.fault(fault);
+        assert_eq!(case.fetch().unwrap(), path);
+    }
+    // A Hub that is there and says the file is gone is believed.
+    case.server.fault(Fault::Refuse(404, "EntryNotFound", ""));
+    assert!(matches!(case.fetch(), Err(Error::NotFound { .. })));
+
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for endpoint in [format!("http://{closed}"), "http://no-such-host.invalid".to_owned()] {
+        assert_eq!(Hub::new(config(&endpoint, case.cache.path())).dataset_file(REPO, REVISION, FILE).unwrap(), path);
+        let error = Hub::new(config(&endpoint, Path::new("no-cache"))).dataset_file(REPO, REVISION, FILE).unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+        assert!(!Path::new("no-cache").exists());
+    }
+}
+
+#[test]
+fn a_cached_file_that_was_changed_is_refused_offline_and_replaced_online() {
+    for damage in [&b"cut short"[..], &[0; 300_000]] {
+        let case = Case::new();
+        case.fetch().unwrap();
+        fs::write(case.blob(), damage).unwrap();
+        let error = case.offline().dataset_file(REPO, REVISION, FILE).unwrap_err();
+        assert!(matches!(error, Error::Integrity { .. }), "{error:?}");
+        assert!(error.to_string().contains(case.blob().to_str().unwrap()), "{error}");
+        case.server.fault(Fault::Refuse(500, "", ""));
+        assert!(matches!(case.fetch(), Err(Error::Integrity { .. })));
+        case.server.fault(None);
+        // By its commit too: the cache alone would do if it were sound.
+        assert_eq!(fs::read(case.hub.dataset_file(REPO, COMMIT, FILE).unwrap()).unwrap(), bytes());
+    }
+}
+
+#[test]
+fn what_a_killed_run_left_is_written_over() {
+    let case = Case::new();
+    let part = PathBuf::from(format!("{}.incomplete", case.blob().display()));
+    fs::create_dir_all(part.parent().unwrap()).unwrap();
+    fs::write(&part, vec![1; 400_000]).unwrap();
+    assert_eq!(fs::read(case.fetch().unwrap()).unwrap(), bytes());
+    assert!(!part.exists());
+}
+
+#[test]
+fn the_token_goes_to_the_endpoint_alone_and_into_no_message() {
+    let (storage, mut case) = (FakeHub::start(), Case::new());
+    storage.serve(&format!("datasets/{REPO}"), FILE, bytes());
+    let mut config = config(case.server.url(), case.cache.path());
+    config.token = Some("hf_secret".to_owned());
+    case.hub = Hub::new(config);
+    case.server.fault(Fault::RedirectTo(storage.url().to_owned()));
+    assert_eq!(fs::read(case.fetch().unwrap()).unwrap(), bytes());
+    let asked = case.server.requests();
+    assert!(
+        asked.len() >= 2 && asked.iter().all(|request| request.authorization.as_deref() == Some("Bearer hf_secret"))
+    );
+    let stored = storage.requests();
+    assert!(stored.iter().any(|request| request.method == "GET"));
+    assert!(stored.iter().all(|request| request.authorization.is_none()), "{stored:?}");
+
+    case.server.fault(Fault::Refuse(403, "", ""));
+    let error = case.hub.dataset_file(REPO, "main", FILE).unwrap_err();
+    assert!(error.to_string().contains("HF_TOKEN may not read it"), "{error}");
+    assert!(!format!("{error} {error:?} {:?}", case.hub).contains("secret"));
+}
+
+/// hf-hub would search the environment for a token, so this test runs itself once more with one there.
+#[test]
+fn without_a_token_none_is_sent() {
+    if std::env::var_os("HF_TOKEN").is_none() {
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        let again =
+            again.args(["--exact", "without_a_token_none_is_sent"]).env("HF_TOKEN", "hf_unasked").output().unwrap();
+        assert!(String::from_utf8_lossy(&again.stdout).contains("1 passed"), "{again:?}");
+    }
+    let case = Case::new();
+    case.fetch().unwrap();
+    let requests = case.server.requests();
+    assert!(requests.len() >= 2 && requests.iter().all(|request| request.authorization.is_none()), "{requests:?}");
+}
+
+#[test]
+fn two_at_once_fetch_once() {
+    let case = Case::new();
+    let paths = std::thread::scope(|scope| {
+        let fetches: Vec<_> = (0..4).map(|_| scope.spawn(|| case.fetch().unwrap())).collect();
+        fetches.into_iter().map(|fetch| fetch.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert!(paths.iter().all(|path| fs::read(path).unwrap() == bytes()));
+    assert_eq!(case.methods().iter().filter(|method| *method == "GET").count(), 1);
+}
+
+#[test]
+fn it_works_inside_an_async_runtime() {
+    let case = Case::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    assert!(runtime.block_on(async { case.fetch() }).is_ok());
+}
+
+#[test]
+fn names_and_endpoints_are_checked_before_anything_is_asked() {
+    let case = Case::new();
+    assert!(matches!(case.hub.dataset_file("../mnist", REVISION, FILE), Err(Error::Name { .. })));
+    assert!(matches!(case.hub.dataset_file(REPO, REVISION, "/etc/passwd"), Err(Error::Name { .. })));
+    assert!(matches!(case.hub.dataset_file(REPO, "../../x", FILE), Err(Error::Name { .. })));
+    assert!(case.server.requests().is_empty());
+    let hub = Hub::new(config("huggingface.co", case.cache.path()));
+    assert!(matches!(hub.dataset_file(REPO, REVISION, FILE), Err(Error::Config { .. })));
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_named() {
+    let case = Case::new();
+    let file = case.cache.path().join("a-file");
+    fs::write(&file, "").unwrap();
+    let error = Hub::new(config(case.server.url(), &file)).dataset_file(REPO, REVISION, FILE).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }) && error.to_string().contains("a-file"), "{error}");
+}

@@ -1,0 +1,103 @@
+//! Every shipped configuration loads, and a wrong one says where and what would be right.
+
+use std::path::Path;
+
+use kakusan_pipeline::{ConfigError, RunConfig};
+use kakusan_scheduler::Registry;
+
+const TEXT: &str = r#"[data]
+name = "mnist"
+classes = [1, 8, 4]
+sources = ["drawn"]
+
+[model]
+_class_name = "BasicUNet"
+sample_size = 28
+
+[scheduler]
+_class_name = "LinearMixScheduler"
+
+[train]
+epochs = 2
+batch_size = 64
+"#;
+
+fn parse(text: &str, set: &[&str]) -> Result<RunConfig, ConfigError> {
+    let set: Vec<String> = set.iter().map(|text| (*text).to_owned()).collect();
+    RunConfig::parse(text, "my.toml", &set, &Registry::default())
+}
+
+fn error(text: &str) -> String {
+    parse(text, &[]).unwrap_err().to_string()
+}
+
+#[test]
+fn the_shipped_configurations_load() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let mut count = 0;
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let config = RunConfig::load(&path, &[], &Registry::default()).unwrap_or_else(|e| panic!("{e}"));
+        let again = parse(&config.to_toml().unwrap(), &[]).unwrap();
+        assert_eq!(config.to_toml().unwrap(), again.to_toml().unwrap());
+        count += 1;
+    }
+    assert!(count >= 2);
+}
+
+#[test]
+fn overrides_are_toml_values_or_words() {
+    let config = parse(TEXT, &["train.epochs=7", "data.classes=[3,5]", "data.name=mnist", "sample.steps = 9"]).unwrap();
+    assert_eq!((config.train.epochs, config.train.batch_size, config.sample.steps), (7, 64, 9));
+    assert_eq!(config.data.classes, [3, 5]);
+    for (wrong, expected) in [
+        ("epochs=7", "expected table.key=value"),
+        ("train.epochs", "expected table.key=value"),
+        ("trian.epochs=7", "there is no table [trian]; did you mean `train`?"),
+        ("train.epoch=7", "--set train.epoch: there is no key `epoch` in [train]; did you mean `epochs`?"),
+        ("train.epochs=many", "--set train.epochs: `epochs`: invalid type: string \"many\""),
+        ("data.classes=[1,11]", "`classes` names 11"),
+    ] {
+        let message = parse(TEXT, &[wrong]).unwrap_err().to_string();
+        assert!(message.contains(expected), "{wrong}: {message}");
+    }
+}
+
+#[test]
+fn errors_name_the_place_and_the_remedy() {
+    let with = |from: &str, to: &str| error(&TEXT.replace(from, to));
+    for (message, expected) in [
+        (with("epochs = 2", "epoch = 2"), "my.toml:14:1: there is no key `epoch` in [train]; did you mean `epochs`?"),
+        (with("[train]", "[training]"), "my.toml:13:2: there is no table [training]; did you mean `train`?"),
+        (with("sample_size = 28", "size = 28"), "my.toml:8:1: there is no key `size` in [model]"),
+        (with("sample_size = 28", "sample_size = 30"), "my.toml:8:1: sample_size is 30; it must be a multiple of 4"),
+        (with("BasicUNet", "BasicUnet"), "my.toml:7:1: no model is called `BasicUnet`; did you mean `BasicUNet`?"),
+        (with("LinearMixScheduler", "LinearMix"), "my.toml:11:1: no scheduler is called `LinearMix`"),
+        (with("_class_name = \"BasicUNet\"", ""), "my.toml:6:2: [model] needs `_class_name`, one of BasicUNet"),
+        (with("\"drawn\"", "\"draw\""), "my.toml:4:1: `sources`: there is no `draw`; did you mean `drawn`?"),
+        (with("[1, 8, 4]", "[1, 12]"), "my.toml:3:1: `classes` names 12"),
+        (with("[1, 8, 4]", "[]"), "my.toml:3:1: `classes` names no class"),
+        (with("epochs = 2", "epochs = 0"), "my.toml:14:1: `epochs` is 0; it must be between 1 and"),
+        (with("epochs = 2", "epochs = -2"), "my.toml:14:1: `epochs`: invalid value: integer `-2`"),
+        (with("epochs = 2", "epochs = \"2\""), "my.toml:14:1: `epochs`: invalid type: string \"2\""),
+        (with("epochs = 2", "learning_rate = -1.0"), "my.toml:14:1: `learning_rate` is -1"),
+        (with("epochs = 2", "learning_rate = nan"), "my.toml:14:1: `learning_rate` is NaN"),
+        (with("[train]", "[train"), "my.toml:13:"),
+        (with("name = \"mnist\"", ""), "missing field `name`"),
+        (error(""), "missing field `name`"),
+    ] {
+        assert!(message.contains(expected), "{message}\nlacks\n{expected}");
+    }
+}
+
+#[test]
+fn files_that_are_no_configuration_are_refused() {
+    let load = |path: &Path| RunConfig::load(path, &[], &Registry::default()).unwrap_err().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    assert!(load(&dir.path().join("none.toml")).contains("none.toml: cannot be read"));
+    let big = dir.path().join("big.toml");
+    std::fs::write(&big, vec![b'#'; 2 << 20]).unwrap();
+    assert!(load(&big).contains("which no configuration is"));
+    std::fs::write(&big, [0xff, 0xfe, 0x00]).unwrap();
+    assert!(load(&big).contains("cannot be read"));
+}

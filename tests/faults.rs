@@ -1,0 +1,144 @@
+//! What bad input gets: a message that says what to do, the right exit code, and nothing lost.
+
+#[path = "support/command.rs"]
+mod command;
+
+use std::fs;
+use std::path::Path;
+
+use command::{Workplace, config};
+
+/// Runs the command and checks exit code and words; nothing may have been made.
+#[track_caller]
+fn refused(place: &Workplace, args: &[&str], code: i32, words: &[&str]) {
+    let done = place.run(args).expect(code);
+    let said = done.stderr();
+    for word in words {
+        assert!(said.contains(word), "{args:?} said\n{said}\nwhich lacks {word}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+    assert!(!place.path("runs").exists() && !place.path("run").exists(), "{args:?} left something behind");
+}
+
+#[test]
+fn wrong_usage_and_configurations_end_with_2() {
+    let place = Workplace::new();
+    let config = config("184.toml");
+    let config = config.to_str().unwrap();
+    refused(&place, &["train"], 2, &["--config"]);
+    refused(&place, &["train", "--config", "none.toml"], 2, &["none.toml", "cannot be read"]);
+    refused(&place, &["train", "--config", config, "--device", "tpu"], 2, &["cpu, cuda, cuda:N or auto"]);
+    for (set, words) in [
+        ("train.epoch=2", ["did you mean `epochs`?", "--set train.epoch"]),
+        ("train.batch_size=0", ["batch_size", "between 1 and"]),
+        ("train.batch_size=-1", ["batch_size", "-1"]),
+        ("data.classes=[11]", ["names 11", "0, 1, 2"]),
+        ("data.classes=[]", ["no class", "classes"]),
+        ("model._class_name=UNet", ["no model is called `UNet`", "BasicUNet"]),
+        ("model.sample_size=32", ["28 x 28", "sample_size"]),
+    ] {
+        let drawn = "data.sources=[\"drawn\"]";
+        refused(&place, &["train", "--config", config, "--set", drawn, "--set", set], 2, &words);
+    }
+    let file = place.path("my.toml");
+    fs::write(&file, fs::read_to_string(config).unwrap().replace("epochs = 5", "epoch = 5")).unwrap();
+    refused(&place, &["train", "--config", "my.toml"], 2, &["my.toml:19:1", "did you mean `epochs`?", "epoch = 5"]);
+    refused(&place, &["train", "--resume", "."], 2, &["is not the folder of a run"]);
+    refused(&place, &["sample", "--model", ".", "--batch", "0"], 2, &["--batch"]);
+}
+
+#[test]
+fn a_folder_that_was_named_is_never_replaced_by_drawn_digits() {
+    let place = Workplace::new();
+    let config = config("184.toml");
+    let train = |words: &[&str]| {
+        refused(&place, &["train", "--config", config.to_str().unwrap(), "--data", "mnist"], 1, words);
+    };
+    train(&["mnist"]);
+    let dir = place.path("mnist");
+    fs::create_dir(&dir).unwrap();
+    train(&["train-images", "mnist"]);
+    fs::write(dir.join("train-labels-idx1-ubyte"), [0, 0, 8, 1, 0, 0, 0, 2, 1, 8]).unwrap();
+    let header = |count: u32| [0x803u32, count, 28, 28].map(u32::to_be_bytes).concat();
+    fs::write(dir.join("train-images-idx3-ubyte"), header(u32::MAX)).unwrap();
+    train(&["train-images-idx3-ubyte"]);
+    fs::write(dir.join("train-images-idx3-ubyte"), [header(1), vec![0; 784]].concat()).unwrap();
+    train(&["1", "2"]);
+}
+
+#[test]
+fn a_run_that_exists_is_kept_unless_it_may_go() {
+    let place = Workplace::new();
+    place.train("run", &["--max-steps", "1"]).expect(0);
+    let before = fs::read(place.path("run/metrics.jsonl")).unwrap();
+    let said = place.train("run", &[]).expect(2).stderr();
+    assert!(said.contains("--overwrite") && said.contains("--out run-2"), "{said}");
+    assert_eq!(fs::read(place.path("run/metrics.jsonl")).unwrap(), before);
+
+    // --overwrite deletes runs, and nothing else
+    place.train("run", &["--max-steps", "2", "--overwrite"]).expect(0);
+    assert_eq!(fs::read_to_string(place.path("run/metrics.jsonl")).unwrap().lines().count(), 2);
+    fs::create_dir(place.path("mine")).unwrap();
+    fs::write(place.path("mine/letter.txt"), "keep me").unwrap();
+    let said = place.train("mine", &["--overwrite"]).expect(2).stderr();
+    assert!(said.contains("will not delete"), "{said}");
+    assert!(place.path("mine/letter.txt").exists());
+    fs::write(place.path("file"), "").unwrap();
+    place.train("file", &[]).expect(1);
+    place.train("file/run", &[]).expect(1);
+}
+
+#[test]
+fn damaged_pipelines_are_refused() {
+    let place = Workplace::new();
+    place.train("run", &["--max-steps", "1"]).expect(0);
+    let sample = |words: &[&str]| {
+        let said = place.run(&["sample", "--model", "run", "--batch", "1", "--steps", "1"]).expect(1).stderr();
+        assert!(words.iter().all(|word| said.contains(word)) && !said.contains("panicked"), "{said}");
+        assert!(!place.path("samples.png").exists());
+    };
+    let damage = |file: &str, bytes: &[u8], words: &[&str]| {
+        let path = place.path("run").join(file);
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+        sample(words);
+        fs::write(&path, whole).unwrap();
+    };
+    let weights = "unet/diffusion_pytorch_model.safetensors";
+    damage(weights, b"", &[weights, "not a whole safetensors file"]);
+    damage(weights, &[0xff; 64], &[weights, "not a whole safetensors file"]);
+    damage("unet/config.json", b"{}", &["unet/config.json", "_class_name"]);
+    damage("unet/config.json", br#"{"_class_name": "BasicUNet", "in_channels": 3}"#, &["expected [32, 3, 5, 5]"]);
+    damage("scheduler/scheduler_config.json", br#"{"_class_name": "PNDM"}"#, &["PNDM", "LinearMixScheduler"]);
+    damage("model_index.json", b"{\"unet\": 1}", &["model_index.json", "scheduler"]);
+    damage("model_index.json", b"\xff", &["model_index.json"]);
+    let said = place.run(&["sample", "--model", "nowhere"]).expect(1).stderr();
+    assert!(said.contains("there is no such folder"), "{said}");
+    let said = place.run(&["sample", "--model", "owner/name"]).expect(1).stderr();
+    assert!(said.contains("HF_HUB_OFFLINE"), "{said}");
+}
+
+#[test]
+fn sampling_says_before_the_work_that_it_cannot_write() {
+    let place = Workplace::new();
+    place.train("run", &["--max-steps", "1"]).expect(0);
+    let said = place.run(&["sample", "--model", "run", "--out", "no/such/a.png"]).expect(2).stderr();
+    assert!(said.contains("there is no folder no/such"), "{said}");
+}
+
+#[test]
+fn a_full_disk_ends_the_run_and_says_so() {
+    // /dev/full gives every writer the error of a full disk
+    if !Path::new("/dev/full").exists() {
+        return;
+    }
+    let place = Workplace::new();
+    place.train("run", &["--max-steps", "4"]).expect(0);
+    fs::remove_file(place.path("run/model_index.json")).unwrap();
+    fs::remove_file(place.path("run/metrics.jsonl")).unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("/dev/full", place.path("run/metrics.jsonl")).unwrap();
+    let done = place.run(&["train", "--resume", "run", "--max-steps", "6"]);
+    assert!(done.code() != Some(0) && !done.stderr().contains("panicked"), "{}", done.stderr());
+    assert!(place.path("run/checkpoints/checkpoint-4/progress.json").is_file());
+}

@@ -1,0 +1,69 @@
+"""Writes ops.safetensors: values and gradients of PyTorch's operations, for crates/ops/tests/torch.rs.
+
+Needs torch and safetensors. Every case holds its arguments, its result `y`, the weights `g` of the sum that was
+differentiated, and the gradient `d_<argument>` of each argument.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+torch.manual_seed(0)
+out = {}
+
+
+def case(name, op, **arguments):
+    leaves = {key: value.clone().requires_grad_() for key, value in arguments.items()}
+    y = op(**leaves)
+    g = torch.randn(y.shape)
+    (y * g).sum().backward()
+    out.update({f"{name}.{key}": value for key, value in arguments.items()})
+    out.update({f"{name}.d_{key}": value.grad for key, value in leaves.items()})
+    out.update({f"{name}.y": y.detach(), f"{name}.g": g})
+
+
+for name, (b, ci, co, h, w, k, padding) in {
+    "conv_first": (1, 1, 32, 12, 10, 5, 2),
+    "conv_inner": (2, 16, 17, 7, 5, 5, 2),
+    "conv_last": (2, 32, 1, 10, 8, 5, 2),
+    "conv_3x3": (2, 5, 33, 9, 6, 3, 1),
+    "conv_wide": (1, 3, 4, 2, 5, 3, 2),
+    "conv_1x1": (2, 18, 3, 4, 4, 1, 0),
+}.items():
+    arguments = {"x": torch.randn(b, ci, h, w), "weight": torch.randn(co, ci, k, k) / (ci * k * k) ** 0.5, "bias": torch.randn(co)}
+    case(name, lambda x, weight, bias: F.conv2d(x, weight, bias, padding=padding), **arguments)
+    case(f"{name}_silu", lambda x, weight, bias: F.silu(F.conv2d(x, weight, bias, padding=padding)), **arguments)
+
+# few different values, so that most blocks have ties
+case("max_pool", lambda x: F.max_pool2d(x, 2), x=torch.randint(0, 3, (2, 3, 7, 9)).float())
+case("max_pool_noise", lambda x: F.max_pool2d(x, 2), x=torch.randn(2, 3, 8, 8))
+nan, inf = float("nan"), float("inf")
+case(
+    "max_pool_special",
+    lambda x: F.max_pool2d(x, 2),
+    x=torch.tensor([[[[1.0, nan, nan, 2.0, -inf, -inf, nan, nan], [3.0, 4.0, 5.0, nan, -inf, -inf, inf, nan]]]]),
+)
+case("upsample", lambda x: F.interpolate(x, scale_factor=2), x=torch.randn(2, 3, 3, 5))
+case("silu", lambda x: F.silu(x), x=torch.cat([torch.randn(300) * 5, torch.linspace(-30, 30, 301)]))
+case("silu_special", lambda x: F.silu(x), x=torch.tensor([0.0, -0.0, 80.0, -80.0, 89.0, -89.0, 1e30, -1e30, 1e-30, 3e38, -3e38, inf, -inf, nan]))
+case("mse", lambda x, target: F.mse_loss(x, target), x=torch.randn(3, 5, 7), target=torch.randn(3, 5, 7))
+
+# Adam: 20 steps on given gradients, small, large and zero ones among them
+params = [torch.randn(37, 5), torch.randn(3)]
+leaves = [p.clone().requires_grad_() for p in params]
+adam = torch.optim.Adam(leaves, lr=3e-3)
+out.update({f"adam.{i}.start": p for i, p in enumerate(params)})
+for step in range(20):
+    for i, leaf in enumerate(leaves):
+        leaf.grad = torch.randn(leaf.shape) * 10.0 ** torch.randint(-6, 3, leaf.shape).float() * (torch.rand(leaf.shape) < 0.8)
+        out[f"adam.{i}.grad.{step}"] = leaf.grad.clone()
+    adam.step()
+    if step in (0, 9, 19):
+        out.update({f"adam.{i}.after.{step}": leaf.detach().clone() for i, leaf in enumerate(leaves)})
+for i, leaf in enumerate(leaves):
+    out[f"adam.{i}.exp_avg"] = adam.state[leaf]["exp_avg"]
+    out[f"adam.{i}.exp_avg_sq"] = adam.state[leaf]["exp_avg_sq"]
+
+save_file({key: value.contiguous().clone() for key, value in out.items()}, Path(__file__).with_suffix(".safetensors"))

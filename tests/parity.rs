@@ -1,0 +1,72 @@
+//! Seed for seed: the command's losses and samples are PyTorch's. The golden files come from `golden/tutorial.py`; the
+//! tests need the real MNIST, in the folder that `KAKUSAN_MNIST_DIR` names, and pass without it.
+
+#[path = "support/command.rs"]
+mod command;
+
+use std::fs;
+use std::path::Path;
+
+use command::{Workplace, config};
+use safetensors::SafeTensors;
+
+fn golden(name: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)).unwrap()
+}
+
+fn f32s(bytes: &[u8], name: &str) -> Vec<f32> {
+    let data = SafeTensors::deserialize(bytes).unwrap();
+    data.tensor(name).unwrap().data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+fn losses(place: &Workplace) -> Vec<f32> {
+    let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
+    let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap() as f32;
+    metrics.lines().map(loss).collect()
+}
+
+fn train(place: &Workplace, mnist: &str, more: &[&str]) {
+    let config = config("184.toml");
+    let args = ["train", "--config", config.to_str().unwrap(), "--data", mnist, "--out", "run"];
+    place.run(&[args.as_slice(), more].concat()).expect(0);
+}
+
+#[track_caller]
+fn within(ours: &[f32], theirs: &[f32], relative: f32) {
+    assert_eq!(ours.len(), theirs.len());
+    for (i, (a, b)) in ours.iter().zip(theirs).enumerate() {
+        assert!((a - b).abs() <= relative * b.abs(), "step {}: {a}, PyTorch {b}", i + 1);
+    }
+}
+
+#[test]
+fn the_tutorial_is_pytorchs_seed_for_seed() {
+    let Ok(mnist) = std::env::var("KAKUSAN_MNIST_DIR") else { return };
+    let golden = golden("tutorial-184-seed0.safetensors");
+    let place = Workplace::new();
+    train(&place, &mnist, &["--seed", "0"]);
+
+    let (ours, theirs) = (losses(&place), f32s(&golden, "losses"));
+    assert_eq!((ours.len(), theirs.len()), (725, 725));
+    within(&ours[..145], &theirs[..145], 1e-4);
+    let means = |losses: &[f32]| -> Vec<f32> {
+        losses.chunks(145).map(|epoch| (epoch.iter().map(|&l| f64::from(l)).sum::<f64>() / 145.0) as f32).collect()
+    };
+    within(&means(&ours), &means(&theirs), 5e-4);
+
+    let args = ["sample", "--model", "run", "--steps", "40", "--batch", "64", "--seed", "0", "--save-tensor", "s"];
+    place.run(&args).expect(0);
+    let ours = f32s(&fs::read(place.path("s")).unwrap(), "images");
+    let theirs = f32s(&golden, "samples");
+    let difference = ours.iter().zip(&theirs).map(|(a, b)| (a - b.clamp(0.0, 1.0)).abs()).fold(0.0, f32::max);
+    println!("largest difference of a pixel: {difference}");
+    assert!(ours.len() == theirs.len() && difference <= 0.02, "{difference}");
+}
+
+#[test]
+fn other_digits_and_another_seed_are_pytorchs_too() {
+    let Ok(mnist) = std::env::var("KAKUSAN_MNIST_DIR") else { return };
+    let place = Workplace::new();
+    train(&place, &mnist, &["--seed", "7", "--set", "data.classes=[3,5]", "--max-steps", "40"]);
+    within(&losses(&place), &f32s(&golden("tutorial-35-seed7.safetensors"), "losses"), 1e-4);
+}

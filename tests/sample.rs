@@ -1,0 +1,76 @@
+//! Sampling and looking by the command.
+
+#[path = "support/command.rs"]
+mod command;
+
+use std::fs;
+
+use command::Workplace;
+use safetensors::SafeTensors;
+
+#[test]
+fn the_command_draws_what_the_training_drew_and_saves_it_as_a_tensor() {
+    let place = Workplace::new();
+    place.train("run", &["--max-steps", "2"]).expect(0);
+    let args =
+        ["sample", "--model", "run", "--batch", "3", "--steps", "4", "--seed", "5", "--save-tensor", "a.safetensors"];
+    let said = place.run(&args).expect(0).stdout();
+    assert!(said.contains("3 images in 4 steps: samples.png"), "{said}");
+
+    let read = |name: &str| -> Vec<f32> {
+        let bytes = fs::read(place.path(name)).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let images = file.tensor("images").unwrap();
+        assert_eq!((images.dtype(), images.shape()), (safetensors::Dtype::F32, [3, 1, 28, 28].as_slice()));
+        images.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    };
+    let images = read("a.safetensors");
+    assert!(images.iter().all(|value| (0.0..=1.0).contains(value)));
+
+    // the picture shows the tensor: tiles of 28 x 28 pixels, each three wide, dark ink on white, six apart
+    let decoder = png::Decoder::new(std::io::BufReader::new(fs::File::open(place.path("samples.png")).unwrap()));
+    let mut reader = decoder.read_info().unwrap();
+    assert_eq!(reader.info().size(), (3 * 90 + 6, 90 + 6));
+    let texts: Vec<_> = reader.info().utf8_text.iter().map(|t| (t.keyword.clone(), t.get_text().unwrap())).collect();
+    assert!(texts.contains(&("seed".to_owned(), "5".to_owned())), "{texts:?}");
+    let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut rgb).unwrap();
+    for (i, value) in images.iter().enumerate() {
+        let (image, y, x) = (i / 784, i % 784 / 28, i % 28);
+        let at = ((6 + y * 3) * (3 * 90 + 6) + 6 + image * 90 + x * 3) * 3;
+        assert_eq!(rgb[at], (255.0 * (1.0 - value)).round() as u8);
+    }
+
+    let mut again = args;
+    again[10] = "b.safetensors";
+    place.run(&again).expect(0);
+    assert_eq!(images, read("b.safetensors"));
+    again[8] = "6";
+    place.run(&again).expect(0);
+    assert_ne!(images, read("b.safetensors"));
+}
+
+#[test]
+fn info_says_what_is_saved_and_what_this_is() {
+    let place = Workplace::new();
+    place.train("run", &["--max-steps", "1"]).expect(0);
+    let said = place.run(&["info", "run"]).expect(0).stdout();
+    for expected in ["BasicUNet with LinearMixScheduler", "309,057 parameters", "down_layer2.weight", "[64, 32, 5, 5]"]
+    {
+        assert!(said.contains(expected), "{said}");
+    }
+    let said = place.run(&["info"]).expect(0).stdout();
+    assert!(said.contains("threads:") && said.contains("LinearMixScheduler"), "{said}");
+}
+
+#[test]
+fn help_teaches() {
+    let place = Workplace::new();
+    let said = place.run(&["--help"]).expect(0).stdout();
+    for expected in ["train", "sample", "info", "configs/184.toml", "Exit codes"] {
+        assert!(said.contains(expected), "{said}");
+    }
+    for command in ["train", "sample", "info"] {
+        assert!(place.run(&[command, "--help"]).expect(0).stdout().contains("Usage: kakusan"));
+    }
+}

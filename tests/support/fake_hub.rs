@@ -1,0 +1,269 @@
+//! A stand-in for the Hugging Face Hub on a loopback port, for tests: serves files from memory by the Hub's protocol, remembers what
+//! it was asked, and can be told to misbehave. Included by path, so not every test uses all of it.
+#![allow(dead_code)]
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
+
+/// The commit that every revision stands at.
+pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// How the Hub misbehaves.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Fault {
+    /// Every request gets this status, this `X-Error-Code` and, if not empty, this header line.
+    Refuse(u16, &'static str, &'static str),
+    /// The first so many requests get 500.
+    Flaky(usize),
+    /// HEAD is well; GET gets an error page with this status.
+    GetStatus(u16),
+    /// HEAD is well; GET gets an error page with status 200.
+    ErrorPage,
+    /// The body stops half way, before the length it announced.
+    CutShort,
+    /// The body is half the file and says so.
+    Half,
+    /// One byte in the middle is another, the length is right.
+    Altered,
+    /// More bytes than HEAD announced.
+    TooLong,
+    /// The ETag is another file's.
+    WrongEtag,
+    /// The `ETag` is as given.
+    Etag(&'static str),
+    /// The answer lacks the headers whose lower-case line holds this.
+    Without(&'static str),
+    /// Takes the connection and never answers.
+    Silent,
+    /// Sends half of the body, then nothing.
+    StandStill,
+    /// Answers with something that is not HTTP.
+    Rubbish,
+    /// HEAD and GET redirect to this address, with the Hub's headers, as it does for large files.
+    RedirectTo(String),
+    /// Redirects to this address without a word on the file, as a login page or another host name does.
+    MovedTo(&'static str),
+    /// Redirects to itself for ever.
+    Loop,
+}
+
+/// One request as it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) authorization: Option<String>,
+}
+
+#[derive(Default)]
+struct State {
+    /// URL path without revision → bytes and their SHA-256.
+    files: HashMap<String, (Arc<Vec<u8>>, String)>,
+    requests: Vec<Request>,
+    fault: Option<Fault>,
+}
+
+/// Serves until the process ends.
+pub(crate) struct FakeHub {
+    url: String,
+    state: Arc<Mutex<State>>,
+}
+
+impl FakeHub {
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+        let url = format!("http://{}", listener.local_addr().expect("its address"));
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = Arc::clone(&state);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let state = Arc::clone(&shared);
+                thread::spawn(move || answer(stream, &state));
+            }
+        });
+        Self { url, state }
+    }
+
+    /// The endpoint, `http://127.0.0.1:port`.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Serves `bytes` as `path` of `datasets/owner/name` or of the model `owner/name`, at every revision.
+    pub(crate) fn serve(&self, repo: &str, path: &str, bytes: impl Into<Vec<u8>>) {
+        let bytes = bytes.into();
+        let etag = sha256(&bytes);
+        self.state().files.insert(format!("/{repo}/{path}"), (Arc::new(bytes), etag));
+    }
+
+    /// Serves every file below `folder`, under its relative path.
+    pub(crate) fn serve_folder(&self, repo: &str, folder: &Path) {
+        let mut open = vec![folder.to_owned()];
+        while let Some(current) = open.pop() {
+            for entry in std::fs::read_dir(current).expect("a folder to serve") {
+                let path = entry.expect("its entry").path();
+                if path.is_dir() {
+                    open.push(path);
+                } else {
+                    let name = path.strip_prefix(folder).expect("below").to_str().expect("UTF-8").replace('\\', "/");
+                    self.serve(repo, &name, std::fs::read(&path).expect("a file to serve"));
+                }
+            }
+        }
+    }
+
+    /// Misbehaves from now on; `None`: behaves again.
+    pub(crate) fn fault(&self, fault: impl Into<Option<Fault>>) {
+        self.state().fault = fault.into();
+    }
+
+    /// What was asked since the last call.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        std::mem::take(&mut self.state().requests)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no thread of ours panics")
+    }
+}
+
+/// One request, one answer, and the connection is closed.
+fn answer(mut stream: TcpStream, state: &Mutex<State>) {
+    let Some(request) = read_request(&stream) else { return };
+    let (file, fault) = {
+        let mut state = state.lock().expect("no thread of ours panics");
+        state.requests.push(request.clone());
+        let fault = state.fault.clone();
+        if let Some(Fault::Flaky(times)) = fault {
+            state.fault = (times > 1).then_some(Fault::Flaky(times - 1));
+        }
+        // /owner/name/resolve/<one segment>/path, with "/datasets" before it for a dataset
+        let found = request.path.split_once("/resolve/").and_then(|(repo, rest)| {
+            let (_revision, path) = rest.split_once('/')?;
+            state.files.get(&format!("{repo}/{path}")).cloned()
+        });
+        (found, fault)
+    };
+    let head = request.method == "HEAD";
+    let mut send = |status: &str, headers: &str, body: &[u8]| {
+        let length = if headers.contains("Content-Length") {
+            String::new()
+        } else {
+            format!("Content-Length: {}\r\n", body.len())
+        };
+        let _ = write!(stream, "HTTP/1.1 {status}\r\nConnection: close\r\n{length}{headers}\r\n");
+        if !head {
+            let _ = stream.write_all(body);
+        }
+        let _ = stream.flush();
+    };
+    match &fault {
+        Some(Fault::Silent) => return thread::sleep(Duration::from_secs(60)),
+        Some(Fault::Rubbish) => {
+            let _ = stream.write_all(b"\x00\xffhello, I am no web server\r\n\r\n");
+            return;
+        }
+        Some(Fault::Flaky(_)) => return send("500 Internal Server Error", "", b"oops"),
+        Some(Fault::Refuse(status, code, header)) => {
+            return send(&format!("{status} No"), &format!("X-Error-Code: {code}\r\n{header}"), b"<h1>No</h1>");
+        }
+        Some(Fault::Loop) => return send("307 Moved", &format!("Location: {}\r\n", request.path), b""),
+        Some(Fault::MovedTo(to)) => return send("302 Found", &format!("Location: {to}\r\n"), b""),
+        Some(Fault::GetStatus(status)) if !head => return send(&format!("{status} No"), "", b"<h1>No</h1>"),
+        Some(Fault::ErrorPage) if !head => return send("200 OK", "", b"<h1>Sorry</h1>"),
+        _ => {}
+    }
+    let Some((bytes, sha)) = file else {
+        return send(
+            "404 Not Found",
+            &format!("X-Error-Code: EntryNotFound\r\nX-Repo-Commit: {COMMIT}\r\n"),
+            b"Entry not found",
+        );
+    };
+    let mut body = bytes.as_ref().clone();
+    let (size, half) = (body.len(), body.len() / 2);
+    let mut etag = format!("\"{sha}\"");
+    match &fault {
+        Some(Fault::Half) => body.truncate(half),
+        Some(Fault::Altered) => body[half] ^= 1,
+        Some(Fault::TooLong) => body.extend_from_slice(b"and more"),
+        Some(Fault::WrongEtag) => etag = format!("\"{}\"", sha256(b"another file")),
+        Some(Fault::Etag(given)) => etag = (*given).to_owned(),
+        _ => {}
+    }
+    let mut headers =
+        format!("ETag: {etag}\r\nX-Linked-Etag: {etag}\r\nX-Repo-Commit: {COMMIT}\r\nX-Linked-Size: {size}\r\n");
+    if let Some(Fault::Without(name)) = &fault {
+        headers = headers.split_inclusive("\r\n").filter(|line| !line.to_lowercase().contains(name)).collect();
+    }
+    match &fault {
+        Some(Fault::RedirectTo(to)) => send("302 Found", &format!("{headers}Location: {to}{}\r\n", request.path), b""),
+        Some(Fault::CutShort) => send("200 OK", &format!("{headers}Content-Length: {size}\r\n"), &body[..half]),
+        Some(Fault::StandStill) if !head => {
+            send("200 OK", &format!("{headers}Content-Length: {size}\r\n"), &body[..half]);
+            thread::sleep(Duration::from_secs(60));
+        }
+        _ if head => send("200 OK", &format!("{headers}Content-Length: {size}\r\n"), b""),
+        _ => send("200 OK", &headers, &body),
+    }
+}
+
+fn read_request(stream: &TcpStream) -> Option<Request> {
+    let mut lines = BufReader::new(stream).lines();
+    let first = lines.next()?.ok()?;
+    let mut words = first.split(' ');
+    let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let mut authorization = None;
+    for line in lines {
+        let line = line.ok()?;
+        match line.split_once(": ") {
+            Some((name, value)) if name.eq_ignore_ascii_case("authorization") => authorization = Some(value.to_owned()),
+            Some(_) => {}
+            None => break,
+        }
+    }
+    Some(Request { method, path, authorization })
+}
+
+/// SHA-256 by FIPS 180-4, in hex: the tests of three crates use this file, not all of which have a crate for it.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    // The constants are the fractional parts of the roots of the first primes.
+    let primes: Vec<u64> = (2u64..).filter(|n| (2..*n).all(|d| n % d != 0)).take(64).collect();
+    let fraction = |root: f64| ((root - root.floor()) * 4_294_967_296.0) as u32;
+    let k: Vec<u32> = primes.iter().map(|&prime| fraction((prime as f64).cbrt())).collect();
+    let mut hash: Vec<u32> = primes.iter().take(8).map(|&prime| fraction((prime as f64).sqrt())).collect();
+
+    let mut padded = bytes.to_vec();
+    padded.push(0x80);
+    padded.resize(padded.len() + (120 - padded.len() % 64) % 64, 0);
+    padded.extend((bytes.len() as u64 * 8).to_be_bytes());
+    for block in padded.chunks_exact(64) {
+        let mut w = [0u32; 64];
+        for i in 0..16 {
+            w[i] = u32::from_be_bytes([block[4 * i], block[4 * i + 1], block[4 * i + 2], block[4 * i + 3]]);
+        }
+        for i in 16..64 {
+            let s0 = w[i - 15].rotate_right(7) ^ w[i - 15].rotate_right(18) ^ (w[i - 15] >> 3);
+            let s1 = w[i - 2].rotate_right(17) ^ w[i - 2].rotate_right(19) ^ (w[i - 2] >> 10);
+            w[i] = w[i - 16].wrapping_add(s0).wrapping_add(w[i - 7]).wrapping_add(s1);
+        }
+        let mut v = hash.clone();
+        for i in 0..64 {
+            let s1 = v[4].rotate_right(6) ^ v[4].rotate_right(11) ^ v[4].rotate_right(25);
+            let choice = (v[4] & v[5]) ^ (!v[4] & v[6]);
+            let t1 = v[7].wrapping_add(s1).wrapping_add(choice).wrapping_add(k[i]).wrapping_add(w[i]);
+            let s0 = v[0].rotate_right(2) ^ v[0].rotate_right(13) ^ v[0].rotate_right(22);
+            let t2 = s0.wrapping_add((v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]));
+            v.rotate_right(1);
+            v[4] = v[4].wrapping_add(t1);
+            v[0] = t1.wrapping_add(t2);
+        }
+        hash.iter_mut().zip(&v).for_each(|(h, v)| *h = h.wrapping_add(*v));
+    }
+    hash.iter().map(|word| format!("{word:08x}")).collect()
+}

@@ -1,0 +1,173 @@
+//! A whole training by the command: what it leaves behind, the same twice, and going on after a stop.
+
+#[path = "support/command.rs"]
+mod command;
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use command::Workplace;
+
+const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
+
+fn bytes(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+#[test]
+fn a_training_leaves_the_whole_run_folder() {
+    let place = Workplace::new();
+    let said = place.train("run", &[]).expect(0).stdout();
+    for expected in [
+        "digits drawn by Kakusan's own code",
+        "They stand in for MNIST; --data DIR names a folder that has it.",
+        "309,057 parameters",
+        "Epoch 2 of 2: average loss",
+        "run/report.html",
+    ] {
+        assert!(said.contains(expected), "{expected}\nnot in\n{said}");
+    }
+    let run = place.path("run");
+    let unet: serde_json::Value = serde_json::from_slice(&bytes(&run.join("unet/config.json"))).unwrap();
+    assert_eq!(unet["_class_name"], "BasicUNet");
+    let index: serde_json::Value = serde_json::from_slice(&bytes(&run.join("model_index.json"))).unwrap();
+    assert_eq!(index["scheduler"], serde_json::json!(["kakusan", "LinearMixScheduler"]));
+    assert!(run.join("scheduler/scheduler_config.json").is_file());
+    assert!(fs::read_to_string(run.join("config.toml")).unwrap().contains("drawn_per_class = 40"));
+    assert!(fs::read_to_string(run.join("data.json")).unwrap().contains("\"images\": 120"));
+
+    let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let steps: Vec<serde_json::Value> = metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(steps.len(), 8);
+    for (i, step) in steps.iter().enumerate() {
+        assert_eq!((step["step"].as_u64(), step["epoch"].as_u64()), (Some(i as u64 + 1), Some(i as u64 / 4 + 1)));
+        assert!(step["loss"].as_f64().unwrap() > 0.0);
+        assert_eq!(step["lr"], 1e-3);
+    }
+    for picture in ["corrupted", "loss", "predictions", "mean", "trajectory", "samples"] {
+        let decoder = png::Decoder::new(
+            fs::File::open(run.join(format!("images/{picture}.png"))).map(std::io::BufReader::new).unwrap(),
+        );
+        let mut reader = decoder.read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut pixels).unwrap();
+        assert!(pixels.contains(&0) || picture == "loss", "{picture} has no ink");
+        assert!(pixels.contains(&255), "{picture} has no paper");
+    }
+    let report = fs::read_to_string(run.join("report.html")).unwrap();
+    assert_eq!(report.matches("<img src=\"data:image/png;base64,").count(), 6);
+    assert!(report.contains("stand in for MNIST") && !report.contains("http"));
+    assert!(fs::read_to_string(run.join("README.md")).unwrap().starts_with("---\nlibrary_name: kakusan\n"));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_on_any_number_of_threads() {
+    let place = Workplace::new();
+    let arguments = |out: &str| Workplace::quick(out, &["--max-steps", "5"]);
+    for (out, threads) in [("one", "1"), ("two", "2"), ("again", "2"), ("three", "3")] {
+        let args = arguments(out);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let done = place.kakusan(&args).env("RAYON_NUM_THREADS", threads).output().unwrap();
+        command::Done(done).expect(0);
+    }
+    let one = bytes(&place.path("one").join(WEIGHTS));
+    for out in ["two", "again", "three"] {
+        assert!(one == bytes(&place.path(out).join(WEIGHTS)), "{out} differs");
+        assert_eq!(bytes(&place.path("one/images/samples.png")), bytes(&place.path(out).join("images/samples.png")));
+    }
+    place.train("other", &["--max-steps", "5", "--seed", "1"]).expect(0);
+    assert!(one != bytes(&place.path("other").join(WEIGHTS)));
+}
+
+/// Starts a training of many steps and waits until it has done `steps`.
+fn start(place: &Workplace, args: &[String], steps: usize) -> std::process::Child {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let child = place.kakusan(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let begin = Instant::now();
+    let metrics = place.path("run/metrics.jsonl");
+    while fs::read_to_string(&metrics).unwrap_or_default().lines().count() < steps {
+        assert!(begin.elapsed() < Duration::from_secs(120), "the training does not get on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+fn same_run(place: &Workplace) {
+    assert!(bytes(&place.path("whole").join(WEIGHTS)) == bytes(&place.path("run").join(WEIGHTS)), "the weights differ");
+    let without_time = |name: &str| -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(place.path(name).join("metrics.jsonl")).unwrap();
+        let lines = text.lines().map(|line| {
+            let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+            line.as_object_mut().unwrap().remove("seconds");
+            line
+        });
+        lines.collect()
+    };
+    assert_eq!(without_time("whole"), without_time("run"));
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupted_training_saves_and_goes_on_to_the_same_weights() {
+    let place = Workplace::new();
+    place.train("whole", &["--set", "train.epochs=4"]).expect(0);
+    let child = start(&place, &Workplace::quick("run", &["--set", "train.epochs=4"]), 6);
+    let status = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    let done = command::Done(child.wait_with_output().unwrap());
+    if done.code() == Some(0) {
+        return same_run(&place); // it was faster than the signal
+    }
+    let said = done.expect(130).stdout();
+    assert!(said.contains("Go on with: kakusan train --resume run"), "{said}");
+    assert!(fs::read_to_string(place.path("run/report.html")).unwrap().contains("stopped before its end"));
+
+    let refused = place.run(&["sample", "--model", "run"]).expect(1).stderr();
+    assert!(refused.contains("its training has not ended"), "{refused}");
+    place.run(&["train", "--resume", "run"]).expect(0);
+    same_run(&place);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_killed_training_leaves_nothing_half_and_goes_on_to_the_same_weights() {
+    let place = Workplace::new();
+    place.train("whole", &["--set", "train.epochs=4"]).expect(0);
+    let args = Workplace::quick("run", &["--set", "train.epochs=4"]);
+    let mut child = start(&place, &args, 5);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for _ in 0..2 {
+        // whatever has its final name is whole
+        for entry in fs::read_dir(place.path("run/checkpoints")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.file_name().unwrap().to_string_lossy().starts_with("checkpoint-") {
+                for file in [WEIGHTS, "unet/config.json", "optimizer.safetensors", "progress.json"] {
+                    assert!(path.join(file).is_file(), "{} lacks {file}", path.display());
+                }
+            }
+        }
+        let mut child =
+            place.kakusan(&["train", "--resume", "run"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(700));
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+    place.run(&["train", "--resume", "run"]).expect(0);
+    same_run(&place);
+}
+
+#[test]
+fn a_damaged_checkpoint_falls_back_to_the_one_before() {
+    let place = Workplace::new();
+    place.train("whole", &["--set", "train.epochs=4"]).expect(0);
+    place.train("run", &["--set", "train.epochs=4", "--max-steps", "12"]).expect(0);
+    let newest = place.path("run/checkpoints/checkpoint-12/").join(WEIGHTS);
+    let whole = bytes(&newest);
+    fs::write(&newest, &whole[..whole.len() / 2]).unwrap();
+    let said = place.run(&["train", "--resume", "run", "--max-steps", "16"]).expect(0).stdout();
+    assert!(said.contains("is not a whole safetensors file") && said.contains("Going on after step 8"), "{said}");
+    same_run(&place);
+}
