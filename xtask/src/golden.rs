@@ -14,7 +14,8 @@ pub(crate) fn run(args: &[String]) -> crate::Result {
     };
     let dir = root().join("tests/golden");
     let mnist = std::fs::canonicalize(mnist).map_err(|e| format!("{mnist}: {e}"))?;
-    let mut scripts: Vec<_> = std::fs::read_dir(&dir)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+    let mut scripts: Vec<_> =
+        std::fs::read_dir(&dir)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
     scripts.retain(|path| path.extension().is_some_and(|extension| extension == "py"));
     scripts.sort();
     for script in scripts {

@@ -9,7 +9,9 @@ pub(crate) fn nvcc() -> Option<PathBuf> {
         let path = PathBuf::from(std::env::var_os(name)?);
         Some(if *name == "NVCC" { path } else { path.join("bin/nvcc") })
     });
-    named.chain([PathBuf::from("nvcc"), PathBuf::from("/usr/local/cuda/bin/nvcc")]).find(|path| answers(path, "--version"))
+    named
+        .chain([PathBuf::from("nvcc"), PathBuf::from("/usr/local/cuda/bin/nvcc")])
+        .find(|path| answers(path, "--version"))
 }
 
 /// The names of the NVIDIA cards that the driver sees.

@@ -26,11 +26,7 @@ const RESERVED: &[(&str, &[&str], &[&str])] = &[
         &["std::fs", "fs::", "File::open", "File::create"],
         &["crates/models/src/store.rs", "crates/data/", "crates/hub/", "crates/pipeline/", "crates/kakusan/"],
     ),
-    (
-        "all randomness comes from rng",
-        &["Tensor::rand", "rand::", "rand_like", "randn_like"],
-        &["crates/rng/"],
-    ),
+    ("all randomness comes from rng", &["Tensor::rand", "rand::", "rand_like", "randn_like"], &["crates/rng/"]),
     ("only the command prints", &["println!", "print!", "process::exit"], &["crates/kakusan/"]),
     ("unsafe stays in ops", &["unsafe {", "unsafe fn", "unsafe impl"], &["crates/ops/"]),
     ("libraries do not panic", &[".unwrap()", ".expect(", "panic!(", "unreachable!(", "todo!("], &[]),
@@ -158,6 +154,9 @@ mod tests {
         assert_eq!(found("crates/pipeline/src/lib.rs", "// value.unwrap()"), 0);
         assert_eq!(found("crates/pipeline/src/lib.rs", "use kakusan_rand::x;"), 0);
         assert_eq!(found("crates/hub/src/lib.rs", &"\n".repeat(601)), 1);
-        assert_eq!(uses("[dependencies]\nkakusan-rng.workspace = true\nserde = \"1\"\n[dev-dependencies]\nkakusan-x = 1\n"), ["rng"]);
+        assert_eq!(
+            uses("[dependencies]\nkakusan-rng.workspace = true\nserde = \"1\"\n[dev-dependencies]\nkakusan-x = 1\n"),
+            ["rng"]
+        );
     }
 }

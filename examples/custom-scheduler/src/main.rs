@@ -84,7 +84,8 @@ mod tests {
     #[test]
     fn it_trains_samples_saves_and_reloads() {
         let dir = tempfile::tempdir().unwrap();
-        let quick = ["data.drawn_per_class=16".to_owned(), "train.epochs=2".to_owned(), "train.batch_size=16".to_owned()];
+        let quick =
+            ["data.drawn_per_class=16".to_owned(), "train.epochs=2".to_owned(), "train.batch_size=16".to_owned()];
         let pipeline = train(&quick).unwrap();
         let before = sample(&pipeline, 2).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
 
@@ -100,7 +101,8 @@ mod tests {
 
     #[test]
     fn a_wrong_configuration_is_refused() {
-        let set = |text: &str| RunConfig::parse(CONFIG, "config", &[text.to_owned()], &registry()).unwrap_err().to_string();
+        let set =
+            |text: &str| RunConfig::parse(CONFIG, "config", &[text.to_owned()], &registry()).unwrap_err().to_string();
         assert!(set("scheduler.exponent=-1").contains("`exponent` is -1"));
         assert!(set("scheduler.exponents=1").contains("did you mean `exponent`?"));
     }
