@@ -119,9 +119,9 @@ impl Model for BasicUNet {
         let h = self.down_layer3.forward(&h)?; // [b, 64, h/4, w/4]
 
         let h = self.up_layer1.forward(&h)?; // [b, 64, h/4, w/4]
-        let h = (kakusan_ops::upsample_nearest2d(&h)? + skip2)?; // [b, 64, h/2, w/2]
+        let h = kakusan_ops::upsample_add(&h, &skip2)?; // [b, 64, h/2, w/2]
         let h = self.up_layer2.forward(&h)?; // [b, 32, h/2, w/2]
-        let h = (kakusan_ops::upsample_nearest2d(&h)? + skip1)?; // [b, 32, h, w]
+        let h = kakusan_ops::upsample_add(&h, &skip1)?; // [b, 32, h, w]
         Ok(self.up_layer3.forward(&h)?) // [b, out_channels, h, w]
     }
 }
