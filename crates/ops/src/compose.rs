@@ -1,0 +1,139 @@
+//! The operations made of candle's own, for devices on which we have no kernels. They run on every device, and the tests
+//! compare them with the kernels on the CPU.
+
+use candle_core::{Result, Tensor};
+
+pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, padding: usize) -> Result<Tensor> {
+    let y = x.contiguous()?.conv2d(&weight.contiguous()?, padding, 1, 1, 1)?;
+    match bias {
+        Some(bias) => y.broadcast_add(&bias.reshape((1, (), 1, 1))?), // [co] -> [1, co, 1, 1]
+        None => Ok(y),
+    }
+}
+
+pub(crate) fn silu(x: &Tensor) -> Result<Tensor> {
+    x.silu()
+}
+
+pub(crate) fn max_pool2d(x: &Tensor) -> Result<Tensor> {
+    let (b, c, h, w) = x.dims4()?;
+    // [b, c, h, w] -> [b, c, h / 2, 2, w / 2, 2]
+    let even = x.narrow(2, 0, h / 2 * 2)?.narrow(3, 0, w / 2 * 2)?;
+    let blocks = even.contiguous()?.reshape((b, c, h / 2, 2, w / 2, 2))?;
+    let corner =
+        |y: usize, x: usize| blocks.narrow(3, y, 1)?.narrow(5, x, 1)?.contiguous()?.reshape((b, c, h / 2, w / 2));
+    let mut largest = corner(0, 0)?;
+    for later in [corner(0, 1)?, corner(1, 0)?, corner(1, 1)?] {
+        // the first of equals stays; NaN, which does not equal itself, always wins
+        let beats = later.gt(&largest)?.maximum(&later.ne(&later)?)?;
+        largest = beats.where_cond(&later, &largest)?;
+    }
+    Ok(largest)
+}
+
+pub(crate) fn upsample_nearest2d(x: &Tensor) -> Result<Tensor> {
+    let (b, c, h, w) = x.dims4()?;
+    // [b, c, h, w] -> [b, c, h, 1, w, 1] -> [b, c, h, 2, w, 2] -> [b, c, 2h, 2w]
+    let spread = x.contiguous()?.reshape((b, c, h, 1, w, 1))?.broadcast_as((b, c, h, 2, w, 2))?;
+    spread.contiguous()?.reshape((b, c, 2 * h, 2 * w))
+}
+
+pub(crate) fn mse_loss(prediction: &Tensor, target: &Tensor) -> Result<Tensor> {
+    prediction.sub(target)?.sqr()?.mean_all()
+}
+
+/// One step of Adam: the parameter and its two moments after it.
+pub(crate) fn adam(
+    [param, m, v]: [&Tensor; 3],
+    grad: &Tensor,
+    [beta1, beta2]: [f64; 2],
+    [step_size, correction, eps]: [f64; 3],
+) -> Result<[Tensor; 3]> {
+    let m = m.add(&grad.sub(m)?.affine(1.0 - beta1, 0.0)?)?;
+    let v = v.affine(beta2, 0.0)?.add(&grad.sqr()?.affine(1.0 - beta2, 0.0)?)?;
+    let divisor = v.sqrt()?.affine(1.0 / correction, eps)?;
+    let param = param.sub(&m.div(&divisor)?.affine(step_size, 0.0)?)?;
+    Ok([param, m, v])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device, Var};
+    use kakusan_rng::Generator;
+
+    type Op<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
+
+    fn noise(seed: u64, dims: &[usize]) -> Result<Tensor> {
+        Tensor::from_vec(Generator::new(seed).randn_f64(dims.iter().product()), dims, &Device::Cpu)
+    }
+
+    /// The value of `op` and the gradients of its arguments.
+    fn run(op: Op, args: &[Tensor]) -> Result<Vec<Vec<f64>>> {
+        let vars = args.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
+        let y = op(&vars.iter().map(|var| var.as_tensor().clone()).collect::<Vec<_>>())?;
+        let grads = y.mul(&noise(9, y.dims())?.to_dtype(y.dtype())?)?.sum_all()?.backward()?;
+        let gradients = vars.iter().map(|var| grads.get(var).expect("a gradient").clone());
+        [y].into_iter().chain(gradients).map(|x| x.to_dtype(DType::F64)?.flatten_all()?.to_vec1()).collect()
+    }
+
+    fn same(composed: Op, kernel: Op, args: &[Tensor]) -> Result<()> {
+        for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-5)] {
+            let args = args.iter().map(|x| x.to_dtype(dtype)).collect::<Result<Vec<_>>>()?;
+            for (composed, kernel) in run(composed, &args)?.iter().zip(run(kernel, &args)?) {
+                assert_eq!(composed.len(), kernel.len());
+                let close = |(a, b): (&f64, f64)| {
+                    *a == b || (a - b).abs() <= tolerance * (1.0 + b.abs()) || a.is_nan() && b.is_nan()
+                };
+                assert!(composed.iter().zip(kernel).all(close), "{dtype:?}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_composed_operations_agree_with_the_kernels() -> Result<()> {
+        for (h, w) in [(2, 2), (6, 4), (5, 7)] {
+            let x = noise(1, &[2, 3, h, w])?;
+            let (y, large) = (noise(2, &[2, 3, h, w])?, noise(3, &[2, 3, 2 * h, 2 * w])?);
+            let (weight, bias) = (noise(4, &[5, 3, 3, 3])?, noise(5, &[5])?);
+            same(&|a| silu(&a[0]), &|a| crate::silu(&a[0]), std::slice::from_ref(&x))?;
+            same(&|a| max_pool2d(&a[0]), &|a| crate::max_pool2d(&a[0]), &[x.round()?])?;
+            same(&|a| upsample_nearest2d(&a[0]), &|a| crate::upsample_nearest2d(&a[0]), std::slice::from_ref(&x))?;
+            let skipped = |a: &[Tensor]| upsample_nearest2d(&a[0])?.add(&a[1]);
+            same(&skipped, &|a| crate::upsample_add(&a[0], &a[1]), &[x.clone(), large])?;
+            same(&|a| mse_loss(&a[0], &a[1]), &|a| crate::mse_loss(&a[0], &a[1]), &[x.clone(), y])?;
+            for padding in 0..=if h == 2 { 0 } else { 2 } {
+                let padding = padding + usize::from(h == 2);
+                let kernel = |a: &[Tensor]| crate::conv2d(&a[0], &a[1], Some(&a[2]), padding);
+                let composed = |a: &[Tensor]| conv2d(&a[0], &a[1], Some(&a[2]), padding);
+                same(&composed, &kernel, &[x.clone(), weight.clone(), bias.clone()])?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn nan_is_pooled_alike() -> Result<()> {
+        let (nan, inf) = (f64::NAN, f64::INFINITY);
+        let x = Tensor::new(&[[[[1.0, nan, nan, 2.0, -inf, -inf], [3.0, 4.0, 5.0, nan, -inf, -inf]]]], &Device::Cpu)?;
+        same(&|a| max_pool2d(&a[0]), &|a| crate::max_pool2d(&a[0]), &[x])
+    }
+
+    #[test]
+    fn adam_steps_alike() -> Result<()> {
+        let f32s = |seed| noise(seed, &[7, 5])?.to_dtype(DType::F32);
+        let param = Var::from_tensor(&f32s(1)?)?;
+        let mut adam = crate::Adam::new(vec![param.clone()], crate::AdamConfig::default())?;
+        let [mut p, mut m, mut v] = [f32s(1)?, f32s(1)?.zeros_like()?, f32s(1)?.zeros_like()?];
+        for step in 1..=5 {
+            let grad = f32s(10 + step as u64)?;
+            adam.step(&param.mul(&grad)?.sum_all()?.backward()?)?;
+            let scalars = [1e-3 / (1.0 - 0.9f64.powi(step)), (1.0 - 0.999f64.powi(step)).sqrt(), 1e-8];
+            [p, m, v] = super::adam([&p, &m, &v], &grad, [0.9, 0.999], scalars)?;
+            let difference = p.sub(&param)?.abs()?.max_all()?.to_scalar::<f32>()?;
+            assert!(difference < 5e-7, "step {step}: {difference}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,60 @@
+//! Working memory that a thread keeps from one image to the next, and memory on cache line boundaries.
+
+use std::cell::RefCell;
+
+/// Floats of a cache line, and of the widest vector.
+const LINE: usize = 16;
+
+/// Kernels may read this many floats behind what they use.
+pub(super) const SLACK: usize = 64;
+
+/// Room for `len` floats that begins at a cache line.
+pub(super) struct Aligned {
+    floats: Vec<f32>,
+    start: usize,
+    len: usize,
+}
+
+impl Aligned {
+    pub(super) fn zeros(len: usize) -> Self {
+        let floats = vec![0.0; len + LINE];
+        let start = line_start(&floats);
+        Self { floats, start, len }
+    }
+
+    pub(super) fn get(&self) -> &[f32] {
+        &self.floats[self.start..self.start + self.len]
+    }
+
+    pub(super) fn get_mut(&mut self) -> &mut [f32] {
+        &mut self.floats[self.start..self.start + self.len]
+    }
+}
+
+/// Floats to the next cache line.
+fn line_start(floats: &[f32]) -> usize {
+    floats.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE)
+}
+
+/// Lends this thread's buffers to `work`: each of the wanted length and `SLACK` more, with whatever was left there.
+pub(super) fn with_scratch<const N: usize, R>(lens: [usize; N], work: impl FnOnce([&mut [f32]; N]) -> R) -> R {
+    thread_local! {
+        static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    }
+    // Taken out for the time of the work, so that nothing is borrowed while it runs.
+    let mut floats = SCRATCH.take();
+    let rooms = lens.map(|len| (len + SLACK).next_multiple_of(LINE));
+    let total = rooms.iter().sum::<usize>() + LINE;
+    if floats.len() < total {
+        floats.resize(total, 0.0);
+    }
+    let start = line_start(&floats);
+    let mut rest = &mut floats[start..];
+    let result = work(rooms.map(|room| {
+        let (piece, tail) = std::mem::take(&mut rest).split_at_mut(room);
+        rest = tail;
+        piece
+    }));
+    SCRATCH.set(floats);
+    result
+}

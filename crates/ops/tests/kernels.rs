@@ -1,0 +1,114 @@
+//! The f32 kernels against the f64 definitions, on many shapes.
+
+mod common;
+
+use candle_core::{DType, Result, Tensor, Var};
+use common::{error, noise, strided};
+use kakusan_ops::{conv2d, conv2d_silu, max_pool2d, mse_loss, silu, upsample_add, upsample_nearest2d};
+
+/// Value and gradients in f32 and f64; the largest error of any of them.
+fn compare(
+    args: &[Tensor],
+    view: impl Fn(&Tensor) -> Result<Tensor>,
+    op: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<f64> {
+    let run = |dtype: DType| -> Result<Vec<Tensor>> {
+        let vars = args.iter().map(|x| Var::from_tensor(&x.to_dtype(dtype)?)).collect::<Result<Vec<_>>>()?;
+        let views = vars.iter().map(|x| view(x)).collect::<Result<Vec<_>>>()?;
+        let result = op(&views)?;
+        let weights = noise(77, result.dims())?.to_dtype(dtype)?;
+        let grads = result.mul(&weights)?.sum_all()?.backward()?;
+        let gradients = vars.iter().map(|var| grads.get(var).expect("a gradient").clone());
+        Ok([result].into_iter().chain(gradients).collect())
+    };
+    let errors =
+        run(DType::F32)?.iter().zip(&run(DType::F64)?).map(|(a, b)| error(a, b)).collect::<Result<Vec<_>>>()?;
+    Ok(errors.into_iter().fold(0.0, f64::max))
+}
+
+fn convolution(b: usize, [ci, co]: [usize; 2], [h, w]: [usize; 2], k: usize, padding: usize) -> Result<()> {
+    let scale = 1.0 / ((ci * k * k) as f64).sqrt();
+    let args = [noise(1, &[b, ci, h, w])?, (noise(2, &[co, ci, k, k])? * scale)?, noise(3, &[co])?];
+    // f32 numbers, so that both compute from the same
+    let args = args.map(|x| x.to_dtype(DType::F32).expect("f32"));
+    let plain = compare(&args, |x| Ok(x.clone()), |a| conv2d(&a[0], &a[1], Some(&a[2]), padding))?;
+    let fused = compare(&args, strided, |a| conv2d_silu(&a[0], &a[1], Some(&a[2]), padding))?;
+    // whole vectors of channels and 5x5: Winograd's method
+    let tolerance = if k == 5 && ci % 16 == 0 && co % 16 == 0 { 2e-5 } else { 3e-6 };
+    for error in [plain, fused] {
+        if k == 5 {
+            eprintln!("{error:.1e} {ci} {co} {h} {w}");
+        }
+        assert!(error < tolerance, "{b}x{ci}x{h}x{w} to {co} by {k}x{k}, padding {padding}: {error:.1e}");
+    }
+    Ok(())
+}
+
+#[test]
+fn convolution_of_all_channel_counts() -> Result<()> {
+    const CHANNELS: [usize; 9] = [1, 2, 3, 16, 17, 31, 32, 33, 64];
+    for (i, ci) in CHANNELS.into_iter().enumerate() {
+        for (j, co) in CHANNELS.into_iter().enumerate() {
+            let k = [1, 3, 5][(i + j) % 3];
+            convolution(2, [ci, co], [7, 9], k, (i + 2 * j) % k)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn convolution_of_all_sizes() -> Result<()> {
+    const SIZES: [usize; 16] = [1, 2, 3, 4, 5, 6, 7, 8, 13, 14, 15, 16, 21, 28, 33, 40];
+    for (i, h) in SIZES.into_iter().enumerate() {
+        for (k, padding) in [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2), (4, 2), (5, 0), (5, 2), (5, 4)] {
+            let w = SIZES[(i * 7 + k * 5 + padding) % SIZES.len()];
+            if h.min(w) + 2 * padding >= k {
+                convolution(1 + i % 3, [3, 5], [h, w], k, padding)?;
+                convolution(1, [5, 18], [h, w], k, padding)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn convolution_of_the_tutorial() -> Result<()> {
+    for (channels, side, batch) in
+        [([1, 32], 28, 9), ([32, 64], 14, 5), ([64, 64], 7, 18), ([64, 32], 14, 3), ([32, 1], 28, 2)]
+    {
+        convolution(batch, channels, [side, side], 5, 2)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_others() -> Result<()> {
+    for dims in [[1, 1, 2, 2], [2, 3, 5, 7], [3, 17, 14, 14], [2, 33, 40, 28], [40, 32, 28, 28]] {
+        let [b, c, h, w] = dims;
+        let x = noise(1, &dims)?.to_dtype(DType::F32)?;
+        let y = noise(2, &dims)?.to_dtype(DType::F32)?;
+        let large = noise(3, &[b, c, 2 * h, 2 * w])?.to_dtype(DType::F32)?;
+        for view in [|x: &Tensor| Ok(x.clone()), strided] as [fn(&Tensor) -> Result<Tensor>; 2] {
+            let errors = [
+                compare(std::slice::from_ref(&x), view, |a| silu(&(&a[0] * 4.0)?))?,
+                compare(std::slice::from_ref(&x), view, |a| max_pool2d(&a[0]))?,
+                compare(std::slice::from_ref(&x), view, |a| upsample_nearest2d(&a[0]))?,
+                compare(&[x.clone(), large.clone()], view, |a| upsample_add(&a[0], &a[1]))?,
+                compare(&[x.clone(), y.clone()], view, |a| mse_loss(&a[0], &a[1]))?,
+            ];
+            assert!(errors.iter().all(|&error| error < 1e-6), "{dims:?}: {errors:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_broadcast_input_is_read_as_what_it_stands_for() -> Result<()> {
+    let x = noise(1, &[1, 3, 1, 8])?.to_dtype(DType::F32)?;
+    let weight = noise(2, &[1, 1, 3, 3])?.to_dtype(DType::F32)?;
+    let (wide, weights) = (x.broadcast_as((4, 3, 8, 8))?, weight.broadcast_as((5, 3, 3, 3))?);
+    let got = conv2d(&wide, &weights, None, 1)?;
+    assert_eq!(error(&got, &conv2d(&wide.force_contiguous()?, &weights.force_contiguous()?, None, 1)?)?, 0.0);
+    assert_eq!(error(&max_pool2d(&wide)?, &max_pool2d(&wide.force_contiguous()?)?)?, 0.0);
+    Ok(())
+}

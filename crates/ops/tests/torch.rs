@@ -1,0 +1,118 @@
+//! Values and gradients against PyTorch's, written by tests/golden/ops.py.
+
+mod common;
+
+use std::collections::HashMap;
+
+use candle_core::{Device, Result, Tensor, Var};
+use common::{error, numbers, strided};
+use kakusan_ops::{Adam, AdamConfig, conv2d, conv2d_silu, max_pool2d, mse_loss, silu, upsample_nearest2d};
+
+fn golden() -> Result<HashMap<String, Tensor>> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/ops.safetensors");
+    candle_core::safetensors::load(path, &Device::Cpu)
+}
+
+/// Runs one case on contiguous and on strided arguments; `same` judges (ours, torch's).
+fn case(
+    golden: &HashMap<String, Tensor>,
+    name: &str,
+    arguments: &[&str],
+    op: impl Fn(&[Tensor]) -> Result<Tensor>,
+    same: impl Fn(&Tensor, &Tensor) -> Result<bool>,
+) -> Result<()> {
+    let get = |key: &str| &golden[&format!("{name}.{key}")];
+    for view in [|x: &Tensor| Ok(x.clone()), strided] as [fn(&Tensor) -> Result<Tensor>; 2] {
+        let vars = arguments.iter().map(|key| Var::from_tensor(get(key))).collect::<Result<Vec<_>>>()?;
+        let y = op(&vars.iter().map(|var| view(var)).collect::<Result<Vec<_>>>()?)?;
+        assert!(same(&y, get("y"))?, "{name}: the value");
+        let grads = y.mul(get("g"))?.sum_all()?.backward()?;
+        for (var, key) in vars.iter().zip(arguments) {
+            let gradient = grads.get(var).expect("a gradient");
+            assert!(same(gradient, get(&format!("d_{key}")))?, "{name}: the gradient of {key}");
+        }
+    }
+    Ok(())
+}
+
+fn close(tolerance: f64) -> impl Fn(&Tensor, &Tensor) -> Result<bool> {
+    move |ours, torch| Ok(error(ours, torch)? < tolerance)
+}
+
+/// The same element by element: NaN where torch has NaN, infinities alike, zero where torch is below the normal range.
+fn alike(ours: &Tensor, torch: &Tensor) -> Result<bool> {
+    let like = |(a, b): (&f64, &f64)| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-6 * b.abs() + 1e-35;
+    Ok(numbers(ours)?.iter().zip(&numbers(torch)?).all(like))
+}
+
+#[test]
+fn convolution() -> Result<()> {
+    let golden = golden()?;
+    let cases =
+        [("conv_first", 2), ("conv_inner", 2), ("conv_last", 2), ("conv_3x3", 1), ("conv_wide", 2), ("conv_1x1", 0)];
+    for (name, padding) in cases {
+        let arguments = ["x", "weight", "bias"];
+        case(&golden, name, &arguments, |a| conv2d(&a[0], &a[1], Some(&a[2]), padding), close(2e-6))?;
+        let fused = |a: &[Tensor]| conv2d_silu(&a[0], &a[1], Some(&a[2]), padding);
+        case(&golden, &format!("{name}_silu"), &arguments, fused, close(2e-6))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn pooling_with_ties_and_nan() -> Result<()> {
+    let golden = golden()?;
+    for name in ["max_pool", "max_pool_noise"] {
+        case(&golden, name, &["x"], |a| max_pool2d(&a[0]), |a, b| Ok(error(a, b)? == 0.0))?;
+    }
+    case(&golden, "max_pool_special", &["x"], |a| max_pool2d(&a[0]), alike)
+}
+
+#[test]
+fn upsampling() -> Result<()> {
+    case(&golden()?, "upsample", &["x"], |a| upsample_nearest2d(&a[0]), close(1e-6))
+}
+
+#[test]
+fn silu_and_its_extremes() -> Result<()> {
+    let golden = golden()?;
+    case(&golden, "silu", &["x"], |a| silu(&a[0]), close(3e-7))?;
+    case(&golden, "silu", &["x"], |a| silu(&a[0]), alike)?;
+    case(&golden, "silu_special", &["x"], |a| silu(&a[0]), alike)
+}
+
+#[test]
+fn mean_squared_error() -> Result<()> {
+    case(&golden()?, "mse", &["x", "target"], |a| mse_loss(&a[0], &a[1]), close(5e-7))
+}
+
+#[test]
+fn adam_over_20_steps_saved_and_restored_on_the_way() -> Result<()> {
+    let golden = golden()?;
+    let params = (0..2).map(|i| Var::from_tensor(&golden[&format!("adam.{i}.start")])).collect::<Result<Vec<_>>>()?;
+    let config = AdamConfig { lr: 3e-3, ..AdamConfig::default() };
+    let mut adam = Adam::new(params.clone(), config)?;
+    for step in 0..20 {
+        // the gradient of sum(p g) is g
+        let term = |(i, p): (usize, &Var)| p.mul(&golden[&format!("adam.{i}.grad.{step}")])?.sum_all();
+        let loss = params.iter().enumerate().map(term).reduce(|a, b| a? + b?).expect("two parameters")?;
+        adam.step(&loss.backward()?)?;
+        for (i, param) in params.iter().enumerate() {
+            if let Some(after) = golden.get(&format!("adam.{i}.after.{step}")) {
+                assert!(error(param, after)? < 2e-7, "parameter {i} after step {step}");
+            }
+        }
+        if step == 12 {
+            let state = adam.state()?;
+            adam = Adam::new(params.clone(), config)?;
+            adam.load_state(&state)?;
+        }
+    }
+    let state = adam.state()?;
+    assert_eq!(state.steps, 20);
+    for (i, (m, v)) in state.moments.iter().enumerate() {
+        assert!(error(m, &golden[&format!("adam.{i}.exp_avg")])? < 5e-7, "exp_avg of {i}");
+        assert!(error(v, &golden[&format!("adam.{i}.exp_avg_sq")])? < 5e-7, "exp_avg_sq of {i}");
+    }
+    Ok(())
+}
