@@ -31,7 +31,8 @@ fn the_command_draws_what_the_training_drew_and_saves_it_as_a_tensor() {
     let decoder = png::Decoder::new(std::io::BufReader::new(fs::File::open(place.path("samples.png")).unwrap()));
     let mut reader = decoder.read_info().unwrap();
     assert_eq!(reader.info().size(), (3 * 90 + 6, 90 + 6));
-    let texts: Vec<_> = reader.info().utf8_text.iter().map(|t| (t.keyword.clone(), t.get_text().unwrap())).collect();
+    let texts: Vec<_> =
+        reader.info().uncompressed_latin1_text.iter().map(|t| (t.keyword.clone(), t.text.clone())).collect();
     assert!(texts.contains(&("seed".to_owned(), "5".to_owned())), "{texts:?}");
     let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
     reader.next_frame(&mut rgb).unwrap();

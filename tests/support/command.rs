@@ -1,15 +1,17 @@
 //! Runs the command as its user would, away from the network and from the user's own files.
 
+#![allow(dead_code)] // each test file uses its own part
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// A folder of one test, with the repository's configurations at hand.
-pub struct Workplace {
+pub(crate) struct Workplace {
     dir: tempfile::TempDir,
 }
 
 /// Drawn digits and few of them: a training that takes a moment.
-pub const QUICK: [&str; 10] = [
+pub(crate) const QUICK: [&str; 10] = [
     "--set",
     "data.sources=[\"drawn\"]",
     "--set",
@@ -23,16 +25,16 @@ pub const QUICK: [&str; 10] = [
 ];
 
 impl Workplace {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// The command with `args`, ready to run.
-    pub fn kakusan(&self, args: &[&str]) -> Command {
+    pub(crate) fn kakusan(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kakusan"));
         command.args(args).current_dir(self.dir.path());
         command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", self.path("hf")).env("NO_COLOR", "1");
@@ -40,17 +42,17 @@ impl Workplace {
     }
 
     /// Runs the command with `args` to its end.
-    pub fn run(&self, args: &[&str]) -> Done {
+    pub(crate) fn run(&self, args: &[&str]) -> Done {
         Done(self.kakusan(args).output().unwrap())
     }
 
     /// A quick training into `out` with more arguments.
-    pub fn train(&self, out: &str, more: &[&str]) -> Done {
+    pub(crate) fn train(&self, out: &str, more: &[&str]) -> Done {
         self.run(&Self::quick(out, more).iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// The arguments of [`train`](Self::train).
-    pub fn quick(out: &str, more: &[&str]) -> Vec<String> {
+    pub(crate) fn quick(out: &str, more: &[&str]) -> Vec<String> {
         let config = config("184.toml");
         let head = ["train", "--config", config.to_str().unwrap(), "--out", out];
         head.iter().chain(QUICK.iter()).chain(more).map(|arg| (*arg).to_owned()).collect()
@@ -58,29 +60,29 @@ impl Workplace {
 }
 
 /// The path of a shipped configuration.
-pub fn config(name: &str) -> PathBuf {
+pub(crate) fn config(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(name).canonicalize().unwrap()
 }
 
 /// How a command ended.
-pub struct Done(pub Output);
+pub(crate) struct Done(pub(crate) Output);
 
 impl Done {
-    pub fn code(&self) -> Option<i32> {
+    pub(crate) fn code(&self) -> Option<i32> {
         self.0.status.code()
     }
 
-    pub fn stdout(&self) -> String {
+    pub(crate) fn stdout(&self) -> String {
         String::from_utf8_lossy(&self.0.stdout).into_owned()
     }
 
-    pub fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         String::from_utf8_lossy(&self.0.stderr).into_owned()
     }
 
     /// Panics with what the command said unless it ended with `code`.
     #[track_caller]
-    pub fn expect(self, code: i32) -> Self {
+    pub(crate) fn expect(self, code: i32) -> Self {
         assert_eq!(self.code(), Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout(), self.stderr());
         self
     }

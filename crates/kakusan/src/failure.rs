@@ -1,9 +1,10 @@
 //! How an error is shown, and with which exit code the command ends.
 
+use std::ops::Range;
 use std::process::ExitCode;
 
 use kakusan::pipeline::{ConfigError, Error};
-use miette::{Diagnostic, LabeledSpan, NamedSource, Report, SourceCode};
+use miette::{Diagnostic, LabeledSpan, MietteHandlerOpts, NamedSource, Report, SourceCode};
 
 use crate::terminal::warn;
 
@@ -11,15 +12,13 @@ use crate::terminal::warn;
 #[derive(Debug)]
 struct Shown {
     error: ConfigError,
-    source: Option<NamedSource<String>>,
+    span: Range<usize>,
+    source: NamedSource<String>,
 }
 
 impl std::fmt::Display for Shown {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        match self.source {
-            Some(_) => f.write_str(&self.error.message),
-            None => self.error.fmt(f),
-        }
+        f.write_str(&self.error.message)
     }
 }
 
@@ -27,23 +26,30 @@ impl std::error::Error for Shown {}
 
 impl Diagnostic for Shown {
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        self.source.as_ref().map(|source| source as &dyn SourceCode)
+        Some(&self.source)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let label = LabeledSpan::underline(self.error.span.clone()?);
-        Some(Box::new(std::iter::once(label)))
+        Some(Box::new(std::iter::once(LabeledSpan::underline(self.span.clone()))))
     }
 }
 
 /// Shows the error on standard error and gives its exit code.
 pub(crate) fn show(error: &Error) -> ExitCode {
-    if let Error::Config(config) = error {
-        let text = config.span.as_ref().and(config.text.clone());
-        let source = text.map(|text| NamedSource::new(&config.origin, text));
-        warn(&format!("{:?}", Report::new(Shown { error: (**config).clone(), source })));
-    } else {
-        warn(&format!("error: {error}"));
+    match located(error) {
+        Some(shown) => {
+            // a name that is broken over two lines is not found by those who search for it
+            let _ = miette::set_hook(Box::new(|_| Box::new(MietteHandlerOpts::new().wrap_lines(false).build())));
+            warn(&format!("{:?}", Report::new(shown)));
+        }
+        None => warn(&format!("error: {error}")),
     }
     ExitCode::from(if error.is_usage() { 2 } else { 1 })
+}
+
+/// The error with its place in a file, if it has one.
+fn located(error: &Error) -> Option<Shown> {
+    let Error::Config(error) = error else { return None };
+    let (span, text) = (error.span.clone()?, error.text.clone()?);
+    Some(Shown { error: (**error).clone(), span, source: NamedSource::new(&error.origin, text) })
 }

@@ -70,7 +70,10 @@ fn errors_name_the_place_and_the_remedy() {
         (with("epochs = 2", "epoch = 2"), "my.toml:14:1: there is no key `epoch` in [train]; did you mean `epochs`?"),
         (with("[train]", "[training]"), "my.toml:13:2: there is no table [training]; did you mean `train`?"),
         (with("sample_size = 28", "size = 28"), "my.toml:8:1: there is no key `size` in [model]"),
-        (with("sample_size = 28", "sample_size = 30"), "my.toml:8:1: sample_size is 30; it must be a multiple of 4"),
+        (
+            with("sample_size = 28", "sample_size = 30"),
+            "my.toml:8:1: BasicUNet: sample_size is 30; it must be a multiple of 4",
+        ),
         (with("BasicUNet", "BasicUnet"), "my.toml:7:1: no model is called `BasicUnet`; did you mean `BasicUNet`?"),
         (with("LinearMixScheduler", "LinearMix"), "my.toml:11:1: no scheduler is called `LinearMix`"),
         (with("_class_name = \"BasicUNet\"", ""), "my.toml:6:2: [model] needs `_class_name`, one of BasicUNet"),

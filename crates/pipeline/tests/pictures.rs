@@ -45,7 +45,9 @@ fn a_figure_has_its_tiles_in_rows_with_room_for_the_labels() {
     let black = |x: usize, y: usize| rgb[(y * width + x) * 3] == 0;
     let tile: Vec<(usize, usize)> = (0..height)
         .flat_map(|y| (0..width).map(move |x| (x, y)))
-        .filter(|&(x, y)| x + 15 <= width && y + 12 <= height && (0..12).all(|dy| (0..15).all(|dx| black(x + dx, y + dy))))
+        .filter(|&(x, y)| {
+            x + 15 <= width && y + 12 <= height && (0..12).all(|dy| (0..15).all(|dx| black(x + dx, y + dy)))
+        })
         .collect();
     assert_eq!(tile.len(), 1);
     assert_eq!(tile[0], (width - 24 - 15, height - 24 - 12));
