@@ -69,7 +69,7 @@ fn the_ink_is_as_in_mnist() {
             let ink = |i: usize| f64::from(image[i]);
             let mass: f64 = (0..784).map(ink).sum();
             assert!((0.03..0.35).contains(&(mass / 255.0 / 784.0)), "class {class}: {mass}");
-            assert!(image.iter().any(|&p| p == 255), "class {class} never reaches full ink");
+            assert!(image.contains(&255), "class {class} never reaches full ink");
             let x = (0..784).map(|i| ink(i) * ((i % 28) as f64 + 0.5)).sum::<f64>() / mass;
             let y = (0..784).map(|i| ink(i) * ((i / 28) as f64 + 0.5)).sum::<f64>() / mass;
             assert!((x - 14.0).abs() < 2.5 && (y - 14.0).abs() < 2.5, "class {class}: centred at {x}, {y}");

@@ -74,12 +74,11 @@ impl MaxPool {
                     let (top, bottom) = x.split_at(self.w);
                     let dx = dx_top.as_chunks_mut::<2>().0.iter_mut().zip(dx_bottom.as_chunks_mut::<2>().0);
                     let x = top.as_chunks::<2>().0.iter().zip(bottom.as_chunks::<2>().0);
-                    for ((dx, (&[a, b], &[c, d])), &grad) in dx.zip(x).zip(grad) {
-                        let (upper, lower) = (beats(b, a), beats(d, c));
-                        let below = beats(if lower { d } else { c }, if upper { b } else { a });
-                        let only = |here: bool| if here { grad } else { T::zero() };
-                        *dx.0 = [only(!below & !upper), only(!below & upper)];
-                        *dx.1 = [only(below & !lower), only(below & lower)];
+                    for (((dx_top, dx_bottom), (top, bottom)), &grad) in dx.zip(x).zip(grad) {
+                        // by index, not by branch: the maximum is anywhere
+                        let columns = [usize::from(beats(top[1], top[0])), usize::from(beats(bottom[1], bottom[0]))];
+                        let row = usize::from(beats(bottom[columns[1]], top[columns[0]]));
+                        [dx_top, dx_bottom][row][columns[row]] = grad;
                     }
                 }
             }

@@ -11,7 +11,7 @@ use kakusan_ops::{
 /// Three steps of a small U-Net: the losses, the weights and the last prediction.
 fn train() -> Result<Vec<u32>> {
     let f32s = |seed, dims: &[usize], scale: f64| noise(seed, dims)?.affine(scale, 0.0)?.to_dtype(DType::F32);
-    let layers = [(2, 16), (16, 33), (33, 16), (16, 2)];
+    let layers = [(2, 16), (16, 32), (32, 16), (16, 2)];
     let mut params = Vec::new();
     for (i, (ci, co)) in layers.into_iter().enumerate() {
         params.push(Var::from_tensor(&f32s(10 + i as u64, &[co, ci, 5, 5], 0.2 / (ci as f64).sqrt())?)?);

@@ -31,22 +31,36 @@ pub(crate) struct Report<'a> {
     pub(crate) figures: &'a [Figure],
 }
 
+/// The picture beside which the epochs are told.
+const LOSS: &str = "loss.png";
+
 const STYLE: &str = "\
-:root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fdfdfb; --pale: #6a6a66; --line: #deded8; --accent: #1f5f99 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e4; --paper: #171716; --pale: #a2a29c; --line: #3a3a37; --accent: #7db4e6 } }
-body { margin: 0 auto; max-width: 52rem; padding: 2rem 1.25rem 4rem; font: 1.05rem/1.6 Georgia, 'Times New Roman', serif;
+:root { color-scheme: light; --ink: #1b1b1b; --paper: #fdfdfb; --pale: #66665f; --line: #deded8; --accent: #1f5f99 }
+@media screen and (prefers-color-scheme: dark) {
+  :root { color-scheme: dark; --ink: #e8e8e4; --paper: #171716; --pale: #a2a29c; --line: #3a3a37; --accent: #7db4e6 }
+  img { opacity: .93 }
+}
+body { margin: 0 auto; max-width: 54rem; padding: 2rem 1.25rem 4rem; font: 1.05rem/1.6 Georgia, 'Times New Roman', serif;
        color: var(--ink); background: var(--paper) }
-h1, h2 { font-weight: 600; line-height: 1.2 } h2 { margin-top: 2.5rem }
-p.lead { font-size: 1.15rem } .pale, figcaption { color: var(--pale) }
-figure { margin: 1rem 0 } figcaption { font-size: .97rem; margin-top: .6rem }
-img { max-width: 100%; height: auto; background: white; border: 1px solid var(--line); border-radius: 4px }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums } .scroll { overflow-x: auto }
-th, td { text-align: right; padding: .25rem 1rem .25rem 0; border-bottom: 1px solid var(--line) }
-th:first-child, td:first-child { text-align: left }
-pre, code { font: .88rem/1.5 ui-monospace, Menlo, Consolas, monospace }
+h1, h2 { font-weight: 600; line-height: 1.2 } h1 { font-size: 2rem; margin: .5rem 0 1rem } h2 { margin: 2.75rem 0 .75rem }
+p { margin: .75rem 0; max-width: 42rem } p.lead { font-size: 1.15rem; line-height: 1.5 }
+p.notice { border-left: 4px solid var(--accent); padding-left: 1rem }
+figure { margin: 1.25rem 0 } figcaption { color: var(--pale); font-size: .97rem; margin-top: .6rem; max-width: 42rem }
+.scroll { overflow-x: auto }
+img { display: block; max-width: 100%; height: auto; box-sizing: border-box; background: white;
+      border: 1px solid var(--line); border-radius: 4px }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0 }
+th, td { text-align: right; padding: .25rem 0 .25rem 1.75rem; border-bottom: 1px solid var(--line) } th { font-weight: 600 }
+th:first-child, td:first-child { text-align: left; padding-left: 0 }
+table.facts th { color: var(--pale); font-weight: 400 } table.facts td { text-align: left; overflow-wrap: anywhere }
+pre, code { font: .88rem/1.5 ui-monospace, Menlo, Consolas, monospace } code { overflow-wrap: anywhere }
 pre { overflow-x: auto; padding: .8rem 1rem; border: 1px solid var(--line); border-radius: 4px }
-summary { cursor: pointer; color: var(--accent) }
-@media print { details { display: none } h2 { break-after: avoid } figure { break-inside: avoid } }";
+details { margin-top: 2.5rem } summary { cursor: pointer; color: var(--accent) }
+@media (max-width: 40rem) { body { padding-top: 1rem } h1 { font-size: 1.6rem } img.wide { max-width: none; width: 46rem } }
+@media print {
+  body { max-width: none; padding: 0; font-size: 11pt } pre { white-space: pre-wrap }
+  h2 { break-after: avoid } figure, table, pre { break-inside: avoid } details::details-content { content-visibility: visible }
+}";
 
 impl Report<'_> {
     /// The page: self-contained, the pictures within.
@@ -55,34 +69,41 @@ impl Report<'_> {
         let mut page = format!(
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
-             <style>\n{STYLE}\n</style>\n</head>\n<body>\n<h1>{title}</h1>\n<p class=\"lead\">{}</p>\n",
+             <style>\n{STYLE}\n</style>\n</head>\n<body>\n<h1>{title}</h1>\n<p class=\"lead\">{} This page tells how it went, step by step.</p>\n",
             escape(&self.lead())
         );
+        page += &self.facts_table();
         if !self.finished {
-            let resume = format!("kakusan train --resume {}", self.dir.display());
-            let text = "<p><strong>This training was stopped before its end.</strong> Go on with <code>";
-            page += &format!("{text}{}</code>.</p>\n", escape(&resume));
+            let resume = format!("kakusan train --resume {}", quote(&self.dir.to_string_lossy()));
+            page += "<p class=\"notice\"><strong>This training was stopped before its end.</strong> Nothing is lost; go on with ";
+            page += &format!("<code>{}</code>.</p>\n", escape(&resume));
         }
         page += &format!("<h2>The images</h2>\n<p>{}</p>\n{}", escape(&self.about_data()), self.counts_table());
-        for figure in self.figures {
-            page += &format!("<h2>{}</h2>\n", escape(&figure.title));
-            if figure.file == "loss.png" {
-                page += &self.epochs_table();
+        let training = self.figures.iter().position(|figure| figure.file == LOSS).unwrap_or(self.figures.len());
+        let (before, after) = self.figures.split_at(training);
+        page.extend(before.iter().map(section));
+        page += &format!("<h2>The network</h2>\n<p>{}</p>\n", escape(&self.about_model()));
+        match after {
+            [loss, results @ ..] => {
+                let with_epochs = format!("</h2>\n{}", self.epochs_table());
+                page += &section(loss).replacen("</h2>\n", &with_epochs, 1);
+                page.extend(results.iter().map(section));
             }
-            let (alt, caption) = (escape(&figure.title), escape(&figure.caption));
-            let data = BASE64.encode(&figure.png);
-            page += &format!(
-                "<figure><img src=\"data:image/png;base64,{data}\" alt=\"{alt}\"><figcaption>{caption}</figcaption></figure>\n"
-            );
+            [] => page += &self.epochs_table(),
         }
         if self.finished {
+            let (same, other) = (self.config.train.seed, self.config.train.seed.wrapping_add(1));
+            page += "<h2>Drawing more</h2>\n<p>The seed decides which images come. This one draws those above once more, \
+                     pixel for pixel, the other one new ones:</p>\n";
+            let commands = [same, other].map(|seed| escape(&self.sample_command(seed))).join("\n");
             page += &format!(
-                "<h2>Drawing more</h2>\n<p>Another seed gives other images:</p>\n<pre>{}</pre>\n",
-                escape(&self.sample_command(1))
+                "<pre>{commands}</pre>\n<p>In a clone of the project, <code>cargo xtask</code> stands for \
+                              <code>kakusan</code>.</p>\n"
             );
         }
         page += &format!(
-            "<details><summary>The whole configuration</summary>\n<pre>{}</pre></details>\n</body>\n</html>\n",
+            "<details><summary>The whole configuration</summary>\n<p>Another run with it, with the same images, learns the \
+             same weights.</p>\n<pre>{}</pre></details>\n</body>\n</html>\n",
             escape(self.config_toml)
         );
         page
@@ -115,21 +136,57 @@ impl Report<'_> {
     }
 
     fn lead(&self) -> String {
+        let numbers = thousands(self.parameters);
+        match self.finished {
+            true => format!(
+                "A network of {numbers} numbers looked at images under noise and learnt to guess the clean ones. From noise \
+                 alone it then draws images of its own."
+            ),
+            false => format!(
+                "A network of {numbers} numbers looks at images under noise and learns to guess the clean ones, so as to draw \
+                 images of its own from noise alone."
+            ),
+        }
+    }
+
+    fn facts_table(&self) -> String {
         let train = &self.config.train;
-        format!(
-            "A {} with {} parameters learnt to take noise away, in {} epochs of {} images at a time with a learning \
-             rate of {}. All its randomness began with seed {}.",
-            self.config.model.class_name(),
-            thousands(self.parameters),
-            self.epochs.len(),
-            train.batch_size,
-            train.learning_rate,
-            train.seed
-        )
+        let epochs = match self.epochs.len() {
+            done if self.finished || done == train.epochs => done.to_string(),
+            done => format!("{done} of {} begun", train.epochs),
+        };
+        let seconds: f64 = self.epochs.iter().map(|epoch| epoch.seconds).sum();
+        let facts = [
+            ("model", format!("{}, {} parameters", self.config.model.class_name(), thousands(self.parameters))),
+            ("scheduler", self.config.scheduler.class_name().to_owned()),
+            ("images", thousands(self.image_count())),
+            ("epochs", format!("{epochs}, {} images a step", train.batch_size)),
+            ("optimiser", format!("Adam, learning rate {}", train.learning_rate)),
+            ("seed", train.seed.to_string()),
+            ("training time", if seconds > 0.0 { format!("{seconds:.1} s") } else { "none yet".into() }),
+        ];
+        let rows = facts.map(|(name, fact)| format!("<tr><th>{name}</th><td>{}</td></tr>\n", escape(&fact)));
+        format!("<table class=\"facts\">\n{}</table>\n", rows.concat())
+    }
+
+    fn image_count(&self) -> usize {
+        self.class_counts.iter().map(|(_, count)| count).sum()
+    }
+
+    fn about_model(&self) -> String {
+        let name = self.config.model.class_name();
+        let shape = match name {
+            "BasicUNet" => {
+                " Three convolutions look at the image in ever coarser form, three more go the way back to full size, and what \
+                 each stage saw on the way down is added to it on the way up."
+            }
+            _ => "",
+        };
+        let parameters = thousands(self.parameters);
+        format!("A {name} with {parameters} parameters: the numbers that training adjusts.{shape}")
     }
 
     fn about_data(&self) -> String {
-        let count: usize = self.class_counts.iter().map(|(_, count)| count).sum();
         let note = match self.source.kind {
             SourceKind::Drawn => {
                 " They stand in for MNIST, whose handwritten digits were not at hand; train with --data DIR, or with a \
@@ -137,7 +194,7 @@ impl Report<'_> {
             }
             _ => "",
         };
-        format!("{} images from {}.{note}", thousands(count), self.source.description)
+        format!("{} images from {}.{note}", thousands(self.image_count()), self.source.description)
     }
 
     fn counts_table(&self) -> String {
@@ -149,12 +206,16 @@ impl Report<'_> {
     }
 
     fn epochs_table(&self) -> String {
-        let rows = self.epochs.iter().map(|epoch| {
-            format!(
-                "<tr><td>{}</td><td>{:.5}</td><td>{:.1}</td><td>{:.0}</td></tr>\n",
-                epoch.epoch, epoch.mean_loss, epoch.seconds, epoch.images_per_second
-            )
+        let rows = self.epochs.iter().map(|EpochSummary { epoch, mean_loss, seconds, images_per_second }| {
+            let speed = match images_per_second.is_finite() {
+                true => thousands(images_per_second.round() as usize),
+                false => "–".into(),
+            };
+            format!("<tr><td>{epoch}</td><td>{mean_loss:.5}</td><td>{seconds:.1}</td><td>{speed}</td></tr>\n")
         });
+        if self.epochs.is_empty() {
+            return "<p>No step was done yet.</p>\n".into();
+        }
         let head = "<tr><th>epoch</th><th>average loss</th><th>seconds</th><th>images/s</th></tr>";
         format!("<div class=\"scroll\"><table>\n{head}\n{}</table></div>\n", rows.collect::<String>())
     }
@@ -162,11 +223,43 @@ impl Report<'_> {
     fn sample_command(&self, seed: u64) -> String {
         let sample = &self.config.sample;
         format!(
-            "kakusan sample --model {} --steps {} --batch {} --seed {seed} --out samples.png",
-            self.dir.display(),
+            "kakusan sample --model {} --steps {} --batch {} --seed {seed} --out samples-{seed}.png",
+            quote(&self.dir.to_string_lossy()),
             sample.steps,
             sample.batch_size
         )
+    }
+}
+
+/// A picture under its heading, within the page. Its size keeps the page from jumping while it loads.
+fn section(figure: &Figure) -> String {
+    let side = |at: usize| figure.png.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes);
+    let (width, height) = (side(16), side(20)); // of the header chunk, which is always first
+    let wide = if width > 1000 { " class=\"wide\"" } else { "" }; // a small screen scrolls it
+    let (title, caption, data) = (escape(&figure.title), escape(&figure.caption), BASE64.encode(&figure.png));
+    format!(
+        "<h2>{title}</h2>\n<figure><div class=\"scroll\"><img src=\"data:image/png;base64,{data}\" alt=\"{}\" \
+         width=\"{width}\" height=\"{height}\"{wide}></div><figcaption>{caption}</figcaption></figure>\n",
+        escape(alt(figure))
+    )
+}
+
+/// What there is to see, for those who do not see it.
+fn alt(figure: &Figure) -> &str {
+    match figure.file {
+        "corrupted.png" => "Eight images in a row, and below them the same eight vanishing in more and more noise",
+        LOSS => {
+            "A curve of the loss over the steps, falling steeply at first and slowly later, with the average of each epoch"
+        }
+        "predictions.png" => {
+            "Three rows of eight: images, the same under more and more noise, and the predictions from those"
+        }
+        "mean.png" => "The blurred mean of all images, beside predictions from pure noise",
+        "trajectory.png" => {
+            "A row for each step: at the left noise that turns into images, at the right the predictions from it"
+        }
+        "samples.png" => "A grid of new images",
+        _ => &figure.title,
     }
 }
 
@@ -192,6 +285,15 @@ pub fn thousands(number: usize) -> String {
     text
 }
 
+/// A word as a shell takes it.
+fn quote(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+:=@%,".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 /// Text as HTML shows it.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
@@ -199,12 +301,122 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use kakusan_scheduler::Registry;
+
     use super::*;
+    use crate::pictures::{Images, grid};
+
+    const CONFIG: &str = "data = { name = \"mnist\", classes = [1, 8] } # </pre><script>\n\
+                          model = { _class_name = \"BasicUNet\" }\n\
+                          scheduler = { _class_name = \"LinearMixScheduler\" }\n";
+
+    /// The page and the model card of a run with so many epochs.
+    fn told(files: &[&'static str], epochs: usize, finished: bool, kind: SourceKind) -> (String, String) {
+        let config = RunConfig::parse(CONFIG, "test", &[], &Registry::default()).unwrap();
+        let figure = |(i, &file): (usize, &&'static str)| Figure {
+            file,
+            title: format!("Figure <{i}>"),
+            caption: format!("caption & \"{i}\""),
+            png: grid(Images { pixels: &vec![0.5; i + 1], height: 1, width: 1 }, 8, 3, &[]).unwrap(),
+        };
+        let figures: Vec<_> = files.iter().enumerate().map(figure).collect();
+        let epochs: Vec<_> = (1..=epochs)
+            .map(|epoch| EpochSummary { epoch, mean_loss: 0.0285728, seconds: 0.0, images_per_second: f64::INFINITY })
+            .collect();
+        let report = Report {
+            config: &config,
+            config_toml: CONFIG,
+            source: &SourceUsed { kind, description: "a <b>folder</b>".into() },
+            class_counts: vec![("<script>alert(1)</script>".into(), 6742), ("8".into(), 5851)],
+            dir: Path::new("runs/it's \"mine\""),
+            parameters: 309_057,
+            epochs: &epochs,
+            finished,
+            figures: &figures,
+        };
+        (report.html(), report.model_card())
+    }
+
+    const ALL: [&str; 6] = ["corrupted.png", LOSS, "predictions.png", "mean.png", "trajectory.png", "samples.png"];
+
+    #[test]
+    fn every_picture_is_within_and_whole() {
+        let (page, _) = told(&ALL, 5, true, SourceKind::Dir);
+        let pictures: Vec<&str> = page.split("src=\"data:image/png;base64,").skip(1).collect();
+        assert_eq!(pictures.len(), ALL.len());
+        for (i, picture) in pictures.into_iter().enumerate() {
+            let (data, rest) = picture.split_once('"').unwrap();
+            let png = BASE64.decode(data).unwrap();
+            let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().unwrap();
+            let (width, height) = reader.info().size();
+            reader.next_frame(&mut vec![0; reader.output_buffer_size().unwrap()]).unwrap();
+            let (tag, _) = rest.split_once('>').unwrap();
+            assert!(
+                tag.contains(&format!("width=\"{width}\" height=\"{height}\"")) && tag.contains(" alt=\""),
+                "{tag}"
+            );
+            assert!(page.contains(&format!("<h2>Figure &lt;{i}&gt;</h2>")));
+            assert!(page.contains(&format!("<figcaption>caption &amp; &quot;{i}&quot;</figcaption>")));
+        }
+        let places = [
+            "<h2>The images",
+            "<h2>Figure &lt;0",
+            "<h2>The network",
+            "<td>0.02857</td>",
+            "<h2>Figure &lt;2",
+            "<h2>Drawing more",
+        ];
+        assert!(places.map(|place| page.find(place).unwrap()).is_sorted(), "in the order of the story");
+    }
+
+    #[test]
+    fn nothing_breaks_out_of_the_page() {
+        let (page, _) = told(&ALL, 1, true, SourceKind::Dir);
+        assert!(!page.contains("<script") && !page.contains("<b>") && page.contains("&lt;/pre&gt;&lt;script&gt;"));
+        assert!(!page.contains("http"), "nothing from outside");
+        for tag in [
+            "html",
+            "head",
+            "body",
+            "style",
+            "table",
+            "tr",
+            "td",
+            "th",
+            "p",
+            "h2",
+            "figure",
+            "figcaption",
+            "div",
+            "pre",
+            "details",
+        ] {
+            let opened = page.matches(&format!("<{tag}>")).count() + page.matches(&format!("<{tag} ")).count();
+            assert_eq!(opened, page.matches(&format!("</{tag}>")).count(), "{tag}");
+        }
+    }
+
+    #[test]
+    fn a_run_is_told_however_far_it_came() {
+        let (page, card) = told(&ALL, 5, true, SourceKind::Drawn);
+        assert!(page.contains("stand in for MNIST") && card.contains("stand in for MNIST"));
+        let command = r#"kakusan sample --model 'runs/it'\''s "mine"' --steps 40 --batch 64 --seed "#;
+        assert!(page.contains(&escape(&format!("{command}0"))) && page.contains(&escape(&format!("{command}1"))));
+        assert!(card.contains(command) && card.contains("| 5 | 0.0285728 |"));
+        assert!(page.contains("6,742") && page.contains("309,057") && !page.contains("stopped before"));
+
+        let (page, card) = told(&[], 0, false, SourceKind::Dir);
+        assert!(page.contains("stopped before its end") && card.contains("stopped before its end"));
+        assert!(page.contains(&escape(r#"kakusan train --resume 'runs/it'\''s "mine"'"#)));
+        assert!(page.contains("No step was done yet") && page.contains("0 of 5 begun") && page.contains("The network"));
+        assert!(!page.contains("kakusan sample") && !page.contains("stand in for"));
+    }
 
     #[test]
     fn text_is_escaped_and_numbers_are_grouped() {
         assert_eq!(escape("<script a=\"b\">&"), "&lt;script a=&quot;b&quot;&gt;&amp;");
         assert_eq!([5, 999, 1000, 309_057, 1_000_000].map(thousands), ["5", "999", "1,000", "309,057", "1,000,000"]);
         assert_eq!(list(&["1", "4", "8"]), "1, 4 and 8");
+        assert_eq!(["runs/184", "", "a b"].map(quote), ["runs/184", "''", "'a b'"]);
     }
 }

@@ -32,7 +32,7 @@ impl Default for Registry {
     /// A registry that knows the schedulers of this crate.
     fn default() -> Self {
         let mut registry = Self { constructors: BTreeMap::new() };
-        registry.register(LinearMixScheduler::CLASS_NAME, |config| from_config::<LinearMixScheduler>(config));
+        registry.register(LinearMixScheduler::CLASS_NAME, from_config::<LinearMixScheduler>);
         registry
     }
 }

@@ -70,7 +70,7 @@ fn sample(pipeline: &DDPMPipeline, batch_size: usize) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use kakusan_scheduler::{Scheduler, conformance};
+    use kakusan_scheduler::conformance;
 
     use super::*;
 

@@ -22,7 +22,7 @@ pub(super) fn forward(
     let (pass, _) = Pass::both(s, winograd::tame(weight));
     let &ConvShape { ci, k, .. } = s;
     let weights = Weights::new(&pass, |o, c, ky, kx| weight[((o * ci + c) * k + ky) * k + kx]);
-    let group = pass.group().min(s.part());
+    let group = even_group(&pass, s.part());
     let task = |i: usize, y: &mut [f32], derivative: Option<&mut [f32]>| {
         let images = piece(x, i, group * pass.image());
         let [values, products] = winograd::values(&pass, group);
@@ -61,7 +61,7 @@ pub(super) fn backward(
     let weights = wanted.x.then(|| Weights::new(&back, turned));
     let layout = WeightSums::new(&forward, lanes());
     let part = s.part();
-    let group = forward.group().min(part);
+    let group = even_group(&forward, part);
     let task = |i: usize, dx: Option<&mut [f32]>| {
         let mut dw = Aligned::zeros(if wanted.weight { layout.len() } else { 0 });
         let mut db = vec![0.0; if wanted.bias { co } else { 0 }];
@@ -111,6 +111,11 @@ pub(super) fn backward(
     }
     let weight = if wanted.weight { layout.total(&parts)? } else { Vec::new() };
     Ok(Gradients { x, weight, bias })
+}
+
+/// Images that go through the kernels together, so many that the groups of a part are about equal.
+fn even_group(pass: &Pass, part: usize) -> usize {
+    part.div_ceil(part.div_ceil(pass.group()))
 }
 
 /// One group of images.

@@ -6,6 +6,7 @@ mod micro;
 mod pass;
 mod plain;
 mod scratch;
+mod transpose;
 mod winograd;
 
 use std::sync::OnceLock;

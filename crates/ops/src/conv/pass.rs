@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::ConvShape;
 use super::micro::Strides;
 use super::scratch::Aligned;
+use super::transpose::transpose;
 use super::winograd;
 use crate::host::arch;
 
@@ -196,32 +197,5 @@ pub(super) fn unpack<S: Simd>(_: S, pass: &Pass, sums: &[f32], bias: Option<&[f3
                 }
             }
         }
-    }
-}
-
-/// Writes `to[j * to_row + i] = from[i * from_row + j]` for `i` below `rows` and `j` below `columns`.
-#[inline(always)]
-fn transpose(from: &[f32], from_row: usize, to: &mut [f32], to_row: usize, rows: usize, columns: usize) {
-    const BLOCK: usize = 8;
-    let mut i = 0;
-    while i + BLOCK <= rows {
-        let mut rows = [&from[..0]; BLOCK];
-        for b in 0..BLOCK {
-            rows[b] = &from[(i + b) * from_row..][..columns];
-        }
-        for j in 0..columns {
-            let to = &mut to[j * to_row + i..][..BLOCK];
-            for b in 0..BLOCK {
-                to[b] = rows[b][j];
-            }
-        }
-        i += BLOCK;
-    }
-    while i < rows {
-        let from = &from[i * from_row..][..columns];
-        for (j, &value) in from.iter().enumerate() {
-            to[j * to_row + i] = value;
-        }
-        i += 1;
     }
 }

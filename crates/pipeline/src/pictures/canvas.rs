@@ -1,23 +1,37 @@
-use std::sync::Once;
-
-use plotters::backend::BitMapBackend;
-use plotters::coord::Shift;
-use plotters::drawing::{DrawingArea, IntoDrawingArea};
-use plotters::style::{BLACK, Color, FontStyle, RGBColor, TextStyle, WHITE, register_font};
+use ab_glyph::{Font, FontRef, PxScaleFont, ScaleFont, point};
 
 use super::{About, PictureError};
 
 /// The largest side of a picture.
-const MAX_SIDE: usize = 20_000;
+pub(super) const MAX_SIDE: usize = 20_000;
 /// The most pixels in a picture.
 const MAX_PIXELS: usize = 100_000_000;
-pub(super) const FONT: &str = "DejaVu Sans";
+
+/// Sizes of text, in pixels from the top of the highest letter to the bottom of the lowest.
+pub(super) const TITLE: f32 = 23.0;
+pub(super) const HEADING: f32 = 19.0;
+pub(super) const LABEL: f32 = 17.0;
+
+pub(super) const INK: [u8; 3] = [0; 3];
+pub(super) const PALE: [u8; 3] = [80; 3];
+const FRAME: [u8; 3] = [205; 3];
+
+/// Where a line of text lies: what its coordinates name.
+#[derive(Clone, Copy)]
+pub(super) enum Anchor {
+    Left,
+    Centre,
+    Right,
+    /// Centred, and read from below upwards.
+    Upwards,
+}
 
 /// A white picture that is drawn on.
 pub(super) struct Canvas {
-    width: usize,
-    height: usize,
-    rgb: Vec<u8>,
+    pub(super) width: usize,
+    pub(super) height: usize,
+    /// `[height, width, 3]`
+    pub(super) rgb: Vec<u8>,
 }
 
 impl Canvas {
@@ -27,12 +41,17 @@ impl Canvas {
         Ok(Self { width, height, rgb: vec![255; pixels * 3] })
     }
 
-    /// Draws an image of `height` rows, each of its pixels a square of `scale`, with its corner at `(x, y)`.
+    fn pixel(&mut self, x: usize, y: usize) -> Option<&mut [u8; 3]> {
+        let i = (x < self.width && y < self.height).then(|| (y * self.width + x) * 3)?;
+        self.rgb.get_mut(i..i + 3)?.try_into().ok()
+    }
+
+    /// Draws an image of `width` columns, each of its pixels a square of `scale`, with its corner at `(x, y)`.
     pub(super) fn image(&mut self, pixels: &[f32], width: usize, scale: usize, (x, y): (usize, usize)) {
         for (row, pixels) in pixels.chunks(width).enumerate() {
             for (column, &value) in pixels.iter().enumerate() {
-                let grey = (255.0 * (1.0 - value.clamp(0.0, 1.0))).round();
-                let grey = if grey.is_nan() { 255 } else { grey as u8 };
+                let value = if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0) };
+                let grey = (255.0 * (1.0 - value)).round() as u8;
                 for dy in 0..scale {
                     let start = ((y + row * scale + dy) * self.width + x + column * scale) * 3;
                     if let Some(line) = self.rgb.get_mut(start..start + scale * 3) {
@@ -43,48 +62,143 @@ impl Canvas {
         }
     }
 
-    /// Lets plotters draw.
-    pub(super) fn draw<'a>(
-        &'a mut self,
-        draw: impl FnOnce(DrawingArea<BitMapBackend<'a>, Shift>) -> Result<(), String>,
-    ) -> Result<(), PictureError> {
-        static FONT_IS_THERE: Once = Once::new();
-        FONT_IS_THERE.call_once(|| {
-            let _ = register_font(FONT, FontStyle::Normal, dejavu::sans::regular()); // a failure shows when text is drawn
-        });
-        let size = (self.width as u32, self.height as u32);
-        draw(BitMapBackend::with_buffer(&mut self.rgb, size).into_drawing_area()).map_err(PictureError::Drawing)
+    /// A hair line around the rectangle whose first pixel is `(x, y)`.
+    pub(super) fn frame(&mut self, (x, y): (usize, usize), width: usize, height: usize) {
+        let across = (x - 1..=x + width).flat_map(|x| [(x, y - 1), (x, y + height)]);
+        let down = (y..y + height).flat_map(|y| [(x - 1, y), (x + width, y)]);
+        for (x, y) in across.chain(down) {
+            if let Some(pixel) = self.pixel(x, y) {
+                *pixel = FRAME;
+            }
+        }
     }
 
+    /// Writes a line at `(x, y)`; `y` is the baseline, and for [`Anchor::Upwards`] `x` is.
+    ///
+    /// By `ab_glyph` itself: plotters puts each letter on a whole pixel and forgets its bearing, so that words fall apart.
+    pub(super) fn text(
+        &mut self,
+        line: &str,
+        size: f32,
+        ink: [u8; 3],
+        (x, y): (usize, usize),
+        anchor: Anchor,
+    ) -> Result<(), PictureError> {
+        let font = font(size)?;
+        let width = advance(&font, line, |_, _| {});
+        let shift = match anchor {
+            Anchor::Left => 0.0,
+            Anchor::Centre | Anchor::Upwards => -(width / 2.0).round(),
+            Anchor::Right => -width,
+        };
+        advance(&font, line, |letter, at| {
+            let Some(outline) =
+                font.outline_glyph(font.glyph_id(letter).with_scale_and_position(font.scale(), point(at + shift, 0.0)))
+            else {
+                return;
+            };
+            let corner = outline.px_bounds().min;
+            outline.draw(|dx, dy, coverage| {
+                let (along, down) = (corner.x as isize + dx as isize, corner.y as isize + dy as isize);
+                let (dx, dy) = if matches!(anchor, Anchor::Upwards) { (down, -along) } else { (along, down) };
+                let at = x.checked_add_signed(dx).zip(y.checked_add_signed(dy));
+                if let Some(pixel) = at.and_then(|(x, y)| self.pixel(x, y)) {
+                    for (paper, ink) in pixel.iter_mut().zip(ink) {
+                        *paper = (f32::from(*paper) + (f32::from(ink) - f32::from(*paper)) * coverage.min(1.0)).round()
+                            as u8;
+                    }
+                }
+            });
+        });
+        Ok(())
+    }
+
+    /// The picture as PNG.
     pub(super) fn png(&self, about: About) -> Result<Vec<u8>, PictureError> {
         let mut bytes = vec![];
         let mut encoder = png::Encoder::new(&mut bytes, self.width as u32, self.height as u32);
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
         for (keyword, text) in about {
-            encoder.add_itxt_chunk((*keyword).to_owned(), text.clone())?;
+            let (keyword, text) = ((*keyword).to_owned(), text.clone());
+            match text.is_ascii() {
+                true => encoder.add_text_chunk(keyword, text)?,
+                false => encoder.add_itxt_chunk(keyword, text)?, // the same in UTF-8
+            }
         }
-        encoder.write_header()?.write_image_data(&self.rgb)?;
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(&self.rgb)?;
+        writer.finish()?;
         Ok(bytes)
     }
 }
 
-/// Text in the pictures' font: DejaVu Sans, the font of the tutorial's own.
-pub(super) fn text(size: f64, color: RGBColor) -> TextStyle<'static> {
-    TextStyle { color: color.to_backend_color(), ..TextStyle::from((FONT, size)) }
+/// The width in pixels of a line of text.
+pub(super) fn text_width(line: &str, size: f32) -> Result<usize, PictureError> {
+    Ok(advance(&font(size)?, line, |_, _| {}).ceil() as usize)
 }
 
-pub(super) const INK: RGBColor = BLACK;
-pub(super) const PALE: RGBColor = RGBColor(90, 90, 90);
-pub(super) const PAPER: RGBColor = WHITE;
+/// The height of a capital letter, by which lines are placed.
+pub(super) fn cap_height(size: f32) -> usize {
+    (size * 0.626).round() as usize // DejaVu Sans: 1493 of its 2384 units
+}
 
-/// The width in pixels of a line of text.
-pub(super) fn text_width(line: &str, size: f64) -> Result<usize, PictureError> {
-    let mut probe = Canvas::new(1, 1)?;
-    let mut width = 0;
-    probe.draw(|area| {
-        width = area.estimate_text_size(line, &text(size, INK)).map_err(|e| e.to_string())?.0 as usize;
-        Ok(())
-    })?;
-    Ok(width)
+/// DejaVu Sans, the font of the tutorial's own pictures.
+fn font(size: f32) -> Result<PxScaleFont<FontRef<'static>>, PictureError> {
+    match FontRef::try_from_slice(dejavu::sans::regular()) {
+        Ok(font) => Ok(font.into_scaled(size)),
+        Err(e) => Err(PictureError::Drawing(e.to_string())),
+    }
+}
+
+/// Goes through a line letter by letter, each with its place, and gives the width of the whole.
+fn advance(font: &PxScaleFont<FontRef>, line: &str, mut letter: impl FnMut(char, f32)) -> f32 {
+    let mut at = 0.0;
+    let mut before = None;
+    for c in line.chars() {
+        let id = font.glyph_id(c);
+        at += before.map_or(0.0, |before| font.kern(before, id));
+        letter(c, at);
+        at += font.h_advance(id);
+        before = Some(id);
+    }
+    at
+}
+
+/// For the tests of all pictures.
+#[cfg(test)]
+pub(super) mod tests {
+    /// A decoded PNG.
+    pub(in crate::pictures) struct Decoded {
+        pub(in crate::pictures) width: usize,
+        pub(in crate::pictures) height: usize,
+        pub(in crate::pictures) rgb: Vec<[u8; 3]>,
+        pub(in crate::pictures) texts: Vec<(String, String)>,
+    }
+
+    impl Decoded {
+        pub(in crate::pictures) fn at(&self, x: usize, y: usize) -> [u8; 3] {
+            self.rgb[y * self.width + x]
+        }
+
+        pub(in crate::pictures) fn all(
+            &self,
+            xs: std::ops::Range<usize>,
+            ys: std::ops::Range<usize>,
+            color: [u8; 3],
+        ) -> bool {
+            ys.into_iter().all(|y| xs.clone().all(|x| self.at(x, y) == color))
+        }
+    }
+
+    pub(in crate::pictures) fn decode(bytes: &[u8]) -> Decoded {
+        let mut reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().unwrap();
+        let mut buffer = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut buffer).unwrap();
+        assert_eq!(info.color_type, png::ColorType::Rgb);
+        let rgb = buffer.as_chunks().0.to_vec();
+        let texts = reader.info().uncompressed_latin1_text.iter().map(|t| (t.keyword.clone(), t.text.clone()));
+        let utf8 = reader.info().utf8_text.iter().map(|t| (t.keyword.clone(), t.get_text().unwrap()));
+        Decoded { width: info.width as usize, height: info.height as usize, rgb, texts: texts.chain(utf8).collect() }
+    }
 }

@@ -1,18 +1,35 @@
-use plotters::chart::ChartBuilder;
-use plotters::element::{PathElement, Rectangle};
-use plotters::prelude::Color;
-use plotters::series::LineSeries;
-use plotters::style::{RGBColor, ShapeStyle};
+use plotters::backend::BitMapBackend;
+use plotters::coord::ranged1d::Ranged;
+use plotters::coord::types::RangedCoordf64;
+use plotters::drawing::IntoDrawingArea;
+use plotters::element::{Circle, PathElement, Rectangle};
+use plotters::style::{RGBColor, ShapeStyle, WHITE};
 
-use super::canvas::{Canvas, INK, PALE, PAPER, text};
+use super::canvas::{Anchor, Canvas, HEADING, INK, LABEL, PALE, cap_height};
 use super::{About, PictureError};
 
 const WIDTH: usize = 900;
 const HEIGHT: usize = 540;
+/// The edges of the plot.
+const LEFT: usize = 98;
+const RIGHT: usize = 860;
+const TOP: usize = 28;
+const BOTTOM: usize = 456;
 /// The tutorial's y axis.
-const TOP: f64 = 0.1;
-const BLUE: RGBColor = RGBColor(31, 119, 180);
-const ORANGE: RGBColor = RGBColor(214, 90, 14);
+const HIGHEST: f64 = 0.1;
+const LOSSES: [f64; 6] = [0.0, 0.02, 0.04, 0.06, 0.08, 0.1];
+/// Lines are drawn this many times larger and then shrunk, which smooths them.
+const FINE: usize = 3;
+/// Up to as many losses are marked one by one.
+const FEW: usize = 60;
+
+const STEPS: RGBColor = RGBColor(140, 182, 217);
+const AVERAGE: RGBColor = RGBColor(20, 70, 130);
+const LINES: RGBColor = RGBColor(228, 228, 228);
+const EDGE: RGBColor = RGBColor(60, 60, 60);
+
+/// The steps from which to which an epoch goes, and its average loss.
+type Average = (f64, f64, f64);
 
 /// Draws the loss of every optimiser step, and over it the average of each epoch, as PNG. The y axis goes from 0 to
 /// 0.1; larger losses run along its top, what is not finite is left out.
@@ -20,57 +37,201 @@ const ORANGE: RGBColor = RGBColor(214, 90, 14);
 /// # Errors
 /// When the drawing library fails.
 pub fn loss_curve(losses: &[f32], steps_per_epoch: usize, about: About) -> Result<Vec<u8>, PictureError> {
-    let point = |(i, loss): (usize, &f32)| (i as f64 + 1.0, f64::from(*loss).clamp(0.0, TOP));
-    let points = losses.iter().enumerate().filter(|(_, loss)| loss.is_finite()).map(point);
-    let steps_per_epoch = steps_per_epoch.max(1);
-    let averages = losses.chunks(steps_per_epoch).enumerate().map(|(epoch, losses)| {
-        let mean = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64;
-        let from = (epoch * steps_per_epoch) as f64;
-        let height = mean.clamp(0.0, TOP);
-        vec![(from + 1.0, height), (from + losses.len() as f64, height)]
-    });
+    let points = thin_out(losses, 2 * (RIGHT - LEFT));
+    let averages = averages(losses, steps_per_epoch);
+    let last = losses.len().max(10) as f64;
 
-    let mut canvas = Canvas::new(WIDTH, HEIGHT)?;
-    canvas.draw(|area| {
-        let words = |e: &dyn std::fmt::Display| e.to_string();
-        let mut chart = ChartBuilder::on(&area)
-            .caption("Loss of each step", text(22.0, INK))
-            .margin(18)
-            .x_label_area_size(52)
-            .y_label_area_size(72)
-            .build_cartesian_2d(0.0..(losses.len().max(10) as f64), 0.0..TOP)
-            .map_err(|e| words(&e))?;
-        chart
-            .configure_mesh()
-            .x_desc("step")
-            .y_desc("mean squared error")
-            .axis_desc_style(text(17.0, INK))
-            .label_style(text(15.0, PALE))
-            .x_label_formatter(&|x| format!("{x:.0}"))
-            .y_label_formatter(&|y| format!("{y:.2}"))
-            .y_labels(6)
-            .light_line_style(PAPER)
-            .bold_line_style(RGBColor(225, 225, 225))
-            .draw()
-            .map_err(|e| words(&e))?;
-        let by_step = LineSeries::new(points, BLUE.mix(0.7));
-        let sample = |color: RGBColor| {
-            move |(x, y): (i32, i32)| Rectangle::new([(x, y - 2), (x + 18, y + 1)], ShapeStyle::from(color).filled())
-        };
-        chart.draw_series(by_step).map_err(|e| words(&e))?.label("each step").legend(sample(BLUE));
-        let style = ShapeStyle::from(ORANGE).stroke_width(3);
-        let lines = averages.filter(|line| line[0].1.is_finite()).map(|line| PathElement::new(line, style));
-        let by_epoch = chart.draw_series(lines).map_err(|e| words(&e))?;
-        by_epoch.label("average of the epoch").legend(sample(ORANGE));
-        chart
-            .configure_series_labels()
-            .label_font(text(15.0, INK))
-            .background_style(PAPER)
-            .border_style(RGBColor(200, 200, 200))
-            .position(plotters::chart::SeriesLabelPosition::UpperRight)
-            .draw()
-            .map_err(|e| words(&e))?;
-        area.present().map_err(|e| words(&e))
-    })?;
+    let ticks = RangedCoordf64::from(0.0..last).key_points(9);
+    let mut fine = Canvas::new(WIDTH * FINE, HEIGHT * FINE)?;
+    draw(&mut fine, &ticks, &points, &averages, last).map_err(PictureError::Drawing)?;
+
+    let mut canvas = shrink(&fine)?;
+    for step in ticks {
+        let at = (x(step, last).round() as usize, BOTTOM + 13 + cap_height(LABEL));
+        canvas.text(&step.to_string(), LABEL, PALE, at, Anchor::Centre)?;
+    }
+    for loss in LOSSES {
+        let at = (LEFT - 13, y(loss).round() as usize + cap_height(LABEL) / 2);
+        canvas.text(&format!("{loss:.2}"), LABEL, PALE, at, Anchor::Right)?;
+    }
+    canvas.text("step", HEADING, INK, ((LEFT + RIGHT) / 2, HEIGHT - 28), Anchor::Centre)?;
+    canvas.text("loss (MSE)", HEADING, INK, (36, (TOP + BOTTOM) / 2), Anchor::Upwards)?;
+    for (i, name) in ["each step", "average of the epoch"].into_iter().enumerate() {
+        canvas.text(name, LABEL, INK, (legend(i).0 + 42, legend(i).1 + cap_height(LABEL) / 2), Anchor::Left)?;
+    }
     canvas.png(about)
+}
+
+/// Where the sample of the legend's `i`th line begins.
+fn legend(i: usize) -> (usize, usize) {
+    (RIGHT - 230, TOP + 26 + i * 26)
+}
+
+/// The average of each epoch.
+fn averages(losses: &[f32], steps_per_epoch: usize) -> Vec<Average> {
+    let steps_per_epoch = steps_per_epoch.max(1);
+    let epochs = losses.chunks(steps_per_epoch).enumerate().map(|(epoch, losses)| {
+        let finite = losses.iter().filter(|loss| loss.is_finite());
+        let mean = finite.clone().map(|&loss| f64::from(loss)).sum::<f64>() / finite.count() as f64;
+        let from = (epoch * steps_per_epoch) as f64;
+        (from, from + losses.len() as f64, mean)
+    });
+    epochs.filter(|(.., mean)| mean.is_finite()).collect()
+}
+
+/// Losses with their steps from 1: of long runs only the lowest and the highest of each stretch, which look the same.
+fn thin_out(losses: &[f32], most: usize) -> Vec<(f64, f64)> {
+    let finite: Vec<_> = losses.iter().enumerate().filter(|(_, loss)| loss.is_finite()).collect();
+    let mut points = vec![];
+    for stretch in finite.chunks((2 * finite.len()).div_ceil(most).max(1)) {
+        let by_loss = |a: &&(usize, &f32), b: &&(usize, &f32)| a.1.total_cmp(b.1);
+        let ends = stretch.iter().min_by(by_loss).zip(stretch.iter().max_by(by_loss));
+        if let Some((&low, &high)) = ends {
+            points.extend(if low.0 <= high.0 { [low, high] } else { [high, low] });
+        }
+    }
+    points.dedup_by_key(|point| point.0);
+    points.into_iter().map(|(i, &loss)| (i as f64 + 1.0, f64::from(loss))).collect()
+}
+
+/// Draws all that has no letters.
+fn draw(
+    fine: &mut Canvas,
+    ticks: &[f64],
+    points: &[(f64, f64)],
+    averages: &[Average],
+    last: f64,
+) -> Result<(), String> {
+    let size = (fine.width as u32, fine.height as u32);
+    let area = BitMapBackend::with_buffer(&mut fine.rgb, size).into_drawing_area();
+    let pixel = |(x, y): (f64, f64)| ((x * FINE as f64).round() as i32, (y * FINE as f64).round() as i32);
+    let line = |from, to, color: RGBColor, width: u32| {
+        let style = ShapeStyle::from(color).stroke_width(width);
+        area.draw(&PathElement::new([pixel(from), pixel(to)], style)).map_err(|e| e.to_string())
+    };
+    let dot = |at, color: RGBColor, radius: u32| {
+        area.draw(&Circle::new(pixel(at), radius, ShapeStyle::from(color).filled())).map_err(|e| e.to_string())
+    };
+    let (left, right, top, bottom) = (LEFT as f64, RIGHT as f64, TOP as f64, BOTTOM as f64);
+    let x = |step| x(step, last);
+
+    for &step in ticks {
+        line((x(step), top), (x(step), bottom), LINES, 3)?;
+        line((x(step), bottom), (x(step), bottom + 6.0), EDGE, 3)?;
+    }
+    for loss in LOSSES {
+        line((left, y(loss)), (right, y(loss)), LINES, 3)?;
+        line((left - 6.0, y(loss)), (left, y(loss)), EDGE, 3)?;
+    }
+    for pair in points.windows(2) {
+        line((x(pair[0].0), y(pair[0].1)), (x(pair[1].0), y(pair[1].1)), STEPS, 4)?;
+    }
+    for &(step, loss) in if points.len() <= FEW { points } else { &[] } {
+        dot((x(step), y(loss)), STEPS, 10)?;
+    }
+    for &(from, to, loss) in averages {
+        line((x(from), y(loss)), (x(to), y(loss)), AVERAGE, 9)?;
+    }
+    let corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)];
+    for side in corners.windows(2) {
+        line(side[0], side[1], EDGE, 3)?;
+    }
+    let (from, to) = ((legend(0).0 as f64 - 16.0, top + 12.0), (right - 14.0, legend(1).1 as f64 + 18.0));
+    for style in [ShapeStyle::from(WHITE).filled(), ShapeStyle::from(LINES).stroke_width(3)] {
+        area.draw(&Rectangle::new([pixel(from), pixel(to)], style)).map_err(|e| e.to_string())?;
+    }
+    for (i, (color, width)) in [(STEPS, 4), (AVERAGE, 9)].into_iter().enumerate() {
+        let (x, y) = legend(i);
+        line((x as f64, y as f64), (x as f64 + 30.0, y as f64), color, width)?;
+    }
+    area.present().map_err(|e| e.to_string())
+}
+
+/// Where a step lies from left to right.
+fn x(step: f64, last: f64) -> f64 {
+    LEFT as f64 + (RIGHT - LEFT) as f64 * step / last
+}
+
+/// Where a loss lies from top to bottom.
+fn y(loss: f64) -> f64 {
+    BOTTOM as f64 - (BOTTOM - TOP) as f64 * loss.clamp(0.0, HIGHEST) / HIGHEST
+}
+
+/// Averages squares of `FINE` x `FINE` pixels.
+fn shrink(fine: &Canvas) -> Result<Canvas, PictureError> {
+    let mut canvas = Canvas::new(fine.width / FINE, fine.height / FINE)?;
+    let rows = fine.rgb.chunks_exact(fine.width * 3 * FINE);
+    for (row, fine_rows) in canvas.rgb.chunks_exact_mut(canvas.width * 3).zip(rows) {
+        let mut sums = vec![0u16; row.len()];
+        for fine_row in fine_rows.chunks_exact(fine.width * 3) {
+            for (sum, pixels) in sums.chunks_exact_mut(3).zip(fine_row.chunks_exact(3 * FINE)) {
+                for pixel in pixels.chunks_exact(3) {
+                    sum.iter_mut().zip(pixel).for_each(|(sum, &value)| *sum += u16::from(value));
+                }
+            }
+        }
+        row.iter_mut().zip(sums).for_each(|(value, sum)| *value = (sum / (FINE * FINE) as u16) as u8);
+    }
+    Ok(canvas)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::canvas::tests::{Decoded, decode};
+    use super::*;
+
+    /// The rows in which a colour is seen, left of the legend.
+    fn rows(picture: &Decoded, color: [u8; 3]) -> Vec<usize> {
+        (0..picture.height).filter(|&y| (105..600).any(|x| picture.at(x, y) == color)).collect()
+    }
+
+    const AVERAGE: [u8; 3] = [20, 70, 130];
+
+    #[test]
+    fn the_curve_is_where_its_losses_are() {
+        for (losses, y) in [(vec![0.05; 700], 242), (vec![0.0; 700], 456), (vec![9.0; 700], 28)] {
+            let rows = rows(&decode(&loss_curve(&losses, 100, &[]).unwrap()), AVERAGE);
+            let (first, last) = (rows[0], rows[rows.len() - 1]);
+            assert!(first + 3 >= y && last <= y + 3, "{} at {first}..{last}, not {y}", losses[0]);
+        }
+        let two = [vec![0.02; 50], vec![0.08; 50]].concat();
+        let picture = decode(&loss_curve(&two, 50, &[]).unwrap());
+        let middle = |x: usize| (0..picture.height).find(|&y| picture.at(x, y) == AVERAGE).unwrap();
+        assert!(middle(300) > 360 && middle(600) < 120, "each epoch has its own average");
+    }
+
+    #[test]
+    fn a_curve_of_anything_is_drawn() {
+        let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+        let long: Vec<f32> =
+            (0..100_000).map(|i| if i % 97 == 0 { f32::NAN } else { (i % 89) as f32 / 1000.0 }).collect();
+        for losses in [&[][..], &[0.03], &bad, &[f32::MAX, f32::MAX], &[f32::MIN], &long] {
+            let picture = decode(&loss_curve(losses, 145, &[("seed", "0".into())]).unwrap());
+            assert_eq!((picture.width, picture.height), (900, 540));
+            assert!(picture.rgb.iter().filter(|p| p[0] < 100).count() > 1000, "axes and letters");
+            assert_eq!(picture.texts.len(), 1);
+        }
+        assert!(rows(&decode(&loss_curve(&bad, 0, &[]).unwrap()), AVERAGE).is_empty());
+        assert!(!rows(&decode(&loss_curve(&[0.03], usize::MAX, &[]).unwrap()), AVERAGE).is_empty());
+    }
+
+    #[test]
+    fn thinning_keeps_every_peak_and_the_order() {
+        let mut losses = vec![0.02; 10_000];
+        (losses[17], losses[5_000], losses[9_999], losses[30]) = (0.09, 0.001, 0.07, f32::NAN);
+        let points = thin_out(&losses, 1000);
+        assert!(points.len() <= 1000 && points.is_sorted_by(|a, b| a.0 < b.0));
+        for step in [17, 5_000, 9_999] {
+            assert!(points.contains(&(step as f64 + 1.0, f64::from(losses[step]))), "{step}");
+        }
+        assert_eq!(thin_out(&losses[..20], 1000).len(), 20); // short runs stay whole
+        assert_eq!(thin_out(&[], 1000), []);
+    }
+
+    #[test]
+    fn averages_are_over_what_is_finite() {
+        let losses = [1.0, 3.0, f32::NAN, 5.0, f32::NAN, f32::INFINITY, 2.0];
+        assert_eq!(averages(&losses, 2), [(0.0, 2.0, 2.0), (2.0, 4.0, 5.0), (6.0, 7.0, 2.0)]);
+        assert_eq!(averages(&losses[..1], 0), [(0.0, 1.0, 1.0)]);
+    }
 }

@@ -1,6 +1,22 @@
 //! The tutorial's pictures as PNG: grids of images with their labels, and the loss curve.
 //!
 //! Images are grey, `[n, h, w]` with values 0..1, and drawn as in the tutorial: dark ink on white, 1 is black.
+//!
+//! ```
+//! use kakusan_pipeline::pictures::{Block, Images, figure};
+//!
+//! let pixels: Vec<f32> = (0..2 * 8 * 8).map(|i| i as f32 / 128.0).collect(); // [2, 8, 8]
+//! let block = Block {
+//!     title: "",
+//!     images: Images { pixels: &pixels, height: 8, width: 8 },
+//!     columns: 1,
+//!     column_labels: vec![],
+//!     row_labels: vec!["first".into(), "second".into()],
+//! };
+//! let png = figure("Two images", &[block], &[("seed", "0".into())])?;
+//! assert!(png.starts_with(b"\x89PNG"));
+//! # Ok::<(), kakusan_pipeline::pictures::PictureError>(())
+//! ```
 
 mod canvas;
 mod curve;
@@ -18,6 +34,18 @@ pub struct Images<'a> {
     pub height: usize,
     /// Columns of one image.
     pub width: usize,
+}
+
+impl Images<'_> {
+    /// How many images there are, none of them larger than a picture may be.
+    fn count(&self) -> Result<usize, PictureError> {
+        let Self { pixels, height, width } = *self;
+        match height.checked_mul(width) {
+            Some(1..) if height.max(width) > canvas::MAX_SIDE => Err(PictureError::TooLarge { width, height }),
+            Some(size @ 1..) if pixels.len().is_multiple_of(size) => Ok(pixels.len() / size),
+            _ => Err(PictureError::Size { pixels: pixels.len(), height, width }),
+        }
+    }
 }
 
 /// Text kept in a PNG file, as keyword and value: the seed, the scheduler, the steps.
