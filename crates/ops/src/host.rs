@@ -12,7 +12,7 @@ use crate::denormals::FlushDenormals;
 /// The widest vectors that this machine has, found out once.
 pub(crate) fn arch() -> Arch {
     static ARCH: OnceLock<Arch> = OnceLock::new();
-    *ARCH.get_or_init(|| Arch::Scalar)
+    *ARCH.get_or_init(Arch::new)
 }
 
 /// Elements per task of an elementwise pass: enough to hide the cost of a task, few enough to balance two threads.

@@ -147,7 +147,7 @@ impl<'a> Storyteller<'a> {
             column_labels: vec![],
             row_labels,
         };
-        let steps = (1..=count).map(|i| format!("step {i}")).collect();
+        let steps = (1..=count).map(|i| format!("step {i} of {count}")).collect();
         let blocks = [block("model input", &inputs, steps), block("prediction", &predictions, vec![])];
         let png = pictures::figure(&format!("Sampling in {count} steps"), &blocks, &self.about())?;
         let caption = "Left what the network was given, right what it predicted. Each step goes only part of the way \
@@ -169,10 +169,7 @@ impl<'a> Storyteller<'a> {
         };
         let title = format!("{count} samples, {steps} steps");
         let png = pictures::figure(&title, &[block], &self.about())?;
-        let caption = format!(
-            "{count} new images, each begun from its own noise and drawn in {steps} steps. None of them is in the \
-             training set."
-        );
+        let caption = format!("{count} new images, each begun from its own noise and drawn in {steps} steps.");
         self.add("samples.png", "New images", &caption, png, watch)
     }
 
