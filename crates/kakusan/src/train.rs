@@ -60,7 +60,7 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
     };
     if let Some(dir) = args.data {
         // a folder that was named is used or the training fails: nothing else stands in for it
-        config.data.dir = Some(dir);
+        config.data.dir = Some(std::path::absolute(&dir).unwrap_or(dir)); // the run may be resumed from elsewhere
         config.data.sources = vec![SourceKind::Dir];
     }
     let existing = match (args.resume.is_some(), args.overwrite) {

@@ -120,7 +120,8 @@ impl Report<'_> {
             self.about_data()
         );
         if self.finished {
-            let _ = write!(card, "![samples](images/samples.png)\n\n```sh\n{}\n```\n\n", self.sample_command(0));
+            let command = self.sample_command(self.config.train.seed);
+            let _ = write!(card, "![samples](images/samples.png)\n\n```sh\n{command}\n```\n\n");
         }
         card += "| epoch | average loss |\n|---|---|\n";
         for epoch in self.epochs {

@@ -45,12 +45,10 @@ impl RunFolder {
         if overwrite && dir.is_dir() {
             fs::remove_dir_all(dir).map_err(Error::io("delete", dir))?;
         }
-        let folder = Self { dir: dir.to_owned() };
-        for dir in [folder.images(), folder.checkpoints()] {
-            fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
-        }
-        write_whole(&folder.dir.join(CONFIG_FILE), config.as_bytes())?;
-        Ok(folder)
+        // the configuration comes first: a folder with anything in it is a run, also one that was killed right here
+        fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        write_whole(&dir.join(CONFIG_FILE), config.as_bytes())?;
+        Self::open(dir)
     }
 
     /// The folder of a run that exists.
@@ -59,7 +57,11 @@ impl RunFolder {
             let reason = format!("it has no {CONFIG_FILE}; name the folder of an earlier training");
             return Err(Error::NotARun { dir: dir.to_owned(), reason });
         }
-        Ok(Self { dir: dir.to_owned() })
+        let folder = Self { dir: dir.to_owned() };
+        for dir in [folder.images(), folder.checkpoints()] {
+            fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        }
+        Ok(folder)
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -81,8 +83,10 @@ impl RunFolder {
         Ok(path)
     }
 
-    pub(crate) fn read(&self, name: &str) -> Result<String> {
-        read_text(&self.dir.join(name))
+    /// The text of a file of the folder, if the run came so far as to write it.
+    pub(crate) fn read(&self, name: &str) -> Result<Option<String>> {
+        let path = self.dir.join(name);
+        if path.exists() { read_text(&path).map(Some) } else { Ok(None) }
     }
 
     /// The log of a run that begins.

@@ -130,7 +130,7 @@ impl Training<'_> {
             RunFolder::check(&self.out, self.existing == Existing::Overwrite)?;
         }
         let device = self.device.open()?;
-        let recorded = if resume { Some(read_data_record(&RunFolder::open(&self.out)?)?) } else { None };
+        let recorded = if resume { read_data_record(&RunFolder::open(&self.out)?)? } else { None };
         if let Some(recorded) = &recorded {
             self.config.data.sources = vec![recorded.source.kind];
         }
@@ -155,13 +155,10 @@ impl Training<'_> {
         } else {
             RunFolder::create(&self.out, self.existing == Existing::Overwrite, &config_toml)?
         };
-        let (mut metrics, mut records) = if resume {
-            self.go_on(&folder, &mut trainer, watch)?
-        } else {
-            let json = serde_json::to_string_pretty(&data).map_err(|e| Error::Unfit(e.to_string()))?;
-            folder.write(DATA_FILE, (json + "\n").as_bytes())?;
-            (folder.new_metrics()?, vec![])
-        };
+        let json = serde_json::to_string_pretty(&data).map_err(|e| Error::Unfit(e.to_string()))?;
+        folder.write(DATA_FILE, (json + "\n").as_bytes())?;
+        let (mut metrics, mut records) =
+            if resume { self.go_on(&folder, &mut trainer, watch)? } else { (folder.new_metrics()?, vec![]) };
         watch(Event::Begin {
             dir: folder.dir(),
             model: self.config.model.class_name(),
@@ -263,10 +260,12 @@ pub fn run_config(dir: &Path, overrides: &[String], registry: &Registry) -> Resu
     Ok(RunConfig::load(&dir.join(CONFIG_FILE), overrides, registry)?)
 }
 
-fn read_data_record(folder: &RunFolder) -> Result<DataRecord> {
-    let reason = |e: serde_json::Error| format!("its {DATA_FILE} is damaged: {e}");
-    serde_json::from_str(&folder.read(DATA_FILE)?)
-        .map_err(|e| Error::NotARun { dir: folder.dir().to_owned(), reason: reason(e) })
+fn read_data_record(folder: &RunFolder) -> Result<Option<DataRecord>> {
+    let Some(text) = folder.read(DATA_FILE)? else { return Ok(None) };
+    serde_json::from_str(&text).map(Some).map_err(|e| {
+        let reason = format!("its {DATA_FILE} is damaged: {e}");
+        Error::NotARun { dir: folder.dir().to_owned(), reason }
+    })
 }
 
 /// The classes that the set holds images of, with their numbers.
