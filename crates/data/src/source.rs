@@ -83,8 +83,10 @@ pub fn load(config: &DataConfig, hub: &Hub) -> Result<Loaded, Error> {
         };
         match answer {
             Ok((images, description)) => {
-                let images = images.select(&config.classes)?.into();
-                return Ok(Loaded { images, source: SourceUsed { kind, description }, skipped });
+                // all classes are all that there are, also in a folder that lacks some
+                let all = config.classes.len() == images.class_names().len();
+                let images = if all { images } else { images.select(&config.classes)? };
+                return Ok(Loaded { images: images.into(), source: SourceUsed { kind, description }, skipped });
             }
             Err(reason) => skipped.push(Skipped { source: kind, reason }),
         }
