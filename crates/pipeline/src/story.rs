@@ -50,10 +50,6 @@ impl<'a> Storyteller<'a> {
         Ok(Self { config, config_toml, source, images, folder, device, levels, figures })
     }
 
-    pub(crate) fn image_count(&self) -> usize {
-        self.images.len()
-    }
-
     /// Digits, and the same digits under more and more noise.
     pub(crate) fn show_data(&mut self, watch: Watch) -> Result<()> {
         let (clean, noisy) = self.corrupted()?;

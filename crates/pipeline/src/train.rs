@@ -173,7 +173,7 @@ impl Training<'_> {
         story.show_data(watch)?;
 
         let outcome = self.train(&mut trainer, &folder, &mut metrics, &mut records, watch)?;
-        let epochs = summarise(&records, trainer.steps_per_epoch(), story.image_count());
+        let epochs = summarise(&records, trainer.steps_per_epoch(), trainer.images_per_epoch());
         story.show_training(&records, &epochs, watch)?;
         if outcome == Outcome::Finished {
             let pipeline =
