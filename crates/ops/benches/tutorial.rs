@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor, Var};
-use kakusan_ops::{Adam, AdamConfig, conv2d_silu, keep_freed_memory, max_pool2d, mse_loss, upsample_add};
+use kakusan_ops::{Adam, AdamConfig, Features, conv2d_silu, gradients, in_parts, keep_freed_memory, mse_loss, network};
 use kakusan_rng::Generator;
 
 const BATCH: usize = 128;
@@ -33,11 +33,8 @@ fn main() -> Result<()> {
         let bias = noise(&[co], 0.05)?;
         let (x_var, weight_var) = (Var::from_tensor(&x)?, Var::from_tensor(&weight)?);
         let forward = time(|| conv2d_silu(&x, &weight, Some(&bias), 2).map(drop))?;
-        // the backward pass alone: candle's share, a zeroed and an added gradient, is in these
-        let y = conv2d_silu(&x_var, &weight, Some(&bias), 2)?.sum_all()?;
-        let input = time(|| y.backward().map(drop))?;
-        let y = conv2d_silu(&x, &weight_var, Some(&bias), 2)?.sum_all()?;
-        let weights = time(|| y.backward().map(drop))?;
+        let input = time(|| conv2d_silu(&x_var, &weight, Some(&bias), 2)?.sum_all()?.backward().map(drop))?;
+        let weights = time(|| conv2d_silu(&x, &weight_var, Some(&bias), 2)?.sum_all()?.backward().map(drop))?;
         println!("{:>14} {forward:>15} {input:>15} {weights:>15}", format!("{ci}-{co} @{side}"));
     }
 
@@ -49,25 +46,32 @@ fn main() -> Result<()> {
     }
     let mut adam = Adam::new(params.clone(), AdamConfig::default())?;
     let x = noise(&[BATCH, 1, 28, 28], 1.0)?;
-    let convolve = |layer: usize, x: &Tensor| conv2d_silu(x, &params[2 * layer], Some(&params[2 * layer + 1]), 2);
+    let unet = |x: &Tensor| {
+        network([x], |[x]| {
+            let conv = |x: &Features, layer: usize| x.conv2d_silu(&params[2 * layer], Some(&params[2 * layer + 1]), 2);
+            let a = conv(&x, 0)?;
+            let b = conv(&a.max_pool2d()?, 1)?;
+            let c = conv(&b.max_pool2d()?, 2)?;
+            let c = conv(&c, 3)?;
+            let d = conv(&c.upsample_add(&b)?, 4)?;
+            drop((b, c));
+            conv(&d.upsample_add(&a)?, 5)
+        })
+    };
     let mut parts = [const { Vec::new() }; 3];
     for _ in 0..RUNS {
         let start = Instant::now();
-        let a = convolve(0, &x)?;
-        let b = convolve(1, &max_pool2d(&a)?)?;
-        let c = convolve(2, &max_pool2d(&b)?)?;
-        let c = convolve(3, &c)?;
-        let d = convolve(4, &upsample_add(&c, &b)?)?;
-        let y = convolve(5, &upsample_add(&d, &a)?)?;
-        let loss = mse_loss(&y, &x)?;
+        in_parts(BATCH, |r| unet(&x.narrow(0, r.start, r.len())?.detach()), |_| Ok(()))?;
         let forward = start.elapsed();
-        let grads = loss.backward()?;
+        let (_, grads) = gradients(BATCH, &Device::Cpu, |r| {
+            let x = x.narrow(0, r.start, r.len())?;
+            mse_loss(&unet(&x)?, &x)? * (r.len() as f64 / BATCH as f64)
+        })?;
         let backward = start.elapsed();
-        drop((a, b, c, d, y, loss));
         adam.step(&grads)?;
         drop(grads);
         let step = start.elapsed();
-        for (part, time) in parts.iter_mut().zip([forward, backward - forward, step]) {
+        for (part, time) in parts.iter_mut().zip([forward, backward - forward, step - forward]) {
             part.push(time.as_secs_f64() * 1e3);
         }
     }

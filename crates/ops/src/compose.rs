@@ -3,8 +3,16 @@
 
 use candle_core::{Result, Tensor};
 
-pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, padding: usize) -> Result<Tensor> {
-    let y = x.contiguous()?.conv2d(&weight.contiguous()?, padding, 1, 1, 1)?;
+use crate::ConvOptions;
+
+pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: ConvOptions) -> Result<Tensor> {
+    let ConvOptions { stride, padding: [top, bottom, left, right] } = options;
+    let (x, padding) = if [bottom, left, right] == [top; 3] {
+        (x.clone(), top)
+    } else {
+        (x.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)?, 0)
+    };
+    let y = x.contiguous()?.conv2d(&weight.contiguous()?, padding, stride, 1, 1)?;
     match bias {
         Some(bias) => y.broadcast_add(&bias.reshape((1, (), 1, 1))?), // [co] -> [1, co, 1, 1]
         None => Ok(y),
@@ -106,7 +114,7 @@ mod tests {
             for padding in 0..=if h == 2 { 0 } else { 2 } {
                 let padding = padding + usize::from(h == 2);
                 let kernel = |a: &[Tensor]| crate::conv2d(&a[0], &a[1], Some(&a[2]), padding);
-                let composed = |a: &[Tensor]| conv2d(&a[0], &a[1], Some(&a[2]), padding);
+                let composed = |a: &[Tensor]| conv2d(&a[0], &a[1], Some(&a[2]), padding.into());
                 same(&composed, &kernel, &[x.clone(), weight.clone(), bias.clone()])?;
             }
         }

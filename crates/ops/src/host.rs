@@ -1,5 +1,6 @@
 //! What the CPU kernels share: the machine's vectors, memory that is written once, and views of a tensor's numbers.
 
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
@@ -13,6 +14,28 @@ use crate::denormals::FlushDenormals;
 pub(crate) fn arch() -> Arch {
     static ARCH: OnceLock<Arch> = OnceLock::new();
     *ARCH.get_or_init(Arch::new)
+}
+
+/// How many of its tasks an operation leaves to one thread at least: all of them where every thread works [`alone`].
+pub(crate) fn grain() -> usize {
+    if ALONE.get() { usize::MAX } else { 1 }
+}
+
+/// Runs `work` with every operation of it on this thread.
+pub(crate) fn alone<R>(work: impl FnOnce() -> R) -> R {
+    /// Puts the former state back, after a panic too.
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ALONE.set(self.0);
+        }
+    }
+    let _restore = Restore(ALONE.replace(true));
+    work()
+}
+
+thread_local! {
+    static ALONE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Elements per task of an elementwise pass: enough to hide the cost of a task, few enough to balance two threads.
@@ -54,7 +77,7 @@ where
     let answers = if tasks.len() == 1 {
         tasks.into_iter().enumerate().map(task).collect()
     } else {
-        tasks.into_par_iter().enumerate().map(task).collect()
+        tasks.into_par_iter().enumerate().with_min_len(grain()).map(task).collect()
     };
     for vec in &mut vecs {
         // SAFETY: the pieces cover the first `len` elements, and each was filled by its task, all of which have ended.

@@ -1,15 +1,20 @@
 //! The arithmetic of diffusion models that candle lacks, gets wrong or does slowly, on candle's tensors.
 //!
-//! Every function takes and gives [`candle_core::Tensor`]s and is differentiable by `Tensor::backward`. On the CPU, f32
-//! and f64 run through our own kernels: f32 with the machine's widest vectors on rayon's threads, with results and
-//! gradients that do not depend, bit for bit, on the number of threads; f64 plainly, as the reference. On other devices
-//! the functions are composed of candle's operations, with the same gradients.
+//! Every function takes and gives [`candle_core::Tensor`]s and is differentiable by `Tensor::backward`. A whole network is
+//! faster as one: inside [`network`] the same operations are methods of [`Features`], which lie channels last in memory
+//! that is used again, and [`backward`] goes back through it without candle's graph. [`gradients`] does so for a training
+//! step, one part of the batch on each thread; [`with_still_weights`] spares a sampling the work on the weights.
+//!
+//! On the CPU, f32 runs through our own kernels: with the machine's widest vectors on rayon's threads, with results and
+//! gradients that do not depend, bit for bit, on the number of threads. In f64, the reference, and on other devices the
+//! operations are composed of candle's, with the same gradients.
 //!
 //! Inputs may be strided in any way. Errors are candle's; nothing panics on bad input.
 
 #![deny(missing_docs)]
 
 mod adam;
+mod buffer;
 mod check;
 mod compose;
 mod conv;
@@ -17,14 +22,24 @@ mod denormals;
 mod host;
 mod loss;
 mod memory;
+mod network;
+mod parts;
 mod pool;
+mod scratch;
 mod silu;
+mod still;
+mod tape;
+mod transpose;
 mod upsample;
 
 pub use adam::{Adam, AdamConfig, AdamState};
-pub use conv::{conv2d, conv2d_silu};
+pub use conv::{ConvOptions, conv2d, conv2d_silu};
 pub use loss::mse_loss;
 pub use memory::keep_freed_memory;
+pub use network::{Features, network};
+pub use parts::{gradients, in_parts};
 pub use pool::max_pool2d;
 pub use silu::silu;
+pub use still::with_still_weights;
+pub use tape::backward;
 pub use upsample::{upsample_add, upsample_nearest2d};

@@ -1,10 +1,17 @@
 //! Max pooling.
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, WithDType};
+use std::sync::Arc;
 
-use crate::check::{image_dims, on_host};
+use candle_core::{Result, Tensor, bail};
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use crate::buffer::Buffer;
+use crate::check::image_dims;
 use crate::compose;
-use crate::host::{build, numbers, piece, with_numbers};
+use crate::denormals::FlushDenormals;
+use crate::host::{arch, grain};
+use crate::network::{Data, Dims, Features, operation};
 
 /// The maximum of each 2x2 block: `[b, c, h, w] -> [b, c, h / 2, w / 2]`, as `torch.nn.functional.max_pool2d(x, 2)`.
 ///
@@ -23,110 +30,148 @@ use crate::host::{build, numbers, piece, with_numbers};
 /// # }
 /// ```
 pub fn max_pool2d(x: &Tensor) -> Result<Tensor> {
-    let (b, c, h, w) = image_dims("max_pool2d", x)?;
-    if h < 2 || w < 2 {
-        candle_core::bail!("max_pool2d: images of {h}x{w} have no 2x2 block")
-    }
-    if !on_host("max_pool2d", x)? {
-        return compose::max_pool2d(x);
-    }
-    x.contiguous()?.apply_op1(MaxPool { planes: (b, c), h, w })
+    image_dims("max_pool2d", x)?;
+    operation("max_pool2d", [x], &[], |[x]| x.max_pool2d())
 }
 
-struct MaxPool {
-    planes: (usize, usize),
-    h: usize,
-    w: usize,
+impl Features {
+    /// [`max_pool2d`](crate::max_pool2d) of these features.
+    ///
+    /// # Errors
+    /// Height or width below 2.
+    pub fn max_pool2d(&self) -> Result<Self> {
+        let dims @ Dims { b, c, h, w } = self.sizes();
+        if h < 2 || w < 2 {
+            bail!("max_pool2d: images of {h}x{w} have no 2x2 block")
+        }
+        let x = match self.data() {
+            Data::Other(x) => return Self::other(compose::max_pool2d(x)?),
+            Data::Host(x) => x,
+        };
+        let halved = Dims { b, c, h: h / 2, w: w / 2 };
+        let mut y = Buffer::new(halved.count())?;
+        let images = y.par_chunks_mut(halved.pixels() * c).zip(x.floats.par_chunks(dims.pixels() * c));
+        images.with_min_len(grain()).for_each(|(y, x)| {
+            arch().dispatch(Pool { dims, x, y });
+        });
+        let id = x.id.map(|id| {
+            let floats = x.floats.clone();
+            x.tape.record(Box::new(move |grad, gradients| {
+                gradients.add_with(id, |held| backward(dims, &floats, &grad, held))
+            }))
+        });
+        Ok(Self::host(halved, y, &x.tape, id))
+    }
 }
 
-impl MaxPool {
-    fn forward<T: WithDType>(&self, x: &[T]) -> Result<Vec<T>> {
-        let (half_h, half_w) = (self.h / 2, self.w / 2);
-        let planes = self.planes_per_task();
-        let len = self.planes.0 * self.planes.1 * half_h * half_w;
-        let ([y], _) = build(len, planes * half_h * half_w, |i, [y]| {
-            let x = piece(x, i, planes * self.h * self.w).chunks_exact(self.h * self.w);
-            for (x, y) in x.zip(y.chunks_exact_mut(half_h * half_w)) {
-                let rows = x.chunks_exact(2 * self.w).zip(y.chunks_exact_mut(half_w));
-                for (x, y) in rows {
-                    let (top, bottom) = x.split_at(self.w);
-                    let blocks = top.as_chunks::<2>().0.iter().zip(bottom.as_chunks::<2>().0);
-                    for (y, (&[a, b], &[c, d])) in y.iter_mut().zip(blocks) {
-                        *y = larger(larger(a, b), larger(c, d));
-                    }
-                }
-            }
-        })?;
-        Ok(y)
-    }
+/// The gradient of the input, and what it has gathered before.
+fn backward(dims: Dims, x: &[f32], grad: &[f32], held: Option<Arc<Buffer>>) -> Result<Buffer> {
+    let image = dims.pixels() * dims.c;
+    let half = (dims.h / 2) * (dims.w / 2) * dims.c;
+    let mut dx = Buffer::new(dims.count())?;
+    let images = dx.par_chunks_mut(image).zip(x.par_chunks(image)).zip(grad.par_chunks(half)).enumerate();
+    images.with_min_len(grain()).for_each(|(i, ((dx, x), grad))| {
+        let _flush = FlushDenormals::new();
+        match &held {
+            Some(held) => dx.copy_from_slice(&held[i * image..][..image]),
+            None => dx.fill(0.0),
+        }
+        arch().dispatch(Unpool { dims, x, grad, dx });
+    });
+    Ok(dx)
+}
 
-    fn backward<T: WithDType>(&self, x: &[T], grad: &[T]) -> Result<Vec<T>> {
-        let (half_h, half_w) = (self.h / 2, self.w / 2);
-        let planes = self.planes_per_task();
-        let ([dx], _) = build(x.len(), planes * self.h * self.w, |i, [dx]| {
-            let x = piece(x, i, planes * self.h * self.w).chunks_exact(self.h * self.w);
-            let grad = piece(grad, i, planes * half_h * half_w).chunks_exact(half_h * half_w);
-            for (dx, (x, grad)) in dx.chunks_exact_mut(self.h * self.w).zip(x.zip(grad)) {
-                let rows =
-                    dx.chunks_exact_mut(2 * self.w).zip(x.chunks_exact(2 * self.w)).zip(grad.chunks_exact(half_w));
-                for ((dx, x), grad) in rows {
-                    let (dx_top, dx_bottom) = dx.split_at_mut(self.w);
-                    let (top, bottom) = x.split_at(self.w);
-                    let dx = dx_top.as_chunks_mut::<2>().0.iter_mut().zip(dx_bottom.as_chunks_mut::<2>().0);
-                    let x = top.as_chunks::<2>().0.iter().zip(bottom.as_chunks::<2>().0);
-                    for (((dx_top, dx_bottom), (top, bottom)), &grad) in dx.zip(x).zip(grad) {
-                        // by index, not by branch: the maximum is anywhere
-                        let columns = [usize::from(beats(top[1], top[0])), usize::from(beats(bottom[1], bottom[0]))];
-                        let row = usize::from(beats(bottom[columns[1]], top[columns[0]]));
-                        [dx_top, dx_bottom][row][columns[row]] = grad;
-                    }
-                }
-            }
-        })?;
-        Ok(dx)
-    }
+/// The four pixels of a block, as ranges of a whole image `[h, w, c]`, in reading order.
+#[inline(always)]
+fn block(Dims { c, w, .. }: Dims, y: usize, x: usize) -> [std::ops::Range<usize>; 4] {
+    let at = |y: usize, x: usize| (y * w + x) * c..(y * w + x + 1) * c;
+    [at(2 * y, 2 * x), at(2 * y, 2 * x + 1), at(2 * y + 1, 2 * x), at(2 * y + 1, 2 * x + 1)]
+}
 
-    /// Planes of one task: about as many numbers as other elementwise passes take.
-    fn planes_per_task(&self) -> usize {
-        (crate::host::PIECE / (self.h * self.w)).max(1)
+/// Pools one image.
+struct Pool<'a> {
+    dims: Dims,
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl WithSimd for Pool<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { dims, x, y } = self;
+        for (at, y) in y.chunks_exact_mut(dims.c).enumerate() {
+            let [a, b, c, d] = block(dims, at / (dims.w / 2), at % (dims.w / 2)).map(|pixel| S::as_simd_f32s(&x[pixel]));
+            let (vectors, rest) = S::as_mut_simd_f32s(y);
+            for (i, y) in vectors.iter_mut().enumerate() {
+                let (_, largest) = larger(simd, a.0[i], b.0[i]);
+                let (_, largest) = larger(simd, largest, c.0[i]);
+                *y = larger(simd, largest, d.0[i]).1;
+            }
+            for (i, y) in rest.iter_mut().enumerate() {
+                *y = [b.1[i], c.1[i], d.1[i]].into_iter().fold(a.1[i], |y, x| if beats(x, y) { x } else { y });
+            }
+        }
     }
+}
+
+/// Where `later` takes the maximum from `sooner`, as [`beats`] has it, and the maximum.
+#[inline(always)]
+fn larger<S: Simd>(simd: S, sooner: S::f32s, later: S::f32s) -> (S::m32s, S::f32s) {
+    let nan = simd.not_m32s(simd.equal_f32s(later, later));
+    let taken = simd.or_m32s(simd.greater_than_f32s(later, sooner), nan);
+    (taken, simd.select_f32s(taken, later, sooner))
 }
 
 /// Whether `later` takes the maximum from `sooner`: torch's rule, in which NaN always does.
-fn beats<T: WithDType>(later: T, sooner: T) -> bool {
-    // NaN is what does not equal itself
-    #[expect(clippy::eq_op)]
-    let nan = later != later;
-    later > sooner || nan
+fn beats(later: f32, sooner: f32) -> bool {
+    later > sooner || later.is_nan()
 }
 
-fn larger<T: WithDType>(sooner: T, later: T) -> T {
-    if beats(later, sooner) { later } else { sooner }
+/// Adds the gradients of one image's blocks to the places of their maxima.
+struct Unpool<'a> {
+    dims: Dims,
+    x: &'a [f32],
+    grad: &'a [f32],
+    dx: &'a mut [f32],
 }
 
-impl CustomOp1 for MaxPool {
-    fn name(&self) -> &'static str {
-        "max_pool2d"
-    }
+impl WithSimd for Unpool<'_> {
+    type Output = ();
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let shape = Shape::from((self.planes.0, self.planes.1, self.h / 2, self.w / 2));
-        let y = if let CpuStorage::F64(_) = x {
-            CpuStorage::F64(self.forward(numbers(x, layout)?)?)
-        } else {
-            CpuStorage::F32(self.forward(numbers(x, layout)?)?)
-        };
-        Ok((y, shape))
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let dx = if x.dtype() == DType::F64 {
-            let dx = with_numbers::<f64, _>(x, |x| with_numbers(grad, |grad| self.backward(x, grad)))?;
-            Tensor::from_vec(dx, x.shape(), x.device())
-        } else {
-            let dx = with_numbers::<f32, _>(x, |x| with_numbers(grad, |grad| self.backward(x, grad)))?;
-            Tensor::from_vec(dx, x.shape(), x.device())
-        };
-        Ok(Some(dx?))
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { dims, x, grad, dx } = self;
+        for (at, grad) in grad.chunks_exact(dims.c).enumerate() {
+            let pixels = block(dims, at / (dims.w / 2), at % (dims.w / 2));
+            let (grad, grad_rest) = S::as_simd_f32s(grad);
+            let [a, b, c, d] = block(dims, at / (dims.w / 2), at % (dims.w / 2)).map(|pixel| S::as_simd_f32s(&x[pixel]));
+            for (i, &grad) in grad.iter().enumerate() {
+                let (to_b, largest) = larger(simd, a.0[i], b.0[i]);
+                let (to_c, largest) = larger(simd, largest, c.0[i]);
+                let (to_d, _) = larger(simd, largest, d.0[i]);
+                let zero = simd.splat_f32s(0.0);
+                // from the last to the first: what a later pixel takes is gone for the sooner ones
+                let (of_d, left) = (simd.select_f32s(to_d, grad, zero), simd.select_f32s(to_d, zero, grad));
+                let (of_c, left) = (simd.select_f32s(to_c, left, zero), simd.select_f32s(to_c, zero, left));
+                let (of_b, of_a) = (simd.select_f32s(to_b, left, zero), simd.select_f32s(to_b, zero, left));
+                for (pixel, grad) in pixels.iter().zip([of_a, of_b, of_c, of_d]) {
+                    let dx = &mut S::as_mut_simd_f32s(&mut dx[pixel.clone()]).0[i];
+                    *dx = simd.add_f32s(*dx, grad);
+                }
+            }
+            let vectors = grad.len() * S::F32_LANES;
+            for (i, &grad) in grad_rest.iter().enumerate() {
+                let mut place = pixels[0].start + vectors + i;
+                for pixel in &pixels[1..] {
+                    let later = pixel.start + vectors + i;
+                    if beats(x[later], x[place]) {
+                        place = later;
+                    }
+                }
+                dx[place] += grad;
+            }
+        }
     }
 }

@@ -1,11 +1,15 @@
 //! SiLU, x * sigmoid(x), and its derivative.
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
 
-use crate::check::on_host;
+use crate::buffer::Buffer;
 use crate::compose;
-use crate::host::{PIECE, arch, build, numbers, piece, with_numbers};
+use crate::denormals::FlushDenormals;
+use crate::host::{PIECE, arch, grain};
+use crate::network::{Data, Features, elementwise};
+use crate::tape::owned;
 
 /// SiLU, elementwise: `x / (1 + exp(-x))`, as `torch.nn.functional.silu`.
 ///
@@ -21,69 +25,90 @@ use crate::host::{PIECE, arch, build, numbers, piece, with_numbers};
 /// # }
 /// ```
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    if !on_host("silu", x)? {
-        return compose::silu(x);
-    }
-    x.contiguous()?.apply_op1(Silu)
+    elementwise("silu", x, |x| x.silu())
 }
 
-struct Silu;
-
-impl CustomOp1 for Silu {
-    fn name(&self) -> &'static str {
-        "silu"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let len = layout.shape().elem_count();
-        let y = if let CpuStorage::F64(_) = x {
-            let x = numbers::<f64>(x, layout)?;
-            let ([y], _) = build(len, PIECE, |i, [y]| {
-                y.iter_mut().zip(piece(x, i, PIECE)).for_each(|(y, &x)| *y = silu_f64(x).0);
-            })?;
-            CpuStorage::F64(y)
-        } else {
-            let x = numbers::<f32>(x, layout)?;
-            let ([y], _) = build(len, PIECE, |i, [y]| {
-                y.copy_from_slice(piece(x, i, PIECE));
-                arch().dispatch(Forward { x: y, derivative: None });
-            })?;
-            CpuStorage::F32(y)
+impl Features {
+    /// [`silu`](crate::silu) of these features.
+    ///
+    /// # Errors
+    /// When there is no memory for them.
+    pub fn silu(&self) -> Result<Self> {
+        let x = match self.data() {
+            Data::Other(x) => return Self::other(compose::silu(x)?),
+            Data::Host(x) => x,
         };
-        Ok((y, layout.shape().clone()))
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let len = x.elem_count();
-        let gradient = if x.dtype() == DType::F64 {
-            let ([dx], _) = with_numbers::<f64, _>(x, |x| {
-                with_numbers::<f64, _>(grad, |grad| {
-                    build(len, PIECE, |i, [dx]| {
-                        let both = piece(x, i, PIECE).iter().zip(piece(grad, i, PIECE));
-                        dx.iter_mut().zip(both).for_each(|(dx, (&x, &grad))| *dx = grad * silu_f64(x).1);
-                    })
-                })
-            })?;
-            Tensor::from_vec(dx, x.shape(), x.device())?
-        } else {
-            let ([dx], _) = with_numbers::<f32, _>(x, |x| {
-                with_numbers::<f32, _>(grad, |grad| {
-                    build(len, PIECE, |i, [dx]| {
-                        dx.copy_from_slice(piece(x, i, PIECE));
-                        arch().dispatch(Backward { x: dx, grad: piece(grad, i, PIECE) });
-                    })
-                })
-            })?;
-            Tensor::from_vec(dx, x.shape(), x.device())?
-        };
-        Ok(Some(gradient))
+        let mut y = Buffer::new(x.floats.len())?;
+        let pieces = y.par_chunks_mut(PIECE).zip(x.floats.par_chunks(PIECE)).with_min_len(grain());
+        pieces.for_each(|(y, x)| {
+            let _flush = FlushDenormals::new();
+            y.copy_from_slice(x);
+            arch().dispatch(Forward { x: y, derivative: None });
+        });
+        let id = x.id.map(|id| {
+            let floats = x.floats.clone();
+            x.tape.record(Box::new(move |grad, gradients| {
+                let mut dx = owned(grad)?;
+                let pieces = dx.par_chunks_mut(PIECE).zip(floats.par_chunks(PIECE)).with_min_len(grain());
+                pieces.for_each(|(dx, x)| {
+                    let _flush = FlushDenormals::new();
+                    arch().dispatch(Backward { dx, x });
+                });
+                gradients.add(id, dx.into())
+            }))
+        });
+        Ok(Self::host(self.sizes(), y, &x.tape, id))
     }
 }
 
-/// SiLU and its derivative at `x`.
-pub(crate) fn silu_f64(x: f64) -> (f64, f64) {
-    let sigmoid = 1.0 / (1.0 + (-x).exp());
-    (x / (1.0 + (-x).exp()), sigmoid * (1.0 + x * (1.0 - sigmoid)))
+/// What follows the sums of a convolution: the bias, and SiLU with its derivative.
+pub(crate) struct Finish<'a> {
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) silu: bool,
+    /// The results, `[pixels, channels]`.
+    pub(crate) y: &'a mut [f32],
+    /// SiLU's derivative, where it is wanted.
+    pub(crate) derivative: Option<&'a mut [f32]>,
+}
+
+impl Finish<'_> {
+    /// The bias of the channels from `channel` on.
+    #[inline(always)]
+    pub(crate) fn bias_vector<S: Simd>(&self, simd: S, channel: usize) -> S::f32s {
+        match self.bias {
+            Some(bias) => S::as_simd_f32s(&bias[channel..channel + S::F32_LANES]).0[0],
+            None => simd.splat_f32s(0.0),
+        }
+    }
+
+    /// Stores a vector of sums, bias included, at place `at` of the results.
+    #[inline(always)]
+    pub(crate) fn store<S: Simd>(&mut self, simd: S, at: usize, sum: S::f32s) {
+        let range = at..at + S::F32_LANES;
+        let y = &mut S::as_mut_simd_f32s(&mut self.y[range.clone()]).0[0];
+        if !self.silu {
+            *y = sum;
+            return;
+        }
+        let (value, slope) = silu_vector(simd, sum);
+        *y = value;
+        if let Some(derivative) = &mut self.derivative {
+            S::as_mut_simd_f32s(&mut derivative[range]).0[0] = slope;
+        }
+    }
+
+    /// Finishes results that hold the bare sums of `channels` channels.
+    #[inline(always)]
+    pub(crate) fn apply<S: Simd>(&mut self, simd: S, channels: usize) {
+        if let Some(bias) = self.bias {
+            for pixel in self.y.chunks_exact_mut(channels) {
+                pixel.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+            }
+        }
+        if self.silu {
+            Forward { x: self.y, derivative: self.derivative.as_deref_mut() }.with_simd(simd);
+        }
+    }
 }
 
 /// SiLU in place; the derivative beside it where one is wanted.
@@ -119,10 +144,10 @@ impl WithSimd for Forward<'_> {
     }
 }
 
-/// From `x` in place to the gradient of it.
+/// Multiplies a gradient by the derivative at `x`.
 struct Backward<'a> {
-    x: &'a mut [f32],
-    grad: &'a [f32],
+    dx: &'a mut [f32],
+    x: &'a [f32],
 }
 
 impl WithSimd for Backward<'_> {
@@ -130,20 +155,20 @@ impl WithSimd for Backward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let (x, x_rest) = S::as_mut_simd_f32s(self.x);
-        let (grad, grad_rest) = S::as_simd_f32s(self.grad);
-        x.iter_mut().zip(grad).for_each(|(x, &grad)| *x = simd.mul_f32s(silu_vector(simd, *x).1, grad));
-        if !x_rest.is_empty() {
-            let (_, d) = silu_vector(simd, simd.partial_load_f32s(x_rest));
-            let dx = simd.mul_f32s(d, simd.partial_load_f32s(grad_rest));
-            simd.partial_store_f32s(x_rest, dx);
+        let (dx, dx_rest) = S::as_mut_simd_f32s(self.dx);
+        let (x, x_rest) = S::as_simd_f32s(self.x);
+        dx.iter_mut().zip(x).for_each(|(dx, &x)| *dx = simd.mul_f32s(silu_vector(simd, x).1, *dx));
+        if !dx_rest.is_empty() {
+            let (_, slope) = silu_vector(simd, simd.partial_load_f32s(x_rest));
+            let dx = simd.mul_f32s(slope, simd.partial_load_f32s(dx_rest));
+            simd.partial_store_f32s(dx_rest, dx);
         }
     }
 }
 
 /// SiLU and its derivative of one vector.
 #[inline(always)]
-fn silu_vector<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
+pub(crate) fn silu_vector<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
     let one = simd.splat_f32s(1.0);
     let grown = simd.add_f32s(one, exp(simd, simd.sub_f32s(simd.splat_f32s(0.0), x)));
     let sigmoid = simd.div_f32s(one, grown);

@@ -1,10 +1,16 @@
 //! Upsampling by nearest neighbour, alone and with a skip connection.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, WithDType, bail};
+use std::sync::Arc;
 
-use crate::check::{elements, image_dims, on_host, same_dtype};
+use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::buffer::Buffer;
+use crate::check::{elements, image_dims, same_dtype};
 use crate::compose;
-use crate::host::{PIECE, build, numbers, piece, with_numbers};
+use crate::denormals::FlushDenormals;
+use crate::host::grain;
+use crate::network::{Data, Dims, Features, operation};
 
 /// Every pixel twice in both directions: `[b, c, h, w] -> [b, c, 2h, 2w]`, as
 /// `torch.nn.functional.interpolate(x, scale_factor=2)`.
@@ -23,11 +29,8 @@ use crate::host::{PIECE, build, numbers, piece, with_numbers};
 /// # }
 /// ```
 pub fn upsample_nearest2d(x: &Tensor) -> Result<Tensor> {
-    let upsample = Upsample::new("upsample_nearest2d", x)?;
-    if !on_host(upsample.op, x)? {
-        return compose::upsample_nearest2d(x);
-    }
-    x.contiguous()?.apply_op1(upsample)
+    check("upsample_nearest2d", x)?;
+    operation("upsample_nearest2d", [x], &[], |[x]| x.upsample_nearest2d())
 }
 
 /// [`upsample_nearest2d`] of `x` plus `skip`, `[b, c, 2h, 2w]`: what the upward half of a U-Net does at every level.
@@ -37,130 +40,115 @@ pub fn upsample_nearest2d(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`upsample_nearest2d`]; a `skip` of another shape or dtype.
 pub fn upsample_add(x: &Tensor, skip: &Tensor) -> Result<Tensor> {
-    let upsample = Upsample::new("upsample_add", x)?;
-    same_dtype(upsample.op, x, skip)?;
-    if skip.dims() != upsample.result() {
-        bail!("upsample_add: images {:?} double to {:?}, the skip has {:?}", x.dims(), upsample.result(), skip.dims())
-    }
-    if !on_host(upsample.op, x)? {
-        return compose::upsample_nearest2d(x)?.add(skip);
-    }
-    x.contiguous()?.apply_op2(&skip.contiguous()?, upsample)
+    let doubled = check("upsample_add", x)?;
+    same_dtype("upsample_add", x, skip)?;
+    check_skip(x.dims(), doubled, skip.dims())?;
+    operation("upsample_add", [x, skip], &[], |[x, skip]| x.upsample_add(&skip))
 }
 
-struct Upsample {
-    op: &'static str,
-    dims: [usize; 4],
+/// The dimensions of the result.
+fn check(op: &str, x: &Tensor) -> Result<[usize; 4]> {
+    let (b, c, h, w) = image_dims(op, x)?;
+    elements(op, &[b, c, h, w, 4])?;
+    Ok([b, c, 2 * h, 2 * w])
 }
 
-impl Upsample {
-    fn new(op: &'static str, x: &Tensor) -> Result<Self> {
-        let (b, c, h, w) = image_dims(op, x)?;
-        elements(op, &[b, c, h, w, 4])?;
-        Ok(Self { op, dims: [b, c, h, w] })
+fn check_skip(x: &[usize], doubled: [usize; 4], skip: &[usize]) -> Result<()> {
+    if skip != doubled {
+        bail!("upsample_add: images {x:?} double to {doubled:?}, the skip has {skip:?}")
+    }
+    Ok(())
+}
+
+impl Features {
+    /// [`upsample_nearest2d`](crate::upsample_nearest2d) of these features.
+    ///
+    /// # Errors
+    /// When there is no memory for them.
+    pub fn upsample_nearest2d(&self) -> Result<Self> {
+        upsample("upsample_nearest2d", self, None)
     }
 
-    fn result(&self) -> [usize; 4] {
-        let [b, c, h, w] = self.dims;
-        [b, c, 2 * h, 2 * w]
+    /// [`upsample_add`](crate::upsample_add) of these features and `skip`.
+    ///
+    /// # Errors
+    /// As [`upsample_add`](crate::upsample_add).
+    pub fn upsample_add(&self, skip: &Self) -> Result<Self> {
+        let [b, c, h, w] = self.dims();
+        check_skip(&self.dims(), [b, c, 2 * h, 2 * w], &skip.dims())?;
+        upsample("upsample_add", self, Some(skip))
     }
+}
 
-    fn count(&self) -> usize {
-        self.dims.iter().product()
-    }
-
-    /// Rows of the input that one task takes.
-    fn rows(&self) -> usize {
-        (PIECE / (4 * self.dims[3])).max(1)
-    }
-
-    fn forward<T: WithDType>(&self, x: &[T], skip: Option<&[T]>) -> Result<Vec<T>> {
-        let (w, rows) = (self.dims[3], self.rows());
-        let ([y], _) = build(4 * self.count(), rows * 4 * w, |i, [y]| {
-            let x = piece(x, i, rows * w);
-            match skip {
-                None => {
-                    for (x, y) in x.chunks_exact(w).zip(y.chunks_exact_mut(4 * w)) {
-                        let (top, bottom) = y.split_at_mut(2 * w);
-                        top.as_chunks_mut().0.iter_mut().zip(x).for_each(|(y, &x)| *y = [x, x]);
-                        bottom.copy_from_slice(top);
-                    }
+fn upsample(op: &str, x: &Features, skip: Option<&Features>) -> Result<Features> {
+    let dims @ Dims { b, c, h, w } = x.sizes();
+    elements(op, &[b, c, h, w, 4])?;
+    let doubled = Dims { h: 2 * h, w: 2 * w, ..dims };
+    let (x, skip) = match (x.data(), skip.map(Features::data)) {
+        (Data::Host(x), None) => (x, None),
+        (Data::Host(x), Some(Data::Host(skip))) => (x, Some(skip)),
+        (Data::Other(x), None) => return Features::other(compose::upsample_nearest2d(x)?),
+        (Data::Other(x), Some(Data::Other(skip))) => {
+            return Features::other(compose::upsample_nearest2d(x)?.add(skip)?);
+        }
+        _ => bail!("{op}: the features are of different networks"),
+    };
+    let mut y = Buffer::new(doubled.count())?;
+    let row = w * c;
+    // two rows of the result come from one of the input
+    let rows = y.par_chunks_mut(4 * row).zip(x.floats.par_chunks(row)).enumerate().with_min_len(grain());
+    rows.for_each(|(i, (y, x))| {
+        let (top, bottom) = y.split_at_mut(2 * row);
+        match skip {
+            None => {
+                for (y, x) in top.chunks_exact_mut(2 * c).zip(x.chunks_exact(c)) {
+                    y[..c].copy_from_slice(x);
+                    y[c..].copy_from_slice(x);
                 }
-                Some(skip) => {
-                    let skip = piece(skip, i, rows * 4 * w).chunks_exact(2 * w);
-                    for ((y, skip), at) in y.chunks_exact_mut(2 * w).zip(skip).zip(0..) {
-                        let x = &x[at / 2 * w..][..w];
-                        let skip = skip.as_chunks().0;
-                        for ((y, &x), &[a, b]) in y.as_chunks_mut().0.iter_mut().zip(x).zip(skip) {
-                            *y = [x + a, x + b];
+                bottom.copy_from_slice(top);
+            }
+            Some(skip) => {
+                let skip = &skip.floats[i * 4 * row..][..4 * row];
+                for (y, skip) in [top, bottom].into_iter().zip(skip.chunks_exact(2 * row)) {
+                    for ((y, skip), x) in y.chunks_exact_mut(2 * c).zip(skip.chunks_exact(2 * c)).zip(x.chunks_exact(c)) {
+                        for (y, skip) in y.chunks_exact_mut(c).zip(skip.chunks_exact(c)) {
+                            y.iter_mut().zip(skip).zip(x).for_each(|((y, skip), x)| *y = x + skip);
                         }
                     }
                 }
             }
-        })?;
-        Ok(y)
-    }
-
-    fn backward<T: WithDType>(&self, grad: &[T]) -> Result<Vec<T>> {
-        let (w, rows) = (self.dims[3], self.rows());
-        let ([dx], _) = build(self.count(), rows * w, |i, [dx]| {
-            let grad = piece(grad, i, rows * 4 * w).chunks_exact(4 * w);
-            for (dx, grad) in dx.chunks_exact_mut(w).zip(grad) {
-                let (top, bottom) = grad.split_at(2 * w);
-                let blocks = top.as_chunks().0.iter().zip(bottom.as_chunks().0);
-                dx.iter_mut().zip(blocks).for_each(|(dx, (&[a, b], &[c, d]))| *dx = (a + b) + (c + d));
-            }
-        })?;
-        Ok(dx)
-    }
-
-    fn gradient(&self, x: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        if !x.track_op() {
-            return Ok(None);
         }
-        let dx = if x.dtype() == DType::F64 {
-            Tensor::from_vec(with_numbers::<f64, _>(grad, |grad| self.backward(grad))?, x.shape(), x.device())
-        } else {
-            Tensor::from_vec(with_numbers::<f32, _>(grad, |grad| self.backward(grad))?, x.shape(), x.device())
-        };
-        Ok(Some(dx?))
-    }
+    });
+    let (x_id, skip_id) = (x.id, skip.and_then(|skip| skip.id));
+    let id = (x_id.is_some() || skip_id.is_some()).then(|| {
+        x.tape.record(Box::new(move |grad, gradients| {
+            if let Some(id) = x_id {
+                gradients.add(id, Arc::new(backward(dims, &grad)?))?;
+            }
+            match skip_id {
+                Some(id) => gradients.add(id, grad),
+                None => Ok(()),
+            }
+        }))
+    });
+    Ok(Features::host(doubled, y, &x.tape, id))
 }
 
-impl CustomOp1 for Upsample {
-    fn name(&self) -> &'static str {
-        self.op
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let y = if let CpuStorage::F64(_) = x {
-            CpuStorage::F64(self.forward(numbers(x, layout)?, None)?)
-        } else {
-            CpuStorage::F32(self.forward(numbers(x, layout)?, None)?)
-        };
-        Ok((y, Shape::from(self.result().to_vec())))
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        self.gradient(x, grad)
-    }
-}
-
-impl CustomOp2 for Upsample {
-    fn name(&self) -> &'static str {
-        self.op
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, skip: &CpuStorage, ls: &Layout) -> Result<(CpuStorage, Shape)> {
-        let y = if let CpuStorage::F64(_) = x {
-            CpuStorage::F64(self.forward(numbers(x, lx)?, Some(numbers(skip, ls)?))?)
-        } else {
-            CpuStorage::F32(self.forward(numbers(x, lx)?, Some(numbers(skip, ls)?))?)
-        };
-        Ok((y, Shape::from(self.result().to_vec())))
-    }
-
-    fn bwd(&self, x: &Tensor, skip: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((self.gradient(x, grad)?, skip.track_op().then(|| grad.clone())))
-    }
+/// The sum over each 2x2 block.
+fn backward(dims: Dims, grad: &[f32]) -> Result<Buffer> {
+    let (c, row) = (dims.c, dims.w * dims.c);
+    let mut dx = Buffer::new(dims.count())?;
+    dx.par_chunks_mut(row).zip(grad.par_chunks(4 * row)).with_min_len(grain()).for_each(|(dx, grad)| {
+        let _flush = FlushDenormals::new();
+        let (top, bottom) = grad.split_at(2 * row);
+        let blocks = top.chunks_exact(2 * c).zip(bottom.chunks_exact(2 * c));
+        for (dx, (top, bottom)) in dx.chunks_exact_mut(c).zip(blocks) {
+            let (a, b) = top.split_at(c);
+            let (c, d) = bottom.split_at(c);
+            for (i, dx) in dx.iter_mut().enumerate() {
+                *dx = (a[i] + b[i]) + (c[i] + d[i]);
+            }
+        }
+    });
+    Ok(dx)
 }

@@ -1,41 +1,54 @@
 //! Convolution in f32, directly.
 //!
-//! An image is copied, channels last and padded, into a buffer that the cache holds. There, for one row of the kernel,
-//! the window of a pixel is one contiguous run of `k * channels` floats, and so is that of the weights: a tile of
-//! pixels times a panel of output channels is summed in registers while both run by. The gradient of the images is the
-//! same with the kernel turned round, the gradient of the weights a sum of outer products over all pixels.
+//! Images lie padded, channels last. There, for one row of the kernel, the window of a pixel is one contiguous run of
+//! `k * channels` floats, and so is that of the weights: a tile of pixels times a panel of output channels is summed in
+//! registers while both run by. The gradient of the weights is a sum of outer products over all pixels.
 
-use candle_core::Result;
 use pulp::Simd;
 
-use super::micro::{Dot, Outer, Panel, tiles, widest};
+use super::micro::{Dot, Outer, Panel, Strides, tiles, widest};
 use super::pass::{Pass, Way};
-use super::scratch::{Aligned, SLACK};
-use crate::host::{build, piece};
+use super::shape::ConvShape;
 
-/// The sums of a wide pass over padded images, `[panels, n, pixels, channels]`.
+/// The results of a wide pass over padded images, `[n, pixels, o]`.
+///
+/// `room` takes the sums of a row where the channels do not fill their last vector.
 #[inline(always)]
-pub(super) fn sums<S: Simd>(simd: S, pass: &Pass, count: usize, padded: &[f32], weights: &[f32], sums: &mut [f32]) {
-    let &Pass { c, o, k, oh, ow, .. } = pass;
-    let (row, window, pixels) = (pass.row(), pass.window(), oh * ow);
-    let panel = 2 * S::F32_LANES;
+pub(super) fn wide<S: Simd>(
+    simd: S,
+    pass: &Pass,
+    count: usize,
+    padded: &[f32],
+    weights: &[f32],
+    room: &mut [f32],
+    y: &mut [f32],
+) {
+    let &Pass { c, o, k, oh, ow, stride, .. } = pass;
+    let (row, window, panel) = (pass.row(), pass.window(), 2 * S::F32_LANES);
     for first in (0..o).step_by(panel) {
         let width = panel.min((o - first).next_multiple_of(S::F32_LANES));
         let weights = &weights[k * window * first..][..k * window * width];
-        let sums = &mut sums[count * pixels * first..][..count * pixels * width];
-        for (line, rows, start, len) in blocks(k, window, BLOCK / width) {
+        let whole = first + width <= o;
+        // A row that goes through the room has to be finished before the next one.
+        let most = if whole { BLOCK / width } else { usize::MAX };
+        for (line, rows, start, len) in blocks(k, window, most) {
             let weights = &weights[(line * window + start) * width..][..rows * len * width];
-            for (image, sums) in sums.chunks_exact_mut(pixels * width).enumerate() {
-                for (y, sums) in sums.chunks_exact_mut(ow * width).enumerate() {
-                    let x = &padded[image * pass.padded() + (y + line) * row + start..];
-                    for (at, size) in tiles(ow, widest::<S>()) {
-                        let sums = &mut sums[at * width..][..size * width];
-                        let first = line == 0 && start == 0;
-                        Panel { x: &x[at * c..], row, step: c, len, weights, sums, first }.run(
-                            simd,
-                            size,
-                            width / S::F32_LANES,
-                        );
+            for (image, pixel_row) in (0..count).flat_map(|image| (0..oh).map(move |y| (image, y))) {
+                let x = &padded[image * pass.padded() + (pixel_row * stride + line) * row + start..];
+                let y = &mut y[(image * oh + pixel_row) * ow * o + first..];
+                let (sums, to_next): (&mut [f32], usize) = if whole { (&mut *y, o) } else { (&mut *room, width) };
+                for (at, size) in tiles(ow, widest::<S>()) {
+                    let sums = &mut sums[at * to_next..];
+                    let (x, first) = (&x[at * stride * c..], line == 0 && start == 0);
+                    Panel { x, row, step: stride * c, len, weights, sums, stride: to_next, first }.run(
+                        simd,
+                        size,
+                        width / S::F32_LANES,
+                    );
+                }
+                if !whole {
+                    for (pixel, sums) in room.chunks_exact(width).take(ow).enumerate() {
+                        y[pixel * o..][..o - first].copy_from_slice(&sums[..o - first]);
                     }
                 }
             }
@@ -43,29 +56,23 @@ pub(super) fn sums<S: Simd>(simd: S, pass: &Pass, count: usize, padded: &[f32], 
     }
 }
 
+/// Floats of the room that [`wide`] wants.
+pub(super) fn room(pass: &Pass, lanes: usize) -> usize {
+    if pass.o.is_multiple_of(lanes) { 0 } else { pass.ow * 2 * lanes }
+}
+
 /// The results of a narrow pass over padded images.
 #[inline(always)]
-pub(super) fn narrow<S: Simd>(
-    simd: S,
-    pass: &Pass,
-    count: usize,
-    padded: &[f32],
-    weights: &[f32],
-    bias: Option<&[f32]>,
-    y: &mut [f32],
-) {
-    let &Pass { c, o, k, oh, ow, .. } = pass;
+pub(super) fn narrow<S: Simd>(simd: S, pass: &Pass, count: usize, padded: &[f32], weights: &[f32], y: &mut [f32]) {
+    let &Pass { c, o, k, oh, ow, stride, .. } = pass;
     let (row, window) = (pass.row(), pass.window());
     for (image, line) in (0..count).flat_map(|image| (0..oh).map(move |line| (image, line))) {
         for (start, size) in tiles(ow, widest::<S>()) {
-            let x = &padded[image * pass.padded() + line * row + start * c..];
+            let x = &padded[image * pass.padded() + line * stride * row + start * stride * c..];
             for channel in 0..o {
                 let weights = &weights[channel * k * window..][..k * window];
-                let sums = &mut y[((image * o + channel) * oh + line) * ow + start..][..size];
-                Dot { x, row, step: c, len: window, weights, sums: &mut *sums }.run(simd);
-                if let Some(bias) = bias {
-                    sums.iter_mut().for_each(|y| *y += bias[channel]);
-                }
+                let sums = &mut y[((image * oh + line) * ow + start) * o + channel..];
+                Dot { x, row, step: stride * c, len: window, weights, sums, stride: o }.run(simd, size);
             }
         }
     }
@@ -93,49 +100,63 @@ pub(super) struct WeightSums {
     scalars: usize,
     /// Floats, filled up to whole vectors.
     width: usize,
-    co: usize,
-    ci: usize,
 }
 
 impl WeightSums {
     pub(super) fn new(forward: &Pass, lanes: usize) -> Self {
         let narrow = forward.way == Way::Narrow;
         let (scalars, vectors) = if narrow { (forward.o, forward.window()) } else { (forward.window(), forward.o) };
-        Self { narrow, k: forward.k, scalars, width: vectors.next_multiple_of(lanes), co: forward.o, ci: forward.c }
+        Self { narrow, k: forward.k, scalars, width: vectors.next_multiple_of(lanes) }
     }
 
     pub(super) fn len(&self) -> usize {
         self.k * self.scalars * self.width
     }
 
-    /// Where the sum of a scalar and a float of the vectors lies.
-    pub(super) fn place(&self, line: usize, scalar: usize, vector: usize) -> usize {
-        (line * self.scalars + scalar) * self.width + vector
+    pub(super) fn rows(&self) -> usize {
+        self.k * self.scalars
     }
 
-    /// Adds the outer products of some images and their results' gradients.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Where the sum for channel `c` of the images and `o` of the results is, at a place of the kernel.
+    pub(super) fn place(&self, s: &ConvShape, (ky, kx): (usize, usize), c: usize, o: usize) -> usize {
+        let window = kx * s.ci + c;
+        let (scalar, vector) = if self.narrow { (o, window) } else { (window, o) };
+        (ky * self.scalars + scalar) * self.width + vector
+    }
+
+    /// Adds the outer products of some padded images and their results' gradients to some rows of the sums, from row
+    /// `first` on.
     #[inline(always)]
-    #[expect(clippy::too_many_arguments)]
     pub(super) fn add<S: Simd>(
         &self,
         simd: S,
-        forward: &Pass,
         pass: &Pass,
         count: usize,
-        x: &[f32],
-        grad: &[f32],
+        (x, grad): (&[f32], &[f32]),
+        first: usize,
         sums: &mut [f32],
     ) {
-        let (x_strides, grad_strides) = (forward.strides(), pass.strides());
-        let grad = &grad[pass.pad * (pass.row() + pass.c)..];
+        let &Pass { c, o, oh, ow, stride, .. } = pass;
+        let x_strides = Strides { image: pass.padded(), row: stride * pass.row(), pixel: stride * c };
+        let grad_strides = Strides { image: oh * ow * o, row: ow * o, pixel: o };
         let vectors = Outer::vectors(self.scalars);
-        for (first, count_vectors) in tiles(self.width / S::F32_LANES, vectors) {
-            for line in 0..self.k {
-                let x = &x[line * forward.row()..];
-                for (scalar, size) in tiles(self.scalars, widest::<S>()) {
-                    let vector = first * S::F32_LANES;
-                    let sums = &mut sums[self.place(line, scalar, vector)..];
-                    let pixels = [count, forward.oh, forward.ow];
+        let rows = sums.len() / self.width;
+        let mut at = first;
+        while at < first + rows {
+            // rows of the sums that are of one row of the kernel
+            let (line, scalar) = (at / self.scalars, at % self.scalars);
+            let len = (self.scalars - scalar).min(first + rows - at);
+            let x = &x[line * pass.row()..];
+            for (first_vector, count_vectors) in tiles(self.width / S::F32_LANES, vectors) {
+                let vector = first_vector * S::F32_LANES;
+                for (start, size) in tiles(len, widest::<S>()) {
+                    let scalar = scalar + start;
+                    let sums = &mut sums[(at - first + start) * self.width + vector..];
+                    let pixels = [count, oh, ow];
                     let (a, a_strides, b, b_strides) = if self.narrow {
                         (grad, grad_strides, x, x_strides)
                     } else {
@@ -145,30 +166,7 @@ impl WeightSums {
                         .run(simd, size, count_vectors);
                 }
             }
+            at += len;
         }
     }
-
-    /// The sum of all parts, in their order, as `[co, ci, k, k]`.
-    pub(super) fn total(&self, parts: &[(Aligned, Vec<f32>)]) -> Result<Vec<f32>> {
-        const PIECE: usize = 4096;
-        let ([sums], _) = build(self.len(), PIECE, |i, [sums]| {
-            for (part, _) in parts {
-                sums.iter_mut().zip(piece(part.get(), i, PIECE)).for_each(|(sum, &part)| *sum += part);
-            }
-        })?;
-        let &Self { narrow, k, co, ci, .. } = self;
-        let ([weight], _) = build(co * ci * k * k, ci * k * k, |o, [weight]| {
-            for c in 0..ci {
-                for (place, weight) in weight[c * k * k..][..k * k].iter_mut().enumerate() {
-                    let (ky, kx) = (place / k, place % k);
-                    let window = kx * ci + c;
-                    let (scalar, vector) = if narrow { (o, window) } else { (window, o) };
-                    *weight = sums[self.place(ky, scalar, vector)];
-                }
-            }
-        })?;
-        Ok(weight)
-    }
 }
-
-const _: () = assert!(SLACK >= 16, "the kernels read up to a vector behind the last pixel");

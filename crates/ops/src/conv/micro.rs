@@ -29,8 +29,10 @@ pub(super) struct Panel<'a> {
     pub(super) len: usize,
     /// `[rows, len, channels]`
     pub(super) weights: &'a [f32],
-    /// `[pixels, channels]`
+    /// `[pixels, stride]`
     pub(super) sums: &'a mut [f32],
+    /// Floats from the sums of one pixel to those of the next.
+    pub(super) stride: usize,
     /// Whether the sums begin here, whatever they held.
     pub(super) first: bool,
 }
@@ -64,11 +66,15 @@ impl<const P: usize, const V: usize> WithSimd for PanelTile<'_, P, V> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Panel { x, row, step, len, weights, sums, first } = self.0;
-        let (held, _) = S::as_mut_simd_f32s(sums).0.as_chunks_mut::<V>();
+        let Panel { x, row, step, len, weights, sums: held, stride, first } = self.0;
         let mut sums = [[simd.splat_f32s(0.0); V]; P];
         if !first {
-            sums.copy_from_slice(&held[..P]);
+            for p in 0..P {
+                let held = S::as_simd_f32s(&held[p * stride..][..V * S::F32_LANES]).0;
+                for v in 0..V {
+                    sums[p][v] = held[v];
+                }
+            }
         }
         let (weights, _) = S::as_simd_f32s(weights).0.as_chunks::<V>();
         for (r, weights) in weights.chunks_exact(len).enumerate() {
@@ -87,12 +93,17 @@ impl<const P: usize, const V: usize> WithSimd for PanelTile<'_, P, V> {
                 }
             }
         }
-        held[..P].copy_from_slice(&sums);
+        for p in 0..P {
+            let held = S::as_mut_simd_f32s(&mut held[p * stride..][..V * S::F32_LANES]).0;
+            for v in 0..V {
+                held[v] = sums[p][v];
+            }
+        }
     }
 }
 
 /// Adjacent pixels of a row and one output channel, the vectors along the reduction:
-/// `sums[pixel] = sum over rows and j of x[row, pixel * step + j] * weights[row, j]`.
+/// `sums[pixel * stride] = sum over rows and j of x[row, pixel * step + j] * weights[row, j]`.
 pub(super) struct Dot<'a> {
     pub(super) x: &'a [f32],
     pub(super) row: usize,
@@ -101,12 +112,13 @@ pub(super) struct Dot<'a> {
     /// `[rows, len]`
     pub(super) weights: &'a [f32],
     pub(super) sums: &'a mut [f32],
+    pub(super) stride: usize,
 }
 
 impl Dot<'_> {
     #[inline(always)]
-    pub(super) fn run<S: Simd>(self, simd: S) {
-        match self.sums.len() {
+    pub(super) fn run<S: Simd>(self, simd: S, pixels: usize) {
+        match pixels {
             1 => simd.vectorize(DotTile::<1>(self)),
             2 => simd.vectorize(DotTile::<2>(self)),
             3 => simd.vectorize(DotTile::<3>(self)),
@@ -125,7 +137,7 @@ impl<const P: usize> WithSimd for DotTile<'_, P> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Dot { x, row, step, len, weights, sums: results } = self.0;
+        let Dot { x, row, step, len, weights, sums: results, stride } = self.0;
         let mut sums = [simd.splat_f32s(0.0); P];
         for (r, weights) in weights.chunks_exact(len).enumerate() {
             let x = &x[r * row..];
@@ -146,8 +158,8 @@ impl<const P: usize> WithSimd for DotTile<'_, P> {
                 }
             }
         }
-        for (result, sum) in results.iter_mut().zip(sums) {
-            *result = simd.reduce_sum_f32s(sum);
+        for (p, sum) in sums.into_iter().enumerate() {
+            results[p * stride] = simd.reduce_sum_f32s(sum);
         }
     }
 }

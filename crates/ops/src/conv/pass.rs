@@ -1,12 +1,8 @@
-//! The sizes of one pass over the images, and the layouts that its kernels read.
+//! One pass over images: its sizes, the way it is computed, and its padded images.
 
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
-use super::ConvShape;
-use super::micro::Strides;
-use super::scratch::Aligned;
-use super::transpose::transpose;
+use super::shape::ConvShape;
 use super::winograd;
 use crate::host::arch;
 
@@ -17,11 +13,14 @@ pub(super) enum Way {
     Wide,
     /// Directly, vectors along the window, for few output channels.
     Narrow,
-    /// By Winograd's method, where a group of images holds no extreme number; else as `Wide`.
+    /// By Winograd's method, where the images hold no extreme number; else as `Wide`.
     Winograd,
 }
 
-/// Images `[c, h, w]`, padded by `pad`, summed with a `k` x `k` kernel to `[o, oh, ow]`.
+/// Images `[h, w, c]`, padded, summed with a `k` x `k` kernel to `[oh, ow, o]`.
+///
+/// The gradients of the images are such a pass too: over the gradients of the results, `spread` apart where the stride
+/// was more than 1, with the kernel turned round.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pass {
     pub(super) c: usize,
@@ -29,7 +28,10 @@ pub(super) struct Pass {
     pub(super) w: usize,
     pub(super) o: usize,
     pub(super) k: usize,
-    pub(super) pad: usize,
+    pub(super) stride: usize,
+    pub(super) spread: usize,
+    pub(super) top: usize,
+    pub(super) left: usize,
     pub(super) oh: usize,
     pub(super) ow: usize,
     pub(super) way: Way,
@@ -39,32 +41,40 @@ pub(super) struct Pass {
 }
 
 impl Pass {
-    /// From images to results, and from the results' gradients to the images'. `tame` says that the weights hold no
-    /// extreme numbers.
-    pub(super) fn both(s: &ConvShape, tame: bool) -> (Self, Self) {
-        let lanes = lanes();
-        let winograd = tame && winograd::pays(s, lanes);
-        let way = |c: usize, o: usize| match winograd {
-            true => Way::Winograd,
-            false if 2 * o <= lanes && s.k * c >= lanes => Way::Narrow,
-            false => Way::Wide,
-        };
-        let &ConvShape { ci, h, w, co, k, pad, oh, ow, .. } = s;
-        let back = k - 1 - pad;
-        // what tiles read of the images, and of the gradients both as images and as kernels
-        let tiled = |len: usize| if winograd { len } else { 0 };
-        let padded = |len: usize, out: usize| (len + 2 * pad).max(tiled(winograd::reach(out).1));
-        let padded_back = |len: usize, out: usize| {
-            let (images, kernels) = (winograd::reach(out).1, back + winograd::reach(len).0);
-            (len + 2 * back).max(tiled(images.max(kernels)))
-        };
-        let (padded_h, padded_w) = (padded(h, oh), padded(w, ow));
-        let forward = Self { c: ci, h, w, o: co, k, pad, oh, ow, way: way(ci, co), padded_h, padded_w };
-        let (padded_h, padded_w) = (padded_back(oh, h), padded_back(ow, w));
-        let way = way(co, ci);
-        (forward, Self { c: co, h: oh, w: ow, o: ci, k, pad: back, oh: h, ow: w, way, padded_h, padded_w })
+    /// From images to results. `tame` says that the weights hold no extreme numbers.
+    pub(super) fn forward(s: &ConvShape, tame: bool) -> Self {
+        let &ConvShape { ci: c, h, w, co: o, k, stride, top, left, oh, ow, .. } = s;
+        // One long row: a kernel of one pixel does not see rows.
+        let (h, w, oh, ow) = if k == 1 && stride == 1 { (1, h * w, 1, oh * ow) } else { (h, w, oh, ow) };
+        Self::new(Self { c, h, w, o, k, stride, spread: 1, top, left, oh, ow, ..NOTHING }, tame)
     }
 
+    /// From the results' gradients to the images'.
+    pub(super) fn back(s: &ConvShape, tame: bool) -> Self {
+        let &ConvShape { ci: o, h: oh, w: ow, co: c, k, stride, top, left, oh: h, ow: w, .. } = s;
+        let (top, left) = (k - 1 - top, k - 1 - left);
+        let (h, w, oh, ow) = if k == 1 && stride == 1 { (1, h * w, 1, oh * ow) } else { (h, w, oh, ow) };
+        Self::new(Self { c, h, w, o, k, stride: 1, spread: stride, top, left, oh, ow, ..NOTHING }, tame)
+    }
+
+    fn new(pass: Self, tame: bool) -> Self {
+        let &Self { c, o, k, stride, oh, ow, .. } = &pass;
+        let lanes = lanes();
+        let way = if tame && winograd::pays(&pass, lanes) {
+            Way::Winograd
+        } else if 2 * o <= lanes && k * c >= lanes {
+            Way::Narrow
+        } else {
+            Way::Wide
+        };
+        let reach = |len: usize| match way {
+            Way::Winograd => winograd::reach(k, len),
+            _ => (len - 1) * stride + k,
+        };
+        Self { way, padded_h: reach(oh), padded_w: reach(ow), ..pass }
+    }
+
+    /// Floats of an image, of a result, of a padded image and of its row.
     pub(super) fn image(&self) -> usize {
         self.c * self.h * self.w
     }
@@ -73,7 +83,6 @@ impl Pass {
         self.o * self.oh * self.ow
     }
 
-    /// Floats of a padded image, channels last.
     pub(super) fn padded(&self) -> usize {
         self.padded_h * self.row()
     }
@@ -82,18 +91,9 @@ impl Pass {
         self.padded_w * self.c
     }
 
-    pub(super) fn strides(&self) -> Strides {
-        Strides { image: self.padded(), row: self.row(), pixel: self.c }
-    }
-
     /// Floats of a window in one row of the kernel.
     pub(super) fn window(&self) -> usize {
         self.k * self.c
-    }
-
-    /// Floats of the sums of one image, `[panels, pixels, channels]`.
-    pub(super) fn sums(&self) -> usize {
-        if self.way == Way::Narrow { 0 } else { self.oh * self.ow * self.o.next_multiple_of(lanes()) }
     }
 
     /// Images that go through the kernels together: several small ones, which spares loads of weights and sums.
@@ -103,10 +103,62 @@ impl Pass {
             _ => (256 / (self.oh * self.ow)).clamp(1, 8),
         }
     }
+
+    /// Whether images need no copy to be read as padded ones.
+    pub(super) fn as_it_is(&self) -> bool {
+        (self.padded_h, self.padded_w) == (self.h, self.w) && self.top == 0 && self.left == 0 && self.spread == 1
+    }
+
+    /// Copies images `[n, h, w, c]` to `[n, padded h, padded w, c]`, zeros around them.
+    #[inline(always)]
+    pub(super) fn pad(&self, images: &[f32], padded: &mut [f32]) {
+        let &Self { c, h, w, spread, top, left, .. } = self;
+        let row = self.row();
+        // what of the image is ever looked at
+        let rows = h.min((self.padded_h - top).div_ceil(spread));
+        let columns = w.min((self.padded_w - left).div_ceil(spread));
+        for (image, padded) in images.chunks_exact(self.image()).zip(padded.chunks_exact_mut(self.padded())) {
+            if spread > 1 {
+                padded.fill(0.0);
+                for (y, line) in image.chunks_exact(w * c).take(rows).enumerate() {
+                    let to = &mut padded[(top + y * spread) * row + left * c..];
+                    for (x, pixel) in line.chunks_exact(c).take(columns).enumerate() {
+                        to[x * spread * c..][..c].copy_from_slice(pixel);
+                    }
+                }
+                continue;
+            }
+            padded[..top * row].fill(0.0);
+            padded[(top + rows) * row..].fill(0.0);
+            let lines = padded[top * row..].chunks_exact_mut(row).zip(image.chunks_exact(w * c));
+            for (to, line) in lines.take(rows) {
+                to[..left * c].fill(0.0);
+                to[left * c..][..columns * c].copy_from_slice(&line[..columns * c]);
+                to[(left + columns) * c..].fill(0.0);
+            }
+        }
+    }
 }
 
+const NOTHING: Pass = Pass {
+    c: 0,
+    h: 0,
+    w: 0,
+    o: 0,
+    k: 0,
+    stride: 1,
+    spread: 1,
+    top: 0,
+    left: 0,
+    oh: 0,
+    ow: 0,
+    way: Way::Wide,
+    padded_h: 0,
+    padded_w: 0,
+};
+
 /// f32 numbers in a vector of this machine.
-pub(super) fn lanes() -> usize {
+pub(crate) fn lanes() -> usize {
     struct Lanes;
     impl WithSimd for Lanes {
         type Output = usize;
@@ -117,85 +169,4 @@ pub(super) fn lanes() -> usize {
         }
     }
     arch().dispatch(Lanes)
-}
-
-/// The weights of a pass in the order in which its kernels read them.
-pub(super) struct Weights {
-    /// Panels of two vectors of output channels, each `[k, window, channels]`, the last filled up with zeros to a whole
-    /// vector; `[o, k, window]` for a narrow pass.
-    direct: Aligned,
-    winograd: Option<Aligned>,
-}
-
-/// [`Weights`], lent to the tasks.
-#[derive(Clone, Copy)]
-pub(super) struct Packed<'a> {
-    pub(super) direct: &'a [f32],
-    pub(super) winograd: Option<&'a [f32]>,
-}
-
-impl Weights {
-    /// `weight` tells the weight from output channel, input channel, row and column.
-    pub(super) fn new(pass: &Pass, weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync) -> Self {
-        let Pass { c, o, k, .. } = *pass;
-        let lanes = lanes();
-        let (panel, channels) = if pass.way == Way::Narrow { (1, o) } else { (2 * lanes, o.next_multiple_of(lanes)) };
-        let mut direct = Aligned::zeros(k * pass.window() * channels);
-        direct.get_mut().par_chunks_mut(k * pass.window() * panel).enumerate().for_each(|(p, packed)| {
-            let width = packed.len() / (k * pass.window());
-            for lane in 0..width.min(o - p * panel) {
-                for ky in 0..k {
-                    for kx in 0..k {
-                        for c_in in 0..c {
-                            packed[((ky * k + kx) * c + c_in) * width + lane] = weight(p * panel + lane, c_in, ky, kx);
-                        }
-                    }
-                }
-            }
-        });
-        let winograd = (pass.way == Way::Winograd).then(|| winograd::weights(pass, direct.get()));
-        Self { direct, winograd }
-    }
-
-    pub(super) fn lend(&self) -> Packed<'_> {
-        Packed { direct: self.direct.get(), winograd: self.winograd.as_ref().map(Aligned::get) }
-    }
-}
-
-/// Copies images `[n, c, h, w]` to `[n, padded h, padded w, c]`, zeros around them.
-#[inline(always)]
-pub(super) fn pad(pass: &Pass, images: &[f32], padded: &mut [f32]) {
-    let Pass { c, h, w, pad, .. } = *pass;
-    let Strides { image: image_len, row, .. } = pass.strides();
-    let count = images.len() / pass.image();
-    if image_len > pass.image() {
-        padded[..count * image_len].fill(0.0);
-    }
-    for (image, padded) in images.chunks_exact(pass.image()).zip(padded.chunks_exact_mut(image_len)) {
-        for y in 0..h {
-            let line = &mut padded[(y + pad) * row + pad * c..][..w * c];
-            transpose(&image[y * w..], h * w, line, c, c, w);
-        }
-    }
-}
-
-/// Copies sums `[panels, n, pixels, channels]` to results `[n, o, pixels]` and adds the bias.
-#[inline(always)]
-pub(super) fn unpack<S: Simd>(_: S, pass: &Pass, sums: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
-    let (o, pixels, panel) = (pass.o, pass.oh * pass.ow, 2 * S::F32_LANES);
-    let count = y.len() / pass.result();
-    for first in (0..o).step_by(panel) {
-        let width = panel.min((o - first).next_multiple_of(S::F32_LANES));
-        let sums = &sums[count * pixels * first..][..count * pixels * width];
-        for (image, sums) in sums.chunks_exact(pixels * width).enumerate() {
-            let channels = width.min(o - first);
-            let y = &mut y[(image * o + first) * pixels..][..channels * pixels];
-            transpose(sums, width, y, pixels, pixels, channels);
-            if let Some(bias) = bias {
-                for (y, &bias) in y.chunks_exact_mut(pixels).zip(&bias[first..]) {
-                    y.iter_mut().for_each(|y| *y += bias);
-                }
-            }
-        }
-    }
 }

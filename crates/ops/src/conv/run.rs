@@ -1,0 +1,252 @@
+//! A convolution over a batch: what a task computes, in which order, by which way.
+
+use candle_core::Result;
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::direct::{self, WeightSums};
+use super::pass::{Pass, Way, lanes};
+use super::shape::ConvShape;
+use super::weights::Prepared;
+use super::winograd::{self, WeightValues};
+use crate::buffer::{Buffer, SLACK};
+use crate::denormals::FlushDenormals;
+use crate::host::{arch, grain, piece};
+use crate::scratch::with_scratch;
+use crate::silu::Finish;
+
+/// Images whose weight gradients are computed together, and whose bias gradients are added up before those of others.
+const IMAGES: usize = 4;
+
+/// The results `[b, oh, ow, o]` of images `[b, h, w, c]`, bias and SiLU applied; its derivative where one is wanted.
+pub(super) fn forward(
+    prepared: &Prepared,
+    x: &[f32],
+    bias: Option<&[f32]>,
+    silu: bool,
+    y: &mut [f32],
+    derivative: Option<&mut [f32]>,
+) {
+    let pass = &prepared.pass;
+    let batch = y.len() / pass.result();
+    // so many that all groups are about equal
+    let group = batch.div_ceil(batch.div_ceil(pass.group()).max(1)).max(1);
+    let task = |i: usize, y: &mut [f32], derivative: Option<&mut [f32]>| {
+        let _flush = FlushDenormals::new();
+        let images = piece(x, i, group * pass.image());
+        let [values, products] = winograd::rooms(pass, group);
+        let padded = if pass.as_it_is() { 0 } else { group * pass.padded() };
+        with_scratch([padded, direct::room(pass, lanes()), values, products], |rooms| {
+            arch().dispatch(Forward { prepared, images, rooms, finish: Finish { bias, silu, y, derivative } });
+        });
+    };
+    let piece = group * pass.result();
+    match derivative {
+        Some(derivative) => {
+            let pieces = y.par_chunks_mut(piece).zip(derivative.par_chunks_mut(piece)).enumerate();
+            pieces.with_min_len(grain()).for_each(|(i, (y, derivative))| task(i, y, Some(derivative)));
+        }
+        None => y.par_chunks_mut(piece).enumerate().with_min_len(grain()).for_each(|(i, y)| task(i, y, None)),
+    }
+}
+
+/// One group of images.
+struct Forward<'a> {
+    prepared: &'a Prepared,
+    images: &'a [f32],
+    /// For padded images, the sums of a row, and the values and products of Winograd's method.
+    rooms: [&'a mut [f32]; 4],
+    finish: Finish<'a>,
+}
+
+impl WithSimd for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { prepared, images, rooms: [padded, room, values, products], mut finish } = self;
+        let Prepared { pass, direct: weights, winograd: values_of_weights } = prepared;
+        let count = images.len() / pass.image();
+        let padded = if pass.as_it_is() {
+            images
+        } else {
+            pass.pad(images, padded);
+            &*padded
+        };
+        match values_of_weights {
+            Some(weights) if winograd::tame(images) => {
+                winograd::results(simd, pass, count, padded, weights, [values, products], finish);
+                return;
+            }
+            _ if pass.way == Way::Narrow => direct::narrow(simd, pass, count, padded, weights, finish.y),
+            _ => direct::wide(simd, pass, count, padded, weights, room, finish.y),
+        }
+        finish.apply(simd, pass.o);
+    }
+}
+
+/// Multiplies the results' gradients by SiLU's derivative, and sums them over images and pixels where `sums` is not empty.
+pub(super) fn scale_and_sum(s: &ConvShape, grad: &mut [f32], derivative: &[f32], sums: &mut [f32]) -> Result<()> {
+    let image = s.co * s.oh * s.ow;
+    let mut parts = Buffer::new(s.b.div_ceil(IMAGES) * s.co)?;
+    let pieces = grad.par_chunks_mut(IMAGES * image).zip(derivative.par_chunks(IMAGES * image));
+    pieces.zip(parts.par_chunks_mut(s.co)).with_min_len(grain()).for_each(|((grad, derivative), part)| {
+        let _flush = FlushDenormals::new();
+        grad.iter_mut().zip(derivative).for_each(|(grad, derivative)| *grad *= derivative);
+        arch().dispatch(SumChannels { numbers: grad, sums: part });
+    });
+    add_parts(&parts, sums);
+    Ok(())
+}
+
+/// Sums the results' gradients over images and pixels.
+pub(super) fn sum_channels(s: &ConvShape, grad: &[f32], sums: &mut [f32]) -> Result<()> {
+    if sums.is_empty() {
+        return Ok(());
+    }
+    let mut parts = Buffer::new(s.b.div_ceil(IMAGES) * s.co)?;
+    let pieces = grad.par_chunks(IMAGES * s.co * s.oh * s.ow).zip(parts.par_chunks_mut(s.co));
+    pieces.with_min_len(grain()).for_each(|(grad, part)| {
+        let _flush = FlushDenormals::new();
+        arch().dispatch(SumChannels { numbers: grad, sums: part });
+    });
+    add_parts(&parts, sums);
+    Ok(())
+}
+
+fn add_parts(parts: &[f32], sums: &mut [f32]) {
+    if !sums.is_empty() {
+        for part in parts.chunks_exact(sums.len()) {
+            sums.iter_mut().zip(part).for_each(|(sum, &part)| *sum += part);
+        }
+    }
+}
+
+/// The sums over all pixels `[pixels, channels]`.
+struct SumChannels<'a> {
+    numbers: &'a [f32],
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for SumChannels<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { numbers, sums } = self;
+        let c = sums.len();
+        if c == 1 {
+            let (vectors, rest) = S::as_simd_f32s(numbers);
+            let (four, last) = vectors.as_chunks::<4>();
+            let mut sum = [simd.splat_f32s(0.0); 4];
+            for four in four {
+                for i in 0..4 {
+                    sum[i] = simd.add_f32s(sum[i], four[i]);
+                }
+            }
+            let mut total = simd.add_f32s(simd.add_f32s(sum[0], sum[1]), simd.add_f32s(sum[2], sum[3]));
+            for &vector in last {
+                total = simd.add_f32s(total, vector);
+            }
+            sums[0] = simd.reduce_sum_f32s(total) + rest.iter().sum::<f32>();
+            return;
+        }
+        sums.fill(0.0);
+        for pixel in numbers.chunks_exact(c) {
+            sums.iter_mut().zip(pixel).for_each(|(sum, &number)| *sum += number);
+        }
+    }
+}
+
+/// The gradient of the weights, `[co, ci, k, k]`, from images and results' gradients, channels last.
+pub(super) fn weight_gradient(s: &ConvShape, x: &Buffer, grad: &Buffer) -> Result<Vec<f32>> {
+    let pass = Pass::forward(s, true);
+    // The same images together on any number of threads, whatever they hold.
+    let count = pass.group().min(s.b).max(1);
+    let (image, result) = (pass.image(), pass.result());
+    let layout = WeightSums::new(&pass, lanes());
+    let mut sums = None;
+    let mut winograd = match pass.way {
+        Way::Winograd => {
+            let values = WeightValues::new(&pass)?;
+            let [x, grad] = values.image();
+            Some((values, Buffer::new(count * x)?, Buffer::new(count * grad)?))
+        }
+        _ => None,
+    };
+    for first in (0..s.b).step_by(count) {
+        let n = count.min(s.b - first);
+        // what kernels read behind the last pixel belongs to nothing, but is there
+        let x_slack = &x.with_slack()[first * image..][..n * image + SLACK];
+        let grad_slack = &grad.with_slack()[first * result..][..n * result + SLACK];
+        let (x, grad) = (&x_slack[..n * image], &grad_slack[..n * result]);
+        match &mut winograd {
+            Some((values, x_values, grad_values)) if winograd::tame(x) && winograd::tame(grad) => {
+                let [x_image, grad_image] = values.image();
+                let images = x_values.par_chunks_mut(x_image).zip(grad_values.par_chunks_mut(grad_image)).take(n);
+                images.enumerate().with_min_len(grain()).for_each(|(i, room)| {
+                    let _flush = FlushDenormals::new();
+                    let images = (piece(x, i, image), piece(grad, i, result));
+                    with_scratch(values.rooms(), |rooms| values.values(images, room, rooms));
+                });
+                values.add(n, x_values, grad_values);
+            }
+            _ => {
+                let sums = match &mut sums {
+                    Some(sums) => sums,
+                    none => none.insert(Buffer::zeros(layout.len())?),
+                };
+                let mut padded = Buffer::new(if pass.as_it_is() { 0 } else { n * pass.padded() })?;
+                padded.par_chunks_mut(pass.padded()).enumerate().with_min_len(grain()).for_each(|(i, padded)| {
+                    pass.pad(piece(x, i, image), padded);
+                });
+                let x = if pass.as_it_is() { x_slack } else { padded.with_slack() };
+                let rows = layout.rows().div_ceil(ROW_TASKS);
+                let pieces = sums.par_chunks_mut(rows * layout.width()).enumerate().with_min_len(grain());
+                pieces.for_each(|(i, sums)| {
+                    let _flush = FlushDenormals::new();
+                    arch().dispatch(AddDirect { layout, pass, count: n, x, grad: grad_slack, first: i * rows, sums });
+                });
+            }
+        }
+    }
+    let mut weight = match &winograd {
+        Some((values, ..)) => values.finish(s),
+        None => vec![0.0; s.co * s.ci * s.k * s.k],
+    };
+    if let Some(sums) = sums {
+        weight.par_chunks_mut(s.ci * s.k * s.k).enumerate().with_min_len(grain()).for_each(|(o, weight)| {
+            for c in 0..s.ci {
+                for ky in 0..s.k {
+                    for kx in 0..s.k {
+                        weight[(c * s.k + ky) * s.k + kx] += sums[layout.place(s, (ky, kx), c, o)];
+                    }
+                }
+            }
+        });
+    }
+    Ok(weight)
+}
+
+/// Tasks that the rows of the weights' gradient are cut into.
+const ROW_TASKS: usize = 16;
+
+struct AddDirect<'a> {
+    layout: WeightSums,
+    pass: Pass,
+    count: usize,
+    x: &'a [f32],
+    grad: &'a [f32],
+    first: usize,
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for AddDirect<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { layout, pass, count, x, grad, first, sums } = self;
+        layout.add(simd, &pass, count, (x, grad), first, sums);
+    }
+}

@@ -1,0 +1,150 @@
+//! Winograd's transforms in one direction, on vectors of channels.
+//!
+//! A polynomial product by its values at some points: for kernels of 5 (and gradients of 4 as kernels) the eight points
+//! 0, 1, -1, 2, -2, 1/2, -1/2 and infinity; for kernels of 3 the six points 0, 1, -1, 2, -2 and infinity. `P` is their
+//! number.
+
+use pulp::Simd;
+
+#[inline(always)]
+pub(super) fn load<S: Simd>(_: S, from: &[f32], at: usize) -> S::f32s {
+    S::as_simd_f32s(&from[at..at + S::F32_LANES]).0[0]
+}
+
+#[inline(always)]
+pub(super) fn store<S: Simd>(_: S, to: &mut [f32], at: usize, vector: S::f32s) {
+    S::as_mut_simd_f32s(&mut to[at..at + S::F32_LANES]).0[0] = vector;
+}
+
+// The vector code has no closures: one that is not inlined loses the machine's instructions.
+
+/// `N` vectors, `stride` floats apart.
+#[inline(always)]
+pub(super) fn line<S: Simd, const N: usize>(simd: S, from: &[f32], stride: usize) -> [S::f32s; N] {
+    let mut vectors = [simd.splat_f32s(0.0); N];
+    for (i, vector) in vectors.iter_mut().enumerate() {
+        *vector = load(simd, from, i * stride);
+    }
+    vectors
+}
+
+/// Column `j` of some rows.
+#[inline(always)]
+pub(super) fn column<V: Copy, const R: usize, const C: usize>(rows: &[[V; C]; R], j: usize) -> [V; R] {
+    let mut column = [rows[0][0]; R];
+    for (value, row) in column.iter_mut().zip(rows) {
+        *value = row[j];
+    }
+    column
+}
+
+#[inline(always)]
+fn scale<S: Simd>(simd: S, factor: f32, a: S::f32s) -> S::f32s {
+    simd.mul_f32s(simd.splat_f32s(factor), a)
+}
+
+/// `a * factor + b`
+#[inline(always)]
+fn fma<S: Simd>(simd: S, factor: f32, a: S::f32s, b: S::f32s) -> S::f32s {
+    simd.mul_add_f32s(simd.splat_f32s(factor), a, b)
+}
+
+/// The values of `P` inputs, up to the constant divisors that the kernel's values take on themselves.
+#[inline(always)]
+pub(super) fn input<S: Simd, const P: usize>(s: S, d: [S::f32s; P]) -> [S::f32s; P] {
+    let mut values = d;
+    if P == 8 {
+        let even1 = fma(s, -4.25, d[4], s.add_f32s(d[2], d[P - 2]));
+        let odd1 = fma(s, -4.25, d[3], s.add_f32s(d[1], d[5]));
+        let even2 = fma(s, -1.25, d[4], fma(s, 0.25, d[2], d[P - 2]));
+        let odd2 = fma(s, -2.5, d[3], fma(s, 2.0, d[5], scale(s, 0.5, d[1])));
+        let even3 = fma(s, -5.0, d[4], fma(s, 4.0, d[2], d[P - 2]));
+        let odd3 = fma(s, -2.5, d[3], fma(s, 2.0, d[1], scale(s, 0.5, d[5])));
+        values[0] = fma(s, 5.25, s.sub_f32s(d[2], d[4]), s.sub_f32s(d[P - 2], d[0]));
+        values[1] = s.add_f32s(even1, odd1);
+        values[2] = s.sub_f32s(even1, odd1);
+        values[3] = s.add_f32s(even2, odd2);
+        values[4] = s.sub_f32s(even2, odd2);
+        values[5] = s.add_f32s(even3, odd3);
+        values[P - 2] = s.sub_f32s(even3, odd3);
+        values[P - 1] = fma(s, 5.25, s.sub_f32s(d[3], d[5]), s.sub_f32s(d[P - 1], d[1]));
+    } else {
+        let (even1, odd1) = (fma(s, -4.0, d[2], d[4]), fma(s, -4.0, d[1], d[3]));
+        let (even2, odd2) = (s.sub_f32s(d[4], d[2]), s.sub_f32s(d[3], d[1]));
+        values[0] = fma(s, 4.0, d[0], fma(s, -5.0, d[2], d[4]));
+        values[1] = s.add_f32s(even1, odd1);
+        values[2] = s.sub_f32s(even1, odd1);
+        values[3] = fma(s, 2.0, odd2, even2);
+        values[4] = fma(s, -2.0, odd2, even2);
+        values[5] = fma(s, 4.0, d[1], fma(s, -5.0, d[3], d[5]));
+    }
+    values
+}
+
+/// The values of a kernel of `K`: 4 or 5 at eight points, 3 or 4 at six.
+#[inline(always)]
+pub(super) fn kernel<S: Simd, const P: usize, const K: usize>(s: S, g: [S::f32s; K]) -> [S::f32s; P] {
+    let zero = s.splat_f32s(0.0);
+    let mut values = [zero; P];
+    if P == 8 {
+        let fifth = if K == 5 { g[K - 1] } else { zero };
+        let fourth = if K >= 4 { g[3 % K] } else { zero };
+        let even1 = scale(s, -2.0 / 9.0, s.add_f32s(fifth, s.add_f32s(g[0], g[2])));
+        let odd1 = s.add_f32s(g[1], fourth);
+        let even2 = scale(s, 1.0 / 90.0, fma(s, 16.0, fifth, fma(s, 4.0, g[2], g[0])));
+        let odd2 = fma(s, 4.0, fourth, g[1]);
+        let even3 = scale(s, 2.0 / 45.0, fma(s, 16.0, g[0], fma(s, 4.0, g[2], fifth)));
+        let odd3 = fma(s, 4.0, g[1], fourth);
+        values[0] = s.sub_f32s(zero, g[0]);
+        values[1] = fma(s, -2.0 / 9.0, odd1, even1);
+        values[2] = fma(s, 2.0 / 9.0, odd1, even1);
+        values[3] = fma(s, 1.0 / 45.0, odd2, even2);
+        values[4] = fma(s, -1.0 / 45.0, odd2, even2);
+        values[5] = fma(s, 4.0 / 45.0, odd3, even3);
+        values[P - 2] = fma(s, -4.0 / 45.0, odd3, even3);
+    } else {
+        let fourth = if K == 4 { g[K - 1] } else { zero };
+        let even1 = scale(s, -1.0 / 6.0, s.add_f32s(g[0], g[2]));
+        let odd1 = s.add_f32s(g[1], fourth);
+        let even2 = scale(s, 1.0 / 24.0, fma(s, 4.0, g[2], g[0]));
+        let odd2 = fma(s, 4.0, fourth, g[1]);
+        values[0] = scale(s, 0.25, g[0]);
+        values[1] = fma(s, -1.0 / 6.0, odd1, even1);
+        values[2] = fma(s, 1.0 / 6.0, odd1, even1);
+        values[3] = fma(s, 1.0 / 12.0, odd2, even2);
+        values[4] = fma(s, -1.0 / 12.0, odd2, even2);
+    }
+    values[P - 1] = g[K - 1];
+    values
+}
+
+/// `M` results from their values: 4 or 5 of eight, 3 or 4 of six.
+#[inline(always)]
+pub(super) fn output<S: Simd, const P: usize, const M: usize>(s: S, v: [S::f32s; P]) -> [S::f32s; M] {
+    let (even1, odd1) = (s.add_f32s(v[1], v[2]), s.sub_f32s(v[1], v[2]));
+    let (even2, odd2) = (s.add_f32s(v[3], v[4]), s.sub_f32s(v[3], v[4]));
+    let mut y = [s.splat_f32s(0.0); M];
+    y[0] = s.add_f32s(v[0], s.add_f32s(even1, even2));
+    y[1] = fma(s, 2.0, odd2, odd1);
+    y[2] = fma(s, 4.0, even2, even1);
+    if M > 3 {
+        y[3 % M] = fma(s, 8.0, odd2, odd1);
+    }
+    if M > 4 {
+        y[4 % M] = fma(s, 16.0, even2, even1);
+    }
+    if P == 8 {
+        let (even3, odd3) = (s.add_f32s(v[5], v[P - 2]), s.sub_f32s(v[5], v[P - 2]));
+        y[0] = s.add_f32s(y[0], even3);
+        y[1] = fma(s, 0.5, odd3, y[1]);
+        y[2] = fma(s, 0.25, even3, y[2]);
+        if M > 3 {
+            y[3 % M] = fma(s, 0.125, odd3, y[3 % M]);
+        }
+        if M > 4 {
+            y[4 % M] = fma(s, 0.0625, even3, y[4 % M]);
+        }
+    }
+    y[M - 1] = s.add_f32s(y[M - 1], v[P - 1]);
+    y
+}

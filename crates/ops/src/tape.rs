@@ -1,0 +1,218 @@
+//! The record of what a network computed, and the way back through it.
+//!
+//! candle's own graph costs a buffer of zeros and an addition at every edge, and knows no layout but channels first. Here
+//! every operation leaves one closure; on the way back each is called once and dropped with the features that it holds,
+//! so that their memory serves the next gradient.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Result, Shape, Tensor, TensorId, bail};
+use rayon::prelude::*;
+
+use crate::buffer::Buffer;
+use crate::denormals::FlushDenormals;
+use crate::host::{PIECE, grain};
+
+/// The way back through one operation: from the gradient of its result to those of its arguments.
+pub(crate) type Backward = Box<dyn FnOnce(Arc<Buffer>, &mut Gradients) -> Result<()> + Send>;
+
+/// Which features of a tape: they are numbered in the order in which they came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NodeId(usize);
+
+/// What was computed on features that need a gradient, in order.
+pub(crate) struct Tape {
+    count: AtomicUsize,
+    /// Nothing once somebody went back through it.
+    steps: Mutex<Option<Vec<(NodeId, Backward)>>>,
+}
+
+impl std::fmt::Debug for Tape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tape").field("features", &self.count).finish_non_exhaustive()
+    }
+}
+
+impl Tape {
+    pub(crate) fn new() -> Self {
+        Self { count: AtomicUsize::new(0), steps: Mutex::new(Some(Vec::new())) }
+    }
+
+    /// Features that nothing computed: an input.
+    pub(crate) fn leaf(&self) -> NodeId {
+        NodeId(self.count.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The result of an operation.
+    pub(crate) fn record(&self, backward: Backward) -> NodeId {
+        let id = self.leaf();
+        if let Some(steps) = &mut *self.steps.lock().unwrap_or_else(PoisonError::into_inner) {
+            steps.push((id, backward));
+        }
+        id
+    }
+
+    /// Goes back from `output`, whose gradient is `grad`; nothing if somebody did so before.
+    pub(crate) fn backward(&self, output: NodeId, grad: Buffer) -> Result<Option<Gradients>> {
+        let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(steps) = steps else { return Ok(None) };
+        let count = self.count.load(Ordering::Relaxed);
+        let mut gradients = Gradients { features: vec![None; count], weights: HashMap::new() };
+        gradients.features[output.0] = Some(Arc::new(grad));
+        for (id, backward) in steps.into_iter().rev() {
+            if let Some(grad) = gradients.features[id.0].take() {
+                backward(grad, &mut gradients)?;
+            }
+        }
+        Ok(Some(gradients))
+    }
+}
+
+/// The gradients gathered on the way back.
+pub(crate) struct Gradients {
+    features: Vec<Option<Arc<Buffer>>>,
+    weights: HashMap<TensorId, (Shape, Vec<f32>)>,
+}
+
+impl Gradients {
+    /// The gradient of an input.
+    pub(crate) fn take(&mut self, id: NodeId) -> Option<Arc<Buffer>> {
+        self.features[id.0].take()
+    }
+
+    /// Adds a gradient of features that another operation may have a gradient for too.
+    pub(crate) fn add(&mut self, id: NodeId, grad: Arc<Buffer>) -> Result<()> {
+        let slot = &mut self.features[id.0];
+        *slot = Some(match slot.take() {
+            None => grad,
+            Some(held) => {
+                // into the one that nobody else holds
+                let (held, grad) = if Arc::strong_count(&held) == 1 { (held, grad) } else { (grad, held) };
+                let mut sum = owned(held)?;
+                add_into(&mut sum, &grad);
+                Arc::new(sum)
+            }
+        });
+        Ok(())
+    }
+
+    /// Lets `compute` make the gradient of features, given what other operations have gathered for it.
+    pub(crate) fn add_with(
+        &mut self,
+        id: NodeId,
+        compute: impl FnOnce(Option<Arc<Buffer>>) -> Result<Buffer>,
+    ) -> Result<()> {
+        let held = self.features[id.0].take();
+        self.features[id.0] = Some(Arc::new(compute(held)?));
+        Ok(())
+    }
+
+    /// Adds a gradient of a weight.
+    pub(crate) fn add_weight(&mut self, weight: &Tensor, grad: Vec<f32>) {
+        add_weight(&mut self.weights, weight.id(), weight.shape().clone(), grad);
+    }
+
+    /// The gradient of a weight that is an input of the network.
+    pub(crate) fn take_weight(&mut self, id: TensorId) -> Option<Vec<f32>> {
+        self.weights.remove(&id).map(|(_, grad)| grad)
+    }
+
+    /// Hands the weights' gradients to the [`backward`] under way.
+    pub(crate) fn deposit(self) -> Result<()> {
+        if self.weights.is_empty() {
+            return Ok(());
+        }
+        DEPOSIT.with_borrow_mut(|deposit| match deposit {
+            Some(deposit) => {
+                for (id, (shape, grad)) in self.weights {
+                    add_weight(deposit, id, shape, grad);
+                }
+                Ok(())
+            }
+            None => bail!("a network's weights get their gradients from kakusan_ops::backward(&loss), not loss.backward()"),
+        })
+    }
+}
+
+pub(crate) type WeightGradients = HashMap<TensorId, (Shape, Vec<f32>)>;
+
+fn add_weight(weights: &mut WeightGradients, id: TensorId, shape: Shape, grad: Vec<f32>) {
+    match weights.entry(id) {
+        std::collections::hash_map::Entry::Vacant(entry) => {
+            entry.insert((shape, grad));
+        }
+        std::collections::hash_map::Entry::Occupied(mut entry) => add_into(&mut entry.get_mut().1, &grad),
+    }
+}
+
+thread_local! {
+    /// Where networks leave their weights' gradients while [`backward`] runs on this thread.
+    static DEPOSIT: RefCell<Option<WeightGradients>> = const { RefCell::new(None) };
+}
+
+/// The gradients of everything that `loss`, a scalar, depends on: candle's `loss.backward()`, and the weights of every
+/// [`network`](crate::network) on the way.
+///
+/// # Errors
+/// When candle's backward fails, or a network was gone back through before: it forgets its features on the way.
+pub fn backward(loss: &Tensor) -> Result<GradStore> {
+    let (grads, weights) = backward_parts(loss)?;
+    into_store(grads, weights)
+}
+
+/// The same with the networks' weights apart, as vectors that can be added to.
+pub(crate) fn backward_parts(loss: &Tensor) -> Result<(GradStore, WeightGradients)> {
+    let before = DEPOSIT.replace(Some(HashMap::new()));
+    let grads = loss.backward();
+    let weights = DEPOSIT.replace(before).unwrap_or_default();
+    Ok((grads?, weights))
+}
+
+/// Adds the networks' weights to candle's store.
+pub(crate) fn into_store(mut grads: GradStore, weights: WeightGradients) -> Result<GradStore> {
+    for (id, (shape, grad)) in weights {
+        let grad = Tensor::from_vec(grad, shape, &Device::Cpu)?;
+        let grad = match grads.get_id(id) {
+            Some(other) => other.add(&grad)?,
+            None => grad,
+        };
+        grads.insert_id(id, grad);
+    }
+    Ok(grads)
+}
+
+/// The buffer itself where nobody else holds it, else a copy.
+pub(crate) fn owned(buffer: Arc<Buffer>) -> Result<Buffer> {
+    Arc::try_unwrap(buffer).or_else(|shared| {
+        let mut copy = Buffer::new(shared.len())?;
+        copy.par_chunks_mut(PIECE).zip(shared.par_chunks(PIECE)).with_min_len(grain()).for_each(|(to, from)| {
+            to.copy_from_slice(from);
+        });
+        Ok(copy)
+    })
+}
+
+/// `sum += more`
+pub(crate) fn add_into(sum: &mut [f32], more: &[f32]) {
+    let pieces = sum.par_chunks_mut(PIECE).zip(more.par_chunks(PIECE)).with_min_len(grain());
+    pieces.for_each(|(sum, more)| {
+        let _flush = FlushDenormals::new();
+        sum.iter_mut().zip(more).for_each(|(sum, &more)| *sum += more);
+    });
+}
+
+/// The sum of what two calls of [`backward_parts`] gave.
+pub(crate) fn add_stores(
+    (mut grads, mut weights): (GradStore, WeightGradients),
+    (more_grads, more_weights): (GradStore, WeightGradients),
+) -> Result<(GradStore, WeightGradients)> {
+    for (id, (shape, grad)) in more_weights {
+        add_weight(&mut weights, id, shape, grad);
+    }
+    grads.extend(more_grads)?;
+    Ok((grads, weights))
+}
