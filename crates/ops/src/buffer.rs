@@ -68,11 +68,6 @@ impl Buffer {
     pub(crate) fn with_slack(&self) -> &[f32] {
         &self.floats[self.start..self.start + self.len + SLACK]
     }
-
-    /// As [`with_slack`](Self::with_slack), to write to.
-    pub(crate) fn with_slack_mut(&mut self) -> &mut [f32] {
-        &mut self.floats[self.start..self.start + self.len + SLACK]
-    }
 }
 
 /// The length that is allocated for `len` floats: one of eight in each doubling, so that buffers of about the same length

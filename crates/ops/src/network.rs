@@ -242,7 +242,7 @@ impl Recorded {
                     None => None,
                 },
                 Place::Weight => match gradients.take_weight(tensor.id()) {
-                    Some(grad) => Some(Tensor::from_vec(grad, tensor.shape(), &Device::Cpu)?),
+                    Some(grad) => Some(Tensor::from_slice(&grad, tensor.shape(), &Device::Cpu)?),
                     None => None,
                 },
                 Place::Anchor => None,

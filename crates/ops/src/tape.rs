@@ -18,6 +18,9 @@ use crate::denormals::FlushDenormals;
 use crate::host::{PIECE, grain};
 
 /// The way back through one operation: from the gradient of its result to those of its arguments.
+///
+/// It holds features by their memory and their number, never by [`Host`](crate::network::Host): the tape owns it, and
+/// would own itself.
 pub(crate) type Backward = Box<dyn FnOnce(Arc<Buffer>, &mut Gradients) -> Result<()> + Send>;
 
 /// Which features of a tape: they are numbered in the order in which they came about.
@@ -75,7 +78,7 @@ impl Tape {
 /// The gradients gathered on the way back.
 pub(crate) struct Gradients {
     features: Vec<Option<Arc<Buffer>>>,
-    weights: HashMap<TensorId, (Shape, Vec<f32>)>,
+    weights: HashMap<TensorId, (Shape, Buffer)>,
 }
 
 impl Gradients {
@@ -112,12 +115,12 @@ impl Gradients {
     }
 
     /// Adds a gradient of a weight.
-    pub(crate) fn add_weight(&mut self, weight: &Tensor, grad: Vec<f32>) {
+    pub(crate) fn add_weight(&mut self, weight: &Tensor, grad: Buffer) {
         add_weight(&mut self.weights, weight.id(), weight.shape().clone(), grad);
     }
 
     /// The gradient of a weight that is an input of the network.
-    pub(crate) fn take_weight(&mut self, id: TensorId) -> Option<Vec<f32>> {
+    pub(crate) fn take_weight(&mut self, id: TensorId) -> Option<Buffer> {
         self.weights.remove(&id).map(|(_, grad)| grad)
     }
 
@@ -138,9 +141,9 @@ impl Gradients {
     }
 }
 
-pub(crate) type WeightGradients = HashMap<TensorId, (Shape, Vec<f32>)>;
+pub(crate) type WeightGradients = HashMap<TensorId, (Shape, Buffer)>;
 
-fn add_weight(weights: &mut WeightGradients, id: TensorId, shape: Shape, grad: Vec<f32>) {
+fn add_weight(weights: &mut WeightGradients, id: TensorId, shape: Shape, grad: Buffer) {
     match weights.entry(id) {
         std::collections::hash_map::Entry::Vacant(entry) => {
             entry.insert((shape, grad));
@@ -164,7 +167,7 @@ pub fn backward(loss: &Tensor) -> Result<GradStore> {
     into_store(grads, weights)
 }
 
-/// The same with the networks' weights apart, as vectors that can be added to.
+/// The same with the networks' weights apart, as buffers that can be added to.
 pub(crate) fn backward_parts(loss: &Tensor) -> Result<(GradStore, WeightGradients)> {
     let before = DEPOSIT.replace(Some(HashMap::new()));
     let grads = loss.backward();
@@ -175,7 +178,7 @@ pub(crate) fn backward_parts(loss: &Tensor) -> Result<(GradStore, WeightGradient
 /// Adds the networks' weights to candle's store.
 pub(crate) fn into_store(mut grads: GradStore, weights: WeightGradients) -> Result<GradStore> {
     for (id, (shape, grad)) in weights {
-        let grad = Tensor::from_vec(grad, shape, &Device::Cpu)?;
+        let grad = Tensor::from_slice(&grad, shape, &Device::Cpu)?;
         let grad = match grads.get_id(id) {
             Some(other) => other.add(&grad)?,
             None => grad,

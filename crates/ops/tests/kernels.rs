@@ -33,8 +33,8 @@ fn convolution(b: usize, [ci, co]: [usize; 2], [h, w]: [usize; 2], k: usize, pad
     let args = args.map(|x| x.to_dtype(DType::F32).expect("f32"));
     let plain = compare(&args, |x| Ok(x.clone()), |a| conv2d(&a[0], &a[1], Some(&a[2]), padding))?;
     let fused = compare(&args, strided, |a| conv2d_silu(&a[0], &a[1], Some(&a[2]), padding))?;
-    // whole vectors of channels and 5x5: Winograd's method
-    let tolerance = if k == 5 && ci % 16 == 0 && co % 16 == 0 { 2e-5 } else { 3e-6 };
+    // whole vectors of channels, 5x5 or 3x3: Winograd's method
+    let tolerance = if (k == 5 || k == 3) && ci % 16 == 0 && co % 16 == 0 { 2e-5 } else { 3e-6 };
     for error in [plain, fused] {
         assert!(error < tolerance, "{b}x{ci}x{h}x{w} to {co} by {k}x{k}, padding {padding}: {error:.1e}");
     }

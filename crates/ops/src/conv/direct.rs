@@ -162,8 +162,17 @@ impl WeightSums {
                     } else {
                         (x, x_strides, grad, grad_strides)
                     };
-                    Outer { a: &a[scalar..], a_strides, b: &b[vector..], b_strides, pixels, sums, stride: self.width }
-                        .run(simd, size, count_vectors);
+                    Outer {
+                        a: &a[scalar..],
+                        a_strides,
+                        b: &b[vector..],
+                        b_strides,
+                        pixels,
+                        sums,
+                        stride: self.width,
+                        first: false,
+                    }
+                    .run(simd, size, count_vectors);
                 }
             }
             at += len;

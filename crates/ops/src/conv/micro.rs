@@ -183,6 +183,8 @@ pub(super) struct Outer<'a> {
     pub(super) pixels: [usize; 3],
     pub(super) sums: &'a mut [f32],
     pub(super) stride: usize,
+    /// Whether the sums begin here, whatever they held.
+    pub(super) first: bool,
 }
 
 impl Outer<'_> {
@@ -225,7 +227,7 @@ impl<const P: usize, const V: usize> WithSimd for OuterTile<'_, P, V> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Outer { a, a_strides, b, b_strides, pixels: [images, rows, columns], sums: results, stride } = self.0;
+        let Outer { a, a_strides, b, b_strides, pixels: [images, rows, columns], sums: results, stride, first } = self.0;
         let mut sums = [[simd.splat_f32s(0.0); V]; P];
         for image in 0..images {
             for row in 0..rows {
@@ -246,7 +248,7 @@ impl<const P: usize, const V: usize> WithSimd for OuterTile<'_, P, V> {
         for (p, sums) in sums.iter().enumerate() {
             let results = S::as_mut_simd_f32s(&mut results[p * stride..][..V * S::F32_LANES]).0;
             for (result, &sum) in results.iter_mut().zip(sums) {
-                *result = simd.add_f32s(*result, sum);
+                *result = if first { sum } else { simd.add_f32s(*result, sum) };
             }
         }
     }

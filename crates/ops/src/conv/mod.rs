@@ -20,7 +20,7 @@ use weights::Prepared;
 use crate::buffer::Buffer;
 use crate::host::with_numbers;
 use crate::network::{Data, Dims, Features, Host, operation};
-use crate::tape::{Gradients, owned};
+use crate::tape::{Gradients, NodeId, owned};
 use crate::{compose, still};
 
 /// Convolution with zero padding, as `torch.nn.functional.conv2d(x, weight, bias, stride, padding)`.
@@ -135,9 +135,9 @@ fn on_host(s: ConvShape, x: &Host, weight: &Tensor, bias: Option<&Tensor>, silu:
         None => run(None)?,
     }
     let id = tracked.then(|| {
-        let (tape, x, weight, bias) = (&x.tape, x.clone(), weight.clone(), bias.cloned());
-        tape.record(Box::new(move |grad, gradients| {
-            backward(&s, x, &weight, bias.as_ref(), derivative, grad, gradients)
+        let (images, id, weight, bias) = (x.floats.clone(), x.id, weight.clone(), bias.cloned());
+        x.tape.record(Box::new(move |grad, gradients| {
+            backward(&s, (images, id), &weight, bias.as_ref(), derivative, grad, gradients)
         }))
     });
     let dims = Dims { b: s.b, c: s.co, h: s.oh, w: s.ow };
@@ -147,7 +147,7 @@ fn on_host(s: ConvShape, x: &Host, weight: &Tensor, bias: Option<&Tensor>, silu:
 /// The gradients of images, weight and bias, those that are needed.
 fn backward(
     s: &ConvShape,
-    x: Host,
+    (x, id): (Arc<Buffer>, Option<NodeId>),
     weight: &Tensor,
     bias: Option<&Tensor>,
     derivative: Option<Buffer>,
@@ -155,7 +155,7 @@ fn backward(
     gradients: &mut Gradients,
 ) -> Result<()> {
     let bias = bias.filter(|bias| bias.track_op());
-    let mut db = vec![0.0; if bias.is_some() { s.co } else { 0 }];
+    let mut db = Buffer::zeros(if bias.is_some() { s.co } else { 0 })?;
     let grad = match derivative {
         Some(derivative) => {
             let mut grad = owned(grad)?;
@@ -171,9 +171,9 @@ fn backward(
         gradients.add_weight(bias, db);
     }
     if weight.track_op() {
-        gradients.add_weight(weight, run::weight_gradient(s, &x.floats, &grad)?);
+        gradients.add_weight(weight, run::weight_gradient(s, &x, &grad)?);
     }
-    if let Some(id) = x.id {
+    if let Some(id) = id {
         drop(x); // its memory may serve the gradient
         let prepared = still::form(weight, ("conv2d back", s.key()), || with_numbers(weight, |w| Prepared::back(s, w)))?;
         let mut dx = Buffer::new(s.b * s.ci * s.h * s.w)?;

@@ -151,15 +151,35 @@ impl WithSimd for SumChannels<'_> {
             sums[0] = simd.reduce_sum_f32s(total) + rest.iter().sum::<f32>();
             return;
         }
-        sums.fill(0.0);
-        for pixel in numbers.chunks_exact(c) {
-            sums.iter_mut().zip(pixel).for_each(|(sum, &number)| *sum += number);
+        // Four sums a channel, every fourth pixel to each: shorter chains of additions, and smaller errors.
+        let (four, last) = numbers.split_at(numbers.len() / (4 * c) * 4 * c);
+        let whole = c / S::F32_LANES * S::F32_LANES;
+        for channel in (0..whole).step_by(S::F32_LANES) {
+            let mut sum = [simd.splat_f32s(0.0); 4];
+            for pixels in four.chunks_exact(4 * c) {
+                for i in 0..4 {
+                    let pixel = S::as_simd_f32s(&pixels[i * c + channel..][..S::F32_LANES]).0[0];
+                    sum[i] = simd.add_f32s(sum[i], pixel);
+                }
+            }
+            let mut total = simd.add_f32s(simd.add_f32s(sum[0], sum[1]), simd.add_f32s(sum[2], sum[3]));
+            for pixel in last.chunks_exact(c) {
+                total = simd.add_f32s(total, S::as_simd_f32s(&pixel[channel..][..S::F32_LANES]).0[0]);
+            }
+            S::as_mut_simd_f32s(&mut sums[channel..][..S::F32_LANES]).0[0] = total;
+        }
+        for channel in whole..c {
+            let mut sum = [0.0; 4];
+            for (i, pixel) in numbers.chunks_exact(c).enumerate() {
+                sum[i % 4] += pixel[channel];
+            }
+            sums[channel] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
         }
     }
 }
 
 /// The gradient of the weights, `[co, ci, k, k]`, from images and results' gradients, channels last.
-pub(super) fn weight_gradient(s: &ConvShape, x: &Buffer, grad: &Buffer) -> Result<Vec<f32>> {
+pub(super) fn weight_gradient(s: &ConvShape, x: &Buffer, grad: &Buffer) -> Result<Buffer> {
     let pass = Pass::forward(s, true);
     // The same images together on any number of threads, whatever they hold.
     let count = pass.group().min(s.b).max(1);
@@ -211,8 +231,8 @@ pub(super) fn weight_gradient(s: &ConvShape, x: &Buffer, grad: &Buffer) -> Resul
         }
     }
     let mut weight = match &winograd {
-        Some((values, ..)) => values.finish(s),
-        None => vec![0.0; s.co * s.ci * s.k * s.k],
+        Some((values, ..)) => values.finish(s)?,
+        None => Buffer::zeros(s.co * s.ci * s.k * s.k)?,
     };
     if let Some(sums) = sums {
         weight.par_chunks_mut(s.ci * s.k * s.k).enumerate().with_min_len(grain()).for_each(|(o, weight)| {

@@ -6,27 +6,58 @@
 
 use pulp::Simd;
 
-#[inline(always)]
-pub(super) fn load<S: Simd>(_: S, from: &[f32], at: usize) -> S::f32s {
-    S::as_simd_f32s(&from[at..at + S::F32_LANES]).0[0]
+/// Vectors of channels of `rows` x `columns` places, `row` and `column` floats apart, in the innermost loops.
+///
+/// A transform reads and writes some hundred vectors whose places all follow from two distances: they are checked once.
+#[derive(Clone, Copy)]
+pub(super) struct Places {
+    row: usize,
+    column: usize,
+    /// The number of rows and columns that [`Places::new`] has checked.
+    rows: usize,
+    columns: usize,
 }
 
-#[inline(always)]
-pub(super) fn store<S: Simd>(_: S, to: &mut [f32], at: usize, vector: S::f32s) {
-    S::as_mut_simd_f32s(&mut to[at..at + S::F32_LANES]).0[0] = vector;
+impl Places {
+    /// Checks that vectors at all places, from any of `channels` on, lie within `len` floats.
+    #[inline(always)]
+    pub(super) fn new(len: usize, [rows, columns]: [usize; 2], [row, column]: [usize; 2], channels: usize) -> Self {
+        assert!((rows - 1) * row + (columns - 1) * column + channels <= len, "a transform reaches beyond its numbers");
+        Self { row, column, rows, columns }
+    }
+
+    #[inline(always)]
+    fn at<S: Simd>(&self, len: usize, i: usize, j: usize, channel: usize) -> usize {
+        let at = i * self.row + j * self.column + channel;
+        debug_assert!(i < self.rows && j < self.columns && at + S::F32_LANES <= len);
+        at
+    }
+
+    /// The vector at a place, its first channel `channel`.
+    ///
+    /// # Safety
+    /// `self` was made for at most `from.len()` floats, `i` and `j` are below its numbers of rows and columns, and
+    /// `channel` is at least a vector below its number of channels.
+    #[inline(always)]
+    pub(super) unsafe fn load<S: Simd>(&self, _: S, from: &[f32], i: usize, j: usize, channel: usize) -> S::f32s {
+        let at = self.at::<S>(from.len(), i, j, channel);
+        // SAFETY: the caller vouches that the vector lies within `from`; pulp's vectors are plain floats.
+        unsafe { from.as_ptr().add(at).cast::<S::f32s>().read_unaligned() }
+    }
+
+    /// Stores a vector at a place.
+    ///
+    /// # Safety
+    /// As [`load`](Self::load), of `to`.
+    #[inline(always)]
+    pub(super) unsafe fn store<S: Simd>(&self, _: S, to: &mut [f32], (i, j): (usize, usize), channel: usize, v: S::f32s) {
+        let at = self.at::<S>(to.len(), i, j, channel);
+        // SAFETY: the caller vouches that the vector lies within `to`.
+        unsafe { to.as_mut_ptr().add(at).cast::<S::f32s>().write_unaligned(v) }
+    }
 }
 
 // The vector code has no closures: one that is not inlined loses the machine's instructions.
-
-/// `N` vectors, `stride` floats apart.
-#[inline(always)]
-pub(super) fn line<S: Simd, const N: usize>(simd: S, from: &[f32], stride: usize) -> [S::f32s; N] {
-    let mut vectors = [simd.splat_f32s(0.0); N];
-    for (i, vector) in vectors.iter_mut().enumerate() {
-        *vector = load(simd, from, i * stride);
-    }
-    vectors
-}
 
 /// Column `j` of some rows.
 #[inline(always)]

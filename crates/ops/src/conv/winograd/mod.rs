@@ -22,7 +22,7 @@ use crate::buffer::Buffer;
 use crate::denormals::FlushDenormals;
 use crate::host::{arch, grain};
 use crate::silu::Finish;
-use lines::{column, input, kernel, line, output, store};
+use lines::{Places, column, input, kernel, output};
 
 /// Results in a tile's row.
 const TILE: usize = 4;
@@ -135,15 +135,22 @@ impl WeightRow<'_> {
         let panel = 2 * S::F32_LANES;
         for first in (0..o).step_by(panel) {
             let width = panel.min(o - first);
-            let direct = &direct[K * K * c * first..];
+            let (direct, values) = (&direct[K * K * c * first..], &mut values[c * first..]);
+            let from = Places::new(direct.len(), [K, K], [K * c * width, c * width], c * width);
+            let to = Places::new(values.len(), [1, P], [0, plane], c * width);
             for at in (0..c * width).step_by(S::F32_LANES) {
                 let mut columns = [simd.splat_f32s(0.0); K];
                 for (kx, value) in columns.iter_mut().enumerate() {
-                    let weights = line::<S, K>(simd, &direct[kx * c * width + at..], K * c * width);
+                    let mut weights = [simd.splat_f32s(0.0); K];
+                    for (ky, weight) in weights.iter_mut().enumerate() {
+                        // SAFETY: ky and kx are below K, `at` is a vector below c * width (whole vectors of channels).
+                        *weight = unsafe { from.load(simd, direct, ky, kx, at) };
+                    }
                     *value = kernel::<S, P, K>(simd, weights)[row];
                 }
                 for (place, value) in kernel::<S, P, K>(simd, columns).into_iter().enumerate() {
-                    store(simd, values, place * plane + c * first + at, value);
+                    // SAFETY: as above, `place` is below P.
+                    unsafe { to.store(simd, values, (0, place), at, value) };
                 }
             }
         }
@@ -205,14 +212,19 @@ fn results_by<S: Simd, const P: usize>(
     }
     for first in (0..o).step_by(panel) {
         let width = panel.min(o - first);
+        let products = &products[grid.count * first..];
+        let places = Places::new(products.len(), [P, P], [P * product_plane, product_plane], grid.count * width);
         for channel in (0..width).step_by(S::F32_LANES) {
             let bias = finish.bias_vector(simd, first + channel);
             for (t, image, y, x) in grid.iter() {
-                let at = grid.count * first + t * width + channel;
                 let mut rows = [[simd.splat_f32s(0.0); TILE]; P];
                 for (i, rows) in rows.iter_mut().enumerate() {
-                    let values = &products[i * P * product_plane + at..];
-                    *rows = output::<S, P, TILE>(simd, line(simd, values, product_plane));
+                    let mut values = [simd.splat_f32s(0.0); P];
+                    for (j, value) in values.iter_mut().enumerate() {
+                        // SAFETY: i and j are below P, and the tile's channels below count * width.
+                        *value = unsafe { places.load(simd, products, i, j, t * width + channel) };
+                    }
+                    *rows = output::<S, P, TILE>(simd, values);
                 }
                 for j in 0..TILE.min(ow - x * TILE) {
                     let column = output::<S, P, TILE>(simd, column(&rows, j));
@@ -236,14 +248,22 @@ fn image_tile<S: Simd, const P: usize>(
     values: &mut [f32],
     plane: usize,
 ) {
+    let from = Places::new(tile.len(), [P, P], [row, c], c);
+    let to = Places::new(values.len(), [P, P], [P * plane, plane], c);
     for channel in (0..c).step_by(S::F32_LANES) {
         let mut rows = [[simd.splat_f32s(0.0); P]; P];
         for (i, values) in rows.iter_mut().enumerate() {
-            *values = input(simd, line(simd, &tile[i * row + channel..], c));
+            let mut pixels = [simd.splat_f32s(0.0); P];
+            for (j, pixel) in pixels.iter_mut().enumerate() {
+                // SAFETY: i and j are below P; c is a number of whole vectors.
+                *pixel = unsafe { from.load(simd, tile, i, j, channel) };
+            }
+            *values = input(simd, pixels);
         }
         for j in 0..P {
             for (i, value) in input(simd, column(&rows, j)).into_iter().enumerate() {
-                store(simd, values, (i * P + j) * plane + channel, value);
+                // SAFETY: as above.
+                unsafe { to.store(simd, values, (i, j), channel, value) };
             }
         }
     }
@@ -259,14 +279,22 @@ fn gradient_tile<S: Simd, const P: usize>(
     values: &mut [f32],
     plane: usize,
 ) {
+    let from = Places::new(tile.len(), [TILE, TILE], [row, c], c);
+    let to = Places::new(values.len(), [P, P], [P * plane, plane], c);
     for channel in (0..c).step_by(S::F32_LANES) {
         let mut rows = [[simd.splat_f32s(0.0); P]; TILE];
         for (i, values) in rows.iter_mut().enumerate() {
-            *values = kernel::<S, P, TILE>(simd, line(simd, &tile[i * row + channel..], c));
+            let mut pixels = [simd.splat_f32s(0.0); TILE];
+            for (j, pixel) in pixels.iter_mut().enumerate() {
+                // SAFETY: i and j are below TILE; c is a number of whole vectors.
+                *pixel = unsafe { from.load(simd, tile, i, j, channel) };
+            }
+            *values = kernel::<S, P, TILE>(simd, pixels);
         }
         for j in 0..P {
             for (i, value) in kernel::<S, P, TILE>(simd, column(&rows, j)).into_iter().enumerate() {
-                store(simd, values, (i * P + j) * plane + channel, value);
+                // SAFETY: i and j are below P.
+                unsafe { to.store(simd, values, (i, j), channel, value) };
             }
         }
     }
@@ -283,6 +311,8 @@ pub(super) struct WeightValues {
     padded: [usize; 2],
     /// `[places][ci, co]`
     sums: Buffer,
+    /// Whether nothing was added yet: what the sums hold is of no account.
+    first: bool,
     plane: usize,
 }
 
@@ -296,7 +326,8 @@ impl WeightValues {
             x_plane: tiles.count * forward.c,
             grad_plane: tiles.count * forward.o,
             padded: [tiles.rows * TILE, tiles.columns * TILE],
-            sums: Buffer::zeros(points(forward.k).pow(2) * plane)?,
+            sums: Buffer::new(points(forward.k).pow(2) * plane)?,
+            first: true,
             plane,
         })
     }
@@ -322,24 +353,28 @@ impl WeightValues {
         let [x_image, grad_image] = self.image();
         let (forward, tiles) = (self.forward, self.tiles.count);
         let (x_plane, grad_plane, size) = (self.x_plane, self.grad_plane, forward.c * forward.o);
+        let first = std::mem::replace(&mut self.first, false);
         self.sums.par_chunks_mut(self.plane).enumerate().with_min_len(grain()).for_each(|(place, sums)| {
             let _flush = FlushDenormals::new();
             let (x, grad) = (&x[place * x_plane..], &grad[place * grad_plane..]);
             let sums = &mut sums[..size];
-            arch().dispatch(PlaceProduct { forward, tiles, count, x, x_image, grad, grad_image, sums });
+            arch().dispatch(PlaceProduct { forward, tiles, count, x, x_image, grad, grad_image, first, sums });
         });
     }
 
     /// The sums turned back, `[co, ci, k, k]`.
-    pub(super) fn finish(&self, s: &ConvShape) -> Vec<f32> {
-        let mut weight = vec![0.0; s.co * s.ci * s.k * s.k];
+    pub(super) fn finish(&self, s: &ConvShape) -> Result<Buffer> {
+        if self.first {
+            return Buffer::zeros(s.co * s.ci * s.k * s.k);
+        }
         let k2 = s.k * s.k;
+        let mut weight = Buffer::new(s.co * s.ci * k2)?;
         let block = super::lanes(); // of output channels: one vector
         weight.par_chunks_mut(block * s.ci * k2).enumerate().with_min_len(grain()).for_each(|(i, weight)| {
             let _flush = FlushDenormals::new();
             arch().dispatch(FinishBlock { s, sums: &self.sums, plane: self.plane, first: i * block, weight });
         });
-        weight
+        Ok(weight)
     }
 }
 
@@ -390,6 +425,7 @@ struct PlaceProduct<'a> {
     x_image: usize,
     grad: &'a [f32],
     grad_image: usize,
+    first: bool,
     sums: &'a mut [f32],
 }
 
@@ -398,7 +434,7 @@ impl WithSimd for PlaceProduct<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { forward: Pass { c: ci, o: co, .. }, tiles: pixels, count, x, x_image, grad, grad_image, sums } = self;
+        let Self { forward: Pass { c: ci, o: co, .. }, tiles: pixels, count, x, x_image, grad, grad_image, first: anew, sums } = self;
         for (first, vectors) in tiles(co / S::F32_LANES, 2) {
             let vector = first * S::F32_LANES;
             for (scalar, size) in tiles(ci, widest::<S>()) {
@@ -410,6 +446,7 @@ impl WithSimd for PlaceProduct<'_> {
                     pixels: [count, 1, pixels],
                     sums: &mut sums[scalar * co + vector..],
                     stride: co,
+                    first: anew,
                 }
                 .run(simd, size, vectors);
             }
@@ -440,17 +477,22 @@ impl FinishBlock<'_> {
     fn run<S: Simd, const P: usize, const K: usize>(self, simd: S) {
         let Self { s: &ConvShape { ci, co, .. }, sums, plane, first, weight } = self;
         let per_channel = ci * K * K;
+        let places = Places::new(sums.len(), [P, P], [P * plane, plane], ci * co);
         for c in 0..ci {
-            let at = c * co + first;
             let mut rows = [[simd.splat_f32s(0.0); K]; P];
             for (i, rows) in rows.iter_mut().enumerate() {
-                *rows = output::<S, P, K>(simd, line(simd, &sums[i * P * plane + at..], plane));
+                let mut values = [simd.splat_f32s(0.0); P];
+                for (j, value) in values.iter_mut().enumerate() {
+                    // SAFETY: i and j are below P; the block's channels are a vector of the co.
+                    *value = unsafe { places.load(simd, sums, i, j, c * co + first) };
+                }
+                *rows = output::<S, P, K>(simd, values);
             }
             for kx in 0..K {
                 let column = output::<S, P, K>(simd, column(&rows, kx));
                 for (ky, value) in column.into_iter().enumerate() {
-                    let mut lanes = [0.0; 64];
-                    store(simd, &mut lanes, 0, value);
+                    let mut lanes = [0.0; 16];
+                    S::as_mut_simd_f32s(&mut lanes).0[0] = value;
                     for (lane, &value) in lanes[..S::F32_LANES].iter().enumerate() {
                         weight[lane * per_channel + (c * K + ky) * K + kx] = value;
                     }
