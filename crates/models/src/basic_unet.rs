@@ -112,17 +112,19 @@ impl Model for BasicUNet {
                 format!("the input has shape {shape:?}, expected [b, {own}, h, w] with h and w multiples of 4");
             return Err(Error::Config { origin: Self::CLASS_NAME.into(), reason });
         }
-        let skip1 = self.down_layer1.forward(x)?; // [b, 32, h, w]
-        let h = kakusan_ops::max_pool2d(&skip1)?; // [b, 32, h/2, w/2]
-        let skip2 = self.down_layer2.forward(&h)?; // [b, 64, h/2, w/2]
-        let h = kakusan_ops::max_pool2d(&skip2)?; // [b, 64, h/4, w/4]
-        let h = self.down_layer3.forward(&h)?; // [b, 64, h/4, w/4]
+        Ok(kakusan_ops::network([x], |[x]| {
+            let skip1 = self.down_layer1.forward(&x)?; // [b, 32, h, w]
+            let h = skip1.max_pool2d()?; // [b, 32, h/2, w/2]
+            let skip2 = self.down_layer2.forward(&h)?; // [b, 64, h/2, w/2]
+            let h = skip2.max_pool2d()?; // [b, 64, h/4, w/4]
+            let h = self.down_layer3.forward(&h)?; // [b, 64, h/4, w/4]
 
-        let h = self.up_layer1.forward(&h)?; // [b, 64, h/4, w/4]
-        let h = kakusan_ops::upsample_add(&h, &skip2)?; // [b, 64, h/2, w/2]
-        let h = self.up_layer2.forward(&h)?; // [b, 32, h/2, w/2]
-        let h = kakusan_ops::upsample_add(&h, &skip1)?; // [b, 32, h, w]
-        Ok(self.up_layer3.forward(&h)?) // [b, out_channels, h, w]
+            let h = self.up_layer1.forward(&h)?; // [b, 64, h/4, w/4]
+            let h = h.upsample_add(&skip2)?; // [b, 64, h/2, w/2]
+            let h = self.up_layer2.forward(&h)?; // [b, 32, h/2, w/2]
+            let h = h.upsample_add(&skip1)?; // [b, 32, h, w]
+            self.up_layer3.forward(&h) // [b, out_channels, h, w]
+        })?)
     }
 }
 

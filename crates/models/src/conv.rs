@@ -1,5 +1,6 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
+use kakusan_ops::Features;
 
 /// A convolution of stride 1 that keeps the size, followed by SiLU: torch's `Conv2d(ci, co, k, padding=k // 2)` with
 /// its initialisation, `kaiming_uniform_(a=sqrt(5))` for the weight, then uniform within `1 / sqrt(fan_in)` for the bias.
@@ -21,8 +22,8 @@ impl ConvSilu {
         Ok(Self { weight, bias })
     }
 
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Features) -> Result<Features> {
         let padding = self.weight.dim(3)? / 2;
-        kakusan_ops::conv2d_silu(x, &self.weight, Some(&self.bias), padding)
+        x.conv2d_silu(&self.weight, Some(&self.bias), padding)
     }
 }

@@ -14,6 +14,8 @@ pub trait Model: Send + Sync {
 
     /// Predicts for `x` `[b, c, h, w]` at `level` `[b]`, of the classes `labels` `[b]` where the model knows classes.
     ///
+    /// The models of this crate are [`network`](kakusan_ops::network)s: [`kakusan_ops::backward`] goes back through them.
+    ///
     /// # Errors
     /// When a shape does not fit the model.
     fn forward(&self, x: &Tensor, level: &Tensor, labels: Option<&Tensor>) -> Result<Tensor>;

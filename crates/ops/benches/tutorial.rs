@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor, Var};
-use kakusan_ops::{Adam, AdamConfig, Features, conv2d_silu, gradients, in_parts, keep_freed_memory, mse_loss, network};
+use kakusan_ops::{Adam, AdamConfig, Features, conv2d_silu, gradients, keep_freed_memory, mse_loss, network, predict};
 use kakusan_rng::Generator;
 
 const BATCH: usize = 128;
@@ -61,7 +61,7 @@ fn main() -> Result<()> {
     let mut parts = [const { Vec::new() }; 3];
     for _ in 0..RUNS {
         let start = Instant::now();
-        in_parts(BATCH, |r| unet(&x.narrow(0, r.start, r.len())?.detach()), |_| Ok(()))?;
+        predict(BATCH, &Device::Cpu, |r| unet(&x.narrow(0, r.start, r.len())?))?;
         let forward = start.elapsed();
         let (_, grads) = gradients(BATCH, &Device::Cpu, |r| {
             let x = x.narrow(0, r.start, r.len())?;

@@ -37,7 +37,7 @@ pub use conv::{ConvOptions, conv2d, conv2d_silu};
 pub use loss::mse_loss;
 pub use memory::keep_freed_memory;
 pub use network::{Features, network};
-pub use parts::{gradients, in_parts};
+pub use parts::{gradients, predict};
 pub use pool::max_pool2d;
 pub use silu::silu;
 pub use still::with_still_weights;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Error, Tensor};
 
 use crate::denormals::FlushDenormals;
 use crate::host::alone;
@@ -27,16 +27,15 @@ fn part(batch: usize) -> usize {
 }
 
 /// Runs `work` on parts of `0..batch`, many at once on rayon's threads, and hands what it gives to `merge` in order.
-///
-/// No weight may change meanwhile, as in [`with_still_weights`](crate::with_still_weights).
-///
-/// # Errors
-/// The first that `work` or `merge` gives.
-pub fn in_parts<R: Send>(
+fn in_parts<R, E>(
     batch: usize,
-    work: impl Fn(Range<usize>) -> Result<R> + Sync,
-    merge: impl FnMut(R) -> Result<()> + Send,
-) -> Result<()> {
+    work: impl Fn(Range<usize>) -> Result<R, E> + Sync,
+    merge: impl FnMut(R) -> Result<(), E> + Send,
+) -> Result<(), E>
+where
+    R: Send,
+    E: Send,
+{
     let part = part(batch);
     let count = batch.div_ceil(part);
     let threads = rayon::current_num_threads().min(count).max(1);
@@ -76,15 +75,15 @@ pub fn in_parts<R: Send>(
 }
 
 /// Merges results in the order of their numbers; those that come too soon wait.
-struct Queue<R, M> {
+struct Queue<R, E, M> {
     next: usize,
-    waiting: BTreeMap<usize, Result<R>>,
+    waiting: BTreeMap<usize, Result<R, E>>,
     merge: M,
-    outcome: Result<()>,
+    outcome: Result<(), E>,
 }
 
-impl<R, M: FnMut(R) -> Result<()>> Queue<R, M> {
-    fn give(&mut self, i: usize, result: Result<R>) {
+impl<R, E, M: FnMut(R) -> Result<(), E>> Queue<R, E, M> {
+    fn give(&mut self, i: usize, result: Result<R, E>) {
         self.waiting.insert(i, result);
         while let Some(result) = self.waiting.remove(&self.next) {
             if self.outcome.is_ok() {
@@ -119,11 +118,14 @@ impl<R, M: FnMut(R) -> Result<()>> Queue<R, M> {
 ///
 /// # Errors
 /// The first that `loss` or going back gives.
-pub fn gradients(
+pub fn gradients<E>(
     batch: usize,
-    device: &candle_core::Device,
-    loss: impl Fn(Range<usize>) -> Result<Tensor> + Sync,
-) -> Result<(f64, GradStore)> {
+    device: &Device,
+    loss: impl Fn(Range<usize>) -> Result<Tensor, E> + Sync,
+) -> Result<(f64, GradStore), E>
+where
+    E: From<Error> + Send,
+{
     let value = |loss: &Tensor| loss.to_dtype(DType::F64)?.to_scalar::<f64>();
     if !device.is_cpu() {
         let loss = loss(0..batch)?;
@@ -131,7 +133,7 @@ pub fn gradients(
     }
     let mut total = 0.0;
     let mut sum = None;
-    let work = |range| {
+    let work = |range| -> Result<_, E> {
         let loss = loss(range)?;
         Ok((value(&loss)?, tape::backward_parts(&loss)?))
     };
@@ -145,4 +147,30 @@ pub fn gradients(
     })?;
     let (candle, weights) = sum.unwrap_or_default();
     Ok((total, tape::into_store(candle, weights)?))
+}
+
+/// What `forward(range)` gives for the parts of a batch, put together along the first dimension.
+///
+/// A batch on another device than the CPU is one part. No weight may change meanwhile. Put
+/// [`with_still_weights`](crate::with_still_weights) around calls with the same weights.
+///
+/// # Errors
+/// The first that `forward` gives; parts that do not fit together.
+pub fn predict<E>(
+    batch: usize,
+    device: &Device,
+    forward: impl Fn(Range<usize>) -> Result<Tensor, E> + Sync,
+) -> Result<Tensor, E>
+where
+    E: From<Error> + Send,
+{
+    if !device.is_cpu() || part(batch) >= batch {
+        return forward(0..batch);
+    }
+    let mut parts = Vec::with_capacity(PARTS);
+    in_parts(batch, forward, |part| {
+        parts.push(part);
+        Ok(())
+    })?;
+    Ok(Tensor::cat(&parts, 0)?)
 }

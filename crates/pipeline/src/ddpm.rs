@@ -153,16 +153,26 @@ impl DDPMPipeline {
         let shape = [batch_size, channels, height, width];
         let mut sample = self.scheduler.initial_noise(&shape, self.device(), rng)?;
         let mut index = 0;
-        while let Some(level) = run.level() {
-            let model_input = run.scale_model_input(&sample)?;
-            let levels = Tensor::full(level, batch_size, self.device())?;
-            let model_output = self.model.forward(&model_input, &levels, None)?;
-            let output = run.step(&model_output, &sample, rng)?;
-            watch(&SampleStep { index, steps, model_input: &model_input, output: &output });
-            sample = output.prev_sample;
-            index += 1;
-        }
-        Ok(sample)
+        kakusan_ops::with_still_weights(|| {
+            while let Some(level) = run.level() {
+                let model_input = run.scale_model_input(&sample)?;
+                let model_output = self.predict(&model_input, level)?;
+                let output = run.step(&model_output, &sample, rng)?;
+                watch(&SampleStep { index, steps, model_input: &model_input, output: &output });
+                sample = output.prev_sample;
+                index += 1;
+            }
+            Ok(sample)
+        })
+    }
+
+    /// The model's output for all images at one level.
+    fn predict(&self, model_input: &Tensor, level: f32) -> Result<Tensor> {
+        kakusan_ops::predict(model_input.dim(0)?, self.device(), |part| {
+            let model_input = model_input.narrow(0, part.start, part.len())?;
+            let levels = Tensor::full(level, part.len(), self.device())?;
+            Ok(self.model.forward(&model_input, &levels, None)?)
+        })
     }
 
     /// The shape of one image `[c, h, w]`.

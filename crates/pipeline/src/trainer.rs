@@ -3,6 +3,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use kakusan_data::{Batch, Batches, ImageSet, Loader};
 use kakusan_models::{Model, ModelConfig, Weights};
@@ -123,13 +124,10 @@ impl Trainer {
             return Ok(None);
         }
         let Some(batch) = self.next_batch()? else { return Ok(None) };
-        let loss = self.loss(&batch)?;
-        let value = loss.to_scalar::<f32>()?;
-        if !value.is_finite() {
-            return Err(Error::NonFiniteLoss { step: self.progress.step + 1, loss: value });
+        let (loss, gradients) = self.gradients(&batch)?;
+        if !loss.is_finite() {
+            return Err(Error::NonFiniteLoss { step: self.progress.step + 1, loss });
         }
-        let gradients = loss.backward()?;
-        drop(loss); // frees the activations before the optimiser runs
         self.optimizer.step(&gradients)?;
 
         self.progress.step += 1;
@@ -144,7 +142,7 @@ impl Trainer {
         Ok(Some(Step {
             step: self.progress.step,
             epoch,
-            loss: value,
+            loss,
             learning_rate: self.learning_rate,
             images: batch.indices.len(),
             ends_epoch,
@@ -163,23 +161,30 @@ impl Trainer {
         Ok(batches.next())
     }
 
-    /// Corrupts the batch, lets the model predict, and compares with the target.
-    fn loss(&mut self, batch: &Batch) -> Result<Tensor> {
+    /// Corrupts the batch, lets the model predict, and compares with the target: the loss and its gradients.
+    fn gradients(&mut self, batch: &Batch) -> Result<(f32, GradStore)> {
         let [channels, height, width] = self.config.sample_shape();
-        let shape = (batch.indices.len(), channels, height, width);
-        let unit = Tensor::from_slice(&batch.images, shape, &self.device)?;
+        let count = batch.indices.len();
+        let unit = Tensor::from_slice(&batch.images, (count, channels, height, width), &self.device)?;
         let clean = PixelRange::from_unit(self.scheduler.pixel_range(), &unit)?;
         let Draw { noise, levels } = self.scheduler.draw(&clean, &mut self.progress.rng)?;
-        let noisy = self.scheduler.add_noise(&clean, &noise, &levels)?;
-        let target = self.scheduler.target(&clean, &noise, &levels)?;
-        let prediction = self.model.forward(&noisy, &levels, None)?;
-        match self.scheduler.loss_weight(&levels)? {
-            None => Ok(kakusan_ops::mse_loss(&prediction, &target)?),
-            Some(weight) => {
-                let by_image = (prediction - target)?.sqr()?.flatten_from(1)?.mean(1)?; // [b, c, h, w] -> [b]
-                Ok((by_image * weight)?.mean_all()?)
-            }
-        }
+        let (model, scheduler) = (self.model.as_ref(), self.scheduler.as_ref());
+        let (loss, gradients) = kakusan_ops::gradients(count, &self.device, |part| -> Result<Tensor> {
+            let of = |batch: &Tensor| batch.narrow(0, part.start, part.len());
+            let (clean, noise, levels) = (of(&clean)?, of(&noise)?, of(&levels)?);
+            let noisy = scheduler.add_noise(&clean, &noise, &levels)?;
+            let target = scheduler.target(&clean, &noise, &levels)?;
+            let prediction = model.forward(&noisy, &levels, None)?;
+            let loss = match scheduler.loss_weight(&levels)? {
+                None => kakusan_ops::mse_loss(&prediction, &target)?,
+                Some(weight) => {
+                    let by_image = (prediction - target)?.sqr()?.flatten_from(1)?.mean(1)?; // [b, c, h, w] -> [b]
+                    (by_image * weight)?.mean_all()?
+                }
+            };
+            Ok((loss * (part.len() as f64 / count as f64))?) // the mean over the batch
+        })?;
+        Ok((loss as f32, gradients))
     }
 
     /// Optimiser steps done.
