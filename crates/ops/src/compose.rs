@@ -7,11 +7,16 @@ use crate::ConvOptions;
 
 pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: ConvOptions) -> Result<Tensor> {
     let ConvOptions { stride, padding: [top, bottom, left, right] } = options;
-    let (x, padding) = if [bottom, left, right] == [top; 3] {
-        (x.clone(), top)
-    } else {
-        (x.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)?, 0)
-    };
+    let (mut x, mut padding) = (x.clone(), top);
+    if [bottom, left, right] != [top; 3] || stride > 1 {
+        // candle pads all sides alike, and its gradient wants images of which a stride leaves nothing over
+        padding = 0;
+        x = x.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)?;
+        for dim in [2, 3] {
+            let kernel = weight.dim(dim)?;
+            x = x.narrow(dim, 0, (x.dim(dim)? - kernel) / stride * stride + kernel)?;
+        }
+    }
     let y = x.contiguous()?.conv2d(&weight.contiguous()?, padding, stride, 1, 1)?;
     match bias {
         Some(bias) => y.broadcast_add(&bias.reshape((1, (), 1, 1))?), // [co] -> [1, co, 1, 1]

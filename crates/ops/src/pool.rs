@@ -12,6 +12,7 @@ use crate::compose;
 use crate::denormals::FlushDenormals;
 use crate::host::{arch, grain};
 use crate::network::{Data, Dims, Features, operation};
+use crate::tape::owned;
 
 /// The maximum of each 2x2 block: `[b, c, h, w] -> [b, c, h / 2, w / 2]`, as `torch.nn.functional.max_pool2d(x, 2)`.
 ///
@@ -68,13 +69,16 @@ impl Features {
 fn backward(dims: Dims, x: &[f32], grad: &[f32], held: Option<Arc<Buffer>>) -> Result<Buffer> {
     let image = dims.pixels() * dims.c;
     let half = (dims.h / 2) * (dims.w / 2) * dims.c;
-    let mut dx = Buffer::new(dims.count())?;
-    let images = dx.par_chunks_mut(image).zip(x.par_chunks(image)).zip(grad.par_chunks(half)).enumerate();
-    images.with_min_len(grain()).for_each(|(i, ((dx, x), grad))| {
+    let fresh = held.is_none();
+    let mut dx = match held {
+        Some(held) => owned(held)?,
+        None => Buffer::new(dims.count())?,
+    };
+    let images = dx.par_chunks_mut(image).zip(x.par_chunks(image)).zip(grad.par_chunks(half));
+    images.with_min_len(grain()).for_each(|((dx, x), grad)| {
         let _flush = FlushDenormals::new();
-        match &held {
-            Some(held) => dx.copy_from_slice(&held[i * image..][..image]),
-            None => dx.fill(0.0),
+        if fresh {
+            dx.fill(0.0);
         }
         arch().dispatch(Unpool { dims, x, grad, dx });
     });

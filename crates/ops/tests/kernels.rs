@@ -4,7 +4,7 @@ mod common;
 
 use candle_core::{DType, Result, Tensor, Var};
 use common::{error, noise, strided};
-use kakusan_ops::{conv2d, conv2d_silu, max_pool2d, mse_loss, silu, upsample_add, upsample_nearest2d};
+use kakusan_ops::{ConvOptions, conv2d, conv2d_silu, max_pool2d, mse_loss, silu, upsample_add, upsample_nearest2d};
 
 /// Value and gradients in f32 and f64; the largest error of any of them.
 fn compare(
@@ -26,17 +26,24 @@ fn compare(
     Ok(errors.into_iter().fold(0.0, f64::max))
 }
 
-fn convolution(b: usize, [ci, co]: [usize; 2], [h, w]: [usize; 2], k: usize, padding: usize) -> Result<()> {
+fn convolution(
+    b: usize,
+    [ci, co]: [usize; 2],
+    [h, w]: [usize; 2],
+    k: usize,
+    options: impl Into<ConvOptions>,
+) -> Result<()> {
+    let options = options.into();
     let scale = 1.0 / ((ci * k * k) as f64).sqrt();
     let args = [noise(1, &[b, ci, h, w])?, (noise(2, &[co, ci, k, k])? * scale)?, noise(3, &[co])?];
     // f32 numbers, so that both compute from the same
     let args = args.map(|x| x.to_dtype(DType::F32).expect("f32"));
-    let plain = compare(&args, |x| Ok(x.clone()), |a| conv2d(&a[0], &a[1], Some(&a[2]), padding))?;
-    let fused = compare(&args, strided, |a| conv2d_silu(&a[0], &a[1], Some(&a[2]), padding))?;
+    let plain = compare(&args, |x| Ok(x.clone()), |a| conv2d(&a[0], &a[1], Some(&a[2]), options))?;
+    let fused = compare(&args, strided, |a| conv2d_silu(&a[0], &a[1], Some(&a[2]), options))?;
     // whole vectors of channels, 5x5 or 3x3: Winograd's method
     let tolerance = if (k == 5 || k == 3) && ci % 16 == 0 && co % 16 == 0 { 2e-5 } else { 3e-6 };
     for error in [plain, fused] {
-        assert!(error < tolerance, "{b}x{ci}x{h}x{w} to {co} by {k}x{k}, padding {padding}: {error:.1e}");
+        assert!(error < tolerance, "{b}x{ci}x{h}x{w} to {co} by {k}x{k}, {options:?}: {error:.1e}");
     }
     Ok(())
 }
@@ -62,6 +69,35 @@ fn convolution_of_all_sizes() -> Result<()> {
             if h.min(w) + 2 * padding >= k {
                 convolution(1 + i % 3, [3, 5], [h, w], k, padding)?;
                 convolution(1, [5, 18], [h, w], k, padding)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn convolution_by_winograd() -> Result<()> {
+    for (k, padding) in [(3, 0), (3, 1), (3, 2), (5, 0), (5, 1), (5, 2), (5, 4)] {
+        for (i, [h, w]) in [[4, 4], [7, 7], [8, 5], [14, 14], [13, 18], [32, 32]].into_iter().enumerate() {
+            let channels = [[16, 16], [32, 16], [16, 48], [64, 32], [48, 80], [16, 64]][i];
+            convolution(1 + 2 * (i % 3), channels, [h + k - 1, w + k - 1], k, padding)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn convolution_of_all_strides_and_paddings() -> Result<()> {
+    const SIZES: [usize; 8] = [3, 4, 5, 7, 8, 14, 15, 28];
+    const CHANNELS: [[usize; 2]; 6] = [[2, 5], [3, 16], [16, 3], [32, 32], [17, 33], [64, 64]];
+    for stride in [1, 2, 3] {
+        for (i, padding) in
+            [[0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 1], [1, 0, 1, 0], [2, 0, 1, 2], [0, 2, 2, 1]].into_iter().enumerate()
+        {
+            for (j, channels) in CHANNELS.into_iter().enumerate() {
+                let size = |at: usize| SIZES[(i * 5 + j * 3 + stride + at) % SIZES.len()];
+                convolution(1 + (i + j) % 3, channels, [size(0), size(j)], 3, ConvOptions { stride, padding })?;
+                convolution(2, channels, [size(1), size(2)], 1, ConvOptions { stride, padding: [0; 4] })?;
             }
         }
     }

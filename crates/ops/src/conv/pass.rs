@@ -32,6 +32,8 @@ pub(super) struct Pass {
     pub(super) spread: usize,
     pub(super) top: usize,
     pub(super) left: usize,
+    /// The first row of the results that is computed: where a band of an image is one task.
+    from: usize,
     pub(super) oh: usize,
     pub(super) ow: usize,
     pub(super) way: Way,
@@ -44,8 +46,7 @@ impl Pass {
     /// From images to results. `tame` says that the weights hold no extreme numbers.
     pub(super) fn forward(s: &ConvShape, tame: bool) -> Self {
         let &ConvShape { ci: c, h, w, co: o, k, stride, top, left, oh, ow, .. } = s;
-        // One long row: a kernel of one pixel does not see rows.
-        let (h, w, oh, ow) = if k == 1 && stride == 1 { (1, h * w, 1, oh * ow) } else { (h, w, oh, ow) };
+        let [h, w, oh, ow] = if k == 1 && stride == 1 { strips(h, w) } else { [h, w, oh, ow] };
         Self::new(Self { c, h, w, o, k, stride, spread: 1, top, left, oh, ow, ..NOTHING }, tame)
     }
 
@@ -53,12 +54,12 @@ impl Pass {
     pub(super) fn back(s: &ConvShape, tame: bool) -> Self {
         let &ConvShape { ci: o, h: oh, w: ow, co: c, k, stride, top, left, oh: h, ow: w, .. } = s;
         let (top, left) = (k - 1 - top, k - 1 - left);
-        let (h, w, oh, ow) = if k == 1 && stride == 1 { (1, h * w, 1, oh * ow) } else { (h, w, oh, ow) };
+        let [h, w, oh, ow] = if k == 1 && stride == 1 { strips(h, w) } else { [h, w, oh, ow] };
         Self::new(Self { c, h, w, o, k, stride: 1, spread: stride, top, left, oh, ow, ..NOTHING }, tame)
     }
 
     fn new(pass: Self, tame: bool) -> Self {
-        let &Self { c, o, k, stride, oh, ow, .. } = &pass;
+        let &Self { c, o, k, oh, ow, .. } = &pass;
         let lanes = lanes();
         let way = if tame && winograd::pays(&pass, lanes) {
             Way::Winograd
@@ -67,11 +68,23 @@ impl Pass {
         } else {
             Way::Wide
         };
-        let reach = |len: usize| match way {
-            Way::Winograd => winograd::reach(k, len),
-            _ => (len - 1) * stride + k,
-        };
-        Self { way, padded_h: reach(oh), padded_w: reach(ow), ..pass }
+        let pass = Self { way, ..pass };
+        Self { padded_h: pass.reach(oh), padded_w: pass.reach(ow), ..pass }
+    }
+
+    /// The length of padded images that `len` results need.
+    fn reach(&self, len: usize) -> usize {
+        match self.way {
+            Way::Winograd => winograd::reach(self.k, len),
+            _ => (len - 1) * self.stride + self.k,
+        }
+    }
+
+    /// The pass that gives `rows` rows of the results, from row `from` on. Both are multiples of 4, or go to the end, so
+    /// that Winograd's tiles are those of the whole.
+    pub(super) fn band(&self, from: usize, rows: usize) -> Self {
+        let pass = Self { from, oh: rows, ..*self };
+        Self { padded_h: pass.reach(rows), ..pass }
     }
 
     /// Floats of an image, of a result, of a padded image and of its row.
@@ -112,32 +125,40 @@ impl Pass {
     /// Copies images `[n, h, w, c]` to `[n, padded h, padded w, c]`, zeros around them.
     #[inline(always)]
     pub(super) fn pad(&self, images: &[f32], padded: &mut [f32]) {
-        let &Self { c, h, w, spread, top, left, .. } = self;
-        let row = self.row();
-        // what of the image is ever looked at
-        let rows = h.min((self.padded_h - top).div_ceil(spread));
-        let columns = w.min((self.padded_w - left).div_ceil(spread));
+        let &Self { c, h, w, spread, top, left, padded_h, padded_w, .. } = self;
+        let (row, skipped) = (self.row(), self.from * self.stride);
+        let columns = w.min((padded_w - left).div_ceil(spread)); // those that are ever looked at
         for (image, padded) in images.chunks_exact(self.image()).zip(padded.chunks_exact_mut(self.padded())) {
-            if spread > 1 {
-                padded.fill(0.0);
-                for (y, line) in image.chunks_exact(w * c).take(rows).enumerate() {
-                    let to = &mut padded[(top + y * spread) * row + left * c..];
-                    for (x, pixel) in line.chunks_exact(c).take(columns).enumerate() {
-                        to[x * spread * c..][..c].copy_from_slice(pixel);
+            for (y, to) in padded.chunks_exact_mut(row).enumerate() {
+                let from = match (y + skipped).checked_sub(top) {
+                    Some(y) if y.is_multiple_of(spread) && y / spread < h => y / spread,
+                    _ => {
+                        to.fill(0.0);
+                        continue;
+                    }
+                };
+                let from = &image[from * w * c..][..columns * c];
+                if spread == 1 {
+                    to[..left * c].fill(0.0);
+                    to[left * c..][..columns * c].copy_from_slice(from);
+                    to[(left + columns) * c..].fill(0.0);
+                } else {
+                    to.fill(0.0);
+                    for (x, pixel) in from.chunks_exact(c).enumerate() {
+                        to[(left + x * spread) * c..][..c].copy_from_slice(pixel);
                     }
                 }
-                continue;
             }
-            padded[..top * row].fill(0.0);
-            padded[(top + rows) * row..].fill(0.0);
-            let lines = padded[top * row..].chunks_exact_mut(row).zip(image.chunks_exact(w * c));
-            for (to, line) in lines.take(rows) {
-                to[..left * c].fill(0.0);
-                to[left * c..][..columns * c].copy_from_slice(&line[..columns * c]);
-                to[(left + columns) * c..].fill(0.0);
-            }
+            debug_assert_eq!(padded.len(), padded_h * row);
         }
     }
+}
+
+/// The sizes of a pass with a kernel of one pixel, which does not see rows: an image becomes some longer ones of one row.
+fn strips(h: usize, w: usize) -> [usize; 4] {
+    const PIXELS: usize = 256;
+    let rows = (1..=h).rev().find(|&rows| h.is_multiple_of(rows) && rows * w <= PIXELS).unwrap_or(1);
+    [1, rows * w, 1, rows * w]
 }
 
 const NOTHING: Pass = Pass {
@@ -150,6 +171,7 @@ const NOTHING: Pass = Pass {
     spread: 1,
     top: 0,
     left: 0,
+    from: 0,
     oh: 0,
     ow: 0,
     way: Way::Wide,

@@ -1,5 +1,7 @@
 //! A convolution over a batch: what a task computes, in which order, by which way.
 
+use std::ops::Range;
+
 use candle_core::Result;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -24,35 +26,72 @@ pub(super) fn forward(
     x: &[f32],
     bias: Option<&[f32]>,
     silu: bool,
-    y: &mut [f32],
-    derivative: Option<&mut [f32]>,
+    mut y: &mut [f32],
+    mut derivative: Option<&mut [f32]>,
 ) {
-    let pass = &prepared.pass;
-    let batch = y.len() / pass.result();
+    let whole = &prepared.pass;
+    let batch = y.len() / whole.result();
     // so many that all groups are about equal
-    let group = batch.div_ceil(batch.div_ceil(pass.group()).max(1)).max(1);
-    let task = |i: usize, y: &mut [f32], derivative: Option<&mut [f32]>| {
+    let group = batch.div_ceil(batch.div_ceil(whole.group()).max(1)).max(1);
+    let task = |task: Task| {
         let _flush = FlushDenormals::new();
-        let images = piece(x, i, group * pass.image());
-        let [values, products] = winograd::rooms(pass, group);
-        let padded = if pass.as_it_is() { 0 } else { group * pass.padded() };
-        with_scratch([padded, direct::room(pass, lanes()), values, products], |rooms| {
-            arch().dispatch(Forward { prepared, images, rooms, finish: Finish { bias, silu, y, derivative } });
+        let Task { images, pass, y, derivative } = task;
+        let images = &x[images.start * pass.image()..images.end * pass.image()];
+        let count = images.len() / pass.image();
+        let [values, products] = winograd::rooms(&pass, count);
+        let padded = if pass.as_it_is() { 0 } else { count * pass.padded() };
+        with_scratch([padded, direct::room(&pass, lanes()), values, products], |rooms| {
+            arch().dispatch(Forward { prepared, pass, images, rooms, finish: Finish { bias, silu, y, derivative } });
         });
     };
-    let piece = group * pass.result();
-    match derivative {
-        Some(derivative) => {
-            let pieces = y.par_chunks_mut(piece).zip(derivative.par_chunks_mut(piece)).enumerate();
-            pieces.with_min_len(grain()).for_each(|(i, (y, derivative))| task(i, y, Some(derivative)));
+    let mut tasks = Vec::new();
+    let rows = band_rows(whole, batch.div_ceil(group));
+    let group = if rows < whole.oh { 1 } else { group };
+    for first in (0..batch).step_by(group) {
+        let images = first..batch.min(first + group);
+        for from in (0..whole.oh).step_by(rows) {
+            let pass = if rows < whole.oh { whole.band(from, rows.min(whole.oh - from)) } else { *whole };
+            let len = images.len() * pass.result();
+            let (piece, rest) = std::mem::take(&mut y).split_at_mut(len);
+            y = rest;
+            let (slopes, rest) = match derivative.take() {
+                Some(derivative) => {
+                    let (piece, rest) = derivative.split_at_mut(len);
+                    (Some(piece), Some(rest))
+                }
+                None => (None, None),
+            };
+            derivative = rest;
+            tasks.push(Task { images: images.clone(), pass, y: piece, derivative: slopes });
         }
-        None => y.par_chunks_mut(piece).enumerate().with_min_len(grain()).for_each(|(i, y)| task(i, y, None)),
     }
+    tasks.into_par_iter().with_min_len(grain()).for_each(task);
+}
+
+/// What one task computes: some images, or a band of one.
+struct Task<'a> {
+    images: Range<usize>,
+    pass: Pass,
+    y: &'a mut [f32],
+    derivative: Option<&'a mut [f32]>,
+}
+
+/// Rows of the results that a task computes at once: all, but where there are fewer groups of images than threads and the
+/// work is large enough to be shared.
+fn band_rows(pass: &Pass, groups: usize) -> usize {
+    /// Multiplications of an image, directly, from which on a second thread helps more than it costs: about 0.1 ms.
+    const WORTH: usize = 1 << 24;
+    let threads = if grain() == 1 { rayon::current_num_threads() } else { 1 };
+    if groups >= threads || pass.result() * pass.k * pass.window() < WORTH {
+        return pass.oh;
+    }
+    pass.oh.div_ceil(threads.div_ceil(groups.max(1))).next_multiple_of(4)
 }
 
 /// One group of images.
 struct Forward<'a> {
     prepared: &'a Prepared,
+    pass: Pass,
     images: &'a [f32],
     /// For padded images, the sums of a row, and the values and products of Winograd's method.
     rooms: [&'a mut [f32]; 4],
@@ -64,8 +103,8 @@ impl WithSimd for Forward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { prepared, images, rooms: [padded, room, values, products], mut finish } = self;
-        let Prepared { pass, direct: weights, winograd: values_of_weights } = prepared;
+        let Self { prepared, ref pass, images, rooms: [padded, room, values, products], mut finish } = self;
+        let Prepared { direct: weights, winograd: values_of_weights, .. } = prepared;
         let count = images.len() / pass.image();
         let padded = if pass.as_it_is() {
             images
@@ -181,9 +220,14 @@ impl WithSimd for SumChannels<'_> {
 /// The gradient of the weights, `[co, ci, k, k]`, from images and results' gradients, channels last.
 pub(super) fn weight_gradient(s: &ConvShape, x: &Buffer, grad: &Buffer) -> Result<Buffer> {
     let pass = Pass::forward(s, true);
-    // The same images together on any number of threads, whatever they hold.
-    let count = pass.group().min(s.b).max(1);
     let (image, result) = (pass.image(), pass.result());
+    let images = x.len() / image;
+    // The same images together on any number of threads, whatever they hold.
+    let count = match pass.way {
+        Way::Winograd => pass.group(),
+        _ => (ROOM / pass.padded()).max(1),
+    }
+    .min(images);
     let layout = WeightSums::new(&pass, lanes());
     let mut sums = None;
     let mut winograd = match pass.way {
@@ -194,8 +238,8 @@ pub(super) fn weight_gradient(s: &ConvShape, x: &Buffer, grad: &Buffer) -> Resul
         }
         _ => None,
     };
-    for first in (0..s.b).step_by(count) {
-        let n = count.min(s.b - first);
+    for first in (0..images).step_by(count.max(1)) {
+        let n = count.min(images - first);
         // what kernels read behind the last pixel belongs to nothing, but is there
         let x_slack = &x.with_slack()[first * image..][..n * image + SLACK];
         let grad_slack = &grad.with_slack()[first * result..][..n * result + SLACK];
@@ -247,6 +291,9 @@ pub(super) fn weight_gradient(s: &ConvShape, x: &Buffer, grad: &Buffer) -> Resul
     }
     Ok(weight)
 }
+
+/// Floats of the padded images whose weight gradients are computed together, directly.
+const ROOM: usize = 1 << 17;
 
 /// Tasks that the rows of the weights' gradient are cut into.
 const ROW_TASKS: usize = 16;
