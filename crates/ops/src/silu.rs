@@ -120,9 +120,9 @@ impl WithSimd for Forward<'_> {
 }
 
 /// From `x` in place to the gradient of it.
-struct Backward<'a> {
-    x: &'a mut [f32],
-    grad: &'a [f32],
+pub(crate) struct Backward<'a> {
+    pub(crate) x: &'a mut [f32],
+    pub(crate) grad: &'a [f32],
 }
 
 impl WithSimd for Backward<'_> {
@@ -143,7 +143,7 @@ impl WithSimd for Backward<'_> {
 
 /// SiLU and its derivative of one vector.
 #[inline(always)]
-fn silu_vector<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
+pub(crate) fn silu_vector<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
     let one = simd.splat_f32s(1.0);
     let grown = simd.add_f32s(one, exp(simd, simd.sub_f32s(simd.splat_f32s(0.0), x)));
     let sigmoid = simd.div_f32s(one, grown);
@@ -156,7 +156,7 @@ fn silu_vector<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
 /// The exponential, to about one unit in the last place; infinite above 88.72, NaN for NaN. Below -86 it stays at
 /// exp(-86) = 4.5e-38, which is nothing beside the 1 that the caller adds.
 #[inline(always)]
-fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln 2 / 2, with ln 2 in two parts so that r is exact
     let low = simd.max_f32s(simd.splat_f32s(-86.0), simd.min_f32s(simd.splat_f32s(89.0), x));
     let magic = simd.splat_f32s(12_582_912.0); // 1.5 * 2^23: adding it rounds to an integer, which the low bits then hold

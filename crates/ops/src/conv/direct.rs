@@ -10,8 +10,8 @@ use pulp::Simd;
 
 use super::micro::{Dot, Outer, Panel, tiles, widest};
 use super::pass::{Pass, Way};
-use super::scratch::{Aligned, SLACK};
 use crate::host::{build, piece};
+use crate::scratch::{Aligned, SLACK};
 
 /// The sums of a wide pass over padded images, `[panels, n, pixels, channels]`.
 #[inline(always)]

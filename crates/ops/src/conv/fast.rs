@@ -4,10 +4,10 @@ use candle_core::Result;
 use pulp::{Simd, WithSimd};
 
 use super::direct::{self, WeightSums};
-use super::pass::{Packed, Pass, Way, Weights, lanes, pad, unpack};
-use super::scratch::{Aligned, with_scratch};
+use super::pass::{Packed, Pass, Way, Weights, pad, unpack};
 use super::{ConvShape, Gradients, Wanted, winograd};
-use crate::host::{arch, build, piece};
+use crate::host::{arch, build, lanes, piece};
+use crate::scratch::{Aligned, with_scratch};
 use crate::silu;
 
 /// The result `[b, co, oh, ow]` and, where SiLU's derivative is to be kept, that.

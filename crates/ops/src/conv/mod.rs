@@ -5,8 +5,7 @@ mod fast;
 mod micro;
 mod pass;
 mod plain;
-mod scratch;
-mod transpose;
+pub(crate) mod transpose;
 mod winograd;
 
 use std::sync::OnceLock;

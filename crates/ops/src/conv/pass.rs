@@ -1,14 +1,14 @@
 //! The sizes of one pass over the images, and the layouts that its kernels read.
 
-use pulp::{Simd, WithSimd};
+use pulp::Simd;
 use rayon::prelude::*;
 
 use super::ConvShape;
 use super::micro::Strides;
-use super::scratch::Aligned;
 use super::transpose::transpose;
 use super::winograd;
-use crate::host::arch;
+use crate::host::lanes;
+use crate::scratch::Aligned;
 
 /// How a pass is computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -103,20 +103,6 @@ impl Pass {
             _ => (256 / (self.oh * self.ow)).clamp(1, 8),
         }
     }
-}
-
-/// f32 numbers in a vector of this machine.
-pub(super) fn lanes() -> usize {
-    struct Lanes;
-    impl WithSimd for Lanes {
-        type Output = usize;
-
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) -> usize {
-            S::F32_LANES
-        }
-    }
-    arch().dispatch(Lanes)
 }
 
 /// The weights of a pass in the order in which its kernels read them.

@@ -4,7 +4,7 @@ use crate::host::arch;
 
 /// Writes `to[j * to_row + i] = from[i * from_row + j]` for `i` below `rows` and `j` below `columns`.
 #[inline(always)]
-pub(super) fn transpose(from: &[f32], from_row: usize, to: &mut [f32], to_row: usize, rows: usize, columns: usize) {
+pub(crate) fn transpose(from: &[f32], from_row: usize, to: &mut [f32], to_row: usize, rows: usize, columns: usize) {
     match arch() {
         #[cfg(target_arch = "x86_64")]
         pulp::x86::Arch::V4(simd) => {

@@ -16,8 +16,8 @@ use super::ConvShape;
 use super::direct::WeightSums;
 use super::micro::{Outer, Panel, Strides, tiles, widest};
 use super::pass::{Pass, Way};
-use super::scratch::Aligned;
 use crate::host::arch;
+use crate::scratch::Aligned;
 
 /// Results in a tile's row, inputs in it, and places of a tile.
 const TILE: usize = 4;

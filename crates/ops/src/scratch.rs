@@ -6,27 +6,27 @@ use std::cell::RefCell;
 const LINE: usize = 16;
 
 /// Kernels may read this many floats behind what they use.
-pub(super) const SLACK: usize = 64;
+pub(crate) const SLACK: usize = 64;
 
 /// Room for `len` floats that begins at a cache line.
-pub(super) struct Aligned {
+pub(crate) struct Aligned {
     floats: Vec<f32>,
     start: usize,
     len: usize,
 }
 
 impl Aligned {
-    pub(super) fn zeros(len: usize) -> Self {
+    pub(crate) fn zeros(len: usize) -> Self {
         let floats = vec![0.0; len + LINE];
         let start = line_start(&floats);
         Self { floats, start, len }
     }
 
-    pub(super) fn get(&self) -> &[f32] {
+    pub(crate) fn get(&self) -> &[f32] {
         &self.floats[self.start..self.start + self.len]
     }
 
-    pub(super) fn get_mut(&mut self) -> &mut [f32] {
+    pub(crate) fn get_mut(&mut self) -> &mut [f32] {
         &mut self.floats[self.start..self.start + self.len]
     }
 }
@@ -37,12 +37,14 @@ fn line_start(floats: &[f32]) -> usize {
 }
 
 /// Lends this thread's buffers to `work`: each of the wanted length and `SLACK` more, with whatever was left there.
-pub(super) fn with_scratch<const N: usize, R>(lens: [usize; N], work: impl FnOnce([&mut [f32]; N]) -> R) -> R {
+///
+/// `work` may ask for scratch itself, and so may a task that its thread takes up while it waits for others.
+pub(crate) fn with_scratch<const N: usize, R>(lens: [usize; N], work: impl FnOnce([&mut [f32]; N]) -> R) -> R {
     thread_local! {
-        static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+        static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
     }
-    // Taken out for the time of the work, so that nothing is borrowed while it runs.
-    let mut floats = SCRATCH.take();
+    // Taken out for the time of the work, so that nothing is borrowed while it runs; work inside work takes the next.
+    let mut floats = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
     let rooms = lens.map(|len| (len + SLACK).next_multiple_of(LINE));
     let total = rooms.iter().sum::<usize>() + LINE;
     if floats.len() < total {
@@ -55,6 +57,6 @@ pub(super) fn with_scratch<const N: usize, R>(lens: [usize; N], work: impl FnOnc
         rest = tail;
         piece
     }));
-    SCRATCH.set(floats);
+    SCRATCH.with_borrow_mut(|free| free.push(floats));
     result
 }
