@@ -196,6 +196,9 @@ fn exp_or_zero<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.select_f32s(simd.less_than_f32s(x, simd.splat_f32s(-86.0)), zero, exp(simd, x))
 }
 
+/// The places in the widest vector.
+const PLACES: [f32; 16] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
+
 /// From scores to exponentials of `score * scale` less the largest so far; what was summed before is made to fit.
 struct Softmax<'a> {
     scores: &'a mut [f32],
@@ -217,11 +220,16 @@ impl WithSimd for Softmax<'_> {
         let Self { scores, width, count, scale, largest, totals, before } = self;
         let d = before.len() / largest.len();
         let scales = simd.splat_f32s(scale);
+        // of the last vector of a row, what are scores
+        let places = simd.partial_load_f32s(&PLACES[..S::F32_LANES]);
+        let inside = simd.less_than_f32s(places, simd.splat_f32s(((count - 1) % S::F32_LANES + 1) as f32));
         let rows = scores.chunks_exact_mut(width).zip(largest.iter_mut().zip(totals));
         for (row, (scores, (largest, total))) in rows.enumerate() {
-            scores[count..].fill(f32::NEG_INFINITY);
-            let scores = S::as_mut_simd_f32s(scores).0;
+            let scores = &mut S::as_mut_simd_f32s(scores).0[..count.div_ceil(S::F32_LANES)];
             let mut most = simd.splat_f32s(f32::NEG_INFINITY);
+            if let Some(last) = scores.last_mut() {
+                *last = simd.select_f32s(inside, *last, most);
+            }
             for &mut score in &mut *scores {
                 most = simd.max_f32s(score, most);
             }
@@ -233,7 +241,7 @@ impl WithSimd for Softmax<'_> {
                 *score = exp_or_zero(simd, simd.mul_add_f32s(*score, scales, bases));
                 sum = simd.add_f32s(sum, *score);
             }
-            let shrink = (*largest - base).exp();
+            let shrink = if before.is_empty() { 0.0 } else { (*largest - base).exp() };
             (*largest, *total) = (most, *total * shrink + simd.reduce_sum_f32s(sum));
             if shrink != 1.0 && !before.is_empty() {
                 before[row * d..][..d].iter_mut().for_each(|sum| *sum *= shrink);

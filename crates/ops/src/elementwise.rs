@@ -145,9 +145,8 @@ pub(crate) fn avg_pool_backward(grad: &[f32], [h, w, c]: [usize; 3], dx: &mut [f
             dropped.fill(0.0);
             for (dx, grad) in blocks.chunks_exact_mut(2 * c).zip(image[y / 2 * row..][..row].chunks_exact(c)) {
                 let (left, right) = dx.split_at_mut(c);
-                for ((left, right), &grad) in left.iter_mut().zip(right).zip(grad) {
-                    (*left, *right) = (grad * 0.25, grad * 0.25);
-                }
+                left.iter_mut().zip(grad).for_each(|(left, grad)| *left = grad * 0.25);
+                right.copy_from_slice(left);
             }
         }
     });

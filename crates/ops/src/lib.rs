@@ -36,7 +36,7 @@ mod upsample;
 
 pub use adam::{Adam, AdamConfig, AdamState};
 pub use conv::{conv2d, conv2d_silu};
-pub use loss::mse_loss;
+pub use loss::{huber_loss, l1_loss, mse_loss};
 pub use memory::keep_freed_memory;
 pub use pool::max_pool2d;
 pub use silu::silu;
