@@ -223,29 +223,36 @@ impl WithSimd for Softmax<'_> {
         // of the last vector of a row, what are scores
         let places = simd.partial_load_f32s(&PLACES[..S::F32_LANES]);
         let inside = simd.less_than_f32s(places, simd.splat_f32s(((count - 1) % S::F32_LANES + 1) as f32));
-        let rows = scores.chunks_exact_mut(width).zip(largest.iter_mut().zip(totals));
+        let vectors = count.div_ceil(S::F32_LANES);
+        // in two loops, so that one row need not wait for another's maximum
+        let rows = scores.chunks_exact_mut(width).zip(largest.iter_mut().zip(&mut *totals));
         for (row, (scores, (largest, total))) in rows.enumerate() {
-            let scores = &mut S::as_mut_simd_f32s(scores).0[..count.div_ceil(S::F32_LANES)];
+            let scores = &mut S::as_mut_simd_f32s(scores).0[..vectors];
             let mut most = simd.splat_f32s(f32::NEG_INFINITY);
             if let Some(last) = scores.last_mut() {
                 *last = simd.select_f32s(inside, *last, most);
             }
-            for &mut score in &mut *scores {
+            for &mut score in scores {
                 most = simd.max_f32s(score, most);
             }
             let most = largest.max(simd.reduce_max_f32s(most) * scale);
-            // where all scores are -inf, -inf - -inf would be NaN for good, and a later block may hold others
-            let base = if most == f32::NEG_INFINITY { 0.0 } else { most };
-            let (bases, mut sum) = (simd.splat_f32s(-base), simd.splat_f32s(0.0));
-            for score in scores {
-                *score = exp_or_zero(simd, simd.mul_add_f32s(*score, scales, bases));
-                sum = simd.add_f32s(sum, *score);
-            }
-            let shrink = if before.is_empty() { 0.0 } else { (*largest - base).exp() };
-            (*largest, *total) = (most, *total * shrink + simd.reduce_sum_f32s(sum));
-            if shrink != 1.0 && !before.is_empty() {
+            if !before.is_empty() && most != *largest {
+                let shrink = (*largest - most).exp();
+                *total *= shrink;
                 before[row * d..][..d].iter_mut().for_each(|sum| *sum *= shrink);
             }
+            *largest = most;
+        }
+        let rows = scores.chunks_exact_mut(width).zip(largest.iter().zip(totals));
+        for (scores, (&largest, total)) in rows {
+            // where all scores are -inf, -inf - -inf would be NaN for good, and a later block may hold others
+            let base = simd.splat_f32s(if largest == f32::NEG_INFINITY { 0.0 } else { -largest });
+            let mut sum = simd.splat_f32s(0.0);
+            for score in &mut S::as_mut_simd_f32s(scores).0[..vectors] {
+                *score = exp_or_zero(simd, simd.mul_add_f32s(*score, scales, base));
+                sum = simd.add_f32s(sum, *score);
+            }
+            *total += simd.reduce_sum_f32s(sum);
         }
     }
 }
@@ -403,7 +410,7 @@ mod tests {
     fn keys_at_minus_infinity_take_no_part() {
         // the whole first block of keys, and some of the others
         let s = Attention { b: 1, n: 2, keys: 600, heads: 1, d: 1, scale: 1.0 };
-        let out_of_it = |j: usize| j < 300 || j % 3 == 0;
+        let out_of_it = |j: usize| j < 300 || j.is_multiple_of(3);
         let k: Vec<f32> = (0..600).map(|j| if out_of_it(j) { f32::NEG_INFINITY } else { (j % 7) as f32 }).collect();
         let v = noise(3, 600);
         let (mut out, mut log_sums) = ([0.0; 2], [0.0; 2]);

@@ -22,7 +22,6 @@ mod host;
 #[cfg_attr(not(test), expect(dead_code, reason = "hooked into the tape next"))]
 mod linear;
 mod loss;
-#[cfg_attr(not(test), expect(dead_code, reason = "hooked into the tape next"))]
 mod matmul;
 mod memory;
 #[cfg_attr(not(test), expect(dead_code, reason = "hooked into the tape next"))]

@@ -83,8 +83,12 @@ pub(crate) fn weight_gradient(s: Linear, x: &[f32], grad: &[f32], dw: &mut [f32]
         dw.fill(0.0);
         return;
     }
-    // a multiple of a tile's 7 rows, and more of them where the matrix is large
-    let outputs = if o <= 128 { 14 } else { 56 };
+    // a multiple of a tile's 7 rows: few tasks, as each packs x for itself, but enough for some threads
+    let outputs = match o {
+        ..48 => 14,
+        48..256 => 28,
+        _ => 56,
+    };
     dw.par_chunks_mut(outputs * i).enumerate().with_min_len(grain()).for_each(|(task, dw)| {
         let _flush = FlushDenormals::new();
         with_scratch([Panels::new(ROWS, i).len()], |[packed]| {

@@ -175,8 +175,8 @@ impl<const P: usize, const V: usize> WithSimd for SizedTile<'_, P, V> {
         let mut sums = [[simd.splat_f32s(0.0); V]; P];
         if left.step == 1 {
             let mut rows = [&left.numbers[..0]; P];
-            for p in 0..P {
-                rows[p] = &left.numbers[p * left.row..][..k];
+            for (p, row) in rows.iter_mut().enumerate() {
+                *row = &left.numbers[p * left.row..][..k];
             }
             for j in 0..k {
                 let right = right[j];
