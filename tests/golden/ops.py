@@ -66,4 +66,13 @@ for i, leaf in enumerate(leaves):
     out[f"adam.{i}.exp_avg"] = adam.state[leaf]["exp_avg"]
     out[f"adam.{i}.exp_avg_sq"] = adam.state[leaf]["exp_avg_sq"]
 
+# equal numbers among them, where the slope of l1 is 0
+rounded = {"x": torch.randn(3, 5, 7).mul(2).round(), "target": torch.randn(3, 5, 7).mul(2).round()}
+special = {"x": torch.tensor([1.0, inf, -inf, nan, 3.0, -4.0, 1e30]), "target": torch.tensor([1.0, 2.0, 2.0, 2.0, 1.0, 1.0, -1e30])}
+case("l1", lambda x, target: F.l1_loss(x, target), **rounded)
+case("l1_special", lambda x, target: F.l1_loss(x, target), **special)
+case("huber", lambda x, target: F.huber_loss(x, target), **rounded)
+case("huber_narrow", lambda x, target: F.huber_loss(x, target, delta=0.3), x=torch.randn(3, 5, 7), target=torch.randn(3, 5, 7))
+case("huber_special", lambda x, target: F.huber_loss(x, target, delta=2.0), **special)
+
 save_file({key: value.contiguous().clone() for key, value in out.items()}, Path(__file__).with_suffix(".safetensors"))

@@ -55,6 +55,20 @@ pub(crate) fn mse_loss(prediction: &Tensor, target: &Tensor) -> Result<Tensor> {
     prediction.sub(target)?.sqr()?.mean_all()
 }
 
+// The slopes of the next two are held fixed: what is left to differentiate is linear, and its gradient is the slope.
+
+pub(crate) fn l1_loss(prediction: &Tensor, target: &Tensor) -> Result<Tensor> {
+    let difference = prediction.sub(target)?;
+    let slope = difference.detach().sign()?;
+    difference.mul(&slope)?.mean_all()
+}
+
+pub(crate) fn huber_loss(prediction: &Tensor, target: &Tensor, delta: f64) -> Result<Tensor> {
+    let difference = prediction.sub(target)?;
+    let slope = difference.detach().clamp(-delta, delta)?;
+    difference.sub(&slope.affine(0.5, 0.0)?)?.mul(&slope)?.mean_all()
+}
+
 /// One step of Adam: the parameter and its two moments after it.
 pub(crate) fn adam(
     [param, m, v]: [&Tensor; 3],
@@ -115,7 +129,12 @@ mod tests {
             same(&|a| upsample_nearest2d(&a[0]), &|a| crate::upsample_nearest2d(&a[0]), std::slice::from_ref(&x))?;
             let skipped = |a: &[Tensor]| upsample_nearest2d(&a[0])?.add(&a[1]);
             same(&skipped, &|a| crate::upsample_add(&a[0], &a[1]), &[x.clone(), large])?;
-            same(&|a| mse_loss(&a[0], &a[1]), &|a| crate::mse_loss(&a[0], &a[1]), &[x.clone(), y])?;
+            same(&|a| mse_loss(&a[0], &a[1]), &|a| crate::mse_loss(&a[0], &a[1]), &[x.clone(), y.clone()])?;
+            same(&|a| l1_loss(&a[0], &a[1]), &|a| crate::l1_loss(&a[0], &a[1]), &[x.round()?, y.round()?])?;
+            for delta in [0.5, 1.5] {
+                let composed = |a: &[Tensor]| huber_loss(&a[0], &a[1], delta);
+                same(&composed, &|a| crate::huber_loss(&a[0], &a[1], delta), &[x.clone(), y.clone()])?;
+            }
             for padding in 0..=if h == 2 { 0 } else { 2 } {
                 let padding = padding + usize::from(h == 2);
                 let kernel = |a: &[Tensor]| crate::conv2d(&a[0], &a[1], Some(&a[2]), padding);

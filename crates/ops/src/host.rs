@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, WithDType, bail};
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::denormals::FlushDenormals;
@@ -36,6 +36,20 @@ pub(crate) fn alone<R>(work: impl FnOnce() -> R) -> R {
 
 thread_local! {
     static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Floats of a vector.
+pub(crate) fn lanes() -> usize {
+    struct Lanes;
+    impl WithSimd for Lanes {
+        type Output = usize;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            S::F32_LANES
+        }
+    }
+    arch().dispatch(Lanes)
 }
 
 /// Elements per task of an elementwise pass: enough to hide the cost of a task, few enough to balance two threads.

@@ -14,17 +14,24 @@
 #![deny(missing_docs)]
 
 mod adam;
+mod attention;
 mod buffer;
 mod check;
 mod compose;
 mod conv;
 mod denormals;
+mod elementwise;
 mod host;
+mod linear;
 mod loss;
+mod matmul;
 mod memory;
 mod network;
 mod parts;
+mod norm;
 mod pool;
+#[cfg(test)]
+mod reference;
 mod scratch;
 mod silu;
 mod still;
@@ -34,7 +41,7 @@ mod upsample;
 
 pub use adam::{Adam, AdamConfig, AdamState};
 pub use conv::{ConvOptions, conv2d, conv2d_silu};
-pub use loss::mse_loss;
+pub use loss::{huber_loss, l1_loss, mse_loss};
 pub use memory::keep_freed_memory;
 pub use network::{Features, network};
 pub use parts::{gradients, predict};

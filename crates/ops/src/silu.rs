@@ -2,14 +2,10 @@
 
 use candle_core::{Result, Tensor};
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
 use crate::buffer::Buffer;
-use crate::compose;
-use crate::denormals::FlushDenormals;
-use crate::host::{PIECE, arch, grain};
-use crate::network::{Data, Features, elementwise};
-use crate::tape::owned;
+use crate::{compose, elementwise};
+use crate::network::{Data, Features, elementwise as each_element};
 
 /// SiLU, elementwise: `x / (1 + exp(-x))`, as `torch.nn.functional.silu`.
 ///
@@ -25,7 +21,7 @@ use crate::tape::owned;
 /// # }
 /// ```
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    elementwise("silu", x, |x| x.silu())
+    each_element("silu", x, |x| x.silu())
 }
 
 impl Features {
@@ -39,21 +35,12 @@ impl Features {
             Data::Host(x) => x,
         };
         let mut y = Buffer::new(x.floats.len())?;
-        let pieces = y.par_chunks_mut(PIECE).zip(x.floats.par_chunks(PIECE)).with_min_len(grain());
-        pieces.for_each(|(y, x)| {
-            let _flush = FlushDenormals::new();
-            y.copy_from_slice(x);
-            arch().dispatch(Forward { x: y, derivative: None });
-        });
+        elementwise::silu(&x.floats, &mut y);
         let id = x.id.map(|id| {
             let floats = x.floats.clone();
             x.tape.record(Box::new(move |grad, gradients| {
-                let mut dx = owned(grad)?;
-                let pieces = dx.par_chunks_mut(PIECE).zip(floats.par_chunks(PIECE)).with_min_len(grain());
-                pieces.for_each(|(dx, x)| {
-                    let _flush = FlushDenormals::new();
-                    arch().dispatch(Backward { dx, x });
-                });
+                let mut dx = Buffer::new(grad.len())?;
+                elementwise::silu_backward(&floats, &grad, &mut dx);
                 gradients.add(id, dx.into())
             }))
         });
@@ -150,10 +137,10 @@ impl WithSimd for Forward<'_> {
     }
 }
 
-/// Multiplies a gradient by the derivative at `x`.
-struct Backward<'a> {
-    dx: &'a mut [f32],
-    x: &'a [f32],
+/// From `x` in place to the gradient of it.
+pub(crate) struct Backward<'a> {
+    pub(crate) x: &'a mut [f32],
+    pub(crate) grad: &'a [f32],
 }
 
 impl WithSimd for Backward<'_> {
@@ -161,15 +148,15 @@ impl WithSimd for Backward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let (dx, dx_rest) = S::as_mut_simd_f32s(self.dx);
-        let (x, x_rest) = S::as_simd_f32s(self.x);
-        for (dx, &x) in dx.iter_mut().zip(x) {
-            *dx = simd.mul_f32s(silu_vector(simd, x).1, *dx);
+        let (x, x_rest) = S::as_mut_simd_f32s(self.x);
+        let (grad, grad_rest) = S::as_simd_f32s(self.grad);
+        for (x, &grad) in x.iter_mut().zip(grad) {
+            *x = simd.mul_f32s(silu_vector(simd, *x).1, grad);
         }
-        if !dx_rest.is_empty() {
+        if !x_rest.is_empty() {
             let (_, slope) = silu_vector(simd, simd.partial_load_f32s(x_rest));
-            let dx = simd.mul_f32s(slope, simd.partial_load_f32s(dx_rest));
-            simd.partial_store_f32s(dx_rest, dx);
+            let dx = simd.mul_f32s(slope, simd.partial_load_f32s(grad_rest));
+            simd.partial_store_f32s(x_rest, dx);
         }
     }
 }
@@ -189,7 +176,7 @@ pub(crate) fn silu_vector<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
 /// The exponential, to about one unit in the last place; infinite above 88.72, NaN for NaN. Below -86 it stays at
 /// exp(-86) = 4.5e-38, which is nothing beside the 1 that the caller adds.
 #[inline(always)]
-fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln 2 / 2, with ln 2 in two parts so that r is exact
     let low = simd.max_f32s(simd.splat_f32s(-86.0), simd.min_f32s(simd.splat_f32s(89.0), x));
     let magic = simd.splat_f32s(12_582_912.0); // 1.5 * 2^23: adding it rounds to an integer, which the low bits then hold

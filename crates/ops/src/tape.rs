@@ -14,7 +14,7 @@ use candle_core::{Device, Result, Shape, Tensor, TensorId, bail};
 use rayon::prelude::*;
 
 use crate::buffer::Buffer;
-use crate::denormals::FlushDenormals;
+use crate::elementwise::accumulate;
 use crate::host::{PIECE, grain};
 
 /// The way back through one operation: from the gradient of its result to those of its arguments.
@@ -96,7 +96,7 @@ impl Gradients {
                 // into the one that nobody else holds
                 let (held, grad) = if Arc::strong_count(&held) == 1 { (held, grad) } else { (grad, held) };
                 let mut sum = owned(held)?;
-                add_into(&mut sum, &grad);
+                accumulate(&grad, &mut sum);
                 Arc::new(sum)
             }
         });
@@ -148,7 +148,7 @@ fn add_weight(weights: &mut WeightGradients, id: TensorId, shape: Shape, grad: B
         std::collections::hash_map::Entry::Vacant(entry) => {
             entry.insert((shape, grad));
         }
-        std::collections::hash_map::Entry::Occupied(mut entry) => add_into(&mut entry.get_mut().1, &grad),
+        std::collections::hash_map::Entry::Occupied(mut entry) => accumulate(&grad, &mut entry.get_mut().1),
     }
 }
 
@@ -197,15 +197,6 @@ pub(crate) fn owned(buffer: Arc<Buffer>) -> Result<Buffer> {
         });
         Ok(copy)
     })
-}
-
-/// `sum += more`
-pub(crate) fn add_into(sum: &mut [f32], more: &[f32]) {
-    let pieces = sum.par_chunks_mut(PIECE).zip(more.par_chunks(PIECE)).with_min_len(grain());
-    pieces.for_each(|(sum, more)| {
-        let _flush = FlushDenormals::new();
-        sum.iter_mut().zip(more).for_each(|(sum, &more)| *sum += more);
-    });
 }
 
 /// The sum of what two calls of [`backward_parts`] gave.

@@ -5,7 +5,8 @@ mod common;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use common::{noise, numbers};
 use kakusan_ops::{
-    Adam, AdamConfig, conv2d, conv2d_silu, max_pool2d, mse_loss, silu, upsample_add, upsample_nearest2d,
+    Adam, AdamConfig, conv2d, conv2d_silu, huber_loss, l1_loss, max_pool2d, mse_loss, silu, upsample_add,
+    upsample_nearest2d,
 };
 
 fn zeros(dims: &[usize], dtype: DType) -> Tensor {
@@ -55,6 +56,11 @@ fn other_shapes_that_do_not_fit() {
     refused(upsample_add(&f32s(&[1, 2, 3, 4]), &f32s(&[1, 2, 6, 7])), &["[1, 2, 6, 8]", "[1, 2, 6, 7]"]);
     refused(mse_loss(&f32s(&[2, 3]), &f32s(&[3])), &["[2, 3]", "[3]"]);
     refused(mse_loss(&f32s(&[2]), &zeros(&[2], DType::F64)), &["F32", "F64"]);
+    refused(l1_loss(&f32s(&[2, 3]), &f32s(&[3])), &["l1_loss:", "[2, 3]", "[3]"]);
+    refused(huber_loss(&f32s(&[2, 3]), &f32s(&[3]), 1.0), &["huber_loss:", "[2, 3]", "[3]"]);
+    for delta in [0.0, -1.0, f64::NAN] {
+        refused(huber_loss(&f32s(&[2]), &f32s(&[2]), delta), &["huber_loss:", "delta"]);
+    }
 }
 
 #[test]
@@ -66,6 +72,8 @@ fn dtypes_without_a_kernel() {
         refused(max_pool2d(&x), &["max_pool2d:", &name]);
         refused(upsample_nearest2d(&x), &["upsample_nearest2d:", &name]);
         refused(mse_loss(&x, &x), &["mse_loss:", &name]);
+        refused(l1_loss(&x, &x), &["l1_loss:", &name]);
+        refused(huber_loss(&x, &x, 1.0), &["huber_loss:", &name]);
         refused(conv2d(&x, &zeros(&[2, 2, 3, 3], dtype), None, 1), &["conv2d:", &name]);
     }
 }

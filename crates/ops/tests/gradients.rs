@@ -4,7 +4,9 @@ mod common;
 
 use candle_core::{Result, Tensor, Var};
 use common::{error, noise, numbers, strided};
-use kakusan_ops::{conv2d, conv2d_silu, max_pool2d, mse_loss, silu, upsample_add, upsample_nearest2d};
+use kakusan_ops::{
+    conv2d, conv2d_silu, huber_loss, l1_loss, max_pool2d, mse_loss, silu, upsample_add, upsample_nearest2d,
+};
 
 /// Checks the gradient of `sum(op(args) * weights)` for each argument.
 fn check(name: &str, shapes: &[&[usize]], op: impl Fn(&[Tensor]) -> Result<Tensor>) -> Result<()> {
@@ -56,7 +58,10 @@ fn convolution() -> Result<()> {
 #[test]
 fn elementwise() -> Result<()> {
     check("silu", &[&[3, 5, 7]], |a| silu(&a[0]))?;
-    check("mse_loss", &[&[3, 5, 2], &[3, 5, 2]], |a| mse_loss(&a[0], &a[1]))
+    let shapes: [&[usize]; 2] = [&[3, 5, 2], &[3, 5, 2]];
+    check("mse_loss", &shapes, |a| mse_loss(&a[0], &a[1]))?;
+    check("l1_loss", &shapes, |a| l1_loss(&a[0], &a[1]))?;
+    check("huber_loss", &shapes, |a| huber_loss(&a[0], &a[1], 0.8))
 }
 
 #[test]

@@ -4,7 +4,9 @@ mod common;
 
 use candle_core::{DType, Result, Tensor, Var};
 use common::{error, noise, strided};
-use kakusan_ops::{ConvOptions, conv2d, conv2d_silu, max_pool2d, mse_loss, silu, upsample_add, upsample_nearest2d};
+use kakusan_ops::{
+    ConvOptions, conv2d, conv2d_silu, huber_loss, l1_loss, max_pool2d, mse_loss, silu, upsample_add, upsample_nearest2d,
+};
 
 /// Value and gradients in f32 and f64; the largest error of any of them.
 fn compare(
@@ -128,6 +130,8 @@ fn the_others() -> Result<()> {
                 compare(std::slice::from_ref(&x), view, |a| upsample_nearest2d(&a[0]))?,
                 compare(&[x.clone(), large.clone()], view, |a| upsample_add(&a[0], &a[1]))?,
                 compare(&[x.clone(), y.clone()], view, |a| mse_loss(&a[0], &a[1]))?,
+                compare(&[x.clone(), y.clone()], view, |a| l1_loss(&a[0], &a[1]))?,
+                compare(&[x.clone(), y.clone()], view, |a| huber_loss(&a[0], &a[1], 0.7))?,
             ];
             assert!(errors.iter().all(|&error| error < 1e-6), "{dims:?}: {errors:?}");
         }

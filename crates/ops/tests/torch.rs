@@ -6,7 +6,9 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Result, Tensor, Var};
 use common::{error, numbers, strided};
-use kakusan_ops::{Adam, AdamConfig, conv2d, conv2d_silu, max_pool2d, mse_loss, silu, upsample_nearest2d};
+use kakusan_ops::{
+    Adam, AdamConfig, conv2d, conv2d_silu, huber_loss, l1_loss, max_pool2d, mse_loss, silu, upsample_nearest2d,
+};
 
 fn golden() -> Result<HashMap<String, Tensor>> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/ops.safetensors");
@@ -82,8 +84,15 @@ fn silu_and_its_extremes() -> Result<()> {
 }
 
 #[test]
-fn mean_squared_error() -> Result<()> {
-    case(&golden()?, "mse", &["x", "target"], |a| mse_loss(&a[0], &a[1]), close(5e-7))
+fn losses() -> Result<()> {
+    let (golden, arguments) = (golden()?, ["x", "target"]);
+    case(&golden, "mse", &arguments, |a| mse_loss(&a[0], &a[1]), close(5e-7))?;
+    case(&golden, "l1", &arguments, |a| l1_loss(&a[0], &a[1]), close(5e-7))?;
+    case(&golden, "l1_special", &arguments, |a| l1_loss(&a[0], &a[1]), alike)?;
+    for (name, delta) in [("huber", 1.0), ("huber_narrow", 0.3)] {
+        case(&golden, name, &arguments, |a| huber_loss(&a[0], &a[1], delta), close(5e-7))?;
+    }
+    case(&golden, "huber_special", &arguments, |a| huber_loss(&a[0], &a[1], 2.0), alike)
 }
 
 #[test]

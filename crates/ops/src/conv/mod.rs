@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
-pub(crate) use pass::lanes;
 pub use shape::ConvOptions;
 use shape::ConvShape;
 use weights::Prepared;

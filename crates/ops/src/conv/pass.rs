@@ -1,10 +1,8 @@
 //! One pass over images: its sizes, the way it is computed, and its padded images.
 
-use pulp::{Simd, WithSimd};
-
 use super::shape::ConvShape;
 use super::winograd;
-use crate::host::arch;
+use crate::host::lanes;
 
 /// How a pass is computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -178,17 +176,3 @@ const NOTHING: Pass = Pass {
     padded_h: 0,
     padded_w: 0,
 };
-
-/// f32 numbers in a vector of this machine.
-pub(crate) fn lanes() -> usize {
-    struct Lanes;
-    impl WithSimd for Lanes {
-        type Output = usize;
-
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) -> usize {
-            S::F32_LANES
-        }
-    }
-    arch().dispatch(Lanes)
-}

@@ -7,13 +7,13 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::direct::{self, WeightSums};
-use super::pass::{Pass, Way, lanes};
+use super::pass::{Pass, Way};
 use super::shape::ConvShape;
 use super::weights::Prepared;
 use super::winograd::{self, WeightValues};
 use crate::buffer::{Buffer, SLACK};
 use crate::denormals::FlushDenormals;
-use crate::host::{arch, grain, piece};
+use crate::host::{arch, grain, lanes, piece};
 use crate::scratch::with_scratch;
 use crate::silu::Finish;
 

@@ -3,12 +3,12 @@
 use candle_core::Result;
 use rayon::prelude::*;
 
-use super::pass::{Pass, Way, lanes};
+use super::pass::{Pass, Way};
 use super::shape::ConvShape;
 use super::winograd;
 use crate::buffer::Buffer;
 use crate::denormals::FlushDenormals;
-use crate::host::grain;
+use crate::host::{grain, lanes};
 
 /// A pass and its weights.
 pub(super) struct Prepared {

@@ -20,7 +20,7 @@ use super::pass::{Pass, Way};
 use super::shape::ConvShape;
 use crate::buffer::Buffer;
 use crate::denormals::FlushDenormals;
-use crate::host::{arch, grain};
+use crate::host::{arch, grain, lanes};
 use crate::silu::Finish;
 use lines::{Places, column, input, kernel, output};
 
@@ -369,7 +369,7 @@ impl WeightValues {
         }
         let k2 = s.k * s.k;
         let mut weight = Buffer::new(s.co * s.ci * k2)?;
-        let block = super::lanes(); // of output channels: one vector
+        let block = lanes(); // of output channels: one vector
         weight.par_chunks_mut(block * s.ci * k2).enumerate().with_min_len(grain()).for_each(|(i, weight)| {
             let _flush = FlushDenormals::new();
             arch().dispatch(FinishBlock { s, sums: &self.sums, plane: self.plane, first: i * block, weight });
