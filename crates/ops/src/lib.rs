@@ -11,20 +11,28 @@
 
 mod adam;
 mod check;
+mod clip;
 mod compose;
 mod conv;
 mod denormals;
+mod ema;
 mod host;
 mod loss;
 mod memory;
 mod pool;
 mod silu;
+mod threads;
 mod upsample;
+mod vectors;
 
 pub use adam::{Adam, AdamConfig, AdamState};
+pub use clip::{clip_factor, clip_grad_norm, grad_norm};
 pub use conv::{conv2d, conv2d_silu};
+pub use ema::{Ema, EmaConfig, EmaState};
 pub use loss::mse_loss;
 pub use memory::keep_freed_memory;
 pub use pool::max_pool2d;
 pub use silu::silu;
+pub use threads::use_threads;
 pub use upsample::{upsample_add, upsample_nearest2d};
+pub use vectors::{Vectors, limit_vectors, vectors};
