@@ -19,7 +19,8 @@ pub(crate) struct MachineArgs {
 impl MachineArgs {
     /// Settles both for as long as the program runs; to be called before anything computes.
     pub(crate) fn apply(&self) -> Result<()> {
-        let unfit = |error: candle_core::Error| Error::Unfit(error.to_string());
+        // the first line: candle may add where it happened, which helps nobody who chose a wrong option
+        let unfit = |error: candle_core::Error| Error::Unfit(error.to_string().lines().take(1).collect());
         if let Some(vectors) = self.vectors {
             limit_vectors(vectors).map_err(unfit)?;
         }
