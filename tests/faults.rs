@@ -27,6 +27,11 @@ fn wrong_usage_and_configurations_end_with_2() {
     refused(&place, &["train"], 2, &["--config"]);
     refused(&place, &["train", "--config", "none.toml"], 2, &["none.toml", "cannot be read"]);
     refused(&place, &["train", "--config", config, "--device", "tpu"], 2, &["cpu, cuda, cuda:N or auto"]);
+    refused(&place, &["train", "--config", config, "--threads", "0"], 2, &["--threads", "from 1 to 1024"]);
+    refused(&place, &["train", "--config", config, "--threads", "999999"], 2, &["--threads", "from 1 to 1024"]);
+    refused(&place, &["train", "--config", config, "--vectors", "mmx"], 2, &["mmx", "avx512, avx2, neon or scalar"]);
+    let foreign = if cfg!(target_arch = "aarch64") { "avx2" } else { "neon" };
+    refused(&place, &["train", "--config", config, "--vectors", foreign], 2, &["this machine has no", foreign]);
     for (set, words) in [
         ("train.epoch=2", ["did you mean `epochs`?", "--set train.epoch"]),
         ("train.batch_size=0", ["batch_size", "between 1 and"]),

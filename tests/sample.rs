@@ -52,6 +52,23 @@ fn the_command_draws_what_the_training_drew_and_saves_it_as_a_tensor() {
 }
 
 #[test]
+fn threads_change_nothing_and_vectors_no_more_than_rounding_does() {
+    let place = Workplace::new();
+    let run = |name: &str, more: &[&str]| -> Vec<f64> {
+        place.train(name, &[&["--max-steps", "3"], more].concat()).expect(0);
+        let lines = fs::read_to_string(place.path(name).join("metrics.jsonl")).unwrap();
+        let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap();
+        lines.lines().map(loss).collect()
+    };
+    let one = run("one", &["--threads", "1"]);
+    assert_eq!(one, run("three", &["--threads", "3"]));
+    let weights = |name: &str| fs::read(place.path(name).join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+    assert_eq!(weights("one"), weights("three"));
+    let scalar = run("scalar", &["--vectors", "scalar"]);
+    assert!(one.iter().zip(&scalar).all(|(a, b)| (a - b).abs() < 1e-4 * a), "{one:?}, {scalar:?}");
+}
+
+#[test]
 fn info_says_what_is_saved_and_what_this_is() {
     let place = Workplace::new();
     place.train("run", &["--max-steps", "1"]).expect(0);
@@ -61,7 +78,7 @@ fn info_says_what_is_saved_and_what_this_is() {
         assert!(said.contains(expected), "{said}");
     }
     let said = place.run(&["info"]).expect(0).stdout();
-    assert!(said.contains("threads:") && said.contains("LinearMixScheduler"), "{said}");
+    assert!(said.contains("threads:") && said.contains("vectors:") && said.contains("LinearMixScheduler"), "{said}");
 }
 
 #[test]

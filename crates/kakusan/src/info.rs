@@ -5,6 +5,7 @@ use clap::Args;
 use kakusan::pipeline::{DeviceChoice, Result, thousands};
 use kakusan::scheduler::{Registry, to_json};
 
+use crate::machine::MachineArgs;
 use crate::terminal::say;
 
 #[derive(Args)]
@@ -17,7 +18,7 @@ pub(crate) struct InfoArgs {
 pub(crate) fn info(args: &InfoArgs) -> Result<ExitCode> {
     match &args.model {
         Some(model) => about_model(model)?,
-        None => about_machine(),
+        None => about_machine()?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -37,9 +38,11 @@ fn about_model(model: &str) -> Result<()> {
     Ok(())
 }
 
-fn about_machine() {
+fn about_machine() -> Result<()> {
+    MachineArgs::default().apply()?; // what the other commands have unless told otherwise
     say(concat!("kakusan ", env!("CARGO_PKG_VERSION")));
     say(&format!("threads: {}", rayon::current_num_threads()));
+    say(&format!("vectors: {}", kakusan::ops::vectors()));
     let cuda = match DeviceChoice::Cuda(0).open() {
         Ok(_) => "cuda:0 is there".to_owned(),
         Err(e) => e.to_string(),
@@ -47,4 +50,5 @@ fn about_machine() {
     say(&format!("CUDA: {cuda}"));
     say(&format!("schedulers: {}", Registry::default().class_names().join(", ")));
     say(&format!("models: {}", kakusan::models::ModelConfig::CLASS_NAMES.join(", ")));
+    Ok(())
 }

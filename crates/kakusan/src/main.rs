@@ -2,6 +2,7 @@
 
 mod failure;
 mod info;
+mod machine;
 mod progress;
 mod sample;
 mod terminal;

@@ -8,6 +8,7 @@ use kakusan::pipeline::{DDPMPipeline, DeviceChoice, Error, Result, pictures, wri
 use kakusan::rng::Generator;
 use kakusan::scheduler::Registry;
 
+use crate::machine::MachineArgs;
 use crate::terminal::say;
 
 #[derive(Args)]
@@ -36,9 +37,12 @@ pub(crate) struct SampleArgs {
     /// cpu, cuda, cuda:N, or auto
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    #[command(flatten)]
+    machine: MachineArgs,
 }
 
 pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
+    args.machine.apply()?;
     for file in [Some(&args.out), args.save_tensor.as_ref()].into_iter().flatten() {
         check_parent(file)?; // before the work, not after it
     }

@@ -9,6 +9,7 @@ use kakusan::hub::{Hub, HubConfig};
 use kakusan::pipeline::{DeviceChoice, Error, Existing, Outcome, Result, RunConfig, Training, run_config};
 use kakusan::scheduler::Registry;
 
+use crate::machine::MachineArgs;
 use crate::progress::Progress;
 use crate::terminal::{say, warn};
 
@@ -35,6 +36,8 @@ pub(crate) struct TrainArgs {
     /// cpu, cuda, cuda:N, or auto
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    #[command(flatten)]
+    machine: MachineArgs,
     /// Go on with an interrupted run from its newest checkpoint [default: the folder that --out or --config mean]
     #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "overwrite")]
     resume: Option<Option<PathBuf>>,
@@ -44,6 +47,7 @@ pub(crate) struct TrainArgs {
 }
 
 pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
+    args.machine.apply()?;
     let registry = Registry::default();
     let mut overrides = args.set;
     overrides.extend(args.seed.map(|seed| format!("train.seed={seed}")));

@@ -1,15 +1,17 @@
 //! The optimiser Adam.
 
 use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::HashSet;
 
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor, Var, bail};
+use candle_core::{CpuStorage, Device, InplaceOp2, Layout, Result, Tensor, Var, bail};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::compose;
 use crate::denormals::FlushDenormals;
-use crate::host::{PIECE, arch, numbers, with_numbers};
+use crate::host::{PIECE, arch, is_f32, numbers, with_numbers};
+use crate::{clip, compose};
 
 /// The settings of [`Adam`]; the defaults are torch's.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,17 +22,21 @@ pub struct AdamConfig {
     pub betas: (f64, f64),
     /// Added to the divisor, not negative.
     pub eps: f64,
+    /// How much of itself a parameter loses in a step, times the learning rate, not negative: decoupled from the
+    /// gradient (Loshchilov and Hutter 2019, algorithm 2), as `torch.optim.AdamW`, whose default is 0.01. 0 is plain Adam.
+    pub weight_decay: f64,
 }
 
 impl Default for AdamConfig {
     fn default() -> Self {
-        Self { lr: 1e-3, betas: (0.9, 0.999), eps: 1e-8 }
+        Self { lr: 1e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0 }
     }
 }
 
-/// Adam (Kingma and Ba 2015, algorithm 1), as `torch.optim.Adam` without weight decay.
+/// Adam (Kingma and Ba 2015, algorithm 1), as `torch.optim.Adam` without weight decay, `torch.optim.AdamW` with it.
 ///
-/// On the CPU in f32 a step is one pass over parameter, gradient and moments, in place and on all threads.
+/// On the CPU in f32 a step is one pass over parameters, gradients and moments, in place and on all threads; clipping
+/// by the norm ([`Adam::step_clipped`]) adds a pass that reads the gradients.
 ///
 /// ```
 /// # fn main() -> candle_core::Result<()> {
@@ -78,7 +84,7 @@ enum Moments {
 
 impl Moments {
     fn new(m: &Tensor, v: &Tensor) -> Result<Self> {
-        if m.device().is_cpu() && m.dtype() == DType::F32 {
+        if is_f32(m) {
             let read = |tensor| with_numbers::<f32, _>(tensor, |numbers| Ok(numbers.to_vec()));
             Ok(Self::Host { m: read(m)?, v: read(v)? })
         } else {
@@ -91,75 +97,95 @@ impl Adam {
     /// An optimiser of `params` that has taken no step.
     ///
     /// # Errors
-    /// A setting out of its range, a parameter that is not of a floating point type.
+    /// A setting out of its range, a parameter that is not of a floating point type or that comes twice.
     pub fn new(params: Vec<Var>, config: AdamConfig) -> Result<Self> {
-        let AdamConfig { lr, betas: (beta1, beta2), eps } = config;
-        if !(lr >= 0.0 && lr.is_finite()) {
-            bail!("adam: the learning rate is {lr}, it must be a number from 0 on")
-        }
+        let AdamConfig { lr, betas: (beta1, beta2), eps, weight_decay } = config;
         if !((0.0..1.0).contains(&beta1) && (0.0..1.0).contains(&beta2)) {
             bail!("adam: the betas are {beta1} and {beta2}, each must be at least 0 and below 1")
         }
-        if !(eps >= 0.0 && eps.is_finite()) {
-            bail!("adam: eps is {eps}, it must be a number from 0 on")
+        for (name, value) in [("the learning rate", lr), ("eps", eps), ("the weight decay", weight_decay)] {
+            check_not_negative(name, value)?;
         }
-        let moments = |param: &Var| {
+        let mut seen = HashSet::new();
+        let moments = |(i, param): (usize, &Var)| {
             if !param.dtype().is_float() {
                 bail!("adam: a parameter {:?} is of dtype {:?}, not a floating point type", param.dims(), param.dtype())
+            }
+            if !seen.insert(param.id()) {
+                bail!("adam: parameter {i}, {:?}, was given before: it would move twice a step", param.dims())
             }
             let zeros = param.as_tensor().zeros_like()?;
             Moments::new(&zeros, &zeros)
         };
-        let moments = params.iter().map(moments).collect::<Result<_>>()?;
+        let moments = params.iter().enumerate().map(moments).collect::<Result<_>>()?;
         Ok(Self { config, params, moments, steps: 0 })
     }
 
     /// Moves every parameter against its gradient.
     ///
     /// # Errors
-    /// A parameter without a gradient in `grads` (the loss does not depend on it: leave it out of [`Adam::new`]); then
-    /// nothing was changed.
+    /// A parameter without a gradient in `grads` (the loss does not depend on it: leave it out of [`Adam::new`]), or
+    /// with one of another shape or dtype; then nothing was changed.
     pub fn step(&mut self, grads: &GradStore) -> Result<()> {
-        let gradient = |(i, param): (usize, &Var)| match grads.get(param) {
-            Some(grad) if grad.dims() == param.dims() && grad.dtype() == param.dtype() => grad.contiguous(),
-            Some(grad) => bail!("adam: parameter {i} is {:?}, its gradient {:?}", param.dims(), grad.dims()),
-            None => bail!("adam: parameter {i}, {:?}, has no gradient: the loss does not depend on it", param.dims()),
-        };
-        let grads = self.params.iter().enumerate().map(gradient).collect::<Result<Vec<_>>>()?;
-        self.steps += 1;
-        let AdamConfig { lr, betas: (beta1, beta2), eps } = self.config;
-        let steps = self.steps as f64;
-        let step_size = lr / (1.0 - beta1.powf(steps));
-        let correction = (1.0 - beta2.powf(steps)).sqrt();
-        for ((param, moments), grad) in self.params.iter().zip(&mut self.moments).zip(&grads) {
+        self.step_scaled(grads, 1.0)
+    }
+
+    /// As [`step`](Self::step) on gradients clipped by their norm, as `torch.nn.utils.clip_grad_norm_(.., max_norm)` does
+    /// before it: all of them times [`clip_factor`](crate::clip_factor). Returns the norm before clipping.
+    ///
+    /// A norm that is not finite is returned too, and the step was taken as torch takes it: NaN gets into every
+    /// parameter, an infinite gradient makes its own parameter NaN and lets the others stand still. Who would rather not
+    /// step asks [`grad_norm`](crate::grad_norm) first and then calls [`step_scaled`](Self::step_scaled): the same two
+    /// passes.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step), and a `max_norm` that is negative or NaN; then nothing was changed.
+    pub fn step_clipped(&mut self, grads: &GradStore, max_norm: f64) -> Result<f64> {
+        let grads = clip::gradients("adam", grads, &self.params)?;
+        let norm = clip::norm(&grads)?;
+        self.advance(&grads, clip::clip_factor(norm, max_norm)?)?;
+        Ok(norm)
+    }
+
+    /// As [`step`](Self::step) on gradients times `scale`; that costs no pass of its own.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn step_scaled(&mut self, grads: &GradStore, scale: f64) -> Result<()> {
+        self.advance(&clip::gradients("adam", grads, &self.params)?, scale)
+    }
+
+    fn advance(&mut self, grads: &[Tensor], grad_scale: f64) -> Result<()> {
+        let factors = Factors::new(&self.config, self.steps + 1, grad_scale);
+        let mut host = Vec::new();
+        for ((param, moments), grad) in self.params.iter().zip(&mut self.moments).zip(grads) {
             match moments {
-                Moments::Host { m, v } => {
-                    let factors = [1.0 - beta1, beta2, 1.0 - beta2, correction, eps, step_size];
-                    let factors = factors.map(|factor| factor as f32);
-                    param.inplace_op2(grad, &Step { factors, moments: RefCell::new((m, v)) })?;
-                }
+                Moments::Host { m, v } => host.push(Task { param, grad, m, v }),
                 Moments::Device { m, v } => {
-                    let scalars = [step_size, correction, eps];
-                    let (param_after, m_after, v_after) = {
-                        let [p, m, v] = compose::adam([param, m, v], &grad.detach(), [beta1, beta2], scalars)?;
-                        (p.detach(), m.detach(), v.detach())
-                    };
-                    param.set(&param_after)?;
-                    (*m, *v) = (m_after, v_after);
+                    let [param_after, m_after, v_after] = compose::adam([param, m, v], grad, &factors)?;
+                    param.set(&param_after.detach())?;
+                    (*m, *v) = (m_after.detach(), v_after.detach());
                 }
             }
         }
+        step_all(host, &factors)?;
+        self.steps += 1;
         Ok(())
     }
 
     /// The learning rate of the next step.
-    pub fn learning_rate(&self) -> f64 {
+    pub fn lr(&self) -> f64 {
         self.config.lr
     }
 
-    /// Sets the learning rate of the next step.
-    pub fn set_learning_rate(&mut self, lr: f64) {
+    /// Sets the learning rate of the next step, as torch's schedulers do between steps.
+    ///
+    /// # Errors
+    /// A rate that is negative or not finite; the one before stays.
+    pub fn set_lr(&mut self, lr: f64) -> Result<()> {
+        check_not_negative("the learning rate", lr)?;
         self.config.lr = lr;
+        Ok(())
     }
 
     /// A copy of what a checkpoint must hold.
@@ -204,14 +230,89 @@ impl Adam {
     }
 }
 
-/// One step of one parameter, in place.
-struct Step<'a> {
-    factors: [f32; 6],
-    /// candle hands an in-place operation one tensor to write to; the moments come along here.
-    moments: RefCell<(&'a mut Vec<f32>, &'a mut Vec<f32>)>,
+fn check_not_negative(name: &str, value: f64) -> Result<()> {
+    if !(value >= 0.0 && value.is_finite()) {
+        bail!("adam: {name} is {value}, it must be a number from 0 on")
+    }
+    Ok(())
 }
 
-impl InplaceOp2 for Step<'_> {
+/// The scalars of one step.
+#[derive(Debug)]
+pub(crate) struct Factors {
+    /// Gradients are taken times this.
+    pub(crate) grad_scale: f64,
+    /// What weight decay leaves of a parameter.
+    pub(crate) keep: f64,
+    pub(crate) beta1: f64,
+    pub(crate) beta2: f64,
+    /// The root of what the mean of squares lacks, having begun at 0.
+    pub(crate) correction: f64,
+    pub(crate) eps: f64,
+    /// The learning rate over what the mean of gradients lacks.
+    pub(crate) step_size: f64,
+}
+
+impl Factors {
+    /// Those of step `step`, from 1.
+    pub(crate) fn new(config: &AdamConfig, step: u64, grad_scale: f64) -> Self {
+        let AdamConfig { lr, betas: (beta1, beta2), eps, weight_decay } = *config;
+        Self {
+            grad_scale,
+            keep: 1.0 - lr * weight_decay,
+            beta1,
+            beta2,
+            correction: (1.0 - beta2.powf(step as f64)).sqrt(),
+            eps,
+            step_size: lr / (1.0 - beta1.powf(step as f64)),
+        }
+    }
+}
+
+/// One parameter's part of a step.
+struct Task<'a> {
+    param: &'a Var,
+    grad: &'a Tensor,
+    m: &'a mut [f32],
+    v: &'a mut [f32],
+}
+
+/// Steps all parameters that lie in f32 on the CPU.
+///
+/// candle lends a tensor for writing to one in-place operation at a time. A single loop over the pieces of all tensors
+/// would have to nest these operations and lock all parameters at once, in an order that another thread, which reads the
+/// model meanwhile, need not keep: both could wait for ever. So a tensor that is large beside a thread's share is cut
+/// into pieces, one tensor after another, and all others are the tasks of one loop, whole, the largest first; a task
+/// locks one parameter and starts no loop in turn. No element depends on another: the cut changes no bit.
+fn step_all(mut tasks: Vec<Task>, factors: &Factors) -> Result<()> {
+    let all: usize = tasks.iter().map(|task| task.m.len()).sum();
+    let share = (all / (4 * rayon::current_num_threads())).max(PIECE);
+    tasks.sort_by_key(|task| Reverse(task.m.len()));
+    let small = tasks.split_off(tasks.partition_point(|task| task.m.len() > share));
+    tasks.into_iter().try_for_each(|task| task.run(factors, true))?;
+    small.into_par_iter().with_max_len(1).try_for_each(|task| task.run(factors, false))
+}
+
+impl Task<'_> {
+    /// Runs on all threads or on this one.
+    fn run(self, factors: &Factors, parallel: bool) -> Result<()> {
+        let Self { param, grad, m, v } = self;
+        let f = factors;
+        let factors = [f.grad_scale, f.keep, 1.0 - f.beta1, f.beta2, 1.0 - f.beta2, f.correction, f.eps, f.step_size];
+        let factors = factors.map(|factor| factor as f32);
+        param.inplace_op2(grad, &InPlace { factors, moments: RefCell::new((m, v)), parallel })
+    }
+}
+
+/// One step of one parameter, in place.
+struct InPlace<'a> {
+    factors: [f32; 8],
+    /// candle hands an in-place operation one tensor to write to; the moments come along here.
+    moments: RefCell<(&'a mut [f32], &'a mut [f32])>,
+    parallel: bool,
+}
+
+impl InplaceOp2 for InPlace<'_> {
     fn name(&self) -> &'static str {
         "adam"
     }
@@ -221,14 +322,16 @@ impl InplaceOp2 for Step<'_> {
         let (CpuStorage::F32(param), Some((start, end))) = (param, lp.contiguous_offsets()) else {
             bail!("adam: a parameter {:?} is strided or no longer f32", lp.shape())
         };
+        let param = &mut param[start..end];
         let (m, v) = &mut *self.moments.borrow_mut();
-        let pieces = param[start..end].par_chunks_mut(PIECE).zip(grad.par_chunks(PIECE));
-        let pieces = pieces.zip(m.par_chunks_mut(PIECE).zip(v.par_chunks_mut(PIECE)));
         let factors = self.factors;
-        pieces.for_each(|((param, grad), (m, v))| {
-            let _flush = FlushDenormals::new();
-            arch().dispatch(Kernel { param, grad, m, v, factors });
-        });
+        if self.parallel {
+            let pieces = param.par_chunks_mut(PIECE).zip(grad.par_chunks(PIECE));
+            let pieces = pieces.zip(m.par_chunks_mut(PIECE).zip(v.par_chunks_mut(PIECE)));
+            pieces.for_each(|((param, grad), (m, v))| Kernel { param, grad, m, v, factors }.run());
+        } else {
+            Kernel { param, grad, m, v, factors }.run();
+        }
         Ok(())
     }
 }
@@ -238,7 +341,14 @@ struct Kernel<'a> {
     grad: &'a [f32],
     m: &'a mut [f32],
     v: &'a mut [f32],
-    factors: [f32; 6],
+    factors: [f32; 8],
+}
+
+impl Kernel<'_> {
+    fn run(self) {
+        let _flush = FlushDenormals::new();
+        arch().dispatch(self);
+    }
 }
 
 impl WithSimd for Kernel<'_> {
@@ -246,7 +356,7 @@ impl WithSimd for Kernel<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let mut factors = [simd.splat_f32s(0.0); 6];
+        let mut factors = [simd.splat_f32s(0.0); 8];
         for (vector, factor) in factors.iter_mut().zip(self.factors) {
             *vector = simd.splat_f32s(factor);
         }
@@ -270,10 +380,12 @@ impl WithSimd for Kernel<'_> {
 
 /// A vector of parameters, of their gradients and of the moments: the parameters and the moments after the step.
 #[inline(always)]
-fn step<S: Simd>(s: S, factors: [S::f32s; 6], p: S::f32s, g: S::f32s, m: S::f32s, v: S::f32s) -> [S::f32s; 3] {
-    let [rate1, keep2, rate2, correction, eps, step_size] = factors;
+fn step<S: Simd>(s: S, factors: [S::f32s; 8], p: S::f32s, g: S::f32s, m: S::f32s, v: S::f32s) -> [S::f32s; 3] {
+    let [grad_scale, keep, rate1, keep2, rate2, correction, eps, step_size] = factors;
+    let g = s.mul_f32s(g, grad_scale);
     let m = s.mul_add_f32s(s.sub_f32s(g, m), rate1, m);
     let v = s.mul_add_f32s(s.mul_f32s(rate2, g), g, s.mul_f32s(v, keep2));
     let divisor = s.add_f32s(s.div_f32s(s.sqrt_f32s(v), correction), eps);
+    let p = s.mul_f32s(p, keep);
     [s.sub_f32s(p, s.mul_f32s(step_size, s.div_f32s(m, divisor))), m, v]
 }

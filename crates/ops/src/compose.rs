@@ -1,7 +1,9 @@
 //! The operations made of candle's own, for devices on which we have no kernels. They run on every device, and the tests
 //! compare them with the kernels on the CPU.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
+
+use crate::adam::Factors;
 
 use crate::ConvOptions;
 
@@ -26,6 +28,54 @@ pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options
 
 pub(crate) fn silu(x: &Tensor) -> Result<Tensor> {
     x.silu()
+}
+
+pub(crate) fn group_norm(x: &Tensor, groups: usize, [weight, bias]: [&Tensor; 2], eps: f64) -> Result<Tensor> {
+    let (b, c, h, w) = x.dims4()?;
+    let grouped = x.contiguous()?.reshape((b, groups, c / groups * h * w))?; // [b, c, h, w] -> [b, g, n]
+    let centred = grouped.broadcast_sub(&grouped.mean_keepdim(2)?)?;
+    let variance = centred.sqr()?.mean_keepdim(2)?;
+    let normal = centred.broadcast_div(&(variance + eps)?.sqrt()?)?.reshape((b, c, h, w))?;
+    normal.broadcast_mul(&weight.reshape((1, c, 1, 1))?)?.broadcast_add(&bias.reshape((1, c, 1, 1))?)
+}
+
+pub(crate) fn attention([q, k, v]: [&Tensor; 3], heads: usize) -> Result<Tensor> {
+    let (b, c, h, w) = q.dims4()?;
+    let d = c / heads;
+    // [b, heads * d, h, w] -> [b * heads, h * w, d]
+    let tokens = |x: &Tensor| -> Result<Tensor> {
+        x.contiguous()?.reshape((b * heads, d, x.elem_count() / (b * c)))?.transpose(1, 2)?.contiguous()
+    };
+    let scores = tokens(q)?.matmul(&tokens(k)?.transpose(1, 2)?.contiguous()?)?.affine(1.0 / (d as f64).sqrt(), 0.0)?;
+    let shifted = scores.broadcast_sub(&scores.detach().max_keepdim(2)?)?.exp()?;
+    let weights = shifted.broadcast_div(&shifted.sum_keepdim(2)?)?;
+    let y = weights.matmul(&tokens(v)?)?; // [b * heads, h * w, d]
+    y.transpose(1, 2)?.contiguous()?.reshape((b, c, h, w))
+}
+
+pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (b, i, h, w) = x.dims4()?;
+    let o = weight.dim(0)?;
+    // [b, i, h, w] -> [b * h * w, i] -> [b * h * w, o] -> [b, o, h, w]
+    let rows = x.permute((0, 2, 3, 1))?.contiguous()?.reshape((b * h * w, i))?;
+    let y = rows.matmul(&weight.t()?.contiguous()?)?;
+    let y = match bias {
+        Some(bias) => y.broadcast_add(bias)?,
+        None => y,
+    };
+    y.reshape((b, h, w, o))?.permute((0, 3, 1, 2))?.contiguous()
+}
+
+pub(crate) fn avg_pool2d(x: &Tensor) -> Result<Tensor> {
+    let (b, c, h, w) = x.dims4()?;
+    let even = x.narrow(2, 0, h / 2 * 2)?.narrow(3, 0, w / 2 * 2)?;
+    // [b, c, h, w] -> [b, c, h / 2, 2, w / 2, 2] -> [b, c, h / 2, w / 2]
+    even.contiguous()?.reshape((b, c, h / 2, 2, w / 2, 2))?.mean(5)?.mean(3)
+}
+
+pub(crate) fn dropout(x: &Tensor, mask: &Tensor, p: f64) -> Result<Tensor> {
+    let kept = if p < 1.0 { 1.0 / (1.0 - p) } else { 0.0 };
+    x.mul(&mask.to_device(x.device())?.to_dtype(x.dtype())?.affine(kept, 0.0)?)
 }
 
 pub(crate) fn max_pool2d(x: &Tensor) -> Result<Tensor> {
@@ -70,23 +120,36 @@ pub(crate) fn huber_loss(prediction: &Tensor, target: &Tensor, delta: f64) -> Re
 }
 
 /// One step of Adam: the parameter and its two moments after it.
-pub(crate) fn adam(
-    [param, m, v]: [&Tensor; 3],
-    grad: &Tensor,
-    [beta1, beta2]: [f64; 2],
-    [step_size, correction, eps]: [f64; 3],
-) -> Result<[Tensor; 3]> {
-    let m = m.add(&grad.sub(m)?.affine(1.0 - beta1, 0.0)?)?;
-    let v = v.affine(beta2, 0.0)?.add(&grad.sqr()?.affine(1.0 - beta2, 0.0)?)?;
-    let divisor = v.sqrt()?.affine(1.0 / correction, eps)?;
-    let param = param.sub(&m.div(&divisor)?.affine(step_size, 0.0)?)?;
+pub(crate) fn adam([param, m, v]: [&Tensor; 3], grad: &Tensor, by: &Factors) -> Result<[Tensor; 3]> {
+    let grad = grad.affine(by.grad_scale, 0.0)?;
+    let m = m.add(&grad.sub(m)?.affine(1.0 - by.beta1, 0.0)?)?;
+    let v = v.affine(by.beta2, 0.0)?.add(&grad.sqr()?.affine(1.0 - by.beta2, 0.0)?)?;
+    let divisor = v.sqrt()?.affine(1.0 / by.correction, by.eps)?;
+    let param = param.affine(by.keep, 0.0)?.sub(&m.div(&divisor)?.affine(by.step_size, 0.0)?)?;
     Ok([param, m, v])
+}
+
+/// One step of the average of a parameter.
+pub(crate) fn ema(shadow: &Tensor, param: &Tensor, rate: f64) -> Result<Tensor> {
+    shadow.sub(&shadow.sub(param)?.affine(rate, 0.0)?)
+}
+
+/// The sum of the squares of all elements of all tensors; they come to the CPU together.
+pub(crate) fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
+    if tensors.is_empty() {
+        return Ok(0.0);
+    }
+    let wide = if tensors.iter().any(|tensor| tensor.dtype() == DType::F64) { DType::F64 } else { DType::F32 };
+    let squares = tensors.iter().map(|tensor| tensor.detach().to_dtype(wide)?.sqr()?.sum_all());
+    let squares = Tensor::stack(&squares.collect::<Result<Vec<_>>>()?, 0)?;
+    Ok(squares.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?.iter().sum())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{DType, Device, Var};
+    use candle_core::Var;
+    use candle_core::backprop::GradStore;
     use kakusan_rng::Generator;
 
     type Op<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
@@ -156,15 +219,50 @@ mod tests {
     fn adam_steps_alike() -> Result<()> {
         let f32s = |seed| noise(seed, &[7, 5])?.to_dtype(DType::F32);
         let param = Var::from_tensor(&f32s(1)?)?;
-        let mut adam = crate::Adam::new(vec![param.clone()], crate::AdamConfig::default())?;
+        let config = crate::AdamConfig { lr: 3e-3, weight_decay: 0.1, ..Default::default() };
+        let mut adam = crate::Adam::new(vec![param.clone()], config)?;
         let [mut p, mut m, mut v] = [f32s(1)?, f32s(1)?.zeros_like()?, f32s(1)?.zeros_like()?];
         for step in 1..=5 {
-            let grad = f32s(10 + step as u64)?;
-            adam.step(&param.mul(&grad)?.sum_all()?.backward()?)?;
-            let scalars = [1e-3 / (1.0 - 0.9f64.powi(step)), (1.0 - 0.999f64.powi(step)).sqrt(), 1e-8];
-            [p, m, v] = super::adam([&p, &m, &v], &grad, [0.9, 0.999], scalars)?;
+            let mut grads = GradStore::default();
+            grads.insert(&param, f32s(10 + step)?);
+            let norm = adam.step_clipped(&grads, 5.0)?;
+            let composed = sum_of_squares(&[&f32s(10 + step)?])?.sqrt();
+            assert!((norm - composed).abs() < 1e-6 * norm, "step {step}: {norm}, {composed}");
+            let factors = Factors::new(&config, step, crate::clip_factor(norm, 5.0)?);
+            [p, m, v] = super::adam([&p, &m, &v], &f32s(10 + step)?, &factors)?;
             let difference = p.sub(&param)?.abs()?.max_all()?.to_scalar::<f32>()?;
             assert!(difference < 5e-7, "step {step}: {difference}");
+        }
+        Ok(())
+    }
+
+    /// f64 goes the way of other devices, and the kernels of f32 stay near it.
+    #[test]
+    fn optimisers_step_alike_in_f64() -> Result<()> {
+        let run = |dtype| -> Result<Vec<Vec<f64>>> {
+            let seeds = [1u64, 2, 3];
+            let sized = |seed: u64| noise(seed, &[5 * seed as usize])?.to_dtype(dtype);
+            let params = seeds.iter().map(|&seed| Var::from_tensor(&sized(seed)?)).collect::<Result<Vec<_>>>()?;
+            let config = crate::AdamConfig { weight_decay: 0.05, ..Default::default() };
+            let mut adam = crate::Adam::new(params.clone(), config)?;
+            let mut ema = crate::Ema::new(params.clone(), crate::EmaConfig::default())?;
+            let mut norms = vec![];
+            for step in 0..10 {
+                let mut grads = GradStore::default();
+                for (param, seed) in params.iter().zip(seeds) {
+                    grads.insert(param, noise(100 * (1 + step) + seed, param.dims())?.to_dtype(dtype)?);
+                }
+                norms.push(adam.step_clipped(&grads, 4.0)?);
+                ema.step()?;
+            }
+            let state = adam.state()?.moments.into_iter().flat_map(|(m, v)| [m, v]);
+            let all = params.iter().map(|p| p.as_tensor().clone()).chain(ema.shadow()?).chain(state);
+            let numbers = all.map(|x| x.to_dtype(DType::F64)?.to_vec1());
+            [Ok(norms)].into_iter().chain(numbers).collect()
+        };
+        let (reference, kernels) = (run(DType::F64)?, run(DType::F32)?);
+        for (a, b) in reference.iter().flatten().zip(kernels.iter().flatten()) {
+            assert!((a - b).abs() <= 1e-6 * (1.0 + a.abs()), "{a} and {b}");
         }
         Ok(())
     }

@@ -25,6 +25,11 @@ impl FlushDenormals {
     }
 }
 
+/// As if a [`FlushDenormals`] lived as long as this thread.
+pub(crate) fn flush_on_this_thread() {
+    std::mem::forget(FlushDenormals::new());
+}
+
 #[cfg(target_arch = "x86_64")]
 impl Drop for FlushDenormals {
     fn drop(&mut self) {

@@ -363,7 +363,7 @@ mod tests {
             });
             for i in 0..len {
                 assert_eq!([sum[i], grown[i], scaled[i]], [a[i] + b[i], b[i] + a[i], a[i] * -1.7]);
-                let (value, derivative) = crate::silu::silu_f64(f64::from(a[i]));
+                let (value, derivative) = crate::reference::silu_f64(f64::from(a[i]));
                 assert!((f64::from(active[i]) - value).abs() < 3e-7 * (1.0 + value.abs()));
                 assert!((f64::from(slope[i]) - f64::from(b[i]) * derivative).abs() < 1e-6);
             }

@@ -2,19 +2,13 @@
 
 use std::cell::Cell;
 use std::mem::MaybeUninit;
-use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, WithDType, bail};
-use pulp::{Arch, Simd, WithSimd};
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType, bail};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::denormals::FlushDenormals;
-
-/// The widest vectors that this machine has, found out once.
-pub(crate) fn arch() -> Arch {
-    static ARCH: OnceLock<Arch> = OnceLock::new();
-    *ARCH.get_or_init(Arch::new)
-}
+pub(crate) use crate::vectors::arch;
 
 /// How many of its tasks an operation leaves to one thread at least: all of them where every thread works [`alone`].
 pub(crate) fn grain() -> usize {
@@ -122,4 +116,21 @@ pub(crate) fn with_numbers<T: WithDType, R>(tensor: &Tensor, read: impl FnOnce(&
         Storage::Cpu(storage) => read(numbers(storage, layout)?),
         _ => bail!("a kernel for the CPU got a tensor on {:?}", tensor.device()),
     }
+}
+
+/// Whether the tensor is of the kind that the optimisers' kernels take.
+pub(crate) fn is_f32(tensor: &Tensor) -> bool {
+    tensor.device().is_cpu() && tensor.dtype() == DType::F32
+}
+
+/// Runs `read` on the numbers of many contiguous f32 tensors of the CPU at once.
+///
+/// All of them are locked against writing meanwhile; other threads may read them.
+pub(crate) fn with_all_numbers<R>(tensors: &[&Tensor], read: impl FnOnce(&[&[f32]]) -> Result<R>) -> Result<R> {
+    let locked: Vec<_> = tensors.iter().map(|tensor| tensor.storage_and_layout()).collect();
+    let slices = locked.iter().map(|(storage, layout)| match &**storage {
+        Storage::Cpu(storage) => numbers(storage, layout),
+        _ => bail!("a kernel for the CPU got a tensor of another device"),
+    });
+    read(&slices.collect::<Result<Vec<_>>>()?)
 }

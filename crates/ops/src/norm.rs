@@ -200,7 +200,7 @@ impl GroupNorm {
 mod tests {
     use super::*;
     use crate::reference::{CHANNELS, error, f64s, noise, on_threads};
-    use crate::silu::silu_f64;
+    use crate::reference::silu_f64;
 
     fn run(s: GroupNorm, [x, weight, bias, grad]: [&[f32]; 4]) -> [Vec<f32>; 6] {
         let (len, stats) = (x.len(), s.b * s.groups);

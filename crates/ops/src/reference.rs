@@ -32,3 +32,9 @@ pub(crate) fn on_threads<const N: usize>(kernel: impl Fn() -> [Vec<f32>; N] + Sy
     }
     results
 }
+
+/// SiLU and its derivative at `x`.
+pub(crate) fn silu_f64(x: f64) -> (f64, f64) {
+    let sigmoid = 1.0 / (1.0 + (-x).exp());
+    (x * sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid)))
+}

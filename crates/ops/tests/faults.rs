@@ -2,11 +2,12 @@
 
 mod common;
 
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use common::{noise, numbers};
 use kakusan_ops::{
-    Adam, AdamConfig, conv2d, conv2d_silu, huber_loss, l1_loss, max_pool2d, mse_loss, silu, upsample_add,
-    upsample_nearest2d,
+    Adam, AdamConfig, Ema, EmaConfig, clip_factor, clip_grad_norm, conv2d, conv2d_silu, grad_norm, huber_loss, l1_loss,
+    max_pool2d, mse_loss, silu, upsample_add, upsample_nearest2d,
 };
 
 fn zeros(dims: &[usize], dtype: DType) -> Tensor {
@@ -128,20 +129,91 @@ fn adam_refuses_what_it_cannot_do() -> Result<()> {
         AdamConfig { betas: (1.0, 0.9), ..Default::default() },
         AdamConfig { betas: (0.9, -0.1), ..Default::default() },
         AdamConfig { eps: -1e-8, ..Default::default() },
+        AdamConfig { weight_decay: -0.1, ..Default::default() },
+        AdamConfig { weight_decay: f64::INFINITY, ..Default::default() },
     ] {
         refused(Adam::new(vec![used.clone()], config), &["adam:"]);
     }
     refused(Adam::new(vec![Var::from_tensor(&zeros(&[2], DType::U8))?], AdamConfig::default()), &["U8"]);
 
+    refused(Adam::new(vec![used.clone(), used.clone()], AdamConfig::default()), &["parameter 1", "[2]", "before"]);
     let grads = (used.as_tensor() + 1.0)?.sqr()?.sum_all()?.backward()?;
     let mut both = Adam::new(vec![used.clone(), unused], AdamConfig::default())?;
     refused(both.step(&grads), &["parameter 1", "[3]", "no gradient"]);
     assert_eq!((numbers(&used)?, both.state()?.steps), (vec![0.0; 2], 0), "something was changed");
 
-    let one = Adam::new(vec![used.clone()], AdamConfig::default())?;
+    let mut one = Adam::new(vec![used.clone()], AdamConfig::default())?;
+    refused(one.step_clipped(&grads, -1.0), &["largest norm", "-1"]);
+    refused(one.step_clipped(&grads, f64::NAN), &["largest norm", "NaN"]);
+    refused(one.set_lr(-1e-3), &["learning rate", "-0.001"]);
+    refused(one.set_lr(f64::NAN), &["learning rate", "NaN"]);
+    assert_eq!((one.lr(), one.state()?.steps, numbers(&used)?), (1e-3, 0, vec![0.0; 2]), "something was changed");
     refused(both.load_state(&one.state()?), &["state of 1", "expected 2"]);
     let mut state = one.state()?;
     state.moments[0].0 = f32s(&[4]);
     refused(Adam::new(vec![used], AdamConfig::default())?.load_state(&state), &["parameter 0", "[2]", "[4]"]);
+    Ok(())
+}
+
+#[test]
+fn clipping_refuses_what_it_cannot_do() -> Result<()> {
+    let (used, unused) = (Var::from_tensor(&f32s(&[2]))?, Var::from_tensor(&f32s(&[3]))?);
+    let mut grads = ((used.as_tensor() + 1.0)?.sqr()?.sum_all()? * 100.0)?.backward()?;
+    refused(clip_factor(1.0, -0.5), &["-0.5"]);
+    refused(clip_grad_norm(&mut grads, std::slice::from_ref(&used), f64::NAN), &["clip_grad_norm:", "NaN"]);
+    let both = [used.clone(), unused.clone()];
+    refused(grad_norm(&grads, &both), &["grad_norm:", "parameter 1", "[3]", "no gradient"]);
+    refused(clip_grad_norm(&mut grads, &both, 1.0), &["parameter 1", "no gradient"]);
+    for wrong in [f32s(&[4]), zeros(&[3], DType::F64)] {
+        grads.insert(&unused, wrong);
+        refused(clip_grad_norm(&mut grads, &both, 1.0), &["parameter 1 is [3] F32, its gradient"]);
+    }
+    assert_eq!(numbers(grads.get(&used).expect("a gradient"))?, [200.0; 2], "something was changed");
+    assert_eq!(grad_norm(&grads, &[])?, 0.0);
+    Ok(())
+}
+
+/// A gradient that is a parameter, put there by hand, is read as it was before the step.
+#[test]
+fn parameters_as_gradients() -> Result<()> {
+    let (a, b) = (Var::new(&[1f32, 2.0], &Device::Cpu)?, Var::new(&[3f32, -4.0], &Device::Cpu)?);
+    let mut grads = GradStore::default();
+    grads.insert(&a, b.as_tensor().clone());
+    grads.insert(&b, b.as_detached_tensor());
+    let mut adam = Adam::new(vec![a.clone(), b.clone()], AdamConfig { lr: 0.5, ..Default::default() })?;
+    adam.step(&grads)?;
+    for (var, right) in [(a, [0.5, 2.5]), (b, [2.5, -3.5])] {
+        assert!(numbers(&var)?.iter().zip(right).all(|(x, right)| (x - right).abs() < 1e-6));
+    }
+    Ok(())
+}
+
+#[test]
+fn ema_refuses_what_it_cannot_do() -> Result<()> {
+    let param = Var::from_tensor(&f32s(&[2]))?;
+    for config in [
+        EmaConfig { max_decay: 1.5, ..Default::default() },
+        EmaConfig { max_decay: f64::NAN, ..Default::default() },
+        EmaConfig { min_decay: -0.1, ..Default::default() },
+        EmaConfig { min_decay: 0.9, max_decay: 0.5, ..Default::default() },
+        EmaConfig { inv_gamma: 0.0, ..Default::default() },
+        EmaConfig { power: -1.0, ..Default::default() },
+    ] {
+        refused(Ema::new(vec![param.clone()], config), &["ema:"]);
+    }
+    refused(Ema::new(vec![Var::from_tensor(&zeros(&[2], DType::U8))?], EmaConfig::default()), &["U8"]);
+    let mut ema = Ema::new(vec![param.clone(), Var::from_tensor(&f32s(&[3]))?], EmaConfig::default())?;
+    ema.step()?;
+    let mut state = ema.state()?;
+    state.shadow[1] = f32s(&[4]);
+    refused(ema.load_state(&state), &["parameter 1", "[3]", "state", "[4]"]);
+    state.shadow[1] = zeros(&[3], DType::F64);
+    refused(ema.load_state(&state), &["parameter 1", "F32", "F64"]);
+    state.shadow.pop();
+    refused(ema.load_state(&state), &["2 parameters", "got 1"]);
+    let other = Var::from_tensor(&f32s(&[2]).ones_like()?)?;
+    refused(ema.copy_to(&[other.clone(), param.clone()]), &["parameter 1", "[2]"]);
+    refused(ema.copy_to(std::slice::from_ref(&other)), &["2 parameters", "got 1"]);
+    assert_eq!((numbers(&other)?, ema.steps()), (vec![1.0; 2], 1), "something was changed");
     Ok(())
 }

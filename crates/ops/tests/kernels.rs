@@ -5,7 +5,8 @@ mod common;
 use candle_core::{DType, Result, Tensor, Var};
 use common::{error, noise, strided};
 use kakusan_ops::{
-    ConvOptions, conv2d, conv2d_silu, huber_loss, l1_loss, max_pool2d, mse_loss, silu, upsample_add, upsample_nearest2d,
+    ConvOptions, attention, conv2d, conv2d_silu, group_norm, group_norm_silu, huber_loss, l1_loss, linear, max_pool2d,
+    mse_loss, network, silu, upsample_add, upsample_nearest2d,
 };
 
 /// Value and gradients in f32 and f64; the largest error of any of them.
@@ -147,5 +148,77 @@ fn a_broadcast_input_is_read_as_what_it_stands_for() -> Result<()> {
     let got = conv2d(&wide, &weights, None, 1)?;
     assert_eq!(error(&got, &conv2d(&wide.force_contiguous()?, &weights.force_contiguous()?, None, 1)?)?, 0.0);
     assert_eq!(error(&max_pool2d(&wide)?, &max_pool2d(&wide.force_contiguous()?)?)?, 0.0);
+    Ok(())
+}
+
+#[test]
+fn group_normalisation() -> Result<()> {
+    for ([b, c, h, w], groups) in
+        [([2, 4, 3, 3], 4), ([3, 6, 5, 7], 3), ([1, 17, 4, 4], 1), ([2, 32, 14, 14], 32), ([2, 64, 7, 7], 32), ([1, 96, 8, 8], 8)]
+    {
+        let args = [noise(1, &[b, c, h, w])?, (noise(2, &[c])? + 1.0)?, noise(3, &[c])?];
+        let args = args.map(|x| x.to_dtype(DType::F32).expect("f32"));
+        for view in [|x: &Tensor| Ok(x.clone()), strided] as [fn(&Tensor) -> Result<Tensor>; 2] {
+            let plain = compare(&args, view, |a| group_norm(&a[0], groups, &a[1], &a[2], 1e-5))?;
+            let fused = compare(&args, view, |a| group_norm_silu(&a[0], groups, &a[1], &a[2], 1e-6))?;
+            assert!(plain < 2e-6 && fused < 2e-6, "{c}x{h}x{w} in {groups}: {plain:.1e}, {fused:.1e}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn attention_of_all_heads() -> Result<()> {
+    for ([b, c, h, w], heads) in [([2, 4, 2, 2], 1), ([1, 24, 5, 3], 3), ([2, 64, 7, 7], 8), ([1, 128, 16, 16], 1)] {
+        let args = [1, 2, 3].map(|seed| noise(seed, &[b, c, h, w]).and_then(|x| x.to_dtype(DType::F32)).expect("noise"));
+        let error = compare(&args, strided, |a| attention(&a[0], &a[1], &a[2], heads))?;
+        assert!(error < 3e-6, "{c}x{h}x{w}, {heads} heads: {error:.1e}");
+    }
+    Ok(())
+}
+
+#[test]
+fn linear_layers() -> Result<()> {
+    for ([b, i, h, w], o) in [([1, 3, 1, 1], 5), ([4, 32, 1, 1], 128), ([2, 17, 3, 5], 33), ([3, 64, 7, 7], 64)] {
+        let args = [noise(1, &[b, i, h, w])?, (noise(2, &[o, i])? / (i as f64).sqrt())?, noise(3, &[o])?];
+        let args = args.map(|x| x.to_dtype(DType::F32).expect("f32"));
+        let biased = compare(&args, strided, |a| linear(&a[0], &a[1], Some(&a[2])))?;
+        let bare = compare(&args[..2], strided, |a| linear(&a[0], &a[1], None))?;
+        assert!(biased < 2e-6 && bare < 2e-6, "{i} to {o}: {biased:.1e}, {bare:.1e}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_holds_a_network_together() -> Result<()> {
+    let f32s = |seed, dims: &[usize]| noise(seed, dims)?.to_dtype(DType::F32);
+    for [b, c, h, w] in [[1, 1, 2, 2], [2, 3, 5, 4], [3, 32, 8, 8], [2, 17, 7, 9]] {
+        let (x, y) = (f32s(1, &[b, c, h, w])?, f32s(2, &[b, c, h, w])?);
+        let (z, v) = (f32s(3, &[b, c + 2, h, w])?, f32s(4, &[b, c, 1, 1])?);
+        let mask = noise(5, &[b, c, h, w])?.gt(0.0)?;
+        let errors = [
+            compare(&[x.clone(), y], strided, |a| network([&a[0], &a[1]], |[x, y]| x.add(&y)?.add(&x)?.scale(0.7)))?,
+            compare(&[x.clone(), z], strided, |a| network([&a[0], &a[1]], |[x, z]| x.concat(&z)?.concat(&x)))?,
+            compare(&[x.clone(), v], strided, |a| network([&a[0], &a[1]], |[x, v]| x.add_vector(&v)))?,
+            compare(&[x.clone()], strided, |a| network([&a[0]], |[x]| x.avg_pool2d()))?,
+            compare(&[x], strided, |a| network([&a[0]], |[x]| x.dropout(&mask, 0.3)))?,
+        ];
+        assert!(errors.iter().all(|&error| error < 1e-6), "{b}x{c}x{h}x{w}: {errors:?}");
+    }
+    Ok(())
+}
+
+/// Features that several operations use, on a way back through convolutions, against f64.
+#[test]
+fn a_residual_block() -> Result<()> {
+    let shapes: [&[usize]; 3] = [&[3, 32, 8, 8], &[32, 32, 3, 3], &[32]];
+    let args = [0, 1, 2].map(|i| noise(i as u64, shapes[i]).and_then(|x| (x * 0.1)?.to_dtype(DType::F32)).expect("noise"));
+    let error = compare(&args, strided, |a| {
+        // weights that candle computed have to be arguments of the operation itself
+        let h = group_norm_silu(&a[0], 8, &a[2], &a[2], 1e-5)?;
+        let h = conv2d_silu(&h, &a[1], Some(&a[2]), 1)?;
+        (conv2d(&h, &a[1], None, 1)? + &a[0])? * 0.5
+    })?;
+    assert!(error < 2e-5, "{error:.1e}");
     Ok(())
 }

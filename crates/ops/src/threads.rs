@@ -1,0 +1,54 @@
+//! How many threads the kernels run on.
+
+use std::error::Error;
+use std::num::NonZeroUsize;
+use std::thread;
+
+use candle_core::{Result, bail};
+
+use crate::denormals::flush_on_this_thread;
+
+/// Builds rayon's global pool, on which the kernels run, with `count` workers, or without a count with one for each
+/// physical core that this process may use: what computes in vectors gains nothing from a core's second thread. Returns
+/// how many. Call it once at the start of a program; no result depends on the number.
+///
+/// The workers are named `kakusan-N`, and take denormal numbers for zero for as long as they live: our kernels do so on
+/// any thread, and so do now the multiplications of matrices that candle hands to this pool.
+///
+/// Not reached by it: candle's own threads for elementwise operations on 65,536 numbers or more, as many as
+/// `CANDLE_NUM_THREADS` or else `RAYON_NUM_THREADS` says, or else the physical cores. candle reads that from the
+/// environment alone, when it first needs them. They change no result, but wait for work by spinning for a moment, which
+/// takes time from ours where `count` is far below the cores; set `CANDLE_NUM_THREADS` beside it to hold them down.
+///
+/// # Errors
+/// When the pool was built before with another number, and when the system gives no threads.
+///
+/// ```standalone_crate
+/// use std::num::NonZeroUsize;
+///
+/// assert_eq!(kakusan_ops::use_threads(NonZeroUsize::new(3)).unwrap(), 3);
+/// assert_eq!(rayon::current_num_threads(), 3);
+/// assert!(kakusan_ops::use_threads(NonZeroUsize::new(2)).is_err());
+/// ```
+pub fn use_threads(count: Option<NonZeroUsize>) -> Result<usize> {
+    let count = count.map_or_else(usable_cores, NonZeroUsize::get);
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(count)
+        .thread_name(|number| format!("kakusan-{number}"))
+        .start_handler(|_| flush_on_this_thread());
+    match pool.build_global() {
+        Ok(()) => Ok(count),
+        Err(error) => match error.source() {
+            Some(cause) => bail!("{count} threads cannot be started: {cause}"),
+            // without a cause: there is a pool
+            None if rayon::current_num_threads() == count => Ok(count),
+            None => bail!("{} threads are at work already, {count} cannot be had", rayon::current_num_threads()),
+        },
+    }
+}
+
+/// The physical cores, or as many as a container or an affinity mask leaves.
+fn usable_cores() -> usize {
+    let usable = thread::available_parallelism().map_or(usize::MAX, NonZeroUsize::get);
+    num_cpus::get_physical().min(usable).max(1)
+}

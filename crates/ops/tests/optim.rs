@@ -1,0 +1,158 @@
+//! The optimiser, clipping and the average of weights against PyTorch's and diffusers', written by tests/golden/optim.py.
+
+mod common;
+
+use std::collections::HashMap;
+
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Result, Tensor, Var};
+use common::error;
+use kakusan_ops::{Adam, AdamConfig, Ema, EmaConfig, clip_factor, clip_grad_norm, grad_norm};
+use kakusan_rng::Generator;
+
+fn golden() -> Result<HashMap<String, Tensor>> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/optim.safetensors");
+    candle_core::safetensors::load(path, &Device::Cpu)
+}
+
+fn warmup() -> EmaConfig {
+    EmaConfig {
+        max_decay: 0.99,
+        use_ema_warmup: true,
+        inv_gamma: 2.0,
+        power: 0.75,
+        update_after_step: 20,
+        min_decay: 0.3,
+    }
+}
+
+/// The gradients of a step, which the script drew from the same seed.
+fn gradients(params: &[Var], step: u64) -> Result<GradStore> {
+    let mut rng = Generator::new(step);
+    let mut grads = GradStore::default();
+    for param in params {
+        let noise = Tensor::from_vec(rng.randn(param.elem_count()), param.shape(), &Device::Cpu)?;
+        grads.insert(param, noise.affine(2f64.powi((step % 7) as i32 - 6), 0.0)?);
+    }
+    Ok(grads)
+}
+
+/// A thousand steps, everything saved and restored on the way; `step` does one and returns the norm of its gradients.
+fn thousand_steps(
+    name: &str,
+    weight_decay: f64,
+    ema_config: EmaConfig,
+    step: impl Fn(&mut Adam, &[Var], GradStore) -> Result<f64>,
+) -> Result<()> {
+    let golden = golden()?;
+    let close = |ours: &Tensor, key: String| -> Result<()> {
+        let error = error(ours, &golden[&key])?;
+        assert!(error < 1e-6, "{key} is off by {error}");
+        Ok(())
+    };
+    let starts = (0..3).map(|i| &golden[&format!("{name}.{i}.start")]);
+    let params = starts.map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
+    let norms = golden[&format!("{name}.norms")].to_vec1::<f32>()?;
+    let config = AdamConfig { lr: 0.0, betas: (0.95, 0.999), weight_decay, ..Default::default() };
+    let mut adam = Adam::new(params.clone(), config)?;
+    let mut ema = Ema::new(params.clone(), ema_config)?;
+    for t in 1..=1000u64 {
+        adam.set_lr(3e-3 * (t as f64 / 100.0).min(1.0))?;
+        let norm = step(&mut adam, &params, gradients(&params, t)?)?;
+        let right = f64::from(norms[t as usize - 1]);
+        assert!((norm - right).abs() < 1e-6 * right, "{name}: the norm of step {t} is {norm}, not {right}");
+        ema.step()?;
+        if [1, 2, 10, 100, 500, 1000].contains(&t) {
+            for (i, (param, average)) in params.iter().zip(ema.shadow()?).enumerate() {
+                close(param, format!("{name}.{i}.param.{t}"))?;
+                close(&average, format!("{name}.{i}.ema.{t}"))?;
+            }
+        }
+        if t % 300 == 0 {
+            let state = (adam.state()?, ema.state()?);
+            (adam, ema) = (Adam::new(params.clone(), config)?, Ema::new(params.clone(), ema_config)?);
+            adam.load_state(&state.0)?;
+            ema.load_state(&state.1)?;
+        }
+    }
+    for (i, (m, v)) in adam.state()?.moments.iter().enumerate() {
+        close(m, format!("{name}.{i}.exp_avg"))?;
+        close(v, format!("{name}.{i}.exp_avg_sq"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_thousand_steps_clipped_in_the_optimisers_own_pass() -> Result<()> {
+    thousand_steps("plain", 0.01, EmaConfig { max_decay: 0.995, ..Default::default() }, |adam, _, grads| {
+        adam.step_clipped(&grads, 1.0)
+    })
+}
+
+#[test]
+fn a_thousand_steps_clipped_before() -> Result<()> {
+    thousand_steps("warmup", 0.1, warmup(), |adam, params, mut grads| {
+        let norm = clip_grad_norm(&mut grads, params, 1.0)?;
+        assert!((grad_norm(&grads, params)? - norm.min(1.0)).abs() < 2e-6);
+        adam.step(&grads)?;
+        Ok(norm)
+    })
+}
+
+#[test]
+fn the_decay_is_diffusers() -> Result<()> {
+    let golden = golden()?;
+    let late = EmaConfig { update_after_step: 5, min_decay: 0.25, ..Default::default() };
+    for (name, config) in [("plain", EmaConfig::default()), ("late", late), ("warmup", warmup())] {
+        let right = golden[&format!("decay.{name}")].to_vec1::<f64>()?;
+        for (step, right) in (0..60).chain([1_000, 100_000, 10_000_000]).zip(right) {
+            let decay = config.decay(step);
+            assert!((decay - right).abs() <= 2e-16, "{name}: the decay of step {step} is {decay}, not {right}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn clipping_what_is_not_finite() -> Result<()> {
+    let golden = golden()?;
+    for (name, special) in [("nan", f32::NAN), ("inf", f32::INFINITY)] {
+        let p = Var::new(&[0f32; 3], &Device::Cpu)?;
+        let mut grads = GradStore::default();
+        grads.insert(&p, Tensor::new(&[1.0, special, -0.5], &Device::Cpu)?);
+        let mut adam = Adam::new(vec![p.clone()], AdamConfig::default())?;
+        let bits = |x: f32| if x.is_nan() { f32::NAN.to_bits() } else { (x + 0.0).to_bits() };
+        let norm = adam.step_clipped(&grads, 1.0)?;
+        assert_eq!(bits(norm as f32), bits(special));
+        assert_eq!(bits(golden[&format!("clip.{name}.norm")].to_scalar()?), bits(special));
+        let finite = p.to_vec1::<f32>()?.iter().filter(|x| x.is_finite()).count();
+        assert_eq!(finite, if name == "nan" { 0 } else { 2 });
+
+        clip_grad_norm(&mut grads, std::slice::from_ref(&p), 1.0)?;
+        let ours = grads.get(&p).expect("a gradient").to_vec1::<f32>()?;
+        let torch = golden[&format!("clip.{name}.grad")].to_vec1::<f32>()?;
+        assert!(ours.iter().zip(&torch).all(|(&a, &b)| bits(a) == bits(b)), "{ours:?}, {torch:?}");
+    }
+    assert_eq!((clip_factor(0.0, 1.0)?, clip_factor(1e30, f64::INFINITY)?), (1.0, 1.0));
+    Ok(())
+}
+
+#[test]
+fn the_average_is_written_where_it_is_wanted() -> Result<()> {
+    let params = [Var::new(&[1f32, 2.0], &Device::Cpu)?, Var::new(&[[3f64]], &Device::Cpu)?];
+    let other = [Var::new(&[0f32, 0.0], &Device::Cpu)?, Var::new(&[[0f64]], &Device::Cpu)?];
+    let mut ema = Ema::new(params.to_vec(), EmaConfig { update_after_step: 0, ..Default::default() })?;
+    for value in [10.0, 21.0] {
+        for param in &params {
+            param.set(&param.zeros_like()?.affine(0.0, value)?)?;
+        }
+        ema.step()?;
+    }
+    ema.copy_to(&other)?; // 2/11 of 10 and 9/11 of 21
+    assert_eq!(params[0].to_vec1::<f32>()?, [21.0; 2]);
+    assert!(other[0].to_vec1::<f32>()?.iter().all(|x| (x - 19.0).abs() < 1e-5));
+    assert!((other[1].to_vec2::<f64>()?[0][0] - 19.0).abs() < 1e-12);
+    ema.copy_to(&params)?;
+    assert_eq!(params[0].to_vec1::<f32>()?, other[0].to_vec1::<f32>()?);
+    Ok(())
+}

@@ -1,0 +1,61 @@
+"""Writes optim.safetensors: PyTorch's AdamW and clipping and diffusers' EMAModel, for crates/ops/tests/optim.rs.
+
+Needs torch, safetensors and diffusers (0.42.1). The gradients are not
+saved: the test draws them again from the same seeds.
+"""
+
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers.training_utils import EMAModel
+from safetensors.torch import save_file
+
+STEPS = 1000
+SAVED = (1, 2, 10, 100, 500, 1000)
+SHAPES = [(37, 5), (3,), (16, 2)]
+out = {}
+
+
+def train(name, weight_decay, ema):
+    torch.manual_seed(7)
+    params = [torch.randn(shape).requires_grad_() for shape in SHAPES]
+    out.update({f"{name}.{i}.start": p.detach().clone() for i, p in enumerate(params)})
+    adam = torch.optim.AdamW(params, lr=0.0, betas=(0.95, 0.999), weight_decay=weight_decay)
+    ema = EMAModel(params, **ema)
+    norms = []
+    for step in range(1, STEPS + 1):
+        # the learning rate warms up; the gradients grow and shrink, so that some are clipped and others are not
+        adam.param_groups[0]["lr"] = 3e-3 * min(step / 100, 1.0)
+        torch.manual_seed(step)
+        for p in params:
+            p.grad = torch.randn(p.shape) * 2.0 ** (step % 7 - 6)
+        norms.append(torch.nn.utils.clip_grad_norm_(params, 1.0))
+        adam.step()
+        ema.step(params)
+        if step in SAVED:
+            for i, (p, shadow) in enumerate(zip(params, ema.shadow_params)):
+                out.update({f"{name}.{i}.param.{step}": p.detach().clone(), f"{name}.{i}.ema.{step}": shadow.clone()})
+    out[f"{name}.norms"] = torch.stack(norms)
+    for i, p in enumerate(params):
+        out[f"{name}.{i}.exp_avg"] = adam.state[p]["exp_avg"]
+        out[f"{name}.{i}.exp_avg_sq"] = adam.state[p]["exp_avg_sq"]
+
+
+WARMUP = dict(decay=0.99, use_ema_warmup=True, inv_gamma=2.0, power=0.75, update_after_step=20, min_decay=0.3)
+train("plain", 0.01, dict(decay=0.995))
+train("warmup", 0.1, WARMUP)
+
+for name, ema in {"plain": dict(), "late": dict(update_after_step=5, min_decay=0.25), "warmup": WARMUP}.items():
+    ema = EMAModel([], **ema)
+    out[f"decay.{name}"] = torch.tensor([ema.get_decay(step) for step in [*range(60), 10**3, 10**5, 10**7]], dtype=torch.float64)
+
+# what clipping makes of gradients that are not finite
+for name, special in {"nan": float("nan"), "inf": float("inf")}.items():
+    p = torch.zeros(3).requires_grad_()
+    p.grad = torch.tensor([1.0, special, -0.5])
+    out[f"clip.{name}.norm"] = torch.nn.utils.clip_grad_norm_([p], 1.0)
+    out[f"clip.{name}.grad"] = p.grad
+
+metadata = {"torch": torch.__version__, "diffusers": diffusers.__version__}
+save_file({key: value.contiguous().clone() for key, value in out.items()}, Path(__file__).with_suffix(".safetensors"), metadata)
