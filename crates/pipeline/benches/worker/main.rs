@@ -26,14 +26,22 @@ use std::time::{Duration, Instant};
 const USAGE: &str = "This is a part of `cargo xtask bench`; alone it measures nothing.";
 
 /// How long to work before the clock starts, so that caches are filled and threads awake, and for how long to measure.
-/// Work that takes longer runs once.
+/// Work that takes longer runs once; what takes longest needs no warming up, which is over in its first milliseconds.
 const WARM_UP: Duration = Duration::from_millis(10);
 const MEASURE: Duration = Duration::from_millis(20);
+const LONG: Duration = Duration::from_millis(200);
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// One repetition of something that is ready to run.
 pub(crate) type Work = Box<dyn FnMut() -> Result<()>>;
+
+/// Work that has run once, so that everything it needs is there.
+struct Ready {
+    name: String,
+    work: Work,
+    took: Duration,
+}
 
 /// One line of the list: what to measure, and the arithmetic in it where it has been counted.
 pub(crate) struct Item {
@@ -56,7 +64,7 @@ fn main() -> Result<()> {
     let options = Options { configs: configs.into(), avx2: value("--vectors") == Some("avx2") };
     set_up(&options)?;
 
-    let mut ready: Option<(String, Work)> = None;
+    let mut ready: Option<Ready> = None;
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         match line.split_once(' ').unwrap_or((&line, "")) {
@@ -99,26 +107,32 @@ fn list(options: &Options) -> Result<()> {
 }
 
 /// Milliseconds of one repetition of `name`, which is made ready unless it is from the last time.
-fn run(name: &str, ready: &mut Option<(String, Work)>, options: &Options) -> Result<f64> {
-    if ready.as_ref().is_none_or(|(last, _)| last != name) {
-        *ready = None; // frees what it held first
-        let mut work = prepare(name, options)?;
-        work()?;
-        *ready = Some((name.to_owned(), work));
+fn run(name: &str, last: &mut Option<Ready>, options: &Options) -> Result<f64> {
+    let mut ready = match last.take().filter(|ready| ready.name == name) {
+        Some(ready) => ready,
+        None => {
+            let mut work = prepare(name, options)?;
+            let (_, took) = repeat(&mut work, Duration::ZERO)?;
+            Ready { name: name.to_owned(), work, took }
+        }
+    };
+    if ready.took < LONG {
+        repeat(&mut ready.work, WARM_UP)?;
     }
-    let Some((_, work)) = ready else { return Err("nothing is ready".into()) };
-    let once = Instant::now();
-    work()?;
-    let long = once.elapsed();
-    while long < WARM_UP && once.elapsed() < WARM_UP {
-        work()?;
-    }
+    let (repetitions, took) = repeat(&mut ready.work, MEASURE)?;
+    ready.took = took / repetitions;
+    *last = Some(ready);
+    Ok(took.as_secs_f64() * 1e3 / f64::from(repetitions))
+}
+
+/// Works for so long, and once at least: how often that was, and how long it took.
+fn repeat(work: &mut Work, time: Duration) -> Result<(u32, Duration)> {
     let (start, mut repetitions) = (Instant::now(), 0);
     loop {
         work()?;
         repetitions += 1;
-        if start.elapsed() >= MEASURE {
-            return Ok(start.elapsed().as_secs_f64() * 1e3 / f64::from(repetitions));
+        if start.elapsed() >= time {
+            return Ok((repetitions, start.elapsed()));
         }
     }
 }
