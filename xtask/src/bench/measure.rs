@@ -140,6 +140,10 @@ fn contains(name: &str, text: &str) -> bool {
     name.to_lowercase().contains(&text.to_lowercase())
 }
 
+/// In % of one core, what others may use before the reader is warned. Even one busy core more than there are makes
+/// libraries whose threads wait by spinning, as PyTorch's do, many times slower.
+const DISTURBED: f64 = 10.0;
+
 /// Who else used the processor while a worker was at work.
 #[derive(Default)]
 struct Others {
@@ -179,9 +183,13 @@ impl Others {
             return None;
         }
         let [idle, strangers] = [self.idle, self.strangers].map(|seconds| (100.0 * seconds / self.wall).max(0.0));
+        let warning = match strangers > DISTURBED {
+            true => " **The machine was busy with something else: these figures say little.**",
+            false => "",
+        };
         Some(format!(
             "While a worker was at work, the other one used {idle:.1} % of one core, everything else on the machine \
-             {strangers:.1} %."
+             {strangers:.1} %.{warning}"
         ))
     }
 }
@@ -207,7 +215,10 @@ mod tests {
     #[test]
     fn others_are_reported_in_shares_of_a_core() {
         assert_eq!(Others::default().notes(), None);
-        let notes = Others { wall: 10.0, idle: 0.05, strangers: 5.0 }.notes().unwrap();
+        let others = Others { wall: 10.0, idle: 0.05, strangers: 5.0 };
+        let notes = others.notes().unwrap();
         assert!(notes.contains("the other one used 0.5 %") && notes.contains("machine 50.0 %"), "{notes}");
+        assert!(notes.contains("say little"));
+        assert!(!Others { strangers: 0.1, ..others }.notes().unwrap().contains("say little"));
     }
 }
