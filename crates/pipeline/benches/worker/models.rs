@@ -100,5 +100,5 @@ fn sample(config: RunConfig, batch: usize, steps: usize) -> Result<Work> {
     let mut rng = Generator::new(0);
     let (weights, _) = Weights::initialise(&Device::Cpu, &mut rng, |vb| config.model.build(vb))?;
     let pipeline = DDPMPipeline::new(config.model, weights, config.scheduler)?;
-    Ok(Box::new(move || Ok(drop(pipeline.sample(batch, steps, &mut rng, |_| {})?))))
+    Ok(Box::new(move || Ok(pipeline.sample(batch, steps, &mut rng, |_| {}).map(drop)?)))
 }

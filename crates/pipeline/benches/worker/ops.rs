@@ -97,11 +97,11 @@ pub(crate) fn prepare(words: &[&str]) -> Result<Work> {
 fn pass_of(pass: &str, vars: &[Var], op: impl Fn(&[Tensor]) -> candle_core::Result<Tensor> + 'static) -> Result<Work> {
     if pass == "forward" {
         let inputs: Vec<Tensor> = vars.iter().map(|var| var.as_detached_tensor()).collect();
-        return Ok(Box::new(move || Ok(drop(op(&inputs)?))));
+        return Ok(Box::new(move || Ok(op(&inputs).map(drop)?)));
     }
     let inputs: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
     let y = op(&inputs)?;
-    Ok(Box::new(move || Ok(drop(y.backward()?)))) // candle begins with a gradient of ones
+    Ok(Box::new(move || Ok(y.backward().map(drop)?))) // candle begins with a gradient of ones
 }
 
 fn adam(numbers: &mut Numbers) -> Result<Work> {
