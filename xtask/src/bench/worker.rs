@@ -46,6 +46,10 @@ impl Worker {
         let mut command = Command::new(python);
         command.arg(root().join("xtask/bench/pytorch.py")).arg("--configs").arg(root().join("configs"));
         setting.for_pytorch(&mut command);
+        // torch.compile keeps half a file where it was stopped, and stumbles over it ever after: each time a new folder
+        let compiled = root().join("target/bench/inductor");
+        let _ = std::fs::remove_dir_all(&compiled);
+        command.env("TORCHINDUCTOR_CACHE_DIR", compiled);
         Self::start("PyTorch", command)
     }
 
