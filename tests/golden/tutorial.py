@@ -142,8 +142,9 @@ def main():
     parser.add_argument("--steps", type=int, help="stop the training after so many steps")
     parser.add_argument("--samples", action="store_true", help="draw samples though --steps is given")
     parser.add_argument("--channels-last", action="store_true", help="faster, and the same but for rounding")
+    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(args.threads)
 
     if args.out is None:
         run(args.mnist, 0, [1, 8, 4], 5, HERE / "tutorial-184-seed0.safetensors")

@@ -56,3 +56,50 @@ fn answers(program: &PathBuf, argument: &str) -> bool {
     let status = Command::new(program).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())
 }
+
+/// What the processor calls itself, where the system tells.
+pub(crate) fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let asked = || first_line(Command::new("sysctl").args(["-n", "machdep.cpu.brand_string"]));
+    model.map(|(_, name)| name.to_owned()).or_else(asked).unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
+/// The operating system.
+pub(crate) fn system() -> String {
+    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    let name = name.map_or(std::env::consts::OS, |name| name.trim_matches('"')).to_owned();
+    match first_line(Command::new("uname").arg("-sr")) {
+        Some(kernel) => format!("{name}, {kernel}"),
+        None => name,
+    }
+}
+
+/// The first line that a command prints.
+pub(crate) fn first_line(command: &mut Command) -> Option<String> {
+    let output = command.stderr(Stdio::null()).output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).lines().next()?.trim().to_owned())
+}
+
+/// Linux counts processor time in hundredths of a second for whoever reads /proc.
+const TICKS: f64 = 100.0;
+
+/// The processor time that all threads of a process have used, where the system tells.
+pub(crate) fn cpu_seconds(process: u32) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?; // behind the name, which may have spaces
+    let ticks = |place: usize| fields.split_whitespace().nth(place)?.parse::<f64>().ok();
+    Some((ticks(11)? + ticks(12)?) / TICKS) // user and system
+}
+
+/// The processor time that this machine has spent on anything, other machines that it shares its processors with
+/// included, where the system tells.
+pub(crate) fn busy_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let times: Vec<f64> = stat.lines().next()?.split_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();
+    let [user, nice, system, _idle, _wait, interrupts, soft_interrupts, stolen, ..] = times.as_slice() else {
+        return None;
+    };
+    Some((user + nice + system + interrupts + soft_interrupts + stolen) / TICKS)
+}

@@ -1,5 +1,6 @@
 //! The project's own commands: `cargo xtask train --config configs/184.toml` and its siblings.
 
+mod bench;
 mod doctor;
 mod golden;
 mod kakusan;
@@ -14,6 +15,7 @@ Usage: cargo xtask COMMAND
 
   train | sample | info ...   build the command `kakusan` in release mode for this machine and run it with all arguments
   doctor                      say what this machine offers, and what `train` would use
+  bench                       measure the speed, and PyTorch's beside it (bench --help)
   golden --python P --mnist D make the golden files anew with PyTorch (P has torch, D has MNIST's four files)
   tidy                        check the invariants of ARCHITECTURE.md
 
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
     };
     let result = match command {
         "train" | "sample" | "info" => kakusan::run(&args),
+        "bench" => bench::run(rest),
         "doctor" => doctor::run(),
         "golden" => golden::run(rest),
         "tidy" => tidy::run(),

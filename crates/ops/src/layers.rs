@@ -405,7 +405,8 @@ fn attend(q: &Features, k: &Features, v: &Features, heads: usize) -> Result<Feat
     let id = ids.iter().any(Option::is_some).then(|| {
         let (inputs, out) = ([q, k, v].map(|x| x.floats.clone()), out.clone());
         q.tape.record(Box::new(move |grad, gradients| {
-            let mut of_inputs = [Buffer::new(inputs[0].len())?, Buffer::new(inputs[1].len())?, Buffer::new(inputs[2].len())?];
+            let mut of_inputs =
+                [Buffer::new(inputs[0].len())?, Buffer::new(inputs[1].len())?, Buffer::new(inputs[2].len())?];
             let [q, k, v] = [&*inputs[0], &*inputs[1], &*inputs[2]];
             let [dq, dk, dv] = &mut of_inputs;
             attention::backward(s, [q, k, v], [&out, &log_sums], &grad, [dq, dk, dv]);

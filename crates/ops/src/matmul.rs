@@ -5,8 +5,8 @@
 
 use pulp::{Simd, WithSimd};
 
-use crate::transpose::transpose;
 use crate::host::{arch, lanes};
+use crate::transpose::transpose;
 
 /// The left matrix, `[m, k]`: element `(i, p)` is at `i * row + p * step`. One of the two is 1.
 #[derive(Debug, Clone, Copy)]

@@ -199,8 +199,8 @@ impl GroupNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reference::{CHANNELS, error, f64s, noise, on_threads};
     use crate::reference::silu_f64;
+    use crate::reference::{CHANNELS, error, f64s, noise, on_threads};
 
     fn run(s: GroupNorm, [x, weight, bias, grad]: [&[f32]; 4]) -> [Vec<f32>; 6] {
         let (len, stats) = (x.len(), s.b * s.groups);

@@ -106,7 +106,8 @@ impl WithSimd for Pool<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { dims, x, y } = self;
         for (at, y) in y.chunks_exact_mut(dims.c).enumerate() {
-            let [a, b, c, d] = block(dims, at / (dims.w / 2), at % (dims.w / 2)).map(|pixel| S::as_simd_f32s(&x[pixel]));
+            let [a, b, c, d] =
+                block(dims, at / (dims.w / 2), at % (dims.w / 2)).map(|pixel| S::as_simd_f32s(&x[pixel]));
             let (vectors, rest) = S::as_mut_simd_f32s(y);
             for (i, y) in vectors.iter_mut().enumerate() {
                 let (_, largest) = larger(simd, a.0[i], b.0[i]);
@@ -150,7 +151,8 @@ impl WithSimd for Unpool<'_> {
         for (at, grad) in grad.chunks_exact(dims.c).enumerate() {
             let pixels = block(dims, at / (dims.w / 2), at % (dims.w / 2));
             let (grad, grad_rest) = S::as_simd_f32s(grad);
-            let [a, b, c, d] = block(dims, at / (dims.w / 2), at % (dims.w / 2)).map(|pixel| S::as_simd_f32s(&x[pixel]));
+            let [a, b, c, d] =
+                block(dims, at / (dims.w / 2), at % (dims.w / 2)).map(|pixel| S::as_simd_f32s(&x[pixel]));
             for (i, &grad) in grad.iter().enumerate() {
                 let (to_b, largest) = larger(simd, a.0[i], b.0[i]);
                 let (to_c, largest) = larger(simd, largest, c.0[i]);

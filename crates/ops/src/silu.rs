@@ -4,8 +4,8 @@ use candle_core::{Result, Tensor};
 use pulp::{Simd, WithSimd};
 
 use crate::buffer::Buffer;
-use crate::{compose, elementwise};
 use crate::network::{Data, Features, elementwise as each_element};
+use crate::{compose, elementwise};
 
 /// SiLU, elementwise: `x / (1 + exp(-x))`, as `torch.nn.functional.silu`.
 ///

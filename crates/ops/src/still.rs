@@ -72,7 +72,8 @@ pub(crate) fn form<T: Any + Send + Sync>(
     make: impl FnOnce() -> Result<T>,
 ) -> Result<Arc<T>> {
     let Some(still) = current() else { return Ok(Arc::new(make()?)) };
-    let slot = still.slots.lock().unwrap_or_else(PoisonError::into_inner).entry((weight.id(), form)).or_default().clone();
+    let slot =
+        still.slots.lock().unwrap_or_else(PoisonError::into_inner).entry((weight.id(), form)).or_default().clone();
     let kept = match slot.get() {
         Some(kept) => kept.clone(),
         None => {

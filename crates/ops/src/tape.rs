@@ -136,7 +136,9 @@ impl Gradients {
                 }
                 Ok(())
             }
-            None => bail!("a network's weights get their gradients from kakusan_ops::backward(&loss), not loss.backward()"),
+            None => {
+                bail!("a network's weights get their gradients from kakusan_ops::backward(&loss), not loss.backward()")
+            }
         })
     }
 }

@@ -110,7 +110,8 @@ fn upsample(op: &str, x: &Features, skip: Option<&Features>) -> Result<Features>
             Some(skip) => {
                 let skip = &skip.floats[i * 4 * row..][..4 * row];
                 for (y, skip) in [top, bottom].into_iter().zip(skip.chunks_exact(2 * row)) {
-                    for ((y, skip), x) in y.chunks_exact_mut(2 * c).zip(skip.chunks_exact(2 * c)).zip(x.chunks_exact(c)) {
+                    for ((y, skip), x) in y.chunks_exact_mut(2 * c).zip(skip.chunks_exact(2 * c)).zip(x.chunks_exact(c))
+                    {
                         for (y, skip) in y.chunks_exact_mut(c).zip(skip.chunks_exact(c)) {
                             y.iter_mut().zip(skip).zip(x).for_each(|((y, skip), x)| *y = x + skip);
                         }

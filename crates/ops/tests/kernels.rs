@@ -153,9 +153,14 @@ fn a_broadcast_input_is_read_as_what_it_stands_for() -> Result<()> {
 
 #[test]
 fn group_normalisation() -> Result<()> {
-    for ([b, c, h, w], groups) in
-        [([2, 4, 3, 3], 4), ([3, 6, 5, 7], 3), ([1, 17, 4, 4], 1), ([2, 32, 14, 14], 32), ([2, 64, 7, 7], 32), ([1, 96, 8, 8], 8)]
-    {
+    for ([b, c, h, w], groups) in [
+        ([2, 4, 3, 3], 4),
+        ([3, 6, 5, 7], 3),
+        ([1, 17, 4, 4], 1),
+        ([2, 32, 14, 14], 32),
+        ([2, 64, 7, 7], 32),
+        ([1, 96, 8, 8], 8),
+    ] {
         let args = [noise(1, &[b, c, h, w])?, (noise(2, &[c])? + 1.0)?, noise(3, &[c])?];
         let args = args.map(|x| x.to_dtype(DType::F32).expect("f32"));
         for view in [|x: &Tensor| Ok(x.clone()), strided] as [fn(&Tensor) -> Result<Tensor>; 2] {
@@ -170,7 +175,8 @@ fn group_normalisation() -> Result<()> {
 #[test]
 fn attention_of_all_heads() -> Result<()> {
     for ([b, c, h, w], heads) in [([2, 4, 2, 2], 1), ([1, 24, 5, 3], 3), ([2, 64, 7, 7], 8), ([1, 128, 16, 16], 1)] {
-        let args = [1, 2, 3].map(|seed| noise(seed, &[b, c, h, w]).and_then(|x| x.to_dtype(DType::F32)).expect("noise"));
+        let args =
+            [1, 2, 3].map(|seed| noise(seed, &[b, c, h, w]).and_then(|x| x.to_dtype(DType::F32)).expect("noise"));
         let error = compare(&args, strided, |a| attention(&a[0], &a[1], &a[2], heads))?;
         assert!(error < 3e-6, "{c}x{h}x{w}, {heads} heads: {error:.1e}");
     }
@@ -212,7 +218,8 @@ fn what_holds_a_network_together() -> Result<()> {
 #[test]
 fn a_residual_block() -> Result<()> {
     let shapes: [&[usize]; 3] = [&[3, 32, 8, 8], &[32, 32, 3, 3], &[32]];
-    let args = [0, 1, 2].map(|i| noise(i as u64, shapes[i]).and_then(|x| (x * 0.1)?.to_dtype(DType::F32)).expect("noise"));
+    let args =
+        [0, 1, 2].map(|i| noise(i as u64, shapes[i]).and_then(|x| (x * 0.1)?.to_dtype(DType::F32)).expect("noise"));
     let error = compare(&args, strided, |a| {
         // weights that candle computed have to be arguments of the operation itself
         let h = group_norm_silu(&a[0], 8, &a[2], &a[2], 1e-5)?;

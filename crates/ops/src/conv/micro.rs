@@ -71,9 +71,7 @@ impl<const P: usize, const V: usize> WithSimd for PanelTile<'_, P, V> {
         if !first {
             for p in 0..P {
                 let held = S::as_simd_f32s(&held[p * stride..][..V * S::F32_LANES]).0;
-                for v in 0..V {
-                    sums[p][v] = held[v];
-                }
+                sums[p].copy_from_slice(held);
             }
         }
         let (weights, _) = S::as_simd_f32s(weights).0.as_chunks::<V>();
@@ -95,9 +93,7 @@ impl<const P: usize, const V: usize> WithSimd for PanelTile<'_, P, V> {
         }
         for p in 0..P {
             let held = S::as_mut_simd_f32s(&mut held[p * stride..][..V * S::F32_LANES]).0;
-            for v in 0..V {
-                held[v] = sums[p][v];
-            }
+            held.copy_from_slice(&sums[p]);
         }
     }
 }
@@ -227,7 +223,8 @@ impl<const P: usize, const V: usize> WithSimd for OuterTile<'_, P, V> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Outer { a, a_strides, b, b_strides, pixels: [images, rows, columns], sums: results, stride, first } = self.0;
+        let Outer { a, a_strides, b, b_strides, pixels: [images, rows, columns], sums: results, stride, first } =
+            self.0;
         let mut sums = [[simd.splat_f32s(0.0); V]; P];
         for image in 0..images {
             for row in 0..rows {

@@ -79,12 +79,7 @@ impl Features {
     ///
     /// # Errors
     /// As [`conv2d`](crate::conv2d).
-    pub fn conv2d(
-        &self,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-        options: impl Into<ConvOptions>,
-    ) -> Result<Self> {
+    pub fn conv2d(&self, weight: &Tensor, bias: Option<&Tensor>, options: impl Into<ConvOptions>) -> Result<Self> {
         convolve("conv2d", self, weight, bias, options.into(), false)
     }
 
@@ -92,12 +87,7 @@ impl Features {
     ///
     /// # Errors
     /// As [`conv2d`](crate::conv2d).
-    pub fn conv2d_silu(
-        &self,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-        options: impl Into<ConvOptions>,
-    ) -> Result<Self> {
+    pub fn conv2d_silu(&self, weight: &Tensor, bias: Option<&Tensor>, options: impl Into<ConvOptions>) -> Result<Self> {
         convolve("conv2d_silu", self, weight, bias, options.into(), true)
     }
 }
@@ -121,7 +111,8 @@ fn convolve(
 }
 
 fn on_host(s: ConvShape, x: &Host, weight: &Tensor, bias: Option<&Tensor>, silu: bool) -> Result<Features> {
-    let prepared = still::form(weight, ("conv2d forward", s.key()), || with_numbers(weight, |w| Prepared::forward(&s, w)))?;
+    let prepared =
+        still::form(weight, ("conv2d forward", s.key()), || with_numbers(weight, |w| Prepared::forward(&s, w)))?;
     let tracked = x.id.is_some() || weight.track_op() || bias.is_some_and(Tensor::track_op);
     let mut y = Buffer::new(s.b * s.co * s.oh * s.ow)?;
     let mut derivative = if tracked && silu { Some(Buffer::new(y.len())?) } else { None };
@@ -174,7 +165,8 @@ fn backward(
     }
     if let Some(id) = id {
         drop(x); // its memory may serve the gradient
-        let prepared = still::form(weight, ("conv2d back", s.key()), || with_numbers(weight, |w| Prepared::back(s, w)))?;
+        let prepared =
+            still::form(weight, ("conv2d back", s.key()), || with_numbers(weight, |w| Prepared::back(s, w)))?;
         let mut dx = Buffer::new(s.b * s.ci * s.h * s.w)?;
         run::forward(&prepared, &grad, None, false, &mut dx, None);
         gradients.add(id, Arc::new(dx))?;

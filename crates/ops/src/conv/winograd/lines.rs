@@ -50,7 +50,14 @@ impl Places {
     /// # Safety
     /// As [`load`](Self::load), of `to`.
     #[inline(always)]
-    pub(super) unsafe fn store<S: Simd>(&self, _: S, to: &mut [f32], (i, j): (usize, usize), channel: usize, v: S::f32s) {
+    pub(super) unsafe fn store<S: Simd>(
+        &self,
+        _: S,
+        to: &mut [f32],
+        (i, j): (usize, usize),
+        channel: usize,
+        v: S::f32s,
+    ) {
         let at = self.at::<S>(to.len(), i, j, channel);
         // SAFETY: the caller vouches that the vector lies within `to`.
         unsafe { to.as_mut_ptr().add(at).cast::<S::f32s>().write_unaligned(v) }

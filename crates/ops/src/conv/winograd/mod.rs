@@ -240,14 +240,7 @@ fn results_by<S: Simd, const P: usize>(
 
 /// The values of a tile of padded images, `plane` floats from place to place.
 #[inline(always)]
-fn image_tile<S: Simd, const P: usize>(
-    simd: S,
-    tile: &[f32],
-    row: usize,
-    c: usize,
-    values: &mut [f32],
-    plane: usize,
-) {
+fn image_tile<S: Simd, const P: usize>(simd: S, tile: &[f32], row: usize, c: usize, values: &mut [f32], plane: usize) {
     let from = Places::new(tile.len(), [P, P], [row, c], c);
     let to = Places::new(values.len(), [P, P], [P * plane, plane], c);
     for channel in (0..c).step_by(S::F32_LANES) {
@@ -434,7 +427,17 @@ impl WithSimd for PlaceProduct<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { forward: Pass { c: ci, o: co, .. }, tiles: pixels, count, x, x_image, grad, grad_image, first: anew, sums } = self;
+        let Self {
+            forward: Pass { c: ci, o: co, .. },
+            tiles: pixels,
+            count,
+            x,
+            x_image,
+            grad,
+            grad_image,
+            first: anew,
+            sums,
+        } = self;
         for (first, vectors) in tiles(co / S::F32_LANES, 2) {
             let vector = first * S::F32_LANES;
             for (scalar, size) in tiles(ci, widest::<S>()) {

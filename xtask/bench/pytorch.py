@@ -1,0 +1,232 @@
+"""What `cargo xtask bench --against-pytorch` measures of PyTorch: the work of crates/pipeline/benches/worker, by its names.
+
+It is told on stdin what to run, and answers on stdout how long it took, as that worker does (see its main.rs):
+
+    about              about KEY <tab> VALUE ... end
+    run LAYOUT NAME    ms MILLISECONDS, or: none (this layout is no different here), or: failed REASON
+
+Layouts are `nchw`, `channels-last` and `compiled` (channels-last and torch.compile; whole models alone). A new kind of
+work is a function that takes its words and whether tensors are channels-last, and gives one repetition.
+"""
+
+import argparse
+import os
+import pathlib
+import shutil
+import signal
+import sys
+import time
+import tomllib
+
+# torch.compile in this process and not in a pool of others, which would outlive a benchmark that was stopped
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/golden"))
+sys.dont_write_bytecode = True
+
+import torch
+import torch.nn.functional as F
+
+from tutorial import BasicUNet, corrupt
+
+WARM_UP, MEASURE, LONG = 0.010, 0.020, 0.200  # seconds, as in the other worker
+BATCHES = 16
+
+
+def numbers(shape, channels_last, scale=1.0):
+    tensor = torch.empty(shape).uniform_(-scale, scale)
+    return tensor.to(memory_format=torch.channels_last) if channels_last and len(shape) == 4 else tensor
+
+
+def one_pass(direction, inputs, op):
+    """The forward pass without a record of it, or the way there and back."""
+    if direction == "forward":
+        def forward():
+            with torch.inference_mode():
+                op(*inputs)
+        return forward
+    inputs = [tensor.requires_grad_() for tensor in inputs]
+    ones = torch.ones_like(op(*inputs).detach())
+    return lambda: torch.autograd.grad(op(*inputs), inputs, ones)
+
+
+def convolution(words, channels_last):
+    kind, kernel, channels, side, batch, direction = words
+    k, side, batch = int(kernel.split("x")[0]), int(side[1:]), int(batch[1:])
+    ci, co = map(int, channels.split("-"))
+    inputs = [
+        numbers((batch, ci, side, side), channels_last),
+        numbers((co, ci, k, k), channels_last, (ci * k * k) ** -0.5),
+        numbers((co,), channels_last, 0.05),
+    ]
+    if kind == "conv2d":
+        return one_pass(direction, inputs, lambda x, weight, bias: F.conv2d(x, weight, bias, padding=k // 2))
+    return one_pass(direction, inputs, lambda x, weight, bias: F.silu(F.conv2d(x, weight, bias, padding=k // 2)))
+
+
+def elementwise(words, channels_last):
+    kind, channels, side, batch, direction = words
+    channels, side, batch = int(channels), int(side[1:]), int(batch[1:])
+    x = numbers((batch, channels, side, side), channels_last)
+    if kind == "max_pool2d":
+        return one_pass(direction, [x], lambda x: F.max_pool2d(x, 2))
+    if kind == "silu":
+        return one_pass(direction, [x], F.silu)
+    if kind == "mse_loss":
+        target = numbers(x.shape, channels_last)
+        return one_pass(direction, [x], lambda x: F.mse_loss(x, target))
+    skip = numbers((batch, channels, 2 * side, 2 * side), channels_last)
+    return one_pass(direction, [x, skip], lambda x, skip: F.interpolate(x, scale_factor=2) + skip)
+
+
+def adam(words, channels_last):
+    net = BasicUNet()
+    if channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    for parameter in net.parameters():
+        parameter.grad = torch.rand_like(parameter)
+    return torch.optim.Adam(net.parameters(), lr=1e-3).step
+
+
+def model(config):
+    """The network of a configuration, and the shape of one image."""
+    settings = config["model"]
+    if settings["_class_name"] == "BasicUNet":
+        if (settings.get("in_channels", 1), settings.get("out_channels", 1)) != (1, 1):
+            raise NotImplementedError("BasicUNet here has one channel")
+        side = settings.get("sample_size", 28)
+        return BasicUNet(), (1, side, side)
+    raise NotImplementedError(f"there is no {settings['_class_name']} in PyTorch here")
+
+
+def prepare_model(config, channels_last, compiled):
+    net, shape = model(config)
+    if config["scheduler"]["_class_name"] != "LinearMixScheduler":
+        raise NotImplementedError(f"there is no {config['scheduler']['_class_name']} in PyTorch here")
+    if channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    return net, torch.compile(net) if compiled else net, shape
+
+
+def step(config, batch, channels_last, compiled):
+    """The loop of tests/golden/tutorial.py."""
+    net, forward, shape = prepare_model(config, channels_last, compiled)
+    optimizer = torch.optim.Adam(net.parameters(), lr=config.get("train", {}).get("learning_rate", 1e-3))
+    images = torch.rand(BATCHES * batch, *shape)
+    epochs = iter(())
+
+    def one():
+        nonlocal epochs
+        indices = next(epochs, None)
+        if indices is None:
+            epochs = iter(torch.randperm(len(images)).split(batch))
+            indices = next(epochs)
+        x = images[indices]
+        amount = torch.rand(len(x))
+        noise = torch.rand(x.shape)
+        loss = F.mse_loss(forward(corrupt(x, noise, amount)), x)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return one
+
+
+def sample(config, batch, steps, channels_last, compiled):
+    _, forward, shape = prepare_model(config, channels_last, compiled)
+
+    def one():
+        with torch.inference_mode():
+            x = torch.rand(batch, *shape)
+            for i in range(steps):
+                factor = 1 / (steps - i)
+                x = x * (1 - factor) + forward(x) * factor
+
+    return one
+
+
+def prepare(layout, name, configs):
+    """One repetition of the work, or None where the layout makes no difference to it."""
+    words = name.split(" ")
+    channels_last, compiled = layout != "nchw", layout == "compiled"
+    if words[0] in ("step", "sample"):
+        config = tomllib.loads((configs / words[1]).read_text())
+        batch = int(words[3][1:])
+        if words[0] == "step":
+            return step(config, batch, channels_last, compiled)
+        return sample(config, batch, int(words[4][1:]), channels_last, compiled)
+    kinds = {"conv2d": convolution, "conv2d_silu": convolution, "adam": adam}
+    kinds |= dict.fromkeys(("max_pool2d", "silu", "mse_loss", "upsample_add"), elementwise)
+    if words[0] not in kinds:
+        raise NotImplementedError(f"there is no {words[0]} in PyTorch here")
+    return None if compiled else kinds[words[0]](words, channels_last)
+
+
+def run(layout, name, configs, ready):
+    """Milliseconds of one repetition; the work of all layouts is kept until another name comes."""
+    if ready.get("name") != name:
+        ready.clear()
+        ready["name"] = name
+    if layout not in ready:
+        work = prepare(layout, name, configs)
+        if work:
+            work()  # compiles, and makes what is made once
+        ready[layout] = work and [work, repeat(work, 0)]
+    if ready[layout] is None:
+        return None
+    work, took = ready[layout]
+    if took < LONG:
+        repeat(work, WARM_UP)
+    ready[layout][1] = took = repeat(work, MEASURE)
+    return took * 1e3
+
+
+def repeat(work, seconds):
+    """Works for so long, and once at least; gives the seconds of one repetition."""
+    start, repetitions = time.perf_counter(), 0
+    while True:
+        work()
+        repetitions += 1
+        elapsed = time.perf_counter() - start
+        if elapsed >= seconds:
+            return elapsed / repetitions
+
+
+def main():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--configs", type=pathlib.Path, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    # stdout is for answers alone, whatever a compiler wants to say
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    ready = {}
+    for line in sys.stdin:
+        command, _, what = line.rstrip("\n").partition(" ")
+        if command == "about":
+            print(f"about torch\t{torch.__version__}", file=answers)
+            print(f"about threads\t{torch.get_num_threads()}", file=answers)
+            print(f"about vectors\t{torch.backends.cpu.get_cpu_capability()}", file=answers)
+            compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+            print(f"about compiler\t{compiler or 'none'}", file=answers)
+            print("end", file=answers)
+        elif command == "run":
+            layout, _, name = what.partition(" ")
+            try:
+                ms = run(layout, name, args.configs, ready)
+                print("none" if ms is None else f"ms {ms}", file=answers)
+            except Exception as error:
+                ready[layout] = None  # not again in this name's other rounds
+                reason = str(error).strip().splitlines() or [""]
+                print(f"failed {type(error).__name__}: {reason[0]}", file=answers)
+        else:
+            print(f"failed there is no command {command}", file=answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+//! Measures Kakusan, and PyTorch beside it: what docs/performance.md says comes from here.
+
+mod measure;
+mod options;
+mod report;
+mod stats;
+mod whole;
+mod worker;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+use self::options::{HELP, Options};
+use self::worker::Worker;
+use crate::root;
+
+const FILE: &str = "docs/performance.md";
+/// What the scripts import; tomllib came with Python 3.11.
+const IMPORTS: &str = "import tomllib, numpy, safetensors, torch";
+
+pub(crate) fn run(args: &[String]) -> crate::Result {
+    if args.iter().any(|arg| arg == "--help" || arg == "-h") {
+        println!("{HELP}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let options = match Options::parse(args, std::thread::available_parallelism()?.get()) {
+        Ok(options) => options,
+        Err(wrong) => {
+            eprintln!("error: {wrong}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    if options.against_pytorch {
+        check_python(&options.python)?;
+    }
+    let program = build(&["--package", "kakusan-pipeline", "--bench", "worker"])?;
+    let kakusan = match options.whole {
+        Some(_) => build(&["--package", "kakusan", "--bin", "kakusan"])?,
+        None => PathBuf::new(),
+    };
+
+    let (mut all, mut sections, mut code) = (vec![], vec![], ExitCode::SUCCESS);
+    for &setting in &options.settings {
+        let measured = Worker::kakusan(&program, setting).and_then(|worker| {
+            let measured = measure::measure(&options, setting, worker)?;
+            let whole = whole::measure(&options, setting, &kakusan);
+            Ok((measured, whole))
+        });
+        // what one setting cannot do is no reason to lose the others
+        match measured {
+            Ok((measured, whole)) => {
+                let whole = whole.unwrap_or_else(|error| {
+                    eprintln!("error: {}: {error}", setting.title());
+                    code = ExitCode::FAILURE;
+                    vec![]
+                });
+                sections.push(report::section(&measured, &whole));
+                all.push(measured);
+            }
+            Err(error) => {
+                eprintln!("error: {}: {error}", setting.title());
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    if sections.is_empty() {
+        return Ok(code);
+    }
+    let text = format!("{}\n{}", report::heading(&options, &all), sections.join("\n"));
+    println!("{text}");
+    let everything = options.only.is_none() && !options.quick && code == ExitCode::SUCCESS;
+    if let Some(file) = options.out.clone().or(everything.then(|| root().join(FILE))) {
+        std::fs::write(&file, text).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
+        eprintln!("written: {}", file.display());
+    }
+    Ok(code)
+}
+
+/// Builds one program in release mode and says where it lies.
+fn build(what: &[&str]) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--release", "--message-format=json-render-diagnostics", "--manifest-path"]);
+    let output = cargo.arg(root().join("Cargo.toml")).args(what).stderr(Stdio::inherit()).output()?;
+    if !output.status.success() {
+        return Err("the build failed".into());
+    }
+    let messages = String::from_utf8_lossy(&output.stdout);
+    messages.lines().rev().find_map(executable).ok_or_else(|| "cargo names no program that it has built".into())
+}
+
+/// The program in one of cargo's messages.
+fn executable(message: &str) -> Option<PathBuf> {
+    let (_, rest) = message.split_once(r#""executable":""#)?;
+    let (path, _) = rest.split_once('"')?;
+    Some(path.replace(r"\\", r"\").into())
+}
+
+fn check_python(python: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let remedy = "name a Python of 3.11 or later with --python PYTHON, in which \
+                  `PYTHON -m pip install torch numpy safetensors` has been run";
+    let output = Command::new(python).args(["-c", IMPORTS]).output();
+    let output = output.map_err(|e| format!("cannot start {python}: {e}; {remedy}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{python} cannot run the comparison: {}; {remedy}", said.lines().last().unwrap_or("it failed")).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_says_where_the_program_is() {
+        let message = r#"{"reason":"compiler-artifact","executable":"/x/deps/worker-1","fresh":true}"#;
+        assert_eq!(executable(message), Some(PathBuf::from("/x/deps/worker-1")));
+        assert_eq!(executable(r#"{"executable":null}"#), None);
+    }
+
+    #[test]
+    fn a_python_that_cannot_be_used_is_explained() {
+        let error = check_python("no-such-python").unwrap_err().to_string();
+        assert!(error.contains("cannot start no-such-python") && error.contains("--python"), "{error}");
+    }
+}
