@@ -1,6 +1,8 @@
 //! Each kernel's error against f64 beside that of PyTorch's f32 on the same numbers (tests/golden/exactness.py): at most
 //! twice as large, or 2e-5 of the largest number.
 
+#![allow(clippy::print_stdout)] // the figures, for those who run it with --nocapture
+
 mod common;
 
 use candle_core::{DType, Device, Result, Tensor, Var};

@@ -206,7 +206,7 @@ fn what_holds_a_network_together() -> Result<()> {
             compare(&[x.clone(), y], strided, |a| network([&a[0], &a[1]], |[x, y]| x.add(&y)?.add(&x)?.scale(0.7)))?,
             compare(&[x.clone(), z], strided, |a| network([&a[0], &a[1]], |[x, z]| x.concat(&z)?.concat(&x)))?,
             compare(&[x.clone(), v], strided, |a| network([&a[0], &a[1]], |[x, v]| x.add_vector(&v)))?,
-            compare(&[x.clone()], strided, |a| network([&a[0]], |[x]| x.avg_pool2d()))?,
+            compare(std::slice::from_ref(&x), strided, |a| network([&a[0]], |[x]| x.avg_pool2d()))?,
             compare(&[x], strided, |a| network([&a[0]], |[x]| x.dropout(&mask, 0.3)))?,
         ];
         assert!(errors.iter().all(|&error| error < 1e-6), "{b}x{c}x{h}x{w}: {errors:?}");
