@@ -15,6 +15,11 @@ pub(crate) fn grain() -> usize {
     if ALONE.get() { usize::MAX } else { 1 }
 }
 
+/// [`grain`] for tasks of so many numbers, which are too small to be sent to another thread one by one.
+pub(crate) fn grain_of(numbers: usize) -> usize {
+    grain().max(PIECE / numbers.max(1))
+}
+
 /// Runs `work` with every operation of it on this thread.
 pub(crate) fn alone<R>(work: impl FnOnce() -> R) -> R {
     /// Puts the former state back, after a panic too.

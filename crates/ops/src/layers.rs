@@ -345,6 +345,9 @@ fn normalise(
         }
         Data::Host(x) => x,
     };
+    for weight in [weight, bias] {
+        x.tape.check_weight(op, weight)?;
+    }
     let s = GroupNorm { b, pixels: dims.pixels(), c, groups, eps, silu };
     let mut y = Buffer::new(dims.count())?;
     let [mut mean, mut rstd] = [Buffer::new(b * groups)?, Buffer::new(b * groups)?];
@@ -437,6 +440,9 @@ fn multiply(x: &Features, weight: &Tensor, bias: Option<&Tensor>) -> Result<Feat
         Data::Other(x) => return Features::other(compose::linear(x, weight, bias)?),
         Data::Host(x) => x,
     };
+    for weight in [Some(weight), bias].into_iter().flatten() {
+        x.tape.check_weight("linear", weight)?;
+    }
     let of = Dims { c: o, ..dims };
     elements("linear", &[of.b, of.c, of.h, of.w])?;
     let s = Linear { m: dims.b * dims.pixels(), i, o };

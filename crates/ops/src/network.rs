@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::buffer::Buffer;
 use crate::check::{image_dims, on_host};
-use crate::host::{grain, with_numbers};
+use crate::host::{grain_of, with_numbers};
 use crate::tape::{Gradients, NodeId, Tape};
 use crate::transpose::transpose;
 
@@ -148,7 +148,8 @@ fn run<'a, const N: usize>(
     for x in inputs {
         host &= on_host(op, x)? && x.dtype() == DType::F32;
     }
-    let tape = Arc::new(Tape::new());
+    let weights: Vec<&Tensor> = weights.into_iter().collect();
+    let tape = Arc::new(Tape::new(weights.iter().map(|weight| weight.id()).collect()));
     let mut arguments: Vec<Argument> = Vec::new();
     let mut features = Vec::with_capacity(N);
     for x in inputs {
@@ -319,7 +320,7 @@ fn channels_last(x: &Tensor, dims: Dims) -> Result<Buffer> {
     let (pixels, c) = (dims.pixels(), dims.c);
     with_numbers::<f32, _>(x, |from| {
         let images = to.par_chunks_mut((pixels * c).max(1)).zip(from.par_chunks((pixels * c).max(1)));
-        images.with_min_len(grain()).for_each(|(to, from)| match (c, pixels) {
+        images.with_min_len(grain_of(pixels * c)).for_each(|(to, from)| match (c, pixels) {
             (1, _) | (_, 1) => to.copy_from_slice(from),
             _ => transpose(from, pixels, to, c, c, pixels),
         });

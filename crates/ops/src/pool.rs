@@ -10,7 +10,7 @@ use crate::buffer::Buffer;
 use crate::check::image_dims;
 use crate::compose;
 use crate::denormals::FlushDenormals;
-use crate::host::{arch, grain};
+use crate::host::{arch, grain_of};
 use crate::network::{Data, Dims, Features, operation};
 use crate::tape::owned;
 
@@ -52,7 +52,7 @@ impl Features {
         let halved = Dims { b, c, h: h / 2, w: w / 2 };
         let mut y = Buffer::new(halved.count())?;
         let images = y.par_chunks_mut(halved.pixels() * c).zip(x.floats.par_chunks(dims.pixels() * c));
-        images.with_min_len(grain()).for_each(|(y, x)| {
+        images.with_min_len(grain_of(dims.pixels() * c)).for_each(|(y, x)| {
             arch().dispatch(Pool { dims, x, y });
         });
         let id = x.id.map(|id| {
@@ -75,7 +75,7 @@ fn backward(dims: Dims, x: &[f32], grad: &[f32], held: Option<Arc<Buffer>>) -> R
         None => Buffer::new(dims.count())?,
     };
     let images = dx.par_chunks_mut(image).zip(x.par_chunks(image)).zip(grad.par_chunks(half));
-    images.with_min_len(grain()).for_each(|((dx, x), grad)| {
+    images.with_min_len(grain_of(image)).for_each(|((dx, x), grad)| {
         let _flush = FlushDenormals::new();
         if fresh {
             dx.fill(0.0);

@@ -29,6 +29,8 @@ pub(crate) struct NodeId(usize);
 
 /// What was computed on features that need a gradient, in order.
 pub(crate) struct Tape {
+    /// The weights that candle computed and has to take the gradients of.
+    computed: Vec<TensorId>,
     count: AtomicUsize,
     /// Nothing once somebody went back through it.
     steps: Mutex<Option<Vec<(NodeId, Backward)>>>,
@@ -41,8 +43,20 @@ impl std::fmt::Debug for Tape {
 }
 
 impl Tape {
-    pub(crate) fn new() -> Self {
-        Self { count: AtomicUsize::new(0), steps: Mutex::new(Some(Vec::new())) }
+    pub(crate) fn new(computed: Vec<TensorId>) -> Self {
+        Self { computed, count: AtomicUsize::new(0), steps: Mutex::new(Some(Vec::new())) }
+    }
+
+    /// Refuses a weight whose gradient would be lost: one that candle computed from variables, where only
+    /// [`backward`] would see its gradient.
+    pub(crate) fn check_weight(&self, op: &str, weight: &Tensor) -> Result<()> {
+        if weight.track_op() && !weight.is_variable() && !self.computed.contains(&weight.id()) {
+            bail!(
+                "{op}: a weight {:?} was computed from variables; inside a network weights are variables",
+                weight.dims()
+            )
+        }
+        Ok(())
     }
 
     /// Features that nothing computed: an input.

@@ -9,7 +9,7 @@ use crate::buffer::Buffer;
 use crate::check::{elements, image_dims, same_dtype};
 use crate::compose;
 use crate::denormals::FlushDenormals;
-use crate::host::grain;
+use crate::host::grain_of;
 use crate::network::{Data, Dims, Features, operation};
 
 /// Every pixel twice in both directions: `[b, c, h, w] -> [b, c, 2h, 2w]`, as
@@ -96,7 +96,7 @@ fn upsample(op: &str, x: &Features, skip: Option<&Features>) -> Result<Features>
     let mut y = Buffer::new(doubled.count())?;
     let row = w * c;
     // two rows of the result come from one of the input
-    let rows = y.par_chunks_mut(4 * row).zip(x.floats.par_chunks(row)).enumerate().with_min_len(grain());
+    let rows = y.par_chunks_mut(4 * row).zip(x.floats.par_chunks(row)).enumerate().with_min_len(grain_of(4 * row));
     rows.for_each(|(i, (y, x))| {
         let (top, bottom) = y.split_at_mut(2 * row);
         match skip {
@@ -139,7 +139,7 @@ fn upsample(op: &str, x: &Features, skip: Option<&Features>) -> Result<Features>
 fn backward(dims: Dims, grad: &[f32]) -> Result<Buffer> {
     let (c, row) = (dims.c, dims.w * dims.c);
     let mut dx = Buffer::new(dims.count())?;
-    dx.par_chunks_mut(row).zip(grad.par_chunks(4 * row)).with_min_len(grain()).for_each(|(dx, grad)| {
+    dx.par_chunks_mut(row).zip(grad.par_chunks(4 * row)).with_min_len(grain_of(4 * row)).for_each(|(dx, grad)| {
         let _flush = FlushDenormals::new();
         let (top, bottom) = grad.split_at(2 * row);
         let blocks = top.chunks_exact(2 * c).zip(bottom.chunks_exact(2 * c));

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use common::{noise, numbers};
 use kakusan_ops::{
     Adam, AdamConfig, Ema, EmaConfig, clip_factor, clip_grad_norm, conv2d, conv2d_silu, grad_norm, huber_loss, l1_loss,
-    max_pool2d, mse_loss, silu, upsample_add, upsample_nearest2d,
+    max_pool2d, mse_loss, network, silu, upsample_add, upsample_nearest2d,
 };
 
 fn zeros(dims: &[usize], dtype: DType) -> Tensor {
@@ -216,4 +216,38 @@ fn ema_refuses_what_it_cannot_do() -> Result<()> {
     refused(ema.copy_to(std::slice::from_ref(&other)), &["2 parameters", "got 1"]);
     assert_eq!((numbers(&other)?, ema.steps()), (vec![1.0; 2], 1), "something was changed");
     Ok(())
+}
+
+#[test]
+fn a_networks_gradients_are_never_lost_without_a_word() -> Result<()> {
+    let (x, weight) = (f32s(&[2, 3, 4, 4]), Var::from_tensor(&f32s(&[3, 3, 3, 3]))?);
+    let forward = |weight: &Tensor| network([&x], |[x]| x.conv2d(weight, None, 1));
+    let loss = forward(&weight)?.sum_all()?;
+    refused(loss.backward(), &["kakusan_ops::backward"]);
+    let loss = forward(&weight)?.sum_all()?;
+    assert!(kakusan_ops::backward(&loss)?.get(&weight).is_some());
+    refused(kakusan_ops::backward(&loss), &["second time"]);
+    refused(forward(&(weight.as_tensor() * 2.0)?), &["computed from variables"]);
+    let mut other = None;
+    network([&x], |[x]| {
+        other = Some(x.clone());
+        x.silu()
+    })?;
+    refused(network([&x], |[x]| x.add(other.as_ref().expect("features"))), &["different networks"]);
+    refused(network([&x], |_| Ok(other.clone().expect("features"))), &["another network"]);
+    Ok(())
+}
+
+#[test]
+fn layers_that_do_not_fit() {
+    let (x, one) = (f32s(&[2, 6, 4, 4]), f32s(&[6]));
+    refused(kakusan_ops::group_norm(&x, 4, &one, &one, 1e-5), &["6 channels", "4 groups"]);
+    refused(kakusan_ops::group_norm(&x, 3, &f32s(&[5]), &one, 1e-5), &["weight [6]", "[5]"]);
+    refused(kakusan_ops::group_norm(&x, 3, &one, &one, -1.0), &["eps", "-1"]);
+    refused(kakusan_ops::attention(&x, &x, &x, 4), &["6 channels", "4 heads"]);
+    refused(kakusan_ops::attention(&x, &f32s(&[2, 5, 4, 4]), &x, 2), &["do not fit"]);
+    refused(kakusan_ops::linear(&x, &f32s(&[3, 5]), None), &["[out channels, 6]", "[3, 5]"]);
+    refused(kakusan_ops::linear(&x, &f32s(&[3, 6]), Some(&one)), &["bias [3]", "[6]"]);
+    refused(network([&x], |[x]| x.dropout(&f32s(&[2, 6, 4, 4]), 0.5)), &["U8"]);
+    refused(network([&x], |[x]| x.concat(&x.avg_pool2d()?)), &["concat", "[2, 6, 2, 2]"]);
 }

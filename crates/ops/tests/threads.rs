@@ -3,11 +3,11 @@
 mod common;
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 use common::noise;
 use kakusan_ops::{
-    Adam, AdamConfig, Ema, EmaConfig, clip_grad_norm, conv2d, conv2d_silu, max_pool2d, mse_loss, silu, upsample_add,
-    upsample_nearest2d,
+    Adam, AdamConfig, Ema, EmaConfig, attention, clip_grad_norm, conv2d, conv2d_silu, gradients, group_norm_silu,
+    linear, max_pool2d, mse_loss, network, predict, silu, upsample_add, upsample_nearest2d,
 };
 
 /// Three steps of a small U-Net: the losses, the weights and the last prediction.
@@ -81,4 +81,70 @@ fn training_gives_the_same_bits_on_any_number_of_threads() -> Result<()> {
         assert!(on(threads)? == one, "{threads} threads differ from one");
     }
     Ok(())
+}
+
+/// What `work` gives on 1, 2, 3 and 7 threads.
+fn same_bits(work: impl Fn() -> Result<Vec<Tensor>> + Sync) -> Result<()> {
+    let on = |threads| -> Result<Vec<u32>> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+        let tensors = pool.install(&work)?;
+        let bits = tensors.iter().map(|x| x.flatten_all()?.to_vec1::<f32>());
+        Ok(bits.collect::<Result<Vec<_>>>()?.concat().into_iter().map(f32::to_bits).collect())
+    };
+    let one = on(1)?;
+    assert!(!one.is_empty() && one.iter().all(|&bits| f32::from_bits(bits).is_finite()));
+    for threads in [2, 3, 7] {
+        assert!(on(threads)? == one, "{threads} threads differ from one");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_batch_in_parts_gives_the_same_bits_on_any_number_of_threads() -> Result<()> {
+    let f32s = |seed, dims: &[usize], scale: f64| noise(seed, dims)?.affine(scale, 0.0)?.to_dtype(DType::F32);
+    let var = |seed, dims: &[usize], scale| Var::from_tensor(&f32s(seed, dims, scale)?);
+    let (first, second) = (var(1, &[16, 3, 3, 3], 0.3)?, var(2, &[3, 16, 5, 5], 0.1)?);
+    for batch in [5, 37, 130] {
+        let x = f32s(3, &[batch, 3, 8, 8], 1.0)?;
+        let forward = |range: std::ops::Range<usize>| {
+            let x = x.narrow(0, range.start, range.len())?;
+            network([&x], |[x]| {
+                let h = x.conv2d_silu(&first, None, 1)?;
+                h.max_pool2d()?.upsample_add(&h)?.conv2d(&second, None, 2)?.add(&x)
+            })
+        };
+        same_bits(|| {
+            let (_, grads) = gradients(batch, &Device::Cpu, |range| -> Result<Tensor> {
+                mse_loss(&forward(range.clone())?, &x.narrow(0, range.start, range.len())?)? * range.len() as f64
+            })?;
+            let of = |var: &Var| grads.get(var).expect("a gradient").clone();
+            Ok(vec![predict(batch, &Device::Cpu, forward)?, of(&first), of(&second)])
+        })?;
+    }
+    Ok(())
+}
+
+/// Few images, each so large that threads share it.
+#[test]
+fn large_images_give_the_same_bits_on_any_number_of_threads() -> Result<()> {
+    let f32s = |seed, dims: &[usize], scale: f64| noise(seed, dims)?.affine(scale, 0.0)?.to_dtype(DType::F32);
+    let x = Var::from_tensor(&f32s(1, &[1, 64, 30, 33], 1.0)?)?;
+    for (k, co, stride) in [(3, 64, 1), (5, 64, 1), (3, 65, 1), (3, 128, 2), (1, 256, 1)] {
+        let weight = Var::from_tensor(&f32s(2, &[co, 64, k, k], 0.1)?)?;
+        let options = kakusan_ops::ConvOptions { stride, padding: [k / 2; 4] };
+        same_bits(|| {
+            let y = conv2d(&x, &weight, None, options)?;
+            let grads = y.sqr()?.sum_all()?.backward()?;
+            Ok(vec![y, grads.get(&x).expect("a gradient").clone(), grads.get(&weight).expect("a gradient").clone()])
+        })?;
+    }
+    let (scale, shift) = (Var::from_tensor(&f32s(3, &[64], 1.0)?)?, Var::from_tensor(&f32s(4, &[64], 1.0)?)?);
+    let weight = Var::from_tensor(&f32s(5, &[64, 64], 0.1)?)?;
+    same_bits(|| {
+        let h = group_norm_silu(&x, 32, &scale, &shift, 1e-5)?;
+        let y = attention(&h, &linear(&h, &weight, None)?, &h, 4)?;
+        let grads = y.sqr()?.sum_all()?.backward()?;
+        let gradients = [&x, &scale, &shift, &weight].map(|var| grads.get(var).expect("a gradient").clone());
+        Ok([y].into_iter().chain(gradients).collect())
+    })
 }

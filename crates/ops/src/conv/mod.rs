@@ -106,7 +106,12 @@ fn convolve(
             let y = compose::conv2d(x, weight, bias, options)?;
             Features::other(if silu { compose::silu(&y)? } else { y })
         }
-        Data::Host(x) => on_host(s, x, weight, bias, silu),
+        Data::Host(x) => {
+            for weight in [Some(weight), bias].into_iter().flatten() {
+                x.tape.check_weight(op, weight)?;
+            }
+            on_host(s, x, weight, bias, silu)
+        }
     }
 }
 
