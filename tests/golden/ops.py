@@ -36,6 +36,24 @@ for name, (b, ci, co, h, w, k, padding) in {
     case(name, lambda x, weight, bias: F.conv2d(x, weight, bias, padding=padding), **arguments)
     case(f"{name}_silu", lambda x, weight, bias: F.silu(F.conv2d(x, weight, bias, padding=padding)), **arguments)
 
+for name, (stride, padding) in {"conv_stride": (2, (1, 1, 1, 1)), "conv_downsample": (2, (0, 1, 0, 1)), "conv_skew": (1, (2, 0, 1, 2))}.items():
+    top, bottom, left, right = padding
+    arguments = {"x": torch.randn(2, 16, 9, 6), "weight": torch.randn(16, 16, 3, 3) / 12, "bias": torch.randn(16)}
+    case(name, lambda x, weight, bias: F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, stride), **arguments)
+arguments = {"x": torch.randn(2, 8, 5, 3) * 2 + 1, "weight": torch.randn(8), "bias": torch.randn(8)}
+case("group_norm", lambda x, weight, bias: F.group_norm(x, 4, weight, bias, 1e-5), **arguments)
+case("group_norm_silu", lambda x, weight, bias: F.silu(F.group_norm(x, 2, weight, bias, 1e-6)), **arguments)
+case("linear", lambda x, weight, bias: F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2), x=torch.randn(2, 7, 3, 4), weight=torch.randn(9, 7), bias=torch.randn(9))
+
+
+def attention(q, k, v, heads=2):
+    b, c, h, w = q.shape
+    tokens = lambda x: x.reshape(b, heads, c // heads, h * w).transpose(2, 3)
+    return F.scaled_dot_product_attention(tokens(q), tokens(k), tokens(v)).transpose(2, 3).reshape(b, c, h, w)
+
+
+case("attention", attention, **{name: torch.randn(2, 8, 4, 3) for name in "qkv"})
+
 # few different values, so that most blocks have ties
 case("max_pool", lambda x: F.max_pool2d(x, 2), x=torch.randint(0, 3, (2, 3, 7, 9)).float())
 case("max_pool_noise", lambda x: F.max_pool2d(x, 2), x=torch.randn(2, 3, 8, 8))

@@ -5,7 +5,8 @@ mod common;
 use candle_core::{Result, Tensor, Var};
 use common::{error, noise, numbers, strided};
 use kakusan_ops::{
-    conv2d, conv2d_silu, huber_loss, l1_loss, max_pool2d, mse_loss, silu, upsample_add, upsample_nearest2d,
+    ConvOptions, attention, conv2d, conv2d_silu, group_norm, group_norm_silu, huber_loss, l1_loss, linear, max_pool2d,
+    mse_loss, network, silu, upsample_add, upsample_nearest2d,
 };
 
 /// Checks the gradient of `sum(op(args) * weights)` for each argument.
@@ -72,4 +73,27 @@ fn resampling() -> Result<()> {
         check("upsample_add", &[&[2, 3, h, w], &[2, 3, 2 * h, 2 * w]], |a| upsample_add(&a[0], &a[1]))?;
     }
     Ok(())
+}
+
+#[test]
+fn strides_and_paddings() -> Result<()> {
+    for (stride, padding) in [(2, [1, 1, 1, 1]), (2, [0, 1, 0, 1]), (3, [2, 0, 1, 2]), (1, [0, 2, 1, 0])] {
+        let options = ConvOptions { stride, padding };
+        let shapes: [&[usize]; 3] = [&[2, 3, 5, 4], &[2, 3, 3, 3], &[2]];
+        check("conv2d", &shapes, |a| conv2d(&a[0], &a[1], Some(&a[2]), options))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn layers() -> Result<()> {
+    let x: &[usize] = &[2, 6, 3, 2];
+    check("group_norm", &[x, &[6], &[6]], |a| group_norm(&a[0], 3, &a[1], &a[2], 1e-5))?;
+    check("group_norm_silu", &[x, &[6], &[6]], |a| group_norm_silu(&a[0], 2, &a[1], &a[2], 1e-5))?;
+    check("attention", &[x, x, x], |a| attention(&a[0], &a[1], &a[2], 2))?;
+    check("linear", &[x, &[4, 6], &[4]], |a| linear(&a[0], &a[1], Some(&a[2])))?;
+    check("add", &[x, x], |a| network([&a[0], &a[1]], |[x, y]| x.add(&y)?.scale(0.5)?.add(&x)))?;
+    check("concat", &[x, &[2, 1, 3, 2]], |a| network([&a[0], &a[1]], |[x, y]| x.concat(&y)))?;
+    check("add_vector", &[x, &[2, 6, 1, 1]], |a| network([&a[0], &a[1]], |[x, v]| x.add_vector(&v)))?;
+    check("avg_pool2d", &[x], |a| network([&a[0]], |[x]| x.avg_pool2d()))
 }

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use candle_core::{Device, Result, Tensor, Var};
 use common::{error, numbers, strided};
 use kakusan_ops::{
-    Adam, AdamConfig, conv2d, conv2d_silu, huber_loss, l1_loss, max_pool2d, mse_loss, silu, upsample_nearest2d,
+    Adam, AdamConfig, ConvOptions, attention, conv2d, conv2d_silu, group_norm, group_norm_silu, huber_loss, l1_loss,
+    linear, max_pool2d, mse_loss, silu, upsample_nearest2d,
 };
 
 fn golden() -> Result<HashMap<String, Tensor>> {
@@ -124,4 +125,26 @@ fn adam_over_20_steps_saved_and_restored_on_the_way() -> Result<()> {
         assert!(error(v, &golden[&format!("adam.{i}.exp_avg_sq")])? < 5e-7, "exp_avg_sq of {i}");
     }
     Ok(())
+}
+
+#[test]
+fn strides_and_paddings() -> Result<()> {
+    let golden = golden()?;
+    let cases =
+        [("conv_stride", 2, [1, 1, 1, 1]), ("conv_downsample", 2, [0, 1, 0, 1]), ("conv_skew", 1, [2, 0, 1, 2])];
+    for (name, stride, padding) in cases {
+        let options = ConvOptions { stride, padding };
+        let op = |a: &[Tensor]| conv2d(&a[0], &a[1], Some(&a[2]), options);
+        case(&golden, name, &["x", "weight", "bias"], op, close(1e-5))?; // Winograd's method
+    }
+    Ok(())
+}
+
+#[test]
+fn layers_of_unets() -> Result<()> {
+    let (golden, weighted) = (golden()?, ["x", "weight", "bias"]);
+    case(&golden, "group_norm", &weighted, |a| group_norm(&a[0], 4, &a[1], &a[2], 1e-5), close(1e-6))?;
+    case(&golden, "group_norm_silu", &weighted, |a| group_norm_silu(&a[0], 2, &a[1], &a[2], 1e-6), close(1e-6))?;
+    case(&golden, "linear", &weighted, |a| linear(&a[0], &a[1], Some(&a[2])), close(1e-6))?;
+    case(&golden, "attention", &["q", "k", "v"], |a| attention(&a[0], &a[1], &a[2], 2), close(1e-6))
 }
