@@ -117,7 +117,8 @@ impl Pass {
 
     /// Whether images need no copy to be read as padded ones.
     pub(super) fn as_it_is(&self) -> bool {
-        (self.padded_h, self.padded_w) == (self.h, self.w) && self.top == 0 && self.left == 0 && self.spread == 1
+        let begins = [self.top, self.left, self.from] == [0; 3] && self.spread == 1;
+        begins && (self.padded_h, self.padded_w) == (self.h, self.w)
     }
 
     /// Copies images `[n, h, w, c]` to `[n, padded h, padded w, c]`, zeros around them.
