@@ -110,7 +110,7 @@ pub fn network<const N: usize>(
     inputs: [&Tensor; N],
     build: impl FnOnce([Features; N]) -> Result<Features>,
 ) -> Result<Tensor> {
-    run("network", inputs, [], build)
+    operation("network", inputs, &[], build)
 }
 
 /// [`network`] under the name of its only operation, whose `weights` may be anything that candle computed.
@@ -120,35 +120,10 @@ pub(crate) fn operation<const N: usize>(
     weights: &[&Tensor],
     build: impl FnOnce([Features; N]) -> Result<Features>,
 ) -> Result<Tensor> {
-    run(op, inputs, weights.iter().copied(), build)
-}
-
-/// [`operation`] on a tensor of any shape, for what looks at every element by itself.
-pub(crate) fn elementwise(
-    op: &'static str,
-    x: &Tensor,
-    build: impl FnOnce(&Features) -> Result<Features>,
-) -> Result<Tensor> {
-    on_host(op, x)?;
-    if x.elem_count() == 0 {
-        return Ok(x.clone());
-    }
-    // one long row; candle reshapes a contiguous tensor without a copy, and carries gradients back through it
-    let flat = x.contiguous()?.reshape((1, 1, 1, x.elem_count()))?;
-    operation(op, [&flat], &[], |[x]| build(&x))?.reshape(x.shape())
-}
-
-fn run<'a, const N: usize>(
-    op: &'static str,
-    inputs: [&'a Tensor; N],
-    weights: impl IntoIterator<Item = &'a Tensor>,
-    build: impl FnOnce([Features; N]) -> Result<Features>,
-) -> Result<Tensor> {
     let mut host = true;
     for x in inputs {
         host &= on_host(op, x)? && x.dtype() == DType::F32;
     }
-    let weights: Vec<&Tensor> = weights.into_iter().collect();
     let tape = Arc::new(Tape::new(weights.iter().map(|weight| weight.id()).collect()));
     let mut arguments: Vec<Argument> = Vec::new();
     let mut features = Vec::with_capacity(N);
@@ -165,7 +140,7 @@ fn run<'a, const N: usize>(
         }
         features.push(Features::host(dims, channels_last(x, dims)?, &tape, id));
     }
-    for weight in weights {
+    for &weight in weights {
         if weight.track_op() && !arguments.iter().any(|argument| argument.tensor.id() == weight.id()) {
             arguments.push(Argument { tensor: weight.clone(), place: Place::Weight });
         }
@@ -182,6 +157,21 @@ fn run<'a, const N: usize>(
     let Some(id) = id else { return Tensor::from_vec(numbers, (b, c, h, w), &Device::Cpu) };
     drop(floats);
     finish(Recorded { op, dims: output.dims, numbers: Mutex::new(numbers), tape, output: id, arguments })
+}
+
+/// [`operation`] on a tensor of any shape, for what looks at every element by itself.
+pub(crate) fn elementwise(
+    op: &'static str,
+    x: &Tensor,
+    build: impl FnOnce(&Features) -> Result<Features>,
+) -> Result<Tensor> {
+    on_host(op, x)?;
+    if x.elem_count() == 0 {
+        return Ok(x.clone());
+    }
+    // one long row; candle reshapes a contiguous tensor without a copy, and carries gradients back through it
+    let flat = x.contiguous()?.reshape((1, 1, 1, x.elem_count()))?;
+    operation(op, [&flat], &[], |[x]| build(&x))?.reshape(x.shape())
 }
 
 /// Puts a recorded network into candle's graph.

@@ -150,7 +150,7 @@ fn backward(
     gradients: &mut Gradients,
 ) -> Result<()> {
     let bias = bias.filter(|bias| bias.track_op());
-    let mut db = Buffer::zeros(if bias.is_some() { s.co } else { 0 })?;
+    let mut db = Buffer::zeros(s.co)?;
     let grad = match derivative {
         Some(derivative) => {
             let mut grad = owned(grad)?;
@@ -158,7 +158,9 @@ fn backward(
             Arc::new(grad)
         }
         None => {
-            run::sum_channels(s, &grad, &mut db)?;
+            if bias.is_some() {
+                run::sum_channels(s, &grad, &mut db)?;
+            }
             grad
         }
     };

@@ -13,6 +13,7 @@ use super::weights::Prepared;
 use super::winograd::{self, WeightValues};
 use crate::buffer::{Buffer, SLACK};
 use crate::denormals::FlushDenormals;
+use crate::elementwise::AddColumns;
 use crate::host::{arch, grain, lanes, piece};
 use crate::scratch::with_scratch;
 use crate::silu::Finish;
@@ -124,15 +125,15 @@ impl WithSimd for Forward<'_> {
     }
 }
 
-/// Multiplies the results' gradients by SiLU's derivative, and sums them over images and pixels where `sums` is not empty.
+/// Multiplies the results' gradients by SiLU's derivative, and sums them over images and pixels.
 pub(super) fn scale_and_sum(s: &ConvShape, grad: &mut [f32], derivative: &[f32], sums: &mut [f32]) -> Result<()> {
     let image = s.co * s.oh * s.ow;
-    let mut parts = Buffer::new(s.b.div_ceil(IMAGES) * s.co)?;
+    let mut parts = Buffer::zeros(s.b.div_ceil(IMAGES) * s.co)?;
     let pieces = grad.par_chunks_mut(IMAGES * image).zip(derivative.par_chunks(IMAGES * image));
-    pieces.zip(parts.par_chunks_mut(s.co)).with_min_len(grain()).for_each(|((grad, derivative), part)| {
+    pieces.zip(parts.par_chunks_mut(s.co)).with_min_len(grain()).for_each(|((grad, derivative), sums)| {
         let _flush = FlushDenormals::new();
         grad.iter_mut().zip(derivative).for_each(|(grad, derivative)| *grad *= derivative);
-        arch().dispatch(SumChannels { numbers: grad, sums: part });
+        arch().dispatch(AddColumns { rows: grad, width: s.co, sums });
     });
     add_parts(&parts, sums);
     Ok(())
@@ -140,80 +141,19 @@ pub(super) fn scale_and_sum(s: &ConvShape, grad: &mut [f32], derivative: &[f32],
 
 /// Sums the results' gradients over images and pixels.
 pub(super) fn sum_channels(s: &ConvShape, grad: &[f32], sums: &mut [f32]) -> Result<()> {
-    if sums.is_empty() {
-        return Ok(());
-    }
-    let mut parts = Buffer::new(s.b.div_ceil(IMAGES) * s.co)?;
+    let mut parts = Buffer::zeros(s.b.div_ceil(IMAGES) * s.co)?;
     let pieces = grad.par_chunks(IMAGES * s.co * s.oh * s.ow).zip(parts.par_chunks_mut(s.co));
-    pieces.with_min_len(grain()).for_each(|(grad, part)| {
+    pieces.with_min_len(grain()).for_each(|(grad, sums)| {
         let _flush = FlushDenormals::new();
-        arch().dispatch(SumChannels { numbers: grad, sums: part });
+        arch().dispatch(AddColumns { rows: grad, width: s.co, sums });
     });
     add_parts(&parts, sums);
     Ok(())
 }
 
 fn add_parts(parts: &[f32], sums: &mut [f32]) {
-    if !sums.is_empty() {
-        for part in parts.chunks_exact(sums.len()) {
-            sums.iter_mut().zip(part).for_each(|(sum, &part)| *sum += part);
-        }
-    }
-}
-
-/// The sums over all pixels `[pixels, channels]`.
-struct SumChannels<'a> {
-    numbers: &'a [f32],
-    sums: &'a mut [f32],
-}
-
-impl WithSimd for SumChannels<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { numbers, sums } = self;
-        let c = sums.len();
-        if c == 1 {
-            let (vectors, rest) = S::as_simd_f32s(numbers);
-            let (four, last) = vectors.as_chunks::<4>();
-            let mut sum = [simd.splat_f32s(0.0); 4];
-            for four in four {
-                for i in 0..4 {
-                    sum[i] = simd.add_f32s(sum[i], four[i]);
-                }
-            }
-            let mut total = simd.add_f32s(simd.add_f32s(sum[0], sum[1]), simd.add_f32s(sum[2], sum[3]));
-            for &vector in last {
-                total = simd.add_f32s(total, vector);
-            }
-            sums[0] = simd.reduce_sum_f32s(total) + rest.iter().sum::<f32>();
-            return;
-        }
-        // Four sums a channel, every fourth pixel to each: shorter chains of additions, and smaller errors.
-        let (four, last) = numbers.split_at(numbers.len() / (4 * c) * 4 * c);
-        let whole = c / S::F32_LANES * S::F32_LANES;
-        for channel in (0..whole).step_by(S::F32_LANES) {
-            let mut sum = [simd.splat_f32s(0.0); 4];
-            for pixels in four.chunks_exact(4 * c) {
-                for i in 0..4 {
-                    let pixel = S::as_simd_f32s(&pixels[i * c + channel..][..S::F32_LANES]).0[0];
-                    sum[i] = simd.add_f32s(sum[i], pixel);
-                }
-            }
-            let mut total = simd.add_f32s(simd.add_f32s(sum[0], sum[1]), simd.add_f32s(sum[2], sum[3]));
-            for pixel in last.chunks_exact(c) {
-                total = simd.add_f32s(total, S::as_simd_f32s(&pixel[channel..][..S::F32_LANES]).0[0]);
-            }
-            S::as_mut_simd_f32s(&mut sums[channel..][..S::F32_LANES]).0[0] = total;
-        }
-        for channel in whole..c {
-            let mut sum = [0.0; 4];
-            for (i, pixel) in numbers.chunks_exact(c).enumerate() {
-                sum[i % 4] += pixel[channel];
-            }
-            sums[channel] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-        }
+    for part in parts.chunks_exact(sums.len()) {
+        sums.iter_mut().zip(part).for_each(|(sum, &part)| *sum += part);
     }
 }
 
