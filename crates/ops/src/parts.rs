@@ -2,7 +2,7 @@
 //!
 //! Images do not know of each other in the networks of diffusion, so a part of the batch can go through the whole network
 //! and back before the next one begins: its features stay in the thread's cache, nothing waits for the other threads
-//! between two operations, and the features of one part are all that is ever held.
+//! between two operations, and the features of one part a thread are all that is held.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
