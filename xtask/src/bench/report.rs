@@ -34,7 +34,8 @@ pub(crate) fn heading(options: &Options, measured: &[Measured]) -> String {
     if options.against_pytorch {
         text.push_str(
             "Kakusan and PyTorch take turns, one round each. The ratio is Kakusan's time over that of PyTorch's best layout:\n\
-             below 1 Kakusan is faster.\n",
+             below 1 Kakusan is faster. An operation by itself includes the way from candle's layout into ours and back, which a\n\
+             network pays once for all of its operations: what does little arithmetic looks slow alone.\n",
         );
     }
     text
