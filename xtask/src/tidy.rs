@@ -8,14 +8,15 @@ use crate::root;
 
 /// Which of our crates a crate may use.
 const MAY_USE: &[(&str, &[&str])] = &[
+    ("config", &[]),
     ("rng", &[]),
     ("ops", &[]),
     ("hub", &[]),
-    ("scheduler", &["rng"]),
-    ("models", &["ops", "rng"]),
+    ("scheduler", &["config", "rng"]),
+    ("models", &["config", "ops", "rng"]),
     ("data", &["hub", "rng"]),
-    ("pipeline", &["rng", "ops", "scheduler", "models", "data", "hub"]),
-    ("kakusan", &["rng", "ops", "scheduler", "models", "data", "hub", "pipeline"]),
+    ("pipeline", &["config", "rng", "ops", "scheduler", "models", "data", "hub"]),
+    ("kakusan", &["config", "rng", "ops", "scheduler", "models", "data", "hub", "pipeline"]),
 ];
 /// Words that only some places may say: the rule, the words, and the paths (by their beginning) that may.
 const RESERVED: &[(&str, &[&str], &[&str])] = &[

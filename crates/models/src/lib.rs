@@ -31,6 +31,6 @@ mod weights;
 
 pub use basic_unet::{BasicUNet, BasicUNetConfig};
 pub use error::{Error, Result};
-pub use model::{DIFFUSERS_VERSION, Model, ModelConfig};
+pub use model::{Model, ModelConfig};
 pub use store::{CONFIG_FILE, WEIGHTS_FILE, load_config, save};
 pub use weights::Weights;

@@ -1,11 +1,9 @@
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
+use kakusan_config::DIFFUSERS_VERSION;
 use serde_json::{Map, Value};
 
 use crate::{BasicUNet, BasicUNetConfig, Error, Result};
-
-/// The version of diffusers whose file format we write, as `_diffusers_version`.
-pub const DIFFUSERS_VERSION: &str = "0.42.1";
 
 /// What predicts: from corrupted images and their level to what the scheduler calls the target.
 pub trait Model: Send + Sync {
@@ -61,23 +59,19 @@ impl ModelConfig {
     pub fn from_json(text: &str, origin: &str) -> Result<Self> {
         let refused = |reason: String| Error::Config { origin: origin.to_owned(), reason };
         let fields: Map<String, Value> =
-            serde_json::from_str(text).map_err(|e| refused(format!("not a model's configuration: {e}")))?;
+            kakusan_config::from_json(text).map_err(|e| refused(format!("not a model's configuration: {e}")))?;
         let Some(Value::String(class_name)) = fields.get("_class_name") else {
             return Err(refused("it has no `_class_name`".into()));
         };
         Self::from_map(class_name, &fields).map_err(|e| refused(e.to_string()))
     }
 
-    /// The text of `config.json` as diffusers writes it: sorted keys, two spaces, a last newline.
-    ///
-    /// # Errors
-    /// When the configuration cannot be written as JSON.
-    pub fn to_json(&self) -> Result<String> {
+    /// The text of `config.json`, byte for byte as diffusers writes it.
+    pub fn to_json(&self) -> String {
         let mut fields = self.to_map();
         fields.insert("_class_name".into(), self.class_name().into());
         fields.insert("_diffusers_version".into(), DIFFUSERS_VERSION.into());
-        let text = serde_json::to_string_pretty(&fields);
-        Ok(text.map_err(|e| Error::Config { origin: self.class_name().into(), reason: e.to_string() })? + "\n")
+        kakusan_config::to_json(&fields)
     }
 
     /// diffusers' `_class_name`.

@@ -17,7 +17,7 @@ pub const WEIGHTS_FILE: &str = "diffusion_pytorch_model.safetensors";
 pub fn save(config: &ModelConfig, weights: &Weights, dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(|source| Error::Io { action: "create", path: dir.to_owned(), source })?;
     weights.save(&dir.join(WEIGHTS_FILE))?;
-    write_file(&dir.join(CONFIG_FILE), config.to_json()?.as_bytes())
+    write_file(&dir.join(CONFIG_FILE), config.to_json().as_bytes())
 }
 
 /// Reads the configuration of the model saved in `dir`.

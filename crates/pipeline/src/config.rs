@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use kakusan_config::did_you_mean;
 use kakusan_data::DataConfig;
 use kakusan_models::ModelConfig;
 use kakusan_scheduler::{Registry, Scheduler};
@@ -361,14 +362,4 @@ fn explain(message: &str, table: &str) -> String {
         return format!("there is no `{wrong}`{}", did_you_mean(wrong, known));
     }
     message.to_owned()
-}
-
-/// `; did you mean ...?` or `; known are ...`.
-fn did_you_mean(wrong: &str, known: &[&str]) -> String {
-    let nearest = known.iter().max_by(|a, b| strsim::jaro_winkler(wrong, a).total_cmp(&strsim::jaro_winkler(wrong, b)));
-    match nearest {
-        Some(nearest) if strsim::jaro_winkler(wrong, nearest) > 0.7 => format!("; did you mean `{nearest}`?"),
-        Some(_) => format!("; known are {}", known.join(", ")),
-        None => "; it has no keys".into(),
-    }
 }

@@ -128,7 +128,7 @@ impl DDPMPipeline {
         write_whole(&scheduler.join(SCHEDULER_FILE), to_json(self.scheduler.as_ref())?.as_bytes())?;
         let index = json!({
             "_class_name": "DDPMPipeline",
-            "_diffusers_version": kakusan_models::DIFFUSERS_VERSION,
+            "_diffusers_version": kakusan_config::DIFFUSERS_VERSION,
             "scheduler": ["kakusan", self.scheduler.class_name()],
             "unet": ["kakusan", self.config.class_name()],
         });

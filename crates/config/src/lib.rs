@@ -1,0 +1,30 @@
+//! diffusers' configuration files, read and written as Python's `json` does it.
+//!
+//! `config.json` and `scheduler_config.json` are JSON objects, but Python's: numbers may be `-Infinity` (the default of
+//! `lambda_min_clipped`), and floats are written as Python's `repr` has them, `1e-05` for serde's `1e-5`. A scheduler or
+//! a model has its configuration as a map from names to values ([`Config`]); [`from_json`] and [`to_json`] go between
+//! the map and the file's text, byte for byte as diffusers would write it.
+//!
+//! ```
+//! let text = "{\n  \"beta_start\": 1e-05,\n  \"lambda_min_clipped\": -Infinity\n}\n";
+//! let config = kakusan_config::from_json(text)?;
+//! assert_eq!(config["lambda_min_clipped"], "-Infinity"); // JSON's own values have no infinity
+//! assert_eq!(kakusan_config::to_json(&config), text);
+//! # Ok::<(), kakusan_config::JsonError>(())
+//! ```
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod nearest;
+mod python;
+mod real;
+
+pub use nearest::{did_you_mean, nearest};
+pub use python::{JsonError, from_json, to_json};
+pub use real::Real;
+
+/// A configuration: values by their name, sorted.
+pub type Config = serde_json::Map<String, serde_json::Value>;
+
+/// The version of diffusers whose files we write, as `_diffusers_version`.
+pub const DIFFUSERS_VERSION: &str = "0.42.1";
