@@ -34,7 +34,7 @@ fn about_model(model: &str) -> Result<()> {
         say(&format!("  {name:24} {:?}", var.dims()));
     }
     say(&format!("config.json\n{}", config.to_json().trim_end()));
-    say(&format!("scheduler_config.json\n{}", to_json(pipeline.scheduler())?.trim_end()));
+    say(&format!("scheduler_config.json\n{}", to_json(pipeline.scheduler()).trim_end()));
     Ok(())
 }
 

@@ -125,7 +125,7 @@ impl DDPMPipeline {
         kakusan_models::save(&self.config, &self.weights, &dir.join("unet"))?;
         let scheduler = dir.join("scheduler");
         std::fs::create_dir_all(&scheduler).map_err(Error::io("create", &scheduler))?;
-        write_whole(&scheduler.join(SCHEDULER_FILE), to_json(self.scheduler.as_ref())?.as_bytes())?;
+        write_whole(&scheduler.join(SCHEDULER_FILE), to_json(self.scheduler.as_ref()).as_bytes())?;
         let index = json!({
             "_class_name": "DDPMPipeline",
             "_diffusers_version": kakusan_config::DIFFUSERS_VERSION,
@@ -151,7 +151,7 @@ impl DDPMPipeline {
         let mut run = self.scheduler.run(num_inference_steps)?;
         let steps = run.timesteps().len();
         let shape = [batch_size, channels, height, width];
-        let mut sample = self.scheduler.initial_noise(&shape, self.device(), rng)?;
+        let mut sample = run.initial_noise(&shape, self.device(), rng)?;
         let mut index = 0;
         kakusan_ops::with_still_weights(|| {
             while let Some(level) = run.level() {

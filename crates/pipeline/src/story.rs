@@ -101,7 +101,7 @@ impl<'a> Storyteller<'a> {
         let (height, width) = (self.images.height(), self.images.width());
         let mean = self.images.mean_image();
         let scheduler = pipeline.scheduler();
-        let noise = scheduler.initial_noise(&[4, 1, height, width], self.device, &mut self.rng())?;
+        let noise = scheduler.run(1)?.initial_noise(&[4, 1, height, width], self.device, &mut self.rng())?;
         let highest = self.levels.last().copied().unwrap_or_default();
         let prediction = pipeline.model().forward(&noise, &Tensor::full(highest, 4, self.device)?, None)?;
         let prediction = self.to_pixels(&prediction)?;

@@ -174,7 +174,8 @@ impl Trainer {
             let (clean, noise, levels) = (of(&clean)?, of(&noise)?, of(&levels)?);
             let noisy = scheduler.add_noise(&clean, &noise, &levels)?;
             let target = scheduler.target(&clean, &noise, &levels)?;
-            let prediction = model.forward(&noisy, &levels, None)?;
+            let input = scheduler.scale_model_input(&noisy, &levels)?;
+            let prediction = model.forward(&input, &levels, None)?;
             let loss = match scheduler.loss_weight(&levels)? {
                 None => kakusan_ops::mse_loss(&prediction, &target)?,
                 Some(weight) => {

@@ -12,6 +12,14 @@ pub enum Error {
         /// One more than the largest value asked for.
         high: i64,
     },
+    /// A generator for each image, and another number of images.
+    #[error("there are {generators} generators for {images} images; one for each image is needed")]
+    Generators {
+        /// How many generators there are.
+        generators: usize,
+        /// How many images are drawn.
+        images: usize,
+    },
     /// A probability outside 0..=1, or NaN.
     #[error("{0} is not a probability: expected a number from 0 to 1")]
     Probability(f64),

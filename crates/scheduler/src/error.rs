@@ -31,6 +31,40 @@ pub enum Error {
         /// Why not, and what would do.
         reason: String,
     },
+    /// A run was asked for something that its scheduler does not do.
+    #[error("{class_name} has no use for `{option}`")]
+    Option {
+        /// The scheduler's class.
+        class_name: String,
+        /// The field of [`RunOptions`](crate::RunOptions).
+        option: &'static str,
+    },
+    /// A value of an option is out of its range.
+    #[error("`{option}` is {value}; {expected}")]
+    OptionValue {
+        /// The field of [`RunOptions`](crate::RunOptions).
+        option: &'static str,
+        /// What was asked for.
+        value: f64,
+        /// What would do.
+        expected: &'static str,
+    },
+    /// A level that is no timestep of the training.
+    #[error("level {level} is not a timestep of this scheduler, which has those from 0 to {last}")]
+    Level {
+        /// The level.
+        level: f32,
+        /// The last timestep.
+        last: usize,
+    },
+    /// Something that this scheduler, and perhaps its diffusers class, cannot do.
+    #[error("{class_name} cannot {what}")]
+    Unsupported {
+        /// The scheduler's class.
+        class_name: String,
+        /// What it cannot do, and what would do.
+        what: String,
+    },
     /// A run was stepped after its last step.
     #[error("this run of {steps} steps is over; ask the scheduler for a new one")]
     RunIsOver {
@@ -47,6 +81,9 @@ pub enum Error {
         /// The shape that fits.
         expected: Vec<usize>,
     },
+    /// Noise that does not fit.
+    #[error(transparent)]
+    Noise(#[from] kakusan_rng::Error),
     /// An error of the tensor library.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -17,7 +17,7 @@
 //! let scheduler = LinearMixScheduler::default();
 //! let mut rng = Generator::new(0);
 //! let mut run = scheduler.run(5)?;
-//! let mut x = scheduler.initial_noise(&[1, 1, 28, 28], &Device::Cpu, &mut rng)?;
+//! let mut x = run.initial_noise(&[1, 1, 28, 28], &Device::Cpu, &mut rng)?;
 //! while let Some(_level) = run.level() {
 //!     let prediction = x.zeros_like()?; // a model's forward(x, level) stands here
 //!     x = run.step(&prediction, &x, &mut rng)?.prev_sample;
@@ -30,12 +30,26 @@
 #![forbid(unsafe_code)]
 
 pub mod conformance;
+mod ddpm;
 mod error;
+mod euler_discrete;
 mod linear_mix;
+mod options;
 mod registry;
+mod schedule;
 mod scheduler;
+mod steps;
+mod tensors;
 
+pub use ddpm::{DDPMConfig, DDPMScheduler, VarianceType};
 pub use error::{Error, Result};
+pub use euler_discrete::{EulerDiscreteConfig, EulerDiscreteScheduler, InterpolationType, TimestepType};
 pub use linear_mix::LinearMixScheduler;
-pub use registry::{Constructor, DIFFUSERS_VERSION, Registry, to_json};
+pub use options::{Churn, RunOptions, Schedule, Takes};
+pub use registry::{Constructor, Registry, to_json};
+pub use schedule::{
+    BetaConfig, BetaSchedule, FinalSigmasType, PredictionType, SigmaConfig, SpacingConfig, ThresholdConfig,
+    TimestepSpacing,
+};
 pub use scheduler::{Draw, PixelRange, Run, Scheduler, StepOutput};
+pub use steps::Steps;

@@ -1,9 +1,10 @@
 use candle_core::{Device, Tensor};
-use kakusan_rng::Generator;
+use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Draw, Error, PixelRange, Result, Run, Scheduler, StepOutput};
+use crate::tensors::{check_same, levels_of, mix, per_image};
+use crate::{Draw, PixelRange, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 
 /// The tutorial's mix of image and noise, without a schedule (Hugging Face's diffusion course, unit 1, "Diffusion from
 /// scratch").
@@ -32,6 +33,10 @@ impl Scheduler for LinearMixScheduler {
         Map::new()
     }
 
+    fn summary(&self) -> &str {
+        "the tutorial's mix of image and uniform noise, without a schedule"
+    }
+
     fn pixel_range(&self) -> PixelRange {
         PixelRange::ZeroToOne
     }
@@ -45,80 +50,58 @@ impl Scheduler for LinearMixScheduler {
     }
 
     fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        check_shapes(clean, noise, levels)?;
-        let mut per_image = vec![1; clean.rank()];
-        per_image[0] = levels.elem_count();
-        let amount = levels.reshape(per_image)?; // [b] -> [b, 1, 1, 1]
+        check_same("the noise", noise, clean)?;
+        let amount = per_image(levels_of(levels, clean)?, clean)?;
         let kept = amount.affine(-1.0, 1.0)?;
         Ok((clean.broadcast_mul(&kept)? + noise.broadcast_mul(&amount)?)?)
     }
 
     fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        check_shapes(clean, noise, levels)?;
+        check_same("the noise", noise, clean)?;
+        levels_of(levels, clean)?;
         Ok(clean.clone())
     }
 
-    fn initial_noise(&self, shape: &[usize], device: &Device, rng: &mut Generator) -> Result<Tensor> {
-        uniform_noise(shape, device, rng)
-    }
-
-    fn run(&self, num_inference_steps: usize) -> Result<Box<dyn Run>> {
-        let n = num_inference_steps;
-        if n == 0 {
-            let class_name = Self::CLASS_NAME.into();
-            return Err(Error::Steps { class_name, steps: n, reason: "at least one is needed".into() });
-        }
+    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+        options.only(Self::CLASS_NAME, &[])?;
+        let n = options.num_steps();
         let timesteps = (0..n).map(|i| ((n - i) as f64 / n as f64) as f32).collect();
-        Ok(Box::new(LinearMixRun { timesteps, i: 0 }))
+        Ok(Box::new(LinearMixRun { steps: Steps::new(Self::CLASS_NAME, timesteps, options.start)? }))
     }
 }
 
 /// A sampling by [`LinearMixScheduler`]; it remembers nothing but where it is.
 #[derive(Debug)]
 struct LinearMixRun {
-    timesteps: Vec<f32>,
-    i: usize,
+    steps: Steps,
 }
 
 impl Run for LinearMixRun {
-    fn timesteps(&self) -> &[f32] {
-        &self.timesteps
+    fn steps(&self) -> &Steps {
+        &self.steps
     }
 
-    fn level(&self) -> Option<f32> {
-        self.timesteps.get(self.i).copied()
+    /// `rand([b, c, h, w])`
+    fn initial_noise(&self, shape: &[usize], device: &Device, rng: &mut dyn Noise) -> Result<Tensor> {
+        uniform_noise(shape, device, rng)
     }
 
-    fn step(&mut self, model_output: &Tensor, sample: &Tensor, _rng: &mut Generator) -> Result<StepOutput> {
-        let n = self.timesteps.len();
-        if self.i >= n {
-            return Err(Error::RunIsOver { steps: n });
-        }
+    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        check_same("the noise", noise, clean)?;
+        let amount = self.timesteps()[self.steps.index()?];
+        mix(1.0 - amount, clean, amount, noise)
+    }
+
+    fn step(&mut self, model_output: &Tensor, sample: &Tensor, _rng: &mut dyn Noise) -> Result<StepOutput> {
+        let i = self.steps.index()?;
         check_same("the model's output", model_output, sample)?;
-        let f = 1.0 / (n - self.i) as f64;
-        self.i += 1;
+        let f = 1.0 / (self.timesteps().len() - i) as f64;
+        self.steps.advance();
         let prev_sample = (sample.affine(1.0 - f, 0.0)? + model_output.affine(f, 0.0)?)?;
         Ok(StepOutput { prev_sample, pred_original_sample: model_output.clone() })
     }
 }
 
-fn uniform_noise(shape: &[usize], device: &Device, rng: &mut Generator) -> Result<Tensor> {
-    Ok(Tensor::from_vec(rng.rand(shape.iter().product()), shape, device)?)
-}
-
-fn check_shapes(clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<()> {
-    check_same("the noise", noise, clean)?;
-    let expected = vec![clean.dim(0)?];
-    if levels.dims() != expected {
-        return Err(Error::Shape { what: "the levels", got: levels.dims().to_vec(), expected });
-    }
-    Ok(())
-}
-
-fn check_same(what: &'static str, tensor: &Tensor, like: &Tensor) -> Result<()> {
-    if tensor.dims() != like.dims() {
-        let (got, expected) = (tensor.dims().to_vec(), like.dims().to_vec());
-        return Err(Error::Shape { what, got, expected });
-    }
-    Ok(())
+fn uniform_noise(shape: &[usize], device: &Device, rng: &mut dyn Noise) -> Result<Tensor> {
+    Ok(Tensor::from_vec(rng.rand_tensor(shape)?, shape, device)?)
 }

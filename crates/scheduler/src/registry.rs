@@ -1,25 +1,33 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use candle_core::Tensor;
+use kakusan_config::{DIFFUSERS_VERSION, did_you_mean};
+use kakusan_rng::Generator;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::{Error, LinearMixScheduler, Result, Scheduler};
+use crate::{
+    DDPMScheduler, Draw, Error, EulerDiscreteScheduler, LinearMixScheduler, PixelRange, Result, Run, RunOptions,
+    Scheduler,
+};
 
-/// Builds a scheduler from its configuration, without `_class_name` and other keys that begin with `_`.
+/// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
+/// that the scheduler of an empty configuration has in its [`Scheduler::config`].
 pub type Constructor = fn(Map<String, Value>) -> Result<Arc<dyn Scheduler>>;
 
-/// The version of diffusers whose file format we write, as `_diffusers_version`.
-pub const DIFFUSERS_VERSION: &str = "0.42.1";
-
-/// Schedulers by their `_class_name`: how a configuration file becomes a scheduler.
+/// Schedulers by their `_class_name`: how a configuration becomes a scheduler.
 ///
 /// ```
 /// use kakusan_scheduler::Registry;
 ///
 /// # fn main() -> kakusan_scheduler::Result<()> {
 /// let registry = Registry::default();
-/// let scheduler = registry.from_json(r#"{"_class_name": "LinearMixScheduler"}"#)?;
-/// assert_eq!(scheduler.class_name(), "LinearMixScheduler");
+/// let ddpm = registry.from_json(r#"{"_class_name": "DDPMScheduler", "beta_end": 0.012}"#)?;
+/// // another sampler for a model that was trained so
+/// let euler = registry.from_config("EulerDiscreteScheduler", &ddpm.config())?;
+/// assert_eq!(euler.config()["beta_end"], 0.012);
 /// # Ok(())
 /// # }
 /// ```
@@ -32,7 +40,12 @@ impl Default for Registry {
     /// A registry that knows the schedulers of this crate.
     fn default() -> Self {
         let mut registry = Self { constructors: BTreeMap::new() };
-        registry.register(LinearMixScheduler::CLASS_NAME, from_config::<LinearMixScheduler>);
+        let ours: &[(&str, Constructor)] = &[
+            (LinearMixScheduler::CLASS_NAME, |_| Ok(Arc::new(LinearMixScheduler::default()))),
+            (DDPMScheduler::CLASS_NAME, |config| construct(config, DDPMScheduler::new)),
+            (EulerDiscreteScheduler::CLASS_NAME, |config| construct(config, EulerDiscreteScheduler::new)),
+        ];
+        ours.iter().for_each(|(class_name, constructor)| registry.register(class_name, *constructor));
         registry
     }
 }
@@ -48,50 +61,158 @@ impl Registry {
         self.constructors.keys().cloned().collect()
     }
 
-    /// Builds the scheduler `class_name` from its configuration; keys that begin with `_` are ignored, as in diffusers.
+    /// Builds the scheduler `class_name` from a configuration that was written for it: a key that it does not know is
+    /// refused. Keys that begin with `_` are ignored, as in diffusers.
     ///
     /// # Errors
     /// For a class that is not registered, and for a configuration that its class refuses.
     pub fn build(&self, class_name: &str, config: &Map<String, Value>) -> Result<Arc<dyn Scheduler>> {
-        let Some(constructor) = self.constructors.get(class_name) else {
-            return Err(Error::UnknownClass { name: class_name.to_owned(), known: self.class_names() });
-        };
-        let own = config.iter().filter(|(key, _)| !key.starts_with('_'));
-        constructor(own.map(|(key, value)| (key.clone(), value.clone())).collect())
+        let (scheduler, unknown) = self.construct(class_name, config)?;
+        match unknown.first() {
+            None => Ok(scheduler),
+            Some(key) => {
+                let known = self.construct(class_name, &Map::new())?.0.config();
+                let known: Vec<&str> = known.keys().map(String::as_str).collect();
+                let reason = format!("there is no key `{key}`{}", did_you_mean(key, &known));
+                Err(Error::Config { class_name: class_name.to_owned(), reason })
+            }
+        }
+    }
+
+    /// Builds the scheduler `class_name` from a configuration that may be another class's, as diffusers'
+    /// `X.from_config(y.config)` does of a `y` that was loaded: the keys that both know are used, absent ones take
+    /// the class's default, and the others are kept and saved again.
+    ///
+    /// # Errors
+    /// For a class that is not registered, and for a configuration that its class refuses.
+    pub fn from_config(&self, class_name: &str, config: &Map<String, Value>) -> Result<Arc<dyn Scheduler>> {
+        let (inner, _) = self.construct(class_name, config)?;
+        let given = config.iter().filter(|(key, _)| !key.starts_with('_'));
+        let given = given.map(|(key, value)| (key.clone(), value.clone())).collect();
+        Ok(Arc::new(AsGiven { inner, given }))
     }
 
     /// Builds a scheduler from the text of a `scheduler_config.json`.
     ///
     /// # Errors
-    /// When the text is not a JSON object with a `_class_name`, and as [`build`](Self::build).
+    /// When the text is not a JSON object with a `_class_name`, and as [`from_config`](Self::from_config).
     pub fn from_json(&self, text: &str) -> Result<Arc<dyn Scheduler>> {
-        let config: Map<String, Value> = serde_json::from_str(text).map_err(|e| Error::Json(e.to_string()))?;
+        let config = kakusan_config::from_json(text).map_err(|e| Error::Json(e.to_string()))?;
         let Some(Value::String(class_name)) = config.get("_class_name") else {
             return Err(Error::Json("it has no `_class_name`".into()));
         };
-        self.build(class_name, &config)
+        self.from_config(class_name, &config)
+    }
+
+    /// The scheduler, and the keys that its class does not know.
+    fn construct(&self, class_name: &str, config: &Map<String, Value>) -> Result<(Arc<dyn Scheduler>, Vec<String>)> {
+        let Some(constructor) = self.constructors.get(class_name) else {
+            return Err(Error::UnknownClass { name: class_name.to_owned(), known: self.class_names() });
+        };
+        let defaults = constructor(Map::new())?.config();
+        let own = config.iter().filter(|(key, _)| !key.starts_with('_'));
+        let (known, unknown): (Vec<_>, Vec<_>) = own.partition(|(key, _)| defaults.contains_key(*key));
+        let known = known.into_iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        let named = |e: Error| match e {
+            Error::Config { class_name: _, reason } => Error::Config { class_name: class_name.to_owned(), reason },
+            other => other,
+        };
+        Ok((constructor(known).map_err(named)?, unknown.into_iter().map(|(key, _)| key.clone()).collect()))
     }
 }
 
-/// The text of the scheduler's `scheduler_config.json`, as diffusers writes it: sorted keys, two spaces, a last newline.
-///
-/// # Errors
-/// When the configuration cannot be written as JSON.
-pub fn to_json(scheduler: &dyn Scheduler) -> Result<String> {
+/// The text of the scheduler's `scheduler_config.json`, byte for byte as diffusers writes it.
+pub fn to_json(scheduler: &dyn Scheduler) -> String {
     let mut config = scheduler.config();
     config.insert("_class_name".into(), scheduler.class_name().into());
     config.insert("_diffusers_version".into(), DIFFUSERS_VERSION.into());
-    let text = serde_json::to_string_pretty(&config).map_err(|e| Error::Json(e.to_string()))?;
-    Ok(text + "\n")
+    kakusan_config::to_json(&config)
 }
 
-/// The constructor of a scheduler whose configuration is itself.
-fn from_config<S>(config: Map<String, Value>) -> Result<Arc<dyn Scheduler>>
+/// Builds a scheduler from its class's default configuration with `given` laid over it.
+fn construct<C, S>(given: Map<String, Value>, new: impl Fn(C) -> Result<S>) -> Result<Arc<dyn Scheduler>>
 where
-    S: Scheduler + serde::de::DeserializeOwned + Default + 'static,
+    C: Serialize + DeserializeOwned + Default,
+    S: Scheduler + 'static,
 {
-    match serde_json::from_value::<S>(Value::Object(config)) {
-        Ok(scheduler) => Ok(Arc::new(scheduler)),
-        Err(e) => Err(Error::Config { class_name: S::default().class_name().to_owned(), reason: e.to_string() }),
+    let read = |given: Map<String, Value>| -> std::result::Result<C, String> {
+        let mut config = to_map(&C::default());
+        config.extend(given);
+        serde_json::from_value(Value::Object(config)).map_err(|e| e.to_string())
+    };
+    let refuse = |reason: String| Error::Config { class_name: String::new(), reason };
+    match read(given.clone()) {
+        Ok(config) => Ok(Arc::new(new(config)?)),
+        // serde does not say which of the flattened keys it was
+        Err(whole) => Err(given
+            .into_iter()
+            .find_map(|(key, value)| {
+                let reason = read(Map::from_iter([(key.clone(), value)])).err()?;
+                Some(refuse(format!("`{key}`: {reason}")))
+            })
+            .unwrap_or(refuse(whole))),
+    }
+}
+
+/// A configuration as the map that its file holds.
+pub(crate) fn to_map(config: &impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(config) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(), // a struct of plain fields is always an object
+    }
+}
+
+/// A scheduler that saves its configuration as it was given, with the keys that only other classes know.
+#[derive(Debug)]
+struct AsGiven {
+    inner: Arc<dyn Scheduler>,
+    given: Map<String, Value>,
+}
+
+impl Scheduler for AsGiven {
+    fn class_name(&self) -> &str {
+        self.inner.class_name()
+    }
+
+    fn config(&self) -> Map<String, Value> {
+        let mut config = self.inner.config();
+        config.extend(self.given.clone());
+        config
+    }
+
+    fn summary(&self) -> &str {
+        self.inner.summary()
+    }
+
+    fn pixel_range(&self) -> PixelRange {
+        self.inner.pixel_range()
+    }
+
+    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
+        self.inner.draw(clean, rng)
+    }
+
+    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        self.inner.add_noise(clean, noise, levels)
+    }
+
+    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        self.inner.target(clean, noise, levels)
+    }
+
+    fn loss_weight(&self, levels: &Tensor) -> Result<Option<Tensor>> {
+        self.inner.loss_weight(levels)
+    }
+
+    fn scale_model_input(&self, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        self.inner.scale_model_input(noisy, levels)
+    }
+
+    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
+        self.inner.snr(levels)
+    }
+
+    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+        self.inner.run_with(options)
     }
 }

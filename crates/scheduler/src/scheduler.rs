@@ -1,10 +1,11 @@
 use std::fmt::Debug;
 
 use candle_core::{Device, Tensor};
-use kakusan_rng::Generator;
+use kakusan_rng::{Generator, Noise};
 use serde_json::{Map, Value};
 
-use crate::Result;
+use crate::tensors::{randn, scale};
+use crate::{Error, Result, RunOptions, Steps};
 
 /// When and how much noise: diffusers' `SchedulerMixin`, with the training side made explicit.
 ///
@@ -18,6 +19,11 @@ pub trait Scheduler: Debug + Send + Sync {
     /// The configuration, without `_class_name`: what `scheduler_config.json` holds and what the registered
     /// constructor builds an equal scheduler from.
     fn config(&self) -> Map<String, Value>;
+
+    /// What it is, in one line.
+    fn summary(&self) -> &str {
+        ""
+    }
 
     /// The values that pixels take in the images this scheduler works on. diffusers' schedulers use -1 to 1.
     fn pixel_range(&self) -> PixelRange {
@@ -50,26 +56,81 @@ pub trait Scheduler: Debug + Send + Sync {
         Ok(None)
     }
 
-    /// Pure noise of `shape` `[b, c, h, w]`, scaled to the level at which every [`run`](Self::run) begins.
+    /// What the model sees of images corrupted by [`add_noise`](Self::add_noise); the default leaves them as they are.
     ///
     /// # Errors
-    /// When the tensor cannot be made on `device`.
-    fn initial_noise(&self, shape: &[usize], device: &Device, rng: &mut Generator) -> Result<Tensor>;
+    /// When `levels` is not of shape `[b]`.
+    fn scale_model_input(&self, noisy: &Tensor, _levels: &Tensor) -> Result<Tensor> {
+        Ok(noisy.clone())
+    }
+
+    /// The signal-to-noise ratio of each level `[b]`, where there is such a thing; losses are weighted by it.
+    ///
+    /// # Errors
+    /// When `levels` are not this scheduler's.
+    fn snr(&self, _levels: &Tensor) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// Begins a sampling.
+    ///
+    /// # Errors
+    /// When the scheduler cannot sample in so many steps, of which zero are always refused; when it has no use for an
+    /// option that is set ([`RunOptions::only`]).
+    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>>;
 
     /// Begins a sampling of `num_inference_steps` steps.
     ///
     /// # Errors
-    /// When the scheduler cannot sample in so many steps; zero is always refused.
-    fn run(&self, num_inference_steps: usize) -> Result<Box<dyn Run>>;
+    /// As [`run_with`](Self::run_with).
+    fn run(&self, num_inference_steps: usize) -> Result<Box<dyn Run>> {
+        self.run_with(&RunOptions::steps(num_inference_steps))
+    }
 }
 
 /// One sampling on its way from noise to images: it counts the steps and holds what the sampler has to remember.
 pub trait Run: Debug + Send {
+    /// Where the run is.
+    fn steps(&self) -> &Steps;
+
     /// The level of each model call, first to last: what the model is conditioned on, as in training.
-    fn timesteps(&self) -> &[f32];
+    fn timesteps(&self) -> &[f32] {
+        self.steps().timesteps()
+    }
 
     /// The level of the next model call, or `None` when the run is over.
-    fn level(&self) -> Option<f32>;
+    fn level(&self) -> Option<f32> {
+        self.steps().level()
+    }
+
+    /// The noise levels σ between which the steps lead, first to last, where the sampler works with such.
+    fn sigmas(&self) -> Option<&[f32]> {
+        None
+    }
+
+    /// The standard deviation of the noise that the run begins with.
+    fn init_noise_sigma(&self) -> f32 {
+        1.0
+    }
+
+    /// Pure noise of `shape` `[b, c, h, w]` to begin with; the default is normal noise times
+    /// [`init_noise_sigma`](Self::init_noise_sigma).
+    ///
+    /// # Errors
+    /// When the tensor cannot be made on `device`, or `rng` is not for so many images.
+    fn initial_noise(&self, shape: &[usize], device: &Device, rng: &mut dyn Noise) -> Result<Tensor> {
+        let noise = randn(shape, device, rng)?;
+        if self.init_noise_sigma() == 1.0 { Ok(noise) } else { scale(&noise, self.init_noise_sigma()) }
+    }
+
+    /// Brings clean images `[b, c, h, w]` to the level of the next step, to begin there instead of with noise
+    /// ([`RunOptions::start`]).
+    ///
+    /// # Errors
+    /// When the scheduler cannot, or the run is over.
+    fn add_noise(&self, _clean: &Tensor, _noise: &Tensor) -> Result<Tensor> {
+        Err(Error::Unsupported { class_name: "this scheduler".into(), what: "begin with an image".into() })
+    }
 
     /// Scales the sample to what the model wants to see at this step; the default leaves it as it is.
     ///
@@ -83,7 +144,7 @@ pub trait Run: Debug + Send {
     ///
     /// # Errors
     /// When the run is over or the shapes differ.
-    fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut Generator) -> Result<StepOutput>;
+    fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput>;
 }
 
 /// The noise and the levels drawn for one training batch.

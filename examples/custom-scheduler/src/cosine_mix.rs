@@ -4,8 +4,8 @@ use std::f64::consts::FRAC_PI_2;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use kakusan_rng::Generator;
-use kakusan_scheduler::{Draw, Error, PixelRange, Result, Run, Scheduler, StepOutput};
+use kakusan_rng::{Generator, Noise};
+use kakusan_scheduler::{Draw, Error, PixelRange, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -59,7 +59,7 @@ impl Scheduler for CosineMixScheduler {
     fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
         let batch = clean.dim(0)?;
         let levels = Tensor::from_vec(rng.rand(batch), batch, clean.device())?;
-        Ok(Draw { noise: self.initial_noise(clean.dims(), clean.device(), rng)?, levels })
+        Ok(Draw { noise: uniform_noise(clean.dims(), clean.device(), rng)?, levels })
     }
 
     fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
@@ -77,44 +77,37 @@ impl Scheduler for CosineMixScheduler {
         Ok(clean.clone())
     }
 
-    fn initial_noise(&self, shape: &[usize], device: &Device, rng: &mut Generator) -> Result<Tensor> {
-        Ok(Tensor::from_vec(rng.rand(shape.iter().product()), shape, device)?)
-    }
-
-    fn run(&self, num_inference_steps: usize) -> Result<Box<dyn Run>> {
-        let n = num_inference_steps;
-        if n == 0 {
-            let class_name = Self::CLASS_NAME.into();
-            return Err(Error::Steps { class_name, steps: n, reason: "at least one is needed".into() });
-        }
+    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+        options.only(Self::CLASS_NAME, &[])?; // a number of steps and where to begin, nothing else
+        let n = options.num_steps();
         let timesteps = (0..n).map(|i| ((n - i) as f64 / n as f64) as f32).collect();
-        Ok(Box::new(CosineMixRun { scheduler: self.clone(), timesteps, i: 0 }))
+        let steps = Steps::new(Self::CLASS_NAME, timesteps, options.start)?;
+        Ok(Box::new(CosineMixRun { scheduler: self.clone(), steps }))
     }
 }
 
 #[derive(Debug)]
 struct CosineMixRun {
     scheduler: CosineMixScheduler,
-    timesteps: Vec<f32>,
-    i: usize,
+    steps: Steps,
 }
 
 impl Run for CosineMixRun {
-    fn timesteps(&self) -> &[f32] {
-        &self.timesteps
+    fn steps(&self) -> &Steps {
+        &self.steps
     }
 
-    fn level(&self) -> Option<f32> {
-        self.timesteps.get(self.i).copied()
+    fn initial_noise(&self, shape: &[usize], device: &Device, rng: &mut dyn Noise) -> Result<Tensor> {
+        uniform_noise(shape, device, rng)
     }
 
-    fn step(&mut self, model_output: &Tensor, sample: &Tensor, _rng: &mut Generator) -> Result<StepOutput> {
-        let Some(level) = self.level() else { return Err(Error::RunIsOver { steps: self.timesteps.len() }) };
+    fn step(&mut self, model_output: &Tensor, sample: &Tensor, _rng: &mut dyn Noise) -> Result<StepOutput> {
+        let level = self.timesteps()[self.steps.index()?];
         if model_output.dims() != sample.dims() {
             let (got, expected) = (model_output.dims().to_vec(), sample.dims().to_vec());
             return Err(Error::Shape { what: "the model's output", got, expected });
         }
-        self.i += 1;
+        self.steps.advance();
         let share = self.scheduler.noise_share(f64::from(level));
         let next = self.level().map_or(0.0, |level| self.scheduler.noise_share(f64::from(level)));
         // sample = x0 * (1 - share) + noise * share, solved for the noise
@@ -122,4 +115,8 @@ impl Run for CosineMixRun {
         let prev_sample = (model_output.affine(1.0 - next, 0.0)? + noise.affine(next, 0.0)?)?;
         Ok(StepOutput { prev_sample, pred_original_sample: model_output.clone() })
     }
+}
+
+fn uniform_noise(shape: &[usize], device: &Device, rng: &mut dyn Noise) -> Result<Tensor> {
+    Ok(Tensor::from_vec(rng.rand_tensor(shape)?, shape, device)?)
 }

@@ -1,0 +1,254 @@
+use candle_core::Tensor;
+use kakusan_rng::{Generator, Noise};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::registry::to_map;
+use crate::schedule::{Alphas, check_timesteps};
+use crate::tensors::{check_same, mix, randn_like, scale};
+use crate::{
+    BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Schedule, Scheduler, SpacingConfig,
+    StepOutput, Steps, Takes, ThresholdConfig, TimestepSpacing,
+};
+
+/// Denoising diffusion probabilistic models (Ho et al. 2020, algorithms 1 and 2): diffusers' `DDPMScheduler`.
+///
+/// ```
+/// use kakusan_scheduler::{DDPMConfig, DDPMScheduler, PredictionType, Scheduler};
+///
+/// let config = DDPMConfig { prediction_type: PredictionType::VPrediction, ..DDPMConfig::default() };
+/// let scheduler = DDPMScheduler::new(config)?;
+/// assert_eq!(scheduler.run(4)?.timesteps(), [750.0, 500.0, 250.0, 0.0]);
+/// # Ok::<(), kakusan_scheduler::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct DDPMScheduler {
+    config: DDPMConfig,
+    alphas: Alphas,
+}
+
+/// The configuration of [`DDPMScheduler`], under diffusers' names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DDPMConfig {
+    /// The variances of the forward process.
+    #[serde(flatten)]
+    pub beta: BetaConfig,
+    /// Whether they are rescaled to leave nothing of the image at the last timestep (Lin et al. 2023).
+    pub rescale_betas_zero_snr: bool,
+    /// What the model predicts; no flow.
+    pub prediction_type: PredictionType,
+    /// The variance of the noise added in a step.
+    pub variance_type: VarianceType,
+    /// Whether predicted images are clipped.
+    pub clip_sample: bool,
+    /// Where they are clipped: to plus and minus this.
+    pub clip_sample_range: f64,
+    /// Thresholding of predicted images, in place of clipping.
+    #[serde(flatten)]
+    pub threshold: ThresholdConfig,
+    /// Which timesteps a sampling visits.
+    #[serde(flatten)]
+    pub spacing: SpacingConfig,
+}
+
+/// The variance of the noise that DDPM adds in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VarianceType {
+    /// The posterior's β̃ (Ho et al. 2020, equation 7).
+    FixedSmall,
+    /// The same, by way of its logarithm.
+    FixedSmallLog,
+    /// β itself.
+    FixedLarge,
+    /// The same, by way of its logarithm. (diffusers takes the root of the logarithm, which is not a number.)
+    FixedLargeLog,
+    /// The model's, in a second half of its output channels.
+    Learned,
+    /// Between β̃ and β, by the second half of the model's output (Nichol and Dhariwal 2021, equation 15).
+    LearnedRange,
+}
+
+impl Default for DDPMConfig {
+    /// diffusers': 1000 timesteps, linear betas, ε-prediction, `fixed_small`, clipped to ±1, spaced `leading`.
+    fn default() -> Self {
+        Self {
+            beta: BetaConfig::default(),
+            rescale_betas_zero_snr: false,
+            prediction_type: PredictionType::Epsilon,
+            variance_type: VarianceType::FixedSmall,
+            clip_sample: true,
+            clip_sample_range: 1.0,
+            threshold: ThresholdConfig::default(),
+            spacing: SpacingConfig::new(TimestepSpacing::Leading),
+        }
+    }
+}
+
+impl DDPMScheduler {
+    /// Its `_class_name`.
+    pub const CLASS_NAME: &'static str = "DDPMScheduler";
+
+    /// Builds the schedule.
+    ///
+    /// # Errors
+    /// When a value is out of its range, or of no use to this scheduler.
+    pub fn new(config: DDPMConfig) -> Result<Self> {
+        use BetaSchedule::{Laplace, Linear, ScaledLinear, Sigmoid, SquaredcosCapV2};
+        use PredictionType::{Epsilon, Sample, VPrediction};
+        config.prediction_type.only(Self::CLASS_NAME, &[Epsilon, Sample, VPrediction])?;
+        config.threshold.check(Self::CLASS_NAME)?;
+        let known = [Linear, ScaledLinear, SquaredcosCapV2, Sigmoid, Laplace];
+        config.beta.check(Self::CLASS_NAME, &known)?;
+        Ok(Self::build(config))
+    }
+
+    fn build(config: DDPMConfig) -> Self {
+        Self { alphas: Alphas::new(&config.beta, config.rescale_betas_zero_snr), config }
+    }
+}
+
+impl Default for DDPMScheduler {
+    /// That of [`DDPMConfig::default`].
+    fn default() -> Self {
+        Self::build(DDPMConfig::default())
+    }
+}
+
+impl Scheduler for DDPMScheduler {
+    fn class_name(&self) -> &str {
+        Self::CLASS_NAME
+    }
+
+    fn config(&self) -> Map<String, Value> {
+        to_map(&self.config)
+    }
+
+    fn summary(&self) -> &str {
+        "the ancestral sampler of denoising diffusion, new noise in every step (Ho et al. 2020)"
+    }
+
+    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
+        self.alphas.draw(clean, rng)
+    }
+
+    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        self.alphas.add_noise(clean, noise, levels)
+    }
+
+    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        self.alphas.target(self.config.prediction_type, clean, noise, levels)
+    }
+
+    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
+        self.alphas.snr(levels).map(Some)
+    }
+
+    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+        options.only(Self::CLASS_NAME, &[Takes::Timesteps])?;
+        let timesteps = match &options.schedule {
+            Schedule::Timesteps(timesteps) => check_timesteps(Self::CLASS_NAME, timesteps, self.alphas.len())?,
+            _ => self.config.spacing.whole(Self::CLASS_NAME, self.alphas.len(), options.num_steps())?,
+        };
+        let steps = Steps::new(Self::CLASS_NAME, timesteps, options.start)?;
+        let first = steps.level().map_or(0, |level| level as i64);
+        if self.alphas.at(first, 1.0) == 0.0 && self.config.prediction_type == PredictionType::Epsilon {
+            let what = format!(
+                "begin at timestep {first} with prediction_type epsilon: with rescale_betas_zero_snr that sample is noise \
+                 alone and does not tell of an image (Lin et al. 2023); train for v_prediction, or space timesteps leading"
+            );
+            return Err(Error::Unsupported { class_name: Self::CLASS_NAME.into(), what });
+        }
+        Ok(Box::new(DDPMRun { scheduler: self.clone(), steps }))
+    }
+}
+
+/// A sampling by [`DDPMScheduler`]; it remembers nothing but where it is.
+#[derive(Debug)]
+struct DDPMRun {
+    scheduler: DDPMScheduler,
+    steps: Steps,
+}
+
+impl Run for DDPMRun {
+    fn steps(&self) -> &Steps {
+        &self.steps
+    }
+
+    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        check_same("the noise", noise, clean)?;
+        let alpha_prod = self.scheduler.alphas.at(self.timesteps()[self.steps.index()?] as i64, 1.0);
+        mix(alpha_prod.sqrt(), clean, (1.0 - alpha_prod).sqrt(), noise)
+    }
+
+    fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
+        let DDPMScheduler { config, alphas } = &self.scheduler;
+        let i = self.steps.index()?;
+        let timesteps = self.steps.timesteps();
+        let t = timesteps[i] as i64;
+        let prev_t = timesteps.get(i + 1).map_or(-1, |&prev| prev as i64);
+        let (output, learned) = split_variance(config.variance_type, model_output, sample)?;
+
+        let (alpha_prod, alpha_prod_prev) = (alphas.at(t, 1.0), alphas.at(prev_t, 1.0));
+        let (beta_prod, beta_prod_prev) = (1.0 - alpha_prod, 1.0 - alpha_prod_prev);
+        let alpha = alpha_prod / alpha_prod_prev; // over this step alone
+        let beta = 1.0 - alpha;
+
+        let x0 = config.prediction_type.original_sample(&output, sample, alpha_prod.sqrt(), beta_prod.sqrt())?;
+        let x0 = match config.threshold.thresholding {
+            true => config.threshold.threshold(&x0)?,
+            false if config.clip_sample => {
+                x0.clamp(-config.clip_sample_range as f32, config.clip_sample_range as f32)?
+            }
+            false => x0,
+        };
+
+        // the posterior's mean (equation 7)
+        let of_x0 = alpha_prod_prev.sqrt() * beta / beta_prod;
+        let of_sample = alpha.sqrt() * beta_prod_prev / beta_prod;
+        let mean = mix(of_x0, &x0, of_sample, sample)?;
+
+        self.steps.advance();
+        if t == 0 {
+            return Ok(StepOutput { prev_sample: mean, pred_original_sample: x0 });
+        }
+        let noise = randn_like(&output, rng)?;
+        let small = (beta_prod_prev / beta_prod * beta).max(1e-20);
+        let noise = match (config.variance_type, learned) {
+            (VarianceType::FixedSmall | VarianceType::FixedSmallLog, _) => scale(&noise, small.sqrt())?,
+            (VarianceType::FixedLarge | VarianceType::FixedLargeLog, _) => scale(&noise, beta.sqrt())?,
+            (VarianceType::Learned, Some(variance)) => (variance.sqrt()? * noise)?,
+            (VarianceType::LearnedRange, Some(v)) => {
+                // its logarithm between those of β̃, at v = -1, and β, at v = 1
+                let (low, high) = (small.ln(), beta.ln());
+                let log_variance = v.affine(f64::from(high - low) / 2.0, f64::from(high + low) / 2.0)?;
+                (log_variance.affine(0.5, 0.0)?.exp()? * noise)?
+            }
+            (VarianceType::Learned | VarianceType::LearnedRange, None) => noise,
+        };
+        Ok(StepOutput { prev_sample: (mean + noise)?, pred_original_sample: x0 })
+    }
+}
+
+/// The model's output and, where it predicts the variance in a second half of its channels, that half.
+fn split_variance(variance_type: VarianceType, output: &Tensor, sample: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+    let learned = matches!(variance_type, VarianceType::Learned | VarianceType::LearnedRange);
+    let channels = sample.dim(1)?;
+    if learned && output.rank() == sample.rank() && output.dim(1)? == 2 * channels {
+        let variance = output.narrow(1, channels, channels)?;
+        let output = output.narrow(1, 0, channels)?;
+        check_same("the model's output", &output, sample)?;
+        return Ok((output, Some(variance)));
+    }
+    if learned {
+        let mut expected = sample.dims().to_vec();
+        expected[1] = 2 * channels;
+        return Err(Error::Shape {
+            what: "the model's output, variance and all,",
+            got: output.dims().to_vec(),
+            expected,
+        });
+    }
+    check_same("the model's output", output, sample)?;
+    Ok((output.clone(), None))
+}

@@ -1,0 +1,269 @@
+use candle_core::Tensor;
+use kakusan_rng::{Generator, Noise};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::registry::to_map;
+use crate::schedule::{Alphas, check_descending, check_timesteps, linspace_f32, sigmas_at, timesteps_of};
+use crate::tensors::{check_same, mix, randn_like, scale};
+use crate::{
+    BetaConfig, BetaSchedule, Churn, Draw, Error, FinalSigmasType, PredictionType, Result, Run, RunOptions, Schedule,
+    Scheduler, SigmaConfig, SpacingConfig, StepOutput, Steps, Takes, TimestepSpacing,
+};
+
+/// Euler's method on the probability flow ODE in σ, with noise added before a step where asked for (Karras et al. 2022,
+/// algorithm 2 without its correction): diffusers' `EulerDiscreteScheduler`.
+#[derive(Debug, Clone)]
+pub struct EulerDiscreteScheduler {
+    config: EulerDiscreteConfig,
+    alphas: Alphas,
+}
+
+/// The configuration of [`EulerDiscreteScheduler`], under diffusers' names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EulerDiscreteConfig {
+    /// The variances of the forward process.
+    #[serde(flatten)]
+    pub beta: BetaConfig,
+    /// Whether they are rescaled to leave nothing of the image at the last timestep (Lin et al. 2023).
+    pub rescale_betas_zero_snr: bool,
+    /// What the model predicts; no flow.
+    pub prediction_type: PredictionType,
+    /// Where noise levels between the timesteps' come from.
+    pub interpolation_type: InterpolationType,
+    /// Noise levels spaced otherwise than the timesteps.
+    #[serde(flatten)]
+    pub sigma: SigmaConfig,
+    /// The lowest noise level of such a spacing; the last timestep's where absent.
+    pub sigma_min: Option<f64>,
+    /// The highest noise level of such a spacing; the first timestep's where absent.
+    pub sigma_max: Option<f64>,
+    /// Which timesteps a sampling visits.
+    #[serde(flatten)]
+    pub spacing: SpacingConfig,
+    /// What a `v_prediction` model is told.
+    pub timestep_type: TimestepType,
+    /// The noise level that the last step leads to.
+    pub final_sigmas_type: FinalSigmasType,
+}
+
+/// Where noise levels between those of training come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InterpolationType {
+    /// In proportion between the two timesteps beside it.
+    Linear,
+    /// Evenly in log σ over all of training, wherever the timesteps are.
+    LogLinear,
+}
+
+/// What the model is told of the noise level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimestepType {
+    /// The timestep.
+    Discrete,
+    /// `ln(σ) / 4`, where the model predicts a velocity (Karras et al. 2022).
+    Continuous,
+}
+
+impl Default for EulerDiscreteConfig {
+    /// diffusers': 1000 timesteps, linear betas, ε-prediction, spaced `linspace` down to no noise.
+    fn default() -> Self {
+        Self {
+            beta: BetaConfig::default(),
+            rescale_betas_zero_snr: false,
+            prediction_type: PredictionType::Epsilon,
+            interpolation_type: InterpolationType::Linear,
+            sigma: SigmaConfig::default(),
+            sigma_min: None,
+            sigma_max: None,
+            spacing: SpacingConfig::new(TimestepSpacing::Linspace),
+            timestep_type: TimestepType::Discrete,
+            final_sigmas_type: FinalSigmasType::Zero,
+        }
+    }
+}
+
+impl EulerDiscreteScheduler {
+    /// Its `_class_name`.
+    pub const CLASS_NAME: &'static str = "EulerDiscreteScheduler";
+
+    /// Builds the schedule.
+    ///
+    /// # Errors
+    /// When a value is out of its range, or of no use to this scheduler.
+    pub fn new(config: EulerDiscreteConfig) -> Result<Self> {
+        use BetaSchedule::{Linear, ScaledLinear, SquaredcosCapV2};
+        use PredictionType::{Epsilon, Sample, VPrediction};
+        config.prediction_type.only(Self::CLASS_NAME, &[Epsilon, Sample, VPrediction])?;
+        config.beta.check(Self::CLASS_NAME, &[Linear, ScaledLinear, SquaredcosCapV2])?;
+        config.sigma.check(Self::CLASS_NAME, [config.sigma_min, config.sigma_max])?;
+        Ok(Self::build(config))
+    }
+
+    fn build(config: EulerDiscreteConfig) -> Self {
+        Self { alphas: Alphas::with_finite_sigmas(&config.beta, config.rescale_betas_zero_snr), config }
+    }
+
+    /// Whether the model is told of σ instead of the timestep.
+    fn is_continuous(&self) -> bool {
+        self.config.timestep_type == TimestepType::Continuous
+            && self.config.prediction_type == PredictionType::VPrediction
+    }
+
+    /// The levels that the model is told, and the noise levels between which the steps lead, one more.
+    fn schedule(&self, options: &RunOptions) -> Result<(Vec<f32>, Vec<f32>)> {
+        let config = &self.config;
+        let training = self.alphas.sigmas();
+        let conversion = config.sigma.conversion();
+        let timesteps = match &options.schedule {
+            Schedule::Sigmas(sigmas) => {
+                check_descending(Self::CLASS_NAME, sigmas)?;
+                let timesteps = timesteps_of(&sigmas[..sigmas.len() - 1], training);
+                return Ok((timesteps, sigmas.iter().map(|&sigma| sigma as f32).collect()));
+            }
+            Schedule::Timesteps(_) if conversion.is_some() || self.is_continuous() => {
+                let what = "take timesteps while its noise levels are spaced by themselves: leave out use_*_sigmas and \
+                            timestep_type continuous, or give sigmas";
+                return Err(Error::Unsupported { class_name: Self::CLASS_NAME.into(), what: what.into() });
+            }
+            Schedule::Timesteps(timesteps) => check_timesteps(Self::CLASS_NAME, timesteps, self.alphas.len())?,
+            Schedule::Steps(n) => config.spacing.exact(Self::CLASS_NAME, self.alphas.len(), *n)?,
+        };
+        let n = timesteps.len();
+        let (first, last) = (training[0], training[training.len() - 1]);
+        let (timesteps, mut sigmas) = match (config.interpolation_type, conversion) {
+            // one level more than there are timesteps, so that the last step leads to the lowest of training
+            (InterpolationType::LogLinear, None) => {
+                let logs = linspace_f32(last.ln(), first.ln(), n + 1);
+                (timesteps, logs.into_iter().map(|log| f64::from(log.exp())).collect())
+            }
+            (InterpolationType::LogLinear, Some(conversion)) => {
+                let limits = [config.sigma_max.unwrap_or(last.into()), config.sigma_min.unwrap_or(first.into())];
+                let sigmas = conversion.sigmas(limits, n);
+                (timesteps_of(&sigmas, training), sigmas)
+            }
+            (InterpolationType::Linear, _) => {
+                sigmas_at(timesteps, training, conversion, [config.sigma_min, config.sigma_max])
+            }
+        };
+        sigmas.push(match config.final_sigmas_type {
+            FinalSigmasType::Zero => 0.0,
+            FinalSigmasType::SigmaMin => first.into(),
+        });
+        let sigmas: Vec<f32> = sigmas.into_iter().map(|sigma| sigma as f32).collect();
+        if self.is_continuous() {
+            return Ok((sigmas[..n].iter().map(|sigma| 0.25 * sigma.ln()).collect(), sigmas));
+        }
+        Ok((timesteps, sigmas))
+    }
+}
+
+impl Default for EulerDiscreteScheduler {
+    /// That of [`EulerDiscreteConfig::default`].
+    fn default() -> Self {
+        Self::build(EulerDiscreteConfig::default())
+    }
+}
+
+impl Scheduler for EulerDiscreteScheduler {
+    fn class_name(&self) -> &str {
+        Self::CLASS_NAME
+    }
+
+    fn config(&self) -> Map<String, Value> {
+        to_map(&self.config)
+    }
+
+    fn summary(&self) -> &str {
+        "Euler's method in noise levels, one model call a step (Karras et al. 2022)"
+    }
+
+    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
+        self.alphas.draw(clean, rng)
+    }
+
+    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        self.alphas.add_noise_by_sigma(clean, noise, levels)
+    }
+
+    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        self.alphas.target(self.config.prediction_type, clean, noise, levels)
+    }
+
+    fn scale_model_input(&self, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        self.alphas.scale_by_sigma(noisy, levels)
+    }
+
+    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
+        self.alphas.snr(levels).map(Some)
+    }
+
+    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+        options.only(Self::CLASS_NAME, &[Takes::Timesteps, Takes::Sigmas, Takes::Churn])?;
+        let (timesteps, sigmas) = self.schedule(options)?;
+        let steps = Steps::new(Self::CLASS_NAME, timesteps, options.start)?;
+        let churn = options.churn.unwrap_or_default();
+        Ok(Box::new(EulerDiscreteRun { scheduler: self.clone(), steps, sigmas, churn }))
+    }
+}
+
+/// A sampling by [`EulerDiscreteScheduler`]; it remembers nothing but where it is.
+#[derive(Debug)]
+struct EulerDiscreteRun {
+    scheduler: EulerDiscreteScheduler,
+    steps: Steps,
+    sigmas: Vec<f32>,
+    churn: Churn,
+}
+
+impl Run for EulerDiscreteRun {
+    fn steps(&self) -> &Steps {
+        &self.steps
+    }
+
+    fn sigmas(&self) -> Option<&[f32]> {
+        Some(&self.sigmas)
+    }
+
+    fn init_noise_sigma(&self) -> f32 {
+        self.scheduler.config.spacing.init_noise_sigma(&self.sigmas)
+    }
+
+    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        check_same("the noise", noise, clean)?;
+        mix(1.0, clean, self.sigmas[self.steps.index()?], noise)
+    }
+
+    fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
+        let sigma = self.sigmas[self.steps.index()?];
+        scale(sample, 1.0 / (sigma * sigma + 1.0).sqrt())
+    }
+
+    fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
+        check_same("the model's output", model_output, sample)?;
+        let i = self.steps.index()?;
+        let (sigma, next_sigma) = (self.sigmas[i], self.sigmas[i + 1]);
+        let gamma = self.churn.gamma(sigma, self.sigmas.len() - 1);
+        let sigma_hat = sigma * (gamma + 1.0);
+        let sample = match gamma > 0.0 {
+            true => {
+                let added = self.churn.s_noise as f32 * (sigma_hat * sigma_hat - sigma * sigma).sqrt();
+                mix(1.0, sample, added, &randn_like(sample, rng)?)?
+            }
+            false => sample.clone(),
+        };
+        let x0 = match self.scheduler.config.prediction_type {
+            PredictionType::VPrediction => {
+                let alpha = 1.0 / (sigma * sigma + 1.0);
+                mix(-sigma * alpha.sqrt(), model_output, alpha, &sample)?
+            }
+            other => other.original_sample(model_output, &sample, 1.0, sigma_hat)?,
+        };
+        // sample + (sample - x0) / sigma_hat * (next_sigma - sigma_hat)
+        let kept = next_sigma / sigma_hat;
+        self.steps.advance();
+        Ok(StepOutput { prev_sample: mix(kept, &sample, 1.0 - kept, &x0)?, pred_original_sample: x0 })
+    }
+}

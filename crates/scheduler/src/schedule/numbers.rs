@@ -1,0 +1,22 @@
+/// `torch.linspace` in f32, bit for bit: from both ends to the middle, with fused multiply-adds.
+pub(crate) fn linspace_f32(start: f32, end: f32, n: usize) -> Vec<f32> {
+    if n == 1 {
+        return vec![start];
+    }
+    let step = (end - start) / (n - 1) as f32;
+    let at = |i: usize| match i < n / 2 {
+        true => step.mul_add(i as f32, start),
+        false => (-step).mul_add((n - 1 - i) as f32, end),
+    };
+    (0..n).map(at).collect()
+}
+
+/// `numpy.linspace` in f64, bit for bit.
+pub(crate) fn linspace_f64(start: f64, end: f64, n: usize) -> Vec<f64> {
+    let step = (end - start) / (n.max(2) - 1) as f64;
+    let mut values: Vec<f64> = (0..n).map(|i| i as f64 * step + start).collect();
+    if let [_, .., last] = values.as_mut_slice() {
+        *last = end;
+    }
+    values
+}

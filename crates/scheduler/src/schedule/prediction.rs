@@ -1,0 +1,52 @@
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::tensors::{mix, scale};
+use crate::{Error, Result};
+
+/// What a model predicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PredictionType {
+    /// The noise ε (Ho et al. 2020).
+    #[default]
+    Epsilon,
+    /// The clean image x₀.
+    #[serde(alias = "original_sample")]
+    Sample,
+    /// The velocity `sqrt(ᾱ) ε - sqrt(1 - ᾱ) x₀` (Salimans and Ho 2022).
+    VPrediction,
+    /// A flow's velocity `ε - x₀` (Liu et al. 2022).
+    FlowPrediction,
+}
+
+impl PredictionType {
+    /// Refuses what the scheduler `class_name` cannot make use of.
+    pub(crate) fn only(self, class_name: &str, known: &[Self]) -> Result<()> {
+        if known.contains(&self) {
+            return Ok(());
+        }
+        let reason = format!("it has no use for prediction_type {self:?}; it takes {known:?}");
+        Err(Error::Config { class_name: class_name.to_owned(), reason })
+    }
+
+    /// The clean image that `output` implies for `sample = alpha x₀ + sigma ε`.
+    pub(crate) fn original_sample(self, output: &Tensor, sample: &Tensor, alpha: f32, sigma: f32) -> Result<Tensor> {
+        match self {
+            Self::Epsilon => scale(&(sample - scale(output, sigma)?)?, 1.0 / alpha),
+            Self::Sample => Ok(output.clone()),
+            Self::VPrediction => mix(alpha, sample, -sigma, output),
+            Self::FlowPrediction => mix(1.0, sample, -sigma, output),
+        }
+    }
+
+    /// The noise that `output` implies for `sample = alpha x₀ + sigma ε`.
+    pub(crate) fn epsilon(self, output: &Tensor, sample: &Tensor, alpha: f32, sigma: f32) -> Result<Tensor> {
+        match self {
+            Self::Epsilon => Ok(output.clone()),
+            Self::Sample => scale(&(sample - scale(output, alpha)?)?, 1.0 / sigma),
+            Self::VPrediction => mix(alpha, output, sigma, sample),
+            Self::FlowPrediction => mix(1.0, sample, 1.0 - sigma, output),
+        }
+    }
+}

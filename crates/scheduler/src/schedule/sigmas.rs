@@ -1,0 +1,134 @@
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::linspace_f64;
+use crate::{Error, Result};
+
+/// Noise levels σ spaced otherwise than the timesteps, under diffusers' names; at most one may be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SigmaConfig {
+    /// Evenly in `σ^(1/7)` (Karras et al. 2022, equation 5).
+    #[serde(deserialize_with = "null_is_false")]
+    pub use_karras_sigmas: bool,
+    /// Evenly in `log σ`.
+    #[serde(deserialize_with = "null_is_false")]
+    pub use_exponential_sigmas: bool,
+    /// By the quantiles of a beta distribution (Lee et al. 2024).
+    #[serde(deserialize_with = "null_is_false")]
+    pub use_beta_sigmas: bool,
+}
+
+/// A spacing of noise levels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SigmaConversion {
+    Karras,
+    Exponential,
+    Beta,
+}
+
+/// The noise level that the last step leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinalSigmasType {
+    /// None: the image.
+    #[default]
+    Zero,
+    /// The lowest of training.
+    SigmaMin,
+}
+
+impl SigmaConfig {
+    /// Refuses more than one spacing, and limits `[sigma_min, sigma_max]` that leave no room between them.
+    pub(crate) fn check(&self, class_name: &str, [sigma_min, sigma_max]: [Option<f64>; 2]) -> Result<()> {
+        let refuse = |reason: String| Err(Error::Config { class_name: class_name.to_owned(), reason });
+        let set = [self.use_karras_sigmas, self.use_exponential_sigmas, self.use_beta_sigmas];
+        if set.into_iter().filter(|&set| set).count() > 1 {
+            return refuse(
+                "only one of use_karras_sigmas, use_exponential_sigmas and use_beta_sigmas can be true".into(),
+            );
+        }
+        for (key, sigma) in [("sigma_min", sigma_min), ("sigma_max", sigma_max)] {
+            if let Some(sigma) = sigma.filter(|sigma| !(sigma.is_finite() && *sigma > 0.0)) {
+                return refuse(format!("{key} is {sigma}; a noise level is a number above 0"));
+            }
+        }
+        match (sigma_min, sigma_max) {
+            (Some(min), Some(max)) if min >= max => refuse(format!("sigma_min is {min}, but sigma_max is {max}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The spacing that is set, if any.
+    pub(crate) fn conversion(&self) -> Option<SigmaConversion> {
+        match *self {
+            Self { use_karras_sigmas: true, .. } => Some(SigmaConversion::Karras),
+            Self { use_exponential_sigmas: true, .. } => Some(SigmaConversion::Exponential),
+            Self { use_beta_sigmas: true, .. } => Some(SigmaConversion::Beta),
+            _ => None,
+        }
+    }
+}
+
+impl SigmaConversion {
+    /// `n` noise levels from `sigma_max` down to `sigma_min`.
+    pub(crate) fn sigmas(self, [sigma_max, sigma_min]: [f64; 2], n: usize) -> Vec<f64> {
+        match self {
+            Self::Karras => karras(sigma_max, sigma_min, 7.0, n),
+            Self::Exponential => linspace_f64(sigma_max.ln(), sigma_min.ln(), n).into_iter().map(f64::exp).collect(),
+            Self::Beta => linspace_f64(0.0, 1.0, n)
+                .into_iter()
+                .map(|quantile| sigma_min + puruspe::invbetai(1.0 - quantile, 0.6, 0.6) * (sigma_max - sigma_min))
+                .collect(),
+        }
+    }
+}
+
+/// The noise levels at `timesteps`, which may lie between whole ones. With a conversion as many levels between the first and
+/// the last of them, or between `limits` where those are set, and the timesteps that have these levels.
+pub(crate) fn sigmas_at(
+    timesteps: Vec<f32>,
+    training: &[f32],
+    conversion: Option<SigmaConversion>,
+    [sigma_min, sigma_max]: [Option<f64>; 2],
+) -> (Vec<f32>, Vec<f64>) {
+    let sigmas: Vec<f64> = timesteps.iter().map(|&t| interpolate(t.into(), training)).collect();
+    let (Some(conversion), Some(&first), Some(&last)) = (conversion, sigmas.first(), sigmas.last()) else {
+        return (timesteps, sigmas);
+    };
+    let sigmas = conversion.sigmas([sigma_max.unwrap_or(first), sigma_min.unwrap_or(last)], sigmas.len());
+    (timesteps_of(&sigmas, training), sigmas)
+}
+
+/// The timesteps, whole or not, that have these noise levels.
+pub(crate) fn timesteps_of(sigmas: &[f64], training: &[f32]) -> Vec<f32> {
+    let log_sigmas: Vec<f32> = training.iter().map(|sigma| sigma.ln()).collect();
+    sigmas.iter().map(|&sigma| sigma_to_t(sigma, &log_sigmas) as f32).collect()
+}
+
+/// `n` noise levels evenly in `σ^(1/ρ)` (Karras et al. 2022, equation 5).
+pub(crate) fn karras(sigma_max: f64, sigma_min: f64, rho: f64, n: usize) -> Vec<f64> {
+    let (max_root, min_root) = (sigma_max.powf(1.0 / rho), sigma_min.powf(1.0 / rho));
+    linspace_f64(0.0, 1.0, n).into_iter().map(|ramp| (max_root + ramp * (min_root - max_root)).powf(rho)).collect()
+}
+
+/// The value of a table, whose entries are those of 0, 1, 2 ..., between its entries: `numpy.interp`.
+pub(crate) fn interpolate(at: f64, table: &[f32]) -> f64 {
+    let last = table.len().saturating_sub(1);
+    let below = (at.max(0.0) as usize).min(last);
+    let (low, high) = (f64::from(table[below]), f64::from(table[(below + 1).min(last)]));
+    if at >= last as f64 { low } else { (high - low) * (at.max(0.0) - below as f64) + low }
+}
+
+/// The timestep, whole or between two, whose noise level is `sigma`; `log_sigmas` ascend over the timesteps.
+pub(crate) fn sigma_to_t(sigma: f64, log_sigmas: &[f32]) -> f64 {
+    let log_sigma = sigma.max(1e-10).ln();
+    let below = log_sigmas.iter().rposition(|&log| log_sigma - f64::from(log) >= 0.0).unwrap_or(0);
+    let below = below.min(log_sigmas.len().saturating_sub(2));
+    let (low, high) = (f64::from(log_sigmas[below]), f64::from(log_sigmas[(below + 1).min(log_sigmas.len() - 1)]));
+    let weight = ((low - log_sigma) / (low - high)).clamp(0.0, 1.0);
+    (1.0 - weight) * below as f64 + weight * (below + 1) as f64
+}
+
+/// diffusers' flags are `Optional[bool]`, and files hold null.
+fn null_is_false<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<bool, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}

@@ -1,0 +1,113 @@
+use serde::{Deserialize, Serialize};
+
+use super::linspace_f64;
+use crate::{Error, Result};
+
+/// Which of the timesteps of training a sampling visits (Lin et al. 2023, table 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimestepSpacing {
+    /// Evenly from the last to the first, both included.
+    Linspace,
+    /// Every so many from the first; the last ones are left out.
+    Leading,
+    /// Every so many from the last.
+    Trailing,
+}
+
+/// Which timesteps a sampling visits, under diffusers' names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpacingConfig {
+    /// How they are spaced.
+    pub timestep_spacing: TimestepSpacing,
+    /// Added to those spaced `leading`.
+    pub steps_offset: usize,
+}
+
+impl SpacingConfig {
+    /// No offset.
+    pub fn new(timestep_spacing: TimestepSpacing) -> Self {
+        Self { timestep_spacing, steps_offset: 0 }
+    }
+
+    /// The standard deviation of the noise that a run over these noise levels begins with: where the first timesteps are left
+    /// out, the image adds to it.
+    pub(crate) fn init_noise_sigma(&self, sigmas: &[f32]) -> f32 {
+        let max = sigmas.iter().copied().fold(0.0, f32::max);
+        match self.timestep_spacing {
+            TimestepSpacing::Linspace | TimestepSpacing::Trailing => max,
+            TimestepSpacing::Leading => (max * max + 1.0).sqrt(),
+        }
+    }
+
+    /// The `n` timesteps of `t` in descending order, rounded to whole ones, as DDPM and DDIM have them.
+    pub(crate) fn whole(&self, class_name: &str, t: usize, n: usize) -> Result<Vec<f32>> {
+        let mut timesteps = self.exact(class_name, t, n)?;
+        timesteps.iter_mut().for_each(|timestep| *timestep = timestep.round_ties_even());
+        Ok(timesteps)
+    }
+
+    /// The same where `linspace` may lie between whole timesteps, as Euler and its kin have them.
+    pub(crate) fn exact(&self, class_name: &str, t: usize, n: usize) -> Result<Vec<f32>> {
+        let refuse = |reason: String| Err(Error::Steps { class_name: class_name.to_owned(), steps: n, reason });
+        if n == 0 {
+            return refuse("at least one is needed".into());
+        }
+        if n > t {
+            return refuse(format!("it was trained on {t} timesteps, so it can do at most {t}"));
+        }
+        let timesteps: Vec<f32> = match self.timestep_spacing {
+            TimestepSpacing::Linspace => {
+                linspace_f64(0.0, (t - 1) as f64, n).into_iter().rev().map(|timestep| timestep as f32).collect()
+            }
+            TimestepSpacing::Leading => (0..n).rev().map(|i| (i * (t / n) + self.steps_offset) as f32).collect(),
+            TimestepSpacing::Trailing => {
+                let ratio = t as f64 / n as f64;
+                let count = (t as f64 / ratio).ceil() as usize;
+                (0..count).map(|i| ((t as f64 - i as f64 * ratio).round_ties_even() - 1.0) as f32).collect()
+            }
+        };
+        match timesteps.first() {
+            Some(&first) if first > (t - 1) as f32 => {
+                let offset = self.steps_offset;
+                refuse(format!(
+                    "with steps_offset {offset} the first timestep is {first}, but there is none after {}",
+                    t - 1
+                ))
+            }
+            _ => Ok(timesteps),
+        }
+    }
+}
+
+/// Refuses timesteps asked for by hand that do not descend, or do not exist in a training of `t` timesteps.
+pub(crate) fn check_timesteps(class_name: &str, timesteps: &[f64], t: usize) -> Result<Vec<f32>> {
+    let refuse =
+        |reason: String| Err(Error::Steps { class_name: class_name.to_owned(), steps: timesteps.len(), reason });
+    if timesteps.is_empty() {
+        return refuse("at least one is needed".into());
+    }
+    if let Some(bad) = timesteps.iter().find(|timestep| !(0.0..=(t - 1) as f64).contains(*timestep)) {
+        return refuse(format!("timestep {bad} is not one of 0 to {}", t - 1));
+    }
+    if let Some([a, b]) = timesteps.array_windows().find(|[a, b]| b >= a) {
+        return refuse(format!("timesteps have to descend, but {b} follows {a}"));
+    }
+    Ok(timesteps.iter().map(|&timestep| timestep as f32).collect())
+}
+
+/// Refuses noise levels asked for by hand that do not descend from a positive one, or are fewer than the two of a step.
+pub(crate) fn check_descending(class_name: &str, sigmas: &[f64]) -> Result<()> {
+    let steps = sigmas.len().saturating_sub(1);
+    let refuse = |reason: String| Err(Error::Steps { class_name: class_name.to_owned(), steps, reason });
+    if steps == 0 {
+        return refuse("a step leads from one noise level to the next, so at least two are needed".into());
+    }
+    if let Some(bad) = sigmas.iter().find(|sigma| !(sigma.is_finite() && **sigma >= 0.0)) {
+        return refuse(format!("{bad} is no noise level"));
+    }
+    match sigmas.array_windows().find(|[a, b]| b >= a) {
+        Some([a, b]) => refuse(format!("noise levels have to descend, but {b} follows {a}")),
+        None => Ok(()),
+    }
+}

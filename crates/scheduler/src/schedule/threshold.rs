@@ -1,0 +1,60 @@
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Dynamic thresholding of predicted images (Saharia et al. 2022, section 2.3), under diffusers' names.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ThresholdConfig {
+    /// Whether images are thresholded, in place of clipping.
+    pub thresholding: bool,
+    /// The quantile of an image's absolute values that becomes its bound `s`.
+    pub dynamic_thresholding_ratio: f64,
+    /// The largest `s`; the smallest is 1.
+    pub sample_max_value: f64,
+}
+
+impl Default for ThresholdConfig {
+    /// Off; the 0.995 quantile, at most 1.
+    fn default() -> Self {
+        Self { thresholding: false, dynamic_thresholding_ratio: 0.995, sample_max_value: 1.0 }
+    }
+}
+
+impl ThresholdConfig {
+    /// Says what is out of range.
+    pub(crate) fn check(&self, class_name: &str) -> Result<()> {
+        let Self { dynamic_thresholding_ratio: ratio, sample_max_value: most, .. } = *self;
+        let reason = match () {
+            () if !(0.0..=1.0).contains(&ratio) => {
+                format!("dynamic_thresholding_ratio is {ratio}; a quantile is between 0 and 1")
+            }
+            () if most.is_nan() => "sample_max_value is not a number".into(),
+            () => return Ok(()),
+        };
+        Err(Error::Config { class_name: class_name.to_owned(), reason })
+    }
+
+    /// Clips each image `[b, ...]` to its own `[-s, s]` and divides it by `s`.
+    pub(crate) fn threshold(&self, sample: &Tensor) -> Result<Tensor> {
+        let images: Vec<Vec<f32>> = sample.flatten_from(1)?.to_vec2()?;
+        let mut thresholded = Vec::with_capacity(sample.elem_count());
+        for image in images {
+            let mut sizes: Vec<f32> = image.iter().map(|value| value.abs()).collect();
+            sizes.sort_by(f32::total_cmp);
+            // clamped as torch does it: where the two bounds cross, the upper one holds
+            let s = quantile(&sizes, self.dynamic_thresholding_ratio as f32).max(1.0).min(self.sample_max_value as f32);
+            thresholded.extend(image.iter().map(|value| value.max(-s).min(s) / s));
+        }
+        Ok(Tensor::from_vec(thresholded, sample.dims(), sample.device())?)
+    }
+}
+
+/// `torch.quantile` of sorted values, between two of them in proportion.
+fn quantile(sorted: &[f32], q: f32) -> f32 {
+    let Some(last) = sorted.len().checked_sub(1) else { return f32::NAN };
+    let rank = q * last as f32;
+    let below = (rank.floor() as usize).min(last);
+    let above = (below + 1).min(last);
+    sorted[below] + (rank - rank.floor()) * (sorted[above] - sorted[below])
+}

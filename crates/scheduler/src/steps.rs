@@ -1,0 +1,50 @@
+use crate::{Error, Result};
+
+/// Where a run is: the levels of its model calls, and which comes next.
+#[derive(Debug, Clone)]
+pub struct Steps {
+    timesteps: Vec<f32>,
+    next: usize,
+}
+
+impl Steps {
+    /// A run over `timesteps` that leaves out the first `start` of them.
+    ///
+    /// # Errors
+    /// When nothing is left.
+    pub fn new(class_name: &str, timesteps: Vec<f32>, start: usize) -> Result<Self> {
+        let steps = timesteps.len();
+        if start >= steps {
+            let reason = match steps {
+                0 => "at least one is needed".into(),
+                _ => format!("{start} of them are to be left out, and at least one has to be done"),
+            };
+            return Err(Error::Steps { class_name: class_name.to_owned(), steps, reason });
+        }
+        Ok(Self { timesteps, next: start })
+    }
+
+    /// The level of every model call, first to last, those left out included.
+    pub fn timesteps(&self) -> &[f32] {
+        &self.timesteps
+    }
+
+    /// The level of the next model call, or `None` when the run is over.
+    pub fn level(&self) -> Option<f32> {
+        self.timesteps.get(self.next).copied()
+    }
+
+    /// Which model call comes next, counted from 0.
+    ///
+    /// # Errors
+    /// [`Error::RunIsOver`] after the last.
+    pub fn index(&self) -> Result<usize> {
+        let steps = self.timesteps.len();
+        if self.next < steps { Ok(self.next) } else { Err(Error::RunIsOver { steps }) }
+    }
+
+    /// Goes on to the next model call.
+    pub fn advance(&mut self) {
+        self.next += 1;
+    }
+}

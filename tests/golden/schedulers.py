@@ -1,0 +1,80 @@
+"""Writes schedulers/CLASS.safetensors: diffusers' samplings, for crates/scheduler/tests/golden.rs.
+
+Needs torch, safetensors, scipy and diffusers (0.42.1). The cases are in
+schedulers/*.py, each a dictionary CASES from a class name to a list of
+`case(...)`. With class names as arguments only those are written.
+
+A case is one sampling as it should be done: noise times the initial sigma,
+the model's input scaled, the unscaled sample stepped. The model is
+`0.5 x + 0.2 cos(t / 100) + 0.1`, so that it needs no file.
+"""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import diffusers
+import torch
+from safetensors.torch import save_file
+
+HERE = Path(__file__).parent / "schedulers"
+SHAPE = (2, 1, 3, 3)
+sys.path.insert(0, str(HERE))
+
+
+def model(x, t):
+    return 0.5 * x + 0.2 * torch.cos(torch.as_tensor(t).to(torch.float32) / 100) + 0.1
+
+
+def sample(class_name, case, out, key):
+    """One sampling: timesteps, sigmas and the sample before and after every step."""
+    scheduler = getattr(diffusers, class_name)(**case["config"])
+    options = dict(case["options"])
+    start = options.pop("start", 0)
+    step_options = dict(options.pop("step", {}))
+    scheduler.set_timesteps(**options)
+    generator = torch.Generator().manual_seed(case["seed"])
+    channels = case.get("model_channels", 1)
+    if start == 0:
+        x = torch.randn(SHAPE, generator=generator) * scheduler.init_noise_sigma
+    else:
+        clean, noise = torch.randn(SHAPE, generator=generator), torch.randn(SHAPE, generator=generator)
+        x = scheduler.add_noise(clean, noise, scheduler.timesteps[start : start + 1])
+    trajectory = [x.clone()]
+    takes = scheduler.step.__code__.co_varnames[: scheduler.step.__code__.co_argcount]
+    if "generator" in takes:
+        step_options["generator"] = generator
+    for t in scheduler.timesteps[start:]:
+        model_input = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        output = model(model_input, t)
+        if channels == 2:  # the model predicts a variance, too
+            output = torch.cat([output, torch.sigmoid(output)], dim=1)
+        x = scheduler.step(output, t, x, **step_options)[0]
+        trajectory.append(x.clone())
+    out[f"{key}.timesteps"] = scheduler.timesteps.to(torch.float32).clone()
+    if getattr(scheduler, "sigmas", None) is not None:
+        out[f"{key}.sigmas"] = torch.as_tensor(scheduler.sigmas).to(torch.float32).clone()
+    out[f"{key}.trajectory"] = torch.stack(trajectory).flatten(1)
+    assert out[f"{key}.trajectory"].isfinite().all(), (class_name, case)
+
+
+def main():
+    only = [argument for argument in sys.argv[1:] if argument.endswith("Scheduler")]
+    for module in sorted(path.stem for path in HERE.glob("*.py")):
+        for class_name, cases in importlib.import_module(module).CASES.items():
+            if only and class_name not in only:
+                continue
+            out, metadata = {}, {"diffusers": diffusers.__version__, "torch": torch.__version__}
+            for i, case in enumerate(cases):
+                key = f"{i:03}"
+                sample(class_name, case, out, key)
+                metadata[key] = json.dumps(case)
+            # the file that save_pretrained writes of a default
+            metadata["default"] = getattr(diffusers, class_name)().to_json_string()
+            save_file({k: v.contiguous() for k, v in out.items()}, HERE / f"{class_name}.safetensors", metadata)
+            print(f"{class_name}: {len(cases)} cases")
+
+
+if __name__ == "__main__":
+    main()
