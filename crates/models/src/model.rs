@@ -88,10 +88,24 @@ impl ModelConfig {
         }
     }
 
+    /// The fields of the class's default configuration, without `_class_name`.
+    pub fn default_map(&self) -> Map<String, Value> {
+        match self {
+            Self::BasicUNet(_) => BasicUNetConfig::default().to_map(),
+        }
+    }
+
     /// The shape of one image `[c, h, w]` that the model takes.
     pub fn sample_shape(&self) -> [usize; 3] {
         match self {
             Self::BasicUNet(config) => [config.in_channels, config.sample_size, config.sample_size],
+        }
+    }
+
+    /// How many classes the model can be told, where it knows any.
+    pub fn num_classes(&self) -> Option<usize> {
+        match self {
+            Self::BasicUNet(_) => None,
         }
     }
 

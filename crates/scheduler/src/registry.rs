@@ -61,6 +61,30 @@ impl Registry {
         self.constructors.keys().cloned().collect()
     }
 
+    /// The class that somebody means by `name`: `ddim` is `DDIMScheduler`, `euler` is `EulerDiscreteScheduler`, `unipc` is
+    /// `UniPCMultistepScheduler`. Case and signs do not count; the beginning of a name does where it is the only one.
+    ///
+    /// # Errors
+    /// When no class, or more than one, is called so.
+    pub fn resolve(&self, name: &str) -> Result<&str> {
+        let plain = |name: &str| -> String {
+            let letters: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+            let lower = letters.to_lowercase();
+            lower.strip_suffix("scheduler").unwrap_or(&lower).to_owned()
+        };
+        let wanted = plain(name);
+        let short = |class_name: &str| plain(class_name).trim_end_matches("discrete").to_owned();
+        let names = || self.constructors.keys().map(String::as_str);
+        if let Some(class_name) = names().find(|&known| plain(known) == wanted || short(known) == wanted) {
+            return Ok(class_name);
+        }
+        let mut beginning = names().filter(|known| !wanted.is_empty() && plain(known).starts_with(&wanted));
+        match (beginning.next(), beginning.next()) {
+            (Some(class_name), None) => Ok(class_name),
+            _ => Err(Error::UnknownClass { name: name.to_owned(), known: self.class_names() }),
+        }
+    }
+
     /// Builds the scheduler `class_name` from a configuration that was written for it: a key that it does not know is
     /// refused. Keys that begin with `_` are ignored, as in diffusers.
     ///

@@ -83,6 +83,24 @@ fn a_configuration_written_for_a_scheduler_names_the_key_that_is_wrong() {
 }
 
 #[test]
+fn classes_are_found_by_what_people_call_them() {
+    let registry = Registry::default();
+    for (name, class_name) in [
+        ("ddpm", "DDPMScheduler"),
+        ("DDPMScheduler", "DDPMScheduler"),
+        ("euler", "EulerDiscreteScheduler"),
+        ("Euler-Discrete", "EulerDiscreteScheduler"),
+        ("linear_mix", "LinearMixScheduler"),
+        ("linear", "LinearMixScheduler"),
+    ] {
+        assert_eq!(registry.resolve(name).unwrap(), class_name);
+    }
+    for name in ["", "scheduler", "d", "quick"] {
+        assert!(matches!(registry.resolve(name), Err(Error::UnknownClass { .. })), "{name}");
+    }
+}
+
+#[test]
 fn keys_of_other_classes_are_kept_and_saved_again() -> TestResult {
     let text =
         r#"{"_class_name": "EulerDiscreteScheduler", "variance_type": "fixed_large", "beta_start": 0, "new": [1]}"#;
