@@ -224,7 +224,8 @@ impl<'a> Storyteller<'a> {
     /// The clean images that the network sees in noisy ones.
     fn predict(&self, pipeline: &DDPMPipeline, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
         let scheduler = &self.config.scheduler;
-        let output = pipeline.model().forward(&scheduler.scale_model_input(noisy, levels)?, levels, None)?;
+        let (input, timesteps) = (scheduler.scale_model_input(noisy, levels)?, scheduler.timesteps(levels)?);
+        let output = pipeline.model().forward(&input, &timesteps, None)?;
         Ok(scheduler.pred_original_sample(&output, noisy, levels)?)
     }
 

@@ -175,7 +175,7 @@ impl Trainer {
             let noisy = scheduler.add_noise(&clean, &noise, &levels)?;
             let target = scheduler.target(&clean, &noise, &levels)?;
             let input = scheduler.scale_model_input(&noisy, &levels)?;
-            let prediction = model.forward(&input, &levels, None)?;
+            let prediction = model.forward(&input, &scheduler.timesteps(&levels)?, None)?;
             let loss = match scheduler.loss_weight(&levels)? {
                 None => kakusan_ops::mse_loss(&prediction, &target)?,
                 Some(weight) => {

@@ -41,7 +41,7 @@ impl Default for Registry {
     fn default() -> Self {
         let mut registry = Self { constructors: BTreeMap::new() };
         let ours: &[(&str, Constructor)] = &[
-            (LinearMixScheduler::CLASS_NAME, |_| Ok(Arc::new(LinearMixScheduler::default()))),
+            (LinearMixScheduler::CLASS_NAME, |config| construct(config, Ok::<LinearMixScheduler, Error>)),
             (DDPMScheduler::CLASS_NAME, |config| construct(config, DDPMScheduler::new)),
             (EulerDiscreteScheduler::CLASS_NAME, |config| construct(config, EulerDiscreteScheduler::new)),
         ];
@@ -234,6 +234,14 @@ impl Scheduler for AsGiven {
 
     fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
         self.inner.snr(levels)
+    }
+
+    fn pred_original_sample(&self, model_output: &Tensor, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        self.inner.pred_original_sample(model_output, noisy, levels)
+    }
+
+    fn timesteps(&self, levels: &Tensor) -> Result<Tensor> {
+        self.inner.timesteps(levels)
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

@@ -83,6 +83,14 @@ pub trait Scheduler: Debug + Send + Sync {
         Ok(noisy.clone())
     }
 
+    /// What the model is told of `levels` `[b]`; the default is the levels themselves.
+    ///
+    /// # Errors
+    /// When the tensor library fails.
+    fn timesteps(&self, levels: &Tensor) -> Result<Tensor> {
+        Ok(levels.clone())
+    }
+
     /// The signal-to-noise ratio of each level `[b]`, where there is such a thing; losses are weighted by it.
     ///
     /// # Errors
