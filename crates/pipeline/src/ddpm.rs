@@ -147,7 +147,7 @@ impl DDPMPipeline {
         rng: &mut Generator,
         mut watch: impl FnMut(&SampleStep),
     ) -> Result<Tensor> {
-        let [channels, height, width] = self.config.sample_shape();
+        let [channels, height, width] = self.config.sample_shape()?;
         let mut run = self.scheduler.run(num_inference_steps)?;
         let steps = run.timesteps().len();
         let shape = [batch_size, channels, height, width];
@@ -176,8 +176,11 @@ impl DDPMPipeline {
     }
 
     /// The shape of one image `[c, h, w]`.
-    pub fn sample_shape(&self) -> [usize; 3] {
-        self.config.sample_shape()
+    ///
+    /// # Errors
+    /// When the model's configuration leaves the size open.
+    pub fn sample_shape(&self) -> Result<[usize; 3]> {
+        Ok(self.config.sample_shape()?)
     }
 
     /// The network, recording no gradients.
