@@ -193,11 +193,7 @@ impl ModelConfig {
 fn parse<T: DeserializeOwned>(class_name: &str, fields: Value) -> Result<T> {
     serde_path_to_error::deserialize(fields).map_err(|e| {
         let (path, reason) = (e.path().to_string(), e.inner().to_string());
-        let reason = if path == "." || reason.contains('`') && reason.starts_with("unknown field") {
-            reason
-        } else {
-            format!("{path}: {reason}")
-        };
+        let reason = if path == "." { reason } else { format!("{path}: {reason}") };
         Error::Config { origin: class_name.to_owned(), reason }
     })
 }

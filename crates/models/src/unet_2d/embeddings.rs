@@ -50,6 +50,11 @@ impl TimeProjection {
             Self::Fourier { frequencies } => Some(frequencies.to_dtype(DType::F32)?.to_vec1::<f32>()?),
         };
         let levels_f32 = levels.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        if let (Self::Fourier { .. }, Some(wrong)) =
+            (self, levels_f32.iter().find(|level| **level <= 0.0 || level.is_nan()))
+        {
+            return Err(unfit(format!("{what} {wrong} has no logarithm; a fourier embedding is of positive numbers")));
+        }
         let mut numbers = Vec::with_capacity(levels_f32.len() * self.width()?);
         for level in &levels_f32 {
             match self {
