@@ -24,13 +24,22 @@
 
 mod basic_unet;
 mod conv;
+mod dropout;
 mod error;
+mod layers;
 mod model;
+mod outline;
 mod store;
+mod unet_2d;
 mod weights;
 
 pub use basic_unet::{BasicUNet, BasicUNetConfig};
+pub use dropout::Dropout;
 pub use error::{Error, Result};
-pub use model::{Model, ModelConfig};
+pub use model::{Model, ModelConfig, Part};
 pub use store::{CONFIG_FILE, WEIGHTS_FILE, load_config, save};
+pub use unet_2d::{
+    Activation, BlockType, ClassEmbedType, DownBlock, MidBlockType, SampleSize, SampleType, TimeEmbeddingType,
+    TimeScaleShift, UNet2DConfig, UNet2DModel, UpBlock,
+};
 pub use weights::Weights;

@@ -121,8 +121,11 @@ impl DDPMPipeline {
     }
 
     /// The shape of one image `[c, h, w]`.
-    pub fn sample_shape(&self) -> [usize; 3] {
-        self.config.sample_shape()
+    ///
+    /// # Errors
+    /// When the model's configuration leaves the size open.
+    pub fn sample_shape(&self) -> Result<[usize; 3]> {
+        Ok(self.config.sample_shape()?)
     }
 
     /// The network, recording no gradients.

@@ -89,7 +89,7 @@ impl DDPMPipeline {
         mut watch: impl FnMut(&SampleStep),
     ) -> Result<Tensor> {
         let predictor = Predictor::new(self, options)?;
-        let [channels, height, width] = self.sample_shape();
+        let [channels, height, width] = self.sample_shape()?;
         let shape = [options.batch_size, channels, height, width];
         let mut run = self.scheduler().run_with(&options.run)?;
         let steps = run.timesteps().len();
