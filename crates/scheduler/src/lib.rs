@@ -30,6 +30,7 @@
 #![forbid(unsafe_code)]
 
 pub mod conformance;
+mod ddim;
 mod ddpm;
 mod error;
 mod euler_discrete;
@@ -41,6 +42,7 @@ mod scheduler;
 mod steps;
 mod tensors;
 
+pub use ddim::{DDIMConfig, DDIMScheduler};
 pub use ddpm::{DDPMConfig, DDPMScheduler, VarianceType};
 pub use error::{Error, Result};
 pub use euler_discrete::{EulerDiscreteConfig, EulerDiscreteScheduler, InterpolationType, TimestepType};

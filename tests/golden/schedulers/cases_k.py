@@ -1,0 +1,41 @@
+"""The cases of DDIM, PNDM, and the samplers after k-diffusion."""
+
+from itertools import product
+
+from cases import case
+
+SPACINGS = ["linspace", "leading", "trailing"]
+CONVERSIONS = [None, "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"]
+
+
+def spaced(predictions, **config):
+    """Every prediction by every spacing by every conversion of noise levels."""
+    return [
+        case(prediction_type=prediction, timestep_spacing=spacing, **({conversion: True} if conversion else {}), **config)
+        for prediction, spacing, conversion in product(predictions, SPACINGS, CONVERSIONS)
+    ]
+
+
+LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+
+CASES = {
+    "DDIMScheduler": [
+        *[
+            case(prediction_type=prediction, timestep_spacing=spacing, step={"eta": eta})
+            for prediction, spacing, eta in product(["epsilon", "sample", "v_prediction"], SPACINGS, [0.0, 0.7])
+        ],
+        *[case(steps=7, timestep_spacing=spacing, set_alpha_to_one=False) for spacing in SPACINGS],
+        *[case(step={"use_clipped_model_output": True, "eta": eta}) for eta in [0.0, 1.0]],
+        case(beta_schedule="squaredcos_cap_v2", steps=20),
+        case(**LATENT, clip_sample=False, steps_offset=1, set_alpha_to_one=False),
+        case(clip_sample_range=0.5),
+        case(thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=2.0),
+        *[
+            case(rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing=spacing, step={"eta": 0.3})
+            for spacing in SPACINGS
+        ],
+        case(num_train_timesteps=100, steps=100),
+        case(start=4),
+        case(steps=1),
+    ],
+}
