@@ -31,6 +31,7 @@
 
 pub mod conformance;
 mod ddim;
+mod ddim_inverse;
 mod ddpm;
 mod error;
 mod euler_discrete;
@@ -43,6 +44,7 @@ mod steps;
 mod tensors;
 
 pub use ddim::{DDIMConfig, DDIMScheduler};
+pub use ddim_inverse::{DDIMInverseConfig, DDIMInverseScheduler};
 pub use ddpm::{DDPMConfig, DDPMScheduler, VarianceType};
 pub use error::{Error, Result};
 pub use euler_discrete::{EulerDiscreteConfig, EulerDiscreteScheduler, InterpolationType, TimestepType};

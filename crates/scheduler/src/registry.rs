@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{
-    DDIMScheduler, DDPMScheduler, Draw, Error, EulerDiscreteScheduler, LinearMixScheduler, PixelRange, Result, Run,
-    RunOptions, Scheduler,
+    DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, Draw, Error, EulerDiscreteScheduler, LinearMixScheduler,
+    PixelRange, Result, Run, RunOptions, Scheduler,
 };
 
 /// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
@@ -42,6 +42,7 @@ impl Default for Registry {
         let mut registry = Self { constructors: BTreeMap::new() };
         let ours: &[(&str, Constructor)] = &[
             (DDIMScheduler::CLASS_NAME, |config| construct(config, DDIMScheduler::new)),
+            (DDIMInverseScheduler::CLASS_NAME, |config| construct(config, DDIMInverseScheduler::new)),
             (DDPMScheduler::CLASS_NAME, |config| construct(config, DDPMScheduler::new)),
             (EulerDiscreteScheduler::CLASS_NAME, |config| construct(config, EulerDiscreteScheduler::new)),
             (LinearMixScheduler::CLASS_NAME, |_| Ok(Arc::new(LinearMixScheduler::default()))),

@@ -38,4 +38,16 @@ CASES = {
         case(start=4),
         case(steps=1),
     ],
+    "DDIMInverseScheduler": [
+        *[
+            case(prediction_type=prediction, timestep_spacing=spacing, clip_sample=clip)
+            for prediction, spacing, clip in product(["epsilon", "v_prediction"], ["leading", "trailing"], [True, False])
+        ],
+        *[case(prediction_type="sample", set_alpha_to_one=False, steps=steps) for steps in [7, 10]],
+        case(set_alpha_to_one=False, steps_offset=1, clip_sample_range=0.5),
+        case(**LATENT, clip_sample=False, steps=20),
+        case(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"),
+        case(rescale_betas_zero_snr=True, timestep_spacing="trailing"),
+        case(steps=1),
+    ],
 }
