@@ -37,6 +37,7 @@ mod error;
 mod euler_discrete;
 mod linear_mix;
 mod options;
+mod pndm;
 mod registry;
 mod schedule;
 mod scheduler;
@@ -50,6 +51,7 @@ pub use error::{Error, Result};
 pub use euler_discrete::{EulerDiscreteConfig, EulerDiscreteScheduler, InterpolationType, TimestepType};
 pub use linear_mix::LinearMixScheduler;
 pub use options::{Churn, RunOptions, Schedule, Takes};
+pub use pndm::{PNDMConfig, PNDMScheduler};
 pub use registry::{Constructor, Registry, to_json};
 pub use schedule::{
     BetaConfig, BetaSchedule, FinalSigmasType, PredictionType, SigmaConfig, SpacingConfig, ThresholdConfig,

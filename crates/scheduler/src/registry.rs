@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, Draw, Error, EulerDiscreteScheduler, LinearMixScheduler,
-    PixelRange, Result, Run, RunOptions, Scheduler,
+    PNDMScheduler, PixelRange, Result, Run, RunOptions, Scheduler,
 };
 
 /// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
@@ -46,6 +46,7 @@ impl Default for Registry {
             (DDPMScheduler::CLASS_NAME, |config| construct(config, DDPMScheduler::new)),
             (EulerDiscreteScheduler::CLASS_NAME, |config| construct(config, EulerDiscreteScheduler::new)),
             (LinearMixScheduler::CLASS_NAME, |_| Ok(Arc::new(LinearMixScheduler::default()))),
+            (PNDMScheduler::CLASS_NAME, |config| construct(config, PNDMScheduler::new)),
         ];
         ours.iter().for_each(|(class_name, constructor)| registry.register(class_name, *constructor));
         registry

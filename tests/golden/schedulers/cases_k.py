@@ -50,4 +50,16 @@ CASES = {
         case(rescale_betas_zero_snr=True, timestep_spacing="trailing"),
         case(steps=1),
     ],
+    "PNDMScheduler": [
+        *[
+            case(prediction_type=prediction, timestep_spacing=spacing, skip_prk_steps=skip, steps=steps)
+            for prediction, spacing, skip, steps in product(["epsilon", "v_prediction"], SPACINGS, [True, False], [7, 10])
+        ],
+        *[case(set_alpha_to_one=True, skip_prk_steps=skip) for skip in [True, False]],
+        *[case(**LATENT, steps_offset=1, skip_prk_steps=skip) for skip in [True, False]],
+        case(beta_schedule="squaredcos_cap_v2"),
+        *[case(skip_prk_steps=True, steps=steps) for steps in [1, 2, 3, 4]],
+        case(steps=4),
+        case(num_train_timesteps=100, steps=100),
+    ],
 }
