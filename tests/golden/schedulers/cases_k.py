@@ -62,4 +62,14 @@ CASES = {
         case(steps=4),
         case(num_train_timesteps=100, steps=100),
     ],
+    "LMSDiscreteScheduler": [
+        *spaced(["epsilon", "v_prediction"]),
+        case(prediction_type="sample"),
+        *[case(step={"order": order}) for order in [1, 2, 3, 6]],
+        case(**LATENT, timestep_spacing="leading", steps_offset=1, step={"order": 3}),
+        case(beta_schedule="squaredcos_cap_v2"),
+        case(steps=30, use_karras_sigmas=True),
+        case(start=4),
+        case(steps=1),
+    ],
 }
