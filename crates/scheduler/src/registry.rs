@@ -9,8 +9,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{
-    DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, Draw, Error, EulerDiscreteScheduler, LMSDiscreteScheduler,
-    LinearMixScheduler, PNDMScheduler, PixelRange, Result, Run, RunOptions, Scheduler,
+    DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, Draw, Error, EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler, LMSDiscreteScheduler, LinearMixScheduler, PNDMScheduler, PixelRange, Result, Run,
+    RunOptions, Scheduler,
 };
 
 /// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
@@ -44,6 +45,9 @@ impl Default for Registry {
             (DDIMScheduler::CLASS_NAME, |config| construct(config, DDIMScheduler::new)),
             (DDIMInverseScheduler::CLASS_NAME, |config| construct(config, DDIMInverseScheduler::new)),
             (DDPMScheduler::CLASS_NAME, |config| construct(config, DDPMScheduler::new)),
+            (EulerAncestralDiscreteScheduler::CLASS_NAME, |config| {
+                construct(config, EulerAncestralDiscreteScheduler::new)
+            }),
             (EulerDiscreteScheduler::CLASS_NAME, |config| construct(config, EulerDiscreteScheduler::new)),
             (LMSDiscreteScheduler::CLASS_NAME, |config| construct(config, LMSDiscreteScheduler::new)),
             (LinearMixScheduler::CLASS_NAME, |_| Ok(Arc::new(LinearMixScheduler::default()))),

@@ -72,4 +72,19 @@ CASES = {
         case(start=4),
         case(steps=1),
     ],
+    "EulerAncestralDiscreteScheduler": [
+        *[
+            case(prediction_type=prediction, timestep_spacing=spacing, steps=steps)
+            for prediction, spacing, steps in product(["epsilon", "v_prediction"], SPACINGS, [7, 10])
+        ],
+        *[
+            case(rescale_betas_zero_snr=True, timestep_spacing=spacing, prediction_type="v_prediction")
+            for spacing in SPACINGS
+        ],
+        case(**LATENT, timestep_spacing="leading", steps_offset=1),
+        case(beta_schedule="squaredcos_cap_v2"),
+        case(start=4),
+        case(steps=1),
+        case(steps=40, seed=3),
+    ],
 }
