@@ -87,4 +87,14 @@ CASES = {
         case(steps=1),
         case(steps=40, seed=3),
     ],
+    "HeunDiscreteScheduler": [
+        *spaced(["epsilon", "v_prediction"]),
+        *[case(prediction_type="sample", clip_sample=clip) for clip in [True, False]],
+        case(clip_sample=True, clip_sample_range=0.5, prediction_type="v_prediction"),
+        *[case(beta_schedule=betas) for betas in ["scaled_linear", "squaredcos_cap_v2", "exp"]],
+        case(timestep_spacing="leading", steps_offset=1, steps=7),
+        case(timesteps=[999, 700, 650, 20, 3]),
+        case(start=4),
+        case(steps=1),
+    ],
 }

@@ -7,6 +7,7 @@ mod prediction;
 mod sigmas;
 mod spacing;
 mod threshold;
+mod two_calls;
 
 pub(crate) use alphas::Alphas;
 pub use betas::{BetaConfig, BetaSchedule};
@@ -17,3 +18,4 @@ pub(crate) use sigmas::{ancestral_step, halfway, interpolate, sigma_schedule, si
 pub use spacing::{SpacingConfig, TimestepSpacing};
 pub(crate) use spacing::{check_descending, check_timesteps};
 pub use threshold::ThresholdConfig;
+pub(crate) use two_calls::{TwoCalls, with_second_calls};
