@@ -97,4 +97,12 @@ CASES = {
         case(start=4),
         case(steps=1),
     ],
+    "KDPM2DiscreteScheduler": [
+        *spaced(["epsilon", "v_prediction"]),
+        *[case(beta_schedule=betas) for betas in ["scaled_linear", "squaredcos_cap_v2"]],
+        case(timestep_spacing="leading", steps_offset=1, steps=7),
+        case(start=4),
+        case(steps=1),
+        case(steps=2),
+    ],
 }
