@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 
 use crate::{
     DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, Draw, Error, EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler, HeunDiscreteScheduler, KDPM2DiscreteScheduler, LMSDiscreteScheduler, LinearMixScheduler,
-    PNDMScheduler, PixelRange, Result, Run, RunOptions, Scheduler,
+    EulerDiscreteScheduler, HeunDiscreteScheduler, KDPM2AncestralDiscreteScheduler, KDPM2DiscreteScheduler,
+    LMSDiscreteScheduler, LinearMixScheduler, PNDMScheduler, PixelRange, Result, Run, RunOptions, Scheduler,
 };
 
 /// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
@@ -50,6 +50,9 @@ impl Default for Registry {
             }),
             (EulerDiscreteScheduler::CLASS_NAME, |config| construct(config, EulerDiscreteScheduler::new)),
             (HeunDiscreteScheduler::CLASS_NAME, |config| construct(config, HeunDiscreteScheduler::new)),
+            (KDPM2AncestralDiscreteScheduler::CLASS_NAME, |config| {
+                construct(config, KDPM2AncestralDiscreteScheduler::new)
+            }),
             (KDPM2DiscreteScheduler::CLASS_NAME, |config| construct(config, KDPM2DiscreteScheduler::new)),
             (LMSDiscreteScheduler::CLASS_NAME, |config| construct(config, LMSDiscreteScheduler::new)),
             (LinearMixScheduler::CLASS_NAME, |_| Ok(Arc::new(LinearMixScheduler::default()))),

@@ -105,4 +105,12 @@ CASES = {
         case(steps=1),
         case(steps=2),
     ],
+    "KDPM2AncestralDiscreteScheduler": [
+        *spaced(["epsilon", "v_prediction"]),
+        case(beta_schedule="scaled_linear"),  # from squaredcos_cap_v2's highest level diffusers steps to NaN
+        case(timestep_spacing="leading", steps_offset=1, steps=7, seed=2),
+        case(start=4),
+        case(steps=1),
+        case(steps=2),
+    ],
 }
