@@ -9,9 +9,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{
-    DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, Draw, Error, EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler, HeunDiscreteScheduler, KDPM2AncestralDiscreteScheduler, KDPM2DiscreteScheduler,
-    LMSDiscreteScheduler, LinearMixScheduler, PNDMScheduler, PixelRange, Result, Run, RunOptions, Scheduler,
+    DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, DPMSolverSDEScheduler, Draw, Error,
+    EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler, LMSDiscreteScheduler, LinearMixScheduler, PNDMScheduler, PixelRange, Result, Run,
+    RunOptions, Scheduler,
 };
 
 /// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
@@ -45,6 +46,7 @@ impl Default for Registry {
             (DDIMScheduler::CLASS_NAME, |config| construct(config, DDIMScheduler::new)),
             (DDIMInverseScheduler::CLASS_NAME, |config| construct(config, DDIMInverseScheduler::new)),
             (DDPMScheduler::CLASS_NAME, |config| construct(config, DDPMScheduler::new)),
+            (DPMSolverSDEScheduler::CLASS_NAME, |config| construct(config, DPMSolverSDEScheduler::new)),
             (EulerAncestralDiscreteScheduler::CLASS_NAME, |config| {
                 construct(config, EulerAncestralDiscreteScheduler::new)
             }),

@@ -113,4 +113,15 @@ CASES = {
         case(steps=1),
         case(steps=2),
     ],
+    # its noise is torchsde's, which ours is not
+    "DPMSolverSDEScheduler": [
+        *spaced(["epsilon", "v_prediction"], noise_sampler_seed=0),
+        *[case(beta_schedule=betas) for betas in ["scaled_linear", "squaredcos_cap_v2"]],
+        case(timestep_spacing="leading", steps_offset=1, steps=7),
+        case(start=4),
+        case(steps=1),
+        case(steps=2),
+    ],
 }
+for sde in CASES["DPMSolverSDEScheduler"]:
+    sde["options"]["step"] = {"s_noise": 0.0}

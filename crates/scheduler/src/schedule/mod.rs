@@ -2,6 +2,7 @@
 
 mod alphas;
 mod betas;
+mod brownian;
 mod numbers;
 mod prediction;
 mod sigmas;
@@ -11,6 +12,7 @@ mod two_calls;
 
 pub(crate) use alphas::Alphas;
 pub use betas::{BetaConfig, BetaSchedule};
+pub(crate) use brownian::BrownianMotion;
 pub(crate) use numbers::{linspace_f32, linspace_f64};
 pub use prediction::PredictionType;
 pub use sigmas::{FinalSigmasType, SigmaConfig};
