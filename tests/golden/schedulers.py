@@ -30,6 +30,7 @@ def model(x, t):
 def sample(class_name, case, out, key):
     """One sampling: timesteps, sigmas and the sample before and after every step."""
     scheduler = getattr(diffusers, class_name)(**case["config"])
+    order = getattr(scheduler, "order", 1)  # model calls a step
     options = dict(case["options"])
     start = options.pop("start", 0)
     step_options = dict(options.pop("step", {}))
@@ -40,12 +41,13 @@ def sample(class_name, case, out, key):
         x = torch.randn(SHAPE, generator=generator) * scheduler.init_noise_sigma
     else:
         clean, noise = torch.randn(SHAPE, generator=generator), torch.randn(SHAPE, generator=generator)
-        x = scheduler.add_noise(clean, noise, scheduler.timesteps[start : start + 1])
+        first = scheduler.timesteps[start * order : start * order + 1]
+        x = scheduler.add_noise(clean, noise, first)
     trajectory = [x.clone()]
     takes = scheduler.step.__code__.co_varnames[: scheduler.step.__code__.co_argcount]
     if "generator" in takes:
         step_options["generator"] = generator
-    for t in scheduler.timesteps[start:]:
+    for t in scheduler.timesteps[start * order :]:
         model_input = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         output = model(model_input, t)
         if channels == 2:  # the model predicts a variance, too

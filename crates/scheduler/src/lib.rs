@@ -30,22 +30,40 @@
 #![forbid(unsafe_code)]
 
 pub mod conformance;
+mod ddim;
+mod ddim_inverse;
 mod ddpm;
+mod dpm_solver_sde;
 mod error;
+mod euler_ancestral_discrete;
 mod euler_discrete;
+mod heun_discrete;
+mod kdpm2_ancestral_discrete;
+mod kdpm2_discrete;
 mod linear_mix;
+mod lms_discrete;
 mod options;
+mod pndm;
 mod registry;
 mod schedule;
 mod scheduler;
 mod steps;
 mod tensors;
 
+pub use ddim::{DDIMConfig, DDIMScheduler};
+pub use ddim_inverse::{DDIMInverseConfig, DDIMInverseScheduler};
 pub use ddpm::{DDPMConfig, DDPMScheduler, VarianceType};
+pub use dpm_solver_sde::{DPMSolverSDEConfig, DPMSolverSDEScheduler};
 pub use error::{Error, Result};
+pub use euler_ancestral_discrete::{EulerAncestralDiscreteConfig, EulerAncestralDiscreteScheduler};
 pub use euler_discrete::{EulerDiscreteConfig, EulerDiscreteScheduler, InterpolationType, TimestepType};
+pub use heun_discrete::{HeunDiscreteConfig, HeunDiscreteScheduler};
+pub use kdpm2_ancestral_discrete::{KDPM2AncestralDiscreteConfig, KDPM2AncestralDiscreteScheduler};
+pub use kdpm2_discrete::{KDPM2DiscreteConfig, KDPM2DiscreteScheduler};
 pub use linear_mix::LinearMixScheduler;
+pub use lms_discrete::{LMSDiscreteConfig, LMSDiscreteScheduler};
 pub use options::{Churn, RunOptions, Schedule, Takes};
+pub use pndm::{PNDMConfig, PNDMScheduler};
 pub use registry::{Constructor, Registry, to_json};
 pub use schedule::{
     BetaConfig, BetaSchedule, FinalSigmasType, PredictionType, SigmaConfig, SpacingConfig, ThresholdConfig,

@@ -9,8 +9,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{
-    DDPMScheduler, Draw, Error, EulerDiscreteScheduler, LinearMixScheduler, PixelRange, Result, Run, RunOptions,
-    Scheduler,
+    DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, DPMSolverSDEScheduler, Draw, Error,
+    EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler, LMSDiscreteScheduler, LinearMixScheduler, PNDMScheduler, PixelRange, Result, Run,
+    RunOptions, Scheduler,
 };
 
 /// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
@@ -41,9 +43,22 @@ impl Default for Registry {
     fn default() -> Self {
         let mut registry = Self { constructors: BTreeMap::new() };
         let ours: &[(&str, Constructor)] = &[
-            (LinearMixScheduler::CLASS_NAME, |config| construct(config, Ok::<LinearMixScheduler, Error>)),
+            (DDIMScheduler::CLASS_NAME, |config| construct(config, DDIMScheduler::new)),
+            (DDIMInverseScheduler::CLASS_NAME, |config| construct(config, DDIMInverseScheduler::new)),
             (DDPMScheduler::CLASS_NAME, |config| construct(config, DDPMScheduler::new)),
+            (DPMSolverSDEScheduler::CLASS_NAME, |config| construct(config, DPMSolverSDEScheduler::new)),
+            (EulerAncestralDiscreteScheduler::CLASS_NAME, |config| {
+                construct(config, EulerAncestralDiscreteScheduler::new)
+            }),
             (EulerDiscreteScheduler::CLASS_NAME, |config| construct(config, EulerDiscreteScheduler::new)),
+            (HeunDiscreteScheduler::CLASS_NAME, |config| construct(config, HeunDiscreteScheduler::new)),
+            (KDPM2AncestralDiscreteScheduler::CLASS_NAME, |config| {
+                construct(config, KDPM2AncestralDiscreteScheduler::new)
+            }),
+            (KDPM2DiscreteScheduler::CLASS_NAME, |config| construct(config, KDPM2DiscreteScheduler::new)),
+            (LMSDiscreteScheduler::CLASS_NAME, |config| construct(config, LMSDiscreteScheduler::new)),
+            (LinearMixScheduler::CLASS_NAME, |config| construct(config, Ok::<LinearMixScheduler, Error>)),
+            (PNDMScheduler::CLASS_NAME, |config| construct(config, PNDMScheduler::new)),
         ];
         ours.iter().for_each(|(class_name, constructor)| registry.register(class_name, *constructor));
         registry
