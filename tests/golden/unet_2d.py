@@ -2,10 +2,12 @@
 
 Needs torch, diffusers and safetensors. Case `i` is described by the metadata's `cases[i]`: the configuration, the seed of
 the weights (`torch.manual_seed(seed)` before the constructor), the batch and size, the levels, the labels, and the SHA-256
-of all weights in the order of their names. From `torch.Generator().manual_seed(seed + 1)` come the images, then the labels
-where they are vectors, then the factors of the sum that is differentiated. Tensors: `i.y` is the output, `i.grads` has for
-each parameter with a gradient, in the order of their names, the first, the middle and the last element, the sum, the norm
-and the largest magnitude.
+of all weights in the order of their names, each after its name. From `torch.Generator().manual_seed(seed + 1)` come the
+images, then the labels where they are vectors, then the factors of the sum that is differentiated. The last two cases are
+networks in use, large enough for every way to compute a convolution; the largest goes without the digest.
+
+Tensors: `i.y` is the output, `i.grads` has for each parameter with a gradient, in the order of their names, the first, the
+middle and the last element, the sum, the norm and the largest magnitude.
 """
 
 import hashlib
@@ -62,7 +64,7 @@ def config(index):
         "downsample_type": pick.choice(["conv", "resnet"]),
         "upsample_type": pick.choice(["conv", "resnet"]),
         "dropout": pick.choice([0.0, 0.1]),
-        "act_fn": pick.choice(["silu", "silu", "swish"]),
+        "act_fn": pick.choice(["silu", "silu", "silu", "swish", "mish", "gelu", "relu"]),
         "attention_head_dim": pick.choice([None, 3, 4]),
         "norm_num_groups": None if all_skip else 3 if unusual else pick.choice([1, 2, 4]),
         "attn_norm_num_groups": pick.choice([None, None, 1]),
@@ -78,7 +80,7 @@ def config(index):
 def sha256(tensors):
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        digest.update(tensors[name].detach().numpy().tobytes())
+        digest.update(name.encode() + tensors[name].detach().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -146,6 +148,7 @@ for wanted in ["SkipDownBlock2D", "AttnSkipDownBlock2D"] + DOWN:
 for wanted in ["SkipUpBlock2D", "AttnSkipUpBlock2D"] + UP:
     assert ("up_block_types", wanted) in seen, wanted
 assert any(value.startswith("UNetRes") for _, value in seen) and ("norm_num_groups", "None") in seen
+assert all(("act_fn", value) in seen for value in ["silu", "swish", "mish", "gelu", "relu"])
 assert all((key, value) in seen for key, value in [("class_embed_type", "identity"), ("class_embed_type", "timestep"), ("num_class_embeds", "10")])
 
 metadata = {"torch": torch.__version__, "diffusers": diffusers.__version__, "cases": json.dumps(cases, separators=(",", ":"))}
