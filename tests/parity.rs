@@ -26,7 +26,11 @@ fn losses(place: &Workplace) -> Vec<f32> {
 }
 
 fn train(place: &Workplace, mnist: &str, more: &[&str]) {
-    let config = config("184.toml");
+    train_by("184.toml", place, mnist, more);
+}
+
+fn train_by(name: &str, place: &Workplace, mnist: &str, more: &[&str]) {
+    let config = config(name);
     let args = ["train", "--config", config.to_str().unwrap(), "--data", mnist, "--out", "run"];
     place.run(&[args.as_slice(), more].concat()).expect(0);
 }
@@ -68,4 +72,26 @@ fn other_digits_and_another_seed_are_pytorchs_too() {
     let place = Workplace::new();
     train(&place, &mnist, &["--seed", "7", "--set", "data.classes=[3,5]", "--max-steps", "40"]);
     within(&losses(&place), &f32s(&golden("tutorial-35-seed7.safetensors"), "losses"), 1e-4);
+}
+
+/// The first losses of a configuration that trains UNet2DModel; the pictures at the end are kept cheap.
+#[track_caller]
+fn the_unet_trains_as_in_pytorch(name: &str, tensor: &str) {
+    let Ok(mnist) = std::env::var("KAKUSAN_MNIST_DIR") else { return };
+    let theirs = f32s(&golden("unet-training.safetensors"), tensor);
+    let place = Workplace::new();
+    let steps = theirs.len().to_string();
+    let cheap = ["--set", "sample.steps=5", "--set", "sample.trajectory_steps=5", "--set", "sample.batch_size=2"];
+    train_by(name, &place, &mnist, &[["--max-steps", &steps].as_slice(), &cheap].concat());
+    within(&losses(&place), &theirs, 1e-3);
+}
+
+#[test]
+fn ddpm_trains_as_in_pytorch() {
+    the_unet_trains_as_in_pytorch("ddpm-184.toml", "ddpm");
+}
+
+#[test]
+fn the_courses_second_model_trains_as_in_pytorch() {
+    the_unet_trains_as_in_pytorch("184-unet2d.toml", "mix");
 }
