@@ -62,7 +62,7 @@ def config(index):
         "downsample_type": pick.choice(["conv", "resnet"]),
         "upsample_type": pick.choice(["conv", "resnet"]),
         "dropout": pick.choice([0.0, 0.1]),
-        "act_fn": pick.choice(["silu", "silu", "swish"]),
+        "act_fn": pick.choice(["silu", "silu", "silu", "swish", "mish", "gelu", "relu"]),
         "attention_head_dim": pick.choice([None, 3, 4]),
         "norm_num_groups": None if all_skip else 3 if unusual else pick.choice([1, 2, 4]),
         "attn_norm_num_groups": pick.choice([None, None, 1]),
@@ -146,6 +146,7 @@ for wanted in ["SkipDownBlock2D", "AttnSkipDownBlock2D"] + DOWN:
 for wanted in ["SkipUpBlock2D", "AttnSkipUpBlock2D"] + UP:
     assert ("up_block_types", wanted) in seen, wanted
 assert any(value.startswith("UNetRes") for _, value in seen) and ("norm_num_groups", "None") in seen
+assert all(("act_fn", value) in seen for value in ["silu", "swish", "mish", "gelu", "relu"])
 assert all((key, value) in seen for key, value in [("class_embed_type", "identity"), ("class_embed_type", "timestep"), ("num_class_embeds", "10")])
 
 metadata = {"torch": torch.__version__, "diffusers": diffusers.__version__, "cases": json.dumps(cases, separators=(",", ":"))}

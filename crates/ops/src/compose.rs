@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use crate::adam::Factors;
 
-use crate::ConvOptions;
+use crate::{Activation, ConvOptions};
 
 pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: ConvOptions) -> Result<Tensor> {
     let ConvOptions { stride, padding: [top, bottom, left, right] } = options;
@@ -28,6 +28,17 @@ pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options
 
 pub(crate) fn silu(x: &Tensor) -> Result<Tensor> {
     x.silu()
+}
+
+pub(crate) fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    match activation {
+        Activation::Gelu => x.gelu_erf(),
+        Activation::Mish => {
+            let softplus = x.relu()?.add(&(x.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
+            x.mul(&softplus.tanh()?)
+        }
+        Activation::Relu => x.relu(),
+    }
 }
 
 pub(crate) fn group_norm(x: &Tensor, groups: usize, [weight, bias]: [&Tensor; 2], eps: f64) -> Result<Tensor> {

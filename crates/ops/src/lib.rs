@@ -13,6 +13,7 @@
 
 #![deny(missing_docs)]
 
+mod activation;
 mod adam;
 mod attention;
 mod buffer;
@@ -46,6 +47,7 @@ mod transpose;
 mod upsample;
 mod vectors;
 
+pub use activation::Activation;
 pub use adam::{Adam, AdamConfig, AdamState};
 pub use clip::{clip_factor, clip_grad_norm, grad_norm};
 pub use conv::{ConvOptions, conv2d, conv2d_silu};

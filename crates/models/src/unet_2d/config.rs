@@ -60,7 +60,7 @@ pub struct UNet2DConfig {
     /// The probability that a number is dropped in training, before the second convolution of each residual block.
     pub dropout: f64,
     /// The activation of the residual blocks.
-    pub act_fn: Activation,
+    pub act_fn: ActFn,
     /// Channels of an attention's head; `null` for one head of all channels.
     pub attention_head_dim: Option<usize>,
     /// Groups of the group normalisations. `Skip` blocks choose their own, and only with them it may be `null`.
@@ -106,7 +106,7 @@ impl Default for UNet2DConfig {
             downsample_type: SampleType::Conv,
             upsample_type: SampleType::Conv,
             dropout: 0.0,
-            act_fn: Activation::Silu,
+            act_fn: ActFn::Silu,
             attention_head_dim: Some(8),
             norm_num_groups: Some(32),
             attn_norm_num_groups: None,
@@ -190,14 +190,20 @@ pub enum SampleType {
     Resnet,
 }
 
-/// The activation of residual blocks. Only SiLU is there.
+/// The activation of residual blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Activation {
+pub enum ActFn {
     /// `x * sigmoid(x)`.
     Silu,
     /// SiLU by its other name.
     Swish,
+    /// [`kakusan_ops::Activation::Mish`].
+    Mish,
+    /// [`kakusan_ops::Activation::Gelu`].
+    Gelu,
+    /// [`kakusan_ops::Activation::Relu`].
+    Relu,
 }
 
 /// How residual blocks are told of the level.

@@ -17,12 +17,12 @@ use kakusan_ops::{Features, network};
 
 pub use block_type::{BlockType, DownBlock, UpBlock};
 pub use config::{
-    Activation, ClassEmbedType, MidBlockType, SampleSize, SampleType, TimeEmbeddingType, TimeScaleShift, UNet2DConfig,
+    ActFn, ClassEmbedType, MidBlockType, SampleSize, SampleType, TimeEmbeddingType, TimeScaleShift, UNet2DConfig,
 };
 use down::DownLevel;
 use embeddings::{ClassEmbedding, TimeProjection, TimestepEmbedding};
 use middle::MidBlock;
-use resnet::Common;
+use resnet::{Common, activate};
 use signal::Signal;
 use up::UpLevel;
 
@@ -90,6 +90,7 @@ impl UNet2DModel {
         let common = Common {
             time_width: config.time_embedding_width(),
             scale_shift: config.resnet_time_scale_shift,
+            activation: config.act_fn,
             dropout: config.dropout,
             eps: config.norm_eps,
             head_width: config.attention_head_dim,
@@ -161,7 +162,7 @@ impl UNet2DModel {
         if let Some(class) = class {
             embedding = embedding.add(&self.class_embedding.forward(class)?)?;
         }
-        let signal = Signal::new(&embedding, dropout)?;
+        let signal = Signal::new(activate(&embedding, self.config.act_fn)?, dropout);
 
         let mut h = self.conv_in.forward(x)?;
         let (mut kept, mut image) = (vec![h.clone()], x.clone());

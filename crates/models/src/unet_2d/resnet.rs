@@ -1,9 +1,9 @@
 use candle_core::Result;
 use candle_nn::VarBuilder;
-use kakusan_ops::Features;
+use kakusan_ops::{Activation, Features};
 
-use super::TimeScaleShift;
 use super::signal::Signal;
+use super::{ActFn, TimeScaleShift};
 use crate::layers::{Conv2d, GroupNorm, Linear};
 
 /// What all blocks of a network have in common.
@@ -12,6 +12,7 @@ pub(super) struct Common {
     /// The width of the embedding of the level.
     pub(super) time_width: usize,
     pub(super) scale_shift: TimeScaleShift,
+    pub(super) activation: ActFn,
     pub(super) dropout: f64,
     pub(super) eps: f64,
     /// The width of an attention's head, or all channels.
@@ -90,13 +91,15 @@ impl ResnetBlock {
     /// `[b, in_channels, h, w] -> [b, out_channels, h, w]`, or half or twice the size.
     pub(super) fn forward(&self, x: &Features, signal: &Signal) -> Result<Features> {
         let resample = self.args.resample;
-        let h = resample.forward(self.norm1.forward_silu(x)?)?;
+        let h = resample.forward(self.activated(&self.norm1, x)?)?;
         let x = resample.forward(x.clone())?;
         let h = self.conv1.forward(&h)?;
         let time = self.time_emb_proj.forward(signal.time())?; // [b, out_channels or twice as many, 1, 1]
         let h = match self.common.scale_shift {
-            TimeScaleShift::Default => self.norm2.forward_silu(&h.add_vector(&time)?)?,
-            TimeScaleShift::ScaleShift => self.norm2.forward(&h)?.scale_shift(&time)?.silu()?,
+            TimeScaleShift::Default => self.activated(&self.norm2, &h.add_vector(&time)?)?,
+            TimeScaleShift::ScaleShift => {
+                activate(&self.norm2.forward(&h)?.scale_shift(&time)?, self.common.activation)?
+            }
         };
         let h = self.conv2.forward(&signal.drop(h, self.common.dropout)?)?;
         let x = match &self.conv_shortcut {
@@ -104,6 +107,23 @@ impl ResnetBlock {
             None => x,
         };
         divide(x.add(&h)?, self.args.divisor)
+    }
+
+    /// The activation of normalised features; for SiLU both are one pass.
+    fn activated(&self, norm: &GroupNorm, x: &Features) -> Result<Features> {
+        match self.common.activation {
+            ActFn::Silu | ActFn::Swish => norm.forward_silu(x),
+            activation => activate(&norm.forward(x)?, activation),
+        }
+    }
+}
+
+pub(super) fn activate(x: &Features, activation: ActFn) -> Result<Features> {
+    match activation {
+        ActFn::Silu | ActFn::Swish => x.silu(),
+        ActFn::Mish => x.activate(Activation::Mish),
+        ActFn::Gelu => x.activate(Activation::Gelu),
+        ActFn::Relu => x.activate(Activation::Relu),
     }
 }
 

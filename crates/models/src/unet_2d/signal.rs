@@ -14,12 +14,12 @@ pub(super) struct Signal {
 }
 
 impl Signal {
-    /// `embedding` `[b, width, 1, 1]` is that of the level and the label.
-    pub(super) fn new(embedding: &Features, dropout: Option<Dropout>) -> Result<Self> {
-        Ok(Self { time: embedding.silu()?, dropout, layer: Cell::new(0) })
+    /// `time` `[b, width, 1, 1]` is the activation of the embedding of level and label.
+    pub(super) fn new(time: Features, dropout: Option<Dropout>) -> Self {
+        Self { time, dropout, layer: Cell::new(0) }
     }
 
-    /// SiLU of the embedding.
+    /// The activation of the embedding.
     pub(super) fn time(&self) -> &Features {
         &self.time
     }
