@@ -2,10 +2,12 @@
 
 Needs torch, diffusers and safetensors. Case `i` is described by the metadata's `cases[i]`: the configuration, the seed of
 the weights (`torch.manual_seed(seed)` before the constructor), the batch and size, the levels, the labels, and the SHA-256
-of all weights in the order of their names. From `torch.Generator().manual_seed(seed + 1)` come the images, then the labels
-where they are vectors, then the factors of the sum that is differentiated. Tensors: `i.y` is the output, `i.grads` has for
-each parameter with a gradient, in the order of their names, the first, the middle and the last element, the sum, the norm
-and the largest magnitude.
+of all weights in the order of their names, each after its name. From `torch.Generator().manual_seed(seed + 1)` come the
+images, then the labels where they are vectors, then the factors of the sum that is differentiated. The last two cases are
+networks in use, large enough for every way to compute a convolution; the largest goes without the digest.
+
+Tensors: `i.y` is the output, `i.grads` has for each parameter with a gradient, in the order of their names, the first, the
+middle and the last element, the sum, the norm and the largest magnitude.
 """
 
 import hashlib
@@ -78,7 +80,7 @@ def config(index):
 def sha256(tensors):
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        digest.update(tensors[name].detach().numpy().tobytes())
+        digest.update(name.encode() + tensors[name].detach().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -34,11 +34,12 @@ fn floats(file: &SafeTensors, name: &str) -> Vec<f32> {
     file.tensor(name).unwrap().data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
 }
 
-/// The bytes of all tensors in the order of their names.
+/// The names and bytes of all tensors in the order of their names.
 fn sha256(weights: &Weights) -> String {
     let sorted: BTreeMap<_, _> = weights.iter().collect();
     let mut digest = Sha256::new();
-    for var in sorted.values() {
+    for (name, var) in sorted {
+        digest.update(name);
         values(var).iter().for_each(|value| digest.update(value.to_le_bytes()));
     }
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
