@@ -36,6 +36,8 @@ def sample(class_name, case, out, key):
     scheduler.set_timesteps(**options)
     generator = torch.Generator().manual_seed(case["seed"])
     channels = case.get("model_channels", 1)
+    if case.get("begin_index"):  # as pipelines do it; otherwise the first timestep is looked up
+        scheduler.set_begin_index(start)
     if start == 0:
         x = torch.randn(SHAPE, generator=generator) * scheduler.init_noise_sigma
     else:

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{Alphas, check_timesteps};
-use crate::tensors::{check_same, mix, randn_like, scale};
+use crate::tensors::{check_same, mix, randn_like, scale, split_variance};
 use crate::{
     BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Schedule, Scheduler, SpacingConfig,
     StepOutput, Steps, Takes, ThresholdConfig, TimestepSpacing,
@@ -187,7 +187,8 @@ impl Run for DDPMRun {
         let timesteps = self.steps.timesteps();
         let t = timesteps[i] as i64;
         let prev_t = timesteps.get(i + 1).map_or(-1, |&prev| prev as i64);
-        let (output, learned) = split_variance(config.variance_type, model_output, sample)?;
+        let learns = matches!(config.variance_type, VarianceType::Learned | VarianceType::LearnedRange);
+        let (output, learned) = split_variance(learns, model_output, sample)?;
 
         let (alpha_prod, alpha_prod_prev) = (alphas.at(t, 1.0), alphas.at(prev_t, 1.0));
         let (beta_prod, beta_prod_prev) = (1.0 - alpha_prod, 1.0 - alpha_prod_prev);
@@ -228,27 +229,4 @@ impl Run for DDPMRun {
         };
         Ok(StepOutput { prev_sample: (mean + noise)?, pred_original_sample: x0 })
     }
-}
-
-/// The model's output and, where it predicts the variance in a second half of its channels, that half.
-fn split_variance(variance_type: VarianceType, output: &Tensor, sample: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
-    let learned = matches!(variance_type, VarianceType::Learned | VarianceType::LearnedRange);
-    let channels = sample.dim(1)?;
-    if learned && output.rank() == sample.rank() && output.dim(1)? == 2 * channels {
-        let variance = output.narrow(1, channels, channels)?;
-        let output = output.narrow(1, 0, channels)?;
-        check_same("the model's output", &output, sample)?;
-        return Ok((output, Some(variance)));
-    }
-    if learned {
-        let mut expected = sample.dims().to_vec();
-        expected[1] = 2 * channels;
-        return Err(Error::Shape {
-            what: "the model's output, variance and all,",
-            got: output.dims().to_vec(),
-            expected,
-        });
-    }
-    check_same("the model's output", output, sample)?;
-    Ok((output.clone(), None))
 }

@@ -31,6 +31,7 @@
 
 pub mod conformance;
 mod ddpm;
+mod dpm_solver_multistep;
 mod error;
 mod euler_discrete;
 mod linear_mix;
@@ -42,13 +43,15 @@ mod steps;
 mod tensors;
 
 pub use ddpm::{DDPMConfig, DDPMScheduler, VarianceType};
+pub use dpm_solver_multistep::{DPMSolverMultistepConfig, DPMSolverMultistepScheduler};
 pub use error::{Error, Result};
 pub use euler_discrete::{EulerDiscreteConfig, EulerDiscreteScheduler, InterpolationType, TimestepType};
 pub use linear_mix::LinearMixScheduler;
 pub use options::{Churn, RunOptions, Schedule, Takes};
 pub use registry::{Constructor, Registry, to_json};
 pub use schedule::{
-    BetaConfig, BetaSchedule, FinalSigmasType, PredictionType, SigmaConfig, SpacingConfig, ThresholdConfig,
+    BetaConfig, BetaSchedule, DPMAlgorithmType, DPMSolverType, DynamicShiftConfig, FinalSigmasType, FlowConfig,
+    LearnedVarianceType, PredictionType, SigmaConfig, SolverConfig, SpacingConfig, ThresholdConfig, TimeShiftType,
     TimestepSpacing,
 };
 pub use scheduler::{Draw, PixelRange, Run, Scheduler, StepOutput};

@@ -43,6 +43,23 @@ pub(crate) fn levels_of(levels: &Tensor, images: &Tensor) -> Result<Vec<f32>> {
     Ok(levels.to_vec1()?)
 }
 
+/// The model's output and, where it has `learned` to predict the variance in a second half of its channels, that half.
+pub(crate) fn split_variance(learned: bool, output: &Tensor, sample: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+    if !learned {
+        check_same("the model's output", output, sample)?;
+        return Ok((output.clone(), None));
+    }
+    let channels = sample.dim(1)?;
+    let mut expected = sample.dims().to_vec();
+    expected[1] = 2 * channels;
+    if output.dims() != expected {
+        let got = output.dims().to_vec();
+        return Err(Error::Shape { what: "the model's output, variance and all,", got, expected });
+    }
+    // [b, 2c, h, w] -> [b, c, h, w] twice
+    Ok((output.narrow(1, 0, channels)?, Some(output.narrow(1, channels, channels)?)))
+}
+
 pub(crate) fn check_same(what: &'static str, tensor: &Tensor, like: &Tensor) -> Result<()> {
     if tensor.dims() != like.dims() {
         let (got, expected) = (tensor.dims().to_vec(), like.dims().to_vec());

@@ -2,18 +2,31 @@
 
 mod alphas;
 mod betas;
+mod dpm_solver;
+mod flow;
+mod history;
 mod numbers;
+mod path;
 mod prediction;
+mod process;
 mod sigmas;
 mod spacing;
 mod threshold;
 
 pub(crate) use alphas::Alphas;
 pub use betas::{BetaConfig, BetaSchedule};
+pub(crate) use dpm_solver::DPMMultistep;
+pub use dpm_solver::{DPMAlgorithmType, DPMSolverType};
+pub(crate) use flow::shifted;
+pub use flow::{DynamicShiftConfig, FlowConfig, TimeShiftType};
+pub(crate) use history::{History, multistep_order};
 pub(crate) use numbers::{linspace_f32, linspace_f64};
+pub(crate) use path::{Spaced, last_timestep};
 pub use prediction::PredictionType;
+pub(crate) use process::{Integrand, Level, Process, check_order};
+pub use process::{LearnedVarianceType, SolverConfig};
 pub use sigmas::{FinalSigmasType, SigmaConfig};
-pub(crate) use sigmas::{interpolate, sigmas_at, timesteps_of};
+pub(crate) use sigmas::{SigmaConversion, interpolate, null_is_false, sigmas_at, timesteps_of};
 pub use spacing::{SpacingConfig, TimestepSpacing};
 pub(crate) use spacing::{check_descending, check_timesteps};
 pub use threshold::ThresholdConfig;

@@ -1,0 +1,186 @@
+//! The numbers that diffusers' own tests expect of the DPM-Solver family, at 1e-4 (`test_scheduler_dpm_multi.py` and its
+//! neighbours); and what the family does better.
+
+mod fixtures;
+
+use candle_core::{Device, Tensor};
+use fixtures::{TestResult, assert_sum_mean, full_loop, noise, sample, scheduler};
+use kakusan_rng::Generator;
+use kakusan_scheduler::{Registry, RunOptions, conformance};
+use serde_json::{Value, json};
+
+/// `base` with the keys of `more` over it.
+fn with(base: &Value, more: Value) -> Value {
+    let mut config = base.clone();
+    if let (Value::Object(config), Value::Object(more)) = (&mut config, more) {
+        config.extend(more);
+    }
+    config
+}
+
+/// diffusers' `full_loop` in ten steps with each of the configurations, and the sums it should give.
+fn assert_loops(class_name: &str, base: &Value, loops: &[(Value, f64)]) -> TestResult {
+    for (more, sum) in loops {
+        let mut run = scheduler(class_name, with(base, more.clone()))?.run(10)?;
+        assert_sum_mean(&full_loop(run.as_mut(), sample(), false)?, *sum, *sum / 768.0);
+    }
+    Ok(())
+}
+
+/// diffusers' `full_loop_with_noise`: ten steps, of which the first `start` are left out.
+fn assert_loop_with_noise(class_name: &str, base: &Value, start: usize, sum: f64) -> TestResult {
+    let options = RunOptions { start, ..RunOptions::steps(10) };
+    let mut run = scheduler(class_name, base.clone())?.run_with(&options)?;
+    let x = run.add_noise(&sample(), &noise())?;
+    assert_sum_mean(&full_loop(run.as_mut(), x, false)?, sum, sum / 768.0);
+    Ok(())
+}
+
+fn values(x: &Tensor) -> TestResult<Vec<f32>> {
+    Ok(x.flatten_all()?.to_vec1()?)
+}
+
+/// Samples in `steps` steps with a model that halves what it sees; whether all numbers are finite.
+fn sampled(class_name: &str, config: Value, options: &RunOptions) -> TestResult<Vec<f32>> {
+    let mut run = scheduler(class_name, config)?.run_with(options)?;
+    let mut rng = Generator::new(0);
+    let mut x = run.initial_noise(&[2, 1, 4, 4], &Device::Cpu, &mut rng)?;
+    while run.level().is_some() {
+        let output = run.scale_model_input(&x)?.affine(0.5, 0.1)?;
+        let step = run.step(&output, &x, &mut rng)?;
+        assert!(values(&step.pred_original_sample)?.iter().all(|x| x.is_finite()), "{class_name} {options:?}");
+        x = step.prev_sample;
+    }
+    let x = values(&x)?;
+    assert!(x.iter().all(|x| x.is_finite()), "{class_name} {options:?}: {x:?}");
+    Ok(x)
+}
+
+fn refusal(class_name: &str, config: Value) -> String {
+    let config = config.as_object().cloned().unwrap_or_default();
+    Registry::default().build(class_name, &config).expect_err("it was built").to_string()
+}
+
+/// The contract, for every prediction type of `base`, and for a flow where the class has such.
+fn assert_contract(class_name: &str, base: &Value) -> TestResult {
+    for prediction_type in ["epsilon", "sample", "v_prediction"] {
+        let config = with(base, json!({"prediction_type": prediction_type}));
+        conformance::check(scheduler(class_name, config)?.as_ref(), &Registry::default())?;
+    }
+    let flow = json!({"prediction_type": "flow_prediction", "use_flow_sigmas": true});
+    conformance::check(scheduler(class_name, with(base, flow))?.as_ref(), &Registry::default())?;
+    Ok(())
+}
+
+const DPM: &str = "DPMSolverMultistepScheduler";
+
+#[test]
+fn dpm_solver_multistep() -> TestResult {
+    let base = json!({"lower_order_final": false, "final_sigmas_type": "sigma_min"});
+    let v = json!({"prediction_type": "v_prediction"});
+    let loops = [
+        (json!({}), 253.551392),
+        (v.clone(), 172.873962),
+        (with(&v, json!({"use_karras_sigmas": true})), 160.6642),
+        (with(&v, json!({"use_lu_lambdas": true})), 119.364822),
+        (json!({"thresholding": true, "dynamic_thresholding_ratio": 0.87, "sample_max_value": 0.5}), 872.727051),
+    ];
+    assert_loops(DPM, &base, &loops)?;
+    assert_loop_with_noise(DPM, &base, 5, 318.411102)
+}
+
+#[test]
+fn dpm_solver_multistep_keeps_the_contract() -> TestResult {
+    assert_contract(DPM, &json!({}))?;
+    assert_contract(DPM, &json!({"algorithm_type": "sde-dpmsolver++", "solver_order": 3, "solver_type": "heun"}))?;
+    let noise = json!({"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min", "use_karras_sigmas": true});
+    assert!(refusal(DPM, with(&noise, json!({"use_flow_sigmas": true}))).contains("use_flow_sigmas spaces"));
+    conformance::check(scheduler(DPM, noise)?.as_ref(), &Registry::default())?;
+    Ok(())
+}
+
+#[test]
+fn two_calls_at_one_timestep_are_both_done() -> TestResult {
+    // diffusers begins with the second and runs out of noise levels
+    let cosine =
+        json!({"beta_schedule": "squaredcos_cap_v2", "use_karras_sigmas": true, "prediction_type": "v_prediction"});
+    let run = scheduler(DPM, cosine.clone())?.run(40)?;
+    assert_eq!(run.timesteps()[..2], [998.0, 998.0]);
+    sampled(DPM, cosine, &RunOptions::steps(40))?;
+    // as many steps as timesteps: some noise levels come twice, and diffusers divides by their difference
+    for (order, algorithm) in [(2, "dpmsolver++"), (3, "dpmsolver++"), (2, "sde-dpmsolver++")] {
+        let config = json!({"solver_order": order, "algorithm_type": algorithm, "num_train_timesteps": 100});
+        sampled(DPM, config, &RunOptions::steps(100))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_predicted_variance_is_left_aside() -> TestResult {
+    let mut samples = vec![];
+    for variance in [json!(null), json!("learned"), json!("learned_range")] {
+        let config = json!({"variance_type": variance, "prediction_type": "sample"});
+        let mut run = scheduler(DPM, config)?.run(4)?;
+        let mut x = Tensor::ones((1, 2, 3, 3), candle_core::DType::F32, &Device::Cpu)?;
+        while run.level().is_some() {
+            let output = x.affine(0.5, 0.0)?;
+            let output = if variance.is_null() { output } else { Tensor::cat(&[&output, &output.exp()?], 1)? };
+            x = run.step(&output, &x, &mut Generator::new(0))?.prev_sample;
+        }
+        samples.push(values(&x)?);
+    }
+    assert_eq!(samples[0], samples[1]);
+    assert_eq!(samples[0], samples[2]);
+    Ok(())
+}
+
+#[test]
+fn configurations_that_do_not_go_together_are_refused() -> TestResult {
+    let refused = [
+        (json!({"solver_order": 4}), "solver_order is 4; it must be between 1 and 3"),
+        (json!({"solver_order": 0}), "between 1 and 3"),
+        (json!({"algorithm_type": "dpmsolver"}), "set final_sigmas_type to sigma_min"),
+        (
+            json!({"algorithm_type": "sde-dpmsolver", "solver_order": 3, "final_sigmas_type": "sigma_min"}),
+            "has no solver_order 3",
+        ),
+        (json!({"algorithm_type": "unipc"}), "`algorithm_type`: unknown variant"),
+        (json!({"use_karras_sigmas": true, "use_lu_lambdas": true}), "use_lu_lambdas does not go with"),
+        (json!({"prediction_type": "flow_prediction"}), "set use_flow_sigmas"),
+        (json!({"prediction_type": "v_prediction", "use_flow_sigmas": true}), "use flow_prediction"),
+        (json!({"use_flow_sigmas": true, "flow_shift": 0.0}), "flow_shift is 0"),
+        (json!({"use_dynamic_shifting": true}), "use_flow_sigmas is false"),
+        (json!({"time_shift_type": "linear"}), "it has no time_shift_type Linear"),
+        (json!({"lambda_min_clipped": 100.0}), "lambda_min_clipped is 100"),
+        (json!({"beta_schedule": "sigmoid"}), "it has no beta_schedule Sigmoid"),
+    ];
+    for (config, reason) in refused {
+        let said = refusal(DPM, config);
+        assert!(said.contains(reason), "{said}");
+    }
+    // names that other classes have
+    let config = json!({"algorithm_type": "deis", "solver_type": "logrho"});
+    let config = scheduler(DPM, config)?.config();
+    assert_eq!((&config["algorithm_type"], &config["solver_type"]), (&json!("dpmsolver++"), &json!("midpoint")));
+    Ok(())
+}
+
+#[test]
+fn runs_that_cannot_be_are_refused() -> TestResult {
+    let error = |config: Value, options: RunOptions| -> TestResult<String> {
+        Ok(scheduler(DPM, config)?.run_with(&options).expect_err("it runs").to_string())
+    };
+    assert!(error(json!({}), RunOptions::steps(1001))?.contains("at most 1000"));
+    let leading = json!({"timestep_spacing": "leading", "steps_offset": 600});
+    assert!(error(leading.clone(), RunOptions::steps(1000))?.contains("it can do at most 999"));
+    assert!(error(leading, RunOptions::steps(1))?.contains("with steps_offset 600 a timestep is 1100"));
+    let huge = json!({"timestep_spacing": "leading", "steps_offset": u64::MAX});
+    assert!(error(huge, RunOptions::steps(1))?.contains("there is none after 999"));
+    let timesteps = RunOptions::timesteps([900.0, 5.0]);
+    assert!(error(json!({"use_karras_sigmas": true}), timesteps)?.contains("leave out use_*_sigmas"));
+    assert!(error(json!({}), RunOptions { mu: Some(1.0), ..RunOptions::steps(5) })?.contains("use_dynamic_shifting"));
+    let shifting = json!({"use_flow_sigmas": true, "use_dynamic_shifting": true});
+    assert!(error(shifting, RunOptions { mu: Some(1e9), ..RunOptions::steps(5) })?.contains("`mu` is 1000000000"));
+    assert!(error(json!({}), RunOptions::sigmas([1.0, 0.0]))?.contains("no use for `sigmas`"));
+    Ok(())
+}

@@ -1,0 +1,73 @@
+"""The cases of the DPM-Solver family: DPM-Solver++, its inverse, single steps, UniPC, DEIS, SA-Solver, and DPM-Solver++ of EDM."""
+
+from itertools import product
+
+from cases import case
+
+SPACINGS = ["linspace", "leading", "trailing"]
+CONVERSIONS = ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"]
+THRESHOLDING = {"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 2.0}
+
+
+def flow(mu=None, **config):
+    """A sampling of a flow."""
+    made = case(use_flow_sigmas=True, **{"prediction_type": "flow_prediction"} | config)
+    if mu is not None:
+        made["config"]["use_dynamic_shifting"] = True
+        made["options"]["mu"] = mu
+    return made
+
+
+def counted(**config):
+    """A sampling that counts its steps instead of looking timesteps up, for those with two calls at one timestep."""
+    return case(**config) | {"begin_index": True}
+
+
+CASES = {
+    "DPMSolverMultistepScheduler": [
+        *[
+            case(solver_order=order, algorithm_type=algorithm, solver_type=solver, final_sigmas_type="sigma_min")
+            for algorithm, order, solver in product(
+                ["dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"], [1, 2, 3], ["midpoint", "heun"]
+            )
+            if (algorithm, order) != ("sde-dpmsolver", 3) and (order, solver) not in [(1, "heun"), (3, "heun")]
+        ],
+        *[
+            case(prediction_type=prediction, timestep_spacing=spacing)
+            for prediction, spacing in product(["epsilon", "sample", "v_prediction"], SPACINGS)
+        ],
+        *[
+            case(steps=20, solver_order=3, prediction_type="v_prediction", **{conversion: True})
+            for conversion in [*CONVERSIONS, "use_lu_lambdas"]
+        ],
+        *[
+            case(algorithm_type="dpmsolver", final_sigmas_type="sigma_min", prediction_type=prediction, **THRESHOLDING)
+            for prediction in ["epsilon", "sample", "v_prediction"]
+        ],
+        case(**THRESHOLDING),
+        case(steps=20, solver_order=3),
+        case(steps=20, solver_order=3, lower_order_final=False, final_sigmas_type="sigma_min"),
+        case(steps=20, euler_at_final=True, final_sigmas_type="sigma_min"),
+        case(steps=4, solver_order=3, lower_order_final=False),
+        case(steps=1),
+        case(steps=20, use_karras_sigmas=True, final_sigmas_type="sigma_min"),
+        case(beta_schedule="squaredcos_cap_v2", lambda_min_clipped=-5.1),
+        case(beta_schedule="squaredcos_cap_v2", lambda_min_clipped=-5.1, timestep_spacing="trailing", steps=7),
+        case(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, timestep_spacing="leading", steps_offset=1),
+        counted(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", use_karras_sigmas=True),
+        counted(steps=25, prediction_type="v_prediction", use_karras_sigmas=True, seed=1),
+        *[
+            case(rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing=spacing)
+            for spacing in SPACINGS
+        ],
+        flow(),
+        flow(flow_shift=3.0, steps=20, solver_order=3),
+        flow(mu=0.7, prediction_type="sample"),
+        flow(prediction_type="epsilon", algorithm_type="dpmsolver", final_sigmas_type="sigma_min"),
+        case(timesteps=[999, 700, 650, 20, 3]),
+        case(timesteps=[999, 700, 650, 20, 3], algorithm_type="sde-dpmsolver++", solver_order=3),
+        case(start=4),
+        case(start=4, solver_order=3, use_karras_sigmas=True),
+        flow(start=3),
+    ],
+}
