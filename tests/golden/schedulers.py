@@ -27,9 +27,16 @@ def model(x, t):
     return 0.5 * x + 0.2 * torch.cos(torch.as_tensor(t).to(torch.float32) / 100) + 0.1
 
 
+def make(_class_name, **config):
+    return getattr(diffusers, _class_name)(**config)
+
+
 def sample(class_name, case, out, key):
     """One sampling: timesteps, sigmas and the sample before and after every step."""
-    scheduler = getattr(diffusers, class_name)(**case["config"])
+    config = dict(case["config"])
+    if "solver_p" in config:  # a scheduler by its configuration
+        config["solver_p"] = make(**config["solver_p"])
+    scheduler = make(class_name, **config)
     options = dict(case["options"])
     start = options.pop("start", 0)
     step_options = dict(options.pop("step", {}))

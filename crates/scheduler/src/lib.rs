@@ -41,6 +41,7 @@ mod schedule;
 mod scheduler;
 mod steps;
 mod tensors;
+mod unipc_multistep;
 
 pub use ddpm::{DDPMConfig, DDPMScheduler, VarianceType};
 pub use dpm_solver_multistep::{DPMSolverMultistepConfig, DPMSolverMultistepScheduler};
@@ -52,7 +53,8 @@ pub use registry::{Constructor, Registry, to_json};
 pub use schedule::{
     BetaConfig, BetaSchedule, DPMAlgorithmType, DPMSolverType, DynamicShiftConfig, FinalSigmasType, FlowConfig,
     LearnedVarianceType, PredictionType, SigmaConfig, SolverConfig, SpacingConfig, ThresholdConfig, TimeShiftType,
-    TimestepSpacing,
+    TimestepSpacing, UniPCSolverType,
 };
 pub use scheduler::{Draw, PixelRange, Run, Scheduler, StepOutput};
 pub use steps::Steps;
+pub use unipc_multistep::{UniPCMultistepConfig, UniPCMultistepScheduler};

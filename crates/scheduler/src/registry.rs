@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     DDPMScheduler, DPMSolverMultistepScheduler, Draw, Error, EulerDiscreteScheduler, LinearMixScheduler, PixelRange,
-    Result, Run, RunOptions, Scheduler,
+    Result, Run, RunOptions, Scheduler, UniPCMultistepScheduler,
 };
 
 /// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
@@ -45,6 +45,7 @@ impl Default for Registry {
             (DDPMScheduler::CLASS_NAME, |config| construct(config, DDPMScheduler::new)),
             (DPMSolverMultistepScheduler::CLASS_NAME, |config| construct(config, DPMSolverMultistepScheduler::new)),
             (EulerDiscreteScheduler::CLASS_NAME, |config| construct(config, EulerDiscreteScheduler::new)),
+            (UniPCMultistepScheduler::CLASS_NAME, |config| construct(config, UniPCMultistepScheduler::new)),
         ];
         ours.iter().for_each(|(class_name, constructor)| registry.register(class_name, *constructor));
         registry

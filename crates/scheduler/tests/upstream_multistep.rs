@@ -184,3 +184,93 @@ fn runs_that_cannot_be_are_refused() -> TestResult {
     assert!(error(json!({}), RunOptions::sigmas([1.0, 0.0]))?.contains("no use for `sigmas`"));
     Ok(())
 }
+
+const UNIPC: &str = "UniPCMultistepScheduler";
+
+#[test]
+fn unipc() -> TestResult {
+    let base = json!({"final_sigmas_type": "sigma_min"});
+    let loops = [
+        (json!({}), 189.231842),
+        (json!({"use_karras_sigmas": true}), 224.626709),
+        (json!({"prediction_type": "v_prediction"}), 77.8724823),
+        (json!({"prediction_type": "v_prediction", "use_karras_sigmas": true}), 150.687286),
+    ];
+    assert_loops(UNIPC, &base, &loops)?;
+    assert_loop_with_noise(UNIPC, &base, 8, 315.575684)
+}
+
+#[test]
+fn unipc_keeps_the_contract() -> TestResult {
+    assert_contract(UNIPC, &json!({}))?;
+    assert_contract(UNIPC, &json!({"solver_order": 3, "solver_type": "bh1"}))?;
+    let predictor = json!({"_class_name": UNIPC, "disable_corrector": [0, 1]});
+    conformance::check(scheduler(UNIPC, json!({"solver_p": predictor}))?.as_ref(), &Registry::default())?;
+    Ok(())
+}
+
+#[test]
+fn unipc_steps_to_no_noise_where_diffusers_divides_by_infinity() -> TestResult {
+    for config in [
+        json!({"solver_type": "bh1"}),
+        json!({"lower_order_final": false, "solver_order": 3}),
+        json!({"predict_x0": false}),
+        json!({"predict_x0": false, "lower_order_final": false, "solver_type": "bh1"}),
+        json!({"num_train_timesteps": 40}), // as many steps as timesteps: some noise levels come twice
+        json!({"use_flow_sigmas": true, "prediction_type": "flow_prediction", "use_beta_sigmas": true}),
+        json!({"use_flow_sigmas": true, "prediction_type": "flow_prediction", "use_exponential_sigmas": true}),
+    ] {
+        for steps in [1, 2, 40] {
+            sampled(UNIPC, config.clone(), &RunOptions::steps(steps))?;
+        }
+    }
+    // the step to no noise gives the image that was predicted
+    let mut run = scheduler(UNIPC, json!({"predict_x0": false, "prediction_type": "sample"}))?.run(1)?;
+    let step = run.step(&noise(), &sample(), &mut Generator::new(0))?;
+    let difference = (step.prev_sample - noise())?.abs()?.max_all()?.to_scalar::<f32>()?;
+    assert!(difference < 1e-3, "{difference}");
+    Ok(())
+}
+
+#[test]
+fn unipc_thresholds_noise_too() -> TestResult {
+    // diffusers leaves it out
+    let config = json!({"predict_x0": false, "thresholding": true, "final_sigmas_type": "sigma_min"});
+    let mut run = scheduler(UNIPC, config)?.run(5)?;
+    let step = run.step(&noise(), &sample(), &mut Generator::new(0))?;
+    assert!(values(&step.pred_original_sample)?.iter().all(|x| x.abs() <= 1.0));
+    Ok(())
+}
+
+#[test]
+fn noise_levels_of_a_flow_may_be_asked_for() -> TestResult {
+    let flow = json!({"use_flow_sigmas": true, "prediction_type": "flow_prediction"});
+    let even: Vec<f64> = (0..5).map(|i| 1.0 - 0.999 * f64::from(i) / 5.0).chain([0.0]).collect();
+    let ours = sampled(UNIPC, flow.clone(), &RunOptions::sigmas(even))?;
+    assert_eq!(ours, sampled(UNIPC, flow.clone(), &RunOptions::steps(5))?);
+
+    let error = |config: &Value, options: RunOptions| -> TestResult<String> {
+        Ok(scheduler(UNIPC, config.clone())?.run_with(&options).expect_err("it runs").to_string())
+    };
+    assert!(error(&flow, RunOptions::sigmas([1.5, 0.0]))?.contains("1.5 is no noise level of a flow"));
+    assert!(error(&flow, RunOptions::sigmas([0.5, 0.5]))?.contains("have to descend"));
+    assert!(error(&json!({}), RunOptions::sigmas([1.0, 0.0]))?.contains("but those of a flow"));
+    let shifting = with(&flow, json!({"use_dynamic_shifting": true}));
+    assert!(error(&shifting, RunOptions::steps(5))?.contains("without `mu`"));
+    assert!(error(&flow, RunOptions::steps(0))?.contains("at least one is needed"));
+    Ok(())
+}
+
+#[test]
+fn unipc_refuses_what_does_not_go_together() -> TestResult {
+    assert!(refusal(UNIPC, json!({"solver_order": 9})).contains("between 1 and 8"));
+    assert!(refusal(UNIPC, json!({"shift_terminal": 0.1})).contains("use_flow_sigmas is false"));
+    assert!(refusal(UNIPC, json!({"shift_terminal": 1.0, "use_flow_sigmas": true})).contains("shift_terminal is 1"));
+    assert!(refusal(UNIPC, json!({"sigma_min": -1.0})).contains("sigma_min is -1"));
+    assert!(refusal(UNIPC, json!({"solver_p": {}})).contains("no _class_name"));
+    assert!(refusal(UNIPC, json!({"solver_p": {"_class_name": "NoScheduler"}})).contains("NoScheduler"));
+    let other = json!({"solver_p": {"_class_name": DPM, "timestep_spacing": "trailing"}});
+    let error = scheduler(UNIPC, other)?.run(10).expect_err("it runs").to_string();
+    assert!(error.contains("space both alike"), "{error}");
+    Ok(())
+}

@@ -70,4 +70,39 @@ CASES = {
         case(start=4, solver_order=3, use_karras_sigmas=True),
         flow(start=3),
     ],
+    "UniPCMultistepScheduler": [
+        *[
+            case(solver_order=order, solver_type=solver, predict_x0=predict_x0, final_sigmas_type="sigma_min")
+            for order, solver, predict_x0 in product([1, 2, 3], ["bh1", "bh2"], [True, False])
+        ],
+        *[
+            case(prediction_type=prediction, timestep_spacing=spacing)
+            for prediction, spacing in product(["epsilon", "sample", "v_prediction"], SPACINGS)
+        ],
+        *[
+            case(steps=20, solver_order=3, prediction_type="v_prediction", final_sigmas_type=final, **{conversion: True})
+            for conversion, final in product(CONVERSIONS, ["zero", "sigma_min"])
+        ],
+        case(solver_order=5, prediction_type="sample", steps=12),
+        case(use_karras_sigmas=True, sigma_min=0.05, sigma_max=20.0),
+        case(prediction_type="sample", predict_x0=False, final_sigmas_type="sigma_min"),
+        case(prediction_type="v_prediction", predict_x0=False, final_sigmas_type="sigma_min"),
+        case(**THRESHOLDING),
+        case(lower_order_final=False, final_sigmas_type="sigma_min", solver_order=3),
+        case(disable_corrector=[0, 3, 4]),
+        case(steps=1),
+        case(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"),
+        case(timestep_spacing="leading", steps_offset=1),
+        case(rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing"),
+        case(solver_p={"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}),
+        flow(),
+        flow(flow_shift=3.0, final_sigmas_type="sigma_min", solver_order=3),
+        flow(mu=0.7),
+        flow(mu=2.5, time_shift_type="linear"),
+        flow(shift_terminal=0.1, flow_shift=2.0),
+        flow(use_karras_sigmas=True),
+        flow(use_karras_sigmas=True, prediction_type="sample", predict_x0=False, final_sigmas_type="sigma_min"),
+        case(start=4),
+        case(start=4, solver_order=3),
+    ],
 }

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::null_is_false;
+use super::{check_descending, null_is_false};
 use crate::{Error, Result};
 
 /// The noise levels of a flow (Liu et al. 2022), under diffusers' names: `x = (1 - σ) x₀ + σ ε` in place of a diffusion's
@@ -93,4 +93,34 @@ impl DynamicShiftConfig {
 /// The noise level that the shift `s` puts in the place of `sigma`.
 pub(crate) fn shifted(sigma: f64, s: f64) -> f64 {
     s * sigma / (1.0 + (s - 1.0) * sigma)
+}
+
+/// A flow's noise levels shifted by `s`, and stretched for the last to be `terminal`. One at which nothing is left of the image,
+/// so that its λ is infinite, is brought below.
+pub(crate) fn stretched(sigmas: &[f64], s: f64, terminal: Option<f64>) -> Vec<f64> {
+    let mut sigmas: Vec<f64> = sigmas.iter().map(|&sigma| shifted(sigma, s)).collect();
+    if let (Some(terminal), Some(&last)) = (terminal, sigmas.last()) {
+        let factor = (1.0 - terminal) / (1.0 - last);
+        // a run of one step has nothing to stretch
+        if factor.is_finite() {
+            sigmas.iter_mut().for_each(|sigma| *sigma = 1.0 - (1.0 - *sigma) * factor);
+        }
+    }
+    if let Some(first) = sigmas.first_mut().filter(|first| (**first - 1.0).abs() < 1e-6) {
+        *first -= 1e-6;
+    }
+    sigmas
+}
+
+/// Refuses noise levels asked for by hand that do not descend, or that no flow has.
+pub(crate) fn check_flow(class_name: &str, sigmas: &[f64]) -> Result<()> {
+    check_descending(class_name, sigmas)?;
+    match sigmas.iter().find(|sigma| **sigma > 1.0) {
+        None => Ok(()),
+        Some(beyond) => Err(Error::Steps {
+            class_name: class_name.to_owned(),
+            steps: sigmas.len() - 1,
+            reason: format!("{beyond} is no noise level of a flow, which are 1 at most"),
+        }),
+    }
 }

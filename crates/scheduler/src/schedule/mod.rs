@@ -12,16 +12,17 @@ mod process;
 mod sigmas;
 mod spacing;
 mod threshold;
+mod unipc;
 
 pub(crate) use alphas::Alphas;
 pub use betas::{BetaConfig, BetaSchedule};
 pub(crate) use dpm_solver::DPMMultistep;
 pub use dpm_solver::{DPMAlgorithmType, DPMSolverType};
-pub(crate) use flow::shifted;
 pub use flow::{DynamicShiftConfig, FlowConfig, TimeShiftType};
+pub(crate) use flow::{check_flow, shifted, stretched};
 pub(crate) use history::{History, multistep_order};
-pub(crate) use numbers::{linspace_f32, linspace_f64};
-pub(crate) use path::{Spaced, last_timestep};
+pub(crate) use numbers::{linspace_f32, linspace_f64, solve};
+pub(crate) use path::{Path, Spaced, check_steps, last_timestep};
 pub use prediction::PredictionType;
 pub(crate) use process::{Integrand, Level, Process, check_order};
 pub use process::{LearnedVarianceType, SolverConfig};
@@ -30,3 +31,5 @@ pub(crate) use sigmas::{SigmaConversion, interpolate, null_is_false, sigmas_at, 
 pub use spacing::{SpacingConfig, TimestepSpacing};
 pub(crate) use spacing::{check_descending, check_timesteps};
 pub use threshold::ThresholdConfig;
+pub(crate) use unipc::UniPC;
+pub use unipc::UniPCSolverType;

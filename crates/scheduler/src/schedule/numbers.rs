@@ -20,3 +20,24 @@ pub(crate) fn linspace_f64(start: f64, end: f64, n: usize) -> Vec<f64> {
     }
     values
 }
+
+/// The solution of the linear equations `a x = b`, by elimination with the largest pivot.
+pub(crate) fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
+    let n = b.len();
+    for k in 0..n {
+        let pivot = (k..n).max_by(|&i, &j| a[i][k].abs().total_cmp(&a[j][k].abs())).unwrap_or(k);
+        a.swap(k, pivot);
+        b.swap(k, pivot);
+        let (row, value) = (a[k].clone(), b[k]);
+        for i in k + 1..n {
+            let factor = a[i][k] / row[k];
+            a[i].iter_mut().zip(&row).for_each(|(entry, above)| *entry -= factor * above);
+            b[i] -= factor * value;
+        }
+    }
+    for k in (0..n).rev() {
+        let known: f64 = (k + 1..n).map(|j| a[k][j] * b[j]).sum();
+        b[k] = (b[k] - known) / a[k][k];
+    }
+    b
+}
