@@ -43,6 +43,8 @@ def sample(class_name, case, out, key):
     scheduler.set_timesteps(**options)
     generator = torch.Generator().manual_seed(case["seed"])
     channels = case.get("model_channels", 1)
+    if case.get("double"):  # coefficients in f64, where those in f32 are lost in rounding
+        scheduler.sigmas = scheduler.sigmas.double()
     if case.get("begin_index"):  # as pipelines do it; otherwise the first timestep is looked up
         scheduler.set_begin_index(start)
     if start == 0:

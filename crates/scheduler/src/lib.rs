@@ -31,6 +31,7 @@
 
 pub mod conformance;
 mod ddpm;
+mod deis_multistep;
 mod dpm_solver_multistep;
 mod error;
 mod euler_discrete;
@@ -44,6 +45,7 @@ mod tensors;
 mod unipc_multistep;
 
 pub use ddpm::{DDPMConfig, DDPMScheduler, VarianceType};
+pub use deis_multistep::{DEISAlgorithmType, DEISMultistepConfig, DEISMultistepScheduler, DEISSolverType};
 pub use dpm_solver_multistep::{DPMSolverMultistepConfig, DPMSolverMultistepScheduler};
 pub use error::{Error, Result};
 pub use euler_discrete::{EulerDiscreteConfig, EulerDiscreteScheduler, InterpolationType, TimestepType};

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{
-    DDPMScheduler, DPMSolverMultistepScheduler, Draw, Error, EulerDiscreteScheduler, LinearMixScheduler, PixelRange,
-    Result, Run, RunOptions, Scheduler, UniPCMultistepScheduler,
+    DDPMScheduler, DEISMultistepScheduler, DPMSolverMultistepScheduler, Draw, Error, EulerDiscreteScheduler,
+    LinearMixScheduler, PixelRange, Result, Run, RunOptions, Scheduler, UniPCMultistepScheduler,
 };
 
 /// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
@@ -46,6 +46,7 @@ impl Default for Registry {
             (DPMSolverMultistepScheduler::CLASS_NAME, |config| construct(config, DPMSolverMultistepScheduler::new)),
             (EulerDiscreteScheduler::CLASS_NAME, |config| construct(config, EulerDiscreteScheduler::new)),
             (UniPCMultistepScheduler::CLASS_NAME, |config| construct(config, UniPCMultistepScheduler::new)),
+            (DEISMultistepScheduler::CLASS_NAME, |config| construct(config, DEISMultistepScheduler::new)),
         ];
         ours.iter().for_each(|(class_name, constructor)| registry.register(class_name, *constructor));
         registry

@@ -283,13 +283,10 @@ impl Run for UniPCMultistepRun {
             _ => sample.clone(),
         };
 
-        let mut p = 0;
-        if s != t {
-            self.solver.history.push(s.lambda(), output);
-            let most = if self.config.solver.lower_order_final { n - i } else { n };
-            let most = if t.sigma == 0.0 { 1 } else { most }; // λ is infinite there
-            p = self.config.solver_order.min(most).min(self.solver.history.len());
-        }
+        self.solver.history.push(s.lambda(), output);
+        let most = if self.config.solver.lower_order_final { n - i } else { n };
+        let most = if t.sigma == 0.0 { 1 } else { most }; // λ is infinite there
+        let p = self.config.solver_order.min(most).min(self.solver.history.len());
         let prev_sample = match &mut self.solver_p {
             Some(solver_p) => solver_p.step(model_output, &sample, rng)?.prev_sample,
             None if s == t => sample.clone(), // the next call is at this level again

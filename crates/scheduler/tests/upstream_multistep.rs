@@ -274,3 +274,22 @@ fn unipc_refuses_what_does_not_go_together() -> TestResult {
     assert!(error.contains("space both alike"), "{error}");
     Ok(())
 }
+
+const DEIS: &str = "DEISMultistepScheduler";
+
+#[test]
+fn deis() -> TestResult {
+    let loops = [(json!({}), 183.676453), (json!({"prediction_type": "v_prediction"}), 69.9437256)];
+    assert_loops(DEIS, &json!({}), &loops)?;
+    assert_loop_with_noise(DEIS, &json!({}), 8, 315.301636)
+}
+
+#[test]
+fn deis_keeps_the_contract() -> TestResult {
+    assert_contract(DEIS, &json!({}))?;
+    assert_contract(DEIS, &json!({"solver_order": 3, "timestep_spacing": "trailing"}))?;
+    sampled(DEIS, json!({"num_train_timesteps": 60, "solver_order": 3}), &RunOptions::steps(60))?;
+    assert!(refusal(DEIS, json!({"solver_order": 4})).contains("between 1 and 3"));
+    assert!(refusal(DEIS, json!({"solver_type": "euler"})).contains("`solver_type`: unknown variant"));
+    Ok(())
+}

@@ -23,6 +23,11 @@ def counted(**config):
     return case(**config) | {"begin_index": True}
 
 
+def exact(made):
+    """A sampling whose coefficients diffusers computes in f64, for those that f32 rounds by more than tests allow."""
+    return made | {"double": True}
+
+
 CASES = {
     "DPMSolverMultistepScheduler": [
         *[
@@ -104,5 +109,27 @@ CASES = {
         flow(use_karras_sigmas=True, prediction_type="sample", predict_x0=False, final_sigmas_type="sigma_min"),
         case(start=4),
         case(start=4, solver_order=3),
+    ],
+    "DEISMultistepScheduler": [
+        *[case(solver_order=order) for order in [1, 2, 3]],
+        *[
+            case(prediction_type=prediction, timestep_spacing=spacing)
+            for prediction, spacing in product(["epsilon", "sample", "v_prediction"], SPACINGS)
+        ],
+        *[
+            exact(case(steps=steps, solver_order=order, prediction_type="v_prediction", **{conversion: True}))
+            for steps, (conversion, order) in product([10, 20], zip(CONVERSIONS, [3, 3, 2]))
+        ],
+        case(**THRESHOLDING),
+        case(steps=20, solver_order=3),
+        case(lower_order_final=False, solver_order=3),
+        case(steps=1),
+        exact(case(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")),
+        case(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, timestep_spacing="leading", steps_offset=1),
+        flow(),
+        exact(flow(flow_shift=3.0, steps=20, solver_order=3)),
+        flow(mu=0.7, prediction_type="sample"),
+        case(start=4),
+        case(start=8),
     ],
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{History, Integrand, Level, multistep_order};
 use crate::Result;
-use crate::tensors::{randn_like, scale};
+use crate::tensors::{mix, randn_like, scale};
 
 /// The equation that DPM-Solver integrates. `deis`, which other classes have, stands for `dpmsolver++` as in diffusers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -129,6 +129,34 @@ impl DPMStep {
         Ok(Differences { midpoint: order == 2 && solver_type == DPMSolverType::Midpoint, d })
     }
 
+    /// The derivatives at the first of the latest `order` outputs, from which the step leads over the others.
+    pub(crate) fn singlestep(
+        &self,
+        history: &History,
+        order: usize,
+        solver_type: DPMSolverType,
+    ) -> Result<Differences> {
+        let is_midpoint = solver_type == DPMSolverType::Midpoint;
+        let first = order.max(1) - 1;
+        let m = history.output(first);
+        // the slope from the first output to output i, and how far apart they are
+        let slope = |i: usize| -> Result<(Tensor, f64)> {
+            let r = (history.lambda(i) - history.lambda(first)) / self.h;
+            Ok((scale(&(history.output(i) - m)?, (1.0 / r) as f32)?, r))
+        };
+        let d = match order {
+            0 | 1 => vec![m.clone()],
+            2 => vec![m.clone(), slope(0)?.0],
+            _ if is_midpoint => vec![m.clone(), slope(0)?.0],
+            _ => {
+                let ((d1_1, r0), (d1_0, r1)) = (slope(0)?, slope(1)?);
+                let d2 = scale(&(&d1_1 - &d1_0)?, (2.0 / (r0 - r1)) as f32)?;
+                vec![m.clone(), mix((r0 / (r0 - r1)) as f32, &d1_0, (-r1 / (r0 - r1)) as f32, &d1_1)?, d2]
+            }
+        };
+        Ok(Differences { midpoint: order == 2 && is_midpoint, d })
+    }
+
     /// The sample at `t`, from that at `s` and standard normal noise where the algorithm adds some.
     pub(crate) fn integrate(&self, sample: &Tensor, by: &Differences, noise: Option<&Tensor>) -> Result<Tensor> {
         let d1 = if by.midpoint { 0.5 * self.d0 } else { self.d1 };
@@ -165,11 +193,10 @@ impl DPMMultistep {
         rng: &mut dyn Noise,
     ) -> Result<Tensor> {
         let noise = if self.algorithm_type.is_stochastic() { Some(randn_like(sample, rng)?) } else { None };
-        if s == t {
-            // nothing to integrate over, and no slope either: the next call is at this level again
-            return Ok(sample.clone());
-        }
         self.history.push(s.lambda(), integrand);
+        if s == t {
+            return Ok(sample.clone()); // nothing to integrate over
+        }
         let euler = self.euler_at_final || t.sigma == 0.0; // λ is infinite there
         let order = multistep_order([i, n], &self.history, self.solver_order, self.lower_order_final, euler);
         let step = DPMStep::new(self.algorithm_type, s, t);

@@ -15,9 +15,18 @@ impl History {
         Self { entries: VecDeque::with_capacity(capacity), capacity }
     }
 
+    /// Remembers an output; one at the same λ gives way, for there is no slope between the two.
     pub(crate) fn push(&mut self, lambda: f64, output: Tensor) {
+        if self.entries.front().is_some_and(|&(latest, _)| latest == lambda) {
+            self.entries.pop_front();
+        }
         self.entries.truncate(self.capacity.saturating_sub(1));
         self.entries.push_front((lambda, output));
+    }
+
+    /// Forgets all.
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
     }
 
     pub(crate) fn len(&self) -> usize {
