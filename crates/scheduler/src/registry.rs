@@ -9,8 +9,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{
-    DDPMScheduler, DEISMultistepScheduler, DPMSolverMultistepScheduler, Draw, Error, EulerDiscreteScheduler,
-    LinearMixScheduler, PixelRange, Result, Run, RunOptions, Scheduler, UniPCMultistepScheduler,
+    DDPMScheduler, DEISMultistepScheduler, DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler, Draw, Error, EulerDiscreteScheduler, LinearMixScheduler, PixelRange, Result, Run,
+    RunOptions, Scheduler, UniPCMultistepScheduler,
 };
 
 /// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
@@ -47,6 +48,10 @@ impl Default for Registry {
             (EulerDiscreteScheduler::CLASS_NAME, |config| construct(config, EulerDiscreteScheduler::new)),
             (UniPCMultistepScheduler::CLASS_NAME, |config| construct(config, UniPCMultistepScheduler::new)),
             (DEISMultistepScheduler::CLASS_NAME, |config| construct(config, DEISMultistepScheduler::new)),
+            (DPMSolverSinglestepScheduler::CLASS_NAME, |config| construct(config, DPMSolverSinglestepScheduler::new)),
+            (DPMSolverMultistepInverseScheduler::CLASS_NAME, |config| {
+                construct(config, DPMSolverMultistepInverseScheduler::new)
+            }),
         ];
         ours.iter().for_each(|(class_name, constructor)| registry.register(class_name, *constructor));
         registry

@@ -293,3 +293,83 @@ fn deis_keeps_the_contract() -> TestResult {
     assert!(refusal(DEIS, json!({"solver_type": "euler"})).contains("`solver_type`: unknown variant"));
     Ok(())
 }
+
+const SINGLE: &str = "DPMSolverSinglestepScheduler";
+
+#[test]
+fn dpm_solver_singlestep() -> TestResult {
+    let base = json!({"final_sigmas_type": "sigma_min"});
+    let loops = [
+        (json!({}), 214.36116),
+        (json!({"use_karras_sigmas": true}), 172.680893),
+        (json!({"prediction_type": "v_prediction"}), 111.598183),
+        (json!({"prediction_type": "v_prediction", "use_karras_sigmas": true}), 49.8476982),
+    ];
+    assert_loops(SINGLE, &base, &loops)?;
+    assert_loop_with_noise(SINGLE, &base, 5, 269.218658)?;
+    // begun in the middle, with the sample as it is
+    let mut run = scheduler(SINGLE, base)?.run_with(&RunOptions { start: 3, ..RunOptions::steps(50) })?;
+    assert_sum_mean(&full_loop(run.as_mut(), sample(), false)?, 197.664307, 0.257375389);
+    Ok(())
+}
+
+#[test]
+fn dpm_solver_singlestep_keeps_the_contract() -> TestResult {
+    assert_contract(SINGLE, &json!({}))?;
+    assert_contract(SINGLE, &json!({"algorithm_type": "sde-dpmsolver++", "solver_order": 3, "solver_type": "heun"}))?;
+    for order in [2, 3] {
+        // as many steps as timesteps: some noise levels come twice
+        let config = json!({"num_train_timesteps": 60, "solver_order": order, "solver_type": "heun"});
+        sampled(SINGLE, config, &RunOptions::steps(60))?;
+    }
+    assert!(refusal(SINGLE, json!({"algorithm_type": "sde-dpmsolver"})).contains("take sde-dpmsolver++"));
+    assert!(refusal(SINGLE, json!({"algorithm_type": "dpmsolver"})).contains("cannot lead to no noise"));
+    assert!(refusal(SINGLE, json!({"timestep_spacing": "leading"})).contains("no key `timestep_spacing`"));
+    Ok(())
+}
+
+const INVERSE: &str = "DPMSolverMultistepInverseScheduler";
+
+#[test]
+fn dpm_solver_multistep_inverse() -> TestResult {
+    let base = json!({"lower_order_final": false});
+    let loops = [
+        (json!({}), 541.199402),
+        (json!({"thresholding": true, "dynamic_thresholding_ratio": 0.87, "sample_max_value": 0.5}), 15278.1016),
+        (json!({"prediction_type": "v_prediction"}), 1166.87329),
+        (json!({"prediction_type": "v_prediction", "use_karras_sigmas": true}), 1368.28369),
+    ];
+    assert_loops(INVERSE, &base, &loops)
+}
+
+#[test]
+fn dpm_solver_multistep_inverse_keeps_the_contract() -> TestResult {
+    assert_contract(INVERSE, &json!({}))?;
+    assert_contract(INVERSE, &json!({"solver_order": 3, "timestep_spacing": "leading"}))?;
+    assert!(refusal(INVERSE, json!({"algorithm_type": "sde-dpmsolver++"})).contains("take dpmsolver++"));
+    Ok(())
+}
+
+#[test]
+fn inversion_leads_from_images_to_noise_and_back() -> TestResult {
+    // a flow, too, where diffusers leads downwards; and timesteps that calls share, where diffusers leaves out calls
+    for config in [json!({}), json!({"use_karras_sigmas": true}), json!({"use_flow_sigmas": true})] {
+        let inverse = scheduler(INVERSE, config.clone())?.run(40)?;
+        let sigmas = inverse.sigmas().ok_or("no sigmas")?;
+        assert_eq!((inverse.timesteps().len(), sigmas.len()), (40, 41));
+        assert!(inverse.timesteps().is_sorted() && sigmas.is_sorted() && sigmas[0] > 0.0, "{config} {sigmas:?}");
+    }
+    let model = |x: &Tensor| x.affine(0.3, 0.0);
+    let mut x = sample();
+    let mut inverse = scheduler(INVERSE, json!({}))?.run(200)?;
+    while inverse.level().is_some() {
+        x = inverse.step(&model(&x)?, &x, &mut Generator::new(0))?.prev_sample;
+    }
+    let mut run = scheduler(DPM, json!({"final_sigmas_type": "sigma_min"}))?.run(200)?;
+    while run.level().is_some() {
+        x = run.step(&model(&x)?, &x, &mut Generator::new(0))?.prev_sample;
+    }
+    let difference = (x - sample())?.abs()?.max_all()?.to_scalar::<f32>()?;
+    assert!(difference < 1e-2, "{difference}");
+    Ok(())
+}

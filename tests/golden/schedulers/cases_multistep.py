@@ -132,4 +132,50 @@ CASES = {
         case(start=4),
         case(start=8),
     ],
+    "DPMSolverSinglestepScheduler": [
+        *[
+            case(steps=6, solver_order=order, algorithm_type=algorithm, solver_type=solver, final_sigmas_type="sigma_min")
+            for algorithm, order, solver in product(
+                ["dpmsolver", "dpmsolver++", "sde-dpmsolver++"], [1, 2, 3], ["midpoint", "heun"]
+            )
+            if (order, solver) != (1, "heun")
+        ],
+        *[case(prediction_type=prediction) for prediction in ["epsilon", "sample", "v_prediction"]],
+        *[case(steps=steps, solver_order=3, prediction_type="v_prediction") for steps in [1, 2, 3, 6, 7, 8]],
+        *[
+            case(steps=12, solver_order=3, final_sigmas_type="sigma_min", lower_order_final=lower, **{conversion: True})
+            for lower, conversion in product([True, False], CONVERSIONS)
+        ],
+        case(steps=7, solver_order=2, final_sigmas_type="sigma_min"),
+        case(**THRESHOLDING),
+        case(beta_schedule="squaredcos_cap_v2", lambda_min_clipped=-5.1),
+        flow(),
+        flow(flow_shift=3.0, steps=20, solver_order=3),
+        flow(mu=0.7, prediction_type="sample"),
+        case(timesteps=[999, 700, 650, 20, 3]),
+        *[case(start=start, steps=9, solver_order=3) for start in [1, 2, 3]],
+    ],
+    "DPMSolverMultistepInverseScheduler": [
+        *[
+            case(solver_order=order, algorithm_type=algorithm, solver_type=solver)
+            for algorithm, order, solver in product(["dpmsolver", "dpmsolver++"], [1, 2, 3], ["midpoint", "heun"])
+            if (order, solver) not in [(1, "heun"), (3, "heun")]
+        ],
+        *[
+            case(prediction_type=prediction, timestep_spacing=spacing)
+            for prediction, spacing in product(["epsilon", "sample", "v_prediction"], SPACINGS)
+        ],
+        *[exact(case(prediction_type="v_prediction", **{conversion: True})) for conversion in CONVERSIONS],
+        *[
+            case(algorithm_type=algorithm, prediction_type="v_prediction", **THRESHOLDING)
+            for algorithm in ["dpmsolver", "dpmsolver++"]
+        ],
+        case(steps=20, solver_order=3),
+        case(steps=20, euler_at_final=True),
+        case(lower_order_final=False),
+        case(beta_schedule="squaredcos_cap_v2", lambda_min_clipped=-5.1),
+        case(beta_schedule="squaredcos_cap_v2", lambda_min_clipped=-5.1, timestep_spacing="trailing", steps=7),
+        case(timestep_spacing="leading", steps_offset=1),
+        case(start=4),
+    ],
 }

@@ -16,8 +16,8 @@ mod unipc;
 
 pub(crate) use alphas::Alphas;
 pub use betas::{BetaConfig, BetaSchedule};
-pub(crate) use dpm_solver::DPMMultistep;
 pub use dpm_solver::{DPMAlgorithmType, DPMSolverType};
+pub(crate) use dpm_solver::{DPMMultistep, DPMStep};
 pub use flow::{DynamicShiftConfig, FlowConfig, TimeShiftType};
 pub(crate) use flow::{check_flow, shifted, stretched};
 pub(crate) use history::{History, multistep_order};
