@@ -11,7 +11,7 @@ use crate::{
     Takes, TimeShiftType, TimestepSpacing,
 };
 
-/// DEIS: the noise that was predicted, interpolated over log ρ and integrated (Zhang and Chen 2023, "ρAB-DEIS", section 4):
+/// DEIS: the noise that was predicted, interpolated over log ρ and integrated (Zhang and Chen 2023, "ρAB-DEIS"):
 /// diffusers' `DEISMultistepScheduler`.
 ///
 /// As in diffusers the last step leads to the lowest noise level of training, not to none; with `use_*_sigmas` it leads nowhere.

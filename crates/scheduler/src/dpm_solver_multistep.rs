@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// DPM-Solver and DPM-Solver++ with earlier outputs in place of further model calls (Lu et al. 2022, "DPM-Solver++",
-/// algorithm 2, equations 9 to 14): diffusers' `DPMSolverMultistepScheduler`.
+/// algorithm 2): diffusers' `DPMSolverMultistepScheduler`.
 ///
 /// Where two model calls are at one timestep, as with a cosine schedule and `use_karras_sigmas`, both are done; diffusers
 /// then begins with the second and runs out of noise levels.

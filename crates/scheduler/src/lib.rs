@@ -40,6 +40,7 @@ mod euler_discrete;
 mod linear_mix;
 mod options;
 mod registry;
+mod sa_solver;
 mod schedule;
 mod scheduler;
 mod steps;
@@ -56,6 +57,7 @@ pub use euler_discrete::{EulerDiscreteConfig, EulerDiscreteScheduler, Interpolat
 pub use linear_mix::LinearMixScheduler;
 pub use options::{Churn, RunOptions, Schedule, Takes};
 pub use registry::{Constructor, Registry, to_json};
+pub use sa_solver::{SAAlgorithmType, SASolverConfig, SASolverScheduler, SATau};
 pub use schedule::{
     BetaConfig, BetaSchedule, DPMAlgorithmType, DPMSolverType, DynamicShiftConfig, FinalSigmasType, FlowConfig,
     LearnedVarianceType, PredictionType, SigmaConfig, SolverConfig, SpacingConfig, ThresholdConfig, TimeShiftType,

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::{
     DDPMScheduler, DEISMultistepScheduler, DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler,
     DPMSolverSinglestepScheduler, Draw, Error, EulerDiscreteScheduler, LinearMixScheduler, PixelRange, Result, Run,
-    RunOptions, Scheduler, UniPCMultistepScheduler,
+    RunOptions, SASolverScheduler, Scheduler, UniPCMultistepScheduler,
 };
 
 /// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
@@ -52,6 +52,7 @@ impl Default for Registry {
             (DPMSolverMultistepInverseScheduler::CLASS_NAME, |config| {
                 construct(config, DPMSolverMultistepInverseScheduler::new)
             }),
+            (SASolverScheduler::CLASS_NAME, |config| construct(config, SASolverScheduler::new)),
         ];
         ours.iter().for_each(|(class_name, constructor)| registry.register(class_name, *constructor));
         registry

@@ -16,8 +16,7 @@ use crate::{
     SolverConfig, SpacingConfig, StepOutput, Steps, Takes, TimeShiftType, TimestepSpacing, UniPCSolverType,
 };
 
-/// UniPC: steps of any order by earlier outputs, each corrected by the output at its end (Zhao et al. 2023, algorithms 1 and 2,
-/// equations 8 and 9): diffusers' `UniPCMultistepScheduler`.
+/// UniPC: steps of any order by earlier outputs, each corrected by the output at its end (Zhao et al. 2023, algorithms 1 and 2): diffusers' `UniPCMultistepScheduler`.
 ///
 /// Where diffusers divides by an infinite step, in a step to no noise with `bh1`, without `lower_order_final` or without
 /// `predict_x0`, that step is of the first order here. Without `predict_x0` thresholding is done, too, which diffusers leaves out;

@@ -373,3 +373,50 @@ fn inversion_leads_from_images_to_noise_and_back() -> TestResult {
     assert!(difference < 1e-2, "{difference}");
     Ok(())
 }
+
+const SA: &str = "SASolverScheduler";
+
+#[test]
+fn sa_solver() -> TestResult {
+    let loops = [
+        (json!({}), 337.394287),
+        (json!({"prediction_type": "v_prediction"}), 193.146774),
+        (json!({"use_karras_sigmas": true}), 837.255493),
+    ];
+    assert_loops(SA, &json!({"num_train_timesteps": 1100}), &loops)
+}
+
+#[test]
+fn sa_solver_keeps_the_contract() -> TestResult {
+    assert_contract(SA, &json!({}))?;
+    assert_contract(SA, &json!({"algorithm_type": "noise_prediction", "predictor_order": 3, "corrector_order": 4}))?;
+    // as many steps as timesteps: some noise levels come twice
+    sampled(SA, json!({"num_train_timesteps": 60, "predictor_order": 3}), &RunOptions::steps(60))?;
+    // diffusers cannot
+    sampled(SA, json!({"algorithm_type": "noise_prediction", "thresholding": true}), &RunOptions::steps(10))?;
+    assert!(refusal(SA, json!({"predictor_order": 5})).contains("predictor_order is 5"));
+    assert!(refusal(SA, json!({"corrector_order": 0})).contains("corrector_order is 0"));
+    assert!(refusal(SA, json!({"tau_func": "lambda t: 1"})).contains("`tau_func`"));
+    Ok(())
+}
+
+#[test]
+fn tau_is_how_much_noise_sa_solver_adds() -> TestResult {
+    let tau = |tau: f64, from: f64, to: f64| json!({"tau_func": {"tau": tau, "from": from, "to": to}});
+    let ten = RunOptions::steps(10);
+    assert_eq!(sampled(SA, tau(1.0, 200.0, 800.0), &ten)?, sampled(SA, json!({}), &ten)?);
+    assert_ne!(sampled(SA, tau(0.5, 200.0, 800.0), &ten)?, sampled(SA, json!({}), &ten)?);
+    // without noise it is an ODE, whose steps do not depend on the generator
+    let mut samples = vec![];
+    for seed in [0, 1] {
+        let mut run = scheduler(SA, tau(0.0, 0.0, 999.0))?.run(10)?;
+        let mut x = sample();
+        while run.level().is_some() {
+            x = run.step(&x.affine(0.5, 0.1)?, &x, &mut Generator::new(seed))?.prev_sample;
+        }
+        samples.push(values(&x)?);
+    }
+    assert_eq!(samples[0], samples[1]);
+    assert!(refusal(SA, tau(-1.0, 0.0, 999.0)).contains("tau_func has a tau of -1"));
+    Ok(())
+}

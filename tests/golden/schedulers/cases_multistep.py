@@ -178,4 +178,34 @@ CASES = {
         case(timestep_spacing="leading", steps_offset=1),
         case(start=4),
     ],
+    "SASolverScheduler": [
+        *[
+            case(predictor_order=predictor, corrector_order=corrector, algorithm_type=algorithm)
+            for algorithm, (predictor, corrector) in product(
+                ["data_prediction", "noise_prediction"], [(1, 1), (2, 2), (3, 3), (4, 4), (1, 3), (3, 1)]
+            )
+        ],
+        *[
+            case(prediction_type=prediction, timestep_spacing=spacing)
+            for prediction, spacing in product(["epsilon", "sample", "v_prediction"], SPACINGS)
+        ],
+        *[
+            exact(case(steps=20, predictor_order=3, prediction_type="v_prediction", **{conversion: True}))
+            for conversion in CONVERSIONS
+        ],
+        *[
+            case(algorithm_type="noise_prediction", prediction_type=prediction)
+            for prediction in ["sample", "v_prediction"]
+        ],
+        case(**THRESHOLDING),
+        case(lower_order_final=False, predictor_order=3, corrector_order=4),
+        case(steps=1),
+        exact(case(steps=20, predictor_order=3, corrector_order=4, seed=1)),
+        case(beta_schedule="squaredcos_cap_v2", lambda_min_clipped=-5.1, prediction_type="v_prediction"),
+        case(timestep_spacing="leading", steps_offset=1),
+        flow(),
+        flow(flow_shift=3.0, steps=20),
+        case(start=4),
+        case(start=4, predictor_order=3, corrector_order=4),
+    ],
 }

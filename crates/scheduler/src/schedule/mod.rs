@@ -11,6 +11,7 @@ mod prediction;
 mod process;
 mod sigmas;
 mod spacing;
+mod stochastic_adams;
 mod threshold;
 mod unipc;
 
@@ -30,6 +31,7 @@ pub use sigmas::{FinalSigmasType, SigmaConfig};
 pub(crate) use sigmas::{SigmaConversion, interpolate, null_is_false, sigmas_at, timesteps_of};
 pub use spacing::{SpacingConfig, TimestepSpacing};
 pub(crate) use spacing::{check_descending, check_timesteps};
+pub(crate) use stochastic_adams::StochasticAdams;
 pub use threshold::ThresholdConfig;
 pub(crate) use unipc::UniPC;
 pub use unipc::UniPCSolverType;

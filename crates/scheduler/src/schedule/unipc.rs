@@ -5,7 +5,7 @@ use super::{History, Integrand, Level, solve};
 use crate::Result;
 use crate::tensors::{mix, scale};
 
-/// B(h), by which UniPC divides (Zhao et al. 2023, section 3.4). The names that other classes have stand for `bh2` as in diffusers.
+/// B(h), by which UniPC divides (Zhao et al. 2023). The names that other classes have stand for `bh2` as in diffusers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UniPCSolverType {
@@ -17,7 +17,7 @@ pub enum UniPCSolverType {
     Bh2,
 }
 
-/// UniP and UniC, the predictor and the corrector of UniPC (Zhao et al. 2023, equations 8 and 9), and what they remember.
+/// UniP and UniC, the predictor and the corrector of UniPC (Zhao et al. 2023, algorithms 1 and 2), and what they remember.
 #[derive(Debug, Clone)]
 pub(crate) struct UniPC {
     pub(crate) solver_type: UniPCSolverType,
