@@ -151,14 +151,7 @@ impl Scheduler for DDPMScheduler {
             _ => self.config.spacing.whole(Self::CLASS_NAME, self.alphas.len(), options.num_steps())?,
         };
         let steps = Steps::new(Self::CLASS_NAME, timesteps, options.start)?;
-        let first = steps.level().map_or(0, |level| level as i64);
-        if self.alphas.at(first, 1.0) == 0.0 && self.config.prediction_type == PredictionType::Epsilon {
-            let what = format!(
-                "begin at timestep {first} with prediction_type epsilon: with rescale_betas_zero_snr that sample is noise \
-                 alone and does not tell of an image (Lin et al. 2023); train for v_prediction, or space timesteps leading"
-            );
-            return Err(Error::Unsupported { class_name: Self::CLASS_NAME.into(), what });
-        }
+        self.alphas.check_first(Self::CLASS_NAME, &steps, self.config.prediction_type)?;
         Ok(Box::new(DDPMRun { scheduler: self.clone(), steps }))
     }
 }
@@ -195,13 +188,7 @@ impl Run for DDPMRun {
         let beta = 1.0 - alpha;
 
         let x0 = config.prediction_type.original_sample(&output, sample, alpha_prod.sqrt(), beta_prod.sqrt())?;
-        let x0 = match config.threshold.thresholding {
-            true => config.threshold.threshold(&x0)?,
-            false if config.clip_sample => {
-                x0.clamp(-config.clip_sample_range as f32, config.clip_sample_range as f32)?
-            }
-            false => x0,
-        };
+        let x0 = config.threshold.threshold_or_clip(x0, config.clip_sample.then_some(config.clip_sample_range))?;
 
         // the posterior's mean (equation 7)
         let of_x0 = alpha_prod_prev.sqrt() * beta / beta_prod;

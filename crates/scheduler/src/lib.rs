@@ -31,6 +31,7 @@
 
 pub mod conformance;
 mod ddpm;
+mod edm_euler;
 mod error;
 mod euler_discrete;
 mod linear_mix;
@@ -42,14 +43,15 @@ mod steps;
 mod tensors;
 
 pub use ddpm::{DDPMConfig, DDPMScheduler, VarianceType};
+pub use edm_euler::{EDMEulerConfig, EDMEulerScheduler};
 pub use error::{Error, Result};
 pub use euler_discrete::{EulerDiscreteConfig, EulerDiscreteScheduler, InterpolationType, TimestepType};
 pub use linear_mix::LinearMixScheduler;
 pub use options::{Churn, RunOptions, Schedule, Takes};
 pub use registry::{Constructor, Registry, to_json};
 pub use schedule::{
-    BetaConfig, BetaSchedule, FinalSigmasType, PredictionType, SigmaConfig, SpacingConfig, ThresholdConfig,
-    TimestepSpacing,
+    BetaConfig, BetaSchedule, EDMConfig, FinalSigmasType, PredictionType, SigmaConfig, SigmaSchedule, SpacingConfig,
+    ThresholdConfig, TimestepSpacing,
 };
 pub use scheduler::{Draw, PixelRange, Run, Scheduler, StepOutput};
 pub use steps::Steps;

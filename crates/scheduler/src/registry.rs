@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{
-    DDPMScheduler, Draw, Error, EulerDiscreteScheduler, LinearMixScheduler, PixelRange, Result, Run, RunOptions,
-    Scheduler,
+    DDPMScheduler, Draw, EDMEulerScheduler, Error, EulerDiscreteScheduler, LinearMixScheduler, PixelRange, Result, Run,
+    RunOptions, Scheduler,
 };
 
 /// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
@@ -43,6 +43,7 @@ impl Default for Registry {
         let ours: &[(&str, Constructor)] = &[
             (LinearMixScheduler::CLASS_NAME, |_| Ok(Arc::new(LinearMixScheduler::default()))),
             (DDPMScheduler::CLASS_NAME, |config| construct(config, DDPMScheduler::new)),
+            (EDMEulerScheduler::CLASS_NAME, |config| construct(config, EDMEulerScheduler::new)),
             (EulerDiscreteScheduler::CLASS_NAME, |config| construct(config, EulerDiscreteScheduler::new)),
         ];
         ours.iter().for_each(|(class_name, constructor)| registry.register(class_name, *constructor));

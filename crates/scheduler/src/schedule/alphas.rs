@@ -3,7 +3,7 @@ use kakusan_rng::Generator;
 
 use super::{BetaConfig, PredictionType, interpolate};
 use crate::tensors::{check_same, levels_of, per_image};
-use crate::{Draw, Error, Result};
+use crate::{Draw, Error, Result, Steps};
 
 /// ᾱ_t, the share of the image's variance that is left at timestep `t`, for every timestep of training; and with it the
 /// training side of all schedulers that have betas.
@@ -55,6 +55,19 @@ impl Alphas {
     /// σ_t = sqrt((1 - ᾱ_t) / ᾱ_t) of every timestep, in ascending order.
     pub(crate) fn sigmas(&self) -> &[f32] {
         &self.sigmas
+    }
+
+    /// Refuses to begin where the sample is noise alone with a model that predicts just that: the image would be 0 / 0.
+    pub(crate) fn check_first(&self, class_name: &str, steps: &Steps, predicts: PredictionType) -> Result<()> {
+        let first = steps.level().map_or(0, |level| level as i64);
+        if self.at(first, 1.0) == 0.0 && predicts == PredictionType::Epsilon {
+            let what = format!(
+                "begin at timestep {first} with prediction_type epsilon: with rescale_betas_zero_snr that sample is noise \
+                 alone and does not tell of an image (Lin et al. 2023); train for v_prediction, or space timesteps leading"
+            );
+            return Err(Error::Unsupported { class_name: class_name.to_owned(), what });
+        }
+        Ok(())
     }
 
     /// Standard normal noise, then a timestep for each image: the order of diffusers' training scripts.

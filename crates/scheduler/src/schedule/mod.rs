@@ -2,6 +2,8 @@
 
 mod alphas;
 mod betas;
+mod checks;
+mod edm;
 mod numbers;
 mod prediction;
 mod sigmas;
@@ -10,6 +12,8 @@ mod threshold;
 
 pub(crate) use alphas::Alphas;
 pub use betas::{BetaConfig, BetaSchedule};
+pub(crate) use checks::{check_positive, check_sigma_range, check_steps, check_train_timesteps};
+pub use edm::{EDMConfig, SigmaSchedule};
 pub(crate) use numbers::{linspace_f32, linspace_f64};
 pub use prediction::PredictionType;
 pub use sigmas::{FinalSigmasType, SigmaConfig};

@@ -1,0 +1,73 @@
+//! The numbers that diffusers' own tests expect of the schedulers that are neither of the k-family nor multistep, at 1e-4,
+//! the contract for each of them, and what they refuse.
+
+mod fixtures;
+
+use candle_core::{Device, Tensor};
+use fixtures::{TestResult, assert_sum_mean, full_loop, noise, sample, scheduler};
+use kakusan_rng::Generator;
+use kakusan_scheduler::{RunOptions, Scheduler, conformance};
+use serde_json::{Value, json};
+
+/// A configuration is refused with a message that says this.
+fn assert_refused(class_name: &str, config: Value, why: &str) {
+    let error = scheduler(class_name, config).unwrap_err().to_string();
+    assert!(error.contains(why), "{error}");
+}
+
+fn check_contract(class_name: &str, configs: &[Value]) -> TestResult {
+    for config in configs {
+        let scheduler = scheduler(class_name, config.clone())?;
+        conformance::check(scheduler.as_ref(), &Default::default())?;
+        tensors_of_any_shape_do_not_panic(scheduler.as_ref())?;
+    }
+    Ok(())
+}
+
+/// Nothing is expected of them but an answer.
+fn tensors_of_any_shape_do_not_panic(scheduler: &dyn Scheduler) -> TestResult {
+    for shape in [vec![], vec![0], vec![2], vec![2, 3], vec![0, 1, 3, 3], vec![2, 0, 3, 3], vec![2, 1, 3, 3, 2]] {
+        let x = Tensor::zeros(shape.as_slice(), candle_core::DType::F32, &Device::Cpu)?;
+        let mut rng = Generator::new(0);
+        if let Ok(draw) = scheduler.draw(&x, &mut rng) {
+            let _ = scheduler.add_noise(&x, &draw.noise, &draw.levels);
+            let _ = scheduler.target(&x, &draw.noise, &draw.levels);
+            let _ = scheduler.scale_model_input(&x, &draw.levels);
+            let _ = (scheduler.snr(&draw.levels), scheduler.loss_weight(&draw.levels));
+        }
+        let mut run = scheduler.run(3)?;
+        while run.level().is_some() {
+            let _ =
+                (run.add_noise(&x, &x), run.scale_model_input(&x), run.initial_noise(&shape, &Device::Cpu, &mut rng));
+            if run.step(&x, &x, &mut rng).is_err() {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn edm_euler() -> TestResult {
+    let config = json!({"num_train_timesteps": 256, "sigma_min": 0.002, "sigma_max": 80.0});
+    let mut run = scheduler("EDMEulerScheduler", config)?.run(10)?;
+    let x = sample().affine(run.init_noise_sigma().into(), 0.0)?;
+    assert_sum_mean(&full_loop(run.as_mut(), x, false)?, 34.1855354, 0.0445124172);
+
+    check_contract("EDMEulerScheduler", &["epsilon", "v_prediction"].map(|p| json!({"prediction_type": p})))?;
+    assert_refused("EDMEulerScheduler", json!({"prediction_type": "sample"}), "no use for prediction_type Sample");
+    assert_refused("EDMEulerScheduler", json!({"sigma_min": 90.0}), "sigma_min is 90, but sigma_max is 80");
+    assert_refused("EDMEulerScheduler", json!({"rho": 0}), "rho is 0");
+    assert_refused("EDMEulerScheduler", json!({"sigma_schedule": "lu"}), "`sigma_schedule`: unknown variant");
+    Ok(())
+}
+
+#[test]
+fn edm_takes_noise_levels_for_what_they_are() -> TestResult {
+    let edm = scheduler("EDMEulerScheduler", json!({"sigma_schedule": "exponential"}))?;
+    let run = edm.run_with(&RunOptions::sigmas([10.0, 1.0, 0.0]))?;
+    assert_eq!(run.sigmas(), Some([10.0, 1.0, 0.0].as_slice()));
+    assert_eq!(run.timesteps(), [0.25 * 10f32.ln(), 0.0]);
+    assert_eq!(edm.run(1)?.sigmas(), Some([80.0, 0.0].as_slice()));
+    Ok(())
+}
