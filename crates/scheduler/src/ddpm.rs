@@ -169,9 +169,7 @@ impl Run for DDPMRun {
     }
 
     fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        let alpha_prod = self.scheduler.alphas.at(self.timesteps()[self.steps.index()?] as i64, 1.0);
-        mix(alpha_prod.sqrt(), clean, (1.0 - alpha_prod).sqrt(), noise)
+        self.scheduler.alphas.add_noise_at(self.timesteps()[self.steps.index()?], clean, noise)
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {

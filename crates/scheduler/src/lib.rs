@@ -34,18 +34,21 @@ mod ddpm;
 mod edm_euler;
 mod error;
 mod euler_discrete;
+mod lcm;
 mod linear_mix;
 mod options;
 mod registry;
 mod schedule;
 mod scheduler;
 mod steps;
+mod tcd;
 mod tensors;
 
 pub use ddpm::{DDPMConfig, DDPMScheduler, VarianceType};
 pub use edm_euler::{EDMEulerConfig, EDMEulerScheduler};
 pub use error::{Error, Result};
 pub use euler_discrete::{EulerDiscreteConfig, EulerDiscreteScheduler, InterpolationType, TimestepType};
+pub use lcm::{LCMConfig, LCMScheduler};
 pub use linear_mix::LinearMixScheduler;
 pub use options::{Churn, RunOptions, Schedule, Takes};
 pub use registry::{Constructor, Registry, to_json};
@@ -55,3 +58,4 @@ pub use schedule::{
 };
 pub use scheduler::{Draw, PixelRange, Run, Scheduler, StepOutput};
 pub use steps::Steps;
+pub use tcd::{TCDConfig, TCDScheduler};

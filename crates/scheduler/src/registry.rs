@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{
-    DDPMScheduler, Draw, EDMEulerScheduler, Error, EulerDiscreteScheduler, LinearMixScheduler, PixelRange, Result, Run,
-    RunOptions, Scheduler,
+    DDPMScheduler, Draw, EDMEulerScheduler, Error, EulerDiscreteScheduler, LCMScheduler, LinearMixScheduler,
+    PixelRange, Result, Run, RunOptions, Scheduler, TCDScheduler,
 };
 
 /// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
@@ -45,6 +45,8 @@ impl Default for Registry {
             (DDPMScheduler::CLASS_NAME, |config| construct(config, DDPMScheduler::new)),
             (EDMEulerScheduler::CLASS_NAME, |config| construct(config, EDMEulerScheduler::new)),
             (EulerDiscreteScheduler::CLASS_NAME, |config| construct(config, EulerDiscreteScheduler::new)),
+            (LCMScheduler::CLASS_NAME, |config| construct(config, LCMScheduler::new)),
+            (TCDScheduler::CLASS_NAME, |config| construct(config, TCDScheduler::new)),
         ];
         ours.iter().for_each(|(class_name, constructor)| registry.register(class_name, *constructor));
         registry

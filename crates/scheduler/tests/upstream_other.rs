@@ -15,6 +15,10 @@ fn assert_refused(class_name: &str, config: Value, why: &str) {
     assert!(error.contains(why), "{error}");
 }
 
+fn predictions(types: &[&str]) -> Vec<Value> {
+    types.iter().map(|prediction_type| json!({"prediction_type": prediction_type})).collect()
+}
+
 fn check_contract(class_name: &str, configs: &[Value]) -> TestResult {
     for config in configs {
         let scheduler = scheduler(class_name, config.clone())?;
@@ -54,7 +58,7 @@ fn edm_euler() -> TestResult {
     let x = sample().affine(run.init_noise_sigma().into(), 0.0)?;
     assert_sum_mean(&full_loop(run.as_mut(), x, false)?, 34.1855354, 0.0445124172);
 
-    check_contract("EDMEulerScheduler", &["epsilon", "v_prediction"].map(|p| json!({"prediction_type": p})))?;
+    check_contract("EDMEulerScheduler", &predictions(&["epsilon", "v_prediction"]))?;
     assert_refused("EDMEulerScheduler", json!({"prediction_type": "sample"}), "no use for prediction_type Sample");
     assert_refused("EDMEulerScheduler", json!({"sigma_min": 90.0}), "sigma_min is 90, but sigma_max is 80");
     assert_refused("EDMEulerScheduler", json!({"rho": 0}), "rho is 0");
@@ -69,5 +73,40 @@ fn edm_takes_noise_levels_for_what_they_are() -> TestResult {
     assert_eq!(run.sigmas(), Some([10.0, 1.0, 0.0].as_slice()));
     assert_eq!(run.timesteps(), [0.25 * 10f32.ln(), 0.0]);
     assert_eq!(edm.run(1)?.sigmas(), Some([80.0, 0.0].as_slice()));
+    Ok(())
+}
+
+#[test]
+fn lcm() -> TestResult {
+    for (steps, sum) in [(1, 18.7096786), (10, 197.761642)] {
+        let mut run = scheduler("LCMScheduler", json!({}))?.run(steps)?;
+        assert_sum_mean(&full_loop(run.as_mut(), sample(), false)?, sum, sum / 768.0);
+    }
+    check_contract("LCMScheduler", &predictions(&["epsilon", "sample", "v_prediction"]))?;
+    assert_refused(
+        "LCMScheduler",
+        json!({"original_inference_steps": 1001}),
+        "between 1 and num_train_timesteps, 1000",
+    );
+    assert_refused("LCMScheduler", json!({"timestep_scaling": 0}), "timestep_scaling is 0");
+    assert_refused("LCMScheduler", json!({"beta_schedule": "sigmoid"}), "no beta_schedule Sigmoid");
+    let error = scheduler("LCMScheduler", json!({}))?.run(51).unwrap_err().to_string();
+    assert!(error.contains("it can do at most 50"), "{error}");
+    let zero_snr = scheduler("LCMScheduler", json!({"rescale_betas_zero_snr": true}))?;
+    assert!(zero_snr.run(4).unwrap_err().to_string().contains("train for v_prediction"));
+    Ok(())
+}
+
+#[test]
+fn tcd() -> TestResult {
+    let tcd = scheduler("TCDScheduler", json!({}))?;
+    for (steps, sum) in [(1, 29.8715363), (10, 181.20401)] {
+        let mut run = tcd.run_with(&RunOptions { eta: Some(0.0), ..RunOptions::steps(steps) })?;
+        assert_sum_mean(&full_loop(run.as_mut(), sample(), false)?, sum, sum / 768.0);
+    }
+    check_contract("TCDScheduler", &predictions(&["epsilon", "sample", "v_prediction"]))?;
+    assert_refused("TCDScheduler", json!({"original_inference_steps": 0}), "original_inference_steps is 0");
+    let error = tcd.run_with(&RunOptions { eta: Some(1.5), ..RunOptions::steps(4) }).unwrap_err().to_string();
+    assert_eq!(error, "`eta` is 1.5; it must be between 0 and 1");
     Ok(())
 }

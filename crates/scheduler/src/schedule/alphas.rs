@@ -2,7 +2,7 @@ use candle_core::Tensor;
 use kakusan_rng::Generator;
 
 use super::{BetaConfig, PredictionType, interpolate};
-use crate::tensors::{check_same, levels_of, per_image};
+use crate::tensors::{check_same, levels_of, mix, per_image};
 use crate::{Draw, Error, Result, Steps};
 
 /// ᾱ_t, the share of the image's variance that is left at timestep `t`, for every timestep of training; and with it the
@@ -84,6 +84,13 @@ impl Alphas {
         check_same("the noise", noise, clean)?;
         let alphas = self.of_levels(&levels_of(levels, clean)?)?;
         weighted(clean, &alphas, |alpha| alpha.sqrt(), noise, |alpha| (1.0 - alpha).sqrt())
+    }
+
+    /// The same for images that are all at one timestep.
+    pub(crate) fn add_noise_at(&self, t: f32, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        check_same("the noise", noise, clean)?;
+        let alpha = self.at(t as i64, 1.0);
+        mix(alpha.sqrt(), clean, (1.0 - alpha).sqrt(), noise)
     }
 
     /// `clean + σ noise` (Karras et al. 2022), between timesteps with σ in between.

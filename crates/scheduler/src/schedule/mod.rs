@@ -3,6 +3,7 @@
 mod alphas;
 mod betas;
 mod checks;
+mod distilled;
 mod edm;
 mod numbers;
 mod prediction;
@@ -13,6 +14,7 @@ mod threshold;
 pub(crate) use alphas::Alphas;
 pub use betas::{BetaConfig, BetaSchedule};
 pub(crate) use checks::{check_positive, check_sigma_range, check_steps, check_train_timesteps};
+pub(crate) use distilled::{check_original_steps, distilled_timesteps};
 pub use edm::{EDMConfig, SigmaSchedule};
 pub(crate) use numbers::{linspace_f32, linspace_f64};
 pub use prediction::PredictionType;
