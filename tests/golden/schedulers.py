@@ -30,22 +30,29 @@ def model(x, t):
 def sample(class_name, case, out, key):
     """One sampling: timesteps, sigmas and the sample before and after every step."""
     scheduler = getattr(diffusers, class_name)(**case["config"])
+    order = getattr(scheduler, "order", 1)  # model calls a step
     options = dict(case["options"])
     start = options.pop("start", 0)
     step_options = dict(options.pop("step", {}))
+    if class_name.startswith("FlowMatch") and "sigmas" in options:
+        *options["sigmas"], _ = options["sigmas"]  # that to which the last step leads is always 0
     scheduler.set_timesteps(**options)
     generator = torch.Generator().manual_seed(case["seed"])
     channels = case.get("model_channels", 1)
     if start == 0:
-        x = torch.randn(SHAPE, generator=generator) * scheduler.init_noise_sigma
+        x = torch.randn(SHAPE, generator=generator) * getattr(scheduler, "init_noise_sigma", 1.0)
     else:
         clean, noise = torch.randn(SHAPE, generator=generator), torch.randn(SHAPE, generator=generator)
-        x = scheduler.add_noise(clean, noise, scheduler.timesteps[start : start + 1])
+        first = scheduler.timesteps[start * order : start * order + 1]
+        if hasattr(scheduler, "add_noise"):
+            x = scheduler.add_noise(clean, noise, first)
+        else:
+            x = scheduler.scale_noise(clean, first, noise)
     trajectory = [x.clone()]
     takes = scheduler.step.__code__.co_varnames[: scheduler.step.__code__.co_argcount]
     if "generator" in takes:
         step_options["generator"] = generator
-    for t in scheduler.timesteps[start:]:
+    for t in scheduler.timesteps[start * order :]:
         model_input = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         output = model(model_input, t)
         if channels == 2:  # the model predicts a variance, too

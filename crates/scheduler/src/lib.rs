@@ -30,10 +30,13 @@
 #![forbid(unsafe_code)]
 
 pub mod conformance;
+mod consistency_models;
 mod ddpm;
 mod edm_euler;
 mod error;
 mod euler_discrete;
+mod flow_match_euler_discrete;
+mod flow_match_heun_discrete;
 mod lcm;
 mod linear_mix;
 mod options;
@@ -44,10 +47,13 @@ mod steps;
 mod tcd;
 mod tensors;
 
+pub use consistency_models::{CMStochasticIterativeConfig, CMStochasticIterativeScheduler};
 pub use ddpm::{DDPMConfig, DDPMScheduler, VarianceType};
 pub use edm_euler::{EDMEulerConfig, EDMEulerScheduler};
 pub use error::{Error, Result};
 pub use euler_discrete::{EulerDiscreteConfig, EulerDiscreteScheduler, InterpolationType, TimestepType};
+pub use flow_match_euler_discrete::{FlowMatchEulerDiscreteConfig, FlowMatchEulerDiscreteScheduler, TimeShiftType};
+pub use flow_match_heun_discrete::{FlowMatchHeunDiscreteConfig, FlowMatchHeunDiscreteScheduler};
 pub use lcm::{LCMConfig, LCMScheduler};
 pub use linear_mix::LinearMixScheduler;
 pub use options::{Churn, RunOptions, Schedule, Takes};

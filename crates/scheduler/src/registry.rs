@@ -9,8 +9,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{
-    DDPMScheduler, Draw, EDMEulerScheduler, Error, EulerDiscreteScheduler, LCMScheduler, LinearMixScheduler,
-    PixelRange, Result, Run, RunOptions, Scheduler, TCDScheduler,
+    CMStochasticIterativeScheduler, DDPMScheduler, Draw, EDMEulerScheduler, Error, EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, LCMScheduler, LinearMixScheduler, PixelRange,
+    Result, Run, RunOptions, Scheduler, TCDScheduler,
 };
 
 /// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
@@ -47,6 +48,15 @@ impl Default for Registry {
             (EulerDiscreteScheduler::CLASS_NAME, |config| construct(config, EulerDiscreteScheduler::new)),
             (LCMScheduler::CLASS_NAME, |config| construct(config, LCMScheduler::new)),
             (TCDScheduler::CLASS_NAME, |config| construct(config, TCDScheduler::new)),
+            (CMStochasticIterativeScheduler::CLASS_NAME, |config| {
+                construct(config, CMStochasticIterativeScheduler::new)
+            }),
+            (FlowMatchEulerDiscreteScheduler::CLASS_NAME, |config| {
+                construct(config, FlowMatchEulerDiscreteScheduler::new)
+            }),
+            (FlowMatchHeunDiscreteScheduler::CLASS_NAME, |config| {
+                construct(config, FlowMatchHeunDiscreteScheduler::new)
+            }),
         ];
         ours.iter().for_each(|(class_name, constructor)| registry.register(class_name, *constructor));
         registry

@@ -6,13 +6,18 @@ mod fixtures;
 use candle_core::{Device, Tensor};
 use fixtures::{TestResult, assert_sum_mean, full_loop, noise, sample, scheduler};
 use kakusan_rng::Generator;
-use kakusan_scheduler::{RunOptions, Scheduler, conformance};
+use kakusan_scheduler::{FlowMatchEulerDiscreteScheduler, RunOptions, Scheduler, conformance};
 use serde_json::{Value, json};
 
 /// A configuration is refused with a message that says this.
 fn assert_refused(class_name: &str, config: Value, why: &str) {
     let error = scheduler(class_name, config).unwrap_err().to_string();
     assert!(error.contains(why), "{error}");
+}
+
+fn assert_close(ours: &Tensor, theirs: &Tensor, tolerance: f32) {
+    let difference = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+    assert!(difference <= tolerance, "{difference} apart");
 }
 
 fn predictions(types: &[&str]) -> Vec<Value> {
@@ -108,5 +113,91 @@ fn tcd() -> TestResult {
     assert_refused("TCDScheduler", json!({"original_inference_steps": 0}), "original_inference_steps is 0");
     let error = tcd.run_with(&RunOptions { eta: Some(1.5), ..RunOptions::steps(4) }).unwrap_err().to_string();
     assert_eq!(error, "`eta` is 1.5; it must be between 0 and 1");
+    Ok(())
+}
+
+#[test]
+fn consistency_models() -> TestResult {
+    let cm = scheduler("CMStochasticIterativeScheduler", json!({"num_train_timesteps": 201}))?;
+    for (options, sum) in [(RunOptions::steps(1), 192.761292), (RunOptions::timesteps([106.0, 0.0]), 347.635651)] {
+        let mut run = cm.run_with(&options)?;
+        let x = sample().affine(run.init_noise_sigma().into(), 0.0)?;
+        assert_sum_mean(&full_loop(run.as_mut(), x, false)?, sum, sum / 768.0);
+    }
+    let mut run = cm.run_with(&RunOptions { start: 8, ..RunOptions::steps(10) })?;
+    let x = sample().affine(run.init_noise_sigma().into(), 0.0)?;
+    let x = (x + noise().affine(run.sigmas().ok_or("no sigmas")?[8].into(), 0.0)?)?;
+    assert_sum_mean(&full_loop(run.as_mut(), x, false)?, 763.918579, 763.918579 / 768.0);
+
+    let class_name = "CMStochasticIterativeScheduler";
+    check_contract(class_name, &[json!({}), json!({"num_train_timesteps": 201, "sigma_data": 1.0})])?;
+    assert_refused(class_name, json!({"num_train_timesteps": 1}), "between 2 and");
+    assert_refused(class_name, json!({"s_noise": -1}), "s_noise is -1");
+    let error = scheduler(class_name, json!({}))?.run(41).unwrap_err().to_string();
+    assert!(error.contains("it can do at most 40"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn flow_match_euler() -> TestResult {
+    let class_name = "FlowMatchEulerDiscreteScheduler";
+    let configs =
+        [json!({}), json!({"shift": 3.0}), json!({"invert_sigmas": true}), json!({"stochastic_sampling": true})];
+    check_contract(class_name, &configs)?;
+    assert_refused(class_name, json!({"shift": 0}), "shift is 0");
+    assert_refused(class_name, json!({"shift_terminal": 1.0}), "shift_terminal is 1");
+    assert_refused(class_name, json!({"use_karras_sigmas": true, "use_beta_sigmas": true}), "only one of");
+    assert_refused(class_name, json!({"time_shift_type": "cubic"}), "`time_shift_type`: unknown variant");
+
+    let dynamic = scheduler(class_name, json!({"use_dynamic_shifting": true, "time_shift_type": "linear"}))?;
+    assert!(dynamic.run(4).unwrap_err().to_string().contains("set RunOptions::mu"));
+    let error = dynamic.run_with(&RunOptions { mu: Some(-1.0), ..RunOptions::steps(4) }).unwrap_err().to_string();
+    assert_eq!(error, "`mu` is -1; it must be a number above 0");
+    let error = |config: Value, options: RunOptions| -> TestResult<String> {
+        Ok(scheduler(class_name, config)?.run_with(&options).unwrap_err().to_string())
+    };
+    assert!(error(json!({}), RunOptions { mu: Some(1.0), ..RunOptions::steps(4) })?.contains("no use for `mu`"));
+    assert!(error(json!({}), RunOptions::sigmas([1.5, 0.0]))?.contains("1.5 is not between 0 and 1"));
+    assert!(error(json!({}), RunOptions::timesteps([10.0, 20.0]))?.contains("have to descend"));
+    assert!(error(json!({"shift_terminal": 0.1}), RunOptions::steps(1))?.contains("more would do"));
+    let karras = json!({"use_karras_sigmas": true});
+    assert!(error(karras, RunOptions::timesteps([10.0, 0.0]))?.contains("down to 0"));
+    let flow = FlowMatchEulerDiscreteScheduler::default();
+    assert_eq!([256, 4096].map(|patches| flow.mu(patches)), [Some(0.5), Some(1.15)]);
+    Ok(())
+}
+
+#[test]
+fn inverted_flows_lead_to_the_image_whether_stochastic_or_not() -> TestResult {
+    // where diffusers takes the share of the image for that of the noise
+    let (clean, noise) = (sample(), noise());
+    for stochastic in [false, true] {
+        let config = json!({"invert_sigmas": true, "stochastic_sampling": stochastic});
+        let inverted = scheduler("FlowMatchEulerDiscreteScheduler", config)?;
+        let mut run = inverted.run_with(&RunOptions { start: 3, ..RunOptions::steps(5) })?;
+        assert!(run.sigmas().is_some_and(|sigmas| sigmas[0] == 0.0 && sigmas.is_sorted() && sigmas[5] == 1.0));
+        let mut x = run.add_noise(&clean, &noise)?;
+        let sigma = f64::from(run.sigmas().ok_or("no sigmas")?[3]);
+        assert_close(&x, &((&clean * sigma)? + (&noise * (1.0 - sigma))?)?, 1e-6);
+        let mut rng = Generator::new(0);
+        while let Some(level) = run.level() {
+            // the velocity to the clean image from wherever the sample is
+            let velocity = ((&clean - &x)? / (1.0 - f64::from(level) / 1000.0))?;
+            x = run.step(&velocity, &x, &mut rng)?.prev_sample;
+        }
+        assert_close(&x, &clean, 1e-5);
+    }
+    Ok(())
+}
+
+#[test]
+fn flow_match_heun() -> TestResult {
+    let class_name = "FlowMatchHeunDiscreteScheduler";
+    check_contract(class_name, &[json!({}), json!({"shift": 3.0, "num_train_timesteps": 100})])?;
+    assert_refused(class_name, json!({"shift": -1}), "shift is -1");
+    let heun = scheduler(class_name, json!({}))?;
+    assert_eq!(heun.run(4)?.timesteps().len(), 7);
+    let error = heun.run_with(&RunOptions { start: 4, ..RunOptions::steps(4) }).unwrap_err().to_string();
+    assert!(error.contains("are to be left out"), "{error}");
     Ok(())
 }

@@ -51,4 +51,44 @@ CASES = {
         case(timesteps=[999, 700, 650, 20, 3]),
         case(steps=8, start=3),
     ],
+    "CMStochasticIterativeScheduler": [
+        *[case(steps=steps, seed=1) for steps in [1, 2, 7, 40]],
+        *[case(steps=4, num_train_timesteps=201, clip_denoised=clip) for clip in [True, False]],
+        case(steps=5, s_noise=1.01, sigma_min=0.01, sigma_max=20.0, sigma_data=1.0, rho=3.0),
+        case(timesteps=[22, 0]),
+        case(timesteps=[106, 55, 0], num_train_timesteps=201),
+        case(steps=8, start=3),
+    ],
+    "FlowMatchEulerDiscreteScheduler": [
+        case(),
+        case(steps=1),
+        *[case(shift=shift, num_train_timesteps=timesteps) for shift, timesteps in product([0.5, 3.0], [1000, 100])],
+        *[
+            case(use_dynamic_shifting=True, time_shift_type=kind, mu=mu, shift=3.0)
+            for kind, mu in product(["exponential", "linear"], [0.5, 1.15])
+        ],
+        *[
+            case(shift_terminal=terminal, shift=shift, **{conversion: True} if conversion else {})
+            for terminal, shift, conversion in product(
+                [None, 0.1], [1.0, 3.0], [None, "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"]
+            )
+            if terminal or conversion
+        ],
+        case(shift_terminal=0.0),
+        case(invert_sigmas=True, shift=2.0),
+        case(invert_sigmas=True, timesteps=[900.0, 500.0, 100.5], shift=2.0),
+        case(stochastic_sampling=True, seed=1),
+        case(stochastic_sampling=True, shift=3.0, use_karras_sigmas=True),
+        case(timesteps=[1000.0, 700.0, 650.5, 20.0], shift=3.0),
+        case(sigmas=[1.0, 0.7, 0.3, 0.05, 0.0], shift=3.0),
+        case(sigmas=[1.0, 0.75, 0.5, 0.25, 0.0], use_dynamic_shifting=True, mu=0.8),
+        case(start=4, shift=3.0),
+    ],
+    "FlowMatchHeunDiscreteScheduler": [
+        *[case(steps=steps, shift=shift) for steps, shift in product([1, 2, 10], [1.0, 3.0])],
+        case(num_train_timesteps=100, shift=0.5),
+        case(step={"s_churn": 3.0}, seed=1),
+        case(step={"s_churn": 2.0, "s_tmin": 0.1, "s_tmax": 0.8, "s_noise": 1.003}, shift=2.0),
+        case(start=4),
+    ],
 }
