@@ -66,16 +66,31 @@ def sample(class_name, case, out, key):
     assert out[f"{key}.trajectory"].isfinite().all(), (class_name, case)
 
 
+def sample_by(loop, class_name, case, out, key):
+    """One sampling by a class whose interface is its own: `loop` gives the levels of the model calls, and the sample
+    before and after each."""
+    scheduler = getattr(diffusers, class_name)(**case["config"])
+    generator = torch.Generator().manual_seed(case["seed"])
+    levels, trajectory = loop(scheduler, case, generator, model, SHAPE)
+    out[f"{key}.timesteps"] = torch.stack([torch.as_tensor(level).to(torch.float32) for level in levels])
+    out[f"{key}.trajectory"] = torch.stack(trajectory).flatten(1)
+    assert out[f"{key}.trajectory"].isfinite().all(), (class_name, case)
+
+
 def main():
     only = [argument for argument in sys.argv[1:] if argument.endswith("Scheduler")]
     for module in sorted(path.stem for path in HERE.glob("*.py")):
-        for class_name, cases in importlib.import_module(module).CASES.items():
+        module = importlib.import_module(module)
+        for class_name, cases in module.CASES.items():
             if only and class_name not in only:
                 continue
             out, metadata = {}, {"diffusers": diffusers.__version__, "torch": torch.__version__}
             for i, case in enumerate(cases):
                 key = f"{i:03}"
-                sample(class_name, case, out, key)
+                if loop := getattr(module, "LOOPS", {}).get(class_name):
+                    sample_by(loop, class_name, case, out, key)
+                else:
+                    sample(class_name, case, out, key)
                 metadata[key] = json.dumps(case)
             # the file that save_pretrained writes of a default
             metadata["default"] = getattr(diffusers, class_name)().to_json_string()

@@ -46,6 +46,7 @@ mod scheduler;
 mod steps;
 mod tcd;
 mod tensors;
+mod unclip;
 
 pub use consistency_models::{CMStochasticIterativeConfig, CMStochasticIterativeScheduler};
 pub use ddpm::{DDPMConfig, DDPMScheduler, VarianceType};
@@ -65,3 +66,4 @@ pub use schedule::{
 pub use scheduler::{Draw, PixelRange, Run, Scheduler, StepOutput};
 pub use steps::Steps;
 pub use tcd::{TCDConfig, TCDScheduler};
+pub use unclip::{UnCLIPConfig, UnCLIPScheduler};

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::{
     CMStochasticIterativeScheduler, DDPMScheduler, Draw, EDMEulerScheduler, Error, EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, LCMScheduler, LinearMixScheduler, PixelRange,
-    Result, Run, RunOptions, Scheduler, TCDScheduler,
+    Result, Run, RunOptions, Scheduler, TCDScheduler, UnCLIPScheduler,
 };
 
 /// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
@@ -57,6 +57,7 @@ impl Default for Registry {
             (FlowMatchHeunDiscreteScheduler::CLASS_NAME, |config| {
                 construct(config, FlowMatchHeunDiscreteScheduler::new)
             }),
+            (UnCLIPScheduler::CLASS_NAME, |config| construct(config, UnCLIPScheduler::new)),
         ];
         ours.iter().for_each(|(class_name, constructor)| registry.register(class_name, *constructor));
         registry

@@ -201,3 +201,17 @@ fn flow_match_heun() -> TestResult {
     assert!(error.contains("are to be left out"), "{error}");
     Ok(())
 }
+
+#[test]
+fn unclip() -> TestResult {
+    for (steps, sum) in [(1000, 252.26825), (25, 258.204498)] {
+        let mut run = scheduler("UnCLIPScheduler", json!({}))?.run(steps)?;
+        assert_sum_mean(&full_loop(run.as_mut(), sample(), false)?, sum, sum / 768.0);
+    }
+    check_contract("UnCLIPScheduler", &predictions(&["epsilon", "sample"]))?;
+    assert_refused("UnCLIPScheduler", json!({"prediction_type": "v_prediction"}), "no use for prediction_type");
+    assert_refused("UnCLIPScheduler", json!({"variance_type": "fixed_large"}), "no use for variance_type FixedLarge");
+    assert_refused("UnCLIPScheduler", json!({"beta_schedule": "linear"}), "no beta_schedule Linear");
+    assert_eq!(scheduler("UnCLIPScheduler", json!({}))?.run(1)?.timesteps(), [999.0]);
+    Ok(())
+}

@@ -3,6 +3,7 @@ whose interface is their own."""
 
 from itertools import product
 
+import torch
 from cases import case
 
 CASES = {
@@ -91,4 +92,38 @@ CASES = {
         case(step={"s_churn": 2.0, "s_tmin": 0.1, "s_tmax": 0.8, "s_noise": 1.003}, shift=2.0),
         case(start=4),
     ],
+    "UnCLIPScheduler": [
+        *[
+            case(steps=steps, prediction_type=prediction)
+            for steps, prediction in product([2, 10, 25], ["epsilon", "sample"])
+        ],
+        case(variance_type="learned_range", model_channels=2),
+        case(variance_type="learned_range", model_channels=2, prediction_type="sample", steps=7, seed=1),
+        case(num_train_timesteps=50, steps=50),
+        case(clip_sample=False, prediction_type="sample"),
+        case(clip_sample_range=0.5),
+        case(start=4),
+    ],
 }
+
+
+def unclip(scheduler, case, generator, model, shape):
+    """Each step told of the next timestep, as UnCLIPPipeline does it."""
+    scheduler.set_timesteps(case["options"]["num_inference_steps"])
+    timesteps = scheduler.timesteps
+    start = case["options"].get("start", 0)
+    x = torch.randn(shape, generator=generator)
+    if start:
+        x = scheduler.add_noise(x, torch.randn(shape, generator=generator), timesteps[start : start + 1])
+    trajectory = [x]
+    for i, t in enumerate(timesteps[start:], start):
+        output = model(x, t)
+        if case["model_channels"] == 2:
+            output = torch.cat([output, torch.sigmoid(output)], dim=1)
+        prev = timesteps[i + 1] if i + 1 < len(timesteps) else None
+        x = scheduler.step(output, t, x, prev_timestep=prev, generator=generator).prev_sample
+        trajectory.append(x)
+    return timesteps, trajectory
+
+
+LOOPS = {"UnCLIPScheduler": unclip}
