@@ -16,6 +16,7 @@ from pathlib import Path
 
 import diffusers
 import torch
+from diffusers.schedulers.deprecated import scheduling_karras_ve, scheduling_sde_vp
 from safetensors.torch import save_file
 
 HERE = Path(__file__).parent / "schedulers"
@@ -27,9 +28,15 @@ def model(x, t):
     return 0.5 * x + 0.2 * torch.cos(torch.as_tensor(t).to(torch.float32) / 100) + 0.1
 
 
+def find(class_name):
+    """The class, even if it is deprecated and no longer exported."""
+    homes = [scheduling_karras_ve, scheduling_sde_vp, diffusers]
+    return next(getattr(home, class_name) for home in homes if hasattr(home, class_name))
+
+
 def sample(class_name, case, out, key):
     """One sampling: timesteps, sigmas and the sample before and after every step."""
-    scheduler = getattr(diffusers, class_name)(**case["config"])
+    scheduler = find(class_name)(**case["config"])
     order = getattr(scheduler, "order", 1)  # model calls a step
     options = dict(case["options"])
     start = options.pop("start", 0)
@@ -69,7 +76,7 @@ def sample(class_name, case, out, key):
 def sample_by(loop, class_name, case, out, key):
     """One sampling by a class whose interface is its own: `loop` gives the levels of the model calls, and the sample
     before and after each."""
-    scheduler = getattr(diffusers, class_name)(**case["config"])
+    scheduler = find(class_name)(**case["config"])
     generator = torch.Generator().manual_seed(case["seed"])
     levels, trajectory = loop(scheduler, case, generator, model, SHAPE)
     out[f"{key}.timesteps"] = torch.stack([torch.as_tensor(level).to(torch.float32) for level in levels])
@@ -93,7 +100,7 @@ def main():
                     sample(class_name, case, out, key)
                 metadata[key] = json.dumps(case)
             # the file that save_pretrained writes of a default
-            metadata["default"] = getattr(diffusers, class_name)().to_json_string()
+            metadata["default"] = find(class_name)().to_json_string()
             save_file({k: v.contiguous() for k, v in out.items()}, HERE / f"{class_name}.safetensors", metadata)
             print(f"{class_name}: {len(cases)} cases")
 

@@ -37,12 +37,17 @@ mod error;
 mod euler_discrete;
 mod flow_match_euler_discrete;
 mod flow_match_heun_discrete;
+mod ipndm;
+mod karras_ve;
 mod lcm;
 mod linear_mix;
 mod options;
 mod registry;
+mod repaint;
 mod schedule;
 mod scheduler;
+mod sde_ve;
+mod sde_vp;
 mod steps;
 mod tcd;
 mod tensors;
@@ -55,15 +60,20 @@ pub use error::{Error, Result};
 pub use euler_discrete::{EulerDiscreteConfig, EulerDiscreteScheduler, InterpolationType, TimestepType};
 pub use flow_match_euler_discrete::{FlowMatchEulerDiscreteConfig, FlowMatchEulerDiscreteScheduler, TimeShiftType};
 pub use flow_match_heun_discrete::{FlowMatchHeunDiscreteConfig, FlowMatchHeunDiscreteScheduler};
+pub use ipndm::{IPNDMConfig, IPNDMScheduler};
+pub use karras_ve::{KarrasVeConfig, KarrasVeScheduler};
 pub use lcm::{LCMConfig, LCMScheduler};
 pub use linear_mix::LinearMixScheduler;
 pub use options::{Churn, RunOptions, Schedule, Takes};
 pub use registry::{Constructor, Registry, to_json};
+pub use repaint::{RePaintConfig, RePaintOptions, RePaintScheduler};
 pub use schedule::{
     BetaConfig, BetaSchedule, EDMConfig, FinalSigmasType, PredictionType, SigmaConfig, SigmaSchedule, SpacingConfig,
     ThresholdConfig, TimestepSpacing,
 };
 pub use scheduler::{Draw, PixelRange, Run, Scheduler, StepOutput};
+pub use sde_ve::{ScoreSdeVeConfig, ScoreSdeVeScheduler};
+pub use sde_vp::{ScoreSdeVpConfig, ScoreSdeVpScheduler};
 pub use steps::Steps;
 pub use tcd::{TCDConfig, TCDScheduler};
 pub use unclip::{UnCLIPConfig, UnCLIPScheduler};

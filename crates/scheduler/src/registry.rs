@@ -10,8 +10,9 @@ use serde_json::{Map, Value};
 
 use crate::{
     CMStochasticIterativeScheduler, DDPMScheduler, Draw, EDMEulerScheduler, Error, EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, LCMScheduler, LinearMixScheduler, PixelRange,
-    Result, Run, RunOptions, Scheduler, TCDScheduler, UnCLIPScheduler,
+    FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, IPNDMScheduler, KarrasVeScheduler, LCMScheduler,
+    LinearMixScheduler, PixelRange, RePaintScheduler, Result, Run, RunOptions, Scheduler, ScoreSdeVeScheduler,
+    ScoreSdeVpScheduler, TCDScheduler, UnCLIPScheduler,
 };
 
 /// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
@@ -58,6 +59,11 @@ impl Default for Registry {
                 construct(config, FlowMatchHeunDiscreteScheduler::new)
             }),
             (UnCLIPScheduler::CLASS_NAME, |config| construct(config, UnCLIPScheduler::new)),
+            (RePaintScheduler::CLASS_NAME, |config| construct(config, RePaintScheduler::new)),
+            (ScoreSdeVeScheduler::CLASS_NAME, |config| construct(config, ScoreSdeVeScheduler::new)),
+            (ScoreSdeVpScheduler::CLASS_NAME, |config| construct(config, ScoreSdeVpScheduler::new)),
+            (KarrasVeScheduler::CLASS_NAME, |config| construct(config, KarrasVeScheduler::new)),
+            (IPNDMScheduler::CLASS_NAME, |config| construct(config, IPNDMScheduler::new)),
         ];
         ours.iter().for_each(|(class_name, constructor)| registry.register(class_name, *constructor));
         registry
@@ -149,23 +155,28 @@ where
     C: Serialize + DeserializeOwned + Default,
     S: Scheduler + 'static,
 {
+    Ok(Arc::new(new(read_config("", given)?)?))
+}
+
+/// A class's default configuration with `given` laid over it, all of whose keys it knows.
+pub(crate) fn read_config<C>(class_name: &str, given: Map<String, Value>) -> Result<C>
+where
+    C: Serialize + DeserializeOwned + Default,
+{
     let read = |given: Map<String, Value>| -> std::result::Result<C, String> {
         let mut config = to_map(&C::default());
         config.extend(given);
         serde_json::from_value(Value::Object(config)).map_err(|e| e.to_string())
     };
-    let refuse = |reason: String| Error::Config { class_name: String::new(), reason };
-    match read(given.clone()) {
-        Ok(config) => Ok(Arc::new(new(config)?)),
-        // serde does not say which of the flattened keys it was
-        Err(whole) => Err(given
-            .into_iter()
-            .find_map(|(key, value)| {
-                let reason = read(Map::from_iter([(key.clone(), value)])).err()?;
-                Some(refuse(format!("`{key}`: {reason}")))
-            })
-            .unwrap_or(refuse(whole))),
-    }
+    let refuse = |reason: String| Error::Config { class_name: class_name.to_owned(), reason };
+    // serde does not say which of the flattened keys it was
+    read(given.clone()).map_err(|whole| {
+        let which = given.into_iter().find_map(|(key, value)| {
+            let reason = read(Map::from_iter([(key.clone(), value)])).err()?;
+            Some(format!("`{key}`: {reason}"))
+        });
+        refuse(which.unwrap_or(whole))
+    })
 }
 
 /// A configuration as the map that its file holds.

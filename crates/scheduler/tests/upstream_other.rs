@@ -6,7 +6,9 @@ mod fixtures;
 use candle_core::{Device, Tensor};
 use fixtures::{TestResult, assert_sum_mean, full_loop, noise, sample, scheduler};
 use kakusan_rng::Generator;
-use kakusan_scheduler::{FlowMatchEulerDiscreteScheduler, RunOptions, Scheduler, conformance};
+use kakusan_scheduler::{
+    FlowMatchEulerDiscreteScheduler, RePaintOptions, RePaintScheduler, RunOptions, Scheduler, conformance,
+};
 use serde_json::{Value, json};
 
 /// A configuration is refused with a message that says this.
@@ -213,5 +215,120 @@ fn unclip() -> TestResult {
     assert_refused("UnCLIPScheduler", json!({"variance_type": "fixed_large"}), "no use for variance_type FixedLarge");
     assert_refused("UnCLIPScheduler", json!({"beta_schedule": "linear"}), "no beta_schedule Linear");
     assert_eq!(scheduler("UnCLIPScheduler", json!({}))?.run(1)?.timesteps(), [999.0]);
+    Ok(())
+}
+
+#[test]
+fn repaint() -> TestResult {
+    let error = scheduler("RePaintScheduler", json!({}))?.run(10).unwrap_err().to_string();
+    assert!(error.contains("RePaintScheduler::repaint_run"), "{error}");
+    assert_refused("RePaintScheduler", json!({"eta": 1.5}), "`eta` is 1.5");
+    assert_refused("RePaintScheduler", json!({"beta_schedule": "laplace"}), "no beta_schedule Laplace");
+
+    let ddpm = scheduler("DDPMScheduler", json!({"beta_end": 0.01}))?;
+    let repaint = RePaintScheduler::from_config(&ddpm.config())?;
+    assert_eq!(repaint.config()["beta_end"], 0.01);
+    let options = |num_inference_steps, jump_length, jump_n_sample| RePaintOptions {
+        num_inference_steps,
+        jump_length,
+        jump_n_sample,
+        eta: None,
+    };
+    let (image, mask) = (sample(), Tensor::ones((4, 1, 8, 8), candle_core::DType::F32, &Device::Cpu)?);
+    let run = |options: &RePaintOptions| repaint.repaint_run(options, &image, &mask);
+    // three steps are undone after the one at 0, twice
+    let places = [4, 3, 2, 1, 0, 2, 1, 0, 2, 1, 0].map(|place| place as f32 * 200.0);
+    assert_eq!(run(&options(5, 3, 3))?.timesteps(), places);
+    let error = |options| run(&options).unwrap_err().to_string();
+    assert!(error(options(1001, 10, 10)).contains("at most 1000"));
+    assert!(error(options(0, 10, 10)).contains("at least one"));
+    assert!(error(options(10, 0, 10)).contains("`jump_length` is 0"));
+    assert!(error(options(10, 10, 0)).contains("`jump_n_sample` is 0"));
+    assert!(error(options(1000, 1, usize::MAX)).contains("model calls"));
+    let wide = Tensor::ones((4, 1, 8, 9), candle_core::DType::F32, &Device::Cpu)?;
+    let error = repaint.repaint_run(&options(5, 3, 3), &image, &wide).unwrap_err().to_string();
+    assert!(error.starts_with("the mask has shape [4, 1, 8, 9]"), "{error}");
+
+    // what is all known comes out as it went in, and the same seed gives the same on the way
+    let paint = || -> TestResult<(Tensor, Tensor)> {
+        let mut rng = Generator::new(0);
+        let mut run = run(&options(5, 3, 3))?;
+        let mut x = run.initial_noise(image.dims(), &Device::Cpu, &mut rng)?;
+        let mut sum = x.clone();
+        while run.level().is_some() {
+            x = run.step(&x, &x, &mut rng)?.prev_sample;
+            sum = (sum + &x)?;
+        }
+        assert!(run.step(&x, &x, &mut rng).is_err());
+        Ok((x, sum))
+    };
+    assert_close(&paint()?.0, &image, 0.0);
+    assert_close(&paint()?.1, &paint()?.1, 0.0);
+    assert!(run(&options(5, 3, 3))?.step(&wide, &wide, &mut Generator::new(0)).is_err());
+    Ok(())
+}
+
+#[test]
+fn sde_ve() -> TestResult {
+    // diffusers' test sets the noise levels before the timesteps, so that its model is told the first of those for 2000 steps
+    let ve = scheduler("ScoreSdeVeScheduler", json!({}))?;
+    let told = ve.run(2000)?.timesteps().to_vec();
+    let (mut run, mut rng, mut x) = (ve.run(3)?, Generator::new(0), sample());
+    for level in &told[..6] {
+        x = run.step(&fixtures::model(&x, *level), &x, &mut rng)?.prev_sample;
+    }
+    // it ends with the noise that our last step leaves out, of which nothing is to be seen beside such numbers
+    assert_sum_mean(&x, 14372758528.0, 18714530.0);
+
+    let class_name = "ScoreSdeVeScheduler";
+    check_contract(
+        class_name,
+        &[json!({}), json!({"correct_steps": 0}), json!({"correct_steps": 3, "sigma_max": 5.0})],
+    )?;
+    assert_refused(class_name, json!({"sigma_min": 2000.0}), "sigma_min is 2000, but sigma_max is 1348");
+    assert_refused(class_name, json!({"sampling_eps": 1.0}), "sampling_eps is 1");
+    assert_refused(class_name, json!({"snr": 0.0}), "snr is 0");
+    assert_refused(class_name, json!({"correct_steps": 1_000_000}), "at most 1000");
+    // a score of nothing does not make a step of the corrector infinite
+    let mut run = scheduler(class_name, json!({}))?.run(3)?;
+    let zero = sample().zeros_like()?;
+    assert_close(&run.step(&zero, &sample(), &mut Generator::new(0))?.prev_sample, &sample(), 0.0);
+    Ok(())
+}
+
+#[test]
+fn sde_vp() -> TestResult {
+    let class_name = "ScoreSdeVpScheduler";
+    check_contract(class_name, &[json!({}), json!({"beta_max": 5.5})])?;
+    assert_refused(class_name, json!({"beta_max": 0.05}), "β must grow");
+    assert_refused(class_name, json!({"sampling_eps": 0}), "sampling_eps is 0");
+    Ok(())
+}
+
+#[test]
+fn karras_ve() -> TestResult {
+    let class_name = "KarrasVeScheduler";
+    check_contract(class_name, &[json!({}), json!({"sigma_max": 3.5})])?;
+    assert_refused(class_name, json!({"sigma_min": 0}), "sigma_min is 0");
+    assert_refused(class_name, json!({"s_churn": -1}), "s_churn is -1");
+    let karras = scheduler(class_name, json!({}))?;
+    let run = karras.run(3)?;
+    assert_eq!(run.sigmas().map(|sigmas| sigmas.len()), Some(4));
+    let raised = 2.0 * (1.0 + (80.0f32 / 3.0).min(2f32.sqrt() - 1.0)); // the only level between s_min and s_max
+    for (level, expected) in run.timesteps().iter().zip([5000.0, 1.0, raised / 2.0, 0.0002, 0.0002]) {
+        assert!((level - expected).abs() < 1e-5 * expected, "{:?}", run.timesteps());
+    }
+    assert_eq!(karras.run(1)?.timesteps(), [5000.0]);
+    Ok(())
+}
+
+#[test]
+fn ipndm() -> TestResult {
+    check_contract("IPNDMScheduler", &[json!({}), json!({"num_train_timesteps": 10})])?;
+    assert_refused("IPNDMScheduler", json!({"trained_betas": [0.5]}), "trained_betas has 1 numbers");
+    assert_refused("IPNDMScheduler", json!({"trained_betas": [1.5, 0.0]}), "trained_betas holds 1.5");
+    let trained = scheduler("IPNDMScheduler", json!({"trained_betas": [0.9, 0.5, 0.0]}))?;
+    assert!(trained.run(3).unwrap_err().to_string().contains("it can do 2"));
+    assert_eq!(trained.run(2)?.timesteps().len(), 2);
     Ok(())
 }

@@ -104,6 +104,41 @@ CASES = {
         case(clip_sample_range=0.5),
         case(start=4),
     ],
+    "RePaintScheduler": [
+        *[
+            case(steps=12, step={"jump_length": length, "jump_n_sample": times, "eta": eta})
+            for length, times, eta in [(4, 3, 0.0), (3, 2, 1.0), (5, 1, 0.5), (10, 10, 0.0), (20, 3, 0.3)]
+        ],
+        case(steps=30, step={"jump_length": 10, "jump_n_sample": 2, "eta": 0.0}, num_train_timesteps=100),
+        case(steps=7, step={"jump_length": 2, "jump_n_sample": 2, "eta": 0.0}, beta_schedule="sigmoid", seed=1),
+        case(steps=7, step={"jump_length": 2, "jump_n_sample": 2, "eta": 1.0}, beta_schedule="squaredcos_cap_v2"),
+        case(steps=7, step={"jump_length": 2, "jump_n_sample": 2, "eta": 0.0}, beta_schedule="scaled_linear"),
+        case(steps=7, step={"jump_length": 2, "jump_n_sample": 2, "eta": 0.0}, clip_sample=False),
+    ],
+    "ScoreSdeVeScheduler": [
+        *[
+            case(steps=steps, sigma_max=2.0, correct_steps=correct)
+            for steps, correct in product([3, 20], [0, 1, 3])
+        ],
+        case(steps=3, seed=1),
+        case(steps=50, sigma_max=5.0, sigma_min=0.1, snr=0.05, sampling_eps=1e-3),
+    ],
+    "ScoreSdeVpScheduler": [
+        case(steps=5),
+        case(steps=30, seed=1),
+        case(steps=100, beta_min=0.5, beta_max=5, sampling_eps=0.05),
+    ],
+    # not from 10,000 to 0.0004 as by default: diffusers' second derivative is lost there in the digits of the sample
+    "KarrasVeScheduler": [
+        case(steps=2, sigma_max=3.0, sigma_min=0.5),
+        *[case(steps=steps, sigma_max=1.5, sigma_min=0.1) for steps in [2, 10]],
+        case(steps=10, sigma_max=1.5, sigma_min=0.1, s_churn=2, s_noise=1.0, seed=1),
+        case(steps=10, sigma_max=1.5, sigma_min=0.1, s_min=0.1, s_max=1.0),
+    ],
+    "IPNDMScheduler": [
+        *[case(steps=steps) for steps in [1, 2, 3, 4, 10, 25]],
+        case(steps=4, trained_betas=[0.99, 0.8, 0.5, 0.2, 0.0]),
+    ],
 }
 
 
@@ -126,4 +161,88 @@ def unclip(scheduler, case, generator, model, shape):
     return timesteps, trajectory
 
 
-LOOPS = {"UnCLIPScheduler": unclip}
+def repaint(scheduler, case, generator, model, shape):
+    """RePaintPipeline's loop, for an image of noise and a mask of every other pixel. What is undone after a step belongs
+    to it."""
+    options = dict(case["options"]["step"])
+    scheduler.eta = options.pop("eta")
+    scheduler.set_timesteps(case["options"]["num_inference_steps"], **options)
+    original = torch.randn(shape, generator=generator)
+    mask = (torch.arange(shape[2] * shape[3]) % 2).to(torch.float32).reshape(1, 1, *shape[2:])
+    x = torch.randn(shape, generator=generator)
+    levels, trajectory = [], [x]
+    t_last = scheduler.timesteps[0] + 1
+    for t in scheduler.timesteps:
+        if t < t_last:
+            x = scheduler.step(model(x, t), t, x, original, mask, generator).prev_sample
+            levels.append(t)
+            trajectory.append(x)
+        else:
+            x = scheduler.undo_step(x, t_last, generator)
+            trajectory[-1] = x
+        t_last = t
+    return levels, trajectory
+
+
+def sde_ve(scheduler, case, generator, model, shape):
+    """ScoreSdeVePipeline's loop, an entry for each model call; the last is the mean."""
+    steps = case["options"]["num_inference_steps"]
+    scheduler.set_timesteps(steps)
+    scheduler.set_sigmas(steps)
+    x = torch.randn(shape, generator=generator) * scheduler.init_noise_sigma
+    levels, trajectory = [], [x]
+    for t, sigma in zip(scheduler.timesteps, scheduler.sigmas):
+        for _ in range(scheduler.config.correct_steps):
+            x = scheduler.step_correct(model(x, sigma), x, generator=generator).prev_sample
+            levels.append(sigma)
+            trajectory.append(x)
+        output = scheduler.step_pred(model(x, sigma), t, x, generator=generator)
+        x = output.prev_sample
+        levels.append(sigma)
+        trajectory.append(x)
+    trajectory[-1] = output.prev_sample_mean
+    return levels, trajectory
+
+
+def sde_vp(scheduler, case, generator, model, shape):
+    """Step after step; the last is the mean."""
+    scheduler.set_timesteps(case["options"]["num_inference_steps"])
+    x = torch.randn(shape, generator=generator)
+    trajectory = [x]
+    for t in scheduler.timesteps:
+        x, mean = scheduler.step_pred(model(x, t), x, t, generator=generator)
+        trajectory.append(x)
+    trajectory[-1] = mean
+    return scheduler.timesteps, trajectory
+
+
+def karras_ve(scheduler, case, generator, model, shape):
+    """KarrasVePipeline's loop, an entry for each model call: what it is made of."""
+    x = torch.randn(shape, generator=generator) * scheduler.init_noise_sigma
+    scheduler.set_timesteps(case["options"]["num_inference_steps"])
+    levels, trajectory = [], []
+    for t in scheduler.timesteps:
+        sigma = scheduler.schedule[t]
+        sigma_prev = scheduler.schedule[t - 1] if t > 0 else 0
+        x_hat, sigma_hat = scheduler.add_noise_to_input(x, sigma, generator=generator)
+        levels.append(sigma_hat / 2)
+        trajectory.append(x_hat)
+        output = (sigma_hat / 2) * model((x_hat + 1) / 2, sigma_hat / 2)
+        step = scheduler.step(output, sigma_hat, sigma_prev, x_hat)
+        if sigma_prev != 0:
+            levels.append(sigma_prev / 2)
+            trajectory.append(step.prev_sample)
+            output = (sigma_prev / 2) * model((step.prev_sample + 1) / 2, sigma_prev / 2)
+            step = scheduler.step_correct(output, sigma_hat, sigma_prev, x_hat, step.prev_sample, step["derivative"])
+        x = step.prev_sample
+    trajectory.append(x)
+    return levels, trajectory
+
+
+LOOPS = {
+    "UnCLIPScheduler": unclip,
+    "RePaintScheduler": repaint,
+    "ScoreSdeVeScheduler": sde_ve,
+    "ScoreSdeVpScheduler": sde_vp,
+    "KarrasVeScheduler": karras_ve,
+}

@@ -19,7 +19,7 @@ pub(crate) use checks::{check_positive, check_sigma_range, check_steps, check_tr
 pub(crate) use distilled::{check_original_steps, distilled_timesteps};
 pub use edm::{EDMConfig, SigmaSchedule};
 pub(crate) use flow::{Flow, check_flow_levels};
-pub(crate) use numbers::{linspace_f32, linspace_f64};
+pub(crate) use numbers::{linspace_f32, linspace_f64, serialize_whole};
 pub(crate) use posterior::{Posterior, split_variance};
 pub use prediction::PredictionType;
 pub use sigmas::{FinalSigmasType, SigmaConfig};
