@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Alphas, Posterior, check_timesteps, split_variance};
-use crate::tensors::{randn_like, scale};
+use crate::schedule::{Alphas, Posterior, check_timesteps};
+use crate::tensors::{randn_like, scale, split_variance};
 use crate::{
     BetaConfig, BetaSchedule, Draw, PredictionType, Result, Run, RunOptions, Schedule, Scheduler, SpacingConfig,
     StepOutput, Steps, Takes, ThresholdConfig, TimestepSpacing,

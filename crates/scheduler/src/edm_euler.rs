@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{check_descending, check_steps};
+use crate::schedule::{check_count, check_descending};
 use crate::tensors::{check_same, mix, randn_like, scale};
 use crate::{
     Churn, Draw, EDMConfig, FinalSigmasType, Result, Run, RunOptions, Schedule, Scheduler, StepOutput, Steps, Takes,
@@ -49,7 +49,7 @@ impl EDMEulerScheduler {
             check_descending(Self::CLASS_NAME, sigmas)?;
             return Ok(sigmas.iter().map(|&sigma| sigma as f32).collect());
         }
-        let n = check_steps(Self::CLASS_NAME, options.num_steps())?;
+        let n = check_count(Self::CLASS_NAME, options.num_steps())?;
         let mut sigmas: Vec<f32> = self.config.edm.sigmas(n).into_iter().map(|sigma| sigma as f32).collect();
         sigmas.push(match self.config.final_sigmas_type {
             FinalSigmasType::Zero => 0.0,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Flow, check_descending, check_flow_levels, check_steps};
+use crate::schedule::{Flow, check_count, check_descending, check_flow_levels};
 use crate::tensors::{check_same, mix, randn_like};
 use crate::{Draw, Error, Result, Run, RunOptions, Schedule, Scheduler, SigmaConfig, StepOutput, Steps, Takes};
 
@@ -149,7 +149,7 @@ impl FlowMatchEulerDiscreteScheduler {
         let flow = self.flow(self.shift(options.mu)?);
         let (mut sigmas, last): (Vec<f64>, f64) = match &options.schedule {
             Schedule::Steps(n) => {
-                let n = check_steps(Self::CLASS_NAME, *n)?;
+                let n = check_count(Self::CLASS_NAME, *n)?;
                 // the range of training is shifted by `shift` alone
                 let training = self.flow(if config.use_dynamic_shifting { 1.0 } else { config.shift });
                 (training.spaced(n), 0.0)

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Flow, check_steps};
+use crate::schedule::{Flow, check_count};
 use crate::tensors::{check_same, mix, randn_like};
 use crate::{Churn, Draw, Result, Run, RunOptions, Scheduler, StepOutput, Steps, Takes};
 
@@ -85,15 +85,14 @@ impl Scheduler for FlowMatchHeunDiscreteScheduler {
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
         options.only(Self::CLASS_NAME, &[Takes::Churn])?;
-        let n = check_steps(Self::CLASS_NAME, options.num_steps())?;
+        let n = check_count(Self::CLASS_NAME, options.num_steps())?;
         let flow = self.flow();
-        let levels: Vec<f32> = flow.spaced(n).into_iter().map(|sigma| flow.shifted(sigma) as f32).collect();
-        // the two noise levels of a step, call by call: (0, 1) (0, 1) (1, 2) (1, 2) ... and the last once
-        let sigmas: Vec<f32> =
-            levels[..1].iter().chain(levels[1..].iter().flat_map(|sigma| [sigma, sigma])).copied().collect();
-        let timesteps = sigmas.iter().map(|&sigma| flow.level(sigma)).collect();
-        let steps = Steps::new(Self::CLASS_NAME, timesteps, options.start.saturating_mul(2))?;
-        let sigmas = sigmas.into_iter().chain([0.0]).collect();
+        let sigmas = flow.spaced(n).into_iter().map(|sigma| flow.shifted(sigma) as f32);
+        let sigmas: Vec<f32> = sigmas.chain([0.0]).collect();
+        // at both ends of each step, but for the last, which leads to 0
+        let calls = sigmas.array_windows().flat_map(|&[from, to]| [from, to]).take(2 * n - 1);
+        let calls = calls.map(|sigma| flow.level(sigma)).collect();
+        let steps = Steps::with_second_calls(Self::CLASS_NAME, calls, options.start)?;
         let churn = options.churn.unwrap_or_default();
         Ok(Box::new(FlowMatchHeunDiscreteRun { flow, steps, sigmas, churn, first: None }))
     }
@@ -127,16 +126,14 @@ impl Run for FlowMatchHeunDiscreteRun {
     }
 
     fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        self.flow.add_noise_at(self.sigmas[self.steps.index()?], clean, noise)
+        self.flow.add_noise_at(self.sigmas[self.steps.index()? / 2], clean, noise)
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
         check_same("the model's output", model_output, sample)?;
-        let i = self.steps.index()?;
-        // the step's own, at either call
-        let i = if self.first.is_some() { i - 1 } else { i };
-        let (sigma, next_sigma) = (self.sigmas[i], self.sigmas[i + 1]);
-        let gamma = self.churn.gamma(sigma, self.sigmas.len() - 1);
+        let call = self.steps.index()?;
+        let (sigma, next_sigma) = (self.sigmas[call / 2], self.sigmas[call / 2 + 1]);
+        let gamma = self.churn.gamma(sigma, self.timesteps().len());
         let sigma_hat = sigma * (gamma + 1.0);
         // drawn at the second call, too, where it makes no difference
         let noise = if gamma > 0.0 { Some(randn_like(sample, rng)?) } else { None };

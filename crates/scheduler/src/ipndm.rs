@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{check_steps, check_train_timesteps, linspace_f32};
+use crate::schedule::{check_count, check_train_timesteps, linspace_f32};
 use crate::tensors::{check_same, draw_from, mix, mix_by_level, of_levels, scale};
 use crate::{Draw, Error, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 
@@ -126,7 +126,7 @@ impl Scheduler for IPNDMScheduler {
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
         options.only(Self::CLASS_NAME, &[])?;
-        let n = check_steps(Self::CLASS_NAME, options.num_steps())?;
+        let n = check_count(Self::CLASS_NAME, options.num_steps())?;
         let (betas, alphas) = self.betas_and_alphas(n);
         if betas.len() != n + 1 {
             let reason = format!("trained_betas has {}, so it can do {}", betas.len(), betas.len() - 1);

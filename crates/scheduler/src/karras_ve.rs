@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{check_positive, check_sigma_range, check_steps, serialize_whole};
+use crate::schedule::{check_count, check_positive, check_sigma_range, serialize_whole};
 use crate::tensors::{check_same, mix, mix_by_level, of_levels, randn, randn_like, scale};
 use crate::{Churn, Draw, Error, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 
@@ -125,7 +125,7 @@ impl Scheduler for KarrasVeScheduler {
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
         options.only(Self::CLASS_NAME, &[])?;
-        let n = check_steps(Self::CLASS_NAME, options.num_steps())?;
+        let n = check_count(Self::CLASS_NAME, options.num_steps())?;
         let KarrasVeConfig { sigma_max, s_noise, s_churn, s_min: s_tmin, s_max: s_tmax, .. } = self.config;
         let churn = Churn { s_churn, s_tmin, s_tmax, s_noise };
         let sigmas: Vec<f32> = self.sigmas(n).into_iter().chain([0.0]).collect();
@@ -133,7 +133,7 @@ impl Scheduler for KarrasVeScheduler {
         // at the raised level of a step, and at the level that it leads to, unless that is 0
         let calls = sigma_hats.iter().zip(&sigmas[1..]).flat_map(|(&hat, &next)| [hat / 2.0, next / 2.0]);
         let calls = calls.take(2 * n - 1).collect();
-        let steps = Steps::new(Self::CLASS_NAME, calls, options.start.saturating_mul(2))?;
+        let steps = Steps::with_second_calls(Self::CLASS_NAME, calls, options.start)?;
         let init_noise_sigma = sigma_max as f32;
         let s_noise = s_noise as f32;
         Ok(Box::new(KarrasVeRun { init_noise_sigma, s_noise, sigmas, sigma_hats, steps, first: None }))

@@ -43,27 +43,27 @@ impl Default for Registry {
     fn default() -> Self {
         let mut registry = Self { constructors: BTreeMap::new() };
         let ours: &[(&str, Constructor)] = &[
-            (LinearMixScheduler::CLASS_NAME, |_| Ok(Arc::new(LinearMixScheduler::default()))),
-            (DDPMScheduler::CLASS_NAME, |config| construct(config, DDPMScheduler::new)),
-            (EDMEulerScheduler::CLASS_NAME, |config| construct(config, EDMEulerScheduler::new)),
-            (EulerDiscreteScheduler::CLASS_NAME, |config| construct(config, EulerDiscreteScheduler::new)),
-            (LCMScheduler::CLASS_NAME, |config| construct(config, LCMScheduler::new)),
-            (TCDScheduler::CLASS_NAME, |config| construct(config, TCDScheduler::new)),
             (CMStochasticIterativeScheduler::CLASS_NAME, |config| {
                 construct(config, CMStochasticIterativeScheduler::new)
             }),
+            (DDPMScheduler::CLASS_NAME, |config| construct(config, DDPMScheduler::new)),
+            (EDMEulerScheduler::CLASS_NAME, |config| construct(config, EDMEulerScheduler::new)),
+            (EulerDiscreteScheduler::CLASS_NAME, |config| construct(config, EulerDiscreteScheduler::new)),
             (FlowMatchEulerDiscreteScheduler::CLASS_NAME, |config| {
                 construct(config, FlowMatchEulerDiscreteScheduler::new)
             }),
             (FlowMatchHeunDiscreteScheduler::CLASS_NAME, |config| {
                 construct(config, FlowMatchHeunDiscreteScheduler::new)
             }),
-            (UnCLIPScheduler::CLASS_NAME, |config| construct(config, UnCLIPScheduler::new)),
+            (IPNDMScheduler::CLASS_NAME, |config| construct(config, IPNDMScheduler::new)),
+            (KarrasVeScheduler::CLASS_NAME, |config| construct(config, KarrasVeScheduler::new)),
+            (LCMScheduler::CLASS_NAME, |config| construct(config, LCMScheduler::new)),
+            (LinearMixScheduler::CLASS_NAME, |_| Ok(Arc::new(LinearMixScheduler::default()))),
             (RePaintScheduler::CLASS_NAME, |config| construct(config, RePaintScheduler::new)),
             (ScoreSdeVeScheduler::CLASS_NAME, |config| construct(config, ScoreSdeVeScheduler::new)),
             (ScoreSdeVpScheduler::CLASS_NAME, |config| construct(config, ScoreSdeVpScheduler::new)),
-            (KarrasVeScheduler::CLASS_NAME, |config| construct(config, KarrasVeScheduler::new)),
-            (IPNDMScheduler::CLASS_NAME, |config| construct(config, IPNDMScheduler::new)),
+            (TCDScheduler::CLASS_NAME, |config| construct(config, TCDScheduler::new)),
+            (UnCLIPScheduler::CLASS_NAME, |config| construct(config, UnCLIPScheduler::new)),
         ];
         ours.iter().for_each(|(class_name, constructor)| registry.register(class_name, *constructor));
         registry

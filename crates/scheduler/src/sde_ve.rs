@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{check_positive, check_sigma_range, check_steps, check_train_timesteps, linspace_f32};
+use crate::schedule::{check_count, check_positive, check_sigma_range, check_train_timesteps, linspace_f32};
 use crate::tensors::{check_same, draw_from, mix, mix_by_level, of_levels, randn_like};
 use crate::{Draw, Error, PixelRange, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 
@@ -124,7 +124,7 @@ impl Scheduler for ScoreSdeVeScheduler {
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
         options.only(Self::CLASS_NAME, &[])?;
-        let n = check_steps(Self::CLASS_NAME, options.num_steps())?;
+        let n = check_count(Self::CLASS_NAME, options.num_steps())?;
         let ScoreSdeVeConfig { sigma_min, sigma_max, sampling_eps, correct_steps, .. } = self.config;
         let times = linspace_f32(1.0, sampling_eps as f32, n);
         let ratio = (sigma_max / sigma_min) as f32;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{check_steps, check_train_timesteps, linspace_f32, serialize_whole};
+use crate::schedule::{check_count, check_train_timesteps, linspace_f32, serialize_whole};
 use crate::tensors::{check_same, draw_from, mix, mix_by_level, of_levels, randn_like};
 use crate::{Draw, Error, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 
@@ -104,7 +104,7 @@ impl Scheduler for ScoreSdeVpScheduler {
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
         options.only(Self::CLASS_NAME, &[])?;
-        let n = check_steps(Self::CLASS_NAME, options.num_steps())?;
+        let n = check_count(Self::CLASS_NAME, options.num_steps())?;
         let times = linspace_f32(1.0, self.config.sampling_eps as f32, n);
         let steps = Steps::new(Self::CLASS_NAME, times, options.start)?;
         Ok(Box::new(ScoreSdeVpRun { scheduler: self.clone(), steps }))

@@ -34,15 +34,6 @@ pub(crate) fn per_image(numbers: Vec<f32>, x: &Tensor) -> Result<Tensor> {
     Ok(Tensor::from_vec(numbers, shape, x.device())?)
 }
 
-/// The levels of a batch of images, of which there has to be one for each.
-pub(crate) fn levels_of(levels: &Tensor, images: &Tensor) -> Result<Vec<f32>> {
-    let expected = vec![images.dim(0)?];
-    if levels.dims() != expected {
-        return Err(Error::Shape { what: "the levels", got: levels.dims().to_vec(), expected });
-    }
-    Ok(levels.to_vec1()?)
-}
-
 /// `a x + b y`, with the `a` and `b` of each image's own level.
 pub(crate) fn mix_by_level(
     x: &Tensor,
@@ -74,6 +65,32 @@ pub(crate) fn draw_from(table: &[f32], clean: &Tensor, rng: &mut Generator) -> R
     let noise = randn(clean.dims(), clean.device(), rng)?;
     let levels = rng.randint(batch, 0, table.len() as i64)?.into_iter().map(|i| table[i as usize]).collect();
     Ok(Draw { noise, levels: Tensor::from_vec(levels, batch, clean.device())? })
+}
+
+/// The levels of a batch of images, of which there has to be one for each.
+pub(crate) fn levels_of(levels: &Tensor, images: &Tensor) -> Result<Vec<f32>> {
+    let expected = vec![images.dim(0)?];
+    if levels.dims() != expected {
+        return Err(Error::Shape { what: "the levels", got: levels.dims().to_vec(), expected });
+    }
+    Ok(levels.to_vec1()?)
+}
+
+/// The model's output and, where it has `learned` to predict the variance in a second half of its channels, that half.
+pub(crate) fn split_variance(learned: bool, output: &Tensor, sample: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+    if !learned {
+        check_same("the model's output", output, sample)?;
+        return Ok((output.clone(), None));
+    }
+    let channels = sample.dim(1)?;
+    let mut expected = sample.dims().to_vec();
+    expected[1] = 2 * channels;
+    if output.dims() != expected {
+        let got = output.dims().to_vec();
+        return Err(Error::Shape { what: "the model's output, variance and all,", got, expected });
+    }
+    // [b, 2c, h, w] -> [b, c, h, w] twice
+    Ok((output.narrow(1, 0, channels)?, Some(output.narrow(1, channels, channels)?)))
 }
 
 pub(crate) fn check_same(what: &'static str, tensor: &Tensor, like: &Tensor) -> Result<()> {

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Alphas, Posterior, linspace_f64, split_variance};
-use crate::tensors::{randn_like, scale};
+use crate::schedule::{Alphas, Posterior, linspace_f64};
+use crate::tensors::{randn_like, scale, split_variance};
 use crate::{
     BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, StepOutput, Steps,
     VarianceType,

@@ -72,10 +72,13 @@ fn compare(class_name: &str, case: &Config, key: &str, file: &SafeTensors) -> Te
     if let Some(difference) = differ(run.timesteps(), &golden("timesteps")?, 1e-6) {
         return Ok(Some(format!("timesteps: {difference}")));
     }
-    if let (Some(ours), Ok(theirs)) = (run.sigmas(), golden("sigmas"))
-        && let Some(difference) = differ(ours, &theirs, 1e-6)
-    {
-        return Ok(Some(format!("sigmas: {difference}")));
+    if let (Some(ours), Ok(mut theirs)) = (run.sigmas(), golden("sigmas")) {
+        if ours.len() < theirs.len() {
+            theirs.dedup(); // some classes repeat a level for each of a step's calls
+        }
+        if let Some(difference) = differ(ours, &theirs, 1e-6) {
+            return Ok(Some(format!("sigmas: {difference}")));
+        }
     }
     let mut x = match case["options"].get("start") {
         None => run.initial_noise(&SHAPE, &Device::Cpu, &mut rng)?,

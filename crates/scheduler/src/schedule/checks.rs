@@ -32,7 +32,7 @@ pub(crate) fn check_train_timesteps(class_name: &str, n: usize, least: usize) ->
 }
 
 /// Refuses no steps at all, and more than a run of any use has.
-pub(crate) fn check_steps(class_name: &str, steps: usize) -> Result<usize> {
+pub(crate) fn check_count(class_name: &str, steps: usize) -> Result<usize> {
     const MOST: usize = 1_000_000;
     let refuse = |reason: String| Err(Error::Steps { class_name: class_name.to_owned(), steps, reason });
     match steps {

@@ -1,7 +1,7 @@
 use candle_core::Tensor;
 
-use crate::tensors::{check_same, mix};
-use crate::{Error, Result};
+use crate::Result;
+use crate::tensors::mix;
 
 /// The distribution of a less noisy sample, given the image and the sample (Ho et al. 2020, equations 6 and 7).
 #[derive(Debug, Clone, Copy)]
@@ -43,26 +43,4 @@ impl Posterior {
         let log_variance = v.affine(f64::from(high - low) / 2.0, f64::from(high + low) / 2.0)?;
         Ok(log_variance.affine(0.5, 0.0)?.exp()?)
     }
-}
-
-/// The model's output and, where it predicts the variance in a second half of its channels, that half.
-pub(crate) fn split_variance(learned: bool, output: &Tensor, sample: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
-    let channels = sample.dim(1)?;
-    if learned && output.rank() == sample.rank() && output.dim(1)? == 2 * channels {
-        let variance = output.narrow(1, channels, channels)?;
-        let output = output.narrow(1, 0, channels)?;
-        check_same("the model's output", &output, sample)?;
-        return Ok((output, Some(variance)));
-    }
-    if learned {
-        let mut expected = sample.dims().to_vec();
-        expected[1] = 2 * channels;
-        return Err(Error::Shape {
-            what: "the model's output, variance and all,",
-            got: output.dims().to_vec(),
-            expected,
-        });
-    }
-    check_same("the model's output", output, sample)?;
-    Ok((output.clone(), None))
 }
