@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Alphas, check_timesteps};
-use crate::tensors::{check_same, mix, randn_like, scale, split_variance};
+use crate::schedule::{Alphas, Posterior, check_timesteps};
+use crate::tensors::{randn_like, scale, split_variance};
 use crate::{
-    BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Schedule, Scheduler, SpacingConfig,
+    BetaConfig, BetaSchedule, Draw, PredictionType, Result, Run, RunOptions, Schedule, Scheduler, SpacingConfig,
     StepOutput, Steps, Takes, ThresholdConfig, TimestepSpacing,
 };
 
@@ -151,14 +151,7 @@ impl Scheduler for DDPMScheduler {
             _ => self.config.spacing.whole(Self::CLASS_NAME, self.alphas.len(), options.num_steps())?,
         };
         let steps = Steps::new(Self::CLASS_NAME, timesteps, options.start)?;
-        let first = steps.level().map_or(0, |level| level as i64);
-        if self.alphas.at(first, 1.0) == 0.0 && self.config.prediction_type == PredictionType::Epsilon {
-            let what = format!(
-                "begin at timestep {first} with prediction_type epsilon: with rescale_betas_zero_snr that sample is noise \
-                 alone and does not tell of an image (Lin et al. 2023); train for v_prediction, or space timesteps leading"
-            );
-            return Err(Error::Unsupported { class_name: Self::CLASS_NAME.into(), what });
-        }
+        self.alphas.check_first(Self::CLASS_NAME, &steps, self.config.prediction_type)?;
         Ok(Box::new(DDPMRun { scheduler: self.clone(), steps }))
     }
 }
@@ -176,9 +169,7 @@ impl Run for DDPMRun {
     }
 
     fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        let alpha_prod = self.scheduler.alphas.at(self.timesteps()[self.steps.index()?] as i64, 1.0);
-        mix(alpha_prod.sqrt(), clean, (1.0 - alpha_prod).sqrt(), noise)
+        self.scheduler.alphas.add_noise_at(self.timesteps()[self.steps.index()?], clean, noise)
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
@@ -191,40 +182,23 @@ impl Run for DDPMRun {
         let (output, learned) = split_variance(learns, model_output, sample)?;
 
         let (alpha_prod, alpha_prod_prev) = (alphas.at(t, 1.0), alphas.at(prev_t, 1.0));
-        let (beta_prod, beta_prod_prev) = (1.0 - alpha_prod, 1.0 - alpha_prod_prev);
-        let alpha = alpha_prod / alpha_prod_prev; // over this step alone
-        let beta = 1.0 - alpha;
+        let posterior = Posterior::new(alpha_prod, alpha_prod_prev);
 
-        let x0 = config.prediction_type.original_sample(&output, sample, alpha_prod.sqrt(), beta_prod.sqrt())?;
-        let x0 = match config.threshold.thresholding {
-            true => config.threshold.threshold(&x0)?,
-            false if config.clip_sample => {
-                x0.clamp(-config.clip_sample_range as f32, config.clip_sample_range as f32)?
-            }
-            false => x0,
-        };
+        let x0 =
+            config.prediction_type.original_sample(&output, sample, alpha_prod.sqrt(), (1.0 - alpha_prod).sqrt())?;
+        let x0 = config.threshold.threshold_or_clip(x0, config.clip_sample.then_some(config.clip_sample_range))?;
 
-        // the posterior's mean (equation 7)
-        let of_x0 = alpha_prod_prev.sqrt() * beta / beta_prod;
-        let of_sample = alpha.sqrt() * beta_prod_prev / beta_prod;
-        let mean = mix(of_x0, &x0, of_sample, sample)?;
-
+        let mean = posterior.mean(&x0, sample)?;
         self.steps.advance();
         if t == 0 {
             return Ok(StepOutput { prev_sample: mean, pred_original_sample: x0 });
         }
         let noise = randn_like(&output, rng)?;
-        let small = (beta_prod_prev / beta_prod * beta).max(1e-20);
         let noise = match (config.variance_type, learned) {
-            (VarianceType::FixedSmall | VarianceType::FixedSmallLog, _) => scale(&noise, small.sqrt())?,
-            (VarianceType::FixedLarge | VarianceType::FixedLargeLog, _) => scale(&noise, beta.sqrt())?,
+            (VarianceType::FixedSmall | VarianceType::FixedSmallLog, _) => scale(&noise, posterior.small.sqrt())?,
+            (VarianceType::FixedLarge | VarianceType::FixedLargeLog, _) => scale(&noise, posterior.beta.sqrt())?,
             (VarianceType::Learned, Some(variance)) => (variance.sqrt()? * noise)?,
-            (VarianceType::LearnedRange, Some(v)) => {
-                // its logarithm between those of β̃, at v = -1, and β, at v = 1
-                let (low, high) = (small.ln(), beta.ln());
-                let log_variance = v.affine(f64::from(high - low) / 2.0, f64::from(high + low) / 2.0)?;
-                (log_variance.affine(0.5, 0.0)?.exp()? * noise)?
-            }
+            (VarianceType::LearnedRange, Some(v)) => (posterior.learned_deviation(&v)? * noise)?,
             (VarianceType::Learned | VarianceType::LearnedRange, None) => noise,
         };
         Ok(StepOutput { prev_sample: (mean + noise)?, pred_original_sample: x0 })

@@ -30,39 +30,63 @@
 #![forbid(unsafe_code)]
 
 pub mod conformance;
+mod consistency_models;
 mod ddpm;
 mod deis_multistep;
 mod dpm_solver_multistep;
 mod dpm_solver_multistep_inverse;
 mod dpm_solver_singlestep;
+mod edm_euler;
 mod error;
 mod euler_discrete;
+mod flow_match_euler_discrete;
+mod flow_match_heun_discrete;
+mod ipndm;
+mod karras_ve;
+mod lcm;
 mod linear_mix;
 mod options;
 mod registry;
+mod repaint;
 mod sa_solver;
 mod schedule;
 mod scheduler;
+mod sde_ve;
+mod sde_vp;
 mod steps;
+mod tcd;
 mod tensors;
+mod unclip;
 mod unipc_multistep;
 
+pub use consistency_models::{CMStochasticIterativeConfig, CMStochasticIterativeScheduler};
 pub use ddpm::{DDPMConfig, DDPMScheduler, VarianceType};
 pub use deis_multistep::{DEISAlgorithmType, DEISMultistepConfig, DEISMultistepScheduler, DEISSolverType};
 pub use dpm_solver_multistep::{DPMSolverMultistepConfig, DPMSolverMultistepScheduler};
 pub use dpm_solver_multistep_inverse::{DPMSolverMultistepInverseConfig, DPMSolverMultistepInverseScheduler};
 pub use dpm_solver_singlestep::{DPMSolverSinglestepConfig, DPMSolverSinglestepScheduler};
+pub use edm_euler::{EDMEulerConfig, EDMEulerScheduler};
 pub use error::{Error, Result};
 pub use euler_discrete::{EulerDiscreteConfig, EulerDiscreteScheduler, InterpolationType, TimestepType};
+pub use flow_match_euler_discrete::{FlowMatchEulerDiscreteConfig, FlowMatchEulerDiscreteScheduler};
+pub use flow_match_heun_discrete::{FlowMatchHeunDiscreteConfig, FlowMatchHeunDiscreteScheduler};
+pub use ipndm::{IPNDMConfig, IPNDMScheduler};
+pub use karras_ve::{KarrasVeConfig, KarrasVeScheduler};
+pub use lcm::{LCMConfig, LCMScheduler};
 pub use linear_mix::LinearMixScheduler;
 pub use options::{Churn, RunOptions, Schedule, Takes};
 pub use registry::{Constructor, Registry, to_json};
+pub use repaint::{RePaintConfig, RePaintOptions, RePaintScheduler};
 pub use sa_solver::{SAAlgorithmType, SASolverConfig, SASolverScheduler, SATau};
 pub use schedule::{
-    BetaConfig, BetaSchedule, DPMAlgorithmType, DPMSolverType, DynamicShiftConfig, FinalSigmasType, FlowConfig,
-    LearnedVarianceType, PredictionType, SigmaConfig, SolverConfig, SpacingConfig, ThresholdConfig, TimeShiftType,
-    TimestepSpacing, UniPCSolverType,
+    BetaConfig, BetaSchedule, DPMAlgorithmType, DPMSolverType, DynamicShiftConfig, EDMConfig, FinalSigmasType,
+    FlowConfig, LearnedVarianceType, PredictionType, SigmaConfig, SigmaSchedule, SolverConfig, SpacingConfig,
+    ThresholdConfig, TimeShiftType, TimestepSpacing, UniPCSolverType,
 };
 pub use scheduler::{Draw, PixelRange, Run, Scheduler, StepOutput};
+pub use sde_ve::{ScoreSdeVeConfig, ScoreSdeVeScheduler};
+pub use sde_vp::{ScoreSdeVpConfig, ScoreSdeVpScheduler};
 pub use steps::Steps;
+pub use tcd::{TCDConfig, TCDScheduler};
+pub use unclip::{UnCLIPConfig, UnCLIPScheduler};
 pub use unipc_multistep::{UniPCMultistepConfig, UniPCMultistepScheduler};

@@ -9,9 +9,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{
-    DDPMScheduler, DEISMultistepScheduler, DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler,
-    DPMSolverSinglestepScheduler, Draw, Error, EulerDiscreteScheduler, LinearMixScheduler, PixelRange, Result, Run,
-    RunOptions, SASolverScheduler, Scheduler, UniPCMultistepScheduler,
+    CMStochasticIterativeScheduler, DDPMScheduler, DEISMultistepScheduler, DPMSolverMultistepInverseScheduler,
+    DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler, Draw, EDMEulerScheduler, Error, EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, IPNDMScheduler, KarrasVeScheduler, LCMScheduler,
+    LinearMixScheduler, PixelRange, RePaintScheduler, Result, Run, RunOptions, SASolverScheduler, Scheduler,
+    ScoreSdeVeScheduler, ScoreSdeVpScheduler, TCDScheduler, UnCLIPScheduler, UniPCMultistepScheduler,
 };
 
 /// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
@@ -42,17 +44,35 @@ impl Default for Registry {
     fn default() -> Self {
         let mut registry = Self { constructors: BTreeMap::new() };
         let ours: &[(&str, Constructor)] = &[
-            (LinearMixScheduler::CLASS_NAME, |_| Ok(Arc::new(LinearMixScheduler::default()))),
+            (CMStochasticIterativeScheduler::CLASS_NAME, |config| {
+                construct(config, CMStochasticIterativeScheduler::new)
+            }),
             (DDPMScheduler::CLASS_NAME, |config| construct(config, DDPMScheduler::new)),
-            (DPMSolverMultistepScheduler::CLASS_NAME, |config| construct(config, DPMSolverMultistepScheduler::new)),
-            (EulerDiscreteScheduler::CLASS_NAME, |config| construct(config, EulerDiscreteScheduler::new)),
-            (UniPCMultistepScheduler::CLASS_NAME, |config| construct(config, UniPCMultistepScheduler::new)),
             (DEISMultistepScheduler::CLASS_NAME, |config| construct(config, DEISMultistepScheduler::new)),
-            (DPMSolverSinglestepScheduler::CLASS_NAME, |config| construct(config, DPMSolverSinglestepScheduler::new)),
             (DPMSolverMultistepInverseScheduler::CLASS_NAME, |config| {
                 construct(config, DPMSolverMultistepInverseScheduler::new)
             }),
+            (DPMSolverMultistepScheduler::CLASS_NAME, |config| construct(config, DPMSolverMultistepScheduler::new)),
+            (DPMSolverSinglestepScheduler::CLASS_NAME, |config| construct(config, DPMSolverSinglestepScheduler::new)),
+            (EDMEulerScheduler::CLASS_NAME, |config| construct(config, EDMEulerScheduler::new)),
+            (EulerDiscreteScheduler::CLASS_NAME, |config| construct(config, EulerDiscreteScheduler::new)),
+            (FlowMatchEulerDiscreteScheduler::CLASS_NAME, |config| {
+                construct(config, FlowMatchEulerDiscreteScheduler::new)
+            }),
+            (FlowMatchHeunDiscreteScheduler::CLASS_NAME, |config| {
+                construct(config, FlowMatchHeunDiscreteScheduler::new)
+            }),
+            (IPNDMScheduler::CLASS_NAME, |config| construct(config, IPNDMScheduler::new)),
+            (KarrasVeScheduler::CLASS_NAME, |config| construct(config, KarrasVeScheduler::new)),
+            (LCMScheduler::CLASS_NAME, |config| construct(config, LCMScheduler::new)),
+            (LinearMixScheduler::CLASS_NAME, |_| Ok(Arc::new(LinearMixScheduler::default()))),
+            (RePaintScheduler::CLASS_NAME, |config| construct(config, RePaintScheduler::new)),
             (SASolverScheduler::CLASS_NAME, |config| construct(config, SASolverScheduler::new)),
+            (ScoreSdeVeScheduler::CLASS_NAME, |config| construct(config, ScoreSdeVeScheduler::new)),
+            (ScoreSdeVpScheduler::CLASS_NAME, |config| construct(config, ScoreSdeVpScheduler::new)),
+            (TCDScheduler::CLASS_NAME, |config| construct(config, TCDScheduler::new)),
+            (UnCLIPScheduler::CLASS_NAME, |config| construct(config, UnCLIPScheduler::new)),
+            (UniPCMultistepScheduler::CLASS_NAME, |config| construct(config, UniPCMultistepScheduler::new)),
         ];
         ours.iter().for_each(|(class_name, constructor)| registry.register(class_name, *constructor));
         registry
@@ -144,23 +164,28 @@ where
     C: Serialize + DeserializeOwned + Default,
     S: Scheduler + 'static,
 {
+    Ok(Arc::new(new(read_config("", given)?)?))
+}
+
+/// A class's default configuration with `given` laid over it, all of whose keys it knows.
+pub(crate) fn read_config<C>(class_name: &str, given: Map<String, Value>) -> Result<C>
+where
+    C: Serialize + DeserializeOwned + Default,
+{
     let read = |given: Map<String, Value>| -> std::result::Result<C, String> {
         let mut config = to_map(&C::default());
         config.extend(given);
         serde_json::from_value(Value::Object(config)).map_err(|e| e.to_string())
     };
-    let refuse = |reason: String| Error::Config { class_name: String::new(), reason };
-    match read(given.clone()) {
-        Ok(config) => Ok(Arc::new(new(config)?)),
-        // serde does not say which of the flattened keys it was
-        Err(whole) => Err(given
-            .into_iter()
-            .find_map(|(key, value)| {
-                let reason = read(Map::from_iter([(key.clone(), value)])).err()?;
-                Some(refuse(format!("`{key}`: {reason}")))
-            })
-            .unwrap_or(refuse(whole))),
-    }
+    let refuse = |reason: String| Error::Config { class_name: class_name.to_owned(), reason };
+    // serde does not say which of the flattened keys it was
+    read(given.clone()).map_err(|whole| {
+        let which = given.into_iter().find_map(|(key, value)| {
+            let reason = read(Map::from_iter([(key.clone(), value)])).err()?;
+            Some(format!("`{key}`: {reason}"))
+        });
+        refuse(which.unwrap_or(whole))
+    })
 }
 
 /// A configuration as the map that its file holds.

@@ -24,6 +24,16 @@ impl Steps {
         Ok(Self { timesteps, next: start })
     }
 
+    /// A run that calls the model twice in each step but the last, and leaves out the first `start` steps.
+    ///
+    /// # Errors
+    /// When nothing is left.
+    pub fn with_second_calls(class_name: &str, timesteps: Vec<f32>, start: usize) -> Result<Self> {
+        let firsts = timesteps.iter().step_by(2).copied().collect();
+        let next = 2 * Self::new(class_name, firsts, start)?.next;
+        Ok(Self { timesteps, next })
+    }
+
     /// The level of every model call, first to last, those left out included.
     pub fn timesteps(&self) -> &[f32] {
         &self.timesteps

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{
-    History, Integrand, Path, Process, Spaced, UniPC, check_flow, check_order, check_steps, linspace_f64, shifted,
-    stretched,
+    History, Integrand, Path, Process, Spaced, UniPC, check_descending, check_flow_levels, check_order, check_steps,
+    linspace_f64, shifted, stretched,
 };
 use crate::tensors::{check_same, mix};
 use crate::{
@@ -104,8 +104,10 @@ impl UniPCMultistepScheduler {
                     "shift_terminal stretches the noise levels of a flow, but use_flow_sigmas is false".into(),
                 );
             }
-            Some(terminal) if !(terminal > 0.0 && terminal < 1.0) => {
-                return refuse(format!("shift_terminal is {terminal}; a flow's noise level is between 0 and 1"));
+            Some(terminal) if !(0.0..1.0).contains(&terminal) => {
+                return refuse(format!(
+                    "shift_terminal is {terminal}; it must be a noise level of at least 0 and below 1"
+                ));
             }
             _ => {}
         }
@@ -142,16 +144,17 @@ impl UniPCMultistepScheduler {
                 return Err(Error::Unsupported { class_name: Self::CLASS_NAME.into(), what });
             }
             Schedule::Sigmas(sigmas) => {
-                check_flow(Self::CLASS_NAME, sigmas)?;
+                check_descending(Self::CLASS_NAME, sigmas)?;
+                check_flow_levels(Self::CLASS_NAME, sigmas, 1.0)?;
                 (
-                    stretched(&sigmas[..sigmas.len() - 1], shift, config.shift_terminal),
+                    stretched(Self::CLASS_NAME, &sigmas[..sigmas.len() - 1], shift, config.shift_terminal)?,
                     sigmas.last().map(|&last| shifted(last, shift)),
                 )
             }
             Schedule::Steps(n) if is_flow && conversion.is_none() => {
                 check_steps(Self::CLASS_NAME, *n, t)?;
                 let even = linspace_f64(1.0, 1.0 / t as f64, n + 1);
-                (stretched(&even[..*n], shift, config.shift_terminal), None)
+                (stretched(Self::CLASS_NAME, &even[..*n], shift, config.shift_terminal)?, None)
             }
             schedule => {
                 let limits = [config.sigma_min, config.sigma_max];

@@ -252,7 +252,7 @@ fn noise_levels_of_a_flow_may_be_asked_for() -> TestResult {
     let error = |config: &Value, options: RunOptions| -> TestResult<String> {
         Ok(scheduler(UNIPC, config.clone())?.run_with(&options).expect_err("it runs").to_string())
     };
-    assert!(error(&flow, RunOptions::sigmas([1.5, 0.0]))?.contains("1.5 is no noise level of a flow"));
+    assert!(error(&flow, RunOptions::sigmas([1.5, 0.0]))?.contains("1.5 is not between 0 and 1"));
     assert!(error(&flow, RunOptions::sigmas([0.5, 0.5]))?.contains("have to descend"));
     assert!(error(&json!({}), RunOptions::sigmas([1.0, 0.0]))?.contains("but those of a flow"));
     let shifting = with(&flow, json!({"use_dynamic_shifting": true}));

@@ -2,8 +2,8 @@ use candle_core::Tensor;
 use kakusan_rng::Generator;
 
 use super::{BetaConfig, PredictionType, interpolate};
-use crate::tensors::{check_same, levels_of, per_image};
-use crate::{Draw, Error, Result};
+use crate::tensors::{check_same, levels_of, mix, per_image};
+use crate::{Draw, Error, Result, Steps};
 
 /// ᾱ_t, the share of the image's variance that is left at timestep `t`, for every timestep of training; and with it the
 /// training side of all schedulers that have betas.
@@ -57,6 +57,19 @@ impl Alphas {
         &self.sigmas
     }
 
+    /// Refuses to begin where the sample is noise alone with a model that predicts just that: the image would be 0 / 0.
+    pub(crate) fn check_first(&self, class_name: &str, steps: &Steps, predicts: PredictionType) -> Result<()> {
+        let first = steps.level().map_or(0, |level| level as i64);
+        if self.at(first, 1.0) == 0.0 && predicts == PredictionType::Epsilon {
+            let what = format!(
+                "begin at timestep {first} with prediction_type epsilon: with rescale_betas_zero_snr that sample is noise \
+                 alone and does not tell of an image (Lin et al. 2023); train for v_prediction, or space timesteps leading"
+            );
+            return Err(Error::Unsupported { class_name: class_name.to_owned(), what });
+        }
+        Ok(())
+    }
+
     /// Standard normal noise, then a timestep for each image: the order of diffusers' training scripts.
     pub(crate) fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
         let batch = clean.dim(0)?;
@@ -71,6 +84,13 @@ impl Alphas {
         check_same("the noise", noise, clean)?;
         let alphas = self.of_levels(&levels_of(levels, clean)?)?;
         weighted(clean, &alphas, |alpha| alpha.sqrt(), noise, |alpha| (1.0 - alpha).sqrt())
+    }
+
+    /// The same for images that are all at one timestep.
+    pub(crate) fn add_noise_at(&self, t: f32, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        check_same("the noise", noise, clean)?;
+        let alpha = self.at(t as i64, 1.0);
+        mix(alpha.sqrt(), clean, (1.0 - alpha).sqrt(), noise)
     }
 
     /// `clean + σ noise` (Karras et al. 2022), between timesteps with σ in between.

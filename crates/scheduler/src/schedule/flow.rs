@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{check_descending, null_is_false};
+use super::{check_positive, null_is_false};
 use crate::{Error, Result};
 
 /// The noise levels of a flow (Liu et al. 2022), under diffusers' names: `x = (1 - σ) x₀ + σ ε` in place of a diffusion's
@@ -44,12 +44,7 @@ impl Default for FlowConfig {
 impl FlowConfig {
     /// Says what is out of range.
     pub(crate) fn check(&self, class_name: &str) -> Result<()> {
-        let shift = self.flow_shift;
-        if shift.is_finite() && shift > 0.0 {
-            return Ok(());
-        }
-        let reason = format!("flow_shift is {shift}; it must be a number above 0");
-        Err(Error::Config { class_name: class_name.to_owned(), reason })
+        check_positive(class_name, &[("flow_shift", self.flow_shift)])
     }
 }
 
@@ -97,30 +92,18 @@ pub(crate) fn shifted(sigma: f64, s: f64) -> f64 {
 
 /// A flow's noise levels shifted by `s`, and stretched for the last to be `terminal`. One at which nothing is left of the image,
 /// so that its λ is infinite, is brought below.
-pub(crate) fn stretched(sigmas: &[f64], s: f64, terminal: Option<f64>) -> Vec<f64> {
+pub(crate) fn stretched(class_name: &str, sigmas: &[f64], s: f64, terminal: Option<f64>) -> Result<Vec<f64>> {
     let mut sigmas: Vec<f64> = sigmas.iter().map(|&sigma| shifted(sigma, s)).collect();
-    if let (Some(terminal), Some(&last)) = (terminal, sigmas.last()) {
+    if let (Some(terminal), Some(&last)) = (terminal.filter(|terminal| *terminal > 0.0), sigmas.last()) {
         let factor = (1.0 - terminal) / (1.0 - last);
-        // a run of one step has nothing to stretch
-        if factor.is_finite() {
-            sigmas.iter_mut().for_each(|sigma| *sigma = 1.0 - (1.0 - *sigma) * factor);
+        if !factor.is_finite() {
+            let reason = format!("shift_terminal is {terminal}, but its only step begins at 1; more would do");
+            return Err(Error::Steps { class_name: class_name.to_owned(), steps: sigmas.len(), reason });
         }
+        sigmas.iter_mut().for_each(|sigma| *sigma = 1.0 - (1.0 - *sigma) * factor);
     }
     if let Some(first) = sigmas.first_mut().filter(|first| (**first - 1.0).abs() < 1e-6) {
         *first -= 1e-6;
     }
-    sigmas
-}
-
-/// Refuses noise levels asked for by hand that do not descend, or that no flow has.
-pub(crate) fn check_flow(class_name: &str, sigmas: &[f64]) -> Result<()> {
-    check_descending(class_name, sigmas)?;
-    match sigmas.iter().find(|sigma| **sigma > 1.0) {
-        None => Ok(()),
-        Some(beyond) => Err(Error::Steps {
-            class_name: class_name.to_owned(),
-            steps: sigmas.len() - 1,
-            reason: format!("{beyond} is no noise level of a flow, which are 1 at most"),
-        }),
-    }
+    Ok(sigmas)
 }

@@ -2,11 +2,16 @@
 
 mod alphas;
 mod betas;
+mod checks;
+mod distilled;
 mod dpm_solver;
+mod edm;
 mod flow;
+mod flow_match;
 mod history;
 mod numbers;
 mod path;
+mod posterior;
 mod prediction;
 mod process;
 mod sigmas;
@@ -17,13 +22,18 @@ mod unipc;
 
 pub(crate) use alphas::Alphas;
 pub use betas::{BetaConfig, BetaSchedule};
+pub(crate) use checks::{check_count, check_positive, check_sigma_range, check_train_timesteps};
+pub(crate) use distilled::{check_original_steps, distilled_timesteps};
 pub use dpm_solver::{DPMAlgorithmType, DPMSolverType};
 pub(crate) use dpm_solver::{DPMMultistep, DPMStep};
+pub use edm::{EDMConfig, SigmaSchedule};
 pub use flow::{DynamicShiftConfig, FlowConfig, TimeShiftType};
-pub(crate) use flow::{check_flow, shifted, stretched};
+pub(crate) use flow::{shifted, stretched};
+pub(crate) use flow_match::{Flow, check_flow_levels};
 pub(crate) use history::{History, multistep_order};
-pub(crate) use numbers::{linspace_f32, linspace_f64, solve};
+pub(crate) use numbers::{linspace_f32, linspace_f64, serialize_whole, solve};
 pub(crate) use path::{Path, Spaced, check_steps, last_timestep};
+pub(crate) use posterior::Posterior;
 pub use prediction::PredictionType;
 pub(crate) use process::{Integrand, Level, Process, check_order};
 pub use process::{LearnedVarianceType, SolverConfig};

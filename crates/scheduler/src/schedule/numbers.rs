@@ -1,3 +1,13 @@
+use serde::Serializer;
+
+/// Writes a whole number without a point, as diffusers does of defaults that are integers in Python.
+pub(crate) fn serialize_whole<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    match *value as i64 {
+        whole if whole as f64 == *value => serializer.serialize_i64(whole),
+        _ => serializer.serialize_f64(*value),
+    }
+}
+
 /// `torch.linspace` in f32, bit for bit: from both ends to the middle, with fused multiply-adds.
 pub(crate) fn linspace_f32(start: f32, end: f32, n: usize) -> Vec<f32> {
     if n == 1 {

@@ -3,7 +3,7 @@ use kakusan_rng::Generator;
 use serde::{Deserialize, Serialize};
 
 use super::{Alphas, BetaConfig, BetaSchedule, FlowConfig, PredictionType, SigmaConfig, ThresholdConfig};
-use crate::tensors::{check_same, levels_of, per_image, scale, split_variance};
+use crate::tensors::{mix_by_level, of_levels, scale, split_variance};
 use crate::{Draw, Error, Result};
 
 /// What all solvers of the DPM-Solver family are configured by, under diffusers' names.
@@ -186,9 +186,13 @@ impl Process {
         if !self.is_flow {
             return self.alphas.add_noise(clean, noise, levels);
         }
-        check_same("the noise", noise, clean)?;
-        let sigmas = per_image(self.flow_sigmas(&levels_of(levels, clean)?)?, clean)?;
-        Ok((clean + (noise - clean)?.broadcast_mul(&sigmas)?)?)
+        mix_by_level(clean, noise, levels, |level| {
+            let last = self.alphas.len() - 1;
+            match (0.0..=last as f32).contains(&level) {
+                true => Ok((1.0 - self.flow_sigma(level), self.flow_sigma(level))),
+                false => Err(Error::Level { level, last }),
+            }
+        })
     }
 
     pub(crate) fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
@@ -199,18 +203,11 @@ impl Process {
         if !self.is_flow {
             return self.alphas.snr(levels);
         }
-        let sigmas = self.flow_sigmas(&levels.to_vec1::<f32>()?)?;
-        let ratios = sigmas.into_iter().map(|sigma| ((1.0 - sigma) / sigma).powi(2)).collect();
-        Ok(Tensor::from_vec(ratios, levels.dims(), levels.device())?)
+        of_levels(levels, |level| ((1.0 - self.flow_sigma(level)) / self.flow_sigma(level)).powi(2))
     }
 
-    /// The noise level `t / T` of each timestep.
-    fn flow_sigmas(&self, levels: &[f32]) -> Result<Vec<f32>> {
-        let last = self.alphas.len() - 1;
-        let sigma_of = |&level: &f32| match (0.0..=last as f32).contains(&level) {
-            true => Ok(level / self.alphas.len() as f32),
-            false => Err(Error::Level { level, last }),
-        };
-        levels.iter().map(sigma_of).collect()
+    /// The noise level of a flow's timestep.
+    fn flow_sigma(&self, level: f32) -> f32 {
+        level / self.alphas.len() as f32
     }
 }

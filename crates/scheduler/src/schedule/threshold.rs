@@ -35,6 +35,15 @@ impl ThresholdConfig {
         Err(Error::Config { class_name: class_name.to_owned(), reason })
     }
 
+    /// A predicted image `[b, ...]`, thresholded where this is on, and otherwise clipped to plus and minus `clip`.
+    pub(crate) fn threshold_or_clip(&self, x0: Tensor, clip: Option<f64>) -> Result<Tensor> {
+        match clip {
+            _ if self.thresholding => self.threshold(&x0),
+            Some(range) => Ok(x0.clamp(-range as f32, range as f32)?),
+            None => Ok(x0),
+        }
+    }
+
     /// Clips each image `[b, ...]` to its own `[-s, s]` and divides it by `s`.
     pub(crate) fn threshold(&self, sample: &Tensor) -> Result<Tensor> {
         let images: Vec<Vec<f32>> = sample.flatten_from(1)?.to_vec2()?;
