@@ -36,6 +36,7 @@ mod deis_multistep;
 mod dpm_solver_multistep;
 mod dpm_solver_multistep_inverse;
 mod dpm_solver_singlestep;
+mod edm_dpm_solver_multistep;
 mod edm_euler;
 mod error;
 mod euler_discrete;
@@ -65,6 +66,7 @@ pub use deis_multistep::{DEISAlgorithmType, DEISMultistepConfig, DEISMultistepSc
 pub use dpm_solver_multistep::{DPMSolverMultistepConfig, DPMSolverMultistepScheduler};
 pub use dpm_solver_multistep_inverse::{DPMSolverMultistepInverseConfig, DPMSolverMultistepInverseScheduler};
 pub use dpm_solver_singlestep::{DPMSolverSinglestepConfig, DPMSolverSinglestepScheduler};
+pub use edm_dpm_solver_multistep::{EDMDPMSolverMultistepConfig, EDMDPMSolverMultistepScheduler};
 pub use edm_euler::{EDMEulerConfig, EDMEulerScheduler};
 pub use error::{Error, Result};
 pub use euler_discrete::{EulerDiscreteConfig, EulerDiscreteScheduler, InterpolationType, TimestepType};

@@ -10,10 +10,11 @@ use serde_json::{Map, Value};
 
 use crate::{
     CMStochasticIterativeScheduler, DDPMScheduler, DEISMultistepScheduler, DPMSolverMultistepInverseScheduler,
-    DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler, Draw, EDMEulerScheduler, Error, EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, IPNDMScheduler, KarrasVeScheduler, LCMScheduler,
-    LinearMixScheduler, PixelRange, RePaintScheduler, Result, Run, RunOptions, SASolverScheduler, Scheduler,
-    ScoreSdeVeScheduler, ScoreSdeVpScheduler, TCDScheduler, UnCLIPScheduler, UniPCMultistepScheduler,
+    DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler, Draw, EDMDPMSolverMultistepScheduler, EDMEulerScheduler,
+    Error, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, IPNDMScheduler,
+    KarrasVeScheduler, LCMScheduler, LinearMixScheduler, PixelRange, RePaintScheduler, Result, Run, RunOptions,
+    SASolverScheduler, Scheduler, ScoreSdeVeScheduler, ScoreSdeVpScheduler, TCDScheduler, UnCLIPScheduler,
+    UniPCMultistepScheduler,
 };
 
 /// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
@@ -73,6 +74,9 @@ impl Default for Registry {
             (TCDScheduler::CLASS_NAME, |config| construct(config, TCDScheduler::new)),
             (UnCLIPScheduler::CLASS_NAME, |config| construct(config, UnCLIPScheduler::new)),
             (UniPCMultistepScheduler::CLASS_NAME, |config| construct(config, UniPCMultistepScheduler::new)),
+            (EDMDPMSolverMultistepScheduler::CLASS_NAME, |config| {
+                construct(config, EDMDPMSolverMultistepScheduler::new)
+            }),
         ];
         ours.iter().for_each(|(class_name, constructor)| registry.register(class_name, *constructor));
         registry

@@ -420,3 +420,47 @@ fn tau_is_how_much_noise_sa_solver_adds() -> TestResult {
     assert!(refusal(SA, tau(-1.0, 0.0, 999.0)).contains("tau_func has a tau of -1"));
     Ok(())
 }
+
+const EDM: &str = "EDMDPMSolverMultistepScheduler";
+
+#[test]
+fn edm_dpm_solver_multistep_as_upstream_tests_it() -> TestResult {
+    // upstream never scales the model's input
+    let full_loop = |config: Value, start: usize| -> TestResult<Tensor> {
+        let base = json!({"lower_order_final": false, "final_sigmas_type": "sigma_min"});
+        let options = RunOptions { start, ..RunOptions::steps(10) };
+        let mut run = scheduler(EDM, with(&base, config))?.run_with(&options)?;
+        let mut x = if start == 0 { sample() } else { run.add_noise(&sample(), &noise())? };
+        while let Some(t) = run.level() {
+            x = run.step(&fixtures::model(&x, t), &x, &mut Generator::new(0))?.prev_sample;
+        }
+        Ok(x)
+    };
+    let thresholding = json!({"thresholding": true, "dynamic_thresholding_ratio": 0.87, "sample_max_value": 0.5});
+    for (config, start, sum) in [
+        (json!({}), 0, 0.10760618),
+        (json!({}), 5, 8.16569996),
+        (thresholding, 0, 6.20997667),
+        (json!({"prediction_type": "v_prediction"}), 0, 7.11017895),
+    ] {
+        assert_sum_mean(&full_loop(config, start)?, sum, sum / 768.0);
+    }
+    Ok(())
+}
+
+#[test]
+fn edm_dpm_solver_multistep_keeps_the_contract() -> TestResult {
+    for config in [
+        json!({}),
+        json!({"prediction_type": "v_prediction", "solver_order": 3}),
+        json!({"algorithm_type": "sde-dpmsolver++", "solver_type": "heun", "final_sigmas_type": "sigma_min"}),
+    ] {
+        conformance::check(scheduler(EDM, config.clone())?.as_ref(), &Registry::default())?;
+        sampled(EDM, config, &RunOptions::sigmas([80.0, 5.0, 0.5, 0.1, 0.0]))?;
+    }
+    assert!(refusal(EDM, json!({"algorithm_type": "dpmsolver"})).contains("dpmsolver++ or sde-dpmsolver++"));
+    let third = json!({"algorithm_type": "sde-dpmsolver++", "solver_order": 3});
+    assert!(refusal(EDM, third).contains("has no solver_order 3"));
+    assert!(refusal(EDM, json!({"prediction_type": "sample"})).contains("has no use for prediction_type"));
+    Ok(())
+}

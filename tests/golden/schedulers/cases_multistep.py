@@ -208,4 +208,21 @@ CASES = {
         case(start=4),
         case(start=4, predictor_order=3, corrector_order=4),
     ],
+    "EDMDPMSolverMultistepScheduler": [
+        *[
+            case(solver_order=order, algorithm_type=algorithm, solver_type=solver, final_sigmas_type=final)
+            for algorithm, order, solver, final in product(
+                ["dpmsolver++", "sde-dpmsolver++"], [1, 2, 3], ["midpoint", "heun"], ["zero", "sigma_min"]
+            )
+            if (algorithm, order) != ("sde-dpmsolver++", 3) and (order, solver) not in [(1, "heun"), (3, "heun")]
+        ],
+        case(prediction_type="v_prediction"),
+        case(sigma_schedule="exponential"),
+        case(sigma_min=0.01, sigma_max=20.0, sigma_data=1.0, rho=5.0),
+        case(**THRESHOLDING),
+        case(steps=20, solver_order=3),
+        case(steps=20, euler_at_final=True, final_sigmas_type="sigma_min"),
+        case(lower_order_final=False, solver_order=3),
+        case(start=4),
+    ],
 }
