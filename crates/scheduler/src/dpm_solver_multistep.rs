@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{
-    DPMMultistep, History, Process, SigmaConversion, Spaced, check_order, last_timestep, null_is_false,
+    DPMMultistep, History, Process, SigmaConversion, Spaced, check_order, last_timestep, learned_or_none, null_is_false,
 };
 use crate::tensors::{check_same, mix};
 use crate::{
@@ -57,7 +57,8 @@ pub struct DPMSolverMultistepConfig {
     pub final_sigmas_type: FinalSigmasType,
     /// The lowest λ of a timestep that is visited.
     pub lambda_min_clipped: Real,
-    /// What of the variance the model predicts beside.
+    /// What of the variance the model predicts beside. DDPM's fixed variances stand for nothing.
+    #[serde(deserialize_with = "learned_or_none")]
     pub variance_type: Option<LearnedVarianceType>,
     /// Which timesteps a sampling visits.
     #[serde(flatten)]

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::dpm_solver_multistep::DPMSolverMultistepRun;
 use crate::registry::to_map;
-use crate::schedule::{DPMMultistep, History, Process, Spaced, check_order, last_timestep};
+use crate::schedule::{DPMMultistep, History, Process, Spaced, check_order, last_timestep, learned_or_none};
 use crate::{
     DPMAlgorithmType, DPMSolverType, Draw, Error, LearnedVarianceType, Result, Run, RunOptions, Scheduler,
     SolverConfig, SpacingConfig, Steps, TimestepSpacing,
@@ -40,7 +40,8 @@ pub struct DPMSolverMultistepInverseConfig {
     pub euler_at_final: bool,
     /// The lowest λ of a timestep that is visited.
     pub lambda_min_clipped: Real,
-    /// What of the variance the model predicts beside.
+    /// What of the variance the model predicts beside. DDPM's fixed variances stand for nothing.
+    #[serde(deserialize_with = "learned_or_none")]
     pub variance_type: Option<LearnedVarianceType>,
     /// Which timesteps are visited.
     #[serde(flatten)]

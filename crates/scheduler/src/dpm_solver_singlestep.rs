@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{DPMStep, History, Level, Process, Spaced, check_order, last_timestep};
+use crate::schedule::{DPMStep, History, Level, Process, Spaced, check_order, last_timestep, learned_or_none};
 use crate::tensors::{check_same, mix, randn_like};
 use crate::{
     DPMAlgorithmType, DPMSolverType, Draw, DynamicShiftConfig, Error, FinalSigmasType, LearnedVarianceType, Result,
@@ -40,7 +40,8 @@ pub struct DPMSolverSinglestepConfig {
     pub final_sigmas_type: FinalSigmasType,
     /// The lowest λ of a timestep that is visited.
     pub lambda_min_clipped: Real,
-    /// What of the variance the model predicts beside.
+    /// What of the variance the model predicts beside. DDPM's fixed variances stand for nothing.
+    #[serde(deserialize_with = "learned_or_none")]
     pub variance_type: Option<LearnedVarianceType>,
     /// A shift of a flow's noise levels for each run.
     #[serde(flatten)]

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{History, Integrand, Level, Process, Spaced, StochasticAdams, check_order, last_timestep};
+use crate::schedule::{
+    History, Integrand, Level, Process, Spaced, StochasticAdams, check_order, last_timestep, learned_or_none,
+};
 use crate::tensors::{check_same, mix, randn_like};
 use crate::{
     Draw, Error, LearnedVarianceType, Result, Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput,
@@ -40,7 +42,8 @@ pub struct SASolverConfig {
     pub algorithm_type: SAAlgorithmType,
     /// The lowest λ of a timestep that is visited.
     pub lambda_min_clipped: Real,
-    /// What of the variance the model predicts beside.
+    /// What of the variance the model predicts beside. DDPM's fixed variances stand for nothing.
+    #[serde(deserialize_with = "learned_or_none")]
     pub variance_type: Option<LearnedVarianceType>,
     /// Which timesteps a sampling visits.
     #[serde(flatten)]

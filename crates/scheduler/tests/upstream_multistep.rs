@@ -135,6 +135,29 @@ fn a_predicted_variance_is_left_aside() -> TestResult {
 }
 
 #[test]
+fn classes_take_each_others_configurations() -> TestResult {
+    // diffusers' `test_switch`: a configuration that went through all classes gives the same images
+    let registry = Registry::default();
+    let config = json!({"final_sigmas_type": "sigma_min", "solver_type": "bh1", "solver_order": 3});
+    let unipc = scheduler(UNIPC, config)?;
+    let mut switched = unipc.clone();
+    for class_name in [SINGLE, DEIS, DPM, INVERSE, UNIPC] {
+        switched = registry.from_config(class_name, &switched.config())?;
+    }
+    let [ours, other] = [unipc, switched].map(|scheduler| full_loop(scheduler.run(10)?.as_mut(), sample(), false));
+    assert_eq!(values(&ours?)?, values(&other?)?);
+    // a model trained by DDPM has its variances
+    for variance_type in ["fixed_small", "fixed_large_log", "learned_range"] {
+        let ddpm = scheduler("DDPMScheduler", json!({"variance_type": variance_type}))?;
+        for class_name in [SINGLE, DPM, INVERSE, SA, UNIPC, DEIS] {
+            let switched = registry.from_config(class_name, &ddpm.config())?;
+            assert_eq!(switched.config()["variance_type"], variance_type);
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn configurations_that_do_not_go_together_are_refused() -> TestResult {
     let refused = [
         (json!({"solver_order": 4}), "solver_order is 4; it must be between 1 and 3"),
@@ -150,7 +173,11 @@ fn configurations_that_do_not_go_together_are_refused() -> TestResult {
         (json!({"prediction_type": "v_prediction", "use_flow_sigmas": true}), "use flow_prediction"),
         (json!({"use_flow_sigmas": true, "flow_shift": 0.0}), "flow_shift is 0"),
         (json!({"use_dynamic_shifting": true}), "use_flow_sigmas is false"),
-        (json!({"time_shift_type": "linear"}), "it has no time_shift_type Linear"),
+        (
+            json!({"time_shift_type": "linear", "use_flow_sigmas": true, "use_dynamic_shifting": true}),
+            "it has no time_shift_type Linear",
+        ),
+        (json!({"variance_type": "fixed"}), "`variance_type`"),
         (json!({"lambda_min_clipped": 100.0}), "lambda_min_clipped is 100"),
         (json!({"beta_schedule": "sigmoid"}), "it has no beta_schedule Sigmoid"),
     ];

@@ -57,7 +57,7 @@ impl DynamicShiftConfig {
                 "use_dynamic_shifting shifts the noise levels of a flow, but use_flow_sigmas is false".into(),
             );
         }
-        match known.contains(&self.time_shift_type) {
+        match !self.use_dynamic_shifting || known.contains(&self.time_shift_type) {
             true => Ok(()),
             false => refuse(format!("it has no time_shift_type {:?}; it knows {known:?}", self.time_shift_type)),
         }

@@ -35,7 +35,7 @@ pub(crate) use numbers::{linspace_f32, linspace_f64, serialize_whole, solve};
 pub(crate) use path::{Path, Spaced, check_steps, last_timestep};
 pub(crate) use posterior::Posterior;
 pub use prediction::PredictionType;
-pub(crate) use process::{Integrand, Level, Process, check_order};
+pub(crate) use process::{Integrand, Level, Process, check_order, learned_or_none};
 pub use process::{LearnedVarianceType, SolverConfig};
 pub use sigmas::{FinalSigmasType, SigmaConfig};
 pub(crate) use sigmas::{SigmaConversion, interpolate, null_is_false, sigmas_at, timesteps_of};

@@ -1,10 +1,10 @@
 use candle_core::Tensor;
 use kakusan_rng::Generator;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Alphas, BetaConfig, BetaSchedule, FlowConfig, PredictionType, SigmaConfig, ThresholdConfig};
 use crate::tensors::{mix_by_level, of_levels, scale, split_variance};
-use crate::{Draw, Error, Result};
+use crate::{Draw, Error, Result, VarianceType};
 
 /// What all solvers of the DPM-Solver family are configured by, under diffusers' names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -113,6 +113,17 @@ impl SolverConfig {
     pub(crate) fn is_cosine(&self) -> bool {
         self.beta.beta_schedule == BetaSchedule::SquaredcosCapV2
     }
+}
+
+/// A `variance_type`, which files of DDPM have, too: one that is fixed leaves nothing to predict.
+pub(crate) fn learned_or_none<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<LearnedVarianceType>, D::Error> {
+    Ok(match Option::deserialize(deserializer)? {
+        Some(VarianceType::Learned) => Some(LearnedVarianceType::Learned),
+        Some(VarianceType::LearnedRange) => Some(LearnedVarianceType::LearnedRange),
+        _ => None,
+    })
 }
 
 /// Refuses an order that is not between 1 and `most`.
