@@ -134,10 +134,10 @@ impl DPMSolverMultistepScheduler {
         let Self { config, process } = self;
         let shift = config.dynamic_shift.shift(Self::CLASS_NAME, mu)?.unwrap_or(config.solver.flow.flow_shift);
         let conversion = match config.use_lu_lambdas {
-            true => Some(SigmaConversion::Exponential), // even in log σ = -λ
+            true => Some(SigmaConversion::Lu),
             false => config.solver.sigma.conversion(),
         };
-        let rounded = config.use_lu_lambdas || conversion == Some(SigmaConversion::Karras);
+        let rounded = matches!(conversion, Some(SigmaConversion::Karras | SigmaConversion::Lu));
         Ok(Spaced {
             last_timestep: last_timestep(Self::CLASS_NAME, process, config.lambda_min_clipped.0)?,
             rounded: rounded && !config.solver.is_cosine(),
