@@ -18,7 +18,8 @@ use crate::{
 /// 2023, algorithm 1): diffusers' `SASolverScheduler`.
 ///
 /// As in diffusers the last step leads to the lowest noise level of training, not to none; with `use_*_sigmas` it leads nowhere.
-/// Thresholding with `noise_prediction` and models that predict a variance, which diffusers cannot do, work.
+/// Thresholding with `noise_prediction` and models that predict a variance, which diffusers cannot do, work; and
+/// a flow that begins with an image is noised as a flow.
 #[derive(Debug, Clone)]
 pub struct SASolverScheduler {
     config: SASolverConfig,
@@ -218,8 +219,13 @@ impl Run for SASolverRun {
 
     fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
         check_same("the noise", noise, clean)?;
-        let level = self.process.level(self.sigmas[self.steps.index()?]);
-        mix(level.alpha as f32, clean, level.sigma as f32, noise)
+        let i = self.steps.index()?;
+        if self.config.solver.flow.use_flow_sigmas {
+            return mix(1.0 - self.sigmas[i], clean, self.sigmas[i], noise);
+        }
+        // as in diffusers at the whole timestep, which with use_*_sigmas is not quite where the run is
+        let alpha_prod = self.process.alphas.at(self.steps.timesteps()[i] as i64, 1.0);
+        mix(alpha_prod.sqrt(), clean, (1.0 - alpha_prod).sqrt(), noise)
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {

@@ -491,3 +491,25 @@ fn edm_dpm_solver_multistep_keeps_the_contract() -> TestResult {
     assert!(refusal(EDM, json!({"prediction_type": "sample"})).contains("has no use for prediction_type"));
     Ok(())
 }
+
+#[test]
+fn tensors_that_are_no_images_do_no_harm() -> TestResult {
+    for class_name in [DPM, UNIPC, DEIS, SINGLE, INVERSE, SA, EDM] {
+        for shape in
+            [vec![], vec![3], vec![2, 3], vec![2, 3, 4], vec![2, 1, 2, 2, 2], vec![0, 1, 2, 2], vec![2, 0, 2, 2]]
+        {
+            for config in [json!({}), json!({"thresholding": true}), json!({"variance_type": "learned"})] {
+                let known = scheduler(class_name, json!({}))?.config();
+                if config.as_object().is_some_and(|config| config.keys().any(|key| !known.contains_key(key))) {
+                    continue;
+                }
+                let mut run = scheduler(class_name, config)?.run(3)?;
+                let x = Tensor::ones(shape.as_slice(), candle_core::DType::F32, &Device::Cpu)?;
+                let noised = run.add_noise(&x, &x);
+                assert_eq!(noised.map(|x| x.dims().to_vec()).unwrap_or(shape.clone()), shape);
+                while run.step(&x, &x, &mut Generator::new(0)).is_ok() {}
+            }
+        }
+    }
+    Ok(())
+}

@@ -207,6 +207,7 @@ CASES = {
         flow(flow_shift=3.0, steps=20),
         case(start=4),
         case(start=4, predictor_order=3, corrector_order=4),
+        exact(case(start=4, use_karras_sigmas=True, prediction_type="v_prediction")),
     ],
     "EDMDPMSolverMultistepScheduler": [
         *[
