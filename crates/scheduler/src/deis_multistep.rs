@@ -14,7 +14,8 @@ use crate::{
 /// DEIS: the noise that was predicted, interpolated over log ρ and integrated (Zhang and Chen 2023, "ρAB-DEIS"):
 /// diffusers' `DEISMultistepScheduler`.
 ///
-/// As in diffusers the last step leads to the lowest noise level of training, not to none; with `use_*_sigmas` it leads nowhere.
+/// As in diffusers the last step leads to the lowest noise level of training, not to none; with `use_*_sigmas` it leads
+/// nowhere.
 #[derive(Debug, Clone)]
 pub struct DEISMultistepScheduler {
     config: DEISMultistepConfig,

@@ -17,8 +17,8 @@ use crate::{
 /// DPM-Solver and DPM-Solver++ with earlier outputs in place of further model calls (Lu et al. 2022, "DPM-Solver++",
 /// algorithm 2): diffusers' `DPMSolverMultistepScheduler`.
 ///
-/// Where two model calls are at one timestep, as with a cosine schedule and `use_karras_sigmas`, both are done; diffusers
-/// then begins with the second and runs out of noise levels.
+/// Where two model calls are at one timestep, as with a cosine schedule and `use_karras_sigmas`, both are done;
+/// diffusers then begins with the second and runs out of noise levels.
 ///
 /// ```
 /// use kakusan_scheduler::{DPMSolverMultistepConfig, DPMSolverMultistepScheduler, Scheduler};
@@ -42,7 +42,8 @@ pub struct DPMSolverMultistepConfig {
     pub solver: SolverConfig,
     /// Whether the betas are rescaled to leave nothing of the image at the last timestep (Lin et al. 2023).
     pub rescale_betas_zero_snr: bool,
-    /// How many outputs a step looks at, 1 to 3; 2 for `sde-dpmsolver`.
+    /// How many outputs a step looks at, 1 to 3; 2 at most for `sde-dpmsolver`. The third order of `sde-dpmsolver++` is
+    /// diffusers', which has a sign reversed: take the second.
     pub solver_order: usize,
     /// The equation that is integrated.
     pub algorithm_type: DPMAlgorithmType,
@@ -110,7 +111,8 @@ impl DPMSolverMultistepScheduler {
                 if config.final_sigmas_type == FinalSigmasType::Zero =>
             {
                 return refuse(
-                    "algorithm_type dpmsolver and sde-dpmsolver cannot lead to no noise; set final_sigmas_type to sigma_min",
+                    "algorithm_type dpmsolver and sde-dpmsolver cannot lead to no noise; set final_sigmas_type to \
+                     sigma_min",
                 );
             }
             _ => {}

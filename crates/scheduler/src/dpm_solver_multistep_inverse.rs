@@ -15,9 +15,9 @@ use crate::{
 /// [`DPMSolverMultistepScheduler`](crate::DPMSolverMultistepScheduler) from images to the noise that gives them:
 /// diffusers' `DPMSolverMultistepInverseScheduler`.
 ///
-/// Where it is otherwise than in diffusers: a timestep that two model calls share counts twice, as its noise levels do, and a flow
-/// leads upwards, too. The algorithms `sde-*` are refused, because the way back from an image along a random path is not one:
-/// diffusers takes the root of a negative variance.
+/// Where it is otherwise than in diffusers: a timestep that two model calls share counts twice, as its noise levels do,
+/// and a flow leads upwards, too. The algorithms `sde-*` are refused, because the way back from an image along a random
+/// path is not one: diffusers takes the root of a negative variance.
 #[derive(Debug, Clone)]
 pub struct DPMSolverMultistepInverseScheduler {
     config: DPMSolverMultistepInverseConfig,

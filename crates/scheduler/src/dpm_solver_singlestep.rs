@@ -12,12 +12,12 @@ use crate::{
     Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput, Steps, Takes, TimeShiftType, TimestepSpacing,
 };
 
-/// DPM-Solver and DPM-Solver++ in steps that call the model as often as their order (Lu et al. 2022, "DPM-Solver", algorithms 1 and
-/// 2; "DPM-Solver++", algorithm 1): diffusers' `DPMSolverSinglestepScheduler`.
+/// DPM-Solver and DPM-Solver++ in steps that call the model as often as their order (Lu et al. 2022, "DPM-Solver",
+/// algorithms 1 and 2; "DPM-Solver++", algorithm 1): diffusers' `DPMSolverSinglestepScheduler`.
 ///
-/// Each model call is a step here, as in diffusers: of the first order to the next level, then of the second from before it to the
-/// one after, then of the third. `lower_order_final` is taken for granted where the steps cannot be divided by the order, and where
-/// the last leads to no noise.
+/// Each model call is a step here, as in diffusers: of the first order to the next level, then of the second from
+/// before it to the one after, then of the third. `lower_order_final` is taken for granted where the steps cannot be
+/// divided by the order, and where the last leads to no noise.
 #[derive(Debug, Clone)]
 pub struct DPMSolverSinglestepScheduler {
     config: DPMSolverSinglestepConfig,

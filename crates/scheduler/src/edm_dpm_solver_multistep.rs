@@ -11,8 +11,8 @@ use crate::{
     Scheduler, StepOutput, Steps, Takes, ThresholdConfig,
 };
 
-/// DPM-Solver++ with earlier outputs (Lu et al. 2022, "DPM-Solver++", algorithm 2) for models with EDM's preconditioning (Karras et
-/// al. 2022): diffusers' `EDMDPMSolverMultistepScheduler`.
+/// DPM-Solver++ with earlier outputs (Lu et al. 2022, "DPM-Solver++", algorithm 2) for models with EDM's
+/// preconditioning (Karras et al. 2022): diffusers' `EDMDPMSolverMultistepScheduler`.
 ///
 /// Noise levels may be asked for by hand, which diffusers does not offer.
 #[derive(Debug, Clone, Default)]
@@ -26,7 +26,7 @@ pub struct EDMDPMSolverMultistepConfig {
     /// The noise levels and the preconditioning.
     #[serde(flatten)]
     pub edm: EDMConfig,
-    /// How many outputs a step looks at, 1 to 3; 2 for `sde-dpmsolver++`.
+    /// How many outputs a step looks at, 1 to 3; 2 at most for `sde-dpmsolver++`.
     pub solver_order: usize,
     /// Thresholding of predicted images.
     #[serde(flatten)]

@@ -14,12 +14,12 @@ use crate::{
     Steps, TimestepSpacing,
 };
 
-/// SA-Solver: Adams' multistep methods, a predictor and a corrector, for reverse SDEs with as much noise as one likes (Xue et al.
-/// 2023, algorithm 1): diffusers' `SASolverScheduler`.
+/// SA-Solver: Adams' multistep methods, a predictor and a corrector, for reverse SDEs with as much noise as one likes
+/// (Xue et al. 2023, algorithm 1): diffusers' `SASolverScheduler`.
 ///
-/// As in diffusers the last step leads to the lowest noise level of training, not to none; with `use_*_sigmas` it leads nowhere.
-/// Thresholding with `noise_prediction` and models that predict a variance, which diffusers cannot do, work; and
-/// a flow that begins with an image is noised as a flow.
+/// As in diffusers the last step leads to the lowest noise level of training, not to none; with `use_*_sigmas` it leads
+/// nowhere. Thresholding with `noise_prediction` and models that predict a variance, which diffusers cannot do, work;
+/// and a flow that begins with an image is noised as a flow.
 #[derive(Debug, Clone)]
 pub struct SASolverScheduler {
     config: SASolverConfig,
@@ -36,8 +36,8 @@ pub struct SASolverConfig {
     pub predictor_order: usize,
     /// How many outputs the corrector looks at, 1 to 4.
     pub corrector_order: usize,
-    /// τ, how much noise steps add; absent, 1 at the timesteps 200 to 800 and 0 at the others. diffusers takes a function here,
-    /// which its files cannot hold.
+    /// τ, how much noise steps add; absent, 1 at the timesteps 200 to 800 and 0 at the others. diffusers takes a
+    /// function here, which its files cannot hold.
     pub tau_func: Option<SATau>,
     /// What is integrated.
     pub algorithm_type: SAAlgorithmType,

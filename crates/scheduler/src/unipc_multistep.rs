@@ -16,11 +16,12 @@ use crate::{
     SolverConfig, SpacingConfig, StepOutput, Steps, Takes, TimeShiftType, TimestepSpacing, UniPCSolverType,
 };
 
-/// UniPC: steps of any order by earlier outputs, each corrected by the output at its end (Zhao et al. 2023, algorithms 1 and 2): diffusers' `UniPCMultistepScheduler`.
+/// UniPC: steps of any order by earlier outputs, each corrected by the output at its end (Zhao et al. 2023, algorithms
+/// 1 and 2): diffusers' `UniPCMultistepScheduler`.
 ///
-/// Where diffusers divides by an infinite step, in a step to no noise with `bh1`, without `lower_order_final` or without
-/// `predict_x0`, that step is of the first order here. Without `predict_x0` thresholding is done, too, which diffusers leaves out;
-/// and a flow may be spaced by any of `use_*_sigmas`, not by `use_karras_sigmas` alone.
+/// Where diffusers divides by an infinite step, in a step to no noise with `bh1`, without `lower_order_final` or
+/// without `predict_x0`, that step is of the first order here. Without `predict_x0` thresholding is done, too, which
+/// diffusers leaves out; and a flow may be spaced by any of `use_*_sigmas`, not by `use_karras_sigmas` alone.
 #[derive(Debug, Clone)]
 pub struct UniPCMultistepScheduler {
     config: UniPCMultistepConfig,

@@ -1,5 +1,5 @@
-//! The numbers that diffusers' own tests expect of the DPM-Solver family, at 1e-4 (`test_scheduler_dpm_multi.py` and its
-//! neighbours); and what the family does better.
+//! The numbers that diffusers' own tests expect of the DPM-Solver family, at 1e-4 (`test_scheduler_dpm_multi.py` and
+//! its neighbours); and what the family does better.
 
 mod fixtures;
 
@@ -510,6 +510,44 @@ fn tensors_that_are_no_images_do_no_harm() -> TestResult {
                 while run.step(&x, &x, &mut Generator::new(0)).is_ok() {}
             }
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn higher_orders_and_more_steps_come_closer_to_the_solution() -> TestResult {
+    // images of normal pixels, for which the noise that is to be predicted and the way to the image are known
+    const VARIANCE: f32 = 0.25;
+    let error = |class_name: &str, config: &Value, steps: usize| -> TestResult<f32> {
+        let config = with(config, json!({"use_karras_sigmas": true, "lower_order_final": false}));
+        let mut run = scheduler(class_name, config)?.run(steps)?;
+        let sigmas = run.sigmas().ok_or("no sigmas")?.to_vec();
+        let deviation = |sigma: f32| ((VARIANCE + sigma * sigma) / (1.0 + sigma * sigma)).sqrt();
+        let mut x = Tensor::ones((1, 1, 1, 1), candle_core::DType::F32, &Device::Cpu)?;
+        for sigma in &sigmas[..steps] {
+            let of_x = sigma * (1.0 + sigma * sigma).sqrt() / (VARIANCE + sigma * sigma);
+            x = run.step(&x.affine(of_x.into(), 0.0)?, &x, &mut Generator::new(0))?.prev_sample;
+        }
+        Ok((values(&x)?[0] - deviation(sigmas[steps]) / deviation(sigmas[0])).abs())
+    };
+    for (class_name, config, key) in [
+        (DPM, json!({"final_sigmas_type": "sigma_min"}), "solver_order"),
+        (DPM, json!({"final_sigmas_type": "sigma_min", "algorithm_type": "dpmsolver"}), "solver_order"),
+        (SINGLE, json!({"final_sigmas_type": "sigma_min"}), "solver_order"),
+        (UNIPC, json!({"final_sigmas_type": "sigma_min"}), "solver_order"),
+        (UNIPC, json!({"final_sigmas_type": "sigma_min", "solver_type": "bh1", "predict_x0": false}), "solver_order"),
+        (DEIS, json!({}), "solver_order"),
+        (SA, json!({"tau_func": {"tau": 0.0, "from": 0.0, "to": 0.0}, "corrector_order": 1}), "predictor_order"),
+        (
+            SA,
+            json!({"tau_func": {"tau": 0.0, "from": 0.0, "to": 0.0}, "algorithm_type": "noise_prediction"}),
+            "predictor_order",
+        ),
+    ] {
+        let order = |order: usize| with(&config, json!({key: order}));
+        let (second, third) = (error(class_name, &order(2), 24)?, error(class_name, &order(3), 24)?);
+        let twice = error(class_name, &order(2), 48)?;
+        assert!(third < second && twice < second / 2.0, "{class_name} {config}: {second} {third} {twice}");
     }
     Ok(())
 }

@@ -24,8 +24,8 @@ pub enum DPMAlgorithmType {
     SdeDPMSolverPlusPlus,
 }
 
-/// How DPM-Solver weighs the first derivative in a step of the second order. The names that other classes have stand for
-/// `midpoint` as in diffusers.
+/// How DPM-Solver weighs the first derivative in a step of the second order. The names that other classes have stand
+/// for `midpoint` as in diffusers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DPMSolverType {
@@ -75,8 +75,8 @@ pub(crate) struct Differences {
 impl DPMStep {
     /// From the point `s` of the forward process to the point `t`.
     ///
-    /// diffusers has the sign of the 0.5 in `sde-dpmsolver++`'s third order reversed, by which that order gains nothing over the
-    /// second; it is kept, for one seed to give one image.
+    /// diffusers has the sign of the 0.5 in `sde-dpmsolver++`'s third order reversed, so that the second derivative's
+    /// weight does not vanish with `h`; it is kept, for one seed to give one image.
     pub(crate) fn new(algorithm: DPMAlgorithmType, s: Level, t: Level) -> Self {
         let h = t.lambda() - s.lambda();
         match algorithm {

@@ -3,8 +3,8 @@ use serde::{Deserialize, Serialize};
 use super::{check_positive, null_is_false};
 use crate::{Error, Result};
 
-/// The noise levels of a flow (Liu et al. 2022), under diffusers' names: `x = (1 - σ) x₀ + σ ε` in place of a diffusion's
-/// `sqrt(ᾱ) x₀ + sqrt(1 - ᾱ) ε`.
+/// The noise levels of a flow (Liu et al. 2022), under diffusers' names: `x = (1 - σ) x₀ + σ ε` in place of a
+/// diffusion's `sqrt(ᾱ) x₀ + sqrt(1 - ᾱ) ε`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct FlowConfig {
     /// Whether images are noised as in a flow; timestep `t` of T then has the noise level `t / T`.
@@ -90,8 +90,8 @@ pub(crate) fn shifted(sigma: f64, s: f64) -> f64 {
     s * sigma / (1.0 + (s - 1.0) * sigma)
 }
 
-/// A flow's noise levels shifted by `s`, and stretched for the last to be `terminal`. One at which nothing is left of the image,
-/// so that its λ is infinite, is brought below.
+/// A flow's noise levels shifted by `s`, and stretched for the last to be `terminal`. One at which nothing is left of
+/// the image, so that its λ is infinite, is brought below.
 pub(crate) fn stretched(class_name: &str, sigmas: &[f64], s: f64, terminal: Option<f64>) -> Result<Vec<f64>> {
     let mut sigmas: Vec<f64> = sigmas.iter().map(|&sigma| shifted(sigma, s)).collect();
     if let (Some(terminal), Some(&last)) = (terminal.filter(|terminal| *terminal > 0.0), sigmas.last()) {

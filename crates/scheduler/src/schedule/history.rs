@@ -42,8 +42,8 @@ impl History {
     }
 }
 
-/// The order of step `i` of `n`: as many outputs as there are, of `solver_order` at most, and fewer at the end of short runs
-/// with `lower_order_final`. The last step is of the first order with `euler_at_final`.
+/// The order of step `i` of `n`: as many outputs as there are, of `solver_order` at most, and fewer at the end of short
+/// runs with `lower_order_final`. The last step is of the first order with `euler_at_final`.
 pub(crate) fn multistep_order(
     [i, n]: [usize; 2],
     history: &History,

@@ -47,8 +47,8 @@ impl Spaced {
         match schedule {
             Schedule::Timesteps(timesteps) => {
                 if self.conversion.is_some() || self.flow_shift.is_some() {
-                    let what = "take timesteps while its noise levels are spaced by themselves: leave out use_*_sigmas and \
-                                use_lu_lambdas";
+                    let what = "take timesteps while its noise levels are spaced by themselves: leave out use_*_sigmas \
+                                and use_lu_lambdas";
                     return Err(Error::Unsupported { class_name: class_name.to_owned(), what: what.into() });
                 }
                 let mut timesteps = check_timesteps(class_name, timesteps, training.len())?;

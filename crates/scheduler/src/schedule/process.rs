@@ -90,7 +90,8 @@ impl SolverConfig {
                 "prediction_type flow_prediction is the velocity of a flow: set use_flow_sigmas"
             }
             (true, PredictionType::VPrediction) => {
-                "prediction_type v_prediction is not the velocity of a flow, which use_flow_sigmas asks for: use flow_prediction"
+                "prediction_type v_prediction is not the velocity of a flow, which use_flow_sigmas asks for: use \
+                 flow_prediction"
             }
             _ => return Ok(()),
         };
@@ -154,8 +155,8 @@ impl Process {
         }
     }
 
-    /// The point with the noise level `sigma`, as diffusers counts it: of noise alone in a flow, otherwise of the noise against
-    /// the image.
+    /// The point with the noise level `sigma`, as diffusers counts it: of noise alone in a flow, otherwise of the noise
+    /// against the image.
     pub(crate) fn level(&self, sigma: f32) -> Level {
         let sigma = f64::from(sigma);
         match self.is_flow {

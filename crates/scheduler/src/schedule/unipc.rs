@@ -17,7 +17,8 @@ pub enum UniPCSolverType {
     Bh2,
 }
 
-/// UniP and UniC, the predictor and the corrector of UniPC (Zhao et al. 2023, algorithms 1 and 2), and what they remember.
+/// UniP and UniC, the predictor and the corrector of UniPC (Zhao et al. 2023, algorithms 1 and 2), and what they
+/// remember.
 #[derive(Debug, Clone)]
 pub(crate) struct UniPC {
     pub(crate) solver_type: UniPCSolverType,
@@ -26,7 +27,8 @@ pub(crate) struct UniPC {
 }
 
 impl UniPC {
-    /// A step of order `p` from `x` at `s` to `t`, by earlier outputs and, where it is there already, the output at `t`.
+    /// A step of order `p` from `x` at `s` to `t`, by earlier outputs and, where it is there already, the output at
+    /// `t`.
     pub(crate) fn update(&self, [s, t]: [Level; 2], p: usize, x: &Tensor, model_t: Option<&Tensor>) -> Result<Tensor> {
         let h = t.lambda() - s.lambda();
         let (hh, a, weight) = match self.integrand {
