@@ -2,6 +2,7 @@
 
 mod alphas;
 mod betas;
+mod brownian;
 mod checks;
 mod distilled;
 mod edm;
@@ -13,9 +14,11 @@ mod prediction;
 mod sigmas;
 mod spacing;
 mod threshold;
+mod two_calls;
 
 pub(crate) use alphas::Alphas;
 pub use betas::{BetaConfig, BetaSchedule};
+pub(crate) use brownian::BrownianMotion;
 pub(crate) use checks::{check_count, check_positive, check_sigma_range, check_train_timesteps, check_whole_timesteps};
 pub(crate) use distilled::{check_original_steps, distilled_timesteps};
 pub use edm::{EDMConfig, SigmaSchedule};
@@ -25,7 +28,8 @@ pub(crate) use numbers::{linspace_f32, linspace_f64, serialize_whole};
 pub(crate) use posterior::Posterior;
 pub use prediction::PredictionType;
 pub use sigmas::{FinalSigmasType, SigmaConfig};
-pub(crate) use sigmas::{interpolate, sigmas_at, timesteps_of};
+pub(crate) use sigmas::{ancestral_step, halfway, interpolate, sigma_schedule, sigmas_at, timesteps_of};
 pub use spacing::{SpacingConfig, TimestepSpacing};
 pub(crate) use spacing::{check_descending, check_timesteps};
 pub use threshold::ThresholdConfig;
+pub(crate) use two_calls::{TwoCalls, with_second_calls};
