@@ -52,6 +52,54 @@ fn the_command_draws_what_the_training_drew_and_saves_it_as_a_tensor() {
 }
 
 #[test]
+fn an_image_of_a_seed_is_the_same_whatever_is_drawn_beside_it() {
+    let place = Workplace::new();
+    place.train("run", &["--max-steps", "2"]).expect(0);
+    let draw = |seeds: &str, dir: &str| {
+        let more = ["--scheduler", "ddim", "--eta", "0.5", "--steps", "6", "--seeds", seeds, "--separate", dir];
+        let args = [&["sample", "--model", "run", "--animate", "a.png"], more.as_slice()].concat();
+        place.run(&args).expect(0);
+    };
+    draw("3..5", "together");
+    draw("4", "alone");
+    let file = |dir: &str| fs::read(place.path(dir).join("seed-4.png")).unwrap();
+    let pixels = |bytes: &[u8]| {
+        let mut reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut pixels).unwrap();
+        assert_eq!(reader.info().color_type, png::ColorType::Grayscale);
+        let text = |keyword: &str| {
+            let texts = &reader.info().uncompressed_latin1_text;
+            texts.iter().find(|text| text.keyword == keyword).unwrap().text.clone()
+        };
+        assert_eq!([text("seed"), text("scheduler"), text("steps"), text("eta")], ["4", "DDIMScheduler", "6", "0.5"]);
+        pixels
+    };
+    assert_eq!(pixels(&file("together")), pixels(&file("alone")));
+    let film = fs::read(place.path("a.png")).unwrap();
+    let reader = png::Decoder::new(std::io::Cursor::new(film)).read_info().unwrap();
+    assert_eq!(reader.info().animation_control().unwrap().num_frames, 7);
+
+    let refused = |args: &[&str]| place.run(&[&["sample", "--model", "run"], args].concat()).expect(2).stderr();
+    assert!(refused(&["--class", "1"]).contains("does not know classes"));
+    assert!(refused(&["--guidance", "2"]).contains("does not know"));
+    assert!(refused(&["--seeds", "5..3"]).contains("from 5 to 3 there are none"));
+    let failed = place.run(&["sample", "--model", "run", "--scheduler", "quick"]).expect(1).stderr();
+    assert!(failed.contains("no scheduler is called `quick`; known are"), "{failed}");
+    let failed = place.run(&["sample", "--model", "run", "--eta", "1"]).expect(1).stderr();
+    assert!(failed.contains("LinearMixScheduler has no use for `eta`"), "{failed}");
+}
+
+#[test]
+fn schedulers_are_listed_with_a_line_each() {
+    let place = Workplace::new();
+    let said = place.run(&["schedulers"]).expect(0).stdout();
+    assert!(said.lines().count() >= 30 && said.lines().all(|line| line.split_whitespace().count() > 4), "{said}");
+    let said = place.run(&["schedulers", "ddpm"]).expect(0).stdout();
+    assert!(said.contains("\"variance_type\": \"fixed_small\""), "{said}");
+}
+
+#[test]
 fn threads_change_nothing_and_vectors_no_more_than_rounding_does() {
     let place = Workplace::new();
     let run = |name: &str, more: &[&str]| -> Vec<f64> {

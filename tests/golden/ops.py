@@ -1,6 +1,6 @@
 """Writes ops.safetensors: values and gradients of PyTorch's operations, for crates/ops/tests/torch.rs.
 
-Needs torch and safetensors. Every case holds its arguments, its result `y`, the weights `g` of the sum that was
+Needs torch, diffusers and safetensors. Every case holds its arguments, its result `y`, the weights `g` of the sum that was
 differentiated, and the gradient `d_<argument>` of each argument.
 """
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.downsampling import downsample_2d
+from diffusers.models.upsampling import upsample_2d
 from safetensors.torch import save_file
 
 torch.manual_seed(0)
@@ -92,5 +94,14 @@ case("l1_special", lambda x, target: F.l1_loss(x, target), **special)
 case("huber", lambda x, target: F.huber_loss(x, target), **rounded)
 case("huber_narrow", lambda x, target: F.huber_loss(x, target, delta=0.3), x=torch.randn(3, 5, 7), target=torch.randn(3, 5, 7))
 case("huber_special", lambda x, target: F.huber_loss(x, target, delta=2.0), **special)
+
+smooth = {"x": torch.randn(2, 3, 6, 7)}
+case("fir_down", lambda x: downsample_2d(x, kernel=(1, 3, 3, 1)), **smooth)
+case("fir_up", lambda x: upsample_2d(x, kernel=(1, 3, 3, 1)), **smooth)
+arguments = {"x": torch.randn(2, 5, 4, 3), "vector": torch.randn(2, 10, 1, 1)}
+case("scale_shift", lambda x, vector: x * (1 + vector.chunk(2, 1)[0]) + vector.chunk(2, 1)[1], **arguments)
+line = {"x": torch.cat([torch.linspace(-30, 30, 301), torch.tensor([0.0, 89.0, -89.0, 1e30, -1e30])]).reshape(1, 1, 1, -1)}
+for name in ["gelu", "mish", "relu"]:
+    case(name, lambda x: getattr(F, name)(x), **line)
 
 save_file({key: value.contiguous().clone() for key, value in out.items()}, Path(__file__).with_suffix(".safetensors"))

@@ -25,7 +25,7 @@ pub(crate) fn info(args: &InfoArgs) -> Result<ExitCode> {
 
 fn about_model(model: &str) -> Result<()> {
     let pipeline = crate::sample::load(model, &Registry::default(), &Device::Cpu)?;
-    let [channels, height, width] = pipeline.sample_shape();
+    let [channels, height, width] = pipeline.sample_shape()?;
     let config = pipeline.model_config();
     let parameters = thousands(pipeline.weights().parameter_count());
     say(&format!("{model}: {} with {}", config.class_name(), pipeline.scheduler().class_name()));

@@ -1,10 +1,11 @@
-//! The command `kakusan`: train, sample, info.
+//! The command `kakusan`: train, sample, look at what there is.
 
 mod failure;
 mod info;
 mod machine;
 mod progress;
 mod sample;
+mod schedulers;
 mod terminal;
 mod train;
 
@@ -26,7 +27,9 @@ Examples:
   kakusan train --config configs/184.toml --set data.classes=[3,5] --out runs/35
   kakusan train --resume runs/184                            go on where Ctrl-C stopped it
   kakusan sample --model runs/184 --batch 64 --out new.png   draw 64 new digits
+  kakusan sample --model runs/ddpm-184 --scheduler ddim --steps 50 --seeds 0..15 --separate new
   kakusan info runs/184                                      what is saved there
+  kakusan schedulers                                         which samplers there are
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted after saving.";
 
@@ -38,6 +41,8 @@ enum Command {
     Sample(sample::SampleArgs),
     /// Say what a saved pipeline is made of, or what this machine offers
     Info(info::InfoArgs),
+    /// List the schedulers, or show the configuration of one
+    Schedulers(schedulers::SchedulersArgs),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +52,7 @@ fn main() -> ExitCode {
         Command::Train(args) => train::train(args),
         Command::Sample(args) => sample::sample(args),
         Command::Info(args) => info::info(&args),
+        Command::Schedulers(args) => schedulers::schedulers(&args),
     };
     result.unwrap_or_else(|error| failure::show(&error))
 }

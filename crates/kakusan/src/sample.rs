@@ -1,37 +1,65 @@
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use candle_core::{DType, Device, Tensor};
 use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kakusan::hub::{Hub, HubConfig};
-use kakusan::pipeline::{DDPMPipeline, DeviceChoice, Error, Result, pictures, write_whole};
-use kakusan::rng::Generator;
-use kakusan::scheduler::Registry;
+use kakusan::pipeline::pictures::{self, Images};
+use kakusan::pipeline::{DDPMPipeline, DeviceChoice, Error, Result, SampleOptions, write_whole};
+use kakusan::rng::{Generator, Noise, PerImage};
+use kakusan::scheduler::{Churn, PixelRange, Registry, RunOptions};
 
 use crate::machine::MachineArgs;
 use crate::terminal::say;
 
+/// The most frames of an animation; of more steps so many are shown, evenly.
+const MAX_FRAMES: usize = 100;
+
 #[derive(Args)]
 pub(crate) struct SampleArgs {
-    /// The folder of a run or a saved pipeline, or owner/name on the Hub
+    /// The folder of a run or a saved pipeline, or owner/name (or owner/name@revision) on the Hub
     #[arg(long, value_name = "DIR|owner/name")]
     model: String,
     /// Sampling steps
-    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     steps: u64,
-    /// How many images
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=4096))]
-    batch: u64,
+    /// How many images, all from one seed [default: 64]
+    #[arg(long, value_name = "N", conflicts_with = "seeds", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    batch: Option<u64>,
     /// Where all randomness begins, as in torch.manual_seed
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Sample with this scheduler instead of the saved one, built from the saved one's configuration
+    /// An image for each seed, which is the same whatever is drawn beside it: 0..15, both included, or 3,5,8
+    #[arg(long, value_name = "A..B", conflicts_with = "seed", value_parser = parse_seeds)]
+    seeds: Option<Seeds>,
+    /// Sample with this scheduler instead of the saved one, built from the saved one's configuration: ddim, euler ... (`kakusan
+    /// schedulers` lists them)
     #[arg(long, value_name = "NAME")]
     scheduler: Option<String>,
-    /// The picture: a grid, dark ink on white
+    /// How much of the noise in a step is new, 0 to 1, for schedulers such as DDIM
+    #[arg(long, value_name = "X")]
+    eta: Option<f64>,
+    /// How much noise is added over all steps, for schedulers such as Euler
+    #[arg(long, value_name = "X")]
+    churn: Option<f64>,
+    /// The class of the images, for models that know classes; several (0,1,2) take turns
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    class: Option<Vec<u32>>,
+    /// Classifier-free guidance: 1 is none, more is closer to the class
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    guidance: f64,
+    /// The picture: a grid; grey images as dark ink on white
     #[arg(long, value_name = "FILE.png", default_value = "samples.png")]
     out: PathBuf,
-    /// Save the images as a tensor too: `images`, f32 [n, c, h, w] in 0..1
+    /// Save each image as a file of its own in this folder, too: its own pixels, as diffusers gives them
+    #[arg(long, value_name = "DIR")]
+    separate: Option<PathBuf>,
+    /// Save how the images came about as an animated picture, too
+    #[arg(long, value_name = "FILE.png")]
+    animate: Option<PathBuf>,
+    /// Save the images as a tensor, too: `images`, f32 [n, c, h, w] in 0..1
     #[arg(long, value_name = "FILE.safetensors")]
     save_tensor: Option<PathBuf>,
     /// cpu, cuda, cuda:N, or auto
@@ -41,39 +69,152 @@ pub(crate) struct SampleArgs {
     machine: MachineArgs,
 }
 
+/// The seeds of `--seeds`, and how they were written.
+#[derive(Debug, Clone)]
+struct Seeds {
+    seeds: Vec<u64>,
+    text: String,
+}
+
 pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
     args.machine.apply()?;
-    for file in [Some(&args.out), args.save_tensor.as_ref()].into_iter().flatten() {
+    for file in [Some(&args.out), args.animate.as_ref(), args.save_tensor.as_ref()].into_iter().flatten() {
         check_parent(file)?; // before the work, not after it
     }
     let registry = Registry::default();
     let device = args.device.open()?;
     let mut pipeline = load(&args.model, &registry, &device)?;
     if let Some(name) = &args.scheduler {
-        let scheduler = registry.build(name, &pipeline.scheduler().config())?;
+        let class_name = registry.resolve(name)?;
+        let scheduler = registry.from_config(class_name, &pipeline.scheduler().config())?;
         pipeline.set_scheduler(scheduler);
     }
-    let (batch, steps) = (args.batch as usize, args.steps as usize);
-    let mut rng = Generator::new(args.seed);
-    let sample = pipeline.sample(batch, steps, &mut rng, |_| {})?;
-    let images = pipeline.scheduler().pixel_range().to_unit(&sample)?.to_device(&Device::Cpu)?;
+    let options = args.options();
+    let mut noise: Box<dyn Noise> = match &args.seeds {
+        Some(Seeds { seeds, .. }) => Box::new(PerImage::from_seeds(seeds.iter().copied())),
+        None => Box::new(Generator::new(args.seed)),
+    };
+    let range = pipeline.scheduler().pixel_range();
+    let mut film = Film { range, frames: vec![], failed: None };
+    let bar = progress();
+    let sample = pipeline.sample_with(&options, noise.as_mut(), |step| {
+        bar.set_length(step.steps as u64);
+        bar.set_position(step.index as u64 + 1);
+        if args.animate.is_some() {
+            film.take(step.index, step.steps, &step.output.prev_sample);
+        }
+    })?;
+    bar.finish_and_clear();
 
-    let about = [
-        ("Software", concat!("Kakusan ", env!("CARGO_PKG_VERSION")).to_owned()),
-        ("model", args.model.clone()),
-        ("scheduler", pipeline.scheduler().class_name().to_owned()),
-        ("steps", steps.to_string()),
-        ("seed", args.seed.to_string()),
-    ];
+    let images = range.to_unit(&sample)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+    let about = args.about(pipeline.scheduler().class_name());
+    let count = options.batch_size;
     write_whole(&args.out, &grid(&images, &about)?)?;
-    say(&format!("{batch} images in {steps} steps: {}", args.out.display()));
+    say(&format!("{count} images in {} steps: {}", args.steps, args.out.display()));
+    if let Some(dir) = &args.separate {
+        args.save_each(dir, &images, &about)?;
+        say(&format!("Each by itself: {}", dir.display()));
+    }
+    if let Some(file) = &args.animate {
+        write_whole(file, &film.develop(&images, &about)?)?;
+        say(&format!("How they came about: {}", file.display()));
+    }
     if let Some(file) = &args.save_tensor {
-        let tensors = [("images".to_owned(), images.to_dtype(DType::F32)?.contiguous()?)];
+        let tensors = [("images".to_owned(), images.contiguous()?)];
         let bytes = safetensors::serialize(tensors, None).map_err(|e| Error::Unfit(e.to_string()))?;
         write_whole(file, &bytes)?;
         say(&format!("The tensor `images` {:?}: {}", images.dims(), file.display()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+impl SampleArgs {
+    fn options(&self) -> SampleOptions {
+        let batch_size = match &self.seeds {
+            Some(Seeds { seeds, .. }) => seeds.len(),
+            None => self.batch.unwrap_or(64) as usize,
+        };
+        let mut run = RunOptions { eta: self.eta, ..RunOptions::steps(self.steps as usize) };
+        run.churn = self.churn.map(|s_churn| Churn { s_churn, ..Churn::default() });
+        let in_turns = |classes: &Vec<u32>| classes.iter().copied().cycle().take(batch_size).collect();
+        let class_labels = self.class.as_ref().map(in_turns);
+        SampleOptions { run, class_labels, guidance_scale: self.guidance, ..SampleOptions::new(batch_size) }
+    }
+
+    /// What the pictures' files say of themselves.
+    fn about(&self, scheduler: &str) -> Vec<(&'static str, String)> {
+        let mut about = vec![
+            ("Software", concat!("Kakusan ", env!("CARGO_PKG_VERSION")).to_owned()),
+            ("model", self.model.clone()),
+            ("scheduler", scheduler.to_owned()),
+            ("steps", self.steps.to_string()),
+        ];
+        about.push(match &self.seeds {
+            Some(Seeds { text, .. }) => ("seeds", text.clone()),
+            None => ("seed", self.seed.to_string()),
+        });
+        about.extend(self.eta.map(|eta| ("eta", eta.to_string())));
+        about.extend(self.churn.map(|churn| ("churn", churn.to_string())));
+        about.extend(self.class.as_ref().map(|classes| ("class", format!("{classes:?}"))));
+        if self.guidance != 1.0 {
+            about.push(("guidance", self.guidance.to_string()));
+        }
+        about
+    }
+
+    /// Writes each image into `dir`, named by its seed where it has one of its own, else by its number.
+    fn save_each(&self, dir: &Path, images: &Tensor, about: &[(&'static str, String)]) -> Result<()> {
+        let create = |source| Error::Io { action: "create", path: dir.to_owned(), source };
+        std::fs::create_dir_all(dir).map_err(create)?;
+        let (n, channels, height, width) = images.dims4()?;
+        for i in 0..n {
+            let pixels = images.narrow(0, i, 1)?.flatten_all()?.to_vec1::<f32>()?;
+            let (name, own) = match &self.seeds {
+                Some(Seeds { seeds, .. }) => (format!("seed-{}.png", seeds[i]), ("seed", seeds[i].to_string())),
+                None => (format!("{i:04}.png"), ("image", i.to_string())),
+            };
+            let about = [about, &[own]].concat();
+            let file = pictures::file(Images { pixels: &pixels, channels, height, width }, &about)?;
+            write_whole(&dir.join(name), &file)?;
+        }
+        Ok(())
+    }
+}
+
+/// The frames of an animation.
+struct Film {
+    range: PixelRange,
+    /// Pixels in 0..1 `[n, c, h, w]`.
+    frames: Vec<Vec<f32>>,
+    failed: Option<Error>,
+}
+
+impl Film {
+    fn take(&mut self, index: usize, steps: usize, sample: &Tensor) {
+        let frame = |index: usize| index * MAX_FRAMES / steps.max(MAX_FRAMES);
+        if index > 0 && steps > MAX_FRAMES && frame(index) == frame(index - 1) {
+            return;
+        }
+        let pixels = || -> Result<Vec<f32>> {
+            let unit = self.range.to_unit(sample)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+            Ok(unit.flatten_all()?.to_vec1()?)
+        };
+        match pixels() {
+            Ok(pixels) => self.frames.push(pixels),
+            Err(e) => self.failed = Some(e),
+        }
+    }
+
+    fn develop(self, images: &Tensor, about: &[(&'static str, String)]) -> Result<Vec<u8>> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let (n, channels, height, width) = images.dims4()?;
+        let last = images.flatten_all()?.to_vec1::<f32>()?;
+        let frames = self.frames.iter().chain([&last]);
+        let frames: Vec<Images> = frames.map(|pixels| Images { pixels, channels, height, width }).collect();
+        Ok(pictures::animation(&frames, columns(n), scale(width), about)?)
+    }
 }
 
 /// Loads a pipeline from a folder, or from the Hub where no such folder exists and the name is an owner/name.
@@ -83,17 +224,38 @@ pub(crate) fn load(model: &str, registry: &Registry, device: &Device) -> Result<
     if dir.exists() || !is_id {
         return DDPMPipeline::from_pretrained(dir, registry, device);
     }
+    let (id, revision) = model.split_once('@').unwrap_or((model, "main"));
     let hub = Hub::new(HubConfig::from_env()?);
-    DDPMPipeline::from_hub(model, "main", &hub, registry, device)
+    DDPMPipeline::from_hub(id, revision, &hub, registry, device)
 }
 
-/// The images as a picture, eight to a row as in the tutorial, or in a square where they are many.
+/// The images as a picture.
 fn grid(images: &Tensor, about: &[(&str, String)]) -> Result<Vec<u8>> {
-    let (n, _, height, width) = images.dims4()?;
-    let columns = if n <= 64 { n.min(8) } else { (n as f64).sqrt().ceil() as usize };
+    let (n, channels, height, width) = images.dims4()?;
     let pixels = images.flatten_all()?.to_vec1::<f32>()?;
-    let images = pictures::Images { pixels: &pixels, height, width };
-    Ok(pictures::grid(images, columns, 3, about)?)
+    Ok(pictures::grid(Images { pixels: &pixels, channels, height, width }, columns(n), scale(width), about)?)
+}
+
+/// Eight to a row as in the tutorial, or in a square where they are many.
+fn columns(n: usize) -> usize {
+    if n <= 64 { n.min(8) } else { (n as f64).sqrt().ceil() as usize }
+}
+
+/// Small images are shown larger.
+fn scale(width: usize) -> usize {
+    if width <= 64 { 3 } else { 1 }
+}
+
+/// A bar on a terminal, nothing elsewhere.
+fn progress() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} model calls  {eta} left") {
+        bar.set_style(style.progress_chars("━━ "));
+    }
+    bar
 }
 
 fn check_parent(file: &Path) -> Result<()> {
@@ -103,4 +265,21 @@ fn check_parent(file: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+fn parse_seeds(text: &str) -> std::result::Result<Seeds, String> {
+    const MOST: u64 = 4096;
+    let number =
+        |text: &str| text.trim().parse::<u64>().map_err(|_| format!("`{text}` is not a seed, a number from 0"));
+    let seeds: Vec<u64> = match text.split_once("..") {
+        Some((first, last)) => {
+            let (first, last) = (number(first)?, number(last.trim_start_matches('='))?);
+            if first > last || last - first >= MOST {
+                return Err(format!("from {first} to {last} there are none, or more than {MOST}"));
+            }
+            (first..=last).collect()
+        }
+        None => text.split(',').map(number).collect::<std::result::Result<_, _>>()?,
+    };
+    Ok(Seeds { seeds, text: text.to_owned() })
 }

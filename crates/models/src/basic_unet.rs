@@ -110,7 +110,7 @@ impl Model for BasicUNet {
             let (shape, own) = (x.dims(), self.config.in_channels);
             let reason =
                 format!("the input has shape {shape:?}, expected [b, {own}, h, w] with h and w multiples of 4");
-            return Err(Error::Config { origin: Self::CLASS_NAME.into(), reason });
+            return Err(Error::Input { model: Self::CLASS_NAME, reason });
         }
         Ok(kakusan_ops::network([x], |[x]| {
             let skip1 = self.down_layer1.forward(&x)?; // [b, 32, h, w]

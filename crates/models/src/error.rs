@@ -23,6 +23,17 @@ pub enum Error {
         /// What does not fit; names the key.
         reason: String,
     },
+    /// Images, levels or labels that a model cannot take.
+    #[error("{model}: {reason}")]
+    Input {
+        /// The model's class.
+        model: &'static str,
+        /// What does not fit, and what would.
+        reason: String,
+    },
+    /// A model whose configuration leaves the size of its images open, where the size is needed.
+    #[error("{0}: sample_size is null; set it to the size of the images")]
+    NoSampleSize(&'static str),
     /// No model of this `_class_name` exists here.
     #[error("no model is called `{name}`; known are {}", known.join(", "))]
     UnknownClass {

@@ -1,5 +1,8 @@
 //! What predicts: the networks, their initialisation, and diffusers' checkpoints (`config.json` and safetensors).
 //!
+//! [`BasicUNet`] is the tutorial's; [`UNet2DModel`] is diffusers', with every block and key that it has there. Either is a
+//! [`Model`]; [`ModelConfig`] is its configuration, from a file or from a table, and builds it.
+//!
 //! A network is built from a [`candle_nn::VarBuilder`], in candle's idiom. [`Weights`] hands that builder out: with
 //! torch's initialisation in torch's order ([`Weights::initialise`]), from a checkpoint, strictly checked
 //! ([`Weights::load`]), or as a frozen view that records no gradient, for sampling ([`Weights::frozen`]).
@@ -24,13 +27,22 @@
 
 mod basic_unet;
 mod conv;
+mod dropout;
 mod error;
+mod layers;
 mod model;
+mod outline;
 mod store;
+mod unet_2d;
 mod weights;
 
 pub use basic_unet::{BasicUNet, BasicUNetConfig};
+pub use dropout::Dropout;
 pub use error::{Error, Result};
-pub use model::{Model, ModelConfig};
+pub use model::{Model, ModelConfig, Part};
 pub use store::{CONFIG_FILE, WEIGHTS_FILE, load_config, save};
+pub use unet_2d::{
+    ActFn, BlockType, ClassEmbedType, DownBlock, MidBlockType, SampleSize, SampleType, TimeEmbeddingType,
+    TimeScaleShift, UNet2DConfig, UNet2DModel, UpBlock,
+};
 pub use weights::Weights;

@@ -1,9 +1,11 @@
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use kakusan_config::DIFFUSERS_VERSION;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::{BasicUNet, BasicUNetConfig, Error, Result};
+use crate::outline::outline;
+use crate::{BasicUNet, BasicUNetConfig, Dropout, Error, Result, UNet2DConfig, UNet2DModel};
 
 /// What predicts: from corrupted images and their level to what the scheduler calls the target.
 pub trait Model: Send + Sync {
@@ -17,19 +19,43 @@ pub trait Model: Send + Sync {
     /// # Errors
     /// When a shape does not fit the model.
     fn forward(&self, x: &Tensor, level: &Tensor, labels: Option<&Tensor>) -> Result<Tensor>;
+
+    /// [`forward`](Self::forward) in training: drops what the configuration says, as `dropout` draws it.
+    ///
+    /// A model that drops nothing leaves it at this.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    fn forward_train(&self, x: &Tensor, level: &Tensor, labels: Option<&Tensor>, dropout: Dropout) -> Result<Tensor> {
+        let _ = dropout;
+        self.forward(x, level, labels)
+    }
+}
+
+/// A part of a network: a layer or a block that its configuration names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The beginning of its tensors' names, e.g. `down_blocks.0`.
+    pub name: String,
+    /// What it is, e.g. `AttnDownBlock2D`, where the configuration says so.
+    pub class_name: Option<String>,
+    /// The number of its parameters.
+    pub parameters: usize,
 }
 
 /// A model's class and configuration: what diffusers keeps in `config.json`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ModelConfig {
     /// The tutorial's [`BasicUNet`].
     BasicUNet(BasicUNetConfig),
+    /// diffusers' [`UNet2DModel`].
+    UNet2DModel(Box<UNet2DConfig>),
 }
 
 impl ModelConfig {
     /// The names of the classes that [`from_map`](Self::from_map) knows.
-    pub const CLASS_NAMES: &[&str] = &[BasicUNet::CLASS_NAME];
+    pub const CLASS_NAMES: &[&str] = &[BasicUNet::CLASS_NAME, UNet2DModel::CLASS_NAME];
 
     /// From a class name and its fields; fields that begin with `_` are ignored, absent ones take their default.
     ///
@@ -38,12 +64,16 @@ impl ModelConfig {
     pub fn from_map(class_name: &str, fields: &Map<String, Value>) -> Result<Self> {
         let own = fields.iter().filter(|(key, _)| !key.starts_with('_'));
         let own = Value::Object(own.map(|(key, value)| (key.clone(), value.clone())).collect());
-        let refused = |e: serde_json::Error| Error::Config { origin: class_name.to_owned(), reason: e.to_string() };
         match class_name {
             BasicUNet::CLASS_NAME => {
-                let config: BasicUNetConfig = serde_json::from_value(own).map_err(refused)?;
+                let config: BasicUNetConfig = parse(class_name, own)?;
                 config.validate()?;
                 Ok(Self::BasicUNet(config))
+            }
+            UNet2DModel::CLASS_NAME => {
+                let config: Box<UNet2DConfig> = parse(class_name, own)?;
+                config.validate()?;
+                Ok(Self::UNet2DModel(config))
             }
             _ => {
                 let known = Self::CLASS_NAMES.iter().map(|&name| name.to_owned()).collect();
@@ -78,6 +108,7 @@ impl ModelConfig {
     pub fn class_name(&self) -> &'static str {
         match self {
             Self::BasicUNet(_) => BasicUNet::CLASS_NAME,
+            Self::UNet2DModel(_) => UNet2DModel::CLASS_NAME,
         }
     }
 
@@ -85,13 +116,38 @@ impl ModelConfig {
     pub fn to_map(&self) -> Map<String, Value> {
         match self {
             Self::BasicUNet(config) => config.to_map(),
+            Self::UNet2DModel(config) => config.to_map(),
+        }
+    }
+
+    /// The fields of the class's default configuration, without `_class_name`.
+    pub fn default_map(&self) -> Map<String, Value> {
+        match self {
+            Self::BasicUNet(_) => BasicUNetConfig::default().to_map(),
+            Self::UNet2DModel(_) => UNet2DConfig::default().to_map(),
         }
     }
 
     /// The shape of one image `[c, h, w]` that the model takes.
-    pub fn sample_shape(&self) -> [usize; 3] {
+    ///
+    /// # Errors
+    /// [`Error::NoSampleSize`] where the configuration leaves the size open.
+    pub fn sample_shape(&self) -> Result<[usize; 3]> {
         match self {
-            Self::BasicUNet(config) => [config.in_channels, config.sample_size, config.sample_size],
+            Self::BasicUNet(config) => Ok([config.in_channels, config.sample_size, config.sample_size]),
+            Self::UNet2DModel(config) => {
+                let size = config.sample_size.ok_or(Error::NoSampleSize(UNet2DModel::CLASS_NAME))?;
+                let [height, width] = size.height_and_width();
+                Ok([config.in_channels, height, width])
+            }
+        }
+    }
+
+    /// How many classes the model can be told, where it knows any.
+    pub fn num_classes(&self) -> Option<usize> {
+        match self {
+            Self::BasicUNet(_) => None,
+            Self::UNet2DModel(config) => config.num_class_embeds.filter(|_| config.class_embed_type.is_none()),
         }
     }
 
@@ -102,13 +158,58 @@ impl ModelConfig {
     pub fn build(&self, vb: VarBuilder) -> Result<Box<dyn Model>> {
         match self {
             Self::BasicUNet(config) => Ok(Box::new(BasicUNet::new(config, vb)?)),
+            Self::UNet2DModel(config) => Ok(Box::new(UNet2DModel::new(config, vb)?)),
         }
+    }
+
+    /// The parts of the network in order, with their parameters, without building it.
+    ///
+    /// # Errors
+    /// When the configuration does not validate.
+    pub fn parts(&self) -> Result<Vec<Part>> {
+        let tensors = match self {
+            Self::BasicUNet(config) => outline(|vb| BasicUNet::new(config, vb))?,
+            Self::UNet2DModel(config) => config.outline()?,
+        };
+        let mut parts: Vec<Part> = vec![];
+        for (tensor, parameters) in tensors {
+            let mut words = tensor.split('.');
+            let first = words.next().unwrap_or_default();
+            let name = match words.next().filter(|word| word.parse::<usize>().is_ok()) {
+                Some(number) => format!("{first}.{number}"),
+                None => first.to_owned(),
+            };
+            match parts.last_mut().filter(|part| part.name == name) {
+                Some(part) => part.parameters += parameters,
+                None => parts.push(Part { class_name: self.class_of(&name), name, parameters }),
+            }
+        }
+        Ok(parts)
+    }
+
+    fn class_of(&self, part: &str) -> Option<String> {
+        let (key, i) = match part.split_once('.')? {
+            ("down_blocks", i) => ("down_block_types", i),
+            ("up_blocks", i) => ("up_block_types", i),
+            _ => return None,
+        };
+        Some(self.to_map().get(key)?.get(i.parse::<usize>().ok()?)?.as_str()?.to_owned())
     }
 
     /// The name that this crate gives a tensor which a file may hold under an older name.
     pub fn tensor_name(&self, name: &str) -> String {
         match self {
             Self::BasicUNet(_) => BasicUNet::tensor_name(name),
+            Self::UNet2DModel(_) => name.to_owned(),
         }
     }
+}
+
+/// The fields of a configuration; errors name the key.
+fn parse<T: DeserializeOwned>(class_name: &str, fields: Value) -> Result<T> {
+    serde_path_to_error::deserialize(fields).map_err(|e| {
+        let (path, reason) = (e.path().to_string(), e.inner().to_string());
+        let reason = if path == "." { reason } else { format!("{path}: {reason}") };
+        Error::Config { origin: class_name.to_owned(), reason }
+    })
 }

@@ -12,7 +12,7 @@ use safetensors::tensor::TensorView;
 use crate::store::{read_file, write_file};
 use crate::{Error, Result};
 
-/// A model's trainable tensors (f32), in the order in which the model asks for them: torch's constructor order.
+/// A model's tensors (f32), in the order in which the model asks for them: torch's constructor order.
 ///
 /// candle's `VarMap` keeps them in a hash map, whose order differs from process to process; here the order is part of
 /// the result.
@@ -83,9 +83,14 @@ impl Weights {
         self.entries.iter().map(|(name, var)| (name.as_str(), var))
     }
 
-    /// The tensors, in order.
+    /// The tensors that are trained, in order.
     pub fn vars(&self) -> Vec<Var> {
-        self.entries.iter().map(|(_, var)| var.clone()).collect()
+        self.trained().map(|(_, var)| var.clone()).collect()
+    }
+
+    /// Names and tensors of those that are trained, in order: all but the random frequencies of a Fourier embedding.
+    pub fn trained(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.iter().filter(|(name, var)| !is_fixed(name, var.rank()))
     }
 
     /// The device that they are on.
@@ -135,6 +140,14 @@ fn to_tensor(view: &TensorView) -> std::result::Result<Tensor, String> {
     Tensor::from_vec(values, view.shape(), &Device::Cpu).map_err(|e| e.to_string())
 }
 
+/// Whether a tensor is saved and loaded as the others, but never trained: torch's parameters without `requires_grad`.
+///
+/// There is one: the frequencies of `GaussianFourierProjection` (`time_proj.weight` of a table has two dimensions). The
+/// model detaches it.
+fn is_fixed(name: &str, rank: usize) -> bool {
+    name == "time_proj.weight" && rank == 1
+}
+
 fn builder(source: impl SimpleBackend + 'static, device: &Device) -> VarBuilder<'static> {
     VarBuilder::from_backend(Box::new(source), DType::F32, device.clone())
 }
@@ -174,10 +187,19 @@ struct Initialiser {
 
 impl Source for Initialiser {
     fn tensor(&self, name: &str, shape: &Shape, init: Init, device: &Device) -> candle_core::Result<Tensor> {
-        let Init::Uniform { lo, up } = init else {
-            candle_core::bail!("{name}: {init:?} is not an initialisation of torch's layers")
+        let (mut rng, count) = (locked(&self.rng), shape.elem_count());
+        if is_fixed(name, shape.rank()) {
+            rng.randn(count); // torch draws them twice and forgets the first
+        }
+        let values = match init {
+            Init::Uniform { lo, up } => rng.uniform(count, lo, up),
+            Init::Randn { mean, stdev } => rng.normal(count, mean, stdev),
+            Init::Const(value) => vec![value as f32; count],
+            Init::Kaiming { .. } => {
+                candle_core::bail!("{name}: {init:?} is not an initialisation of torch's layers")
+            }
         };
-        let values = locked(&self.rng).uniform(shape.elem_count(), lo, up);
+        drop(rng);
         let var = Var::from_vec(values, shape, device)?;
         let tensor = var.as_tensor().clone();
         locked(&self.entries).push((name.to_owned(), var));

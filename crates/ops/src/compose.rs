@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use crate::adam::Factors;
 
-use crate::ConvOptions;
+use crate::{Activation, ConvOptions};
 
 pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: ConvOptions) -> Result<Tensor> {
     let ConvOptions { stride, padding: [top, bottom, left, right] } = options;
@@ -28,6 +28,17 @@ pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options
 
 pub(crate) fn silu(x: &Tensor) -> Result<Tensor> {
     x.silu()
+}
+
+pub(crate) fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    match activation {
+        Activation::Gelu => x.gelu_erf(),
+        Activation::Mish => {
+            let softplus = x.relu()?.add(&(x.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
+            x.mul(&softplus.tanh()?)
+        }
+        Activation::Relu => x.relu(),
+    }
 }
 
 pub(crate) fn group_norm(x: &Tensor, groups: usize, [weight, bias]: [&Tensor; 2], eps: f64) -> Result<Tensor> {
@@ -99,6 +110,41 @@ pub(crate) fn upsample_nearest2d(x: &Tensor) -> Result<Tensor> {
     // [b, c, h, w] -> [b, c, h, 1, w, 1] -> [b, c, h, 2, w, 2] -> [b, c, 2h, 2w]
     let spread = x.contiguous()?.reshape((b, c, h, 1, w, 1))?.broadcast_as((b, c, h, 2, w, 2))?;
     spread.contiguous()?.reshape((b, c, 2 * h, 2 * w))
+}
+
+pub(crate) fn fir_downsample2d(x: &Tensor) -> Result<Tensor> {
+    let halve = |x: &Tensor, dim: usize| -> Result<Tensor> {
+        let len = x.dim(dim)? / 2;
+        // zeros around, then pairs: place 2i is the even one of pair i
+        let padded = x.pad_with_zeros(dim, 1, 1)?.narrow(dim, 0, 2 * (len + 1))?.contiguous()?;
+        let mut dims = padded.dims().to_vec();
+        dims.splice(dim..=dim, [len + 1, 2]);
+        let pairs = padded.reshape(dims)?;
+        let tap = |odd: usize, from: usize| pairs.narrow(dim + 1, odd, 1)?.squeeze(dim + 1)?.narrow(dim, from, len);
+        let inner = tap(1, 0)?.add(&tap(0, 1)?)?.affine(3.0, 0.0)?;
+        tap(0, 0)?.add(&tap(1, 1)?)?.add(&inner)?.affine(0.125, 0.0)
+    };
+    halve(&halve(x, 2)?, 3)
+}
+
+pub(crate) fn fir_upsample2d(x: &Tensor) -> Result<Tensor> {
+    let double = |x: &Tensor, dim: usize| -> Result<Tensor> {
+        let len = x.dim(dim)?;
+        let previous = x.pad_with_zeros(dim, 1, 0)?.narrow(dim, 0, len)?;
+        let next = x.pad_with_zeros(dim, 0, 1)?.narrow(dim, 1, len)?;
+        let own = x.affine(0.75, 0.0)?;
+        let pair = [own.add(&previous.affine(0.25, 0.0)?)?, own.add(&next.affine(0.25, 0.0)?)?];
+        let mut dims = x.dims().to_vec();
+        dims[dim] = 2 * len;
+        Tensor::stack(&pair, dim + 1)?.reshape(dims) // [.., h, 2, ..] -> [.., 2h, ..]
+    };
+    double(&double(x, 2)?, 3)
+}
+
+pub(crate) fn scale_shift(x: &Tensor, vector: &Tensor) -> Result<Tensor> {
+    let c = x.dim(1)?;
+    let (scale, shift) = (vector.narrow(1, 0, c)?, vector.narrow(1, c, c)?);
+    x.broadcast_mul(&(scale + 1.0)?)?.broadcast_add(&shift)
 }
 
 pub(crate) fn mse_loss(prediction: &Tensor, target: &Tensor) -> Result<Tensor> {

@@ -13,6 +13,7 @@
 
 #![deny(missing_docs)]
 
+mod activation;
 mod adam;
 mod attention;
 mod buffer;
@@ -23,6 +24,7 @@ mod conv;
 mod denormals;
 mod elementwise;
 mod ema;
+mod fir;
 mod host;
 mod layers;
 mod linear;
@@ -35,6 +37,7 @@ mod parts;
 mod pool;
 #[cfg(test)]
 mod reference;
+mod scale_shift;
 mod scratch;
 mod silu;
 mod still;
@@ -44,10 +47,12 @@ mod transpose;
 mod upsample;
 mod vectors;
 
+pub use activation::Activation;
 pub use adam::{Adam, AdamConfig, AdamState};
 pub use clip::{clip_factor, clip_grad_norm, grad_norm};
 pub use conv::{ConvOptions, conv2d, conv2d_silu};
 pub use ema::{Ema, EmaConfig, EmaState};
+pub use fir::{fir_downsample2d, fir_upsample2d};
 pub use layers::{attention, group_norm, group_norm_silu, linear};
 pub use loss::{huber_loss, l1_loss, mse_loss};
 pub use memory::keep_freed_memory;

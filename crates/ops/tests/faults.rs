@@ -249,5 +249,8 @@ fn layers_that_do_not_fit() {
     refused(kakusan_ops::linear(&x, &f32s(&[3, 5]), None), &["[out channels, 6]", "[3, 5]"]);
     refused(kakusan_ops::linear(&x, &f32s(&[3, 6]), Some(&one)), &["bias [3]", "[6]"]);
     refused(network([&x], |[x]| x.dropout(&f32s(&[2, 6, 4, 4]), 0.5)), &["U8"]);
+    refused(network([&x], |[x]| x.scale_shift(&x)), &["[2, 12, 1, 1]", "[2, 6, 4, 4]"]);
+    refused(kakusan_ops::fir_downsample2d(&f32s(&[1, 2, 1, 4])), &["1x4"]);
+    refused(kakusan_ops::fir_upsample2d(&f32s(&[2, 4, 4])), &["[2, 4, 4]"]);
     refused(network([&x], |[x]| x.concat(&x.avg_pool2d()?)), &["concat", "[2, 6, 2, 2]"]);
 }

@@ -5,8 +5,9 @@ mod common;
 use candle_core::{Result, Tensor, Var};
 use common::{error, noise, numbers, strided};
 use kakusan_ops::{
-    ConvOptions, attention, conv2d, conv2d_silu, group_norm, group_norm_silu, huber_loss, l1_loss, linear, max_pool2d,
-    mse_loss, network, silu, upsample_add, upsample_nearest2d,
+    Activation, ConvOptions, attention, conv2d, conv2d_silu, fir_downsample2d, fir_upsample2d, group_norm,
+    group_norm_silu, huber_loss, l1_loss, linear, max_pool2d, mse_loss, network, silu, upsample_add,
+    upsample_nearest2d,
 };
 
 /// Checks the gradient of `sum(op(args) * weights)` for each argument.
@@ -70,6 +71,8 @@ fn resampling() -> Result<()> {
     for (h, w) in [(2, 2), (4, 6), (5, 3)] {
         check("max_pool2d", &[&[2, 3, h, w]], |a| max_pool2d(&a[0]))?;
         check("upsample_nearest2d", &[&[2, 3, h, w]], |a| upsample_nearest2d(&a[0]))?;
+        check("fir_downsample2d", &[&[2, 3, h, w]], |a| fir_downsample2d(&a[0]))?;
+        check("fir_upsample2d", &[&[2, 3, h, w]], |a| fir_upsample2d(&a[0]))?;
         check("upsample_add", &[&[2, 3, h, w], &[2, 3, 2 * h, 2 * w]], |a| upsample_add(&a[0], &a[1]))?;
     }
     Ok(())
@@ -95,5 +98,9 @@ fn layers() -> Result<()> {
     check("add", &[x, x], |a| network([&a[0], &a[1]], |[x, y]| x.add(&y)?.scale(0.5)?.add(&x)))?;
     check("concat", &[x, &[2, 1, 3, 2]], |a| network([&a[0], &a[1]], |[x, y]| x.concat(&y)))?;
     check("add_vector", &[x, &[2, 6, 1, 1]], |a| network([&a[0], &a[1]], |[x, v]| x.add_vector(&v)))?;
+    for f in [Activation::Gelu, Activation::Mish, Activation::Relu] {
+        check(&format!("{f:?}"), &[x], |a| network([&a[0]], |[x]| x.activate(f)))?;
+    }
+    check("scale_shift", &[x, &[2, 12, 1, 1]], |a| network([&a[0], &a[1]], |[x, v]| x.scale_shift(&v)))?;
     check("avg_pool2d", &[x], |a| network([&a[0]], |[x]| x.avg_pool2d()))
 }

@@ -5,8 +5,8 @@ mod common;
 use candle_core::{DType, Result, Tensor, Var};
 use common::{error, noise, strided};
 use kakusan_ops::{
-    ConvOptions, attention, conv2d, conv2d_silu, group_norm, group_norm_silu, huber_loss, l1_loss, linear, max_pool2d,
-    mse_loss, network, silu, upsample_add, upsample_nearest2d,
+    Activation, ConvOptions, attention, conv2d, conv2d_silu, group_norm, group_norm_silu, huber_loss, l1_loss, linear,
+    max_pool2d, mse_loss, network, silu, upsample_add, upsample_nearest2d,
 };
 
 /// Value and gradients in f32 and f64; the largest error of any of them.
@@ -201,12 +201,19 @@ fn what_holds_a_network_together() -> Result<()> {
     for [b, c, h, w] in [[1, 1, 2, 2], [2, 3, 5, 4], [3, 32, 8, 8], [2, 17, 7, 9]] {
         let (x, y) = (f32s(1, &[b, c, h, w])?, f32s(2, &[b, c, h, w])?);
         let (z, v) = (f32s(3, &[b, c + 2, h, w])?, f32s(4, &[b, c, 1, 1])?);
+        let both = f32s(6, &[b, 2 * c, 1, 1])?;
         let mask = noise(5, &[b, c, h, w])?.gt(0.0)?;
         let errors = [
             compare(&[x.clone(), y], strided, |a| network([&a[0], &a[1]], |[x, y]| x.add(&y)?.add(&x)?.scale(0.7)))?,
             compare(&[x.clone(), z], strided, |a| network([&a[0], &a[1]], |[x, z]| x.concat(&z)?.concat(&x)))?,
             compare(&[x.clone(), v], strided, |a| network([&a[0], &a[1]], |[x, v]| x.add_vector(&v)))?,
+            compare(std::slice::from_ref(&x), strided, |a| network([&a[0]], |[x]| x.activate(Activation::Gelu)))?,
+            compare(std::slice::from_ref(&x), strided, |a| network([&a[0]], |[x]| x.activate(Activation::Mish)))?,
+            compare(std::slice::from_ref(&x), strided, |a| network([&a[0]], |[x]| x.activate(Activation::Relu)))?,
+            compare(&[x.clone(), both], strided, |a| network([&a[0], &a[1]], |[x, v]| x.scale_shift(&v)))?,
             compare(std::slice::from_ref(&x), strided, |a| network([&a[0]], |[x]| x.avg_pool2d()))?,
+            compare(std::slice::from_ref(&x), strided, |a| network([&a[0]], |[x]| x.fir_downsample2d()))?,
+            compare(std::slice::from_ref(&x), strided, |a| network([&a[0]], |[x]| x.fir_upsample2d()))?,
             compare(&[x], strided, |a| network([&a[0]], |[x]| x.dropout(&mask, 0.3)))?,
         ];
         assert!(errors.iter().all(|&error| error < 1e-6), "{b}x{c}x{h}x{w}: {errors:?}");

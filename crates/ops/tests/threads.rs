@@ -6,8 +6,8 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use common::noise;
 use kakusan_ops::{
-    Adam, AdamConfig, Ema, EmaConfig, attention, clip_grad_norm, conv2d, conv2d_silu, gradients, group_norm_silu,
-    linear, max_pool2d, mse_loss, network, predict, silu, upsample_add, upsample_nearest2d,
+    Activation, Adam, AdamConfig, Ema, EmaConfig, attention, clip_grad_norm, conv2d, conv2d_silu, gradients,
+    group_norm_silu, linear, max_pool2d, mse_loss, network, predict, silu, upsample_add, upsample_nearest2d,
 };
 
 /// Three steps of a small U-Net: the losses, the weights and the last prediction.
@@ -146,6 +146,11 @@ fn large_images_give_the_same_bits_on_any_number_of_threads() -> Result<()> {
     let x = Var::from_tensor(&f32s(1, &[1, 64, 30, 33], 1.0)?)?;
     let (scale, shift) = (Var::from_tensor(&f32s(3, &[64], 1.0)?)?, Var::from_tensor(&f32s(4, &[64], 1.0)?)?);
     let weight = Var::from_tensor(&f32s(5, &[64, 64], 0.1)?)?;
+    same_bits(|| {
+        let y = network([&x], |[x]| x.fir_downsample2d()?.fir_upsample2d()?.activate(Activation::Mish))?;
+        let grads = y.sqr()?.sum_all()?.backward()?;
+        Ok(vec![y, grads.get(&x).expect("a gradient").clone()])
+    })?;
     same_bits(|| {
         let h = group_norm_silu(&x, 32, &scale, &shift, 1e-5)?;
         let y = attention(&h, &linear(&h, &weight, None)?, &h, 4)?;

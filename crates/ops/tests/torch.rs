@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use candle_core::{Device, Result, Tensor, Var};
 use common::{error, numbers, strided};
 use kakusan_ops::{
-    Adam, AdamConfig, ConvOptions, attention, conv2d, conv2d_silu, group_norm, group_norm_silu, huber_loss, l1_loss,
-    linear, max_pool2d, mse_loss, silu, upsample_nearest2d,
+    Activation, Adam, AdamConfig, ConvOptions, attention, conv2d, conv2d_silu, fir_downsample2d, fir_upsample2d,
+    group_norm, group_norm_silu, huber_loss, l1_loss, linear, max_pool2d, mse_loss, network, silu, upsample_nearest2d,
 };
 
 fn golden() -> Result<HashMap<String, Tensor>> {
@@ -74,6 +74,36 @@ fn pooling_with_ties_and_nan() -> Result<()> {
 #[test]
 fn upsampling() -> Result<()> {
     case(&golden()?, "upsample", &["x"], |a| upsample_nearest2d(&a[0]), close(1e-6))
+}
+
+#[test]
+fn smooth_resampling() -> Result<()> {
+    case(&golden()?, "fir_down", &["x"], |a| fir_downsample2d(&a[0]), close(1e-6))?;
+    case(&golden()?, "fir_up", &["x"], |a| fir_upsample2d(&a[0]), close(1e-6))
+}
+
+#[test]
+fn a_scale_and_a_shift() -> Result<()> {
+    let op = |a: &[Tensor]| network([&a[0], &a[1]], |[x, vector]| x.scale_shift(&vector));
+    case(&golden()?, "scale_shift", &["x", "vector"], op, close(1e-6))
+}
+
+#[test]
+fn activations() -> Result<()> {
+    for (name, f) in [("gelu", Activation::Gelu), ("mish", Activation::Mish), ("relu", Activation::Relu)] {
+        case(
+            &golden()?,
+            name,
+            &["x"],
+            |a| network([&a[0]], |[x]| x.activate(f)),
+            |a, b| {
+                // torch's own gelu cancels where it is small
+                let near = |(a, b): (&f64, &f64)| (a - b).abs() <= 2e-6 * b.abs() + 1e-6;
+                Ok(numbers(a)?.iter().zip(&numbers(b)?).all(near))
+            },
+        )?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -41,7 +41,7 @@ use toml::de::{DeTable, DeValue};
 pub struct RunConfig {
     /// `[data]`: what is learnt.
     pub data: DataConfig,
-    /// `[model]`: what predicts.
+    /// `[model]`: what predicts. diffusers' null is written `"null"`.
     pub model: ModelConfig,
     /// `[scheduler]`: when and how much noise.
     pub scheduler: Arc<dyn Scheduler>,
@@ -49,6 +49,8 @@ pub struct RunConfig {
     pub train: TrainConfig,
     /// `[sample]`.
     pub sample: SampleConfig,
+    /// The scheduler that draws: that of `sample.scheduler`, or `scheduler` itself.
+    pub sampler: Arc<dyn Scheduler>,
 }
 
 /// `[train]`: how the model is trained, by Adam on the mean squared error.
@@ -83,12 +85,18 @@ pub struct SampleConfig {
     pub steps: usize,
     /// How many images.
     pub batch_size: usize,
+    /// The class of the scheduler that draws, built from the configuration of the one that was trained with; that one
+    /// itself where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<String>,
+    /// Steps of the sampling that is shown step by step, five of them where they are more.
+    pub trajectory_steps: usize,
 }
 
 impl Default for SampleConfig {
-    /// The tutorial's: 64 images in 40 steps.
+    /// The tutorial's: 64 images in 40 steps, and eight shown in 5.
     fn default() -> Self {
-        Self { steps: 40, batch_size: 64 }
+        Self { steps: 40, batch_size: 64, scheduler: None, trajectory_steps: 5 }
     }
 }
 
@@ -127,6 +135,8 @@ impl std::error::Error for ConfigError {}
 
 /// The tables that a configuration has.
 const TABLES: [&str; 5] = ["data", "model", "scheduler", "train", "sample"];
+/// What stands for JSON's null in `[model]` and `[scheduler]`, e.g. `attention_head_dim = "null"`.
+const NULL: &str = "null";
 /// A configuration file is a page of text; what is far larger is not one.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -175,7 +185,17 @@ impl RunConfig {
 
         let train: TrainConfig = source.section("train")?;
         let sample: SampleConfig = source.section("sample")?;
-        let config = Self { data, model, scheduler, train, sample };
+        let sampler = match &sample.scheduler {
+            None => scheduler.clone(),
+            Some(name) => registry
+                .resolve(name)
+                .and_then(|class_name| registry.from_config(class_name, &scheduler.config()))
+                .map_err(|e| source.error(&["sample", "scheduler"], e.to_string()))?,
+        };
+        for (key, steps) in [("steps", sample.steps), ("trajectory_steps", sample.trajectory_steps)] {
+            sampler.run(steps).map_err(|e| source.error(&["sample", key], format!("`{key}`: {e}")))?;
+        }
+        let config = Self { data, model, scheduler, train, sample, sampler };
         config.check_ranges().map_err(|(table, message)| source.refusal(table, &message))?;
         Ok(config)
     }
@@ -187,6 +207,7 @@ impl RunConfig {
             ("train", "batch_size", Some(self.train.batch_size), 65_536),
             ("train", "max_steps", self.train.max_steps, usize::MAX),
             ("sample", "steps", Some(self.sample.steps), 100_000),
+            ("sample", "trajectory_steps", Some(self.sample.trajectory_steps), 100_000),
             ("sample", "batch_size", Some(self.sample.batch_size), 4_096),
         ];
         for (table, key, value, most) in counts {
@@ -211,15 +232,18 @@ impl RunConfig {
     /// # Errors
     /// When a scheduler's configuration has no TOML form.
     pub fn to_toml(&self) -> Result<String, ConfigError> {
-        let class = |class_name: &str, fields: Map<String, Value>| {
+        let class = |class_name: &str, fields: Map<String, Value>, defaults: Map<String, Value>| {
             let mut map = Map::from_iter([("_class_name".to_owned(), Value::from(class_name))]);
-            map.extend(fields.into_iter().filter(|(_, value)| !value.is_null())); // TOML has no null
+            map.extend(fields);
+            // TOML has no null: it is left out where it is the default, and a word elsewhere
+            map.retain(|key, value| !value.is_null() || defaults.get(key).is_some_and(|default| !default.is_null()));
+            map.values_mut().filter(|value| value.is_null()).for_each(|value| *value = NULL.into());
             map
         };
         let whole = Whole {
             data: &self.data,
-            model: class(self.model.class_name(), self.model.to_map()),
-            scheduler: class(self.scheduler.class_name(), self.scheduler.config()),
+            model: class(self.model.class_name(), self.model.to_map(), self.model.default_map()),
+            scheduler: class(self.scheduler.class_name(), self.scheduler.config(), Map::new()),
             train: &self.train,
             sample: &self.sample,
         };
@@ -311,7 +335,10 @@ impl<'a> Source<'a> {
             return Err(self.error(&[name, "_class_name"], message));
         }
         match serde_json::to_value(&section) {
-            Ok(Value::Object(fields)) => Ok((class_name.clone(), fields)),
+            Ok(Value::Object(mut fields)) => {
+                fields.values_mut().filter(|value| *value == NULL).for_each(|value| *value = Value::Null);
+                Ok((class_name.clone(), fields))
+            }
             _ => Err(self.error(&[name], format!("[{name}] holds a value that JSON cannot"))),
         }
     }

@@ -1,11 +1,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use kakusan_hub::Hub;
 use kakusan_models::{Model, ModelConfig, Weights};
-use kakusan_rng::Generator;
-use kakusan_scheduler::{Registry, Scheduler, StepOutput, to_json};
+use kakusan_scheduler::{Registry, Scheduler, to_json};
 use serde_json::{Map, Value, json};
 
 use crate::files::{read_text, write_whole};
@@ -18,8 +17,7 @@ use crate::{Error, Result};
 /// use candle_core::Device;
 /// use kakusan_models::{BasicUNetConfig, ModelConfig, Weights};
 /// use kakusan_pipeline::DDPMPipeline;
-/// use kakusan_rng::Generator;
-/// use kakusan_scheduler::LinearMixScheduler;
+/// /// use kakusan_scheduler::LinearMixScheduler;
 /// use std::sync::Arc;
 ///
 /// # fn main() -> kakusan_pipeline::Result<()> {
@@ -37,19 +35,6 @@ pub struct DDPMPipeline {
     weights: Weights,
     model: Box<dyn Model>,
     scheduler: Arc<dyn Scheduler>,
-}
-
-/// One step of a sampling, for those who watch it.
-#[derive(Debug)]
-pub struct SampleStep<'a> {
-    /// Which step, from 0.
-    pub index: usize,
-    /// How many there are.
-    pub steps: usize,
-    /// What the model was given `[b, c, h, w]`.
-    pub model_input: &'a Tensor,
-    /// What the scheduler made of the model's answer.
-    pub output: &'a StepOutput,
 }
 
 /// The file that names a pipeline's parts; it is written last, so that a folder with it is whole.
@@ -135,49 +120,12 @@ impl DDPMPipeline {
         write_whole(&dir.join(INDEX_FILE), format!("{index:#}\n").as_bytes())
     }
 
-    /// Draws `batch_size` images in `num_inference_steps` steps: `[b, c, h, w]` in the scheduler's range, not clipped
-    /// ([`PixelRange::to_unit`](kakusan_scheduler::PixelRange::to_unit) brings them to 0..1).
+    /// The shape of one image `[c, h, w]`.
     ///
     /// # Errors
-    /// When the scheduler cannot sample in so many steps or the tensor library fails.
-    pub fn sample(
-        &self,
-        batch_size: usize,
-        num_inference_steps: usize,
-        rng: &mut Generator,
-        mut watch: impl FnMut(&SampleStep),
-    ) -> Result<Tensor> {
-        let [channels, height, width] = self.config.sample_shape();
-        let mut run = self.scheduler.run(num_inference_steps)?;
-        let steps = run.timesteps().len();
-        let shape = [batch_size, channels, height, width];
-        let mut sample = run.initial_noise(&shape, self.device(), rng)?;
-        let mut index = 0;
-        kakusan_ops::with_still_weights(|| {
-            while let Some(level) = run.level() {
-                let model_input = run.scale_model_input(&sample)?;
-                let model_output = self.predict(&model_input, level)?;
-                let output = run.step(&model_output, &sample, rng)?;
-                watch(&SampleStep { index, steps, model_input: &model_input, output: &output });
-                sample = output.prev_sample;
-                index += 1;
-            }
-            Ok(sample)
-        })
-    }
-
-    /// The model's output for all images at one level.
-    fn predict(&self, model_input: &Tensor, level: f32) -> Result<Tensor> {
-        kakusan_ops::predict(model_input.dim(0)?, self.device(), |part| {
-            let model_input = model_input.narrow(0, part.start, part.len())?;
-            let levels = Tensor::full(level, part.len(), self.device())?;
-            Ok(self.model.forward(&model_input, &levels, None)?)
-        })
-    }
-
-    /// The shape of one image `[c, h, w]`.
-    pub fn sample_shape(&self) -> [usize; 3] {
-        self.config.sample_shape()
+    /// When the model's configuration leaves the size open.
+    pub fn sample_shape(&self) -> Result<[usize; 3]> {
+        Ok(self.config.sample_shape()?)
     }
 
     /// The network, recording no gradients.
@@ -205,7 +153,7 @@ impl DDPMPipeline {
         self.scheduler = scheduler;
     }
 
-    fn device(&self) -> &Device {
+    pub(crate) fn device(&self) -> &Device {
         self.weights.device()
     }
 }

@@ -16,8 +16,8 @@ use crate::{DDPMPipeline, EpochSummary, Event, Outcome, Record, Result, RunConfi
 
 /// Images in a row of the pictures.
 const SHOWN: usize = 8;
-/// Steps of the sampling that is shown step by step.
-const TRAJECTORY_STEPS: usize = 5;
+/// Steps that are shown of a sampling.
+const STEPS_SHOWN: usize = 5;
 
 /// Draws the pictures of one run and gathers what the report tells. Its randomness is its own: a run with pictures
 /// trains to the same weights as one without.
@@ -45,7 +45,9 @@ impl<'a> Storyteller<'a> {
         device: &'a Device,
     ) -> Result<Self> {
         let highest = config.scheduler.run(SHOWN)?.timesteps().iter().copied().fold(0.0, f32::max);
-        let levels = (0..SHOWN).map(|i| highest * i as f32 / (SHOWN - 1) as f32).collect();
+        let level = |i: usize| highest * i as f32 / (SHOWN - 1) as f32;
+        // levels above 1 are timesteps, which are whole
+        let levels = (0..SHOWN).map(level).map(|level| if highest > 1.0 { level.round() } else { level }).collect();
         let (source, figures) = (source.clone(), vec![]);
         Ok(Self { config, config_toml, source, images, folder, device, levels, figures })
     }
@@ -68,8 +70,8 @@ impl<'a> Storyteller<'a> {
         let png = pictures::loss_curve(&losses, per_epoch, &self.about())?;
         let caption = match epochs.last() {
             Some(last) => format!(
-                "The mean squared error between prediction and clean image, step by step. Each step draws its own \
-                 amounts of noise, so it jumps; the average of an epoch tells more: {:.4} in epoch {}.",
+                "The mean squared error between what the network predicts and what it should, step by step. Each step \
+                 draws its own amounts of noise, so it jumps; the average of an epoch tells more: {:.4} in epoch {}.",
                 last.mean_loss, last.epoch
             ),
             None => "No step was done yet.".into(),
@@ -88,7 +90,7 @@ impl<'a> Storyteller<'a> {
     fn show_predictions(&mut self, pipeline: &DDPMPipeline, watch: Watch) -> Result<()> {
         let (clean, noisy) = self.corrupted()?;
         let levels = Tensor::from_slice(&self.levels, SHOWN, self.device)?.narrow(0, 0, clean.dim(0)?)?;
-        let prediction = pipeline.model().forward(&noisy, &levels, None)?;
+        let prediction = self.predict(pipeline, &noisy, &levels)?;
         let rows = [self.to_pixels(&clean)?, self.to_pixels(&noisy)?, self.to_pixels(&prediction)?].concat();
         let block = self.rows(&rows, &["input", "corrupted", "prediction"]);
         let png = pictures::figure("What the network makes of noise", &[block], &self.about())?;
@@ -100,14 +102,14 @@ impl<'a> Storyteller<'a> {
     fn show_mean(&mut self, pipeline: &DDPMPipeline, watch: Watch) -> Result<()> {
         let (height, width) = (self.images.height(), self.images.width());
         let mean = self.images.mean_image();
-        let scheduler = pipeline.scheduler();
-        let noise = scheduler.run(1)?.initial_noise(&[4, 1, height, width], self.device, &mut self.rng())?;
+        let noise =
+            self.config.scheduler.run(1)?.initial_noise(&[4, 1, height, width], self.device, &mut self.rng())?;
         let highest = self.levels.last().copied().unwrap_or_default();
-        let prediction = pipeline.model().forward(&noise, &Tensor::full(highest, 4, self.device)?, None)?;
+        let prediction = self.predict(pipeline, &noise, &Tensor::full(highest, 4, self.device)?)?;
         let prediction = self.to_pixels(&prediction)?;
         let block = |title, pixels, columns| Block {
             title,
-            images: Images { pixels, height, width },
+            images: Images { pixels, channels: 1, height, width },
             columns,
             column_labels: vec![],
             row_labels: vec![],
@@ -121,16 +123,22 @@ impl<'a> Storyteller<'a> {
     }
 
     fn show_trajectory(&mut self, pipeline: &DDPMPipeline, watch: Watch) -> Result<()> {
-        let (mut inputs, mut predictions, mut count) = (vec![], vec![], 0);
+        let (mut inputs, mut predictions, mut labels, mut count) = (vec![], vec![], vec![], 0);
         let mut failed = None;
-        pipeline.sample(SHOWN, TRAJECTORY_STEPS, &mut self.rng(), |step| {
+        pipeline.sample(SHOWN, self.config.sample.trajectory_steps, &mut self.rng(), |step| {
+            count = step.steps;
+            // evenly, the last one included
+            let shown = |index: usize| index * STEPS_SHOWN / count;
+            if shown(step.index + 1) == shown(step.index) {
+                return;
+            }
+            labels.push(format!("step {} of {count}", step.index + 1));
             let both = self.to_pixels(step.model_input).and_then(|input| {
                 predictions.extend(self.to_pixels(&step.output.pred_original_sample)?);
                 inputs.extend(input);
                 Ok(())
             });
             failed = failed.take().or(both.err());
-            count = step.steps;
         })?;
         if let Some(error) = failed {
             return Err(error);
@@ -138,15 +146,14 @@ impl<'a> Storyteller<'a> {
         let (height, width) = (self.images.height(), self.images.width());
         let block = |title, pixels, row_labels| Block {
             title,
-            images: Images { pixels, height, width },
+            images: Images { pixels, channels: 1, height, width },
             columns: SHOWN,
             column_labels: vec![],
             row_labels,
         };
-        let steps = (1..=count).map(|i| format!("step {i} of {count}")).collect();
-        let blocks = [block("model input", &inputs, steps), block("prediction", &predictions, vec![])];
+        let blocks = [block("model input", &inputs, labels), block("prediction", &predictions, vec![])];
         let png = pictures::figure(&format!("Sampling in {count} steps"), &blocks, &self.about())?;
-        let caption = "Left what the network was given, right what it predicted. Each step goes only part of the way \
+        let caption = "Left what the network was given, right what it made of it. Each step goes only part of the way \
                        towards the prediction, so that the next one starts from something better; the last step takes \
                        it whole.";
         self.add("trajectory.png", "From noise to images", caption, png, watch)
@@ -158,7 +165,7 @@ impl<'a> Storyteller<'a> {
         let images = self.to_pixels(&sample)?;
         let block = Block {
             title: "",
-            images: Images { pixels: &images, height: self.images.height(), width: self.images.width() },
+            images: Images { pixels: &images, channels: 1, height: self.images.height(), width: self.images.width() },
             columns: SHOWN,
             column_labels: vec![],
             row_labels: vec![],
@@ -214,13 +221,21 @@ impl<'a> Storyteller<'a> {
         Ok((clean, noisy))
     }
 
+    /// The clean images that the network sees in noisy ones.
+    fn predict(&self, pipeline: &DDPMPipeline, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        let scheduler = &self.config.scheduler;
+        let (input, timesteps) = (scheduler.scale_model_input(noisy, levels)?, scheduler.timesteps(levels)?);
+        let output = pipeline.model().forward(&input, &timesteps, None)?;
+        Ok(scheduler.pred_original_sample(&output, noisy, levels)?)
+    }
+
     /// Rows of images under each other, with the levels above the columns.
     fn rows<'p>(&self, pixels: &'p [f32], row_labels: &[&str]) -> Block<'p> {
         let digits = if self.levels.iter().all(|&level| level <= 1.0) { 2 } else { 0 };
         let columns = SHOWN.min(self.images.len());
         Block {
             title: "",
-            images: Images { pixels, height: self.images.height(), width: self.images.width() },
+            images: Images { pixels, channels: 1, height: self.images.height(), width: self.images.width() },
             columns,
             column_labels: self.levels.iter().map(|level| format!("{level:.digits$}")).collect(),
             row_labels: row_labels.iter().map(|&label| label.to_owned()).collect(),

@@ -176,9 +176,10 @@ impl Training<'_> {
         let epochs = summarise(&records, trainer.steps_per_epoch(), trainer.images_per_epoch());
         story.show_training(&records, &epochs, watch)?;
         if outcome == Outcome::Finished {
-            let pipeline =
-                DDPMPipeline::new(self.config.model.clone(), trainer.weights().clone(), self.config.scheduler.clone())?;
+            let (model, weights) = (self.config.model.clone(), trainer.weights().clone());
+            let mut pipeline = DDPMPipeline::new(model, weights, self.config.sampler.clone())?;
             story.show_results(&pipeline, watch)?;
+            pipeline.set_scheduler(self.config.scheduler.clone());
             pipeline.save_pretrained(folder.dir())?;
             watch(Event::Wrote(folder.dir()));
         }

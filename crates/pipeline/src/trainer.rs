@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use kakusan_data::{Batch, Batches, ImageSet, Loader};
-use kakusan_models::{Model, ModelConfig, Weights};
+use kakusan_models::{Dropout, Model, ModelConfig, Weights};
 use kakusan_ops::{Adam, AdamConfig, AdamState};
 use kakusan_rng::Generator;
 use kakusan_scheduler::{Draw, PixelRange, Scheduler};
@@ -82,7 +82,7 @@ impl Trainer {
     /// # Errors
     /// When the images do not fit the model.
     pub fn new(config: &RunConfig, images: Arc<ImageSet>, device: &Device) -> Result<Self> {
-        let [channels, height, width] = config.model.sample_shape();
+        let [channels, height, width] = config.model.sample_shape()?;
         if [1, images.height(), images.width()] != [channels, height, width] {
             return Err(Error::Unfit(format!(
                 "the images are 1 x {} x {}, but the model takes {channels} x {height} x {width}: \
@@ -163,19 +163,21 @@ impl Trainer {
 
     /// Corrupts the batch, lets the model predict, and compares with the target: the loss and its gradients.
     fn gradients(&mut self, batch: &Batch) -> Result<(f32, GradStore)> {
-        let [channels, height, width] = self.config.sample_shape();
+        let [channels, height, width] = self.config.sample_shape()?;
         let count = batch.indices.len();
         let unit = Tensor::from_slice(&batch.images, (count, channels, height, width), &self.device)?;
         let clean = PixelRange::from_unit(self.scheduler.pixel_range(), &unit)?;
         let Draw { noise, levels } = self.scheduler.draw(&clean, &mut self.progress.rng)?;
+        let (seed, step) = (self.progress.rng.seed(), self.progress.step as u64);
         let (model, scheduler) = (self.model.as_ref(), self.scheduler.as_ref());
         let (loss, gradients) = kakusan_ops::gradients(count, &self.device, |part| -> Result<Tensor> {
             let of = |batch: &Tensor| batch.narrow(0, part.start, part.len());
             let (clean, noise, levels) = (of(&clean)?, of(&noise)?, of(&levels)?);
             let noisy = scheduler.add_noise(&clean, &noise, &levels)?;
             let target = scheduler.target(&clean, &noise, &levels)?;
-            let input = scheduler.scale_model_input(&noisy, &levels)?;
-            let prediction = model.forward(&input, &levels, None)?;
+            let (input, timesteps) = (scheduler.scale_model_input(&noisy, &levels)?, scheduler.timesteps(&levels)?);
+            let dropout = Dropout { seed, step, first_image: part.start };
+            let prediction = model.forward_train(&input, &timesteps, None, dropout)?;
             let loss = match scheduler.loss_weight(&levels)? {
                 None => kakusan_ops::mse_loss(&prediction, &target)?,
                 Some(weight) => {
@@ -216,7 +218,7 @@ impl Trainer {
     /// Writes a checkpoint under `parent` and gives its folder.
     pub(crate) fn save_checkpoint(&self, parent: &Path) -> Result<PathBuf> {
         let mut moments = HashMap::new();
-        for ((name, _), (first, second)) in self.weights.iter().zip(self.optimizer.state()?.moments) {
+        for ((name, _), (first, second)) in self.weights.trained().zip(self.optimizer.state()?.moments) {
             moments.insert(format!("exp_avg.{name}"), first);
             moments.insert(format!("exp_avg_sq.{name}"), second);
         }
@@ -235,8 +237,9 @@ impl Trainer {
             let missing = || checkpoint::unusable(dir, &format!("the optimiser's {key} is missing"));
             moments.remove(&key).ok_or_else(missing)
         };
-        let pairs =
-            weights.iter().map(|(name, _)| Ok((take(format!("exp_avg.{name}"))?, take(format!("exp_avg_sq.{name}"))?)));
+        let pairs = weights
+            .trained()
+            .map(|(name, _)| Ok((take(format!("exp_avg.{name}"))?, take(format!("exp_avg_sq.{name}"))?)));
         let state = AdamState { steps: progress.step as u64, moments: pairs.collect::<Result<_>>()? };
         let per_epoch = self.loader.steps_per_epoch();
         if progress.step != progress.epoch * per_epoch + progress.batch || progress.batch >= per_epoch {

@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use kakusan_pipeline::pictures::{Block, Images, PictureError, figure, grid, loss_curve};
+use kakusan_pipeline::pictures::{Block, Images, PictureError, animation, figure, file, grid, loss_curve};
 
 /// Width, height and RGB of a PNG.
 fn decode(png: &[u8]) -> (usize, usize, Vec<u8>) {
@@ -16,7 +16,7 @@ fn decode(png: &[u8]) -> (usize, usize, Vec<u8>) {
 fn block<'a>(pixels: &'a [f32], rows: &[&str]) -> Block<'a> {
     Block {
         title: "",
-        images: Images { pixels, height: 4, width: 5 },
+        images: Images { pixels, channels: 1, height: 4, width: 5 },
         columns: 2,
         column_labels: vec!["0.00".into(), "1.00".into()],
         row_labels: rows.iter().map(|row| (*row).to_owned()).collect(),
@@ -26,7 +26,8 @@ fn block<'a>(pixels: &'a [f32], rows: &[&str]) -> Block<'a> {
 #[test]
 fn a_grid_is_dark_ink_on_white_and_clips() {
     let pixels = [0.0, 1.0, 0.5, -3.0, 7.0, f32::NAN];
-    let png = grid(Images { pixels: &pixels, height: 1, width: 2 }, 2, 1, &[("seed", "3".into())]).unwrap();
+    let png =
+        grid(Images { pixels: &pixels, channels: 1, height: 1, width: 2 }, 2, 1, &[("seed", "3".into())]).unwrap();
     let (width, height, rgb) = decode(&png);
     assert_eq!((width, height), (2 + 2 * 4, 2 + 2 * 3));
     let grey = |x: usize, y: usize| rgb[(y * width + x) * 3];
@@ -67,9 +68,42 @@ fn a_loss_curve_stands_any_losses() {
 
 #[test]
 fn wrong_sizes_and_pictures_too_large_are_refused() {
-    let images = |pixels, height, width| grid(Images { pixels, height, width }, 8, 3, &[]);
+    let images = |pixels, height, width| grid(Images { pixels, channels: 1, height, width }, 8, 3, &[]);
     assert!(matches!(images(&[0.0; 7], 2, 2), Err(PictureError::Size { pixels: 7, .. })));
     assert!(matches!(images(&[], 0, 2), Err(PictureError::Size { .. })));
     assert!(matches!(images(&[0.0; 20_000], 20_000, 1), Err(PictureError::TooLarge { .. })));
     assert!(images(&[], 2, 2).is_ok());
+}
+
+#[test]
+fn coloured_images_keep_their_colours_and_files_their_pixels() {
+    let pixels = [1.0, 0.0, 0.5, 0.0, 1.0, 0.5, 0.0, 0.0, f32::NAN]; // red, green, grey with a blue that is no number
+    let images = Images { pixels: &pixels, channels: 3, height: 1, width: 3 };
+    let (width, _, rgb) = decode(&grid(images, 1, 1, &[]).unwrap());
+    assert_eq!(rgb[(2 * width + 2) * 3..(2 * width + 5) * 3], [255, 0, 0, 0, 255, 0, 128, 128, 255]);
+
+    // PIL's round(255 * x): 0.5 / 255 to 0, 1.5 / 255 to 2
+    let (_, _, bytes) = decode(&file(images, &[]).unwrap());
+    assert_eq!(bytes, [255, 0, 0, 0, 255, 0, 128, 128, 0]);
+    let grey = [0.5 / 255.0, 1.5 / 255.0, 2.5 / 255.0, 1.0];
+    let (_, _, bytes) = decode(&file(Images { pixels: &grey, channels: 1, height: 2, width: 2 }, &[]).unwrap());
+    assert_eq!(bytes, [0, 2, 2, 255]);
+    let two = Images { pixels: &grey, channels: 2, height: 1, width: 2 };
+    assert!(matches!(file(two, &[]), Err(PictureError::Channels { channels: 2 })));
+}
+
+#[test]
+fn an_animation_has_a_frame_for_each_step() {
+    let steps = [[0.0, 0.25], [0.5, 0.75], [1.0, 1.0]];
+    let frames = steps.each_ref().map(|pixels| Images { pixels, channels: 1, height: 1, width: 2 });
+    let png = animation(&frames, 1, 1, &[]).unwrap();
+    let mut reader = png::Decoder::new(Cursor::new(png)).read_info().unwrap();
+    let frames = reader.info().animation_control().unwrap().num_frames;
+    assert_eq!(frames, 3);
+    let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+    for step in steps {
+        reader.next_frame(&mut bytes).unwrap();
+        assert_eq!(bytes[(2 * 6 + 2) * 3], (255.0f32 * (1.0 - step[0])).round() as u8);
+    }
+    assert!(animation(&[], 1, 1, &[]).is_err());
 }

@@ -43,6 +43,7 @@ const RULES: &[Rule] = &[
     ("a run has one level for each model call, ends after the last, and then refuses to step", runs_end),
     ("zero steps are refused", |s, _| Ok(s.run(0).is_err())),
     ("runs from the same seed are equal, also when stepped in turns", runs_are_independent),
+    ("given the perfect model output, pred_original_sample is the clean image", perfect_outputs_give_the_image),
     ("given the perfect model output, a step's pred_original_sample is the clean image", training_fits_sampling),
 ];
 
@@ -146,6 +147,14 @@ fn runs_are_independent(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool>
         c = run_c.step(&c.affine(0.5, 0.1)?, &c, &mut rng_c)?.prev_sample;
     }
     Ok(values(&a)? == values(&b)? && values(&a)? == values(&c)?)
+}
+
+fn perfect_outputs_give_the_image(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
+    let clean = clean(scheduler)?;
+    let Draw { noise, levels } = scheduler.draw(&clean, &mut Generator::new(9))?;
+    let noisy = scheduler.add_noise(&clean, &noise, &levels)?;
+    let output = scheduler.target(&clean, &noise, &levels)?;
+    close(&scheduler.pred_original_sample(&output, &noisy, &levels)?, &clean, 1e-2)
 }
 
 fn training_fits_sampling(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {

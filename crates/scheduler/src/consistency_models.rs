@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{check_positive, check_sigma_range, check_timesteps, check_train_timesteps};
+use crate::schedule::{check_positive, check_sigma_range, check_train_timesteps, check_whole_timesteps};
 use crate::tensors::{check_same, draw_from, mix, mix_by_level, of_levels, randn_like, scale, scale_by_level};
 use crate::{Draw, Error, Result, Run, RunOptions, Schedule, Scheduler, StepOutput, Steps, Takes};
 
@@ -14,6 +14,15 @@ use crate::{Draw, Error, Result, Run, RunOptions, Schedule, Scheduler, StepOutpu
 /// The model is told `250 ln σ` and sees `x / sqrt(σ² + σ_data²)`; its output `F` stands for the image
 /// `c_skip x + c_out F` (appendix C). A step predicts the image and, but for the last, adds new noise of the next level.
 /// Timesteps asked for by hand are places among those of training: `[22, 0]` is the paper's two-step schedule for 40.
+///
+/// ```
+/// use kakusan_scheduler::{CMStochasticIterativeScheduler, RunOptions, Scheduler};
+///
+/// let run = CMStochasticIterativeScheduler::default().run_with(&RunOptions::timesteps([22.0, 0.0]))?;
+/// assert_eq!(run.sigmas().map(|sigmas| sigmas[0]), Some(80.0));
+/// assert_eq!(run.timesteps().len(), 2);
+/// # Ok::<(), kakusan_scheduler::Error>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct CMStochasticIterativeScheduler {
     config: CMStochasticIterativeConfig,
@@ -96,7 +105,7 @@ impl CMStochasticIterativeScheduler {
     fn places(&self, options: &RunOptions) -> Result<Vec<usize>> {
         let t = self.config.num_train_timesteps;
         if let Schedule::Timesteps(timesteps) = &options.schedule {
-            let mut timesteps = check_timesteps(Self::CLASS_NAME, timesteps, t)?;
+            let mut timesteps = check_whole_timesteps(Self::CLASS_NAME, timesteps, t)?;
             timesteps.reverse();
             return Ok(timesteps.into_iter().map(|timestep| timestep as usize).collect());
         }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{Alphas, check_descending, check_timesteps, linspace_f32, sigmas_at, timesteps_of};
-use crate::tensors::{check_same, mix, randn_like, scale};
+use crate::tensors::{check_same, mix, randn_like, scale_by_sigma};
 use crate::{
     BetaConfig, BetaSchedule, Churn, Draw, Error, FinalSigmasType, PredictionType, Result, Run, RunOptions, Schedule,
     Scheduler, SigmaConfig, SpacingConfig, StepOutput, Steps, Takes, TimestepSpacing,
@@ -237,8 +237,7 @@ impl Run for EulerDiscreteRun {
     }
 
     fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
-        let sigma = self.sigmas[self.steps.index()?];
-        scale(sample, 1.0 / (sigma * sigma + 1.0).sqrt())
+        scale_by_sigma(sample, self.sigmas[self.steps.index()?])
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
@@ -254,13 +253,9 @@ impl Run for EulerDiscreteRun {
             }
             false => sample.clone(),
         };
-        let x0 = match self.scheduler.config.prediction_type {
-            PredictionType::VPrediction => {
-                let alpha = 1.0 / (sigma * sigma + 1.0);
-                mix(-sigma * alpha.sqrt(), model_output, alpha, &sample)?
-            }
-            other => other.original_sample(model_output, &sample, 1.0, sigma_hat)?,
-        };
+        let prediction_type = self.scheduler.config.prediction_type;
+        let shown = if prediction_type == PredictionType::VPrediction { sigma } else { sigma_hat };
+        let x0 = prediction_type.denoised(model_output, &sample, shown)?;
         // sample + (sample - x0) / sigma_hat * (next_sigma - sigma_hat)
         let kept = next_sigma / sigma_hat;
         self.steps.advance();

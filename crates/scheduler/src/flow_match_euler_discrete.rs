@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Flow, check_count, check_descending, check_flow_levels};
+use crate::schedule::{Flow, check_count, check_descending, check_flow_levels, stretched_to};
 use crate::tensors::{check_same, mix, randn_like};
 use crate::{
     Draw, Error, Result, Run, RunOptions, Schedule, Scheduler, SigmaConfig, StepOutput, Steps, Takes, TimeShiftType,
@@ -20,6 +20,16 @@ use crate::{
 ///
 /// With `invert_sigmas` noise levels count up from the noise to the image. (diffusers' `scale_noise` and
 /// `stochastic_sampling` then still take them for shares of noise, and mix up the two; here they are the image's.)
+///
+/// ```
+/// use kakusan_scheduler::{FlowMatchEulerDiscreteConfig, FlowMatchEulerDiscreteScheduler, RunOptions, Scheduler};
+///
+/// let config = FlowMatchEulerDiscreteConfig { use_dynamic_shifting: true, ..Default::default() };
+/// let scheduler = FlowMatchEulerDiscreteScheduler::new(config)?;
+/// let mu = scheduler.mu(4096); // for images of 64 x 64 patches
+/// assert_eq!(scheduler.run_with(&RunOptions { mu, ..RunOptions::steps(4) })?.timesteps().len(), 4);
+/// # Ok::<(), kakusan_scheduler::Error>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct FlowMatchEulerDiscreteScheduler {
     config: FlowMatchEulerDiscreteConfig,
@@ -159,12 +169,11 @@ impl FlowMatchEulerDiscreteScheduler {
         sigmas.iter_mut().for_each(|sigma| *sigma = flow.shifted(*sigma));
         let n = sigmas.len();
         if let Some(terminal) = config.shift_terminal.filter(|terminal| *terminal > 0.0) {
-            let stretch = (1.0 - sigmas[n - 1]) / (1.0 - terminal);
-            if stretch <= 0.0 {
+            let Some(longer) = stretched_to(&sigmas, terminal) else {
                 let reason = format!("shift_terminal is {terminal}, but its only step begins at 1; more would do");
                 return Err(Error::Steps { class_name: Self::CLASS_NAME.into(), steps: n, reason });
-            }
-            sigmas.iter_mut().for_each(|sigma| *sigma = 1.0 - (1.0 - *sigma) / stretch);
+            };
+            sigmas = longer;
         }
         if let Some(conversion) = config.sigma.conversion() {
             if sigmas[n - 1] <= 0.0 {

@@ -209,21 +209,20 @@ impl Run for KarrasVeRun {
         let x0 = mix(1.0, sample, 2.0 * level, &output)?;
         let derivative = output.neg()?; // (sample - x0) / σ
 
-        let prev_sample = match self.first.take() {
+        let (prev_sample, first) = match &self.first {
             None => {
                 let next = mix(1.0, sample, next_sigma - sigma_hat, &derivative)?;
-                if next_sigma > 0.0 {
-                    self.first = Some(FirstCall { sample_hat: sample.clone(), derivative });
-                }
-                next
+                let is_last = next_sigma == 0.0;
+                (next, (!is_last).then(|| FirstCall { sample_hat: sample.clone(), derivative }))
             }
             Some(FirstCall { sample_hat, derivative: first }) => {
-                check_same("the sample", sample, &sample_hat)?;
-                let mean = mix(0.5, &first, 0.5, &derivative)?;
-                let next = mix(1.0, &sample_hat, next_sigma - sigma_hat, &mean)?;
-                self.churn(step + 1, &next, rng)?
+                check_same("the sample", sample, sample_hat)?;
+                let mean = mix(0.5, first, 0.5, &derivative)?;
+                let next = mix(1.0, sample_hat, next_sigma - sigma_hat, &mean)?;
+                (self.churn(step + 1, &next, rng)?, None)
             }
         };
+        self.first = first;
         self.steps.advance();
         Ok(StepOutput { prev_sample, pred_original_sample: x0 })
     }

@@ -3,6 +3,7 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::registry::to_map;
 use crate::tensors::{check_same, levels_of, mix, per_image};
 use crate::{Draw, PixelRange, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 
@@ -14,10 +15,12 @@ use crate::{Draw, PixelRange, Result, Run, RunOptions, Scheduler, StepOutput, St
 /// - Sampling in `n` steps: step `i` mixes the prediction in by `f = 1 / (n - i)`, so that the last step takes it whole.
 ///   Before step `i` the sample still holds noise of amount `(n - i) / n`, which is the level handed to the model.
 ///
-/// It has no configuration. diffusers has no such class; its `_class_name` is `LinearMixScheduler`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LinearMixScheduler {}
+/// diffusers has no such class; its `_class_name` is `LinearMixScheduler`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LinearMixScheduler {
+    /// What a model that wants a timestep is told, always, in place of the amount of noise: the course's second model gets 0.
+    pub timestep: Option<f32>,
+}
 
 impl LinearMixScheduler {
     /// The `_class_name` under which it is registered.
@@ -30,7 +33,7 @@ impl Scheduler for LinearMixScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        Map::new()
+        to_map(self)
     }
 
     fn summary(&self) -> &str {
@@ -62,10 +65,17 @@ impl Scheduler for LinearMixScheduler {
         Ok(clean.clone())
     }
 
+    fn timesteps(&self, levels: &Tensor) -> Result<Tensor> {
+        match self.timestep {
+            None => Ok(levels.clone()),
+            Some(timestep) => Ok(Tensor::full(timestep, levels.dims(), levels.device())?),
+        }
+    }
+
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
         options.only(Self::CLASS_NAME, &[])?;
         let n = options.num_steps();
-        let timesteps = (0..n).map(|i| ((n - i) as f64 / n as f64) as f32).collect();
+        let timesteps = (0..n).map(|i| self.timestep.unwrap_or(amount(i, n))).collect();
         Ok(Box::new(LinearMixRun { steps: Steps::new(Self::CLASS_NAME, timesteps, options.start)? }))
     }
 }
@@ -88,7 +98,7 @@ impl Run for LinearMixRun {
 
     fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
         check_same("the noise", noise, clean)?;
-        let amount = self.timesteps()[self.steps.index()?];
+        let amount = amount(self.steps.index()?, self.timesteps().len());
         mix(1.0 - amount, clean, amount, noise)
     }
 
@@ -100,6 +110,11 @@ impl Run for LinearMixRun {
         let prev_sample = (sample.affine(1.0 - f, 0.0)? + model_output.affine(f, 0.0)?)?;
         Ok(StepOutput { prev_sample, pred_original_sample: model_output.clone() })
     }
+}
+
+/// How much noise the sample still holds before step `i` of `n`.
+fn amount(i: usize, n: usize) -> f32 {
+    ((n - i) as f64 / n as f64) as f32
 }
 
 fn uniform_noise(shape: &[usize], device: &Device, rng: &mut dyn Noise) -> Result<Tensor> {

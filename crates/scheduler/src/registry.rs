@@ -9,12 +9,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{
-    CMStochasticIterativeScheduler, DDPMScheduler, DEISMultistepScheduler, DPMSolverMultistepInverseScheduler,
-    DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler, Draw, EDMDPMSolverMultistepScheduler, EDMEulerScheduler,
-    Error, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, IPNDMScheduler,
-    KarrasVeScheduler, LCMScheduler, LinearMixScheduler, PixelRange, RePaintScheduler, Result, Run, RunOptions,
-    SASolverScheduler, Scheduler, ScoreSdeVeScheduler, ScoreSdeVpScheduler, TCDScheduler, UnCLIPScheduler,
-    UniPCMultistepScheduler,
+    CMStochasticIterativeScheduler, DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, DEISMultistepScheduler,
+    DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler, DPMSolverSDEScheduler,
+    DPMSolverSinglestepScheduler, Draw, EDMDPMSolverMultistepScheduler, EDMEulerScheduler, Error,
+    EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler, HeunDiscreteScheduler, IPNDMScheduler, KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler, KarrasVeScheduler, LCMScheduler, LMSDiscreteScheduler, LinearMixScheduler, PNDMScheduler,
+    PixelRange, RePaintScheduler, Result, Run, RunOptions, SASolverScheduler, Scheduler, ScoreSdeVeScheduler,
+    ScoreSdeVpScheduler, TCDScheduler, UnCLIPScheduler, UniPCMultistepScheduler,
 };
 
 /// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
@@ -48,14 +50,23 @@ impl Default for Registry {
             (CMStochasticIterativeScheduler::CLASS_NAME, |config| {
                 construct(config, CMStochasticIterativeScheduler::new)
             }),
+            (DDIMInverseScheduler::CLASS_NAME, |config| construct(config, DDIMInverseScheduler::new)),
+            (DDIMScheduler::CLASS_NAME, |config| construct(config, DDIMScheduler::new)),
             (DDPMScheduler::CLASS_NAME, |config| construct(config, DDPMScheduler::new)),
             (DEISMultistepScheduler::CLASS_NAME, |config| construct(config, DEISMultistepScheduler::new)),
             (DPMSolverMultistepInverseScheduler::CLASS_NAME, |config| {
                 construct(config, DPMSolverMultistepInverseScheduler::new)
             }),
             (DPMSolverMultistepScheduler::CLASS_NAME, |config| construct(config, DPMSolverMultistepScheduler::new)),
+            (DPMSolverSDEScheduler::CLASS_NAME, |config| construct(config, DPMSolverSDEScheduler::new)),
             (DPMSolverSinglestepScheduler::CLASS_NAME, |config| construct(config, DPMSolverSinglestepScheduler::new)),
+            (EDMDPMSolverMultistepScheduler::CLASS_NAME, |config| {
+                construct(config, EDMDPMSolverMultistepScheduler::new)
+            }),
             (EDMEulerScheduler::CLASS_NAME, |config| construct(config, EDMEulerScheduler::new)),
+            (EulerAncestralDiscreteScheduler::CLASS_NAME, |config| {
+                construct(config, EulerAncestralDiscreteScheduler::new)
+            }),
             (EulerDiscreteScheduler::CLASS_NAME, |config| construct(config, EulerDiscreteScheduler::new)),
             (FlowMatchEulerDiscreteScheduler::CLASS_NAME, |config| {
                 construct(config, FlowMatchEulerDiscreteScheduler::new)
@@ -63,10 +74,17 @@ impl Default for Registry {
             (FlowMatchHeunDiscreteScheduler::CLASS_NAME, |config| {
                 construct(config, FlowMatchHeunDiscreteScheduler::new)
             }),
+            (HeunDiscreteScheduler::CLASS_NAME, |config| construct(config, HeunDiscreteScheduler::new)),
             (IPNDMScheduler::CLASS_NAME, |config| construct(config, IPNDMScheduler::new)),
+            (KDPM2AncestralDiscreteScheduler::CLASS_NAME, |config| {
+                construct(config, KDPM2AncestralDiscreteScheduler::new)
+            }),
+            (KDPM2DiscreteScheduler::CLASS_NAME, |config| construct(config, KDPM2DiscreteScheduler::new)),
             (KarrasVeScheduler::CLASS_NAME, |config| construct(config, KarrasVeScheduler::new)),
             (LCMScheduler::CLASS_NAME, |config| construct(config, LCMScheduler::new)),
-            (LinearMixScheduler::CLASS_NAME, |_| Ok(Arc::new(LinearMixScheduler::default()))),
+            (LMSDiscreteScheduler::CLASS_NAME, |config| construct(config, LMSDiscreteScheduler::new)),
+            (LinearMixScheduler::CLASS_NAME, |config| construct(config, Ok::<LinearMixScheduler, Error>)),
+            (PNDMScheduler::CLASS_NAME, |config| construct(config, PNDMScheduler::new)),
             (RePaintScheduler::CLASS_NAME, |config| construct(config, RePaintScheduler::new)),
             (SASolverScheduler::CLASS_NAME, |config| construct(config, SASolverScheduler::new)),
             (ScoreSdeVeScheduler::CLASS_NAME, |config| construct(config, ScoreSdeVeScheduler::new)),
@@ -74,9 +92,6 @@ impl Default for Registry {
             (TCDScheduler::CLASS_NAME, |config| construct(config, TCDScheduler::new)),
             (UnCLIPScheduler::CLASS_NAME, |config| construct(config, UnCLIPScheduler::new)),
             (UniPCMultistepScheduler::CLASS_NAME, |config| construct(config, UniPCMultistepScheduler::new)),
-            (EDMDPMSolverMultistepScheduler::CLASS_NAME, |config| {
-                construct(config, EDMDPMSolverMultistepScheduler::new)
-            }),
         ];
         ours.iter().for_each(|(class_name, constructor)| registry.register(class_name, *constructor));
         registry
@@ -92,6 +107,30 @@ impl Registry {
     /// The registered names in alphabetical order.
     pub fn class_names(&self) -> Vec<String> {
         self.constructors.keys().cloned().collect()
+    }
+
+    /// The class that somebody means by `name`: `ddim` is `DDIMScheduler`, `euler` is `EulerDiscreteScheduler`, `unipc` is
+    /// `UniPCMultistepScheduler`. Case and signs do not count; the beginning of a name does where it is the only one.
+    ///
+    /// # Errors
+    /// When no class, or more than one, is called so.
+    pub fn resolve(&self, name: &str) -> Result<&str> {
+        let plain = |name: &str| -> String {
+            let letters: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+            let lower = letters.to_lowercase();
+            lower.strip_suffix("scheduler").unwrap_or(&lower).to_owned()
+        };
+        let wanted = plain(name);
+        let short = |class_name: &str| plain(class_name).trim_end_matches("discrete").to_owned();
+        let names = || self.constructors.keys().map(String::as_str);
+        if let Some(class_name) = names().find(|&known| plain(known) == wanted || short(known) == wanted) {
+            return Ok(class_name);
+        }
+        let mut beginning = names().filter(|known| !wanted.is_empty() && plain(known).starts_with(&wanted));
+        match (beginning.next(), beginning.next()) {
+            (Some(class_name), None) => Ok(class_name),
+            _ => Err(Error::UnknownClass { name: name.to_owned(), known: self.class_names() }),
+        }
     }
 
     /// Builds the scheduler `class_name` from a configuration that was written for it: a key that it does not know is
@@ -248,6 +287,14 @@ impl Scheduler for AsGiven {
 
     fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
         self.inner.snr(levels)
+    }
+
+    fn pred_original_sample(&self, model_output: &Tensor, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        self.inner.pred_original_sample(model_output, noisy, levels)
+    }
+
+    fn timesteps(&self, levels: &Tensor) -> Result<Tensor> {
+        self.inner.timesteps(levels)
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

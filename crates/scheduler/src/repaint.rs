@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::{read_config, to_map};
-use crate::schedule::Alphas;
+use crate::schedule::{Alphas, jumps};
 use crate::tensors::{check_same, mix, randn_like};
 use crate::{
     BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, StepOutput, Steps,
@@ -160,17 +160,7 @@ impl RePaintScheduler {
             }
             _ => {}
         }
-        let mut jumps = vec![0; steps];
-        (0..steps.saturating_sub(jump_length)).step_by(jump_length).for_each(|place| jumps[place] = jump_n_sample - 1);
-        let (mut place, mut calls) = (steps, vec![]);
-        while place > 0 {
-            place -= 1;
-            let undone = if jumps[place] > 0 { jump_length } else { 0 };
-            jumps[place] = jumps[place].saturating_sub(1);
-            calls.push((place, undone));
-            place += undone;
-        }
-        Ok(calls)
+        Ok(jumps(steps, jump_length, jump_n_sample))
     }
 }
 

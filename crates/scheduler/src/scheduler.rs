@@ -1,10 +1,10 @@
 use std::fmt::Debug;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use kakusan_rng::{Generator, Noise};
 use serde_json::{Map, Value};
 
-use crate::tensors::{randn, scale};
+use crate::tensors::{check_same, levels_of, randn, scale};
 use crate::{Error, Result, RunOptions, Steps};
 
 /// When and how much noise: diffusers' `SchedulerMixin`, with the training side made explicit.
@@ -48,6 +48,25 @@ pub trait Scheduler: Debug + Send + Sync {
     /// When the shapes do not belong together.
     fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor>;
 
+    /// The clean images `[b, c, h, w]` that a model's output for `noisy` implies, where that output is what
+    /// [`target`](Self::target) asks for.
+    ///
+    /// The default solves for them, given that `noisy` and the target are weighted sums of image and noise.
+    ///
+    /// # Errors
+    /// When the shapes do not belong together.
+    fn pred_original_sample(&self, model_output: &Tensor, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        check_same("the model's output", model_output, noisy)?;
+        let batch = levels_of(levels, noisy)?.len();
+        let ones = Tensor::ones((batch, 1, 1, 1), DType::F32, noisy.device())?;
+        let zeros = ones.zeros_like()?;
+        // noisy = a x0 + s n, output = p x0 + q n
+        let (a, s) = (self.add_noise(&ones, &zeros, levels)?, self.add_noise(&zeros, &ones, levels)?);
+        let (p, q) = (self.target(&ones, &zeros, levels)?, self.target(&zeros, &ones, levels)?);
+        let numerator = (noisy.broadcast_mul(&q)? - model_output.broadcast_mul(&s)?)?;
+        Ok(numerator.broadcast_div(&((a * q)? - (p * s)?)?)?)
+    }
+
     /// The weight of each image in the loss `[b]`; `None`, the default, weighs all alike.
     ///
     /// # Errors
@@ -62,6 +81,14 @@ pub trait Scheduler: Debug + Send + Sync {
     /// When `levels` is not of shape `[b]`.
     fn scale_model_input(&self, noisy: &Tensor, _levels: &Tensor) -> Result<Tensor> {
         Ok(noisy.clone())
+    }
+
+    /// What the model is told of `levels` `[b]`; the default is the levels themselves.
+    ///
+    /// # Errors
+    /// When the tensor library fails.
+    fn timesteps(&self, levels: &Tensor) -> Result<Tensor> {
+        Ok(levels.clone())
     }
 
     /// The signal-to-noise ratio of each level `[b]`, where there is such a thing; losses are weighted by it.

@@ -55,6 +55,8 @@ impl ScoreSdeVeScheduler {
     pub const CLASS_NAME: &'static str = "ScoreSdeVeScheduler";
     /// More corrections than this are taken for a slip.
     const MAX_CORRECT_STEPS: usize = 1000;
+    /// More model calls than this are taken for a slip.
+    const MAX_CALLS: usize = 10_000_000;
 
     /// Takes the configuration.
     ///
@@ -124,8 +126,13 @@ impl Scheduler for ScoreSdeVeScheduler {
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
         options.only(Self::CLASS_NAME, &[])?;
-        let n = check_count(Self::CLASS_NAME, options.num_steps())?;
         let ScoreSdeVeConfig { sigma_min, sigma_max, sampling_eps, correct_steps, .. } = self.config;
+        let n = check_count(Self::CLASS_NAME, options.num_steps())?;
+        if n * (correct_steps + 1) > Self::MAX_CALLS {
+            let most = Self::MAX_CALLS;
+            let reason = format!("with correct_steps {correct_steps} they are more than {most} model calls");
+            return Err(Error::Steps { class_name: Self::CLASS_NAME.into(), steps: n, reason });
+        }
         let times = linspace_f32(1.0, sampling_eps as f32, n);
         let ratio = (sigma_max / sigma_min) as f32;
         let sigma = |time: f32| sigma_min as f32 * ratio.powf(time);

@@ -25,6 +25,11 @@ pub(crate) fn scale(x: &Tensor, a: f32) -> Result<Tensor> {
     Ok(x.affine(a.into(), 0.0)?)
 }
 
+/// `sample / sqrt(σ² + 1)`: what a model is shown of `x₀ + σ ε`.
+pub(crate) fn scale_by_sigma(sample: &Tensor, sigma: f32) -> Result<Tensor> {
+    scale(sample, 1.0 / (sigma * sigma + 1.0).sqrt())
+}
+
 /// A number for each image, to go with images like `x`: `[b] -> [b, 1, 1, 1]`.
 pub(crate) fn per_image(numbers: Vec<f32>, x: &Tensor) -> Result<Tensor> {
     let mut shape = vec![1; x.rank()];
@@ -94,9 +99,12 @@ pub(crate) fn split_variance(learned: bool, output: &Tensor, sample: &Tensor) ->
 }
 
 pub(crate) fn check_same(what: &'static str, tensor: &Tensor, like: &Tensor) -> Result<()> {
-    if tensor.dims() != like.dims() {
-        let (got, expected) = (tensor.dims().to_vec(), like.dims().to_vec());
-        return Err(Error::Shape { what, got, expected });
+    check_dims(what, tensor, like.dims())
+}
+
+pub(crate) fn check_dims(what: &'static str, tensor: &Tensor, expected: &[usize]) -> Result<()> {
+    if tensor.dims() != expected {
+        return Err(Error::Shape { what, got: tensor.dims().to_vec(), expected: expected.to_vec() });
     }
     Ok(())
 }

@@ -51,9 +51,24 @@ fn each_step_mixes_in_one_part_of_those_left() -> TestResult {
 }
 
 #[test]
+fn a_model_that_wants_a_timestep_is_told_the_same_one_always() -> TestResult {
+    let scheduler = LinearMixScheduler { timestep: Some(0.0) };
+    let levels = Tensor::new(&[0.25f32, 0.5], &Device::Cpu)?;
+    assert_eq!(values(&scheduler.timesteps(&levels)?), [0.0, 0.0]);
+    assert_eq!(scheduler.run(3)?.timesteps(), [0.0; 3]);
+    conformance::check(&scheduler, &Registry::default())?;
+    // the noise is still that of each step
+    let run =
+        scheduler.run_with(&kakusan_scheduler::RunOptions { start: 1, ..kakusan_scheduler::RunOptions::steps(4) })?;
+    let (clean, noise) = (Tensor::new(&[0f32], &Device::Cpu)?, Tensor::new(&[1f32], &Device::Cpu)?);
+    assert_eq!(values(&run.add_noise(&clean, &noise)?), [0.75]);
+    Ok(())
+}
+
+#[test]
 fn its_file_is_as_diffusers_would_write_it() {
     let text = to_json(&LinearMixScheduler::default());
-    let expected = "{\n  \"_class_name\": \"LinearMixScheduler\",\n  \"_diffusers_version\": \"0.42.1\"\n}\n";
+    let expected = "{\n  \"_class_name\": \"LinearMixScheduler\",\n  \"_diffusers_version\": \"0.42.1\",\n  \"timestep\": null\n}\n";
     assert_eq!(text, expected);
 }
 
@@ -80,6 +95,24 @@ fn a_configuration_written_for_a_scheduler_names_the_key_that_is_wrong() {
     assert!(build(r#"{"beta_start": "high"}"#).starts_with("DDPMScheduler: `beta_start`: invalid type: string"));
     assert!(build(r#"{"variance_type": "fixed_smal"}"#).contains("`variance_type`: unknown variant"));
     assert!(build(r#"{"beta_start": 2}"#).contains("beta_start is 2"));
+}
+
+#[test]
+fn classes_are_found_by_what_people_call_them() {
+    let registry = Registry::default();
+    for (name, class_name) in [
+        ("ddpm", "DDPMScheduler"),
+        ("DDPMScheduler", "DDPMScheduler"),
+        ("euler", "EulerDiscreteScheduler"),
+        ("Euler-Discrete", "EulerDiscreteScheduler"),
+        ("linear_mix", "LinearMixScheduler"),
+        ("linear", "LinearMixScheduler"),
+    ] {
+        assert_eq!(registry.resolve(name).unwrap(), class_name);
+    }
+    for name in ["", "scheduler", "d", "quick"] {
+        assert!(matches!(registry.resolve(name), Err(Error::UnknownClass { .. })), "{name}");
+    }
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn main() -> Result<()> {
     let images = sample(&again, 64)?;
     let (height, width) = (images.dim(2)?, images.dim(3)?);
     let pixels = images.flatten_all()?.to_vec1::<f32>()?;
-    let picture = pictures::grid(pictures::Images { pixels: &pixels, height, width }, 8, 3, &[])?;
+    let picture = pictures::grid(pictures::Images { pixels: &pixels, channels: 1, height, width }, 8, 3, &[])?;
     write_whole(&dir.join("samples.png"), &picture)?;
     println!("{} has a pipeline with a {:?} and 64 samples", dir.display(), again.scheduler());
     Ok(())

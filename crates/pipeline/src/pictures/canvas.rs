@@ -1,6 +1,6 @@
 use ab_glyph::{Font, FontRef, PxScaleFont, ScaleFont, point};
 
-use super::{About, PictureError};
+use super::{About, Images, PictureError};
 
 /// The largest side of a picture.
 pub(super) const MAX_SIDE: usize = 20_000;
@@ -31,31 +31,36 @@ pub(super) struct Canvas {
     pub(super) width: usize,
     pub(super) height: usize,
     /// `[height, width, 3]`
-    pub(super) rgb: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Canvas {
     pub(super) fn new(width: usize, height: usize) -> Result<Self, PictureError> {
         let pixels = width.checked_mul(height).filter(|&n| n <= MAX_PIXELS && width.max(height) <= MAX_SIDE);
         let Some(pixels) = pixels else { return Err(PictureError::TooLarge { width, height }) };
-        Ok(Self { width, height, rgb: vec![255; pixels * 3] })
+        Ok(Self { width, height, bytes: vec![255; pixels * 3] })
     }
 
     fn pixel(&mut self, x: usize, y: usize) -> Option<&mut [u8; 3]> {
         let i = (x < self.width && y < self.height).then(|| (y * self.width + x) * 3)?;
-        self.rgb.get_mut(i..i + 3)?.try_into().ok()
+        self.bytes.get_mut(i..i + 3)?.try_into().ok()
     }
 
-    /// Draws an image of `width` columns, each of its pixels a square of `scale`, with its corner at `(x, y)`.
-    pub(super) fn image(&mut self, pixels: &[f32], width: usize, scale: usize, (x, y): (usize, usize)) {
-        for (row, pixels) in pixels.chunks(width).enumerate() {
-            for (column, &value) in pixels.iter().enumerate() {
-                let value = if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0) };
-                let grey = (255.0 * (1.0 - value)).round() as u8;
-                for dy in 0..scale {
-                    let start = ((y + row * scale + dy) * self.width + x + column * scale) * 3;
-                    if let Some(line) = self.rgb.get_mut(start..start + scale * 3) {
-                        line.fill(grey);
+    /// Draws one image, each of its pixels a square of `scale`, with its corner at `(x, y)`.
+    pub(super) fn image(&mut self, image: Images, scale: usize, (x, y): (usize, usize)) {
+        let Images { pixels, channels, height, width } = image;
+        let unit = |value: f32| if value.is_nan() { None } else { Some(value.clamp(0.0, 1.0)) };
+        let byte = |value: f32| (255.0 * value).round() as u8;
+        for (row, column) in (0..height).flat_map(|row| (0..width).map(move |column| (row, column))) {
+            let value = |channel: usize| unit(pixels[(channel * height + row) * width + column]);
+            let rgb = match channels {
+                3 => [0, 1, 2].map(|channel| byte(value(channel).unwrap_or(1.0))),
+                _ => [byte(1.0 - value(0).unwrap_or(0.0)); 3],
+            };
+            for dy in 0..scale {
+                for dx in 0..scale {
+                    if let Some(pixel) = self.pixel(x + column * scale + dx, y + row * scale + dy) {
+                        *pixel = rgb;
                     }
                 }
             }
@@ -115,22 +120,41 @@ impl Canvas {
 
     /// The picture as PNG.
     pub(super) fn png(&self, about: About) -> Result<Vec<u8>, PictureError> {
-        let mut bytes = vec![];
-        let mut encoder = png::Encoder::new(&mut bytes, self.width as u32, self.height as u32);
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.set_depth(png::BitDepth::Eight);
-        for (keyword, text) in about {
-            let (keyword, text) = ((*keyword).to_owned(), text.clone());
-            match text.is_ascii() {
-                true => encoder.add_text_chunk(keyword, text)?,
-                false => encoder.add_itxt_chunk(keyword, text)?, // the same in UTF-8
-            }
-        }
-        let mut writer = encoder.write_header()?;
-        writer.write_image_data(&self.rgb)?;
-        writer.finish()?;
-        Ok(bytes)
+        encode(&[self], &[], png::ColorType::Rgb, about)
     }
+}
+
+/// Pictures of one size as a PNG, animated where they are several; `delays` says how many milliseconds each stays.
+pub(super) fn encode(
+    frames: &[&Canvas],
+    delays: &[u16],
+    color: png::ColorType,
+    about: About,
+) -> Result<Vec<u8>, PictureError> {
+    let Some(first) = frames.first() else { return Err(PictureError::Drawing("there is nothing to draw".into())) };
+    let mut bytes = vec![];
+    let mut encoder = png::Encoder::new(&mut bytes, first.width as u32, first.height as u32);
+    encoder.set_color(color);
+    encoder.set_depth(png::BitDepth::Eight);
+    if frames.len() > 1 {
+        encoder.set_animated(frames.len() as u32, 0)?; // again and again
+    }
+    for (keyword, text) in about {
+        let (keyword, text) = ((*keyword).to_owned(), text.clone());
+        match text.is_ascii() {
+            true => encoder.add_text_chunk(keyword, text)?,
+            false => encoder.add_itxt_chunk(keyword, text)?, // the same in UTF-8
+        }
+    }
+    let mut writer = encoder.write_header()?;
+    for (i, frame) in frames.iter().enumerate() {
+        if let Some(&delay) = delays.get(i) {
+            writer.set_frame_delay(delay, 1000)?;
+        }
+        writer.write_image_data(&frame.bytes)?;
+    }
+    writer.finish()?;
+    Ok(bytes)
 }
 
 /// The width in pixels of a line of text.

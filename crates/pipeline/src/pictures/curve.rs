@@ -103,7 +103,7 @@ fn draw(
     last: f64,
 ) -> Result<(), String> {
     let size = (fine.width as u32, fine.height as u32);
-    let area = BitMapBackend::with_buffer(&mut fine.rgb, size).into_drawing_area();
+    let area = BitMapBackend::with_buffer(&mut fine.bytes, size).into_drawing_area();
     let pixel = |(x, y): (f64, f64)| ((x * FINE as f64).round() as i32, (y * FINE as f64).round() as i32);
     let line = |from, to, color: RGBColor, width: u32| {
         let style = ShapeStyle::from(color).stroke_width(width);
@@ -160,8 +160,8 @@ fn y(loss: f64) -> f64 {
 /// Averages squares of `FINE` x `FINE` pixels.
 fn shrink(fine: &Canvas) -> Result<Canvas, PictureError> {
     let mut canvas = Canvas::new(fine.width / FINE, fine.height / FINE)?;
-    let rows = fine.rgb.chunks_exact(fine.width * 3 * FINE);
-    for (row, fine_rows) in canvas.rgb.chunks_exact_mut(canvas.width * 3).zip(rows) {
+    let rows = fine.bytes.chunks_exact(fine.width * 3 * FINE);
+    for (row, fine_rows) in canvas.bytes.chunks_exact_mut(canvas.width * 3).zip(rows) {
         let mut sums = vec![0u16; row.len()];
         for fine_row in fine_rows.chunks_exact(fine.width * 3) {
             for (sum, pixels) in sums.chunks_exact_mut(3).zip(fine_row.chunks_exact(3 * FINE)) {

@@ -1,6 +1,7 @@
 //! The tutorial's pictures as PNG: grids of images with their labels, and the loss curve.
 //!
-//! Images are grey, `[n, h, w]` with values 0..1, and drawn as in the tutorial: dark ink on white, 1 is black.
+//! Images have values 0..1. Grey ones are drawn as in the tutorial, dark ink on white: 1 is black. Coloured ones are drawn
+//! as they are.
 //!
 //! ```
 //! use kakusan_pipeline::pictures::{Block, Images, figure};
@@ -8,7 +9,7 @@
 //! let pixels: Vec<f32> = (0..2 * 8 * 8).map(|i| i as f32 / 128.0).collect(); // [2, 8, 8]
 //! let block = Block {
 //!     title: "",
-//!     images: Images { pixels: &pixels, height: 8, width: 8 },
+//!     images: Images { pixels: &pixels, channels: 1, height: 8, width: 8 },
 //!     columns: 1,
 //!     column_labels: vec![],
 //!     row_labels: vec!["first".into(), "second".into()],
@@ -21,30 +22,43 @@
 mod canvas;
 mod curve;
 mod figure;
+mod grid;
 
 pub use curve::loss_curve;
-pub use figure::{Block, figure, grid};
+pub use figure::{Block, figure};
+pub use grid::{animation, file, grid};
 
-/// Grey images beside each other in memory.
+/// Images beside each other in memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Images<'a> {
-    /// `[n, height, width]`; values outside 0..1 are clipped, NaN is drawn white.
+    /// `[n, channels, height, width]`; values outside 0..1 are clipped, NaN is drawn white.
     pub pixels: &'a [f32],
+    /// 1 for grey, 3 for red, green and blue.
+    pub channels: usize,
     /// Rows of one image.
     pub height: usize,
     /// Columns of one image.
     pub width: usize,
 }
 
-impl Images<'_> {
+impl<'a> Images<'a> {
     /// How many images there are, none of them larger than a picture may be.
     fn count(&self) -> Result<usize, PictureError> {
-        let Self { pixels, height, width } = *self;
-        match height.checked_mul(width) {
+        let Self { pixels, channels, height, width } = *self;
+        if !matches!(channels, 1 | 3) {
+            return Err(PictureError::Channels { channels });
+        }
+        match height.checked_mul(width).and_then(|pixels| pixels.checked_mul(channels)) {
             Some(1..) if height.max(width) > canvas::MAX_SIDE => Err(PictureError::TooLarge { width, height }),
             Some(size @ 1..) if pixels.len().is_multiple_of(size) => Ok(pixels.len() / size),
             _ => Err(PictureError::Size { pixels: pixels.len(), height, width }),
         }
+    }
+
+    /// The images one by one.
+    fn each(self) -> impl Iterator<Item = Self> + 'a {
+        let Self { pixels, channels, height, width } = self;
+        pixels.chunks_exact((channels * height * width).max(1)).map(move |pixels| Self { pixels, ..self })
     }
 }
 
@@ -64,6 +78,12 @@ pub enum PictureError {
         height: usize,
         /// Columns of one image.
         width: usize,
+    },
+    /// Images that are neither grey nor coloured.
+    #[error("images of {channels} channels cannot be shown; 1 or 3 can")]
+    Channels {
+        /// The number of channels.
+        channels: usize,
     },
     /// More pixels than a picture may have.
     #[error("a picture of {width} x {height} pixels is too large; show fewer images")]

@@ -1,3 +1,4 @@
+use super::check_timesteps;
 use crate::{Error, Result};
 
 /// Refuses noise levels that leave no room between them.
@@ -39,5 +40,17 @@ pub(crate) fn check_count(class_name: &str, steps: usize) -> Result<usize> {
         0 => refuse("at least one is needed".into()),
         1..=MOST => Ok(steps),
         _ => refuse(format!("it can do at most {MOST}")),
+    }
+}
+
+/// Refuses timesteps asked for by hand that do not descend, do not exist, or lie between two.
+pub(crate) fn check_whole_timesteps(class_name: &str, timesteps: &[f64], t: usize) -> Result<Vec<f32>> {
+    let checked = check_timesteps(class_name, timesteps, t)?;
+    match checked.iter().find(|timestep| timestep.fract() != 0.0) {
+        Some(bad) => {
+            let reason = format!("timestep {bad} lies between two");
+            Err(Error::Steps { class_name: class_name.to_owned(), steps: timesteps.len(), reason })
+        }
+        None => Ok(checked),
     }
 }

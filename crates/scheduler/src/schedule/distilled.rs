@@ -1,4 +1,4 @@
-use super::check_timesteps;
+use super::check_whole_timesteps;
 use crate::{Error, Result, RunOptions, Schedule};
 
 /// The timesteps of a distilled model (Luo et al. 2023, section 4.3): `n` of the `original_steps` that it was distilled
@@ -10,7 +10,7 @@ pub(crate) fn distilled_timesteps(
     t: usize,
 ) -> Result<Vec<f32>> {
     if let Schedule::Timesteps(timesteps) = &options.schedule {
-        return check_timesteps(class_name, timesteps, t);
+        return check_whole_timesteps(class_name, timesteps, t);
     }
     let steps = options.num_steps();
     let refuse = |reason: String| Err(Error::Steps { class_name: class_name.to_owned(), steps, reason });

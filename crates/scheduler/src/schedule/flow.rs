@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{check_positive, null_is_false};
+use super::{check_positive, null_is_false, stretched_to};
 use crate::{Error, Result};
 
 /// The noise levels of a flow (Liu et al. 2022), under diffusers' names: `x = (1 - σ) x₀ + σ ε` in place of a
@@ -94,13 +94,11 @@ pub(crate) fn shifted(sigma: f64, s: f64) -> f64 {
 /// the image, so that its λ is infinite, is brought below.
 pub(crate) fn stretched(class_name: &str, sigmas: &[f64], s: f64, terminal: Option<f64>) -> Result<Vec<f64>> {
     let mut sigmas: Vec<f64> = sigmas.iter().map(|&sigma| shifted(sigma, s)).collect();
-    if let (Some(terminal), Some(&last)) = (terminal.filter(|terminal| *terminal > 0.0), sigmas.last()) {
-        let factor = (1.0 - terminal) / (1.0 - last);
-        if !factor.is_finite() {
+    if let Some(terminal) = terminal.filter(|terminal| *terminal > 0.0) {
+        sigmas = stretched_to(&sigmas, terminal).ok_or_else(|| {
             let reason = format!("shift_terminal is {terminal}, but its only step begins at 1; more would do");
-            return Err(Error::Steps { class_name: class_name.to_owned(), steps: sigmas.len(), reason });
-        }
-        sigmas.iter_mut().for_each(|sigma| *sigma = 1.0 - (1.0 - *sigma) * factor);
+            Error::Steps { class_name: class_name.to_owned(), steps: sigmas.len(), reason }
+        })?;
     }
     if let Some(first) = sigmas.first_mut().filter(|first| (**first - 1.0).abs() < 1e-6) {
         *first -= 1e-6;

@@ -96,6 +96,12 @@ impl Flow {
     }
 }
 
+/// Noise levels stretched so that the last is `terminal`; `None` where the last is 1, and nothing can be stretched.
+pub(crate) fn stretched_to(sigmas: &[f64], terminal: f64) -> Option<Vec<f64>> {
+    let factor = (1.0 - terminal) / (1.0 - sigmas.last()?);
+    factor.is_finite().then(|| sigmas.iter().map(|sigma| 1.0 - (1.0 - sigma) * factor).collect())
+}
+
 /// Refuses levels asked for by hand that do not descend, or do not lie between 0 and `highest`.
 pub(crate) fn check_flow_levels(class_name: &str, levels: &[f64], highest: f64) -> Result<()> {
     let refuse = |reason: String| Err(Error::Steps { class_name: class_name.to_owned(), steps: levels.len(), reason });

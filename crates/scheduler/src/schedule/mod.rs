@@ -2,6 +2,7 @@
 
 mod alphas;
 mod betas;
+mod brownian;
 mod checks;
 mod distilled;
 mod dpm_solver;
@@ -9,6 +10,7 @@ mod edm;
 mod flow;
 mod flow_match;
 mod history;
+mod jumps;
 mod numbers;
 mod path;
 mod posterior;
@@ -18,19 +20,22 @@ mod sigmas;
 mod spacing;
 mod stochastic_adams;
 mod threshold;
+mod two_calls;
 mod unipc;
 
 pub(crate) use alphas::Alphas;
 pub use betas::{BetaConfig, BetaSchedule};
-pub(crate) use checks::{check_count, check_positive, check_sigma_range, check_train_timesteps};
+pub(crate) use brownian::BrownianMotion;
+pub(crate) use checks::{check_count, check_positive, check_sigma_range, check_train_timesteps, check_whole_timesteps};
 pub(crate) use distilled::{check_original_steps, distilled_timesteps};
 pub use dpm_solver::{DPMAlgorithmType, DPMSolverType};
 pub(crate) use dpm_solver::{DPMMultistep, DPMStep};
 pub use edm::{EDMConfig, SigmaSchedule};
 pub use flow::{DynamicShiftConfig, FlowConfig, TimeShiftType};
 pub(crate) use flow::{shifted, stretched};
-pub(crate) use flow_match::{Flow, check_flow_levels};
+pub(crate) use flow_match::{Flow, check_flow_levels, stretched_to};
 pub(crate) use history::{History, multistep_order};
+pub(crate) use jumps::jumps;
 pub(crate) use numbers::{linspace_f32, linspace_f64, serialize_whole, solve};
 pub(crate) use path::{Path, Spaced, check_steps, last_timestep};
 pub(crate) use posterior::Posterior;
@@ -38,10 +43,13 @@ pub use prediction::PredictionType;
 pub(crate) use process::{Integrand, Level, Process, check_order, learned_or_none};
 pub use process::{LearnedVarianceType, SolverConfig};
 pub use sigmas::{FinalSigmasType, SigmaConfig};
-pub(crate) use sigmas::{SigmaConversion, interpolate, null_is_false, sigmas_at, timesteps_of};
+pub(crate) use sigmas::{
+    SigmaConversion, ancestral_step, halfway, interpolate, null_is_false, sigma_schedule, sigmas_at, timesteps_of,
+};
 pub use spacing::{SpacingConfig, TimestepSpacing};
 pub(crate) use spacing::{check_descending, check_timesteps};
 pub(crate) use stochastic_adams::StochasticAdams;
 pub use threshold::ThresholdConfig;
+pub(crate) use two_calls::{TwoCalls, with_second_calls};
 pub(crate) use unipc::UniPC;
 pub use unipc::UniPCSolverType;

@@ -1,5 +1,5 @@
 use super::sigmas::{SigmaConversion, sigma_to_t};
-use super::{Process, SpacingConfig, TimestepSpacing, check_timesteps, interpolate, linspace_f64, shifted};
+use super::{Process, SpacingConfig, TimestepSpacing, check_whole_timesteps, interpolate, linspace_f64, shifted};
 use crate::{Error, Result, Schedule};
 
 /// How a solver's model calls are spaced.
@@ -51,8 +51,7 @@ impl Spaced {
                                 and use_lu_lambdas";
                     return Err(Error::Unsupported { class_name: class_name.to_owned(), what: what.into() });
                 }
-                let mut timesteps = check_timesteps(class_name, timesteps, training.len())?;
-                timesteps.iter_mut().for_each(|timestep| *timestep = timestep.trunc());
+                let timesteps = check_whole_timesteps(class_name, timesteps, training.len())?;
                 Ok(Path::at(timesteps, training))
             }
             Schedule::Steps(n) => self.even_path(class_name, training, *n),

@@ -40,6 +40,17 @@ impl PredictionType {
         }
     }
 
+    /// The clean image that `output` implies for `sample = x₀ + σ ε`, of which the model was shown `sample / sqrt(σ² + 1)`.
+    pub(crate) fn denoised(self, output: &Tensor, sample: &Tensor, sigma: f32) -> Result<Tensor> {
+        match self {
+            Self::VPrediction => {
+                let alpha = 1.0 / (sigma * sigma + 1.0);
+                mix(-sigma * alpha.sqrt(), output, alpha, sample)
+            }
+            other => other.original_sample(output, sample, 1.0, sigma),
+        }
+    }
+
     /// The noise that `output` implies for `sample = alpha x₀ + sigma ε`.
     pub(crate) fn epsilon(self, output: &Tensor, sample: &Tensor, alpha: f32, sigma: f32) -> Result<Tensor> {
         match self {

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::linspace_f64;
+use super::{SpacingConfig, linspace_f64};
 use crate::{Error, Result};
 
 /// Noise levels σ spaced otherwise than the timesteps, under diffusers' names; at most one may be set.
@@ -102,6 +102,31 @@ pub(crate) fn sigmas_at(
     };
     let sigmas = conversion.sigmas([sigma_max.unwrap_or(first), sigma_min.unwrap_or(last)], sigmas.len());
     (timesteps_of(&sigmas, training), sigmas)
+}
+
+/// The timesteps of a sampling in `n` steps, and the noise levels between which they lead, one more: the last is 0.
+pub(crate) fn sigma_schedule(
+    class_name: &str,
+    training: &[f32],
+    spacing: &SpacingConfig,
+    conversion: Option<SigmaConversion>,
+    n: usize,
+) -> Result<(Vec<f32>, Vec<f32>)> {
+    let timesteps = spacing.exact(class_name, training.len(), n)?;
+    let (timesteps, sigmas) = sigmas_at(timesteps, training, conversion, [None, None]);
+    Ok((timesteps, sigmas.into_iter().chain([0.0]).map(|sigma| sigma as f32).collect()))
+}
+
+/// Halfway between two noise levels in log σ.
+pub(crate) fn halfway(a: f32, b: f32) -> f32 {
+    (f64::from(a) * f64::from(b)).sqrt() as f32
+}
+
+/// How a step from one noise level to another is parted into a step further down and noise back up: `(down, up)` with
+/// `down² + up² = to²`. (diffusers subtracts the squares, which after a long step leaves rounding alone, or no number.)
+pub(crate) fn ancestral_step(from: f32, to: f32) -> (f32, f32) {
+    let up = (to * to * (from * from - to * to) / (from * from)).sqrt();
+    (to * to / from, up)
 }
 
 /// The timesteps, whole or not, that have these noise levels.

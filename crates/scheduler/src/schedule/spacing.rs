@@ -62,9 +62,9 @@ impl SpacingConfig {
             }
             TimestepSpacing::Leading => (0..n).rev().map(|i| (i * (t / n) + self.steps_offset) as f32).collect(),
             TimestepSpacing::Trailing => {
+                // diffusers' arange rounds to one more, timestep -1, where t / (t / n) is just above n
                 let ratio = t as f64 / n as f64;
-                let count = (t as f64 / ratio).ceil() as usize;
-                (0..count).map(|i| ((t as f64 - i as f64 * ratio).round_ties_even() - 1.0) as f32).collect()
+                (0..n).map(|i| ((t as f64 - i as f64 * ratio).round_ties_even() - 1.0) as f32).collect()
             }
         };
         match timesteps.first() {

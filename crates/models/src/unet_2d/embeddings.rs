@@ -1,0 +1,191 @@
+use std::f32::consts::PI;
+
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+use kakusan_ops::Features;
+
+use super::{ClassEmbedType, TimeEmbeddingType, UNet2DConfig, unfit};
+use crate::layers::{Linear, embedding};
+
+/// diffusers' `time_proj`: from levels `[b]` to vectors `[b, width]`.
+#[derive(Debug, Clone)]
+pub(super) enum TimeProjection {
+    Positional { width: usize, freq_shift: i64, flip_sin_to_cos: bool },
+    Fourier { frequencies: Tensor },
+    Learned { table: Tensor },
+}
+
+impl TimeProjection {
+    pub(super) fn new(config: &UNet2DConfig, vb: VarBuilder) -> crate::Result<Self> {
+        let width = config.block_out_channels[0];
+        Ok(match config.time_embedding_type {
+            TimeEmbeddingType::Positional => {
+                let &UNet2DConfig { freq_shift, flip_sin_to_cos, .. } = config;
+                Self::Positional { width, freq_shift, flip_sin_to_cos }
+            }
+            TimeEmbeddingType::Fourier => {
+                let frequencies = vb.get_with_hints(width, "weight", Init::Randn { mean: 0.0, stdev: 16.0 })?;
+                Self::Fourier { frequencies: frequencies.detach() } // never trained
+            }
+            TimeEmbeddingType::Learned => {
+                Self::Learned { table: embedding(config.num_train_timesteps.unwrap_or(0), width, vb)? }
+            }
+        })
+    }
+
+    /// The length of the vectors.
+    pub(super) fn width(&self) -> Result<usize> {
+        match self {
+            Self::Positional { width, .. } => Ok(*width),
+            Self::Fourier { frequencies } => Ok(2 * frequencies.dim(0)?),
+            Self::Learned { table } => table.dim(1),
+        }
+    }
+
+    /// `what` names the levels in errors: they may be labels.
+    pub(super) fn forward(&self, levels: &Tensor, what: &str) -> crate::Result<Tensor> {
+        let row = match self {
+            Self::Learned { table } => return look_up(table, levels, what),
+            Self::Positional { .. } => None,
+            Self::Fourier { frequencies } => Some(frequencies.to_dtype(DType::F32)?.to_vec1::<f32>()?),
+        };
+        let levels_f32 = levels.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        if let (Self::Fourier { .. }, Some(wrong)) =
+            (self, levels_f32.iter().find(|level| **level <= 0.0 || level.is_nan()))
+        {
+            return Err(unfit(format!("{what} {wrong} has no logarithm; a fourier embedding is of positive numbers")));
+        }
+        let mut numbers = Vec::with_capacity(levels_f32.len() * self.width()?);
+        for level in &levels_f32 {
+            match self {
+                Self::Positional { width, freq_shift, flip_sin_to_cos } => {
+                    positional(*level, *width, *freq_shift, *flip_sin_to_cos, &mut numbers);
+                }
+                _ => fourier(*level, row.as_deref().unwrap_or_default(), &mut numbers),
+            }
+        }
+        Ok(Tensor::from_vec(numbers, (levels_f32.len(), self.width()?), levels.device())?)
+    }
+}
+
+// In f32 where torch computes in f32, because the angles are large: a timestep of 1000 times a rounding error is seen.
+// Its functions are right to the last bit nearly always, and so are those of f64, rounded.
+
+/// Sines and cosines of `level` at frequencies from 1 down to 1/10000 (Vaswani et al. 2017; Ho et al. 2020).
+fn positional(level: f32, width: usize, freq_shift: i64, flip_sin_to_cos: bool, to: &mut Vec<f32>) {
+    let half = width / 2;
+    let angle = |k: usize| {
+        let exponent = -(10_000f64.ln() as f32) * k as f32 / (half as i64 - freq_shift) as f32;
+        f64::from(level * f64::from(exponent).exp() as f32)
+    };
+    let sines = (0..half).map(|k| angle(k).sin() as f32);
+    let cosines = (0..half).map(|k| angle(k).cos() as f32);
+    if flip_sin_to_cos {
+        to.extend(cosines.chain(sines));
+    } else {
+        to.extend(sines.chain(cosines));
+    }
+    to.extend((width % 2 == 1).then_some(0.0));
+}
+
+/// Sines and cosines of the logarithm of `level` (Tancik et al. 2020; Song et al. 2021).
+fn fourier(level: f32, frequencies: &[f32], to: &mut Vec<f32>) {
+    let log = f64::from(level).ln() as f32;
+    let angle = |frequency: &f32| f64::from(log * frequency * 2.0 * PI);
+    to.extend(frequencies.iter().map(|frequency| angle(frequency).sin() as f32));
+    to.extend(frequencies.iter().map(|frequency| angle(frequency).cos() as f32));
+}
+
+/// The rows of `table` that `numbers` `[b]` name.
+fn look_up(table: &Tensor, numbers: &Tensor, what: &str) -> crate::Result<Tensor> {
+    let rows = table.dim(0)?;
+    let whole = numbers.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+    if let Some(wrong) = whole.iter().find(|&&number| !(number.fract() == 0.0 && (0.0..rows as f64).contains(&number)))
+    {
+        return Err(unfit(format!("{what} {wrong} is not there; they are whole numbers from 0 to {}", rows - 1)));
+    }
+    let whole: Vec<u32> = whole.iter().map(|&number| number as u32).collect();
+    let count = whole.len();
+    Ok(table.index_select(&Tensor::from_vec(whole, count, table.device())?, 0)?)
+}
+
+/// diffusers' `TimestepEmbedding`: two linear layers with SiLU between them.
+#[derive(Debug, Clone)]
+pub(super) struct TimestepEmbedding {
+    linear_1: Linear,
+    linear_2: Linear,
+}
+
+impl TimestepEmbedding {
+    pub(super) fn new(inputs: usize, width: usize, vb: VarBuilder) -> crate::Result<Self> {
+        Ok(Self {
+            linear_1: Linear::new(inputs, width, vb.pp("linear_1"))?,
+            linear_2: Linear::new(width, width, vb.pp("linear_2"))?,
+        })
+    }
+
+    /// `[b, inputs, 1, 1] -> [b, width, 1, 1]`
+    pub(super) fn forward(&self, x: &Features) -> Result<Features> {
+        self.linear_2.forward(&self.linear_1.forward(x)?.silu()?)
+    }
+}
+
+/// diffusers' `class_embedding`.
+#[derive(Debug, Clone)]
+pub(super) enum ClassEmbedding {
+    None,
+    Table(Tensor),
+    Timestep(TimestepEmbedding),
+    Identity { width: usize },
+}
+
+impl ClassEmbedding {
+    pub(super) fn new(config: &UNet2DConfig, inputs: usize, vb: VarBuilder) -> crate::Result<Self> {
+        let width = config.time_embedding_width();
+        Ok(match (config.class_embed_type, config.num_class_embeds) {
+            (None, None) => Self::None,
+            (None, Some(classes)) => Self::Table(embedding(classes, width, vb)?),
+            (Some(ClassEmbedType::Timestep), _) => Self::Timestep(TimestepEmbedding::new(inputs, width, vb)?),
+            (Some(ClassEmbedType::Identity), _) => Self::Identity { width },
+        })
+    }
+
+    /// What the labels of `batch` images are before the network: `[batch, n]`, or nothing for a model without classes.
+    pub(super) fn input(
+        &self,
+        labels: Option<&Tensor>,
+        batch: usize,
+        projection: &TimeProjection,
+    ) -> crate::Result<Option<Tensor>> {
+        let labels = match (self, labels) {
+            (Self::None, None) => return Ok(None),
+            (Self::None, Some(_)) => {
+                return Err(unfit(
+                    "it knows no classes, but got labels; leave them out, or set num_class_embeds".into(),
+                ));
+            }
+            (_, None) => return Err(unfit("it is conditioned on classes: give labels".into())),
+            (_, Some(labels)) => labels,
+        };
+        let expected = match self {
+            Self::Identity { width } => vec![batch, *width],
+            _ => vec![batch],
+        };
+        if labels.dims() != expected {
+            return Err(unfit(format!("the labels have shape {:?}, expected {expected:?}", labels.dims())));
+        }
+        Ok(Some(match self {
+            Self::Table(table) => look_up(table, labels, "label")?,
+            Self::Timestep(_) => projection.forward(labels, "label")?,
+            _ => labels.clone(),
+        }))
+    }
+
+    /// From [`input`](Self::input), now `[b, n, 1, 1]`, to what is added to the embedding of the level.
+    pub(super) fn forward(&self, input: &Features) -> Result<Features> {
+        match self {
+            Self::Timestep(embedding) => embedding.forward(input),
+            _ => Ok(input.clone()),
+        }
+    }
+}

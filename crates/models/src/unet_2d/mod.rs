@@ -1,0 +1,239 @@
+//! diffusers' `UNet2DModel`.
+
+mod attention;
+mod block_type;
+mod config;
+mod down;
+mod embeddings;
+mod middle;
+mod resnet;
+mod signal;
+mod up;
+mod validate;
+
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+use kakusan_ops::{Features, network};
+
+pub use block_type::{BlockType, DownBlock, UpBlock};
+pub use config::{
+    ActFn, ClassEmbedType, MidBlockType, SampleSize, SampleType, TimeEmbeddingType, TimeScaleShift, UNet2DConfig,
+};
+use down::DownLevel;
+use embeddings::{ClassEmbedding, TimeProjection, TimestepEmbedding};
+use middle::MidBlock;
+use resnet::{Common, activate};
+use signal::Signal;
+use up::UpLevel;
+
+use crate::layers::{Conv2d, GroupNorm};
+use crate::{Dropout, Error, Model, ModelConfig, Result};
+
+/// The UNet of diffusion models (Ho et al. 2020, and what came after it), as diffusers' `UNet2DModel`: its configuration,
+/// its names of weights, its initialisation and its numbers.
+///
+/// On every level residual blocks, told of the level of the noise, with attention where the configuration says so; halved
+/// on the way down, doubled on the way up, where what was kept on the way down is put beside the features.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use kakusan_models::{DownBlock, Model, UNet2DConfig, UNet2DModel, UpBlock, Weights};
+/// use kakusan_rng::Generator;
+///
+/// # fn main() -> kakusan_models::Result<()> {
+/// let config = UNet2DConfig {
+///     down_block_types: [DownBlock::DownBlock2D, DownBlock::AttnDownBlock2D].map(Into::into).to_vec(),
+///     up_block_types: [UpBlock::AttnUpBlock2D, UpBlock::UpBlock2D].map(Into::into).to_vec(),
+///     block_out_channels: vec![4, 8],
+///     layers_per_block: 1,
+///     norm_num_groups: Some(4),
+///     ..UNet2DConfig::default()
+/// };
+/// let (weights, model) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| UNet2DModel::new(&config, vb))?;
+/// assert_eq!(weights.parameter_count(), 11_767);
+/// let x = Tensor::zeros((2, 3, 8, 8), DType::F32, &Device::Cpu)?;
+/// let timestep = Tensor::new(&[10f32, 999.0], &Device::Cpu)?;
+/// assert_eq!(model.forward(&x, &timestep, None)?.dims(), [2, 3, 8, 8]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct UNet2DModel {
+    config: UNet2DConfig,
+    conv_in: Conv2d,
+    time_proj: TimeProjection,
+    time_embedding: TimestepEmbedding,
+    class_embedding: ClassEmbedding,
+    down_blocks: Vec<DownLevel>,
+    mid_block: Option<MidBlock>,
+    up_blocks: Vec<UpLevel>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+impl UNet2DModel {
+    /// Its `_class_name`.
+    pub const CLASS_NAME: &'static str = "UNet2DModel";
+
+    /// Builds the network from a store of weights, which are asked for in torch's constructor order.
+    ///
+    /// # Errors
+    /// When the configuration does not [`validate`](UNet2DConfig::validate) or the store lacks a tensor.
+    pub fn new(config: &UNet2DConfig, vb: VarBuilder) -> Result<Self> {
+        config.validate()?;
+        Self::build(config, vb)
+    }
+
+    /// [`new`](Self::new) of a configuration whose ranges were checked.
+    fn build(config: &UNet2DConfig, vb: VarBuilder) -> Result<Self> {
+        let channels = config.block_out_channels[0];
+        let common = Common {
+            time_width: config.time_embedding_width(),
+            scale_shift: config.resnet_time_scale_shift,
+            activation: config.act_fn,
+            dropout: config.dropout,
+            eps: config.norm_eps,
+            head_width: config.attention_head_dim,
+        };
+        let conv_in = Conv2d::new([config.in_channels, channels], 3, 1, vb.pp("conv_in"))?;
+        let time_proj = TimeProjection::new(config, vb.pp("time_proj"))?;
+        let inputs = time_proj.width()?;
+        let levels = 0..config.block_out_channels.len();
+        Ok(Self {
+            config: config.clone(),
+            conv_in,
+            time_proj,
+            time_embedding: TimestepEmbedding::new(inputs, common.time_width, vb.pp("time_embedding"))?,
+            class_embedding: ClassEmbedding::new(config, inputs, vb.pp("class_embedding"))?,
+            down_blocks: levels
+                .clone()
+                .map(|i| DownLevel::new(i, config, &common, vb.pp("down_blocks").pp(i)))
+                .collect::<Result<_>>()?,
+            mid_block: config
+                .mid_block_type
+                .map(|MidBlockType::UNetMidBlock2D| MidBlock::new(config, &common, vb.pp("mid_block")))
+                .transpose()?,
+            up_blocks: levels
+                .map(|i| UpLevel::new(i, config, &common, vb.pp("up_blocks").pp(i)))
+                .collect::<Result<_>>()?,
+            conv_norm_out: GroupNorm::new(
+                config.norm_num_groups.unwrap_or_else(|| skip_groups(channels)),
+                channels,
+                config.norm_eps,
+                vb.pp("conv_norm_out"),
+            )?,
+            conv_out: Conv2d::new([channels, config.out_channels], 3, 1, vb.pp("conv_out"))?,
+        })
+    }
+
+    fn predict(&self, x: &Tensor, level: &Tensor, labels: Option<&Tensor>, dropout: Option<Dropout>) -> Result<Tensor> {
+        let batch = self.check_images(x)?;
+        let level = match *level.dims() {
+            [b] if b == batch => level.clone(),
+            [] | [1] => level.flatten_all()?.broadcast_as(batch)?.contiguous()?,
+            _ => return Err(unfit(format!("the levels have shape {:?}, expected [{batch}]", level.dims()))),
+        };
+        let x = if self.config.center_input_sample { x.affine(2.0, -1.0)? } else { x.clone() };
+        let vectors = |x: Tensor| x.to_dtype(self.dtype())?.unsqueeze(2)?.unsqueeze(3); // [b, n] -> [b, n, 1, 1]
+        let time = vectors(self.time_proj.forward(&level, "level")?)?;
+        let y = match self.class_embedding.input(labels, batch, &self.time_proj)? {
+            None => network([&x, &time], |[x, time]| self.network(&x, &time, None, dropout))?,
+            Some(class) => network([&x, &time, &vectors(class)?], |[x, time, class]| {
+                self.network(&x, &time, Some(&class), dropout)
+            })?,
+        };
+        match self.time_proj {
+            TimeProjection::Fourier { .. } => {
+                Ok(y.broadcast_div(&level.to_dtype(y.dtype())?.reshape((batch, 1, 1, 1))?)?)
+            }
+            _ => Ok(y),
+        }
+    }
+
+    /// From images `[b, in_channels, h, w]` to the prediction `[b, out_channels, h, w]`.
+    fn network(
+        &self,
+        x: &Features,
+        time: &Features,
+        class: Option<&Features>,
+        dropout: Option<Dropout>,
+    ) -> candle_core::Result<Features> {
+        let mut embedding = self.time_embedding.forward(time)?; // [b, width, 1, 1]
+        if let Some(class) = class {
+            embedding = embedding.add(&self.class_embedding.forward(class)?)?;
+        }
+        let signal = Signal::new(activate(&embedding, self.config.act_fn)?, dropout);
+
+        let mut h = self.conv_in.forward(x)?;
+        let (mut kept, mut image) = (vec![h.clone()], x.clone());
+        for level in &self.down_blocks {
+            h = level.forward(h, &signal, &mut kept, &mut image)?;
+        }
+        if let Some(middle) = &self.mid_block {
+            h = middle.forward(&h, &signal)?;
+        }
+        let mut image = None;
+        for level in &self.up_blocks {
+            h = level.forward(h, &signal, &mut kept, &mut image)?;
+        }
+        let y = self.conv_out.forward(&self.conv_norm_out.forward_silu(&h)?)?;
+        match image {
+            Some(image) => y.add(&image),
+            None => Ok(y),
+        }
+    }
+
+    /// The number of images, if they fit.
+    fn check_images(&self, x: &Tensor) -> Result<usize> {
+        let (channels, unit) = (self.config.in_channels, self.config.size_unit());
+        match *x.dims() {
+            [b, c, h, w] if c == channels && [h, w].iter().all(|&n| n > 0 && n.is_multiple_of(unit)) => Ok(b),
+            _ => Err(unfit(format!(
+                "the input has shape {:?}, expected [b, {channels}, h, w] with h and w multiples of {unit}, because {} \
+                 levels halve them {} times",
+                x.dims(),
+                self.down_blocks.len(),
+                self.down_blocks.len() - 1
+            ))),
+        }
+    }
+
+    fn dtype(&self) -> candle_core::DType {
+        self.conv_in.dtype()
+    }
+}
+
+impl Model for UNet2DModel {
+    fn config(&self) -> ModelConfig {
+        ModelConfig::UNet2DModel(Box::new(self.config.clone()))
+    }
+
+    /// `x` is `[b, in_channels, h, w]`, height and width such that the levels can halve them; `level` `[b]`, the timestep,
+    /// or one for all. `labels` are classes `[b]`, or vectors `[b, width]` where `class_embed_type` is `identity`.
+    fn forward(&self, x: &Tensor, level: &Tensor, labels: Option<&Tensor>) -> Result<Tensor> {
+        self.predict(x, level, labels, None)
+    }
+
+    fn forward_train(&self, x: &Tensor, level: &Tensor, labels: Option<&Tensor>, dropout: Dropout) -> Result<Tensor> {
+        self.predict(x, level, labels, Some(dropout))
+    }
+}
+
+impl UNet2DConfig {
+    /// The groups of the normalisations outside `Skip` blocks.
+    fn groups(&self) -> Result<usize> {
+        self.norm_num_groups.ok_or_else(|| Error::Config {
+            origin: UNet2DModel::CLASS_NAME.into(),
+            reason: "norm_num_groups is null, which Skip blocks alone can do without; set it, e.g. to 32".into(),
+        })
+    }
+}
+
+/// The groups that `Skip` blocks choose, and others where there is no choice.
+fn skip_groups(channels: usize) -> usize {
+    (channels / 4).min(32)
+}
+
+fn unfit(reason: String) -> Error {
+    Error::Input { model: UNet2DModel::CLASS_NAME, reason }
+}

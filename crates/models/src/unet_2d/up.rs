@@ -1,0 +1,122 @@
+use std::f64::consts::SQRT_2;
+
+use candle_core::{Result, bail};
+use candle_nn::VarBuilder;
+use kakusan_ops::Features;
+
+use super::attention::Attention;
+use super::resnet::{Common, Resample, ResnetArgs, ResnetBlock};
+use super::signal::Signal;
+use super::{SampleType, UNet2DConfig, UpBlock, skip_groups};
+use crate::layers::{Conv2d, GroupNorm};
+
+/// The blocks of one level on the way up.
+#[derive(Debug, Clone)]
+pub(super) struct UpLevel {
+    resnets: Vec<(ResnetBlock, Option<Attention>)>,
+    sampler: Option<Sampler>,
+    /// Whether an image grows beside the features.
+    skips: bool,
+}
+
+/// What doubles the size.
+#[derive(Debug, Clone)]
+enum Sampler {
+    Conv(Conv2d),
+    Resnet(ResnetBlock),
+    /// Beside the features it adds to the image that grows.
+    Skip {
+        resnet: ResnetBlock,
+        skip_norm: GroupNorm,
+        skip_conv: Conv2d,
+    },
+}
+
+impl UpLevel {
+    /// Level `i` from the lowest on, that doubles the size unless it is the last.
+    pub(super) fn new(i: usize, config: &UNet2DConfig, common: &Common, vb: VarBuilder) -> crate::Result<Self> {
+        let (kind, last) = (config.up_block_types[i].kind, config.block_out_channels.len() - 1);
+        let channels = |i: usize| config.block_out_channels[last - i];
+        let (before, out_channels, after) = (channels(i.saturating_sub(1)), channels(i), channels(last.min(i + 1)));
+        let groups = |channels: usize| if kind.skips() { Ok(skip_groups(channels)) } else { config.groups() };
+        let divisor = if kind.skips() { SQRT_2 } else { 1.0 };
+        let resnet = |in_channels: usize, first: usize, resample: Resample, vb: VarBuilder| {
+            let groups = [first, groups(out_channels)?];
+            ResnetBlock::new(ResnetArgs { in_channels, out_channels, groups, divisor, resample }, common, vb)
+        };
+        let mut resnets = vec![];
+        for j in 0..=config.layers_per_block {
+            let own = if j == 0 { before } else { out_channels };
+            let kept = if j == config.layers_per_block { after } else { out_channels };
+            let first = match kind {
+                // diffusers divides the second number alone, and checkpoints rely on it
+                UpBlock::AttnSkipUpBlock2D => (own + kept / 4).min(32),
+                _ => groups(own + kept)?,
+            };
+            let block = resnet(own + kept, first, Resample::None, vb.pp("resnets").pp(j))?;
+            let attention = match kind {
+                UpBlock::AttnUpBlock2D => Some(config.groups()?),
+                UpBlock::AttnSkipUpBlock2D if j == config.layers_per_block => Some(32),
+                _ => None,
+            };
+            // one attention after all residual blocks is the first by name
+            let name = if kind.skips() { 0 } else { j };
+            let attention = attention.map(|groups| {
+                Attention::new(out_channels, Some(groups), divisor, common, vb.pp("attentions").pp(name))
+            });
+            resnets.push((block, attention.transpose()?));
+        }
+        let plain = |resample, vb| resnet(out_channels, groups(out_channels)?, resample, vb);
+        let sampled = vb.pp("upsamplers.0");
+        let sampler = match kind {
+            _ if i == last => None,
+            UpBlock::SkipUpBlock2D | UpBlock::AttnSkipUpBlock2D => Some(Sampler::Skip {
+                resnet: plain(Resample::FirUp, vb.pp("resnet_up"))?,
+                skip_conv: Conv2d::new([out_channels, 3], 3, 1, vb.pp("skip_conv"))?,
+                skip_norm: GroupNorm::new(skip_groups(out_channels), out_channels, common.eps, vb.pp("skip_norm"))?,
+            }),
+            UpBlock::ResnetUpsampleBlock2D => Some(Sampler::Resnet(plain(Resample::Nearest, sampled)?)),
+            UpBlock::AttnUpBlock2D if config.upsample_type == SampleType::Resnet => {
+                Some(Sampler::Resnet(plain(Resample::Nearest, sampled)?))
+            }
+            UpBlock::AttnUpBlock2D | UpBlock::UpBlock2D => {
+                Some(Sampler::Conv(Conv2d::new([out_channels; 2], 3, 1, sampled.pp("conv"))?))
+            }
+        };
+        Ok(Self { resnets, sampler, skips: kind.skips() })
+    }
+
+    /// `[b, before, h, w] -> [b, out, 2h, 2w]`, taking back what was `kept` on the way down, the last first; `image` is
+    /// what Skip blocks let grow.
+    pub(super) fn forward(
+        &self,
+        mut h: Features,
+        signal: &Signal,
+        kept: &mut Vec<Features>,
+        image: &mut Option<Features>,
+    ) -> Result<Features> {
+        for (resnet, attention) in &self.resnets {
+            let Some(skip) = kept.pop() else { bail!("the way up is longer than the way down") };
+            h = resnet.forward(&h.concat(&skip)?, signal)?; // [b, before + kept, h, w] -> [b, out, h, w]
+            if let Some(attention) = attention {
+                h = attention.forward(&h)?;
+            }
+        }
+        if let (true, Some(small)) = (self.skips, image.as_mut()) {
+            *small = small.fir_upsample2d()?; // [b, 3, h / 2, w / 2] -> [b, 3, h, w]
+        }
+        match &self.sampler {
+            None => Ok(h),
+            Some(Sampler::Conv(conv)) => conv.forward(&h.upsample_nearest2d()?),
+            Some(Sampler::Resnet(resnet)) => resnet.forward(&h, signal),
+            Some(Sampler::Skip { resnet, skip_norm, skip_conv }) => {
+                let own = skip_conv.forward(&skip_norm.forward_silu(&h)?)?; // [b, 3, h, w]
+                *image = Some(match image.take() {
+                    Some(image) => image.add(&own)?,
+                    None => own,
+                });
+                resnet.forward(&h, signal)
+            }
+        }
+    }
+}

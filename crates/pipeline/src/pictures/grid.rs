@@ -1,0 +1,65 @@
+use super::canvas::{Canvas, encode};
+use super::{About, Images, PictureError};
+
+/// How long a frame of an animation stays, and the last one, in milliseconds.
+const FRAME: u16 = 80;
+const LAST_FRAME: u16 = 2000;
+
+/// Draws images `columns` to a row without any text, each pixel a square of `scale` (0 counts as 1), two such squares
+/// between the images, as PNG.
+///
+/// # Errors
+/// When the pixels are not whole images, or the picture would be too large.
+pub fn grid(images: Images, columns: usize, scale: usize, about: About) -> Result<Vec<u8>, PictureError> {
+    draw(images, columns, scale)?.png(about)
+}
+
+/// [`grid`]s one after the other, as an animated PNG that stays on the last before it begins again.
+///
+/// # Errors
+/// As [`grid`]; when there are no frames, or they are not of one size.
+pub fn animation(frames: &[Images], columns: usize, scale: usize, about: About) -> Result<Vec<u8>, PictureError> {
+    let canvases = frames.iter().map(|images| draw(*images, columns, scale)).collect::<Result<Vec<_>, _>>()?;
+    let size = |canvas: &Canvas| (canvas.width, canvas.height);
+    if canvases.windows(2).any(|pair| size(&pair[0]) != size(&pair[1])) {
+        return Err(PictureError::Drawing("the frames of an animation are of one size".into()));
+    }
+    let mut delays = vec![FRAME; canvases.len()];
+    if let Some(last) = delays.last_mut() {
+        *last = LAST_FRAME;
+    }
+    encode(&canvases.iter().collect::<Vec<_>>(), &delays, png::ColorType::Rgb, about)
+}
+
+/// One image as a PNG of its own pixels, as diffusers' pipelines give it: grey or coloured, 1 is white, rounded half to even.
+///
+/// # Errors
+/// When the pixels are not those of one image.
+pub fn file(image: Images, about: About) -> Result<Vec<u8>, PictureError> {
+    let Images { pixels, channels, height, width } = image;
+    if image.count()? != 1 {
+        return Err(PictureError::Size { pixels: pixels.len(), height, width });
+    }
+    let byte = |value: f32| (255.0 * value.clamp(0.0, 1.0)).round_ties_even() as u8; // NaN becomes 0
+    let area = height * width;
+    // [c, h, w] -> [h, w, c]
+    let bytes = (0..area * channels).map(|i| byte(pixels[i % channels * area + i / channels])).collect();
+    let color = if channels == 3 { png::ColorType::Rgb } else { png::ColorType::Grayscale };
+    encode(&[&Canvas { width, height, bytes }], &[], color, about)
+}
+
+fn draw(images: Images, columns: usize, scale: usize) -> Result<Canvas, PictureError> {
+    let count = images.count()?;
+    let (columns, scale) = (columns.clamp(1, count.max(1)), scale.max(1));
+    let side = |size: usize, n: usize| (n * (size + 2) + 2).saturating_mul(scale);
+    let mut canvas = Canvas::new(side(images.width, columns), side(images.height, count.div_ceil(columns)))?;
+    for (i, image) in images.each().enumerate() {
+        let (column, row) = (i % columns, i / columns);
+        canvas.image(
+            image,
+            scale,
+            ((2 + column * (images.width + 2)) * scale, (2 + row * (images.height + 2)) * scale),
+        );
+    }
+    Ok(canvas)
+}

@@ -1,0 +1,192 @@
+//! Drawing images: the loop of diffusers' pipelines, for any scheduler.
+
+use candle_core::Tensor;
+use kakusan_rng::{Generator, Noise};
+use kakusan_scheduler::{RunOptions, StepOutput};
+
+use crate::{DDPMPipeline, Error, Result};
+
+/// What to draw, and how.
+///
+/// ```
+/// use kakusan_pipeline::SampleOptions;
+/// use kakusan_scheduler::RunOptions;
+///
+/// // four images of class 3 in fifty steps, further from what the other classes have in common
+/// let options = SampleOptions {
+///     run: RunOptions::steps(50),
+///     class_labels: Some(vec![3; 4]),
+///     guidance_scale: 4.0,
+///     ..SampleOptions::new(4)
+/// };
+/// assert_eq!(options.batch_size, 4);
+/// ```
+#[derive(Debug, Clone)]
+pub struct SampleOptions {
+    /// How many images.
+    pub batch_size: usize,
+    /// What is asked of the scheduler: the number of steps, and more.
+    pub run: RunOptions,
+    /// The class of each image, for a model that knows classes.
+    pub class_labels: Option<Vec<u32>>,
+    /// Classifier-free guidance (Ho and Salimans 2022): how far the prediction goes from that without a class, which is the
+    /// model's last, towards that of the class, and beyond it above 1. At 1 there is none, and one model call a step.
+    pub guidance_scale: f64,
+    /// Images `[b, c, h, w]` in the scheduler's range to begin with, in place of noise alone: they are noised to where the
+    /// run begins, [`RunOptions::start`].
+    pub images: Option<Tensor>,
+}
+
+impl SampleOptions {
+    /// So many images in 50 steps, and nothing else.
+    pub fn new(batch_size: usize) -> Self {
+        let run = RunOptions::default();
+        Self { batch_size, run, class_labels: None, guidance_scale: 1.0, images: None }
+    }
+}
+
+/// One step of a sampling, for those who watch it.
+#[derive(Debug)]
+pub struct SampleStep<'a> {
+    /// Which model call, from 0.
+    pub index: usize,
+    /// How many there are.
+    pub steps: usize,
+    /// What the model was given `[b, c, h, w]`.
+    pub model_input: &'a Tensor,
+    /// What the scheduler made of the model's answer; `pred_original_sample` is a preview of the images.
+    pub output: &'a StepOutput,
+}
+
+impl DDPMPipeline {
+    /// Draws `batch_size` images in `num_inference_steps` steps: `[b, c, h, w]` in the scheduler's range, not clipped
+    /// ([`PixelRange::to_unit`](kakusan_scheduler::PixelRange::to_unit) brings them to 0..1).
+    ///
+    /// # Errors
+    /// As [`sample_with`](Self::sample_with).
+    pub fn sample(
+        &self,
+        batch_size: usize,
+        num_inference_steps: usize,
+        rng: &mut Generator,
+        watch: impl FnMut(&SampleStep),
+    ) -> Result<Tensor> {
+        let run = RunOptions::steps(num_inference_steps);
+        self.sample_with(&SampleOptions { run, ..SampleOptions::new(batch_size) }, rng, watch)
+    }
+
+    /// Draws images as `options` say: `[b, c, h, w]` in the scheduler's range, not clipped.
+    ///
+    /// With one generator for all images ([`Generator`]) the numbers are those of diffusers' pipelines; with one for
+    /// each ([`PerImage`](kakusan_rng::PerImage)) image `k` can be drawn again alone.
+    ///
+    /// # Errors
+    /// When the scheduler cannot sample so, the classes are not the model's, or the tensor library fails.
+    pub fn sample_with(
+        &self,
+        options: &SampleOptions,
+        rng: &mut dyn Noise,
+        mut watch: impl FnMut(&SampleStep),
+    ) -> Result<Tensor> {
+        let predictor = Predictor::new(self, options)?;
+        let [channels, height, width] = self.sample_shape()?;
+        let shape = [options.batch_size, channels, height, width];
+        let mut run = self.scheduler().run_with(&options.run)?;
+        let steps = run.timesteps().len();
+        let mut sample = match &options.images {
+            None if options.run.start > 0 => {
+                return Err(Error::Unfit("a sampling that leaves out its first steps begins with images".into()));
+            }
+            None => run.initial_noise(&shape, self.device(), rng)?,
+            Some(images) if images.dims() != shape => {
+                let got = images.dims();
+                return Err(Error::Unfit(format!("the images to begin with are {got:?}, expected {shape:?}")));
+            }
+            Some(images) => {
+                let noise = Tensor::from_vec(rng.randn_tensor(&shape).map_err(noise_error)?, &shape, self.device())?;
+                run.add_noise(images, &noise)?
+            }
+        };
+        let mut index = options.run.start;
+        kakusan_ops::with_still_weights(|| {
+            while let Some(level) = run.level() {
+                let model_input = run.scale_model_input(&sample)?;
+                let model_output = predictor.predict(&model_input, level)?;
+                let output = run.step(&model_output, &sample, rng)?;
+                watch(&SampleStep { index, steps, model_input: &model_input, output: &output });
+                sample = output.prev_sample;
+                index += 1;
+            }
+            Ok(sample)
+        })
+    }
+}
+
+fn noise_error(e: kakusan_rng::Error) -> Error {
+    Error::Scheduler(e.into())
+}
+
+/// Asks the model, with a class and without, as the guidance wants.
+struct Predictor<'a> {
+    pipeline: &'a DDPMPipeline,
+    /// The classes `[b]`, and those that stand for none.
+    labels: Option<(Tensor, Tensor)>,
+    guidance_scale: f64,
+}
+
+impl<'a> Predictor<'a> {
+    fn new(pipeline: &'a DDPMPipeline, options: &SampleOptions) -> Result<Self> {
+        let SampleOptions { batch_size, class_labels, guidance_scale, .. } = options;
+        let refuse = |reason: String| Err(Error::Unfit(reason));
+        if !guidance_scale.is_finite() {
+            return refuse(format!("the guidance scale is {guidance_scale}; it must be a number, 1 for no guidance"));
+        }
+        let classes = pipeline.model_config().num_classes();
+        let labels = match (class_labels, classes) {
+            (None, None) if *guidance_scale != 1.0 => {
+                return refuse("guidance needs a model that knows classes, which this one does not".into());
+            }
+            (None, None) => None,
+            (Some(_), None) => return refuse("this model does not know classes; leave them out".into()),
+            (None, Some(classes)) => {
+                return refuse(format!("this model wants a class for each image, one of 0 to {}", classes - 1));
+            }
+            (Some(labels), Some(classes)) => {
+                if labels.len() != *batch_size {
+                    return refuse(format!("there are {} classes for {batch_size} images", labels.len()));
+                }
+                if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
+                    return refuse(format!("there is no class {label}; the model knows 0 to {}", classes - 1));
+                }
+                let none = vec![classes as u32 - 1; *batch_size];
+                let [labels, none] =
+                    [labels, &none].map(|labels| Tensor::from_slice(labels, *batch_size, pipeline.device()));
+                Some((labels?, none?))
+            }
+        };
+        Ok(Self { pipeline, labels, guidance_scale: *guidance_scale })
+    }
+
+    fn predict(&self, model_input: &Tensor, level: f32) -> Result<Tensor> {
+        match &self.labels {
+            None => self.ask(model_input, level, None),
+            Some((labels, _)) if self.guidance_scale == 1.0 => self.ask(model_input, level, Some(labels)),
+            Some((labels, none)) => {
+                let with = self.ask(model_input, level, Some(labels))?;
+                let without = self.ask(model_input, level, Some(none))?;
+                Ok((&without + ((with - &without)? * self.guidance_scale)?)?)
+            }
+        }
+    }
+
+    /// The model's output for all images at one level.
+    fn ask(&self, model_input: &Tensor, level: f32, labels: Option<&Tensor>) -> Result<Tensor> {
+        let device = self.pipeline.device();
+        kakusan_ops::predict(model_input.dim(0)?, device, |part| {
+            let of = |batch: &Tensor| batch.narrow(0, part.start, part.len());
+            let levels = Tensor::full(level, part.len(), device)?;
+            let labels = labels.map(of).transpose()?;
+            Ok(self.pipeline.model().forward(&of(model_input)?, &levels, labels.as_ref())?)
+        })
+    }
+}

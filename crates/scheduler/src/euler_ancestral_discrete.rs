@@ -1,0 +1,164 @@
+use candle_core::Tensor;
+use kakusan_rng::{Generator, Noise};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::registry::to_map;
+use crate::schedule::{Alphas, ancestral_step, sigma_schedule};
+use crate::tensors::{check_same, mix, randn_like, scale_by_sigma};
+use crate::{
+    BetaConfig, BetaSchedule, Draw, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig, StepOutput,
+    Steps, TimestepSpacing,
+};
+
+/// Euler's method in σ, ancestral: each step goes further down than its level and adds new noise to come back up to it
+/// (Song et al. 2021, DDPM's variance; after k-diffusion's `sample_euler_ancestral`): diffusers'
+/// `EulerAncestralDiscreteScheduler`.
+#[derive(Debug, Clone)]
+pub struct EulerAncestralDiscreteScheduler {
+    config: EulerAncestralDiscreteConfig,
+    alphas: Alphas,
+}
+
+/// The configuration of [`EulerAncestralDiscreteScheduler`], under diffusers' names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EulerAncestralDiscreteConfig {
+    /// The variances of the forward process.
+    #[serde(flatten)]
+    pub beta: BetaConfig,
+    /// Whether they are rescaled to leave nothing of the image at the last timestep (Lin et al. 2023).
+    pub rescale_betas_zero_snr: bool,
+    /// What the model predicts: ε or a velocity.
+    pub prediction_type: PredictionType,
+    /// Which timesteps a sampling visits.
+    #[serde(flatten)]
+    pub spacing: SpacingConfig,
+}
+
+impl Default for EulerAncestralDiscreteConfig {
+    /// diffusers': 1000 timesteps, linear betas, ε-prediction, spaced `linspace`.
+    fn default() -> Self {
+        Self {
+            beta: BetaConfig::default(),
+            rescale_betas_zero_snr: false,
+            prediction_type: PredictionType::Epsilon,
+            spacing: SpacingConfig::new(TimestepSpacing::Linspace),
+        }
+    }
+}
+
+impl EulerAncestralDiscreteScheduler {
+    /// Its `_class_name`.
+    pub const CLASS_NAME: &'static str = "EulerAncestralDiscreteScheduler";
+
+    /// Builds the schedule.
+    ///
+    /// # Errors
+    /// When a value is out of its range, or of no use to this scheduler.
+    pub fn new(config: EulerAncestralDiscreteConfig) -> Result<Self> {
+        use BetaSchedule::{Linear, ScaledLinear, SquaredcosCapV2};
+        config.prediction_type.only(Self::CLASS_NAME, &[PredictionType::Epsilon, PredictionType::VPrediction])?;
+        config.beta.check(Self::CLASS_NAME, &[Linear, ScaledLinear, SquaredcosCapV2])?;
+        Ok(Self::build(config))
+    }
+
+    fn build(config: EulerAncestralDiscreteConfig) -> Self {
+        Self { alphas: Alphas::with_finite_sigmas(&config.beta, config.rescale_betas_zero_snr), config }
+    }
+}
+
+impl Default for EulerAncestralDiscreteScheduler {
+    /// That of [`EulerAncestralDiscreteConfig::default`].
+    fn default() -> Self {
+        Self::build(EulerAncestralDiscreteConfig::default())
+    }
+}
+
+impl Scheduler for EulerAncestralDiscreteScheduler {
+    fn class_name(&self) -> &str {
+        Self::CLASS_NAME
+    }
+
+    fn config(&self) -> Map<String, Value> {
+        to_map(&self.config)
+    }
+
+    fn summary(&self) -> &str {
+        "Euler's method in noise levels with new noise in every step (after k-diffusion)"
+    }
+
+    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
+        self.alphas.draw(clean, rng)
+    }
+
+    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        self.alphas.add_noise_by_sigma(clean, noise, levels)
+    }
+
+    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        self.alphas.target(self.config.prediction_type, clean, noise, levels)
+    }
+
+    fn scale_model_input(&self, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        self.alphas.scale_by_sigma(noisy, levels)
+    }
+
+    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
+        self.alphas.snr(levels).map(Some)
+    }
+
+    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+        options.only(Self::CLASS_NAME, &[])?;
+        let training = self.alphas.sigmas();
+        let (timesteps, sigmas) =
+            sigma_schedule(Self::CLASS_NAME, training, &self.config.spacing, None, options.num_steps())?;
+        let steps = Steps::new(Self::CLASS_NAME, timesteps, options.start)?;
+        Ok(Box::new(EulerAncestralDiscreteRun { scheduler: self.clone(), steps, sigmas }))
+    }
+}
+
+/// A sampling by [`EulerAncestralDiscreteScheduler`]; it remembers nothing but where it is.
+#[derive(Debug)]
+struct EulerAncestralDiscreteRun {
+    scheduler: EulerAncestralDiscreteScheduler,
+    steps: Steps,
+    sigmas: Vec<f32>,
+}
+
+impl Run for EulerAncestralDiscreteRun {
+    fn steps(&self) -> &Steps {
+        &self.steps
+    }
+
+    fn sigmas(&self) -> Option<&[f32]> {
+        Some(&self.sigmas)
+    }
+
+    fn init_noise_sigma(&self) -> f32 {
+        self.scheduler.config.spacing.init_noise_sigma(&self.sigmas)
+    }
+
+    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        check_same("the noise", noise, clean)?;
+        mix(1.0, clean, self.sigmas[self.steps.index()?], noise)
+    }
+
+    fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
+        scale_by_sigma(sample, self.sigmas[self.steps.index()?])
+    }
+
+    fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
+        check_same("the model's output", model_output, sample)?;
+        let i = self.steps.index()?;
+        let (sigma, next_sigma) = (self.sigmas[i], self.sigmas[i + 1]);
+        let x0 = self.scheduler.config.prediction_type.denoised(model_output, sample, sigma)?;
+
+        let (sigma_down, sigma_up) = ancestral_step(sigma, next_sigma);
+        // sample + (sample - x0) / sigma * (sigma_down - sigma)
+        let kept = sigma_down / sigma;
+        let down = mix(kept, sample, 1.0 - kept, &x0)?;
+        let prev_sample = mix(1.0, &down, sigma_up, &randn_like(sample, rng)?)?;
+        self.steps.advance();
+        Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+    }
+}
