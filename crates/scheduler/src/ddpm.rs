@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Alphas, check_timesteps};
-use crate::tensors::{check_same, mix, randn_like, scale};
+use crate::schedule::{Alphas, Posterior, check_timesteps};
+use crate::tensors::{randn_like, scale, split_variance};
 use crate::{
-    BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Schedule, Scheduler, SpacingConfig,
+    BetaConfig, BetaSchedule, Draw, PredictionType, Result, Run, RunOptions, Schedule, Scheduler, SpacingConfig,
     StepOutput, Steps, Takes, ThresholdConfig, TimestepSpacing,
 };
 
@@ -178,62 +178,29 @@ impl Run for DDPMRun {
         let timesteps = self.steps.timesteps();
         let t = timesteps[i] as i64;
         let prev_t = timesteps.get(i + 1).map_or(-1, |&prev| prev as i64);
-        let (output, learned) = split_variance(config.variance_type, model_output, sample)?;
+        let learns = matches!(config.variance_type, VarianceType::Learned | VarianceType::LearnedRange);
+        let (output, learned) = split_variance(learns, model_output, sample)?;
 
         let (alpha_prod, alpha_prod_prev) = (alphas.at(t, 1.0), alphas.at(prev_t, 1.0));
-        let (beta_prod, beta_prod_prev) = (1.0 - alpha_prod, 1.0 - alpha_prod_prev);
-        let alpha = alpha_prod / alpha_prod_prev; // over this step alone
-        let beta = 1.0 - alpha;
+        let posterior = Posterior::new(alpha_prod, alpha_prod_prev);
 
-        let x0 = config.prediction_type.original_sample(&output, sample, alpha_prod.sqrt(), beta_prod.sqrt())?;
+        let x0 =
+            config.prediction_type.original_sample(&output, sample, alpha_prod.sqrt(), (1.0 - alpha_prod).sqrt())?;
         let x0 = config.threshold.threshold_or_clip(x0, config.clip_sample.then_some(config.clip_sample_range))?;
 
-        // the posterior's mean (equation 7)
-        let of_x0 = alpha_prod_prev.sqrt() * beta / beta_prod;
-        let of_sample = alpha.sqrt() * beta_prod_prev / beta_prod;
-        let mean = mix(of_x0, &x0, of_sample, sample)?;
-
+        let mean = posterior.mean(&x0, sample)?;
         self.steps.advance();
         if t == 0 {
             return Ok(StepOutput { prev_sample: mean, pred_original_sample: x0 });
         }
         let noise = randn_like(&output, rng)?;
-        let small = (beta_prod_prev / beta_prod * beta).max(1e-20);
         let noise = match (config.variance_type, learned) {
-            (VarianceType::FixedSmall | VarianceType::FixedSmallLog, _) => scale(&noise, small.sqrt())?,
-            (VarianceType::FixedLarge | VarianceType::FixedLargeLog, _) => scale(&noise, beta.sqrt())?,
+            (VarianceType::FixedSmall | VarianceType::FixedSmallLog, _) => scale(&noise, posterior.small.sqrt())?,
+            (VarianceType::FixedLarge | VarianceType::FixedLargeLog, _) => scale(&noise, posterior.beta.sqrt())?,
             (VarianceType::Learned, Some(variance)) => (variance.sqrt()? * noise)?,
-            (VarianceType::LearnedRange, Some(v)) => {
-                // its logarithm between those of β̃, at v = -1, and β, at v = 1
-                let (low, high) = (small.ln(), beta.ln());
-                let log_variance = v.affine(f64::from(high - low) / 2.0, f64::from(high + low) / 2.0)?;
-                (log_variance.affine(0.5, 0.0)?.exp()? * noise)?
-            }
+            (VarianceType::LearnedRange, Some(v)) => (posterior.learned_deviation(&v)? * noise)?,
             (VarianceType::Learned | VarianceType::LearnedRange, None) => noise,
         };
         Ok(StepOutput { prev_sample: (mean + noise)?, pred_original_sample: x0 })
     }
-}
-
-/// The model's output and, where it predicts the variance in a second half of its channels, that half.
-fn split_variance(variance_type: VarianceType, output: &Tensor, sample: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
-    let learned = matches!(variance_type, VarianceType::Learned | VarianceType::LearnedRange);
-    let channels = sample.dim(1)?;
-    if learned && output.rank() == sample.rank() && output.dim(1)? == 2 * channels {
-        let variance = output.narrow(1, channels, channels)?;
-        let output = output.narrow(1, 0, channels)?;
-        check_same("the model's output", &output, sample)?;
-        return Ok((output, Some(variance)));
-    }
-    if learned {
-        let mut expected = sample.dims().to_vec();
-        expected[1] = 2 * channels;
-        return Err(Error::Shape {
-            what: "the model's output, variance and all,",
-            got: output.dims().to_vec(),
-            expected,
-        });
-    }
-    check_same("the model's output", output, sample)?;
-    Ok((output.clone(), None))
 }

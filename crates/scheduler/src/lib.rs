@@ -30,44 +30,83 @@
 #![forbid(unsafe_code)]
 
 pub mod conformance;
+mod consistency_models;
 mod ddim;
 mod ddim_inverse;
 mod ddpm;
+mod deis_multistep;
+mod dpm_solver_multistep;
+mod dpm_solver_multistep_inverse;
 mod dpm_solver_sde;
+mod dpm_solver_singlestep;
+mod edm_dpm_solver_multistep;
+mod edm_euler;
 mod error;
 mod euler_ancestral_discrete;
 mod euler_discrete;
+mod flow_match_euler_discrete;
+mod flow_match_heun_discrete;
 mod heun_discrete;
+mod ipndm;
+mod karras_ve;
 mod kdpm2_ancestral_discrete;
 mod kdpm2_discrete;
+mod lcm;
 mod linear_mix;
 mod lms_discrete;
 mod options;
 mod pndm;
 mod registry;
+mod repaint;
+mod sa_solver;
 mod schedule;
 mod scheduler;
+mod sde_ve;
+mod sde_vp;
 mod steps;
+mod tcd;
 mod tensors;
+mod unclip;
+mod unipc_multistep;
 
+pub use consistency_models::{CMStochasticIterativeConfig, CMStochasticIterativeScheduler};
 pub use ddim::{DDIMConfig, DDIMScheduler};
 pub use ddim_inverse::{DDIMInverseConfig, DDIMInverseScheduler};
 pub use ddpm::{DDPMConfig, DDPMScheduler, VarianceType};
+pub use deis_multistep::{DEISAlgorithmType, DEISMultistepConfig, DEISMultistepScheduler, DEISSolverType};
+pub use dpm_solver_multistep::{DPMSolverMultistepConfig, DPMSolverMultistepScheduler};
+pub use dpm_solver_multistep_inverse::{DPMSolverMultistepInverseConfig, DPMSolverMultistepInverseScheduler};
 pub use dpm_solver_sde::{DPMSolverSDEConfig, DPMSolverSDEScheduler};
+pub use dpm_solver_singlestep::{DPMSolverSinglestepConfig, DPMSolverSinglestepScheduler};
+pub use edm_dpm_solver_multistep::{EDMDPMSolverMultistepConfig, EDMDPMSolverMultistepScheduler};
+pub use edm_euler::{EDMEulerConfig, EDMEulerScheduler};
 pub use error::{Error, Result};
 pub use euler_ancestral_discrete::{EulerAncestralDiscreteConfig, EulerAncestralDiscreteScheduler};
 pub use euler_discrete::{EulerDiscreteConfig, EulerDiscreteScheduler, InterpolationType, TimestepType};
+pub use flow_match_euler_discrete::{FlowMatchEulerDiscreteConfig, FlowMatchEulerDiscreteScheduler};
+pub use flow_match_heun_discrete::{FlowMatchHeunDiscreteConfig, FlowMatchHeunDiscreteScheduler};
 pub use heun_discrete::{HeunDiscreteConfig, HeunDiscreteScheduler};
+pub use ipndm::{IPNDMConfig, IPNDMScheduler};
+pub use karras_ve::{KarrasVeConfig, KarrasVeScheduler};
 pub use kdpm2_ancestral_discrete::{KDPM2AncestralDiscreteConfig, KDPM2AncestralDiscreteScheduler};
 pub use kdpm2_discrete::{KDPM2DiscreteConfig, KDPM2DiscreteScheduler};
+pub use lcm::{LCMConfig, LCMScheduler};
 pub use linear_mix::LinearMixScheduler;
 pub use lms_discrete::{LMSDiscreteConfig, LMSDiscreteScheduler};
 pub use options::{Churn, RunOptions, Schedule, Takes};
 pub use pndm::{PNDMConfig, PNDMScheduler};
 pub use registry::{Constructor, Registry, to_json};
+pub use repaint::{RePaintConfig, RePaintOptions, RePaintScheduler};
+pub use sa_solver::{SAAlgorithmType, SASolverConfig, SASolverScheduler, SATau};
 pub use schedule::{
-    BetaConfig, BetaSchedule, FinalSigmasType, PredictionType, SigmaConfig, SpacingConfig, ThresholdConfig,
-    TimestepSpacing,
+    BetaConfig, BetaSchedule, DPMAlgorithmType, DPMSolverType, DynamicShiftConfig, EDMConfig, FinalSigmasType,
+    FlowConfig, LearnedVarianceType, PredictionType, SigmaConfig, SigmaSchedule, SolverConfig, SpacingConfig,
+    ThresholdConfig, TimeShiftType, TimestepSpacing, UniPCSolverType,
 };
 pub use scheduler::{Draw, PixelRange, Run, Scheduler, StepOutput};
+pub use sde_ve::{ScoreSdeVeConfig, ScoreSdeVeScheduler};
+pub use sde_vp::{ScoreSdeVpConfig, ScoreSdeVpScheduler};
 pub use steps::Steps;
+pub use tcd::{TCDConfig, TCDScheduler};
+pub use unclip::{UnCLIPConfig, UnCLIPScheduler};
+pub use unipc_multistep::{UniPCMultistepConfig, UniPCMultistepScheduler};

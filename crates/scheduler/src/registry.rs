@@ -9,10 +9,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{
-    DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, DPMSolverSDEScheduler, Draw, Error,
-    EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, KDPM2AncestralDiscreteScheduler,
-    KDPM2DiscreteScheduler, LMSDiscreteScheduler, LinearMixScheduler, PNDMScheduler, PixelRange, Result, Run,
-    RunOptions, Scheduler,
+    CMStochasticIterativeScheduler, DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, DEISMultistepScheduler,
+    DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler, DPMSolverSDEScheduler,
+    DPMSolverSinglestepScheduler, Draw, EDMDPMSolverMultistepScheduler, EDMEulerScheduler, Error,
+    EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler, HeunDiscreteScheduler, IPNDMScheduler, KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler, KarrasVeScheduler, LCMScheduler, LMSDiscreteScheduler, LinearMixScheduler, PNDMScheduler,
+    PixelRange, RePaintScheduler, Result, Run, RunOptions, SASolverScheduler, Scheduler, ScoreSdeVeScheduler,
+    ScoreSdeVpScheduler, TCDScheduler, UnCLIPScheduler, UniPCMultistepScheduler,
 };
 
 /// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
@@ -43,22 +47,51 @@ impl Default for Registry {
     fn default() -> Self {
         let mut registry = Self { constructors: BTreeMap::new() };
         let ours: &[(&str, Constructor)] = &[
-            (DDIMScheduler::CLASS_NAME, |config| construct(config, DDIMScheduler::new)),
+            (CMStochasticIterativeScheduler::CLASS_NAME, |config| {
+                construct(config, CMStochasticIterativeScheduler::new)
+            }),
             (DDIMInverseScheduler::CLASS_NAME, |config| construct(config, DDIMInverseScheduler::new)),
+            (DDIMScheduler::CLASS_NAME, |config| construct(config, DDIMScheduler::new)),
             (DDPMScheduler::CLASS_NAME, |config| construct(config, DDPMScheduler::new)),
+            (DEISMultistepScheduler::CLASS_NAME, |config| construct(config, DEISMultistepScheduler::new)),
+            (DPMSolverMultistepInverseScheduler::CLASS_NAME, |config| {
+                construct(config, DPMSolverMultistepInverseScheduler::new)
+            }),
+            (DPMSolverMultistepScheduler::CLASS_NAME, |config| construct(config, DPMSolverMultistepScheduler::new)),
             (DPMSolverSDEScheduler::CLASS_NAME, |config| construct(config, DPMSolverSDEScheduler::new)),
+            (DPMSolverSinglestepScheduler::CLASS_NAME, |config| construct(config, DPMSolverSinglestepScheduler::new)),
+            (EDMDPMSolverMultistepScheduler::CLASS_NAME, |config| {
+                construct(config, EDMDPMSolverMultistepScheduler::new)
+            }),
+            (EDMEulerScheduler::CLASS_NAME, |config| construct(config, EDMEulerScheduler::new)),
             (EulerAncestralDiscreteScheduler::CLASS_NAME, |config| {
                 construct(config, EulerAncestralDiscreteScheduler::new)
             }),
             (EulerDiscreteScheduler::CLASS_NAME, |config| construct(config, EulerDiscreteScheduler::new)),
+            (FlowMatchEulerDiscreteScheduler::CLASS_NAME, |config| {
+                construct(config, FlowMatchEulerDiscreteScheduler::new)
+            }),
+            (FlowMatchHeunDiscreteScheduler::CLASS_NAME, |config| {
+                construct(config, FlowMatchHeunDiscreteScheduler::new)
+            }),
             (HeunDiscreteScheduler::CLASS_NAME, |config| construct(config, HeunDiscreteScheduler::new)),
+            (IPNDMScheduler::CLASS_NAME, |config| construct(config, IPNDMScheduler::new)),
             (KDPM2AncestralDiscreteScheduler::CLASS_NAME, |config| {
                 construct(config, KDPM2AncestralDiscreteScheduler::new)
             }),
             (KDPM2DiscreteScheduler::CLASS_NAME, |config| construct(config, KDPM2DiscreteScheduler::new)),
+            (KarrasVeScheduler::CLASS_NAME, |config| construct(config, KarrasVeScheduler::new)),
+            (LCMScheduler::CLASS_NAME, |config| construct(config, LCMScheduler::new)),
             (LMSDiscreteScheduler::CLASS_NAME, |config| construct(config, LMSDiscreteScheduler::new)),
             (LinearMixScheduler::CLASS_NAME, |config| construct(config, Ok::<LinearMixScheduler, Error>)),
             (PNDMScheduler::CLASS_NAME, |config| construct(config, PNDMScheduler::new)),
+            (RePaintScheduler::CLASS_NAME, |config| construct(config, RePaintScheduler::new)),
+            (SASolverScheduler::CLASS_NAME, |config| construct(config, SASolverScheduler::new)),
+            (ScoreSdeVeScheduler::CLASS_NAME, |config| construct(config, ScoreSdeVeScheduler::new)),
+            (ScoreSdeVpScheduler::CLASS_NAME, |config| construct(config, ScoreSdeVpScheduler::new)),
+            (TCDScheduler::CLASS_NAME, |config| construct(config, TCDScheduler::new)),
+            (UnCLIPScheduler::CLASS_NAME, |config| construct(config, UnCLIPScheduler::new)),
+            (UniPCMultistepScheduler::CLASS_NAME, |config| construct(config, UniPCMultistepScheduler::new)),
         ];
         ours.iter().for_each(|(class_name, constructor)| registry.register(class_name, *constructor));
         registry
@@ -174,23 +207,28 @@ where
     C: Serialize + DeserializeOwned + Default,
     S: Scheduler + 'static,
 {
+    Ok(Arc::new(new(read_config("", given)?)?))
+}
+
+/// A class's default configuration with `given` laid over it, all of whose keys it knows.
+pub(crate) fn read_config<C>(class_name: &str, given: Map<String, Value>) -> Result<C>
+where
+    C: Serialize + DeserializeOwned + Default,
+{
     let read = |given: Map<String, Value>| -> std::result::Result<C, String> {
         let mut config = to_map(&C::default());
         config.extend(given);
         serde_json::from_value(Value::Object(config)).map_err(|e| e.to_string())
     };
-    let refuse = |reason: String| Error::Config { class_name: String::new(), reason };
-    match read(given.clone()) {
-        Ok(config) => Ok(Arc::new(new(config)?)),
-        // serde does not say which of the flattened keys it was
-        Err(whole) => Err(given
-            .into_iter()
-            .find_map(|(key, value)| {
-                let reason = read(Map::from_iter([(key.clone(), value)])).err()?;
-                Some(refuse(format!("`{key}`: {reason}")))
-            })
-            .unwrap_or(refuse(whole))),
-    }
+    let refuse = |reason: String| Error::Config { class_name: class_name.to_owned(), reason };
+    // serde does not say which of the flattened keys it was
+    read(given.clone()).map_err(|whole| {
+        let which = given.into_iter().find_map(|(key, value)| {
+            let reason = read(Map::from_iter([(key.clone(), value)])).err()?;
+            Some(format!("`{key}`: {reason}"))
+        });
+        refuse(which.unwrap_or(whole))
+    })
 }
 
 /// A configuration as the map that its file holds.

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use candle_core::{Device, Tensor};
 use kakusan_config::Config;
 use kakusan_rng::{Generator, Noise};
-use kakusan_scheduler::{Churn, Registry, RunOptions, Schedule, to_json};
+use kakusan_scheduler::{
+    Churn, RePaintOptions, RePaintScheduler, Registry, Run, RunOptions, Schedule, Scheduler, to_json,
+};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -60,7 +62,11 @@ fn samplings_are_diffusers_own() -> TestResult {
 fn compare(class_name: &str, case: &Config, key: &str, file: &SafeTensors) -> TestResult<Option<String>> {
     let Some(Value::Object(config)) = case.get("config") else { return Err("a case without config".into()) };
     let scheduler = Registry::default().build(class_name, config)?;
-    let mut run = scheduler.run_with(&options(case)?)?;
+    let mut rng = Generator::new(case["seed"].as_u64().unwrap_or(0));
+    let mut run = match class_name {
+        RePaintScheduler::CLASS_NAME => repaint_run(scheduler.as_ref(), case, &mut rng)?,
+        _ => scheduler.run_with(&options(case)?)?,
+    };
     let golden = |name: &str| numbers(file, &format!("{key}.{name}"));
 
     if let Some(difference) = differ(run.timesteps(), &golden("timesteps")?, 1e-6) {
@@ -74,7 +80,6 @@ fn compare(class_name: &str, case: &Config, key: &str, file: &SafeTensors) -> Te
             return Ok(Some(format!("sigmas: {difference}")));
         }
     }
-    let mut rng = Generator::new(case["seed"].as_u64().unwrap_or(0));
     let mut x = match case["options"].get("start") {
         None => run.initial_noise(&SHAPE, &Device::Cpu, &mut rng)?,
         Some(_) => {
@@ -95,6 +100,22 @@ fn compare(class_name: &str, case: &Config, key: &str, file: &SafeTensors) -> Te
         ours.extend(x.flatten_all()?.to_vec1::<f32>()?);
     }
     Ok(differ(&ours, &theirs, TOLERANCE).map(|difference| format!("trajectory: {difference}")))
+}
+
+/// Paints into an image of noise, but for every other pixel.
+fn repaint_run(scheduler: &dyn Scheduler, case: &Config, rng: &mut Generator) -> TestResult<Box<dyn Run>> {
+    let original = Tensor::from_vec(rng.randn_tensor(&SHAPE)?, &SHAPE, &Device::Cpu)?;
+    let mask: Vec<f32> = (0..9).map(|i| (i % 2) as f32).collect();
+    let mask = Tensor::from_vec(mask, (1, 1, 3, 3), &Device::Cpu)?;
+    let given = &case["options"];
+    let count = |value: &Value| value.as_u64().map(|n| n as usize).ok_or("not a count");
+    let options = RePaintOptions {
+        num_inference_steps: count(&given["num_inference_steps"])?,
+        jump_length: count(&given["step"]["jump_length"])?,
+        jump_n_sample: count(&given["step"]["jump_n_sample"])?,
+        eta: given["step"]["eta"].as_f64(),
+    };
+    Ok(RePaintScheduler::from_config(&scheduler.config())?.repaint_run(&options, &original, &mask)?)
 }
 
 /// The arguments of diffusers' `set_timesteps` and `step`.

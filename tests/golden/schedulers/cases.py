@@ -3,10 +3,10 @@
 from itertools import product
 
 
-def case(steps=10, seed=0, start=0, step=None, model_channels=1, timesteps=None, sigmas=None, **config):
+def case(steps=10, seed=0, start=0, step=None, model_channels=1, timesteps=None, sigmas=None, mu=None, **config):
     """A sampling in `steps` steps by a scheduler with this `config`; `step` are further arguments of each step."""
     options = {"num_inference_steps": steps} if timesteps is None and sigmas is None else {}
-    given = {"timesteps": timesteps, "sigmas": sigmas, "start": start or None, "step": step}
+    given = {"timesteps": timesteps, "sigmas": sigmas, "start": start or None, "step": step, "mu": mu}
     options |= {name: value for name, value in given.items() if value is not None}
     return {"config": config, "options": options, "seed": seed, "model_channels": model_channels}
 

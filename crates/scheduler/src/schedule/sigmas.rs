@@ -23,6 +23,8 @@ pub(crate) enum SigmaConversion {
     Karras,
     Exponential,
     Beta,
+    /// Evenly in λ = -log σ, whose ends are in f32 (Lu et al. 2022).
+    Lu,
 }
 
 /// The noise level that the last step leads to.
@@ -74,6 +76,10 @@ impl SigmaConversion {
         match self {
             Self::Karras => karras(sigma_max, sigma_min, 7.0, n),
             Self::Exponential => linspace_f64(sigma_max.ln(), sigma_min.ln(), n).into_iter().map(f64::exp).collect(),
+            Self::Lu => {
+                let [max, min] = [sigma_max, sigma_min].map(|sigma| f64::from((sigma as f32).ln()));
+                linspace_f64(max, min, n).into_iter().map(f64::exp).collect()
+            }
             Self::Beta => linspace_f64(0.0, 1.0, n)
                 .into_iter()
                 .map(|quantile| sigma_min + puruspe::invbetai(1.0 - quantile, 0.6, 0.6) * (sigma_max - sigma_min))
@@ -154,6 +160,6 @@ pub(crate) fn sigma_to_t(sigma: f64, log_sigmas: &[f32]) -> f64 {
 }
 
 /// diffusers' flags are `Optional[bool]`, and files hold null.
-fn null_is_false<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<bool, D::Error> {
+pub(crate) fn null_is_false<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<bool, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }

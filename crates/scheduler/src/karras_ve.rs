@@ -1,0 +1,229 @@
+use candle_core::{Device, Tensor};
+use kakusan_rng::{Generator, Noise};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::registry::to_map;
+use crate::schedule::{check_count, check_positive, check_sigma_range, serialize_whole};
+use crate::tensors::{check_same, mix, mix_by_level, of_levels, randn, randn_like, scale};
+use crate::{Churn, Draw, Error, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
+
+/// Karras' stochastic sampler for score models of the variance exploding SDE (Karras et al. 2022, algorithm 2 and equation
+/// 213): diffusers' deprecated `KarrasVeScheduler`, used as its pipeline does.
+///
+/// The model sees `(x + 1) / 2` and is told `σ / 2`: pixels from 0 to 1 for it, from -1 to 1 for the sampler. Its output is
+/// the score there. A step calls it twice, but for the last; the noise that begins a step comes with what the step before
+/// gives, or with the initial noise. [`RunOptions::start`] counts steps, not calls.
+///
+/// As in diffusers the noise levels are `σ_max² (σ_min² / σ_max²)^(i / (n - 1))`, squares where one would expect none, while
+/// the initial noise has a deviation of σ_max. (Its one step alone is not a number; here it begins at the highest level.)
+#[derive(Debug, Clone, Default)]
+pub struct KarrasVeScheduler {
+    config: KarrasVeConfig,
+}
+
+/// The configuration of [`KarrasVeScheduler`], under diffusers' names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KarrasVeConfig {
+    /// The square root of the lowest noise level.
+    pub sigma_min: f64,
+    /// The square root of the highest noise level.
+    #[serde(serialize_with = "serialize_whole")]
+    pub sigma_max: f64,
+    /// The standard deviation of the noise added, 1 or a little more.
+    pub s_noise: f64,
+    /// How much noise is added, over all steps.
+    #[serde(serialize_with = "serialize_whole")]
+    pub s_churn: f64,
+    /// The lowest noise level at which noise is added.
+    pub s_min: f64,
+    /// The highest noise level at which noise is added.
+    #[serde(serialize_with = "serialize_whole")]
+    pub s_max: f64,
+}
+
+impl Default for KarrasVeConfig {
+    /// diffusers': between 0.02 and 100, a churn of 80 from 0.05 to 50.
+    fn default() -> Self {
+        Self { sigma_min: 0.02, sigma_max: 100.0, s_noise: 1.007, s_churn: 80.0, s_min: 0.05, s_max: 50.0 }
+    }
+}
+
+impl KarrasVeScheduler {
+    /// Its `_class_name`.
+    pub const CLASS_NAME: &'static str = "KarrasVeScheduler";
+
+    /// Takes the configuration.
+    ///
+    /// # Errors
+    /// When a value is out of its range.
+    pub fn new(config: KarrasVeConfig) -> Result<Self> {
+        check_sigma_range(Self::CLASS_NAME, config.sigma_min, config.sigma_max)?;
+        check_positive(Self::CLASS_NAME, &[("s_noise", config.s_noise)])?;
+        for (key, value) in [("s_churn", config.s_churn), ("s_min", config.s_min), ("s_max", config.s_max)] {
+            if value.is_nan() || value < 0.0 {
+                let reason = format!("{key} is {value}; it must be at least 0");
+                return Err(Error::Config { class_name: Self::CLASS_NAME.into(), reason });
+            }
+        }
+        Ok(Self { config })
+    }
+
+    /// `n` noise levels from the highest to the lowest.
+    fn sigmas(&self, n: usize) -> Vec<f32> {
+        let KarrasVeConfig { sigma_min, sigma_max, .. } = self.config;
+        let ratio = (sigma_min.powi(2) / sigma_max.powi(2)) as f32;
+        let sigma = |i: usize| sigma_max.powi(2) as f32 * ratio.powf(i as f32 / (n.max(2) - 1) as f32);
+        (0..n).map(sigma).collect()
+    }
+}
+
+impl Scheduler for KarrasVeScheduler {
+    fn class_name(&self) -> &str {
+        Self::CLASS_NAME
+    }
+
+    fn config(&self) -> Map<String, Value> {
+        to_map(&self.config)
+    }
+
+    fn summary(&self) -> &str {
+        "Karras' stochastic sampler for variance exploding score models, two model calls a step (Karras et al. 2022)"
+    }
+
+    /// Noise, and for each image a noise level evenly in `log σ` over all that samplings visit.
+    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
+        let KarrasVeConfig { sigma_min, sigma_max, .. } = self.config;
+        let batch = clean.dim(0)?;
+        let noise = randn(clean.dims(), clean.device(), rng)?;
+        let sigma = |u: f32| sigma_min.powi(2) * (sigma_max / sigma_min).powf(2.0 * f64::from(u));
+        let levels = rng.rand(batch).into_iter().map(|u| (sigma(u) / 2.0) as f32).collect();
+        Ok(Draw { noise, levels: Tensor::from_vec(levels, batch, clean.device())? })
+    }
+
+    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        mix_by_level(clean, noise, levels, |level| Ok((1.0, 2.0 * level)))
+    }
+
+    /// The score of the noisy image as the model sees it: `-noise / (σ / 2)`.
+    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        mix_by_level(clean, noise, levels, |level| Ok((0.0, -1.0 / level)))
+    }
+
+    /// The square of the level, which weighs all alike.
+    fn loss_weight(&self, levels: &Tensor) -> Result<Option<Tensor>> {
+        of_levels(levels, |level| level * level).map(Some)
+    }
+
+    fn scale_model_input(&self, noisy: &Tensor, _levels: &Tensor) -> Result<Tensor> {
+        to_unit(noisy)
+    }
+
+    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
+        of_levels(levels, |level| (2.0 * level).powi(-2)).map(Some)
+    }
+
+    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+        options.only(Self::CLASS_NAME, &[])?;
+        let n = check_count(Self::CLASS_NAME, options.num_steps())?;
+        let KarrasVeConfig { sigma_max, s_noise, s_churn, s_min: s_tmin, s_max: s_tmax, .. } = self.config;
+        let churn = Churn { s_churn, s_tmin, s_tmax, s_noise };
+        let sigmas: Vec<f32> = self.sigmas(n).into_iter().chain([0.0]).collect();
+        let sigma_hats: Vec<f32> = sigmas[..n].iter().map(|&sigma| sigma + churn.gamma(sigma, n) * sigma).collect();
+        // at the raised level of a step, and at the level that it leads to, unless that is 0
+        let calls = sigma_hats.iter().zip(&sigmas[1..]).flat_map(|(&hat, &next)| [hat / 2.0, next / 2.0]);
+        let calls = calls.take(2 * n - 1).collect();
+        let steps = Steps::with_second_calls(Self::CLASS_NAME, calls, options.start)?;
+        let init_noise_sigma = sigma_max as f32;
+        let s_noise = s_noise as f32;
+        Ok(Box::new(KarrasVeRun { init_noise_sigma, s_noise, sigmas, sigma_hats, steps, first: None }))
+    }
+}
+
+/// What the model sees: pixels from 0 to 1.
+fn to_unit(sample: &Tensor) -> Result<Tensor> {
+    Ok(sample.affine(0.5, 0.5)?)
+}
+
+/// A sampling by [`KarrasVeScheduler`]; between the two calls of a step it remembers the first.
+#[derive(Debug)]
+struct KarrasVeRun {
+    init_noise_sigma: f32,
+    s_noise: f32,
+    sigmas: Vec<f32>,
+    sigma_hats: Vec<f32>,
+    steps: Steps,
+    first: Option<FirstCall>,
+}
+
+/// Where a step began, and its derivative there.
+#[derive(Debug)]
+struct FirstCall {
+    sample_hat: Tensor,
+    derivative: Tensor,
+}
+
+impl KarrasVeRun {
+    /// Raises the noise level of a sample to that at which `step` begins. The noise is drawn even where none is added.
+    fn churn(&self, step: usize, sample: &Tensor, rng: &mut dyn Noise) -> Result<Tensor> {
+        let (sigma, sigma_hat) = (self.sigmas[step], self.sigma_hats[step]);
+        let eps = scale(&randn_like(sample, rng)?, self.s_noise)?;
+        mix(1.0, sample, (sigma_hat * sigma_hat - sigma * sigma).sqrt(), &eps)
+    }
+}
+
+impl Run for KarrasVeRun {
+    fn steps(&self) -> &Steps {
+        &self.steps
+    }
+
+    fn sigmas(&self) -> Option<&[f32]> {
+        Some(&self.sigmas)
+    }
+
+    fn init_noise_sigma(&self) -> f32 {
+        self.init_noise_sigma
+    }
+
+    fn initial_noise(&self, shape: &[usize], device: &Device, rng: &mut dyn Noise) -> Result<Tensor> {
+        let noise = scale(&randn(shape, device, rng)?, self.init_noise_sigma)?;
+        self.churn(self.steps.index()? / 2, &noise, rng)
+    }
+
+    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        check_same("the noise", noise, clean)?;
+        mix(1.0, clean, self.timesteps()[self.steps.index()?] * 2.0, noise)
+    }
+
+    fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
+        to_unit(sample)
+    }
+
+    fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
+        check_same("the model's output", model_output, sample)?;
+        let call = self.steps.index()?;
+        let step = call / 2;
+        let (sigma_hat, next_sigma) = (self.sigma_hats[step], self.sigmas[step + 1]);
+        let level = self.timesteps()[call];
+        let output = scale(model_output, level)?;
+        let x0 = mix(1.0, sample, 2.0 * level, &output)?;
+        let derivative = output.neg()?; // (sample - x0) / σ
+
+        let (prev_sample, first) = match &self.first {
+            None => {
+                let next = mix(1.0, sample, next_sigma - sigma_hat, &derivative)?;
+                let is_last = next_sigma == 0.0;
+                (next, (!is_last).then(|| FirstCall { sample_hat: sample.clone(), derivative }))
+            }
+            Some(FirstCall { sample_hat, derivative: first }) => {
+                check_same("the sample", sample, sample_hat)?;
+                let mean = mix(0.5, first, 0.5, &derivative)?;
+                let next = mix(1.0, sample_hat, next_sigma - sigma_hat, &mean)?;
+                (self.churn(step + 1, &next, rng)?, None)
+            }
+        };
+        self.first = first;
+        self.steps.advance();
+        Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+    }
+}

@@ -1,0 +1,129 @@
+use candle_core::Tensor;
+use kakusan_rng::Generator;
+use serde::{Deserialize, Serialize};
+
+use super::checks::{check_positive, check_sigma_range, check_train_timesteps};
+use super::{linspace_f64, sigmas::karras};
+use crate::tensors::{draw_from, mix_by_level, of_levels, scale_by_level};
+use crate::{Draw, PredictionType, Result};
+
+/// The noise levels and the preconditioning of EDM (Karras et al. 2022, table 1), under diffusers' names.
+///
+/// The model is told `ln(σ) / 4` and sees `x / sqrt(σ² + σ_data²)`; its output `F` stands for the image
+/// `c_skip x + c_out F`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EDMConfig {
+    /// The lowest noise level.
+    pub sigma_min: f64,
+    /// The highest noise level.
+    pub sigma_max: f64,
+    /// The standard deviation of the images' pixels.
+    pub sigma_data: f64,
+    /// How the noise levels lie between the two.
+    pub sigma_schedule: SigmaSchedule,
+    /// How many steps the levels that training draws are apart: there is one more of them.
+    pub num_train_timesteps: usize,
+    /// `epsilon`, or `v_prediction`, which turns the sign of the model's output.
+    pub prediction_type: PredictionType,
+    /// ρ, how much closer together the levels of `karras` lie where there is little noise.
+    pub rho: f64,
+}
+
+/// How noise levels lie between the highest and the lowest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SigmaSchedule {
+    /// Evenly in `σ^(1/ρ)` (Karras et al. 2022, equation 5).
+    Karras,
+    /// Evenly in `log σ`.
+    Exponential,
+}
+
+impl Default for EDMConfig {
+    /// The paper's: from 0.002 to 80, a σ_data of 0.5 and a ρ of 7; 1000 steps of training.
+    fn default() -> Self {
+        Self {
+            sigma_min: 0.002,
+            sigma_max: 80.0,
+            sigma_data: 0.5,
+            sigma_schedule: SigmaSchedule::Karras,
+            num_train_timesteps: 1000,
+            prediction_type: PredictionType::Epsilon,
+            rho: 7.0,
+        }
+    }
+}
+
+impl EDMConfig {
+    /// Says what is out of range.
+    pub(crate) fn check(&self, class_name: &str) -> Result<()> {
+        self.prediction_type.only(class_name, &[PredictionType::Epsilon, PredictionType::VPrediction])?;
+        check_sigma_range(class_name, self.sigma_min, self.sigma_max)?;
+        check_positive(class_name, &[("sigma_data", self.sigma_data), ("rho", self.rho)])?;
+        check_train_timesteps(class_name, self.num_train_timesteps, 1)
+    }
+
+    /// `n` noise levels, descending from the highest to the lowest.
+    pub(crate) fn sigmas(&self, n: usize) -> Vec<f64> {
+        match self.sigma_schedule {
+            SigmaSchedule::Karras => karras(self.sigma_max, self.sigma_min, self.rho, n),
+            SigmaSchedule::Exponential => {
+                linspace_f64(self.sigma_max.ln(), self.sigma_min.ln(), n).into_iter().map(f64::exp).collect()
+            }
+        }
+    }
+
+    /// What the model is told of a noise level: `ln(σ) / 4`.
+    pub(crate) fn c_noise(&self, sigma: f32) -> f32 {
+        0.25 * sigma.ln()
+    }
+
+    /// What the sample is scaled by for the model: `1 / sqrt(σ² + σ_data²)`.
+    pub(crate) fn c_in(&self, sigma: f32) -> f32 {
+        1.0 / (sigma * sigma + (self.sigma_data * self.sigma_data) as f32).sqrt()
+    }
+
+    /// The weights of the sample and of the model's output in the image.
+    pub(crate) fn c_skip_out(&self, sigma: f32) -> (f32, f32) {
+        let (sigma_data, variance_data) = (self.sigma_data as f32, (self.sigma_data * self.sigma_data) as f32);
+        let c_out = sigma * sigma_data / (sigma * sigma + variance_data).sqrt();
+        let sign = if self.prediction_type == PredictionType::VPrediction { -1.0 } else { 1.0 };
+        (variance_data / (sigma * sigma + variance_data), sign * c_out)
+    }
+
+    /// Noise, and one of the `num_train_timesteps + 1` levels for each image.
+    pub(crate) fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
+        let table = self.sigmas(self.num_train_timesteps + 1);
+        draw_from(&table.into_iter().map(|sigma| self.c_noise(sigma as f32)).collect::<Vec<_>>(), clean, rng)
+    }
+
+    /// `clean + σ noise`
+    pub(crate) fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        mix_by_level(clean, noise, levels, |level| Ok((1.0, sigma_of(level))))
+    }
+
+    /// The output that stands for the clean image: `(clean - c_skip noisy) / c_out`.
+    pub(crate) fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        mix_by_level(clean, noise, levels, |level| {
+            let (sigma, sigma_data) = (sigma_of(level), self.sigma_data as f32);
+            let sign = if self.prediction_type == PredictionType::VPrediction { -1.0 } else { 1.0 };
+            let c_in = sign * self.c_in(sigma);
+            Ok((c_in * sigma / sigma_data, -c_in * sigma_data))
+        })
+    }
+
+    /// What the model sees of [`add_noise`](Self::add_noise).
+    pub(crate) fn scale(&self, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        scale_by_level(noisy, levels, |level| self.c_in(sigma_of(level)))
+    }
+
+    /// `1 / σ²`, as of the other schedulers, whatever the images' own variance.
+    pub(crate) fn snr(&self, levels: &Tensor) -> Result<Tensor> {
+        of_levels(levels, |level| sigma_of(level).powi(-2))
+    }
+}
+
+/// The noise level that the model is told of as `level`.
+fn sigma_of(level: f32) -> f32 {
+    (4.0 * f64::from(level)).exp() as f32
+}

@@ -1,0 +1,168 @@
+use super::sigmas::{SigmaConversion, sigma_to_t};
+use super::{Process, SpacingConfig, TimestepSpacing, check_whole_timesteps, interpolate, linspace_f64, shifted};
+use crate::{Error, Result, Schedule};
+
+/// How a solver's model calls are spaced.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spaced {
+    /// Which timesteps, where noise levels are not spaced otherwise.
+    pub(crate) spacing: SpacingConfig,
+    /// How many timesteps of training there are to visit: all, or those before `lambda_min_clipped`.
+    pub(crate) last_timestep: usize,
+    /// Noise levels spaced otherwise, between those of training or `[sigma_min, sigma_max]`.
+    pub(crate) conversion: Option<SigmaConversion>,
+    pub(crate) limits: [Option<f64>; 2],
+    /// Whether the timesteps of such noise levels are rounded; otherwise they are cut off.
+    pub(crate) rounded: bool,
+    /// The shift of a flow's noise levels; `None` where there is no flow.
+    pub(crate) flow_shift: Option<f64>,
+    /// Whether the run leads from images to noise.
+    pub(crate) upwards: bool,
+}
+
+/// The timesteps and the noise levels of a solver's model calls.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Path {
+    pub(crate) timesteps: Vec<f32>,
+    pub(crate) sigmas: Vec<f64>,
+}
+
+impl Spaced {
+    /// Over all of training from noise to images.
+    pub(crate) fn new(process: &Process, spacing: SpacingConfig, conversion: Option<SigmaConversion>) -> Self {
+        Self {
+            spacing,
+            last_timestep: process.alphas.len(),
+            conversion,
+            limits: [None, None],
+            rounded: conversion == Some(SigmaConversion::Karras),
+            flow_shift: None,
+            upwards: false,
+        }
+    }
+
+    /// The path that a run asks for.
+    pub(crate) fn path(&self, class_name: &str, process: &Process, schedule: &Schedule) -> Result<Path> {
+        let training = process.alphas.sigmas();
+        match schedule {
+            Schedule::Timesteps(timesteps) => {
+                if self.conversion.is_some() || self.flow_shift.is_some() {
+                    let what = "take timesteps while its noise levels are spaced by themselves: leave out use_*_sigmas \
+                                and use_lu_lambdas";
+                    return Err(Error::Unsupported { class_name: class_name.to_owned(), what: what.into() });
+                }
+                let timesteps = check_whole_timesteps(class_name, timesteps, training.len())?;
+                Ok(Path::at(timesteps, training))
+            }
+            Schedule::Steps(n) => self.even_path(class_name, training, *n),
+            Schedule::Sigmas(sigmas) => self.even_path(class_name, training, sigmas.len().saturating_sub(1)),
+        }
+    }
+
+    /// `n` model calls.
+    fn even_path(&self, class_name: &str, training: &[f32], n: usize) -> Result<Path> {
+        check_steps(class_name, n, training.len())?;
+        if let Some(conversion) = self.conversion {
+            let [sigma_min, sigma_max] = self.limits;
+            let (min, max) = (sigma_min.unwrap_or(training[0].into()), sigma_max.unwrap_or(last(training).into()));
+            let sigmas = conversion.sigmas(if self.upwards { [min, max] } else { [max, min] }, n);
+            return Ok(Path { timesteps: whole_timesteps(&sigmas, training, self.rounded), sigmas });
+        }
+        if let Some(shift) = self.flow_shift {
+            let t = training.len() as f64;
+            let mut sigmas: Vec<f64> = linspace_f64(1.0, 1.0 / t, n + 1)
+                .into_iter()
+                .map(|alpha| shifted(1.0 - alpha, shift))
+                .skip(1)
+                .collect();
+            if !self.upwards {
+                sigmas.reverse();
+            }
+            return Ok(Path { timesteps: sigmas.iter().map(|sigma| (sigma * t).trunc() as f32).collect(), sigmas });
+        }
+        Ok(Path::at(self.timesteps(class_name, training.len(), n)?, training))
+    }
+
+    /// The timesteps of `n` model calls. `n + 1` are spaced evenly, and the last of them is where the run leads.
+    fn timesteps(&self, class_name: &str, t: usize, n: usize) -> Result<Vec<f32>> {
+        let refuse = |reason: String| Err(Error::Steps { class_name: class_name.to_owned(), steps: n, reason });
+        let last = self.last_timestep;
+        let SpacingConfig { timestep_spacing, steps_offset } = self.spacing;
+        let visited = if self.upwards { 0..n } else { 1..n + 1 };
+        let mut timesteps: Vec<f32> = match timestep_spacing {
+            TimestepSpacing::Linspace => linspace_f64(0.0, last as f64 - 1.0, n + 1)[visited]
+                .iter()
+                .map(|t| t.round_ties_even() as f32)
+                .collect(),
+            TimestepSpacing::Leading => {
+                let ratio = last / (n + 1);
+                if ratio == 0 {
+                    return refuse(format!("of {last} timesteps spaced leading it can do at most {}", last - 1));
+                }
+                visited.map(|i| ((i * ratio) as f64 + steps_offset as f64) as f32).collect()
+            }
+            // from the last; where they lead is beyond
+            TimestepSpacing::Trailing => {
+                let ratio = t as f64 / n as f64;
+                let count = (last as f64 / ratio).ceil() as usize;
+                (0..count).rev().map(|i| ((last as f64 - i as f64 * ratio).round_ties_even() - 1.0) as f32).collect()
+            }
+        };
+        if let Some(beyond) = timesteps.iter().find(|&&timestep| timestep > (t - 1) as f32) {
+            return refuse(format!(
+                "with steps_offset {steps_offset} a timestep is {beyond}, but there is none after {}",
+                t - 1
+            ));
+        }
+        if !self.upwards {
+            timesteps.reverse();
+        }
+        Ok(timesteps)
+    }
+}
+
+impl Path {
+    /// At whole timesteps.
+    fn at(timesteps: Vec<f32>, training: &[f32]) -> Self {
+        let sigmas = timesteps.iter().map(|&timestep| interpolate(timestep.into(), training)).collect();
+        Self { timesteps, sigmas }
+    }
+
+    /// The noise levels between which the steps lead, `to` being that of the last.
+    pub(crate) fn sigmas_to(&self, to: f64) -> Vec<f32> {
+        self.sigmas.iter().copied().chain([to]).map(|sigma| sigma as f32).collect()
+    }
+}
+
+/// Refuses no steps, and more than there are timesteps.
+pub(crate) fn check_steps(class_name: &str, n: usize, t: usize) -> Result<()> {
+    let reason = match n {
+        0 => "at least one is needed".into(),
+        n if n > t => format!("it was trained on {t} timesteps, so it can do at most {t}"),
+        _ => return Ok(()),
+    };
+    Err(Error::Steps { class_name: class_name.to_owned(), steps: n, reason })
+}
+
+/// How many timesteps have a λ of at least `lambda_min_clipped`; there has to be one.
+pub(crate) fn last_timestep(class_name: &str, process: &Process, lambda_min_clipped: f64) -> Result<usize> {
+    let lambda = |&alpha: &f32| f64::from(alpha.sqrt().ln() - (1.0 - alpha).sqrt().ln());
+    let last = process.alphas.cumprod().iter().take_while(|alpha| lambda(alpha) >= lambda_min_clipped).count();
+    if last > 0 {
+        return Ok(last);
+    }
+    let most = process.alphas.cumprod().first().map_or(f64::NAN, lambda);
+    let reason = format!("lambda_min_clipped is {lambda_min_clipped}, but no timestep has a λ of more than {most}");
+    Err(Error::Config { class_name: class_name.to_owned(), reason })
+}
+
+/// The timesteps of noise levels, rounded or cut off to whole ones.
+fn whole_timesteps(sigmas: &[f64], training: &[f32], rounded: bool) -> Vec<f32> {
+    let log_sigmas: Vec<f32> = training.iter().map(|sigma| sigma.ln()).collect();
+    let whole = |t: f64| if rounded { t.round_ties_even() } else { t.trunc() };
+    sigmas.iter().map(|&sigma| whole(sigma_to_t(sigma, &log_sigmas)) as f32).collect()
+}
+
+fn last(training: &[f32]) -> f32 {
+    training[training.len() - 1]
+}
