@@ -89,29 +89,70 @@ def adam(words, channels_last):
     return torch.optim.Adam(net.parameters(), lr=1e-3).step
 
 
-def model(config):
-    """The network of a configuration, and the shape of one image."""
-    settings = config["model"]
-    if settings["_class_name"] == "BasicUNet":
-        if (settings.get("in_channels", 1), settings.get("out_channels", 1)) != (1, 1):
+CIFAR = dict(
+    sample_size=32,
+    block_out_channels=(128, 256, 256, 256),
+    down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    attention_head_dim=None,
+    downsample_padding=0,
+    flip_sin_to_cos=False,
+    freq_shift=1,
+    norm_eps=1e-6,
+)
+
+
+class UNet(torch.nn.Module):
+    """diffusers' UNet2DModel with a tensor for its output."""
+
+    def __init__(self, settings):
+        super().__init__()
+        from diffusers import UNet2DModel
+
+        self.unet = UNet2DModel(**settings)
+
+    def forward(self, x, timesteps):
+        return self.unet(x, timesteps, return_dict=False)[0]
+
+
+def model(settings):
+    """A network of (images, timesteps), and the shape of one image."""
+    settings = {key: None if value == "null" else value for key, value in settings.items()}
+    class_name, side = settings.pop("_class_name"), settings.get("sample_size", 28)
+    channels = settings.get("in_channels", 1 if class_name == "BasicUNet" else 3)
+    if class_name == "UNet2DModel":
+        return UNet(settings), (channels, side, side)
+    if class_name == "BasicUNet":
+        if (channels, settings.get("out_channels", 1)) != (1, 1):
             raise NotImplementedError("BasicUNet here has one channel")
-        side = settings.get("sample_size", 28)
         return BasicUNet(), (1, side, side)
-    raise NotImplementedError(f"there is no {settings['_class_name']} in PyTorch here")
+    raise NotImplementedError(f"there is no {class_name} in PyTorch here")
 
 
-def prepare_model(config, channels_last, compiled):
-    net, shape = model(config)
-    if config["scheduler"]["_class_name"] != "LinearMixScheduler":
-        raise NotImplementedError(f"there is no {config['scheduler']['_class_name']} in PyTorch here")
+def prepare_model(settings, channels_last, compiled):
+    """The network, what to call with (images, timesteps), and the shape of one image."""
+    net, shape = model(settings)
     if channels_last:
         net = net.to(memory_format=torch.channels_last)
-    return net, torch.compile(net) if compiled else net, shape
+    called = torch.compile(net) if compiled else net
+    if settings["_class_name"] == "BasicUNet":  # is not told the timestep
+        return net, lambda x, timesteps: called(x), shape
+    return net, called, shape
+
+
+def scheduler(config):
+    """The scheduler of a configuration: None for the tutorial's mix."""
+    import diffusers
+
+    settings = dict(config["scheduler"])
+    class_name = settings.pop("_class_name")
+    return None if class_name == "LinearMixScheduler" else getattr(diffusers, class_name)(**settings)
 
 
 def step(config, batch, channels_last, compiled):
-    """The loop of tests/golden/tutorial.py."""
-    net, forward, shape = prepare_model(config, channels_last, compiled)
+    """The loop of tests/golden/tutorial.py, or of tests/golden/unet_training.py."""
+    net, forward, shape = prepare_model(config["model"], channels_last, compiled)
+    ddpm = scheduler(config)
     optimizer = torch.optim.Adam(net.parameters(), lr=config.get("train", {}).get("learning_rate", 1e-3))
     images = torch.rand(BATCHES * batch, *shape)
     epochs = iter(())
@@ -123,9 +164,15 @@ def step(config, batch, channels_last, compiled):
             epochs = iter(torch.randperm(len(images)).split(batch))
             indices = next(epochs)
         x = images[indices]
-        amount = torch.rand(len(x))
-        noise = torch.rand(x.shape)
-        loss = F.mse_loss(forward(corrupt(x, noise, amount)), x)
+        if ddpm is None:
+            amount = torch.rand(len(x))
+            noise = torch.rand(x.shape)
+            loss = F.mse_loss(forward(corrupt(x, noise, amount), 0), x)
+        else:
+            x = x * 2 - 1
+            noise = torch.randn(x.shape)
+            timesteps = torch.randint(0, ddpm.config.num_train_timesteps, (len(x),))
+            loss = F.mse_loss(forward(ddpm.add_noise(x, noise, timesteps), timesteps), noise)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -135,14 +182,38 @@ def step(config, batch, channels_last, compiled):
 
 
 def sample(config, batch, steps, channels_last, compiled):
-    _, forward, shape = prepare_model(config, channels_last, compiled)
+    _, forward, shape = prepare_model(config["model"], channels_last, compiled)
+    ddpm = scheduler(config)
+    if ddpm is not None:
+        import diffusers
+
+        drawn_by = config.get("sample", {}).get("scheduler", config["scheduler"]["_class_name"])
+        ddpm = getattr(diffusers, drawn_by).from_config(ddpm.config)
 
     def one():
         with torch.inference_mode():
+            if ddpm is not None:
+                x = torch.randn(batch, *shape)
+                ddpm.set_timesteps(steps)
+                for t in ddpm.timesteps:
+                    x = ddpm.step(forward(x, t), t, x).prev_sample
+                return
             x = torch.rand(batch, *shape)
             for i in range(steps):
                 factor = 1 / (steps - i)
-                x = x * (1 - factor) + forward(x) * factor
+                x = x * (1 - factor) + forward(x, 0) * factor
+
+    return one
+
+
+def forward_pass(batch, channels_last, compiled):
+    _, forward, shape = prepare_model({"_class_name": "UNet2DModel"} | CIFAR, channels_last, compiled)
+    x = numbers((batch, *shape), channels_last)
+    timesteps = torch.full((batch,), 500)
+
+    def one():
+        with torch.inference_mode():
+            forward(x, timesteps)
 
     return one
 
@@ -151,6 +222,8 @@ def prepare(layout, name, configs):
     """One repetition of the work, or None where the layout makes no difference to it."""
     words = name.split(" ")
     channels_last, compiled = layout != "nchw", layout == "compiled"
+    if words[0] == "forward":
+        return forward_pass(int(words[3][1:]), channels_last, compiled)
     if words[0] in ("step", "sample"):
         config = tomllib.loads((configs / words[1]).read_text())
         batch = int(words[3][1:])

@@ -1,10 +1,11 @@
 //! The training step and the sampling of each configuration: `step 184.toml BasicUNet b128` is a step with 128 images,
-//! `sample 184.toml BasicUNet b64 x40` draws 64 images in 40 steps.
+//! `sample 184.toml BasicUNet b64 x40` draws 64 images in 40 steps; `forward ddpm-cifar10-32 UNet2DModel b4` is one forward
+//! pass of the network of that name on the Hub, with random weights.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use kakusan_data::{ImageSet, draw_digits};
 use kakusan_models::{ModelConfig, Weights};
 use kakusan_pipeline::{DDPMPipeline, RunConfig, Trainer};
@@ -14,7 +15,16 @@ use kakusan_scheduler::Registry;
 use crate::{Item, Result, Work, number};
 
 const SAMPLE_BATCHES: [usize; 2] = [64, 1];
-const SAMPLE_STEPS: usize = 40;
+/// As many as the tutorial has; of a larger network fewer, which take as long.
+const SAMPLE_STEPS: [(&str, usize); 2] = [("BasicUNet", 40), ("UNet2DModel", 4)];
+/// A network of the Hub: that of google/ddpm-cifar10-32, 35,746,307 parameters.
+const CIFAR: &str = "ddpm-cifar10-32";
+const CIFAR_CONFIG: &str = r#"{
+    "_class_name": "UNet2DModel", "sample_size": 32, "block_out_channels": [128, 256, 256, 256], "layers_per_block": 2,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+    "attention_head_dim": null, "downsample_padding": 0, "flip_sin_to_cos": false, "freq_shift": 1, "norm_eps": 1e-06
+}"#;
 /// Batches in an epoch of digits drawn for the purpose.
 const BATCHES: usize = 16;
 
@@ -39,12 +49,14 @@ pub(crate) fn items(configs: &Path) -> Result<(Vec<Item>, Vec<String>)> {
         let (forward, step) = flops(&config.model).unzip();
         let (class, batch) = (config.model.class_name(), config.train.batch_size);
         items.push(Item { name: format!("step {name} {class} b{batch}"), flops: step.map(|one| one * batch as f64) });
+        let steps = SAMPLE_STEPS.iter().find(|(known, _)| *known == class).map_or(1, |(_, steps)| *steps);
         items.extend(SAMPLE_BATCHES.map(|batch| Item {
-            name: format!("sample {name} {class} b{batch} x{SAMPLE_STEPS}"),
-            flops: forward.map(|one| one * (batch * SAMPLE_STEPS) as f64),
+            name: format!("sample {name} {class} b{batch} x{steps}"),
+            flops: forward.map(|one| one * (batch * steps) as f64),
         }));
         seen.push((name, config));
     }
+    items.push(Item { name: format!("forward {CIFAR} UNet2DModel b4"), flops: None });
     Ok((items, notes))
 }
 
@@ -72,6 +84,7 @@ fn flops(config: &ModelConfig) -> Option<(f64, f64)> {
 pub(crate) fn prepare(words: &[&str], configs: &Path) -> Result<Work> {
     match words {
         ["step", name, _, _] => step(load(configs, name)?),
+        ["forward", CIFAR, _, batch] => forward(ModelConfig::from_json(CIFAR_CONFIG, CIFAR)?, number(batch)?),
         ["sample", name, _, batch, steps] => sample(load(configs, name)?, number(batch)?, number(steps)?),
         _ => Err(format!("there is no work `{}`", words.join(" ")).into()),
     }
@@ -96,9 +109,28 @@ fn digits(batch: usize) -> Result<Arc<ImageSet>> {
     Ok(Arc::new(draw_digits(&[8], BATCHES * batch, 0)?))
 }
 
+/// A network's forward pass on its own kind of images.
+fn forward(config: ModelConfig, batch: usize) -> Result<Work> {
+    let mut rng = Generator::new(0);
+    let (weights, _) = Weights::initialise(&Device::Cpu, &mut rng, |vb| config.build(vb))?;
+    let model = weights.frozen(|vb| config.build(vb))?;
+    let [channels, height, width] = config.sample_shape()?;
+    let numbers = rng.randn(batch * channels * height * width);
+    let x = Tensor::from_vec(numbers, (batch, channels, height, width), &Device::Cpu)?;
+    let level = Tensor::full(500f32, batch, &Device::Cpu)?;
+    let pass = move || {
+        kakusan_ops::predict(batch, &Device::Cpu, |part| {
+            let of = |tensor: &Tensor| tensor.narrow(0, part.start, part.len());
+            model.forward(&of(&x)?, &of(&level)?, None)
+        })
+    };
+    // as in a sampling, where the weights stand still from one step to the next
+    Ok(Box::new(move || Ok(kakusan_ops::with_still_weights(&pass).map(drop)?)))
+}
+
 fn sample(config: RunConfig, batch: usize, steps: usize) -> Result<Work> {
     let mut rng = Generator::new(0);
     let (weights, _) = Weights::initialise(&Device::Cpu, &mut rng, |vb| config.model.build(vb))?;
-    let pipeline = DDPMPipeline::new(config.model, weights, config.scheduler)?;
+    let pipeline = DDPMPipeline::new(config.model, weights, config.sampler)?;
     Ok(Box::new(move || Ok(pipeline.sample(batch, steps, &mut rng, |_| {}).map(drop)?)))
 }
