@@ -16,6 +16,15 @@ use crate::{
 ///
 /// As in diffusers the last step leads to the lowest noise level of training, not to none; with `use_*_sigmas` it leads
 /// nowhere.
+///
+/// ```
+/// use kakusan_scheduler::{DEISMultistepConfig, DEISMultistepScheduler, Scheduler};
+///
+/// let config = DEISMultistepConfig { solver_order: 3, ..DEISMultistepConfig::default() };
+/// let run = DEISMultistepScheduler::new(config)?.run(4)?;
+/// assert_eq!(run.timesteps(), [999.0, 749.0, 500.0, 250.0]);
+/// # Ok::<(), kakusan_scheduler::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct DEISMultistepScheduler {
     config: DEISMultistepConfig,

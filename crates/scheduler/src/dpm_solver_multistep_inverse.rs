@@ -18,6 +18,14 @@ use crate::{
 /// Where it is otherwise than in diffusers: a timestep that two model calls share counts twice, as its noise levels do,
 /// and a flow leads upwards, too. The algorithms `sde-*` are refused, because the way back from an image along a random
 /// path is not one: diffusers takes the root of a negative variance.
+///
+/// ```
+/// use kakusan_scheduler::{DPMSolverMultistepInverseScheduler, Scheduler};
+///
+/// let run = DPMSolverMultistepInverseScheduler::default().run(4)?;
+/// assert_eq!(run.timesteps(), [0.0, 250.0, 500.0, 749.0]);
+/// # Ok::<(), kakusan_scheduler::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct DPMSolverMultistepInverseScheduler {
     config: DPMSolverMultistepInverseConfig,

@@ -18,6 +18,15 @@ use crate::{
 /// Each model call is a step here, as in diffusers: of the first order to the next level, then of the second from
 /// before it to the one after, then of the third. `lower_order_final` is taken for granted where the steps cannot be
 /// divided by the order, and where the last leads to no noise.
+///
+/// ```
+/// use kakusan_scheduler::{DPMSolverSinglestepConfig, DPMSolverSinglestepScheduler, Scheduler};
+///
+/// let config = DPMSolverSinglestepConfig { solver_order: 3, ..DPMSolverSinglestepConfig::default() };
+/// let run = DPMSolverSinglestepScheduler::new(config)?.run(4)?;
+/// assert_eq!(run.timesteps(), [999.0, 749.0, 500.0, 250.0]);
+/// # Ok::<(), kakusan_scheduler::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct DPMSolverSinglestepScheduler {
     config: DPMSolverSinglestepConfig,

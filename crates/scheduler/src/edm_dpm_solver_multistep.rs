@@ -15,6 +15,14 @@ use crate::{
 /// preconditioning (Karras et al. 2022): diffusers' `EDMDPMSolverMultistepScheduler`.
 ///
 /// Noise levels may be asked for by hand, which diffusers does not offer.
+///
+/// ```
+/// use kakusan_scheduler::{EDMDPMSolverMultistepScheduler, Scheduler};
+///
+/// let run = EDMDPMSolverMultistepScheduler::default().run(10)?;
+/// assert_eq!(run.sigmas().map(|sigmas| sigmas[0].round()), Some(80.0));
+/// # Ok::<(), kakusan_scheduler::Error>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct EDMDPMSolverMultistepScheduler {
     config: EDMDPMSolverMultistepConfig,

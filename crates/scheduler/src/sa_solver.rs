@@ -20,6 +20,15 @@ use crate::{
 /// As in diffusers the last step leads to the lowest noise level of training, not to none; with `use_*_sigmas` it leads
 /// nowhere. Thresholding with `noise_prediction` and models that predict a variance, which diffusers cannot do, work;
 /// and a flow that begins with an image is noised as a flow.
+///
+/// ```
+/// use kakusan_scheduler::{SASolverConfig, SASolverScheduler, SATau, Scheduler};
+///
+/// let tau_func = Some(SATau { tau: 0.5, from: 0.0, to: 999.0 });
+/// let run = SASolverScheduler::new(SASolverConfig { tau_func, ..SASolverConfig::default() })?.run(4)?;
+/// assert_eq!(run.timesteps(), [999.0, 749.0, 500.0, 250.0]);
+/// # Ok::<(), kakusan_scheduler::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct SASolverScheduler {
     config: SASolverConfig,

@@ -22,6 +22,15 @@ use crate::{
 /// Where diffusers divides by an infinite step, in a step to no noise with `bh1`, without `lower_order_final` or
 /// without `predict_x0`, that step is of the first order here. Without `predict_x0` thresholding is done, too, which
 /// diffusers leaves out; and a flow may be spaced by any of `use_*_sigmas`, not by `use_karras_sigmas` alone.
+///
+/// ```
+/// use kakusan_scheduler::{Scheduler, UniPCMultistepScheduler};
+///
+/// let run = UniPCMultistepScheduler::default().run(4)?;
+/// assert_eq!(run.timesteps(), [999.0, 749.0, 500.0, 250.0]);
+/// assert_eq!(run.sigmas().and_then(|sigmas| sigmas.last()), Some(&0.0));
+/// # Ok::<(), kakusan_scheduler::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct UniPCMultistepScheduler {
     config: UniPCMultistepConfig,

@@ -4,7 +4,7 @@
 mod fixtures;
 
 use candle_core::{Device, Tensor};
-use fixtures::{TestResult, assert_sum_mean, full_loop, noise, sample, scheduler};
+use fixtures::{TestResult, assert_sum_mean, full_loop, no_configuration_panics, noise, sample, scheduler};
 use kakusan_rng::Generator;
 use kakusan_scheduler::{Registry, RunOptions, conformance};
 use serde_json::{Value, json};
@@ -550,4 +550,9 @@ fn higher_orders_and_more_steps_come_closer_to_the_solution() -> TestResult {
         assert!(third < second && twice < second / 2.0, "{class_name} {config}: {second} {third} {twice}");
     }
     Ok(())
+}
+
+#[test]
+fn no_configuration_makes_them_panic() -> TestResult {
+    no_configuration_panics(&[DPM, UNIPC, DEIS, SINGLE, INVERSE, SA, EDM])
 }
