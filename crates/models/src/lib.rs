@@ -32,5 +32,5 @@ mod weights;
 pub use basic_unet::{BasicUNet, BasicUNetConfig};
 pub use error::{Error, Result};
 pub use model::{Model, ModelConfig};
-pub use store::{CONFIG_FILE, WEIGHTS_FILE, load_config, save};
+pub use store::{CONFIG_FILE, Checkpoint, TensorInfo, WEIGHTS_FILE, WeightsFile, choose_weights, load_config, save};
 pub use weights::Weights;

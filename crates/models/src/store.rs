@@ -1,14 +1,29 @@
-use std::io::Write;
+//! The way to disk and back: models in diffusers' folders, weights in safetensors and in PyTorch's own format.
+
+mod checkpoint;
+mod choose;
+mod file;
+mod index;
+mod pickle;
+mod safetensors_file;
+mod torch_file;
+mod zip;
+
 use std::path::Path;
 
-use atomic_write_file::AtomicWriteFile;
-
 use crate::{Error, ModelConfig, Result, Weights};
+
+pub use checkpoint::{Checkpoint, TensorInfo};
+pub use choose::{WeightsFile, choose as choose_weights};
+pub(crate) use file::write_file;
 
 /// The name of a model's configuration in its folder.
 pub const CONFIG_FILE: &str = "config.json";
 /// The name of a model's weights in its folder.
 pub const WEIGHTS_FILE: &str = "diffusion_pytorch_model.safetensors";
+
+/// The longest configuration that is read.
+const MAX_CONFIG: u64 = 1 << 20;
 
 /// Saves a model's configuration and weights in `dir` as diffusers lays them out; each file appears whole or not at all.
 ///
@@ -27,21 +42,7 @@ pub fn save(config: &ModelConfig, weights: &Weights, dir: &Path) -> Result<()> {
 pub fn load_config(dir: &Path) -> Result<ModelConfig> {
     let path = dir.join(CONFIG_FILE);
     let origin = path.display().to_string();
-    let text = String::from_utf8(read_file(&path)?)
-        .map_err(|_| Error::Config { origin: origin.clone(), reason: "it is not text".into() })?;
+    let text = file::read_text(&path, MAX_CONFIG)?
+        .ok_or_else(|| Error::Config { origin: origin.clone(), reason: "it is no text, or too long".into() })?;
     ModelConfig::from_json(&text, &origin)
-}
-
-pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })
-}
-
-/// Writes a file beside its place, brings it to the disk, and only then gives it its name.
-pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let mut file = AtomicWriteFile::open(path)?;
-        file.write_all(bytes)?;
-        file.commit()
-    };
-    write().map_err(|source| Error::Io { action: "write", path: path.to_owned(), source })
 }
