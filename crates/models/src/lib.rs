@@ -25,6 +25,7 @@
 mod basic_unet;
 mod conv;
 mod error;
+pub mod legacy;
 mod model;
 mod store;
 mod weights;
@@ -32,5 +33,8 @@ mod weights;
 pub use basic_unet::{BasicUNet, BasicUNetConfig};
 pub use error::{Error, Result};
 pub use model::{Model, ModelConfig};
-pub use store::{CONFIG_FILE, Checkpoint, TensorInfo, WEIGHTS_FILE, WeightsFile, choose_weights, load_config, save};
+pub use store::{
+    CONFIG_FILE, Checkpoint, FloatType, SaveOptions, TensorInfo, WEIGHTS_FILE, WeightsFile, choose_weights,
+    load_config, load_config_and_fields, parse_size, save, save_with,
+};
 pub use weights::Weights;

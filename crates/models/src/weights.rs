@@ -6,10 +6,9 @@ use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use kakusan_rng::Generator;
-use safetensors::tensor::TensorView;
 
-use crate::store::write_file;
-use crate::{Checkpoint, Error, Result};
+use crate::store::{save_file, save_tensors};
+use crate::{Checkpoint, Error, Result, SaveOptions, TensorInfo};
 
 /// A model's trainable tensors (f32), in the order in which the model asks for them: torch's constructor order.
 ///
@@ -123,21 +122,25 @@ impl Weights {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let mut buffers = vec![];
-        for (name, var) in &self.entries {
-            let values = var.flatten_all()?.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
-            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            buffers.push((name, var.dims().to_vec(), bytes));
-        }
-        let unwritable =
-            |e: safetensors::SafeTensorError| Error::Safetensors { path: path.to_owned(), reason: e.to_string() };
-        let mut views = vec![];
-        for (name, shape, bytes) in &buffers {
-            let view = TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).map_err(unwritable)?;
-            views.push((name.as_str(), view));
-        }
-        let metadata = [("format".to_owned(), "pt".to_owned())].into();
-        write_file(path, &safetensors::serialize(views, Some(metadata)).map_err(unwritable)?)
+        save_file(path, &self.infos(), |name| self.bytes(name))
+    }
+
+    /// Writes the weights into the folder `dir` under diffusers' names.
+    pub(crate) fn save_in(&self, dir: &Path, options: &SaveOptions) -> Result<()> {
+        save_tensors(dir, &self.infos(), options, |name| self.bytes(name))
+    }
+
+    fn infos(&self) -> Vec<(String, TensorInfo)> {
+        let info = |var: &Var| TensorInfo { dtype: safetensors::Dtype::F32, shape: var.dims().to_vec() };
+        self.entries.iter().map(|(name, var)| (name.clone(), info(var))).collect()
+    }
+
+    fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        let values = match self.entries.iter().find(|(own, _)| own == name) {
+            Some((_, var)) => var.flatten_all()?.to_device(&Device::Cpu)?.to_vec1::<f32>()?,
+            None => vec![],
+        };
+        Ok(values.into_iter().flat_map(f32::to_le_bytes).collect())
     }
 }
 

@@ -310,14 +310,14 @@ fn damage_is_an_error_and_never_a_panic() -> TestResult {
             file.seek(SeekFrom::Start(at as u64)).and_then(|_| file.write_all(&[byte])).unwrap();
         };
         read_all()?;
-        for at in 0..whole.len() {
+        for (at, &byte) in whole.iter().enumerate() {
             for change in [0x01, 0x80] {
-                write(at, whole[at] ^ change);
+                write(at, byte ^ change);
                 if let Err(error) = read_all() {
                     assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
                 }
             }
-            write(at, whole[at]);
+            write(at, byte);
         }
         for len in (0..whole.len()).rev() {
             file.set_len(len as u64)?;

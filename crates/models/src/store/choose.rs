@@ -112,3 +112,10 @@ pub(crate) fn is_shard(name: &str) -> bool {
         before > 0 && name[..at - before].ends_with('-') && digits(&name[at + of.len()..], false) > 0
     })
 }
+
+/// Whether this is all that tells a shard's name from that of a single file: `-00001-of-00002`.
+pub(crate) fn is_shard_suffix(text: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let parts = text.strip_prefix('-').and_then(|text| text.split_once("-of-"));
+    parts.is_some_and(|(number_of, count)| number(number_of) && number(count))
+}

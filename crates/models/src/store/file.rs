@@ -87,16 +87,17 @@ pub(crate) fn read_text(path: &Path, limit: u64) -> Result<Option<String>> {
 
 /// Writes a file beside its place, brings it to the disk, and only then gives it its name.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_in_pieces(path, |write| write(bytes))
+    let file = write_pieces(path, |write| write(bytes))?;
+    file.commit().map_err(|source| Error::Io { action: "write", path: path.to_owned(), source })
 }
 
-/// As [`write_file`], of a file that `pieces` hands over one piece after the other.
-pub(crate) fn write_in_pieces(
+/// Writes a file beside its place, one piece after the other; it has its name when it is committed.
+pub(crate) fn write_pieces(
     path: &Path,
     pieces: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
-) -> Result<()> {
+) -> Result<AtomicWriteFile> {
     let unwritable = |source| Error::Io { action: "write", path: path.to_owned(), source };
     let mut file = AtomicWriteFile::open(path).map_err(unwritable)?;
     pieces(&mut |bytes| file.write_all(bytes).map_err(unwritable))?;
-    file.commit().map_err(unwritable)
+    Ok(file)
 }
