@@ -1,5 +1,6 @@
-//! The command `kakusan`: train, sample, info.
+//! The command `kakusan`: train, sample, info, convert.
 
+mod convert;
 mod failure;
 mod info;
 mod machine;
@@ -27,6 +28,7 @@ Examples:
   kakusan train --resume runs/184                            go on where Ctrl-C stopped it
   kakusan sample --model runs/184 --batch 64 --out new.png   draw 64 new digits
   kakusan info runs/184                                      what is saved there
+  kakusan convert runs/184 half --dtype f16 --variant fp16   the same weights in half the bytes
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted after saving.";
 
@@ -38,6 +40,8 @@ enum Command {
     Sample(sample::SampleArgs),
     /// Say what a saved pipeline is made of, or what this machine offers
     Info(info::InfoArgs),
+    /// Save a pipeline's or model's weights anew: .bin as safetensors, in another type, in other pieces
+    Convert(convert::ConvertArgs),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         Command::Train(args) => train::train(args),
         Command::Sample(args) => sample::sample(args),
         Command::Info(args) => info::info(&args),
+        Command::Convert(args) => convert::convert(args),
     };
     result.unwrap_or_else(|error| failure::show(&error))
 }

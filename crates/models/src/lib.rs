@@ -34,7 +34,7 @@ pub use basic_unet::{BasicUNet, BasicUNetConfig};
 pub use error::{Error, Result};
 pub use model::{Model, ModelConfig};
 pub use store::{
-    CONFIG_FILE, Checkpoint, FloatType, SaveOptions, TensorInfo, WEIGHTS_FILE, WeightsFile, choose_weights,
+    CONFIG_FILE, Checkpoint, FloatType, SaveOptions, TensorInfo, WEIGHTS_FILE, WeightsFile, choose_weights, convert,
     load_config, load_config_and_fields, parse_size, save, save_with,
 };
 pub use weights::Weights;

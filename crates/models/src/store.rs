@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod choose;
+mod convert;
 mod file;
 mod index;
 mod pickle;
@@ -18,6 +19,7 @@ use crate::{Error, ModelConfig, Result, Weights};
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use choose::{WeightsFile, choose as choose_weights};
+pub use convert::convert;
 pub(crate) use file::write_file;
 pub use save::{FloatType, SaveOptions, parse_size};
 pub(crate) use save::{save_file, save_tensors};
