@@ -7,6 +7,7 @@ A model of 119 parameters with an attention block stands for all: what is tested
 """
 
 import io
+import json
 import os
 import pathlib
 import pickle
@@ -14,7 +15,7 @@ import shutil
 import zipfile
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
+from diffusers import ConfigMixin, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from safetensors.torch import save_file
 from torch import nn
@@ -73,6 +74,37 @@ class Runs:
         return os.system, ("touch executed",)
 
 
+def names_in_order():
+    """The names of three UNet2DModels' tensors as their state_dict has them: between them they have all that there are."""
+    common = dict(sample_size=8, layers_per_block=1, attention_head_dim=8)
+    attention = dict(
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(4, 8),
+        norm_num_groups=4,
+        num_class_embeds=3,
+        time_embedding_type="learned",
+        num_train_timesteps=10,
+    )
+    resnet = dict(
+        down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        block_out_channels=(4, 8),
+        norm_num_groups=4,
+        class_embed_type="timestep",
+        downsample_type="resnet",
+        upsample_type="resnet",
+    )
+    skip = dict(
+        down_block_types=("SkipDownBlock2D", "AttnSkipDownBlock2D"),
+        up_block_types=("AttnSkipUpBlock2D", "SkipUpBlock2D"),
+        block_out_channels=(32, 64),
+        norm_num_groups=None,
+        time_embedding_type="fourier",
+    )
+    return [list(UNet2DModel(**common, **config).state_dict()) for config in (attention, resnet, skip)]
+
+
 def main():
     shutil.rmtree(HERE, ignore_errors=True)
     HERE.mkdir()
@@ -123,6 +155,7 @@ def main():
     torch.save({"a": torch.arange(3), "b": torch.zeros(2)}, HERE / "integers.bin")
     torch.save({"epoch": 3, "model": {"a": torch.zeros(1)}}, HERE / "nested.bin")
     torch.save({"a": torch.zeros(2).expand(3, 2)}, HERE / "expanded.bin")
+    (HERE / "names.json").write_text(json.dumps(names_in_order(), indent=0) + "\n")
     (HERE / "executes.bin").write_bytes(zip_of(pickle.dumps({"a": Runs()}, protocol=2)))
     (HERE / "executes_torch_1_5.bin").write_bytes(
         (HERE / "torch_1_5.bin").read_bytes()[:15] + pickle.dumps(Runs(), protocol=2)

@@ -5,6 +5,7 @@ mod choose;
 mod convert;
 mod file;
 mod index;
+mod order;
 mod pickle;
 mod safetensors_file;
 mod save;
@@ -21,8 +22,8 @@ pub use checkpoint::{Checkpoint, TensorInfo};
 pub use choose::{WeightsFile, choose as choose_weights};
 pub use convert::convert;
 pub(crate) use file::write_file;
+pub(crate) use save::save_file;
 pub use save::{FloatType, SaveOptions, parse_size};
-pub(crate) use save::{save_file, save_tensors};
 
 /// The name of a model's configuration in its folder.
 pub const CONFIG_FILE: &str = "config.json";
@@ -48,7 +49,11 @@ pub fn save(config: &ModelConfig, weights: &Weights, dir: &Path) -> Result<()> {
 /// # Errors
 /// When the folder or a file cannot be written, or a value does not fit the type asked for.
 pub fn save_with(config: &ModelConfig, weights: &Weights, dir: &Path, options: &SaveOptions) -> Result<()> {
-    weights.save_in(dir, options)?;
+    let mut tensors = weights.infos();
+    if config.class_name() == "UNet2DModel" {
+        tensors.sort_by_key(|(name, _)| order::state_dict_order(name));
+    }
+    save::save_tensors(dir, &tensors, options, |name| weights.bytes(name))?;
     write_file(&dir.join(CONFIG_FILE), config.to_json_as_in(&options.fields).as_bytes())
 }
 

@@ -7,8 +7,8 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use kakusan_rng::Generator;
 
-use crate::store::{save_file, save_tensors};
-use crate::{Checkpoint, Error, Result, SaveOptions, TensorInfo};
+use crate::store::save_file;
+use crate::{Checkpoint, Error, Result, TensorInfo};
 
 /// A model's trainable tensors (f32), in the order in which the model asks for them: torch's constructor order.
 ///
@@ -125,17 +125,14 @@ impl Weights {
         save_file(path, &self.infos(), |name| self.bytes(name))
     }
 
-    /// Writes the weights into the folder `dir` under diffusers' names.
-    pub(crate) fn save_in(&self, dir: &Path, options: &SaveOptions) -> Result<()> {
-        save_tensors(dir, &self.infos(), options, |name| self.bytes(name))
-    }
-
-    fn infos(&self) -> Vec<(String, TensorInfo)> {
+    /// Names, types and shapes, in order.
+    pub(crate) fn infos(&self) -> Vec<(String, TensorInfo)> {
         let info = |var: &Var| TensorInfo { dtype: safetensors::Dtype::F32, shape: var.dims().to_vec() };
         self.entries.iter().map(|(name, var)| (name.clone(), info(var))).collect()
     }
 
-    fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+    /// The values of one tensor, little-endian.
+    pub(crate) fn bytes(&self, name: &str) -> Result<Vec<u8>> {
         let values = match self.entries.iter().find(|(own, _)| own == name) {
             Some((_, var)) => var.flatten_all()?.to_device(&Device::Cpu)?.to_vec1::<f32>()?,
             None => vec![],

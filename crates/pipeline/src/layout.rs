@@ -53,6 +53,9 @@ impl Index {
                 return Err(format!("`{class}` is no pipeline known here{}", did_you_mean(class, class_names)));
             }
         }
+        if let Some(missing) = ["unet", "scheduler"].into_iter().find(|&name| !parts.contains_key(name)) {
+            return Err(format!("it names no `{missing}`"));
+        }
         let mut named = parts.iter().filter(|(key, _)| !key.starts_with('_'));
         if let Some((other, class)) =
             named.find(|(key, class)| !["unet", "scheduler"].contains(&key.as_str()) && is_part(class))
@@ -60,7 +63,7 @@ impl Index {
             return Err(format!("it has a part `{other}` ({class}), and only a unet and a scheduler are known here"));
         }
         let part = |name: &str| {
-            let value = parts.get(name).ok_or_else(|| format!("it names no `{name}`"))?;
+            let value = parts.get(name).unwrap_or(&Value::Null);
             match value.as_array().map(Vec::as_slice) {
                 Some([Value::String(library), Value::String(class)]) if LIBRARIES.contains(&library.as_str()) => {
                     Ok(class.clone())

@@ -113,7 +113,8 @@ fn an_index_that_does_not_fit_is_refused_by_name() -> TestResult {
     assert!(other.contains("says that `unet` is UNet3D, the part's own file BasicUNet"), "{other}");
     let library = refused("\"kakusan\"", "\"os\"");
     assert!(library.contains("of os; known are diffusers, kakusan"), "{library}");
-    let elsewhere = refused("\"unet\"", "\"../../unet\"");
+    let elsewhere = refused("\"unet\"", "\"../../unet\": [\"diffusers\", \"UNet2DModel\"],\n  \"unet\"");
+    assert!(refused("\"unet\"", "\"net\"").contains("it names no `unet`"));
     assert!(elsewhere.contains("it has a part `../../unet`"), "{elsewhere}");
     let part = refused("\"unet\"", "\"vqvae\": [\"diffusers\", \"VQModel\"],\n  \"unet\"");
     assert!(part.contains("it has a part `vqvae`"), "{part}");
