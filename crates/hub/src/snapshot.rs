@@ -7,6 +7,20 @@ use crate::{Error, Hub};
 
 /// A model's files as they are at one commit: what is fetched together belongs together, whatever happens to the branch
 /// meanwhile.
+///
+/// ```no_run
+/// use kakusan_hub::{Hub, HubConfig};
+///
+/// # fn main() -> Result<(), kakusan_hub::Error> {
+/// let hub = Hub::new(HubConfig::from_env()?);
+/// let snapshot = hub.model_snapshot("google/ddpm-cifar10-32", "main")?;
+/// for name in snapshot.files().iter().filter(|name| name.ends_with(".json")) {
+///     println!("{}", snapshot.fetch(name)?.display());
+/// }
+/// snapshot.keep()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Snapshot<'h> {
     hub: &'h Hub,

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
-use kakusan_models::{Checkpoint, Error, Weights, choose_weights};
+use kakusan_models::legacy::attention_name;
+use kakusan_models::{Checkpoint, Error, FloatType, SaveOptions, Weights, choose_weights, convert};
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -121,32 +122,50 @@ fn nothing_in_a_pickle_is_executed() {
     assert!(!Path::new("executed").exists());
 }
 
-/// An archive as `torch.save` writes it, around `pickle`, with four floats as `data/0`.
-fn archive(pickle: &[u8]) -> Vec<u8> {
+/// An archive as `torch.save` writes it, around `pickle`, with four floats as `data/0`; `wide` as where the directory lies
+/// beyond 4 GB.
+fn archive(pickle: &[u8], wide: bool) -> Vec<u8> {
     let (mut bytes, mut directory) = (vec![], vec![]);
     let entries: [(&str, &[u8]); 2] = [("archive/data.pkl", pickle), ("archive/data/0", &[0; 16])];
     for (name, content) in entries {
-        let (start, crc) = (bytes.len() as u32, crc32fast::hash(content));
-        let common = |out: &mut Vec<u8>| {
+        let (start, crc) = (bytes.len() as u64, crc32fast::hash(content));
+        let common = |out: &mut Vec<u8>, len: u32, extra: u16| {
             out.extend([20, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
             out.extend(crc.to_le_bytes());
-            out.extend([content.len() as u32; 2].iter().flat_map(|len| len.to_le_bytes()));
-            out.extend((name.len() as u32).to_le_bytes()); // and no extra field
+            out.extend([len; 2].iter().flat_map(|len| len.to_le_bytes()));
+            out.extend((name.len() as u16).to_le_bytes());
+            out.extend(extra.to_le_bytes());
         };
+        let len = content.len() as u64;
         bytes.extend(b"PK\x03\x04");
-        common(&mut bytes);
+        common(&mut bytes, len as u32, 0);
         bytes.extend(name.bytes().chain(content.iter().copied()));
         directory.extend(b"PK\x01\x02\x14\0");
-        common(&mut directory);
+        common(&mut directory, if wide { u32::MAX } else { len as u32 }, if wide { 34 } else { 0 });
         directory.extend([0; 10]);
-        directory.extend(start.to_le_bytes());
+        directory.extend(if wide { u32::MAX } else { start as u32 }.to_le_bytes());
         directory.extend(name.bytes());
+        if wide {
+            directory.extend([9, 0, 2, 0, 7, 7]); // a field of somebody else's
+            directory.extend([1, 0, 24, 0]);
+            directory.extend([len, len, start].iter().flat_map(|n| n.to_le_bytes()));
+        }
     }
-    let (start, count) = (bytes.len() as u32, entries.len() as u16);
+    let (mut start, mut size) = (bytes.len() as u32, directory.len() as u32);
     bytes.extend_from_slice(&directory);
-    bytes.extend(b"PK\x05\x06\0\0\0\0");
-    bytes.extend([count; 2].iter().flat_map(|n| n.to_le_bytes()));
-    bytes.extend([directory.len() as u32, start].iter().flat_map(|n| n.to_le_bytes()));
+    if wide {
+        let record = bytes.len() as u64;
+        bytes.extend(b"PK\x06\x06");
+        bytes.extend(44u64.to_le_bytes());
+        bytes.extend([45, 0, 45, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        bytes.extend([2u64, 2, size.into(), start.into()].iter().flat_map(|n| n.to_le_bytes()));
+        bytes.extend(b"PK\x06\x07\0\0\0\0");
+        bytes.extend(record.to_le_bytes());
+        bytes.extend([1, 0, 0, 0]);
+        (start, size) = (u32::MAX, u32::MAX);
+    }
+    bytes.extend(b"PK\x05\x06\0\0\0\0\x02\0\x02\0");
+    bytes.extend([size, start].iter().flat_map(|n| n.to_le_bytes()));
     bytes.extend([0, 0]);
     bytes
 }
@@ -155,7 +174,10 @@ fn archive(pickle: &[u8]) -> Vec<u8> {
 fn opened(pickle: &[u8]) -> Result<Checkpoint, Error> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("w.bin");
-    fs::write(&path, archive(pickle)).unwrap();
+    fs::write(&path, archive(pickle, true)).unwrap();
+    let wide = Checkpoint::open(&path).map(|_| ());
+    fs::write(&path, archive(pickle, false)).unwrap();
+    assert_eq!(wide.is_ok(), Checkpoint::open(&path).is_ok());
     Checkpoint::open(&path)
 }
 
@@ -208,6 +230,70 @@ fn tensors_lie_within_their_values() {
         }
         assert!(matches!(error, Err(Error::Pickle { .. })), "{len} {offset} {shape:?} {strides:?}: {error:?}");
     }
+}
+
+/// Each byte of what says where things lie is changed.
+#[test]
+fn a_directory_for_large_archives_is_read_and_may_be_damaged() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("w.bin");
+    let whole = archive(&tensor(4, 0, [2, 2], [2, 1]), true);
+    let read = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        Checkpoint::open(&path).and_then(|checkpoint| checkpoint.tensor("a"))
+    };
+    assert_eq!(values(&read(&whole)?), [0.0; 4]);
+    let directory = whole.windows(4).position(|window| window == b"PK\x01\x02").unwrap();
+    for at in directory..whole.len() {
+        for change in [0x01, 0x80, 0xff] {
+            let mut changed = whole.clone();
+            changed[at] ^= change;
+            assert!(!matches!(read(&changed), Err(Error::Io { .. })), "{at}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn two_names_for_one_tensor_are_refused() -> TestResult {
+    let (dir, bytes) = (tempfile::tempdir()?, [0; 4]);
+    let path = dir.path().join("w.safetensors");
+    let view = || safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1], &bytes);
+    let tensors = [("attentions.0.query.bias", view()?), ("attentions.0.to_q.bias", view()?)];
+    fs::write(&path, safetensors::serialize(tensors, None)?)?;
+    let build = |vb: VarBuilder| Ok(vb.get(1, "attentions.0.to_q.bias")?);
+    let loaded = Weights::load(&path, &Device::Cpu, attention_name, build).err().unwrap();
+    assert!(loaded.to_string().contains("it is the model's attentions.0.to_q.bias, and so is"), "{loaded}");
+    let converted = convert(&Checkpoint::open(&path)?, &dir.path().join("new"), &SaveOptions::default()).unwrap_err();
+    assert!(converted.to_string().contains("its name today is attentions.0.to_q.bias, and so is"), "{converted}");
+    assert!(!dir.path().join("new").exists());
+    Ok(())
+}
+
+#[test]
+fn all_tensors_are_converted_those_that_are_no_floats_as_they_are() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let mut options = SaveOptions::default();
+    options.dtype = Some(FloatType::F32);
+    for file in ["views.bin", "integers.bin"] {
+        let before = Checkpoint::open(&golden(file))?;
+        convert(&before, dir.path(), &options)?;
+        let after = Checkpoint::find(dir.path(), None)?;
+        assert_eq!(before.tensors().count(), after.tensors().count());
+        for (name, info) in before.tensors() {
+            assert_eq!(after.info(name).unwrap().shape, info.shape, "{name}");
+            if info.dtype == safetensors::Dtype::I64 {
+                assert_eq!(after.info(name), Some(info));
+            } else {
+                assert_eq!(values(&after.tensor(name)?), values(&before.tensor(name)?), "{name}");
+            }
+        }
+    }
+    // 2^100 is more than f16 has
+    options.dtype = Some(FloatType::F16);
+    let error = convert(&Checkpoint::open(&golden("views.bin"))?, dir.path(), &options).unwrap_err().to_string();
+    assert!(error.contains("bfloat: 1 of its values are too large for F16"), "{error}");
+    Ok(())
 }
 
 #[test]
