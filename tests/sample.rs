@@ -130,10 +130,36 @@ fn info_says_what_is_saved_and_what_this_is() {
 }
 
 #[test]
+fn weights_are_converted_and_sample_the_same() {
+    let place = Workplace::new();
+    place.train("run", &["--max-steps", "1"]).expect(0);
+    let said = place.run(&["convert", "run", "pieces", "--max-shard-size", "0.3MB"]).expect(0).stdout();
+    assert!(said.contains("one model's weights: pieces"), "{said}");
+    assert!(place.path("pieces/unet/diffusion_pytorch_model.safetensors.index.json").is_file());
+    assert!(!place.path("pieces/checkpoints").exists());
+    for model in ["run", "pieces"] {
+        let out = format!("{model}.safetensors");
+        let arguments = ["sample", "--model", model, "--batch", "1", "--steps", "2", "--save-tensor", &out];
+        place.run(&arguments).expect(0);
+    }
+    assert_eq!(fs::read(place.path("run.safetensors")).unwrap(), fs::read(place.path("pieces.safetensors")).unwrap());
+    place.run(&["convert", "pieces", "half", "--dtype", "f16", "--variant", "fp16"]).expect(0);
+    let half = fs::metadata(place.path("half/unet/diffusion_pytorch_model.fp16.safetensors")).unwrap().len();
+    assert!((309_057 * 2..320_000 * 2).contains(&half), "{half}");
+
+    let said = place.run(&["convert", "run", "half"]).expect(2).stderr();
+    assert!(said.contains("choose a fresh folder"), "{said}");
+    let said = place.run(&["convert", "run", "new", "--dtype", "f8"]).expect(2).stderr();
+    assert!(said.contains("known are f32, f16, bf16"), "{said}");
+    place.run(&["convert", "run", "new", "--max-shard-size", "10"]).expect(2);
+    place.run(&["convert", "nowhere", "new"]).expect(1);
+}
+
+#[test]
 fn help_teaches() {
     let place = Workplace::new();
     let said = place.run(&["--help"]).expect(0).stdout();
-    for expected in ["train", "sample", "info", "configs/184.toml", "Exit codes"] {
+    for expected in ["train", "sample", "info", "convert", "configs/184.toml", "Exit codes"] {
         assert!(said.contains(expected), "{said}");
     }
     for command in ["train", "sample", "info"] {

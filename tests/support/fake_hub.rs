@@ -50,6 +50,8 @@ pub(crate) enum Fault {
     MovedTo(&'static str),
     /// Redirects to itself for ever.
     Loop,
+    /// Sends the whole file whatever range was asked for.
+    NoRanges,
 }
 
 /// One request as it came.
@@ -58,6 +60,8 @@ pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) authorization: Option<String>,
+    /// The first byte that is wanted, and the last.
+    pub(crate) range: Option<(usize, usize)>,
 }
 
 #[derive(Default)]
@@ -135,7 +139,7 @@ impl FakeHub {
 /// One request, one answer, and the connection is closed.
 fn answer(mut stream: TcpStream, state: &Mutex<State>) {
     let Some(request) = read_request(&stream) else { return };
-    let (file, fault) = {
+    let (file, listing, fault) = {
         let mut state = state.lock().expect("no thread of ours panics");
         state.requests.push(request.clone());
         let fault = state.fault.clone();
@@ -147,7 +151,16 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
             let (_revision, path) = rest.split_once('/')?;
             state.files.get(&format!("{repo}/{path}")).cloned()
         });
-        (found, fault)
+        // /api/models/owner/name/revision/<one segment>, and what of it is wanted
+        let listing =
+            request.path.strip_prefix("/api/models").and_then(|rest| rest.split_once("/revision/")).map(|(repo, _)| {
+                let beginning = format!("{repo}/");
+                let mut names: Vec<String> =
+                    state.files.keys().filter_map(|path| path.strip_prefix(&beginning)).map(str::to_owned).collect();
+                names.sort();
+                (repo[1..].to_owned(), names)
+            });
+        (found, listing, fault)
     };
     let head = request.method == "HEAD";
     let mut send = |status: &str, headers: &str, body: &[u8]| {
@@ -178,6 +191,14 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
         Some(Fault::ErrorPage) if !head => return send("200 OK", "", b"<h1>Sorry</h1>"),
         _ => {}
     }
+    if let Some((repo, names)) = listing.filter(|(_, names)| !names.is_empty()) {
+        let siblings: Vec<String> = names.iter().map(|name| format!("{{\"rfilename\": \"{name}\"}}")).collect();
+        let listing = format!("{{\"id\": \"{repo}\", \"sha\": \"{COMMIT}\", \"siblings\": [{}]}}", siblings.join(", "));
+        return send("200 OK", "Content-Type: application/json\r\n", listing.as_bytes());
+    }
+    if request.path.starts_with("/api/") {
+        return send("404 Not Found", "X-Error-Code: RepoNotFound\r\n", b"{}");
+    }
     let Some((bytes, sha)) = file else {
         return send(
             "404 Not Found",
@@ -186,7 +207,17 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
         );
     };
     let mut body = bytes.as_ref().clone();
-    let (size, half) = (body.len(), body.len() / 2);
+    let size = body.len();
+    let mut success = "200 OK";
+    let mut content_range = String::new();
+    if let Some((first, last)) = request.range.filter(|&(first, last)| first <= last && last < size)
+        && fault != Some(Fault::NoRanges)
+    {
+        body = body[first..=last].to_vec();
+        success = "206 Partial Content";
+        content_range = format!("Content-Range: bytes {first}-{last}/{size}\r\n");
+    }
+    let (length, half) = (body.len(), body.len() / 2);
     let mut etag = format!("\"{sha}\"");
     match &fault {
         Some(Fault::Half) => body.truncate(half),
@@ -201,15 +232,16 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
     if let Some(Fault::Without(name)) = &fault {
         headers = headers.split_inclusive("\r\n").filter(|line| !line.to_lowercase().contains(name)).collect();
     }
+    headers.push_str(&content_range);
     match &fault {
         Some(Fault::RedirectTo(to)) => send("302 Found", &format!("{headers}Location: {to}{}\r\n", request.path), b""),
-        Some(Fault::CutShort) => send("200 OK", &format!("{headers}Content-Length: {size}\r\n"), &body[..half]),
+        Some(Fault::CutShort) => send(success, &format!("{headers}Content-Length: {length}\r\n"), &body[..half]),
         Some(Fault::StandStill) if !head => {
-            send("200 OK", &format!("{headers}Content-Length: {size}\r\n"), &body[..half]);
+            send(success, &format!("{headers}Content-Length: {length}\r\n"), &body[..half]);
             thread::sleep(Duration::from_secs(60));
         }
         _ if head => send("200 OK", &format!("{headers}Content-Length: {size}\r\n"), b""),
-        _ => send("200 OK", &headers, &body),
+        _ => send(success, &headers, &body),
     }
 }
 
@@ -218,16 +250,20 @@ fn read_request(stream: &TcpStream) -> Option<Request> {
     let first = lines.next()?.ok()?;
     let mut words = first.split(' ');
     let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
-    let mut authorization = None;
+    let (mut authorization, mut range) = (None, None);
     for line in lines {
         let line = line.ok()?;
         match line.split_once(": ") {
             Some((name, value)) if name.eq_ignore_ascii_case("authorization") => authorization = Some(value.to_owned()),
+            Some((name, value)) if name.eq_ignore_ascii_case("range") => {
+                let ends = value.strip_prefix("bytes=").and_then(|ends| ends.split_once('-'));
+                range = ends.and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+            }
             Some(_) => {}
             None => break,
         }
     }
-    Some(Request { method, path, authorization })
+    Some(Request { method, path, authorization, range })
 }
 
 /// SHA-256 by FIPS 180-4, in hex: the tests of three crates use this file, not all of which have a crate for it.

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         None => ("", [].as_slice()),
     };
     let result = match command {
-        "train" | "sample" | "info" => kakusan::run(&args),
+        "train" | "sample" | "info" | "convert" => kakusan::run(&args),
         "bench" => bench::run(rest),
         "doctor" => doctor::run(),
         "golden" => golden::run(rest),

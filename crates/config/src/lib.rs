@@ -16,10 +16,12 @@
 #![forbid(unsafe_code)]
 
 mod nearest;
+mod overlay;
 mod python;
 mod real;
 
 pub use nearest::{did_you_mean, nearest};
+pub use overlay::as_in_file;
 pub use python::{JsonError, from_json, to_json};
 pub use real::Real;
 

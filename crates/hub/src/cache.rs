@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::Error;
 use crate::fetch::Head;
-use crate::name::{RepoFile, is_commit, is_hex};
+use crate::name::{Kind, RepoFile, is_commit, is_hex};
 
 /// One repository's part of the cache.
 pub(crate) struct Cache {
@@ -25,22 +25,16 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    pub(crate) fn new(cache_dir: &Path, file: &RepoFile) -> Self {
-        let folder = format!("{}--{}", file.kind.plural(), file.repo_id.replace('/', "--"));
+    pub(crate) fn new(cache_dir: &Path, kind: Kind, repo_id: &str) -> Self {
+        let folder = format!("{}--{}", kind.plural(), repo_id.replace('/', "--"));
         Self { root: cache_dir.join(&folder), locks: cache_dir.join(".locks").join(folder) }
     }
 
     /// The file as the cache last saw it, without a network. A blob that is not what its name says is an error.
     pub(crate) fn lookup(&self, file: &RepoFile) -> Result<Option<PathBuf>, Error> {
-        let commit = match file.is_pinned() {
-            true => file.revision.to_owned(),
-            false => match fs::read_to_string(self.root.join("refs").join(file.revision)) {
-                Ok(commit) => commit.trim().to_owned(),
-                Err(_) => return Ok(None),
-            },
-        };
-        let pointer = self.root.join("snapshots").join(&commit).join(file.filename);
-        if !is_commit(&commit) || !pointer.is_file() {
+        let Some(commit) = self.commit(file.revision) else { return Ok(None) };
+        let pointer = self.snapshot(&commit).join(file.filename);
+        if !pointer.is_file() {
             return Ok(None);
         }
         let blob = fs::canonicalize(&pointer).map_err(at(&pointer))?;
@@ -61,28 +55,71 @@ impl Cache {
         &self,
         file: &RepoFile,
         head: &Head,
-        download: impl FnOnce(&Path) -> Result<(), Error>,
+        download: impl Fn(&Path) -> Result<(), Error>,
     ) -> Result<PathBuf, Error> {
         let blob = self.root.join("blobs").join(&head.etag);
         let part = self.root.join("blobs").join(format!("{}.incomplete", head.etag));
         let _lock = self.lock(&head.etag)?;
         if damage(&blob, head).map_err(at(&blob))?.is_some() {
             make_parent(&part)?;
-            let result = download(&part).and_then(|()| match damage(&part, head).map_err(at(&part))? {
-                None => fs::rename(&part, &blob).map_err(at(&blob)),
-                Some(reason) => Err(Error::Integrity {
-                    file: file.to_string(),
-                    reason,
-                    remedy: "what came is not kept: try again, and check HF_ENDPOINT and proxies".to_owned(),
-                }),
-            });
-            if result.is_err() {
+            let bring = || {
+                download(&part)?;
+                match damage(&part, head).map_err(at(&part))? {
+                    None => fs::rename(&part, &blob).map_err(at(&blob)),
+                    Some(reason) => Err(Error::Integrity {
+                        file: file.to_string(),
+                        reason,
+                        remedy: "what came is not kept: try again, and check HF_ENDPOINT and proxies".to_owned(),
+                    }),
+                }
+            };
+            let begun = fs::metadata(&part).is_ok_and(|part| part.len() > 0);
+            let mut result = bring();
+            if begun && matches!(result, Err(Error::Integrity { .. })) {
+                // The beginning that an earlier download left may be the damaged half.
+                fs::remove_file(&part).map_err(at(&part))?;
+                result = bring();
+            }
+            if let Err(error) = &result
+                && !(head.has_checksum() && error.is_broken_off())
+            {
                 // Best effort: the next writer begins this file anew, and no reader looks at it.
                 let _ = fs::remove_file(&part);
             }
             result?;
         }
         self.link(file, head)
+    }
+
+    /// The commit that the revision stood at when it was last fetched.
+    pub(crate) fn commit(&self, revision: &str) -> Option<String> {
+        let commit = match is_commit(revision) {
+            true => revision.to_owned(),
+            false => fs::read_to_string(self.root.join("refs").join(revision)).ok()?.trim().to_owned(),
+        };
+        is_commit(&commit).then_some(commit)
+    }
+
+    /// The folder of a commit's files.
+    pub(crate) fn snapshot(&self, commit: &str) -> PathBuf {
+        self.root.join("snapshots").join(commit)
+    }
+
+    /// The files of a commit that the cache has, by their paths.
+    pub(crate) fn files(&self, commit: &str) -> Vec<String> {
+        let root = self.snapshot(commit);
+        let (mut files, mut open) = (vec![], vec![root.clone()]);
+        while let Some(folder) = open.pop() {
+            for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+                if path.is_dir() {
+                    open.push(path);
+                } else if let Some(name) = path.strip_prefix(&root).ok().and_then(Path::to_str) {
+                    files.push(name.replace('\\', "/"));
+                }
+            }
+        }
+        files.sort();
+        files
     }
 
     /// Waits until no other process writes this blob; the lock ends with the file handle, or with the process.
@@ -100,18 +137,25 @@ impl Cache {
     /// Points the snapshot at the blob, then the revision at the commit; each by a rename, so that neither is ever half there.
     fn link(&self, file: &RepoFile, head: &Head) -> Result<PathBuf, Error> {
         let temporary = self.root.join(format!(".{}.tmp", head.etag));
-        let pointer = self.root.join("snapshots").join(&head.commit).join(file.filename);
+        let pointer = self.snapshot(&head.commit).join(file.filename);
         make_parent(&pointer)?;
         point(&pointer, &self.root, file.filename, &head.etag, &temporary).map_err(at(&pointer))?;
 
-        let reference = self.root.join("refs").join(file.revision);
-        if !file.is_pinned() && fs::read_to_string(&reference).ok().as_deref() != Some(&head.commit) {
-            make_parent(&reference)?;
-            fs::write(&temporary, &head.commit)
-                .and_then(|()| fs::rename(&temporary, &reference))
-                .map_err(at(&reference))?;
+        if !file.is_pinned() {
+            self.refer(file.revision, &head.commit)?;
         }
         Ok(pointer)
+    }
+
+    /// Notes that the revision stands at the commit.
+    pub(crate) fn refer(&self, revision: &str, commit: &str) -> Result<(), Error> {
+        let reference = self.root.join("refs").join(revision);
+        if fs::read_to_string(&reference).ok().as_deref() == Some(commit) {
+            return Ok(());
+        }
+        let temporary = self.root.join(format!(".{commit}.tmp"));
+        make_parent(&reference)?;
+        fs::write(&temporary, commit).and_then(|()| fs::rename(&temporary, &reference)).map_err(at(&reference))
     }
 }
 

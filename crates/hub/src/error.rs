@@ -150,6 +150,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a download ended before its time and what came of it may be gone on with.
+    pub(crate) fn is_broken_off(&self) -> bool {
+        matches!(self, Self::Interrupted { .. } | Self::Timeout { .. } | Self::Unreachable { .. })
+    }
+
     /// Whether asking again at once may help.
     pub(crate) fn is_passing(&self) -> bool {
         match self {

@@ -15,7 +15,7 @@ use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, LOCATION
 use reqwest::{Client, ClientBuilder, Url, redirect};
 
 use crate::cache::at;
-use crate::name::{Kind, RepoFile, is_commit};
+use crate::name::{Kind, RepoFile, is_commit, is_hex};
 use crate::{Error, HubConfig};
 
 /// Waits before the second and the third attempt, where an attempt failed in passing.
@@ -29,6 +29,13 @@ pub(crate) struct Head {
     pub(crate) commit: String,
     /// In bytes.
     pub(crate) size: u64,
+}
+
+impl Head {
+    /// Whether the etag tells a file's bytes, so that the beginning of a download may be kept.
+    pub(crate) fn has_checksum(&self) -> bool {
+        is_hex(&self.etag, 64) || is_hex(&self.etag, 40)
+    }
 }
 
 /// One file asked of one Hub.
@@ -99,45 +106,84 @@ impl Fetch<'_> {
         Ok(Head { etag: etag.to_owned(), commit: commit.to_owned(), size })
     }
 
-    /// Writes the file's bytes to `path`, at most `size` of them.
-    pub(crate) fn download(&self, size: u64, path: &Path) -> Result<(), Error> {
+    /// Writes the file's bytes to `path`, as many as `head` says at most. Where a checksum will tell, an attempt goes on with
+    /// what is there of the file already.
+    pub(crate) fn download(&self, head: &Head, path: &Path) -> Result<(), Error> {
         self.patiently(async || {
-            let client = self.build(self.client())?;
-            let hub = HFClient::builder()
-                .client(client)
-                .user_agent(USER_AGENT)
-                .endpoint(self.config.endpoint.as_str())
-                // hf-hub 1.0 takes a missing token for leave to search the environment. One that no header can carry is not sent.
-                .token(self.config.token.as_deref().unwrap_or("\n"))
-                .cache_dir(&self.config.cache_dir)
-                .cache_enabled(false)
-                .retry_max_attempts(0)
-                .build()
-                .map_err(|error| self.translate(error))?;
+            let hub = self.hub()?;
             let (owner, name) = hf_hub::split_id(self.file.repo_id);
             match self.file.kind {
-                Kind::Model => self.stream(hub.model(owner, name), size, path).await,
-                Kind::Dataset => self.stream(hub.dataset(owner, name), size, path).await,
+                Kind::Model => self.stream(hub.model(owner, name), head, path).await,
+                Kind::Dataset => self.stream(hub.dataset(owner, name), head, path).await,
             }
         })
     }
 
-    async fn stream<T: RepoType>(&self, repo: HFRepository<T>, size: u64, path: &Path) -> Result<(), Error> {
-        let limit = self.config.download_timeout;
-        let request = repo.download_file_stream().filename(self.file.filename).revision(self.file.revision).send();
+    async fn stream<T: RepoType>(&self, repo: HFRepository<T>, head: &Head, path: &Path) -> Result<(), Error> {
+        let (limit, size) = (self.config.download_timeout, head.size);
+        let mut out = File::options().append(true).create(true).open(path).map_err(at(path))?;
+        let mut written = out.metadata().map_err(at(path))?.len();
+        if written >= size || !head.has_checksum() {
+            out.set_len(0).map_err(at(path))?;
+            written = 0;
+        }
+        let begun = written > 0;
+        let request = repo.download_file_stream().filename(self.file.filename).revision(self.file.revision);
+        let request = request.maybe_range(begun.then_some(written..size)).send();
         let answer = tokio::time::timeout(limit, request).await.map_err(|_| self.timeout(limit))?;
         let (_, mut chunks) = answer.map_err(|error| self.translate(error))?;
-        let mut out = File::create(path).map_err(at(path))?;
-        let mut written = 0;
         while let Some(chunk) = tokio::time::timeout(limit, chunks.next()).await.map_err(|_| self.timeout(limit))? {
             let chunk = chunk.map_err(|error| self.translate(error))?;
             written += chunk.len() as u64;
+            if written > size && begun {
+                // It does not know of ranges, and sends the whole file: the next attempt takes it so.
+                out.set_len(0).map_err(at(path))?;
+                let (endpoint, file) = (self.endpoint(), self.file.to_string());
+                return Err(Error::Interrupted {
+                    endpoint,
+                    file,
+                    reason: "it does not go on with a download".to_owned(),
+                });
+            }
             if written > size {
                 return Err(self.protocol(format!("it sends more than the {size} bytes it announced")));
             }
             out.write_all(&chunk).map_err(at(path))?;
         }
         Ok(())
+    }
+
+    /// The commit that a model's revision stands at, and the paths of its files.
+    pub(crate) fn list(&self) -> Result<(String, Vec<String>), Error> {
+        self.patiently(async || {
+            let hub = self.hub()?;
+            let (owner, name) = hf_hub::split_id(self.file.repo_id);
+            let limit = self.config.etag_timeout + self.config.download_timeout;
+            let expand = ["sha", "siblings"].map(str::to_owned).to_vec();
+            let repo = hub.model(owner, name);
+            let request = repo.info().revision(self.file.revision).expand(expand).send();
+            let answer = tokio::time::timeout(limit, request).await.map_err(|_| self.timeout(limit))?;
+            let info = answer.map_err(|error| self.translate(error))?;
+            let commit = info.sha.filter(|commit| is_commit(commit));
+            let (commit, files) = commit
+                .zip(info.siblings)
+                .ok_or_else(|| self.protocol("its listing has no commit or no files".to_owned()))?;
+            Ok((commit, files.into_iter().map(|file| file.rfilename).collect()))
+        })
+    }
+
+    fn hub(&self) -> Result<HFClient, Error> {
+        HFClient::builder()
+            .client(self.build(self.client())?)
+            .user_agent(USER_AGENT)
+            .endpoint(self.config.endpoint.as_str())
+            // hf-hub 1.0 takes a missing token for leave to search the environment. One that no header can carry is not sent.
+            .token(self.config.token.as_deref().unwrap_or("\n"))
+            .cache_dir(&self.config.cache_dir)
+            .cache_enabled(false)
+            .retry_max_attempts(0)
+            .build()
+            .map_err(|error| self.translate(error))
     }
 
     fn client(&self) -> ClientBuilder {

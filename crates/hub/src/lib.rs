@@ -1,5 +1,5 @@
-//! The Hugging Face Hub: single files fetched, checked and cached, with the switches and the cache layout of Python's
-//! `huggingface_hub`. The only crate of Kakusan that talks to the network.
+//! The Hugging Face Hub: single files, and models of many files, fetched, checked and cached, with the switches and the cache
+//! layout of Python's `huggingface_hub`. The only crate of Kakusan that talks to the network.
 //!
 //! A file is used only once its size and its checksum are what the Hub says, and the checksum of a cached file is tested each time
 //! it is asked for: an error page, a download cut short or a blob that somebody changed never passes for the file.
@@ -11,11 +11,13 @@ mod config;
 mod error;
 mod fetch;
 mod name;
+mod snapshot;
 
 use std::path::PathBuf;
 
 pub use config::{DEFAULT_ENDPOINT, HubConfig};
 pub use error::Error;
+pub use snapshot::Snapshot;
 
 use cache::Cache;
 use fetch::Fetch;
@@ -67,8 +69,17 @@ impl Hub {
         self.file(RepoFile::new(Kind::Model, repo_id, revision, filename)?)
     }
 
+    /// The files that model `repo_id` has at `revision`, by their names; each is fetched when it is asked for. Offline, or where
+    /// the Hub is away: those that the cache holds of the revision's last known version.
+    ///
+    /// # Errors
+    /// As [`dataset_file`](Self::dataset_file).
+    pub fn model_snapshot(&self, repo_id: &str, revision: &str) -> Result<Snapshot<'_>, Error> {
+        Snapshot::new(self, repo_id, revision)
+    }
+
     fn file(&self, file: RepoFile) -> Result<PathBuf, Error> {
-        let cache = Cache::new(&self.config.cache_dir, &file);
+        let cache = Cache::new(&self.config.cache_dir, file.kind, file.repo_id);
         if self.config.offline {
             let missing = || Error::Offline { file: file.to_string(), cache: self.config.cache_dir.clone() };
             return cache.lookup(&file)?.ok_or_else(missing);
@@ -80,7 +91,7 @@ impl Hub {
         }
         let fetch = Fetch { config: &self.config, file };
         match fetch.head() {
-            Ok(head) => cache.store(&file, &head, |path| fetch.download(head.size, path)),
+            Ok(head) => cache.store(&file, &head, |path| fetch.download(&head, path)),
             Err(error @ (Error::NotFound { .. } | Error::Config { .. })) => Err(error),
             Err(error) => cache.lookup(&file)?.ok_or(error),
         }

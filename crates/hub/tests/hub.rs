@@ -173,7 +173,14 @@ fn a_body_that_is_not_the_file_is_refused_and_not_kept() {
         let error = case.fetch().unwrap_err();
         assert!(format!("{error:?}").starts_with(named), "{fault:?}: {error:?}");
         assert!(error.to_string().contains(FILE), "{error}");
-        assert_eq!(case.kept(), Vec::<PathBuf>::new(), "{fault:?}");
+        // The beginning of a file whose checksum will tell is kept, to go on with.
+        let kept = case.kept();
+        match fault {
+            Fault::CutShort | Fault::StandStill => {
+                assert!(kept.len() == 1 && kept[0].to_str().unwrap().ends_with(".incomplete"))
+            }
+            _ => assert_eq!(kept, Vec::<PathBuf>::new(), "{fault:?}"),
+        }
         // Nor does it spoil what comes after.
         case.server.fault(None);
         assert_eq!(fs::read(case.fetch().unwrap()).unwrap(), bytes(), "{fault:?}");
@@ -263,6 +270,71 @@ fn what_a_killed_run_left_is_written_over() {
     fs::write(&part, vec![1; 400_000]).unwrap();
     assert_eq!(fs::read(case.fetch().unwrap()).unwrap(), bytes());
     assert!(!part.exists());
+}
+
+#[test]
+fn a_download_that_broke_off_is_gone_on_with() {
+    let case = Case::new();
+    case.server.fault(Fault::StandStill);
+    assert!(matches!(case.fetch(), Err(Error::Timeout { .. })));
+    case.server.fault(None);
+    case.server.requests();
+    assert_eq!(fs::read(case.fetch().unwrap()).unwrap(), bytes());
+    let ranges: Vec<_> = case.server.requests().into_iter().filter_map(|request| request.range).collect();
+    assert_eq!(ranges, [(150_000, 299_999)]);
+    assert!(case.kept().iter().all(|path| path.extension().is_none_or(|extension| extension != "incomplete")));
+
+    // A beginning that is not this file's, a Hub that sends the whole file again, a file as long as it should be.
+    for (left, fault) in [
+        (vec![7; 1000], None),
+        (bytes()[..1000].to_vec(), Some(Fault::NoRanges)),
+        (vec![7; 1000], Some(Fault::NoRanges)),
+        (vec![7; 300_000], None),
+    ] {
+        let case = Case::new();
+        let part = PathBuf::from(format!("{}.incomplete", case.blob().display()));
+        fs::create_dir_all(part.parent().unwrap()).unwrap();
+        fs::write(&part, left).unwrap();
+        case.server.fault(fault.clone());
+        assert_eq!(fs::read(case.fetch().unwrap()).unwrap(), bytes(), "{fault:?}");
+        assert!(!part.exists());
+    }
+}
+
+#[test]
+fn a_models_files_are_listed_fetched_as_they_belong_together_and_found_offline() {
+    let case = Case::new();
+    for (name, content) in [("model_index.json", "{}"), ("unet/config.json", "[1]"), ("README.md", "# x")] {
+        case.server.serve("google/ddpm", name, content);
+    }
+    let snapshot = case.hub.model_snapshot("google/ddpm", "main").unwrap();
+    assert_eq!(snapshot.files(), ["README.md", "model_index.json", "unet/config.json"]);
+    assert_eq!(snapshot.commit(), COMMIT);
+    assert_eq!(fs::read_to_string(snapshot.fetch("unet/config.json").unwrap()).unwrap(), "[1]");
+    assert_eq!(snapshot.fetch("unet/config.json").unwrap(), snapshot.folder().join("unet/config.json"));
+    assert!(matches!(snapshot.fetch("../x"), Err(Error::Name { .. })));
+    assert!(matches!(snapshot.fetch("none.json"), Err(Error::NotFound { .. })));
+
+    // Only what is whole is found offline.
+    assert!(matches!(case.offline().model_snapshot("google/ddpm", "main"), Err(Error::Offline { .. })));
+    snapshot.keep().unwrap();
+    let offline = case.offline();
+    let cached = offline.model_snapshot("google/ddpm", "main").unwrap();
+    assert_eq!(cached.files(), ["unet/config.json"]);
+    assert_eq!(fs::read_to_string(cached.fetch("unet/config.json").unwrap()).unwrap(), "[1]");
+    assert!(matches!(cached.fetch("README.md"), Err(Error::Offline { .. })));
+    case.server.fault(Fault::Refuse(500, "", ""));
+    assert_eq!(case.hub.model_snapshot("google/ddpm", "main").unwrap().files(), ["unet/config.json"]);
+    assert!(matches!(case.hub.model_snapshot("google/other", "main"), Err(Error::Status { .. })));
+    case.server.fault(None);
+    assert!(matches!(case.hub.model_snapshot("google/other", "main"), Err(Error::NotFound { .. })));
+    assert!(matches!(case.hub.model_snapshot("a/b/c", "main"), Err(Error::Name { .. })));
+    for fault in [Fault::ErrorPage, Fault::Rubbish, Fault::Silent] {
+        let case = Case::new();
+        case.server.serve("google/ddpm", "model_index.json", "{}");
+        case.server.fault(fault);
+        assert!(case.hub.model_snapshot("google/ddpm", "main").is_err());
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The command `kakusan`: train, sample, look at what there is.
 
+mod convert;
 mod failure;
 mod info;
 mod machine;
@@ -30,6 +31,7 @@ Examples:
   kakusan sample --model runs/ddpm-184 --scheduler ddim --steps 50 --seeds 0..15 --separate new
   kakusan info runs/184                                      what is saved there
   kakusan schedulers                                         which samplers there are
+  kakusan convert runs/184 half --dtype f16 --variant fp16   the same weights in half the bytes
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted after saving.";
 
@@ -43,6 +45,8 @@ enum Command {
     Info(info::InfoArgs),
     /// List the schedulers, or show the configuration of one
     Schedulers(schedulers::SchedulersArgs),
+    /// Save a pipeline's or model's weights anew: .bin as safetensors, in another type, in other pieces
+    Convert(convert::ConvertArgs),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Command::Sample(args) => sample::sample(args),
         Command::Info(args) => info::info(&args),
         Command::Schedulers(args) => schedulers::schedulers(&args),
+        Command::Convert(args) => convert::convert(args),
     };
     result.unwrap_or_else(|error| failure::show(&error))
 }

@@ -19,7 +19,7 @@ const MAX_FRAMES: usize = 100;
 
 #[derive(Args)]
 pub(crate) struct SampleArgs {
-    /// The folder of a run or a saved pipeline, or owner/name (or owner/name@revision) on the Hub
+    /// The folder of a run or a saved pipeline, or owner/name[@revision] on the Hub
     #[arg(long, value_name = "DIR|owner/name")]
     model: String,
     /// Sampling steps
@@ -217,14 +217,15 @@ impl Film {
     }
 }
 
-/// Loads a pipeline from a folder, or from the Hub where no such folder exists and the name is an owner/name.
+/// Loads a pipeline from a folder, or from the Hub where no such folder exists and the name is an owner/name, with or
+/// without @revision.
 pub(crate) fn load(model: &str, registry: &Registry, device: &Device) -> Result<DDPMPipeline> {
     let dir = Path::new(model);
-    let is_id = model.split('/').count() == 2 && !model.starts_with(['.', '/', '~']);
+    let (id, revision) = model.split_once('@').unwrap_or((model, "main"));
+    let is_id = id.split('/').count() == 2 && !model.starts_with(['.', '/', '~']);
     if dir.exists() || !is_id {
         return DDPMPipeline::from_pretrained(dir, registry, device);
     }
-    let (id, revision) = model.split_once('@').unwrap_or((model, "main"));
     let hub = Hub::new(HubConfig::from_env()?);
     DDPMPipeline::from_hub(id, revision, &hub, registry, device)
 }

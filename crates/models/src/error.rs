@@ -50,6 +50,31 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file that PyTorch did not write, is cut short, or holds more than tensors. Nothing in such a file is ever
+    /// executed.
+    #[error("{} cannot be read as tensors of PyTorch's: {reason}; nothing in it was executed", path.display())]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The index of a sharded checkpoint that does not say what the shards hold.
+    #[error("the index {} is not that of a whole checkpoint:{}", path.display(), list(problems))]
+    Shards {
+        /// The index.
+        path: PathBuf,
+        /// One line for every shard that is not there and every tensor that is not where the index says.
+        problems: Vec<String>,
+    },
+    /// A folder without weights, or without those of the variant that was asked for.
+    #[error("{} holds no weights that can be taken: {reason}", dir.display())]
+    NoWeights {
+        /// The folder.
+        dir: PathBuf,
+        /// What there is, and what was expected.
+        reason: String,
+    },
     /// A checkpoint whose tensors are not those of the model.
     #[error("{} does not fit the model:{}", path.display(), list(problems))]
     Mismatch {

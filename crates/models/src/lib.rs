@@ -30,6 +30,7 @@ mod conv;
 mod dropout;
 mod error;
 mod layers;
+pub mod legacy;
 mod model;
 mod outline;
 mod store;
@@ -40,7 +41,10 @@ pub use basic_unet::{BasicUNet, BasicUNetConfig};
 pub use dropout::Dropout;
 pub use error::{Error, Result};
 pub use model::{Model, ModelConfig, Part};
-pub use store::{CONFIG_FILE, WEIGHTS_FILE, load_config, save};
+pub use store::{
+    CONFIG_FILE, Checkpoint, FloatType, SaveOptions, TensorInfo, WEIGHTS_FILE, WeightsFile, choose_weights, convert,
+    load_config, load_config_and_fields, parse_size, save, save_with,
+};
 pub use unet_2d::{
     ActFn, BlockType, ClassEmbedType, DownBlock, MidBlockType, SampleSize, SampleType, TimeEmbeddingType,
     TimeScaleShift, UNet2DConfig, UNet2DModel, UpBlock,

@@ -1,11 +1,11 @@
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use kakusan_config::DIFFUSERS_VERSION;
+use kakusan_config::{Config, DIFFUSERS_VERSION, as_in_file};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::outline::outline;
-use crate::{BasicUNet, BasicUNetConfig, Dropout, Error, Result, UNet2DConfig, UNet2DModel};
+use crate::{BasicUNet, BasicUNetConfig, Dropout, Error, Result, UNet2DConfig, UNet2DModel, legacy};
 
 /// What predicts: from corrupted images and their level to what the scheduler calls the target.
 pub trait Model: Send + Sync {
@@ -88,17 +88,43 @@ impl ModelConfig {
     /// As [`from_map`](Self::from_map), and when the text is not a JSON object with a `_class_name`.
     pub fn from_json(text: &str, origin: &str) -> Result<Self> {
         let refused = |reason: String| Error::Config { origin: origin.to_owned(), reason };
-        let fields: Map<String, Value> =
+        let mut fields =
             kakusan_config::from_json(text).map_err(|e| refused(format!("not a model's configuration: {e}")))?;
         let Some(Value::String(class_name)) = fields.get("_class_name") else {
             return Err(refused("it has no `_class_name`".into()));
         };
-        Self::from_map(class_name, &fields).map_err(|e| refused(e.to_string()))
+        let class_name = class_name.clone();
+        let version = fields.get("_diffusers_version").and_then(Value::as_str).map(str::to_owned);
+        legacy::fill_defaults(&class_name, version.as_deref(), &mut fields);
+        let known = Self::field_names(&class_name);
+        fields.retain(|key, _| known.contains(key) || !legacy::is_harmless(key));
+        let unknown: Vec<&str> = fields.keys().filter(|key| !known.contains(key)).map(String::as_str).collect();
+        if !unknown.is_empty() && !known.is_empty() {
+            let known: Vec<&str> = known.iter().map(String::as_str).collect();
+            let all = unknown.iter().map(|key| format!("`{key}`{}", kakusan_config::did_you_mean(key, &known)));
+            let all = all.collect::<Vec<_>>().join(", ");
+            return Err(refused(format!("{class_name} has no field {all}")));
+        }
+        Self::from_map(&class_name, &fields).map_err(|e| refused(e.to_string()))
+    }
+
+    /// The names of a class's fields; none for a class that does not exist.
+    fn field_names(class_name: &str) -> Vec<String> {
+        let fields = match class_name {
+            BasicUNet::CLASS_NAME => BasicUNetConfig::default().to_map(),
+            _ => Map::new(),
+        };
+        fields.into_iter().map(|(key, _)| key).collect()
     }
 
     /// The text of `config.json`, byte for byte as diffusers writes it.
     pub fn to_json(&self) -> String {
-        let mut fields = self.to_map();
+        self.to_json_as_in(&Config::new())
+    }
+
+    /// As [`to_json`](Self::to_json), in the words of the file that it was read from ([`as_in_file`]).
+    pub(crate) fn to_json_as_in(&self, file: &Config) -> String {
+        let mut fields = as_in_file(self.to_map(), file);
         fields.insert("_class_name".into(), self.class_name().into());
         fields.insert("_diffusers_version".into(), DIFFUSERS_VERSION.into());
         kakusan_config::to_json(&fields)

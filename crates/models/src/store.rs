@@ -1,23 +1,60 @@
-use std::io::Write;
+//! The way to disk and back: models in diffusers' folders, weights in safetensors and in PyTorch's own format.
+
+mod checkpoint;
+mod choose;
+mod convert;
+mod file;
+mod index;
+mod order;
+mod pickle;
+mod safetensors_file;
+mod save;
+mod torch_file;
+mod zip;
+
 use std::path::Path;
 
-use atomic_write_file::AtomicWriteFile;
+use kakusan_config::Config;
 
 use crate::{Error, ModelConfig, Result, Weights};
+
+pub use checkpoint::{Checkpoint, TensorInfo};
+pub use choose::{WeightsFile, choose as choose_weights};
+pub use convert::convert;
+pub(crate) use file::write_file;
+pub(crate) use save::save_file;
+pub use save::{FloatType, SaveOptions, parse_size};
 
 /// The name of a model's configuration in its folder.
 pub const CONFIG_FILE: &str = "config.json";
 /// The name of a model's weights in its folder.
 pub const WEIGHTS_FILE: &str = "diffusion_pytorch_model.safetensors";
 
-/// Saves a model's configuration and weights in `dir` as diffusers lays them out; each file appears whole or not at all.
+/// The longest configuration that is read.
+const MAX_CONFIG: u64 = 1 << 20;
+
+/// Saves a model's configuration and weights in `dir` as diffusers lays them out: as [`save_with`] does with the
+/// default [`SaveOptions`].
 ///
 /// # Errors
-/// When the folder or a file cannot be written.
+/// As [`save_with`].
 pub fn save(config: &ModelConfig, weights: &Weights, dir: &Path) -> Result<()> {
-    std::fs::create_dir_all(dir).map_err(|source| Error::Io { action: "create", path: dir.to_owned(), source })?;
-    weights.save(&dir.join(WEIGHTS_FILE))?;
-    write_file(&dir.join(CONFIG_FILE), config.to_json().as_bytes())
+    save_with(config, weights, dir, &SaveOptions::default())
+}
+
+/// Saves a model's configuration and weights in `dir`, the configuration last. Each file appears whole or not at all,
+/// and all are written before the first appears; what an earlier save of the same variant left there in other pieces is
+/// deleted at the end. Shards that replace shards do so one by one: who is stopped in between is told by the missing index.
+///
+/// # Errors
+/// When the folder or a file cannot be written, or a value does not fit the type asked for.
+pub fn save_with(config: &ModelConfig, weights: &Weights, dir: &Path, options: &SaveOptions) -> Result<()> {
+    let mut tensors = weights.infos();
+    if config.class_name() == "UNet2DModel" {
+        tensors.sort_by_key(|(name, _)| order::state_dict_order(name));
+    }
+    save::save_tensors(dir, &tensors, options, |name| weights.bytes(name))?;
+    write_file(&dir.join(CONFIG_FILE), config.to_json_as_in(&options.fields).as_bytes())
 }
 
 /// Reads the configuration of the model saved in `dir`.
@@ -25,23 +62,20 @@ pub fn save(config: &ModelConfig, weights: &Weights, dir: &Path) -> Result<()> {
 /// # Errors
 /// When the file cannot be read or is not a model's configuration.
 pub fn load_config(dir: &Path) -> Result<ModelConfig> {
+    Ok(load_config_and_fields(dir)?.0)
+}
+
+/// Reads the configuration of the model saved in `dir`, and the fields as the file has them, which
+/// [`SaveOptions::fields`] takes.
+///
+/// # Errors
+/// As [`load_config`].
+pub fn load_config_and_fields(dir: &Path) -> Result<(ModelConfig, Config)> {
     let path = dir.join(CONFIG_FILE);
     let origin = path.display().to_string();
-    let text = String::from_utf8(read_file(&path)?)
-        .map_err(|_| Error::Config { origin: origin.clone(), reason: "it is not text".into() })?;
-    ModelConfig::from_json(&text, &origin)
-}
-
-pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })
-}
-
-/// Writes a file beside its place, brings it to the disk, and only then gives it its name.
-pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let mut file = AtomicWriteFile::open(path)?;
-        file.write_all(bytes)?;
-        file.commit()
-    };
-    write().map_err(|source| Error::Io { action: "write", path: path.to_owned(), source })
+    let text = file::read_text(&path, MAX_CONFIG)?
+        .ok_or_else(|| Error::Config { origin: origin.clone(), reason: "it is no text, or too long".into() })?;
+    let config = ModelConfig::from_json(&text, &origin)?;
+    let fields = kakusan_config::from_json(&text).map_err(|e| Error::Config { origin, reason: e.to_string() })?;
+    Ok((config, fields))
 }

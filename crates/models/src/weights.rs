@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,11 +6,9 @@ use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use kakusan_rng::Generator;
-use safetensors::SafeTensors;
-use safetensors::tensor::TensorView;
 
-use crate::store::{read_file, write_file};
-use crate::{Error, Result};
+use crate::store::save_file;
+use crate::{Checkpoint, Error, Result, TensorInfo};
 
 /// A model's tensors (f32), in the order in which the model asks for them: torch's constructor order.
 ///
@@ -40,31 +38,52 @@ impl Weights {
         Ok((Self { entries, device: device.clone() }, model))
     }
 
-    /// Loads the weights of the model that `build` builds from a safetensors file. `rename` gives the name under which
-    /// the model knows a tensor of the file.
+    /// Loads the weights of the model that `build` builds from a file, as [`Checkpoint::open`] reads it. `rename` gives
+    /// the name under which the model knows a tensor of the file.
     ///
     /// # Errors
-    /// [`Error::Safetensors`] for a file that is not whole, [`Error::Mismatch`] with a line for every tensor that is
-    /// missing, unexpected, mis-shaped, not f32 or not finite.
+    /// As [`Checkpoint::open`] and [`from_checkpoint`](Self::from_checkpoint).
     pub fn load<M>(
         path: &Path,
         device: &Device,
         rename: impl Fn(&str) -> String,
         build: impl FnOnce(VarBuilder) -> Result<M>,
     ) -> Result<(Self, M)> {
-        let bytes = read_file(path)?;
-        let file = SafeTensors::deserialize(&bytes)
-            .map_err(|e| Error::Safetensors { path: path.to_owned(), reason: e.to_string() })?;
-        let tensors = file.tensors().into_iter().map(|(name, view)| (rename(&name), to_tensor(&view))).collect();
-        let source =
-            Arc::new(Loader { tensors: Mutex::new(tensors), entries: Mutex::default(), problems: Mutex::default() });
+        Self::from_checkpoint(Checkpoint::open(path)?, device, rename, build)
+    }
+
+    /// Loads the weights of the model that `build` builds, one tensor after the other: floats of any width become f32.
+    /// `rename` gives the name under which the model knows a tensor of the checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] with a line for every tensor that is missing, unexpected, mis-shaped, no float or not finite.
+    pub fn from_checkpoint<M>(
+        checkpoint: Checkpoint,
+        device: &Device,
+        rename: impl Fn(&str) -> String,
+        build: impl FnOnce(VarBuilder) -> Result<M>,
+    ) -> Result<(Self, M)> {
+        let path = checkpoint.path().to_owned();
+        let (mut names, mut problems) = (BTreeMap::new(), vec![]);
+        for (name, _) in checkpoint.tensors() {
+            if let Some(other) = names.insert(rename(name), name.to_owned()) {
+                problems.push(format!("{name}: it is the model's {}, and so is {other}", rename(name)));
+            }
+        }
+        let source = Arc::new(Loader {
+            checkpoint,
+            names,
+            asked: Mutex::default(),
+            entries: Mutex::default(),
+            problems: Mutex::new(problems),
+        });
         let model = build(builder(Shared(source.clone()), device))?;
         let mut problems = std::mem::take(&mut *locked(&source.problems));
-        problems.extend(
-            locked(&source.tensors).keys().map(|name| format!("{name}: unexpected, the model has no such tensor")),
-        );
+        let asked = std::mem::take(&mut *locked(&source.asked));
+        let unexpected = source.names.iter().filter(|(name, _)| !asked.contains(*name));
+        problems.extend(unexpected.map(|(_, name)| format!("{name}: unexpected, the model has no such tensor")));
         if !problems.is_empty() {
-            return Err(Error::Mismatch { path: path.to_owned(), problems });
+            return Err(Error::Mismatch { path, problems });
         }
         let entries = std::mem::take(&mut *locked(&source.entries));
         Ok((Self { entries, device: device.clone() }, model))
@@ -108,36 +127,23 @@ impl Weights {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let mut buffers = vec![];
-        for (name, var) in &self.entries {
-            let values = var.flatten_all()?.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
-            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            buffers.push((name, var.dims().to_vec(), bytes));
-        }
-        let unwritable =
-            |e: safetensors::SafeTensorError| Error::Safetensors { path: path.to_owned(), reason: e.to_string() };
-        let mut views = vec![];
-        for (name, shape, bytes) in &buffers {
-            let view = TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).map_err(unwritable)?;
-            views.push((name.as_str(), view));
-        }
-        let metadata = [("format".to_owned(), "pt".to_owned())].into();
-        write_file(path, &safetensors::serialize(views, Some(metadata)).map_err(unwritable)?)
+        save_file(path, &self.infos(), |name| self.bytes(name))
     }
-}
 
-/// The tensor of a safetensors view, or what is wrong with it.
-fn to_tensor(view: &TensorView) -> std::result::Result<Tensor, String> {
-    if view.dtype() != safetensors::Dtype::F32 {
-        return Err(format!("its dtype is {:?}, expected F32", view.dtype()));
+    /// Names, types and shapes, in order.
+    pub(crate) fn infos(&self) -> Vec<(String, TensorInfo)> {
+        let info = |var: &Var| TensorInfo { dtype: safetensors::Dtype::F32, shape: var.dims().to_vec() };
+        self.entries.iter().map(|(name, var)| (name.clone(), info(var))).collect()
     }
-    let values = view.data().as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
-    let values: Vec<f32> = values.collect();
-    let bad = values.iter().filter(|value| !value.is_finite()).count();
-    if bad > 0 {
-        return Err(format!("{bad} of its {} values are NaN or infinite", values.len()));
+
+    /// The values of one tensor, little-endian.
+    pub(crate) fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        let values = match self.entries.iter().find(|(own, _)| own == name) {
+            Some((_, var)) => var.flatten_all()?.to_device(&Device::Cpu)?.to_vec1::<f32>()?,
+            None => vec![],
+        };
+        Ok(values.into_iter().flat_map(f32::to_le_bytes).collect())
     }
-    Tensor::from_vec(values, view.shape(), &Device::Cpu).map_err(|e| e.to_string())
 }
 
 /// Whether a tensor is saved and loaded as the others, but never trained: torch's parameters without `requires_grad`.
@@ -207,28 +213,47 @@ impl Source for Initialiser {
     }
 }
 
-/// Takes each tensor out of a file, noting what is missing or mis-shaped instead of stopping at the first.
+/// Reads each tensor when it is asked for, noting what is missing or mis-shaped instead of stopping at the first.
 struct Loader {
-    tensors: Mutex<BTreeMap<String, std::result::Result<Tensor, String>>>,
+    checkpoint: Checkpoint,
+    /// The checkpoint's names by the model's.
+    names: BTreeMap<String, String>,
+    asked: Mutex<BTreeSet<String>>,
     entries: Mutex<Vec<(String, Var)>>,
     problems: Mutex<Vec<String>>,
 }
 
+impl Loader {
+    /// The values of a tensor of the shape `expected`, or what keeps them from being used.
+    fn values(&self, name: &str, expected: &Shape) -> std::result::Result<Vec<f32>, String> {
+        let info = self.names.get(name).and_then(|own| Some((own, self.checkpoint.info(own)?)));
+        let (own, info) = info.ok_or_else(|| format!("missing, expected shape {:?}", expected.dims()))?;
+        if info.shape != expected.dims() {
+            return Err(format!("its shape is {:?}, expected {:?}", info.shape, expected.dims()));
+        }
+        let values = self.checkpoint.values(own)?;
+        match values.iter().filter(|value| !value.is_finite()).count() {
+            0 => Ok(values),
+            bad => Err(format!("{bad} of its {} values are NaN or infinite", values.len())),
+        }
+    }
+}
+
 impl Source for Loader {
     fn tensor(&self, name: &str, shape: &Shape, _: Init, device: &Device) -> candle_core::Result<Tensor> {
-        let problem = match locked(&self.tensors).remove(name) {
-            Some(Ok(tensor)) if tensor.shape() == shape => {
-                let var = Var::from_tensor(&tensor.to_device(device)?)?;
+        locked(&self.asked).insert(name.to_owned());
+        match self.values(name, shape) {
+            Ok(values) => {
+                let var = Var::from_vec(values, shape, device)?;
                 let tensor = var.as_tensor().clone();
                 locked(&self.entries).push((name.to_owned(), var));
-                return Ok(tensor);
+                Ok(tensor)
             }
-            Some(Err(problem)) => problem,
-            Some(Ok(tensor)) => format!("its shape is {:?}, expected {:?}", tensor.dims(), shape.dims()),
-            None => format!("missing, expected shape {:?}", shape.dims()),
-        };
-        locked(&self.problems).push(format!("{name}: {problem}"));
-        Tensor::zeros(shape, DType::F32, device)
+            Err(problem) => {
+                locked(&self.problems).push(format!("{name}: {problem}"));
+                Tensor::zeros(shape, DType::F32, device)
+            }
+        }
     }
 }
 

@@ -1,13 +1,15 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::Device;
+use kakusan_config::{Config, from_json};
 use kakusan_hub::Hub;
-use kakusan_models::{Model, ModelConfig, Weights};
-use kakusan_scheduler::{Registry, Scheduler, to_json};
-use serde_json::{Map, Value, json};
+use kakusan_models::{Checkpoint, Model, ModelConfig, SaveOptions, Weights};
+use kakusan_scheduler::{Registry, Scheduler};
+use serde_json::json;
 
 use crate::files::{read_text, write_whole};
+use crate::layout::{self, INDEX_FILE, Index, SCHEDULER_FILE, part_dir};
 use crate::{Error, Result};
 
 /// diffusers' `DDPMPipeline`: unconditional images from a model and a scheduler, in diffusers' folder layout
@@ -35,11 +37,9 @@ pub struct DDPMPipeline {
     weights: Weights,
     model: Box<dyn Model>,
     scheduler: Arc<dyn Scheduler>,
+    /// The fields of the `config.json` that it was loaded from.
+    fields: Config,
 }
-
-/// The file that names a pipeline's parts; it is written last, so that a folder with it is whole.
-pub(crate) const INDEX_FILE: &str = "model_index.json";
-const SCHEDULER_FILE: &str = "scheduler_config.json";
 
 impl DDPMPipeline {
     /// Puts a pipeline together; it follows `weights` where they are trained on.
@@ -48,58 +48,68 @@ impl DDPMPipeline {
     /// When the weights are not those of the model.
     pub fn new(config: ModelConfig, weights: Weights, scheduler: Arc<dyn Scheduler>) -> Result<Self> {
         let model = weights.frozen(|vb| config.build(vb))?;
-        Ok(Self { config, weights, model, scheduler })
+        Ok(Self { config, weights, model, scheduler, fields: Config::new() })
     }
 
-    /// Loads a pipeline from its folder. The scheduler's class is looked up in `registry`.
+    /// Loads a pipeline from its folder, the weights as [`Checkpoint::find`] finds them. The scheduler's class is looked up
+    /// in `registry`. Parts lie in folders of their own (`unet/`, `scheduler/`) or all in `dir`.
     ///
     /// # Errors
     /// When a part is missing or damaged, or its class is not known.
     pub fn from_pretrained(dir: &Path, registry: &Registry, device: &Device) -> Result<Self> {
-        let index = dir.join(INDEX_FILE);
-        if !index.is_file() {
-            let reason = if !dir.is_dir() {
-                "there is no such folder".into()
-            } else if dir.join(crate::run_folder::CONFIG_FILE).is_file() {
-                format!("its training has not ended; go on with `kakusan train --resume {}`", dir.display())
-            } else {
-                format!("it has no {INDEX_FILE}")
-            };
-            return Err(Error::NotAPipeline { dir: dir.to_owned(), reason });
-        }
+        Self::from_pretrained_variant(dir, None, registry, device)
+    }
+
+    /// As [`from_pretrained`](Self::from_pretrained), with the weights of `variant` (`fp16`, `ema`) where one is named.
+    ///
+    /// # Errors
+    /// As [`from_pretrained`](Self::from_pretrained), and when there are no such weights.
+    pub fn from_pretrained_variant(
+        dir: &Path,
+        variant: Option<&str>,
+        registry: &Registry,
+        device: &Device,
+    ) -> Result<Self> {
+        let index = Index::read(dir, Self::CLASS_NAMES)?;
         let unfit = |reason: String| Error::NotAPipeline { dir: dir.to_owned(), reason };
-        let parts: Map<String, Value> =
-            serde_json::from_str(&read_text(&index)?).map_err(|e| unfit(format!("{INDEX_FILE} is damaged: {e}")))?;
-        for part in ["unet", "scheduler"] {
-            if !parts.contains_key(part) {
-                return Err(unfit(format!("{INDEX_FILE} names no `{part}`")));
-            }
-        }
-        let unet = dir.join("unet");
-        let config = kakusan_models::load_config(&unet)?;
-        let weights_file = unet.join(kakusan_models::WEIGHTS_FILE);
+        let agree = |part: &str, said: &str, found: &str| match said == found {
+            true => Ok(()),
+            false => Err(unfit(format!("{INDEX_FILE} says that `{part}` is {said}, the part's own file {found}"))),
+        };
+        let unet = part_dir(dir, "unet");
+        let (config, fields) = kakusan_models::load_config_and_fields(&unet)?;
+        agree("unet", &index.unet, config.class_name())?;
+        let scheduler = part_dir(dir, "scheduler").join(SCHEDULER_FILE);
+        let damaged = |reason: String| unfit(format!("{}: {reason}", scheduler.display()));
+        let mut own = from_json(&read_text(&scheduler)?).map_err(|e| damaged(e.to_string()))?;
+        let class = own.entry("_class_name").or_insert_with(|| index.scheduler.as_str().into());
+        agree("scheduler", &index.scheduler, class.as_str().unwrap_or_default())?;
+        let scheduler = registry.from_config(&index.scheduler, &own).map_err(|e| damaged(e.to_string()))?;
+
+        let checkpoint = Checkpoint::find(&unet, variant)?;
         let rename = |name: &str| config.tensor_name(name);
-        let (weights, _) = Weights::load(&weights_file, device, rename, |vb| config.build(vb))?;
-        let scheduler = dir.join("scheduler").join(SCHEDULER_FILE);
-        let scheduler = registry
-            .from_json(&read_text(&scheduler)?)
-            .map_err(|e| unfit(format!("scheduler/{SCHEDULER_FILE}: {e}")))?;
-        Self::new(config, weights, scheduler)
+        let (weights, _) = Weights::from_checkpoint(checkpoint, device, rename, |vb| config.build(vb))?;
+        Ok(Self { fields, ..Self::new(config, weights, scheduler)? })
+    }
+
+    /// The classes of `model_index.json` that this pipeline loads.
+    const CLASS_NAMES: &[&str] = &["DDPMPipeline"];
+
+    /// Fetches a pipeline from the repository `repo_id` (`owner/name`) of the Hub and gives its folder in the cache, for
+    /// [`from_pretrained_variant`](Self::from_pretrained_variant): of all weights only those that it would choose.
+    ///
+    /// # Errors
+    /// When a file cannot be had, and when the repository holds no such pipeline.
+    pub fn download(repo_id: &str, revision: &str, variant: Option<&str>, hub: &Hub) -> Result<PathBuf> {
+        layout::download(hub, repo_id, revision, variant, Self::CLASS_NAMES)
     }
 
     /// Loads a pipeline from the repository `repo_id` (`owner/name`) of the Hub, through its cache.
     ///
     /// # Errors
-    /// When a file cannot be had, and as [`from_pretrained`](Self::from_pretrained).
+    /// As [`download`](Self::download) and [`from_pretrained`](Self::from_pretrained).
     pub fn from_hub(repo_id: &str, revision: &str, hub: &Hub, registry: &Registry, device: &Device) -> Result<Self> {
-        let index = hub.model_file(repo_id, revision, INDEX_FILE)?;
-        let config = format!("unet/{}", kakusan_models::CONFIG_FILE);
-        let weights = format!("unet/{}", kakusan_models::WEIGHTS_FILE);
-        for file in [config, weights, format!("scheduler/{SCHEDULER_FILE}")] {
-            hub.model_file(repo_id, revision, &file)?;
-        }
-        let snapshot = index.parent().unwrap_or(&index); // the cache lays a revision's files out as the repository has them
-        Self::from_pretrained(snapshot, registry, device)
+        Self::from_pretrained(&Self::download(repo_id, revision, None, hub)?, registry, device)
     }
 
     /// Saves the pipeline in diffusers' layout; each file appears whole or not at all, the index last.
@@ -107,15 +117,27 @@ impl DDPMPipeline {
     /// # Errors
     /// When a file cannot be written.
     pub fn save_pretrained(&self, dir: &Path) -> Result<()> {
-        kakusan_models::save(&self.config, &self.weights, &dir.join("unet"))?;
+        self.save_pretrained_with(dir, &SaveOptions::default())
+    }
+
+    /// As [`save_pretrained`](Self::save_pretrained), the weights as `options` says: another type, a variant, shards.
+    ///
+    /// # Errors
+    /// As [`save_pretrained`](Self::save_pretrained), and when a value does not fit the type asked for.
+    pub fn save_pretrained_with(&self, dir: &Path, options: &SaveOptions) -> Result<()> {
+        let mut options = options.clone();
+        if options.fields.is_empty() {
+            options.fields = self.fields.clone();
+        }
+        kakusan_models::save_with(&self.config, &self.weights, &dir.join("unet"), &options)?;
         let scheduler = dir.join("scheduler");
         std::fs::create_dir_all(&scheduler).map_err(Error::io("create", &scheduler))?;
-        write_whole(&scheduler.join(SCHEDULER_FILE), to_json(self.scheduler.as_ref()).as_bytes())?;
+        write_whole(&scheduler.join(SCHEDULER_FILE), kakusan_scheduler::to_json(self.scheduler.as_ref()).as_bytes())?;
         let index = json!({
             "_class_name": "DDPMPipeline",
             "_diffusers_version": kakusan_config::DIFFUSERS_VERSION,
-            "scheduler": ["kakusan", self.scheduler.class_name()],
-            "unet": ["kakusan", self.config.class_name()],
+            "scheduler": [library(self.scheduler.class_name()), self.scheduler.class_name()],
+            "unet": [library(self.config.class_name()), self.config.class_name()],
         });
         write_whole(&dir.join(INDEX_FILE), format!("{index:#}\n").as_bytes())
     }
@@ -157,3 +179,40 @@ impl DDPMPipeline {
         self.weights.device()
     }
 }
+
+/// Whose class it is: Python loads those of diffusers only.
+fn library(class_name: &str) -> &'static str {
+    if OF_DIFFUSERS.contains(&class_name) { "diffusers" } else { "kakusan" }
+}
+
+const OF_DIFFUSERS: [&str; 29] = [
+    "CMStochasticIterativeScheduler",
+    "DDIMInverseScheduler",
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepInverseScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSDEScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EDMDPMSolverMultistepScheduler",
+    "EDMEulerScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "IPNDMScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LCMScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "RePaintScheduler",
+    "SASolverScheduler",
+    "ScoreSdeVeScheduler",
+    "TCDScheduler",
+    "UNet2DModel",
+    "UnCLIPScheduler",
+    "UniPCMultistepScheduler",
+];

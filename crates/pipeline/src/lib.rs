@@ -8,10 +8,12 @@
 
 mod checkpoint;
 mod config;
+mod convert;
 mod ddpm;
 mod device;
 mod error;
 mod files;
+mod layout;
 pub mod pictures;
 mod report;
 mod run_folder;
@@ -21,6 +23,7 @@ mod train;
 mod trainer;
 
 pub use config::{ConfigError, RunConfig, SampleConfig, TrainConfig};
+pub use convert::convert;
 pub use ddpm::DDPMPipeline;
 pub use device::DeviceChoice;
 pub use error::{Error, Result};

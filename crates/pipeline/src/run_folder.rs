@@ -35,7 +35,7 @@ impl RunFolder {
             let reason = format!("it has no {CONFIG_FILE}, so --overwrite will not delete what is in it");
             return Err(Error::NotARun { dir: dir.to_owned(), reason });
         }
-        let resumable = is_run && !dir.join(crate::ddpm::INDEX_FILE).is_file();
+        let resumable = is_run && !dir.join(crate::layout::INDEX_FILE).is_file();
         Err(Error::RunExists { dir: dir.to_owned(), fresh: fresh_name(dir), resumable })
     }
 

@@ -1,0 +1,41 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use kakusan::models::{FloatType, SaveOptions, parse_size};
+use kakusan::pipeline::{Result, convert as convert_files};
+
+use crate::terminal::say;
+
+#[derive(Args)]
+pub(crate) struct ConvertArgs {
+    /// The folder of a saved pipeline or model, or a file of weights (.bin, .safetensors, .index.json)
+    #[arg(value_name = "SRC")]
+    source: PathBuf,
+    /// The folder to write, which must not be there yet
+    #[arg(value_name = "DST")]
+    target: PathBuf,
+    /// Cast floats to f32, f16 or bf16 [default: as they are]
+    #[arg(long, value_name = "TYPE")]
+    dtype: Option<FloatType>,
+    /// Split weights into files of at most so many bytes, e.g. 100MB
+    #[arg(long, value_name = "SIZE", default_value = "10GB", value_parser = parse_size)]
+    max_shard_size: u64,
+    /// Name the files for what they are, e.g. fp16
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+    /// Take this variant of SRC's weights
+    #[arg(long, value_name = "NAME")]
+    from_variant: Option<String>,
+}
+
+pub(crate) fn convert(args: ConvertArgs) -> Result<ExitCode> {
+    let mut options = SaveOptions::default();
+    options.dtype = args.dtype;
+    options.max_shard_size = args.max_shard_size;
+    options.variant = args.variant;
+    let converted = convert_files(&args.source, args.from_variant.as_deref(), &args.target, &options)?;
+    let what = if converted == 1 { "one model's weights".to_owned() } else { format!("{converted} models' weights") };
+    say(&format!("Converted {what}: {}", args.target.display()));
+    Ok(ExitCode::SUCCESS)
+}

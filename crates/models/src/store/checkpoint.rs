@@ -1,0 +1,213 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use half::{bf16, f16};
+use safetensors::Dtype;
+
+use super::file::DataFile;
+use super::{choose, index, safetensors_file, torch_file};
+use crate::{Error, Result};
+
+/// A model's weights on disk: which tensors there are and where each of them lies. Opening one reads headers; the values
+/// are read from the disk one tensor at a time, when they are asked for.
+///
+/// ```no_run
+/// use kakusan_models::Checkpoint;
+///
+/// # fn main() -> kakusan_models::Result<()> {
+/// let checkpoint = Checkpoint::find("ddpm-cat-256/unet".as_ref(), None)?;
+/// for (name, info) in checkpoint.tensors() {
+///     println!("{name}: {:?} {:?}", info.dtype, info.shape);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    variant: Option<String>,
+    files: Vec<DataFile>,
+    tensors: BTreeMap<String, Entry>,
+    order: Vec<String>,
+}
+
+/// What a file says of one of its tensors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// The type of its values.
+    pub dtype: Dtype,
+    /// Its shape.
+    pub shape: Vec<usize>,
+}
+
+/// Where a tensor lies. Whoever makes one has checked that all of it lies within the file.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) info: TensorInfo,
+    /// Which of the checkpoint's files.
+    pub(crate) file: usize,
+    /// Where its first value is, in bytes.
+    pub(crate) start: u64,
+    /// How many values to go on for one more along each dimension, where that is not what the shape says.
+    pub(crate) strides: Option<Vec<usize>>,
+    /// The CRC-32 of all its bytes, where the file has one.
+    pub(crate) crc: Option<u32>,
+}
+
+impl Checkpoint {
+    /// The weights in the folder `dir`, found as diffusers finds them: a sharded checkpoint's index, else
+    /// `diffusion_pytorch_model.safetensors`, else the same as `.bin` (PyTorch's pickle, of which nothing is executed).
+    /// With a `variant` such as `fp16`, the files of that variant. Without one, a folder that holds a single variant and
+    /// no plain file gives that variant.
+    ///
+    /// # Errors
+    /// [`Error::NoWeights`] where there are none to be chosen, and as [`open`](Self::open).
+    pub fn find(dir: &Path, variant: Option<&str>) -> Result<Self> {
+        let mut names = vec![];
+        let unreadable = |source| Error::Io { action: "read", path: dir.to_owned(), source };
+        for entry in std::fs::read_dir(dir).map_err(unreadable)? {
+            names.extend(entry.map_err(unreadable)?.file_name().into_string().ok());
+        }
+        let chosen = choose::choose(names.iter().map(String::as_str), variant)
+            .map_err(|reason| Error::NoWeights { dir: dir.to_owned(), reason })?;
+        let mut checkpoint = Self::open(&dir.join(&chosen.name))?;
+        checkpoint.variant = chosen.variant;
+        Ok(checkpoint)
+    }
+
+    /// The weights in one file: `.safetensors`, `.bin` (or any other name for PyTorch's pickle), or the `.json` index of
+    /// a sharded checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Safetensors`], [`Error::Pickle`] and [`Error::Shards`], each naming the file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let parts = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("json") => index::open(path)?,
+            _ => vec![open_file(path)?],
+        };
+        let mut checkpoint =
+            Self { path: path.to_owned(), variant: None, files: vec![], tensors: BTreeMap::new(), order: vec![] };
+        for (number, (file, tensors)) in parts.into_iter().enumerate() {
+            checkpoint.files.push(file);
+            for (name, entry) in tensors {
+                checkpoint.order.push(name.clone());
+                checkpoint.tensors.insert(name, Entry { file: number, ..entry });
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    /// The file it was opened by: for a sharded checkpoint, the index.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The variant that [`find`](Self::find) took.
+    pub fn variant(&self) -> Option<&str> {
+        self.variant.as_deref()
+    }
+
+    /// The files that hold the values, more than one for a sharded checkpoint.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> {
+        self.files.iter().map(DataFile::path)
+    }
+
+    /// Names and descriptions, in the order in which the files have them.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
+        self.order.iter().filter_map(|name| Some((name.as_str(), &self.tensors.get(name)?.info)))
+    }
+
+    /// The description of one tensor.
+    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(name).map(|entry| &entry.info)
+    }
+
+    /// One tensor, read from the disk, as f32.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] where there is none of that name, its values are no floats, or they cannot be read.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let refused = |reason| Error::Mismatch { path: self.path.clone(), problems: vec![format!("{name}: {reason}")] };
+        let info = self.info(name).ok_or_else(|| refused("missing".to_owned()))?;
+        let values = self.values(name).map_err(refused)?;
+        Ok(Tensor::from_vec(values, info.shape.as_slice(), &Device::Cpu)?)
+    }
+
+    /// One tensor's values as f32, in the order of its shape, or what is wrong with them.
+    pub(crate) fn values(&self, name: &str) -> std::result::Result<Vec<f32>, String> {
+        let dtype = self.info(name).ok_or("missing")?.dtype;
+        if !is_float(dtype) {
+            return Err(format!("its dtype is {dtype}, expected F32, F64, F16 or BF16"));
+        }
+        Ok(to_f32(dtype, &self.bytes(name)?))
+    }
+
+    /// One tensor's bytes as the file has them, but in the order of its shape.
+    pub(crate) fn bytes(&self, name: &str) -> std::result::Result<Vec<u8>, String> {
+        let entry = self.tensors.get(name).ok_or("missing")?;
+        let file = &self.files[entry.file];
+        let size = entry.info.dtype.bitsize() as u64;
+        let read = |values: u64| match file.read(entry.start, values * size / 8) {
+            Ok(Some(bytes)) => Ok(bytes),
+            Ok(None) => Err("the file ends before it".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        let count = entry.info.shape.iter().product::<usize>() as u64;
+        match &entry.strides {
+            Some(strides) if count > 0 => {
+                let extent = entry.info.shape.iter().zip(strides).map(|(&size, &stride)| (size - 1) * stride);
+                Ok(gather(&read(extent.sum::<usize>() as u64 + 1)?, &entry.info.shape, strides, size as usize / 8))
+            }
+            _ => {
+                let bytes = read(count)?;
+                match entry.crc {
+                    Some(crc) if crc32fast::hash(&bytes) != crc => Err(WRONG_CRC.to_owned()),
+                    _ => Ok(bytes),
+                }
+            }
+        }
+    }
+}
+
+const WRONG_CRC: &str = "its checksum is not the one that was saved with it (the file is damaged, or was written with \
+                         torch.serialization.set_crc32_options(False): save it anew)";
+
+/// A file and what it holds, in its order, each name once; the entries' file numbers are not yet right.
+pub(crate) type Part = (DataFile, Vec<(String, Entry)>);
+
+pub(crate) fn open_file(path: &Path) -> Result<Part> {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("safetensors") => safetensors_file::open(path),
+        _ => torch_file::open(path),
+    }
+}
+
+pub(crate) fn is_float(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F32 | Dtype::F64 | Dtype::F16 | Dtype::BF16)
+}
+
+/// Floats of any width, little-endian, as f32; of another type, nothing.
+pub(crate) fn to_f32(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
+    match dtype {
+        Dtype::F32 => bytes.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect(),
+        Dtype::F64 => bytes.as_chunks().0.iter().map(|&value| f64::from_le_bytes(value) as f32).collect(),
+        Dtype::F16 => bytes.as_chunks().0.iter().map(|&value| f16::from_le_bytes(value).to_f32()).collect(),
+        Dtype::BF16 => bytes.as_chunks().0.iter().map(|&value| bf16::from_le_bytes(value).to_f32()).collect(),
+        _ => vec![],
+    }
+}
+
+/// Values of `size` bytes that lie `strides` apart, one after the other in the order of `shape`.
+fn gather(bytes: &[u8], shape: &[usize], strides: &[usize], size: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(shape.iter().product::<usize>() * size);
+    let mut index = vec![0; shape.len()];
+    loop {
+        let at: usize = index.iter().zip(strides).map(|(i, stride)| i * stride).sum();
+        out.extend_from_slice(&bytes[at * size..][..size]);
+        // the next index, the last dimension fastest
+        let Some(axis) = (0..shape.len()).rev().find(|&axis| index[axis] + 1 < shape[axis]) else { return out };
+        index[axis] += 1;
+        index[axis + 1..].fill(0);
+    }
+}

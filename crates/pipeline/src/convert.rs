@@ -1,0 +1,91 @@
+use std::fs;
+use std::path::Path;
+
+use kakusan_config::{Config, from_json};
+use kakusan_models::{Checkpoint, SaveOptions};
+
+use crate::files::{read_text, write_whole};
+use crate::layout::INDEX_FILE;
+use crate::{Error, Result};
+
+/// The files of a pipeline or a model beside its weights.
+const BESIDE: [&str; 3] = ["json", "md", "txt"];
+/// Larger ones are none of a model's configuration.
+const MAX_BESIDE: u64 = 10 << 20;
+
+/// Writes what `source` holds into the new folder `target` with its weights as `options` says: safetensors for PyTorch's
+/// `.bin`, another type, other pieces, a variant. `source` is the folder of a pipeline (whatever its parts are), that of
+/// a model, or a file of weights; of a folder's weights those of `variant`, where one is named, are taken. Configurations
+/// are kept as they are. Gives the number of checkpoints that were converted.
+///
+/// Weights that diffusers does not save (a text encoder's) are refused rather than left out.
+///
+/// # Errors
+/// When `target` is there already and not empty, when there are no weights in `source` or they cannot be read, and when
+/// a value does not fit the type asked for.
+pub fn convert(source: &Path, variant: Option<&str>, target: &Path, options: &SaveOptions) -> Result<usize> {
+    if fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some()) || target.is_file() {
+        return Err(Error::Unfit(format!("{} is there already; choose a fresh folder", target.display())));
+    }
+    if !source.is_dir() {
+        kakusan_models::convert(&Checkpoint::open(source)?, target, options)?;
+        return Ok(1);
+    }
+    let index = source.join(INDEX_FILE);
+    let unfit = |reason: String| Error::NotAPipeline { dir: source.to_owned(), reason };
+    let parts = match index.is_file() {
+        true => from_json(&read_text(&index)?).map_err(|e| unfit(format!("{INDEX_FILE} is damaged: {e}")))?,
+        false => Config::new(),
+    };
+    let mut converted = 0;
+    for part in parts.keys().filter(|part| !part.starts_with('_')) {
+        if part.contains(['/', '\\', ':']) || part == ".." || part == "." {
+            return Err(unfit(format!("{INDEX_FILE} names the part {part:?}, which leads elsewhere")));
+        }
+        let dir = source.join(part);
+        if dir.is_dir() {
+            converted += convert_folder(&dir, variant, &target.join(part), options)?;
+        }
+    }
+    converted += convert_folder(source, variant, target, options)?;
+    if converted == 0 {
+        Checkpoint::find(source, variant)?; // says what it expects
+    }
+    if index.is_file() {
+        copy(&index, &target.join(INDEX_FILE))?; // last: a folder with it is whole
+    }
+    Ok(converted)
+}
+
+/// Converts the weights of a folder, if it has any, and copies what describes them.
+fn convert_folder(source: &Path, variant: Option<&str>, target: &Path, options: &SaveOptions) -> Result<usize> {
+    let unreadable = || Error::io("read", source);
+    let (mut beside, mut weights) = (vec![], vec![]);
+    for entry in fs::read_dir(source).map_err(unreadable())? {
+        let path = entry.map_err(unreadable())?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_owned();
+        let is_weights = ["safetensors", "bin"].contains(&extension.as_str()) && path.is_file();
+        if name.starts_with("diffusion_pytorch_model") || is_weights {
+            weights.push(path);
+        } else if BESIDE.contains(&extension.as_str()) && name != INDEX_FILE && path.is_file() {
+            beside.push(path);
+        }
+    }
+    fs::create_dir_all(target).map_err(Error::io("create", target))?;
+    if !weights.is_empty() {
+        kakusan_models::convert(&Checkpoint::find(source, variant)?, target, options)?;
+    }
+    for path in beside {
+        if fs::metadata(&path).is_ok_and(|file| file.len() <= MAX_BESIDE)
+            && let Some(name) = path.file_name()
+        {
+            copy(&path, &target.join(name))?;
+        }
+    }
+    Ok(usize::from(!weights.is_empty()))
+}
+
+fn copy(source: &Path, target: &Path) -> Result<()> {
+    write_whole(target, &fs::read(source).map_err(Error::io("read", source))?)
+}

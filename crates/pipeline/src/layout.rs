@@ -1,0 +1,140 @@
+//! Where the parts of a saved pipeline lie: diffusers' `model_index.json`, a folder for each part or all of them in one.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use kakusan_config::{Config, did_you_mean};
+use kakusan_hub::{Hub, Snapshot};
+use kakusan_models::{CONFIG_FILE, choose_weights};
+use serde_json::Value;
+
+use crate::files::read_text;
+use crate::{Error, Result};
+
+/// The file that names a pipeline's parts; it is written last, so that a folder with it is whole.
+pub(crate) const INDEX_FILE: &str = "model_index.json";
+pub(crate) const SCHEDULER_FILE: &str = "scheduler_config.json";
+/// The libraries that a part may say it is of.
+const LIBRARIES: [&str; 2] = ["diffusers", "kakusan"];
+
+/// The classes of a pipeline's parts.
+#[derive(Debug)]
+pub(crate) struct Index {
+    /// `UNet2DModel` and the like.
+    pub(crate) unet: String,
+    /// `DDPMScheduler` and the like.
+    pub(crate) scheduler: String,
+}
+
+impl Index {
+    /// Reads `model_index.json` of the pipeline in `dir`, one of `class_names`. Names that begin with `_` are ignored.
+    pub(crate) fn read(dir: &Path, class_names: &[&str]) -> Result<Self> {
+        let path = dir.join(INDEX_FILE);
+        let unfit = |reason: String| Error::NotAPipeline { dir: dir.to_owned(), reason };
+        if !path.is_file() {
+            return Err(unfit(if !dir.is_dir() {
+                "there is no such folder".into()
+            } else if dir.join(crate::run_folder::CONFIG_FILE).is_file() {
+                format!("its training has not ended; go on with `kakusan train --resume {}`", dir.display())
+            } else {
+                format!("it has no {INDEX_FILE}")
+            }));
+        }
+        let parts = kakusan_config::from_json(&read_text(&path)?)
+            .map_err(|e| unfit(format!("{INDEX_FILE} is damaged: {e}")))?;
+        Self::check(&parts, class_names).map_err(|reason| unfit(format!("{INDEX_FILE}: {reason}")))
+    }
+
+    fn check(parts: &Config, class_names: &[&str]) -> std::result::Result<Self, String> {
+        // the files of before it was written have none
+        if let Some(class) = parts.get("_class_name") {
+            let class = class.as_str().unwrap_or_default();
+            if !class_names.contains(&class) {
+                return Err(format!("`{class}` is no pipeline known here{}", did_you_mean(class, class_names)));
+            }
+        }
+        if let Some(missing) = ["unet", "scheduler"].into_iter().find(|&name| !parts.contains_key(name)) {
+            return Err(format!("it names no `{missing}`"));
+        }
+        let mut named = parts.iter().filter(|(key, _)| !key.starts_with('_'));
+        if let Some((other, class)) =
+            named.find(|(key, class)| !["unet", "scheduler"].contains(&key.as_str()) && is_part(class))
+        {
+            return Err(format!("it has a part `{other}` ({class}), and only a unet and a scheduler are known here"));
+        }
+        let part = |name: &str| {
+            let value = parts.get(name).unwrap_or(&Value::Null);
+            match value.as_array().map(Vec::as_slice) {
+                Some([Value::String(library), Value::String(class)]) if LIBRARIES.contains(&library.as_str()) => {
+                    Ok(class.clone())
+                }
+                Some([Value::String(library), Value::String(class)]) => {
+                    Err(format!("`{name}` is {class} of {library}; known are {}", LIBRARIES.join(", ")))
+                }
+                _ => Err(format!("`{name}` is {value}, expected [\"diffusers\", a class]")),
+            }
+        };
+        Ok(Self { unet: part("unet")?, scheduler: part("scheduler")? })
+    }
+}
+
+/// Whether a value of the index names a part: those that are left out are `[null, null]`.
+fn is_part(value: &Value) -> bool {
+    value.as_array().is_some_and(|names| names.iter().any(|name| !name.is_null()))
+}
+
+/// The folder of a part: its own, or the pipeline's in a repository whose files lie side by side.
+pub(crate) fn part_dir(dir: &Path, name: &str) -> PathBuf {
+    let own = dir.join(name);
+    if own.is_dir() { own } else { dir.to_owned() }
+}
+
+/// Fetches all that a pipeline of one of `class_names` takes from the repository `repo_id` of the Hub into its cache, and gives the
+/// folder.
+pub(crate) fn download(
+    hub: &Hub,
+    repo_id: &str,
+    revision: &str,
+    variant: Option<&str>,
+    class_names: &[&str],
+) -> Result<PathBuf> {
+    let snapshot = hub.model_snapshot(repo_id, revision)?;
+    let dir = snapshot.folder();
+    let has = |file: &str| snapshot.files().iter().any(|name| name == file);
+    if !has(INDEX_FILE) {
+        let reason = format!("{repo_id} has no {INDEX_FILE} at {revision}");
+        return Err(Error::NotAPipeline { dir: repo_id.into(), reason });
+    }
+    snapshot.fetch(INDEX_FILE)?;
+    Index::read(&dir, class_names)?; // before the large files
+
+    let unet = folder_of(&snapshot, "unet");
+    snapshot.fetch(&format!("{unet}{CONFIG_FILE}"))?;
+    let names = snapshot.files().iter().filter_map(|name| name.strip_prefix(&unet)).filter(|name| !name.contains('/'));
+    let chosen = choose_weights(names, variant).map_err(|reason| {
+        let dir = PathBuf::from(repo_id).join(&unet);
+        Error::Model(kakusan_models::Error::NoWeights { dir, reason })
+    })?;
+    let weights = snapshot.fetch(&format!("{unet}{}", chosen.name))?;
+    if chosen.name.ends_with(".json") {
+        for shard in shards(&weights)?.iter().map(|shard| format!("{unet}{shard}")).filter(|shard| has(shard)) {
+            snapshot.fetch(&shard)?; // one that is not there is named when the index is read
+        }
+    }
+    snapshot.fetch(&format!("{}{SCHEDULER_FILE}", folder_of(&snapshot, "scheduler")))?;
+    snapshot.keep()?;
+    Ok(dir)
+}
+
+/// `unet/`, or nothing in a repository whose files lie side by side.
+fn folder_of(snapshot: &Snapshot, part: &str) -> String {
+    let folder = format!("{part}/");
+    if snapshot.files().iter().any(|name| name.starts_with(&folder)) { folder } else { String::new() }
+}
+
+/// The files that an index names; what is wrong with it is said when it is opened.
+fn shards(index: &Path) -> Result<BTreeSet<String>> {
+    let index = kakusan_config::from_json(&read_text(index)?).unwrap_or_default();
+    let shards = index.get("weight_map").and_then(Value::as_object).into_iter().flat_map(|map| map.values());
+    Ok(shards.filter_map(Value::as_str).filter(|shard| !shard.contains('/')).map(str::to_owned).collect())
+}
