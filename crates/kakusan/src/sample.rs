@@ -22,9 +22,9 @@ pub(crate) struct SampleArgs {
     /// The folder of a run or a saved pipeline, or owner/name[@revision] on the Hub
     #[arg(long, value_name = "DIR|owner/name")]
     model: String,
-    /// Sampling steps
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=100_000))]
-    steps: u64,
+    /// Sampling steps [default: 50; 1 for consistency models]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    steps: Option<u64>,
     /// How many images, all from one seed [default: 64]
     #[arg(long, value_name = "N", conflicts_with = "seeds", value_parser = clap::value_parser!(u64).range(1..=4096))]
     batch: Option<u64>,
@@ -89,7 +89,8 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
         let scheduler = registry.from_config(class_name, &pipeline.scheduler().config())?;
         pipeline.set_scheduler(scheduler);
     }
-    let options = args.options();
+    let steps = args.steps.unwrap_or(pipeline.class().default_steps().min(50) as u64) as usize;
+    let options = args.options(steps);
     let mut noise: Box<dyn Noise> = match &args.seeds {
         Some(Seeds { seeds, .. }) => Box::new(PerImage::from_seeds(seeds.iter().copied())),
         None => Box::new(Generator::new(args.seed)),
@@ -107,10 +108,10 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
     bar.finish_and_clear();
 
     let images = range.to_unit(&sample)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-    let about = args.about(pipeline.scheduler().class_name());
+    let about = args.about(pipeline.scheduler().class_name(), steps);
     let count = options.batch_size;
     write_whole(&args.out, &grid(&images, &about)?)?;
-    say(&format!("{count} images in {} steps: {}", args.steps, args.out.display()));
+    say(&format!("{count} images in {steps} steps: {}", args.out.display()));
     if let Some(dir) = &args.separate {
         args.save_each(dir, &images, &about)?;
         say(&format!("Each by itself: {}", dir.display()));
@@ -129,12 +130,12 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
 }
 
 impl SampleArgs {
-    fn options(&self) -> SampleOptions {
+    fn options(&self, steps: usize) -> SampleOptions {
         let batch_size = match &self.seeds {
             Some(Seeds { seeds, .. }) => seeds.len(),
             None => self.batch.unwrap_or(64) as usize,
         };
-        let mut run = RunOptions { eta: self.eta, ..RunOptions::steps(self.steps as usize) };
+        let mut run = RunOptions { eta: self.eta, ..RunOptions::steps(steps) };
         run.churn = self.churn.map(|s_churn| Churn { s_churn, ..Churn::default() });
         let in_turns = |classes: &Vec<u32>| classes.iter().copied().cycle().take(batch_size).collect();
         let class_labels = self.class.as_ref().map(in_turns);
@@ -142,12 +143,12 @@ impl SampleArgs {
     }
 
     /// What the pictures' files say of themselves.
-    fn about(&self, scheduler: &str) -> Vec<(&'static str, String)> {
+    fn about(&self, scheduler: &str, steps: usize) -> Vec<(&'static str, String)> {
         let mut about = vec![
             ("Software", concat!("Kakusan ", env!("CARGO_PKG_VERSION")).to_owned()),
             ("model", self.model.clone()),
             ("scheduler", scheduler.to_owned()),
-            ("steps", self.steps.to_string()),
+            ("steps", steps.to_string()),
         ];
         about.push(match &self.seeds {
             Some(Seeds { text, .. }) => ("seeds", text.clone()),

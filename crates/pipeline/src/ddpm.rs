@@ -10,10 +10,12 @@ use serde_json::json;
 
 use crate::files::{read_text, write_whole};
 use crate::layout::{self, INDEX_FILE, Index, SCHEDULER_FILE, part_dir};
-use crate::{Error, Result};
+use crate::{Error, PipelineClass, Result};
 
-/// diffusers' `DDPMPipeline`: unconditional images from a model and a scheduler, in diffusers' folder layout
-/// (`model_index.json`, `unet/`, `scheduler/`).
+/// Images from a model and a scheduler, in diffusers' folder layout (`model_index.json`, `unet/`, `scheduler/`).
+///
+/// It is diffusers' `DDPMPipeline`, and the others that have these two parts ([`PipelineClass`]). Unlike there, any scheduler
+/// can be swapped in: it brings its own initial noise, scales the model's input, and draws its own noise.
 ///
 /// ```
 /// use candle_core::Device;
@@ -33,6 +35,7 @@ use crate::{Error, Result};
 /// # }
 /// ```
 pub struct DDPMPipeline {
+    class: PipelineClass,
     config: ModelConfig,
     weights: Weights,
     model: Box<dyn Model>,
@@ -48,7 +51,7 @@ impl DDPMPipeline {
     /// When the weights are not those of the model.
     pub fn new(config: ModelConfig, weights: Weights, scheduler: Arc<dyn Scheduler>) -> Result<Self> {
         let model = weights.frozen(|vb| config.build(vb))?;
-        Ok(Self { config, weights, model, scheduler, fields: Config::new() })
+        Ok(Self { class: PipelineClass::DDPM, config, weights, model, scheduler, fields: Config::new() })
     }
 
     /// Loads a pipeline from its folder, the weights as [`Checkpoint::find`] finds them. The scheduler's class is looked up
@@ -70,7 +73,7 @@ impl DDPMPipeline {
         registry: &Registry,
         device: &Device,
     ) -> Result<Self> {
-        let index = Index::read(dir, Self::CLASS_NAMES)?;
+        let index = Index::read(dir)?;
         let unfit = |reason: String| Error::NotAPipeline { dir: dir.to_owned(), reason };
         let agree = |part: &str, said: &str, found: &str| match said == found {
             true => Ok(()),
@@ -84,16 +87,14 @@ impl DDPMPipeline {
         let mut own = from_json(&read_text(&scheduler)?).map_err(|e| damaged(e.to_string()))?;
         let class = own.entry("_class_name").or_insert_with(|| index.scheduler.as_str().into());
         agree("scheduler", &index.scheduler, class.as_str().unwrap_or_default())?;
-        let scheduler = registry.from_config(&index.scheduler, &own).map_err(|e| damaged(e.to_string()))?;
+        let class_name = index.class.scheduler_class().unwrap_or(&index.scheduler);
+        let scheduler = registry.from_config(class_name, &own).map_err(|e| damaged(e.to_string()))?;
 
         let checkpoint = Checkpoint::find(&unet, variant)?;
         let rename = |name: &str| config.tensor_name(name);
         let (weights, _) = Weights::from_checkpoint(checkpoint, device, rename, |vb| config.build(vb))?;
-        Ok(Self { fields, ..Self::new(config, weights, scheduler)? })
+        Ok(Self { class: index.class, fields, ..Self::new(config, weights, scheduler)? })
     }
-
-    /// The classes of `model_index.json` that this pipeline loads.
-    const CLASS_NAMES: &[&str] = &["DDPMPipeline"];
 
     /// Fetches a pipeline from the repository `repo_id` (`owner/name`) of the Hub and gives its folder in the cache, for
     /// [`from_pretrained_variant`](Self::from_pretrained_variant): of all weights only those that it would choose.
@@ -101,7 +102,7 @@ impl DDPMPipeline {
     /// # Errors
     /// When a file cannot be had, and when the repository holds no such pipeline.
     pub fn download(repo_id: &str, revision: &str, variant: Option<&str>, hub: &Hub) -> Result<PathBuf> {
-        layout::download(hub, repo_id, revision, variant, Self::CLASS_NAMES)
+        layout::download(hub, repo_id, revision, variant)
     }
 
     /// Loads a pipeline from the repository `repo_id` (`owner/name`) of the Hub, through its cache.
@@ -134,12 +135,17 @@ impl DDPMPipeline {
         std::fs::create_dir_all(&scheduler).map_err(Error::io("create", &scheduler))?;
         write_whole(&scheduler.join(SCHEDULER_FILE), kakusan_scheduler::to_json(self.scheduler.as_ref()).as_bytes())?;
         let index = json!({
-            "_class_name": "DDPMPipeline",
+            "_class_name": self.class.class_name(),
             "_diffusers_version": kakusan_config::DIFFUSERS_VERSION,
             "scheduler": [library(self.scheduler.class_name()), self.scheduler.class_name()],
             "unet": [library(self.config.class_name()), self.config.class_name()],
         });
         write_whole(&dir.join(INDEX_FILE), format!("{index:#}\n").as_bytes())
+    }
+
+    /// The pipeline of diffusers that it is.
+    pub fn class(&self) -> PipelineClass {
+        self.class
     }
 
     /// The shape of one image `[c, h, w]`.

@@ -9,7 +9,7 @@ use kakusan_models::{CONFIG_FILE, choose_weights};
 use serde_json::Value;
 
 use crate::files::read_text;
-use crate::{Error, Result};
+use crate::{Error, PipelineClass, Result};
 
 /// The file that names a pipeline's parts; it is written last, so that a folder with it is whole.
 pub(crate) const INDEX_FILE: &str = "model_index.json";
@@ -17,9 +17,10 @@ pub(crate) const SCHEDULER_FILE: &str = "scheduler_config.json";
 /// The libraries that a part may say it is of.
 const LIBRARIES: [&str; 2] = ["diffusers", "kakusan"];
 
-/// The classes of a pipeline's parts.
+/// The classes of a pipeline and its parts.
 #[derive(Debug)]
 pub(crate) struct Index {
+    pub(crate) class: PipelineClass,
     /// `UNet2DModel` and the like.
     pub(crate) unet: String,
     /// `DDPMScheduler` and the like.
@@ -27,8 +28,8 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Reads `model_index.json` of the pipeline in `dir`, one of `class_names`. Names that begin with `_` are ignored.
-    pub(crate) fn read(dir: &Path, class_names: &[&str]) -> Result<Self> {
+    /// Reads `model_index.json` of the pipeline in `dir`. Names that begin with `_` are ignored.
+    pub(crate) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(INDEX_FILE);
         let unfit = |reason: String| Error::NotAPipeline { dir: dir.to_owned(), reason };
         if !path.is_file() {
@@ -42,17 +43,20 @@ impl Index {
         }
         let parts = kakusan_config::from_json(&read_text(&path)?)
             .map_err(|e| unfit(format!("{INDEX_FILE} is damaged: {e}")))?;
-        Self::check(&parts, class_names).map_err(|reason| unfit(format!("{INDEX_FILE}: {reason}")))
+        Self::check(&parts).map_err(|reason| unfit(format!("{INDEX_FILE}: {reason}")))
     }
 
-    fn check(parts: &Config, class_names: &[&str]) -> std::result::Result<Self, String> {
+    fn check(parts: &Config) -> std::result::Result<Self, String> {
         // the files of before it was written have none
-        if let Some(class) = parts.get("_class_name") {
-            let class = class.as_str().unwrap_or_default();
-            if !class_names.contains(&class) {
-                return Err(format!("`{class}` is no pipeline known here{}", did_you_mean(class, class_names)));
+        let class = match parts.get("_class_name") {
+            None => PipelineClass::default(),
+            Some(class) => {
+                let class = class.as_str().unwrap_or_default();
+                let known = PipelineClass::CLASS_NAMES;
+                PipelineClass::from_name(class)
+                    .ok_or_else(|| format!("`{class}` is no pipeline known here{}", did_you_mean(class, &known)))?
             }
-        }
+        };
         if let Some(missing) = ["unet", "scheduler"].into_iter().find(|&name| !parts.contains_key(name)) {
             return Err(format!("it names no `{missing}`"));
         }
@@ -74,7 +78,7 @@ impl Index {
                 _ => Err(format!("`{name}` is {value}, expected [\"diffusers\", a class]")),
             }
         };
-        Ok(Self { unet: part("unet")?, scheduler: part("scheduler")? })
+        Ok(Self { class, unet: part("unet")?, scheduler: part("scheduler")? })
     }
 }
 
@@ -89,15 +93,8 @@ pub(crate) fn part_dir(dir: &Path, name: &str) -> PathBuf {
     if own.is_dir() { own } else { dir.to_owned() }
 }
 
-/// Fetches all that a pipeline of one of `class_names` takes from the repository `repo_id` of the Hub into its cache, and gives the
-/// folder.
-pub(crate) fn download(
-    hub: &Hub,
-    repo_id: &str,
-    revision: &str,
-    variant: Option<&str>,
-    class_names: &[&str],
-) -> Result<PathBuf> {
+/// Fetches all that a pipeline takes from the repository `repo_id` of the Hub into its cache, and gives the folder.
+pub(crate) fn download(hub: &Hub, repo_id: &str, revision: &str, variant: Option<&str>) -> Result<PathBuf> {
     let snapshot = hub.model_snapshot(repo_id, revision)?;
     let dir = snapshot.folder();
     let has = |file: &str| snapshot.files().iter().any(|name| name == file);
@@ -106,7 +103,7 @@ pub(crate) fn download(
         return Err(Error::NotAPipeline { dir: repo_id.into(), reason });
     }
     snapshot.fetch(INDEX_FILE)?;
-    Index::read(&dir, class_names)?; // before the large files
+    Index::read(&dir)?; // before the large files
 
     let unet = folder_of(&snapshot, "unet");
     snapshot.fetch(&format!("{unet}{CONFIG_FILE}"))?;

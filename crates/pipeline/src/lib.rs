@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint;
+mod class;
 mod config;
 mod convert;
 mod ddpm;
@@ -22,6 +23,7 @@ mod story;
 mod train;
 mod trainer;
 
+pub use class::PipelineClass;
 pub use config::{ConfigError, RunConfig, SampleConfig, TrainConfig};
 pub use convert::convert;
 pub use ddpm::DDPMPipeline;

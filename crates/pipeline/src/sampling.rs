@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
-use kakusan_scheduler::{RunOptions, StepOutput};
+use kakusan_scheduler::{RePaintOptions, RePaintScheduler, Run, RunOptions, StepOutput};
 
 use crate::{DDPMPipeline, Error, Result};
 
@@ -86,14 +86,13 @@ impl DDPMPipeline {
         &self,
         options: &SampleOptions,
         rng: &mut dyn Noise,
-        mut watch: impl FnMut(&SampleStep),
+        watch: impl FnMut(&SampleStep),
     ) -> Result<Tensor> {
         let predictor = Predictor::new(self, options)?;
         let [channels, height, width] = self.sample_shape()?;
         let shape = [options.batch_size, channels, height, width];
         let mut run = self.scheduler().run_with(&options.run)?;
-        let steps = run.timesteps().len();
-        let mut sample = match &options.images {
+        let sample = match &options.images {
             None if options.run.start > 0 => {
                 return Err(Error::Unfit("a sampling that leaves out its first steps begins with images".into()));
             }
@@ -107,15 +106,50 @@ impl DDPMPipeline {
                 run.add_noise(images, &noise)?
             }
         };
-        let mut index = options.run.start;
+        self.follow(run.as_mut(), sample, &predictor, rng, watch)
+    }
+
+    /// Paints the masked part of images anew so that it fits the rest (RePaint, Lugmayr et al. 2022): diffusers'
+    /// `RePaintPipeline`. Where `mask` is 1 the images stay, where it is 0 they are painted.
+    ///
+    /// `images` `[b, c, h, w]` are in the scheduler's range, `mask` is of the same shape or `[1, 1, h, w]`.
+    ///
+    /// # Errors
+    /// When the scheduler's configuration has no betas that RePaint could use, and when the shapes do not fit.
+    pub fn repaint(
+        &self,
+        images: &Tensor,
+        mask: &Tensor,
+        options: &RePaintOptions,
+        rng: &mut dyn Noise,
+        watch: impl FnMut(&SampleStep),
+    ) -> Result<Tensor> {
+        let predictor = Predictor::new(self, &SampleOptions::new(images.dim(0)?))?;
+        let scheduler = RePaintScheduler::from_config(&self.scheduler().config())?;
+        let mask = mask.broadcast_as(images.shape())?.contiguous()?;
+        let mut run = scheduler.repaint_run(options, images, &mask)?;
+        let noise = run.initial_noise(images.dims(), self.device(), rng)?;
+        self.follow(run.as_mut(), noise, &predictor, rng, watch)
+    }
+
+    /// Goes a run's steps to its end.
+    fn follow(
+        &self,
+        run: &mut dyn Run,
+        mut sample: Tensor,
+        predictor: &Predictor,
+        rng: &mut dyn Noise,
+        mut watch: impl FnMut(&SampleStep),
+    ) -> Result<Tensor> {
+        let steps = run.timesteps().len();
         kakusan_ops::with_still_weights(|| {
             while let Some(level) = run.level() {
+                let index = run.steps().index()?;
                 let model_input = run.scale_model_input(&sample)?;
                 let model_output = predictor.predict(&model_input, level)?;
                 let output = run.step(&model_output, &sample, rng)?;
                 watch(&SampleStep { index, steps, model_input: &model_input, output: &output });
                 sample = output.prev_sample;
-                index += 1;
             }
             Ok(sample)
         })
