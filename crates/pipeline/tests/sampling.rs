@@ -1,0 +1,120 @@
+//! Sampling: every scheduler in one pipeline, classes and guidance, images to begin with, inpainting.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use kakusan_models::{ModelConfig, Weights};
+use kakusan_pipeline::{DDPMPipeline, PipelineClass, SampleOptions};
+use kakusan_rng::{Generator, PerImage};
+use kakusan_scheduler::{DDPMScheduler, RePaintOptions, Registry, RunOptions, Scheduler};
+
+type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+/// A network of a few thousand parameters with random weights.
+fn pipeline(more: &str) -> TestResult<DDPMPipeline> {
+    let json = format!(
+        r#"{{"_class_name": "UNet2DModel", "sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1,
+            "block_out_channels": [4, 8], "norm_num_groups": 4, "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+            "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]{more}}}"#
+    );
+    let config = ModelConfig::from_json(&json, "test")?;
+    let (weights, _) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.build(vb))?;
+    Ok(DDPMPipeline::new(config, weights, Arc::new(DDPMScheduler::default()))?)
+}
+
+fn values(tensor: &Tensor) -> TestResult<Vec<f32>> {
+    Ok(tensor.flatten_all()?.to_vec1()?)
+}
+
+#[test]
+fn every_scheduler_draws_with_one_generator_and_with_one_for_each_image() -> TestResult {
+    let (mut pipeline, registry) = (pipeline("")?, Registry::default());
+    let trained_with = DDPMScheduler::default().config();
+    for class_name in registry.class_names() {
+        if class_name == "RePaintScheduler" {
+            continue; // paints what a mask leaves open
+        }
+        // some have betas of their own
+        let config = if class_name == "UnCLIPScheduler" { &Default::default() } else { &trained_with };
+        pipeline.set_scheduler(registry.from_config(&class_name, config)?);
+        let options = |batch| SampleOptions { run: RunOptions::steps(6), ..SampleOptions::new(batch) };
+        let sample = pipeline.sample(2, 6, &mut Generator::new(0), |_| {})?;
+        let sample = values(&sample)?;
+        assert!(sample.len() == 2 * 64 && sample.iter().all(|value| value.is_finite()), "{class_name}: {sample:?}");
+
+        let both = pipeline.sample_with(&options(2), &mut PerImage::from_seeds([3, 4]), |_| {})?;
+        let alone = pipeline.sample_with(&options(1), &mut PerImage::from_seeds([4]), |_| {})?;
+        if class_name == "ScoreSdeVeScheduler" {
+            continue; // its corrector's step is measured over the batch, as in diffusers
+        }
+        let difference = (both.narrow(0, 1, 1)? - &alone)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        let scale = alone.abs()?.max_all()?.to_scalar::<f32>()?;
+        assert!(difference <= 1e-4 * scale, "{class_name}: {difference} of {scale}");
+    }
+    Ok(())
+}
+
+#[test]
+fn guidance_goes_on_from_no_class_to_the_class() -> TestResult {
+    let pipeline = pipeline(r#", "num_class_embeds": 4"#)?;
+    let draw = |class_labels: Option<Vec<u32>>, guidance_scale| {
+        let options =
+            SampleOptions { run: RunOptions::steps(1), class_labels, guidance_scale, ..SampleOptions::new(2) };
+        pipeline.sample_with(&options, &mut Generator::new(0), |_| {})
+    };
+    let class = values(&draw(Some(vec![0, 1]), 1.0)?)?;
+    let none = values(&draw(Some(vec![3, 3]), 1.0)?)?;
+    assert_ne!(class, none);
+    let guided = values(&draw(Some(vec![0, 1]), 0.0)?)?;
+    assert!(guided.iter().zip(&none).all(|(a, b)| (a - b).abs() < 1e-5));
+    let error = |labels| draw(labels, 2.0).unwrap_err().to_string();
+    assert!(error(None).contains("wants a class for each image, one of 0 to 3"));
+    assert!(error(Some(vec![0])).contains("1 classes for 2 images"));
+    assert!(error(Some(vec![0, 4])).contains("no class 4; the model knows 0 to 3"));
+    Ok(())
+}
+
+#[test]
+fn images_to_begin_with_stay_near_where_little_noise_was_added() -> TestResult {
+    let pipeline = pipeline("")?;
+    let images = Tensor::full(0.5f32, (1, 1, 8, 8), &Device::Cpu)?;
+    let draw = |images: Option<&Tensor>, start| {
+        let run = RunOptions { start, ..RunOptions::steps(100) };
+        let options = SampleOptions { run, images: images.cloned(), ..SampleOptions::new(1) };
+        pipeline.sample_with(&options, &mut Generator::new(0), |_| {})
+    };
+    let near = (draw(Some(&images), 99)? - &images)?.abs()?.max_all()?.to_scalar::<f32>()?;
+    assert!(near < 0.1, "{near}");
+    assert!(draw(None, 99).unwrap_err().to_string().contains("begins with images"));
+    let large = Tensor::zeros((1, 1, 4, 4), DType::F32, &Device::Cpu)?;
+    assert!(draw(Some(&large), 99).unwrap_err().to_string().contains("expected [1, 1, 8, 8]"));
+    Ok(())
+}
+
+#[test]
+fn repaint_leaves_what_the_mask_keeps() -> TestResult {
+    let pipeline = pipeline("")?;
+    let images = Tensor::from_vec(Generator::new(1).uniform(128, -0.9, 0.9), (2, 1, 8, 8), &Device::Cpu)?;
+    let left: Vec<f32> = (0..64).map(|i| if i % 8 < 4 { 1.0 } else { 0.0 }).collect();
+    let mask = Tensor::from_vec(left, (1, 1, 8, 8), &Device::Cpu)?;
+    let options = RePaintOptions { num_inference_steps: 20, jump_length: 2, jump_n_sample: 2, ..Default::default() };
+    let mut calls = 0;
+    let painted = pipeline.repaint(&images, &mask, &options, &mut Generator::new(0), |_| calls += 1)?;
+    let difference = (painted - images)?.abs()?;
+    let kept = difference.narrow(3, 0, 4)?.max_all()?.to_scalar::<f32>()?;
+    let changed = difference.narrow(3, 4, 4)?.mean_all()?.to_scalar::<f32>()?;
+    assert!(kept < 0.05 && changed > 0.1 && calls > 20, "{kept} {changed} {calls}");
+    Ok(())
+}
+
+#[test]
+fn classes_of_pipelines_go_by_diffusers_names() {
+    for name in PipelineClass::CLASS_NAMES {
+        assert_eq!(PipelineClass::from_name(name).map(PipelineClass::class_name), Some(name));
+    }
+    assert_eq!(PipelineClass::from_name("DiTPipeline"), None);
+    assert_eq!(
+        PipelineClass::from_name("DDIMPipeline").and_then(PipelineClass::scheduler_class),
+        Some("DDIMScheduler")
+    );
+}
