@@ -112,6 +112,7 @@ impl ModelConfig {
     fn field_names(class_name: &str) -> Vec<String> {
         let fields = match class_name {
             BasicUNet::CLASS_NAME => BasicUNetConfig::default().to_map(),
+            UNet2DModel::CLASS_NAME => UNet2DConfig::default().to_map(),
             _ => Map::new(),
         };
         fields.into_iter().map(|(key, _)| key).collect()
@@ -226,7 +227,7 @@ impl ModelConfig {
     pub fn tensor_name(&self, name: &str) -> String {
         match self {
             Self::BasicUNet(_) => BasicUNet::tensor_name(name),
-            Self::UNet2DModel(_) => name.to_owned(),
+            Self::UNet2DModel(_) => legacy::attention_name(name),
         }
     }
 }
