@@ -99,9 +99,10 @@ impl<'a> Storyteller<'a> {
 
     fn show_mean(&mut self, pipeline: &DDPMPipeline, watch: Watch) -> Result<()> {
         let (height, width) = (self.images.height(), self.images.width());
-        let mean = self.images.mean_image();
+        let mean = self.images.mean_image()?;
         let scheduler = pipeline.scheduler();
-        let noise = scheduler.initial_noise(&[4, 1, height, width], self.device, &mut self.rng())?;
+        let noise =
+            scheduler.initial_noise(&[4, self.images.channels(), height, width], self.device, &mut self.rng())?;
         let highest = self.levels.last().copied().unwrap_or_default();
         let prediction = pipeline.model().forward(&noise, &Tensor::full(highest, 4, self.device)?, None)?;
         let prediction = self.to_pixels(&prediction)?;
@@ -200,12 +201,12 @@ impl<'a> Storyteller<'a> {
         Ok(())
     }
 
-    /// The first images of the set in the scheduler's range, and the same at rising levels `[<= 8, 1, h, w]`.
+    /// The first images of the set in the scheduler's range, and the same at rising levels `[<= 8, c, h, w]`.
     fn corrupted(&self) -> Result<(Tensor, Tensor)> {
-        let count = SHOWN.min(self.images.len());
-        let indices: Vec<usize> = (0..count).collect();
-        let shape = (count, 1, self.images.height(), self.images.width());
-        let unit = Tensor::from_vec(self.images.pixels_f32(&indices), shape, self.device)?;
+        let [channels, height, width] = self.images.shape();
+        let pixels = self.images.first_pixels_f32(SHOWN)?;
+        let count = pixels.len() / (channels * height * width);
+        let unit = Tensor::from_vec(pixels, (count, channels, height, width), self.device)?;
         let scheduler = &self.config.scheduler;
         let clean = PixelRange::from_unit(scheduler.pixel_range(), &unit)?;
         let noise = scheduler.draw(&clean, &mut self.rng())?.noise;
