@@ -83,7 +83,7 @@ impl Raster {
     /// The picture with its shorter side resized, as torchvision's `Resize(side)`.
     pub(crate) fn with_shorter_side(self, side: usize) -> Self {
         let (width, height) = resized(self.width, self.height, side);
-        if (width, height) == (self.width, self.height) { self } else { resize(&self, width, height) }
+        if (width, height) == (self.width, self.height) { self } else { resize(self, width, height) }
     }
 
     /// The pixels of a window of `height` x `width`, one channel after the other: `[c, h, w]`.

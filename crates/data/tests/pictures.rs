@@ -32,13 +32,13 @@ fn one(name: &str, bytes: &[u8], config: impl FnOnce(DataConfig) -> DataConfig) 
     (*load(&config, &no_hub()).unwrap().images).clone()
 }
 
-/// Where they come from the same decoded pixels, images are Pillow's to the bit. JPEG's and lossy WebP's decoders round in other places.
+/// To the bit, but for JPEG, whose decoders round in other places: grey ones 1 of 255 from libjpeg-turbo's at most, coloured ones 2 in one value
+/// of fifty.
 #[test]
 fn each_pixel_is_torchvisions() {
     let golden = golden();
     let golden = SafeTensors::deserialize(&golden).unwrap();
     for (name, bytes) in files(&golden) {
-        let lossy = name.ends_with("jpg") || name == "lossy.webp";
         for (channels, side) in [1, 3].into_iter().flat_map(|channels| [16, 32, 45].map(|side| (channels, side))) {
             let set = one(name, bytes, |config| DataConfig {
                 resolution: Some(side),
@@ -50,8 +50,12 @@ fn each_pixel_is_torchvisions() {
             let expected = golden.tensor(&format!("center.{name}.{channels}.{side}")).unwrap();
             assert_eq!(expected.shape(), set.shape());
             let image = set.image(0).unwrap();
-            let worst = image.iter().zip(expected.data()).map(|(&ours, &theirs)| ours.abs_diff(theirs)).max().unwrap();
-            assert!(worst <= u8::from(lossy), "{name}, {channels} channels, {side}: {worst}");
+            let differences: Vec<u8> =
+                image.iter().zip(expected.data()).map(|(&ours, &theirs)| ours.abs_diff(theirs)).collect();
+            let (worst, over) = (differences.iter().max().unwrap(), differences.iter().filter(|&&by| by > 1).count());
+            let jpeg = name.ends_with(".jpg");
+            let most = if jpeg && channels == 3 { 2 } else { u8::from(jpeg) };
+            assert!(*worst <= most && over * 50 <= image.len(), "{name}, {channels} x {side}: {worst}, {over} times");
         }
     }
 }
