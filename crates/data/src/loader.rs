@@ -80,8 +80,11 @@ struct Plan {
 #[derive(Debug)]
 struct Workers {
     first: usize,
-    lanes: Vec<(Receiver<Result<Batch, Error>>, JoinHandle<()>)>,
+    lanes: Vec<Lane>,
 }
+
+/// One of the threads, and what it has made.
+type Lane = (Receiver<Result<Batch, Error>>, JoinHandle<()>);
 
 impl Loader {
     /// Batches of `batch_size` images; the last of an epoch has what is left. Batches are made ahead by one thread, or by one for each
@@ -215,8 +218,7 @@ impl Workers {
         let count = threads.min(prefetch).min(plan.len() - first).max(1);
         let mut lanes = Vec::with_capacity(count);
         for k in 0..count {
-            let share = (prefetch + count - 1 - k) / count;
-            let (sender, receiver) = sync_channel(share - 1);
+            let (sender, receiver) = sync_channel(share(prefetch, count, k) - 1);
             let plan = plan.clone();
             let work = move || {
                 for i in (first + k..plan.len()).step_by(count) {
@@ -240,5 +242,26 @@ impl Workers {
     fn batch(&self, i: usize) -> Option<Result<Batch, Error>> {
         let lane = (i - self.first).checked_rem(self.lanes.len())?;
         self.lanes[lane].0.recv().ok()
+    }
+}
+
+/// How many of `prefetch` batches are lane `k`'s, of `lanes` that are no more than the batches.
+fn share(prefetch: usize, lanes: usize, k: usize) -> usize {
+    (prefetch + lanes - 1 - k) / lanes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn the_lanes_share_the_prefetch() {
+        for prefetch in 1..20 {
+            for lanes in 1..=prefetch {
+                let shares: Vec<usize> = (0..lanes).map(|k| share(prefetch, lanes, k)).collect();
+                assert_eq!(shares.iter().sum::<usize>(), prefetch);
+                assert!(shares.iter().all(|&share| share >= 1));
+            }
+        }
     }
 }

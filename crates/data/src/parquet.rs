@@ -428,7 +428,7 @@ mod tests {
             ((None, 1), "column image.bytes has 1 values in a group of 2 rows"),
             ((grey(3, 2, 0), 10), "row 1 has the label 10; expected 0 to 9"),
             ((grey(3, 2, 0), -1), "row 1 has the label -1"),
-            ((grey(2, 3, 0), 1), "row 1: its image has 2 x 3 pixels, not 3 x 2"),
+            ((grey(2, 3, 0), 1), "row 0 has 3 x 2 pixels"),
             ((Some(b"GIF89a".to_vec()), 1), "the image in row 1 is damaged"),
             ((Some(b"<h1>no</h1>".to_vec()), 1), "the image in row 1 is no picture that is known; expected PNG"),
             ((Some(Vec::new()), 1), "the image in row 1 is no picture"),

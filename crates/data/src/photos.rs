@@ -245,9 +245,11 @@ pub(crate) fn image_set(
     if transform.resolution.is_none()
         && let Some((other, _, header)) = good.iter().find(|(_, _, header)| differs(header))
     {
-        let size = format!("its image has {} x {} pixels", header.width, header.height);
-        let one = format!("{width} x {height} as {}", first.name());
-        return Err(wrong(format!("{}: {size}, not {one}; set `resolution` to bring all to one size", other.name())));
+        let (first, other, size) = (first.name(), other.name(), format!("{} x {}", header.width, header.height));
+        return Err(wrong(format!(
+            "holds images of several sizes: {first} has {width} x {height} pixels, {other} has {size}; \
+             set `resolution` to bring all to one"
+        )));
     }
     let shape = [channels, height, width];
 

@@ -191,15 +191,20 @@ fn from_hub(config: &DataConfig, hub: &Hub) -> Result<Answer, String> {
             None,
         ),
     };
+    let files = files_on_hub(hub, repo, config_name, split, known.is_some())?;
     let description = match known {
         Some(_) => format!("the Hub's data set {repo}"),
-        None => format!("the Hub's data set {repo} ({config_name}, {split})"),
+        None => format!("the Hub's data set {repo} ({config_name}, {split}; {} files)", files.len()),
     };
     let read = |files: &[PathBuf]| -> Result<Answer, Error> {
         let Some((image, shape)) = known else {
             let columns = Columns { image: config.image_column.as_deref(), label: config.label_column.as_deref() };
             let transform = config.transform();
-            let rows = parquet::read(files, columns, None, transform.cache_bytes)?;
+            let mut rows = parquet::read(files, columns, None, transform.cache_bytes)?;
+            if let Some(classes) = &config.classes {
+                let kept = Class::labels(classes, &rows.class_names, |_| true)?;
+                rows.entries.retain(|entry| kept.contains(&entry.label));
+            }
             let set = photos::image_set(rows.entries, rows.class_names, transform, Path::new(repo))?;
             return Ok(Answer::of_pictures(set, description));
         };
@@ -214,7 +219,6 @@ fn from_hub(config: &DataConfig, hub: &Hub) -> Result<Answer, String> {
             }),
         }
     };
-    let files = files_on_hub(hub, repo, config_name, split, known.is_some())?;
     read(&files).map_err(|error| error.to_string())
 }
 

@@ -80,7 +80,7 @@ fn images_of_one_size_need_no_resolution_and_others_do() {
     let (small, wide) = (png(0), grey_png(6, 4, 0));
     let dir = folder(&[("a.png", &small), ("b.png", &wide)]);
     let message = refused(&folder_of(dir.path()));
-    for part in ["b.png", "6 x 4", "not 4 x 4", "a.png", "set `resolution`"] {
+    for part in ["several sizes", "a.png has 4 x 4", "b.png has 6 x 4", "set `resolution`"] {
         assert!(message.contains(part), "`{message}` lacks `{part}`");
     }
     let config = DataConfig { resolution: Some(4), channels: Some(3), ..folder_of(dir.path()) };

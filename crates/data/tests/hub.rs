@@ -145,7 +145,7 @@ fn any_set_of_the_hub_in_all_its_files() {
     server.serve(repo, "bees/test/0000.parquet", parquet("photo", None, &pictures(0..2), 9));
     let hub = Hub::new(HubConfig::new(server.url(), cache.path()));
     let loaded = load(&any_set("owner/zoo"), &hub).unwrap();
-    assert_eq!(loaded.source.description, "the Hub's data set owner/zoo (default, train)");
+    assert_eq!(loaded.source.description, "the Hub's data set owner/zoo (default, train; 2 files)");
     assert_eq!(loaded.images.class_names(), ["ape", "bee", "cow"]);
     assert_eq!(loaded.images.labels(), [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2]);
     let firsts: Vec<u8> = (0..12).map(|i| loaded.images.image(i).unwrap()[0]).collect();

@@ -107,6 +107,30 @@ fn random_crops_and_flips_are_torchs() {
     assert!(flips[0] > 5 && flips[1] > 5, "{flips:?}");
 }
 
+/// Cut short anywhere or with any byte changed, a picture is refused or read, and nothing panics.
+#[test]
+fn damage_is_an_error_or_another_picture() {
+    let golden = golden();
+    let golden = SafeTensors::deserialize(&golden).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let config = DataConfig { resolution: Some(8), ..folder_of(dir.path()) };
+    for (name, bytes) in files(&golden) {
+        let path = dir.path().join(name);
+        for i in (0..bytes.len()).step_by(1 + bytes.len() / 30).chain(0..30) {
+            let mut damaged = bytes.to_vec();
+            damaged[i] ^= 0xff;
+            for damaged in [&damaged[..], &bytes[..i]] {
+                fs::write(&path, damaged).unwrap();
+                match load(&config, &no_hub()) {
+                    Ok(loaded) => assert_eq!(loaded.images.len(), 1),
+                    Err(error) => assert!(error.to_string().contains(name), "{error}"),
+                }
+            }
+        }
+        fs::remove_file(&path).unwrap();
+    }
+}
+
 /// The same pixels for any number of threads, any prefetch, held or decoded anew.
 #[test]
 fn batches_do_not_depend_on_threads_or_memory() {

@@ -72,6 +72,8 @@ pub struct Step {
     pub learning_rate: f64,
     /// Images in the batch.
     pub images: usize,
+    /// Images that should have been in the batch but cannot be decoded (`data.on_bad_image = "skip"`).
+    pub skipped: usize,
     /// Whether the epoch ended with this step.
     pub ends_epoch: bool,
 }
@@ -150,6 +152,7 @@ impl Trainer {
             loss,
             learning_rate: self.learning_rate,
             images: batch.indices.len(),
+            skipped: batch.skipped.len(),
             ends_epoch,
         }))
     }
