@@ -195,6 +195,25 @@ impl Transform {
         self.resolution.map_or((width, height), |side| raster::resized(width, height, side))
     }
 
+    /// Width and height of the images, if there are any.
+    fn common_size(&self, good: &[Good]) -> Result<Option<(usize, usize)>, String> {
+        let Some(first) = good.first() else { return Ok(None) };
+        if let Some(side) = self.resolution {
+            return Ok(Some((side, side)));
+        }
+        let size = |good: &Good| (good.header.width, good.header.height);
+        let say =
+            |good: &Good| format!("{} has {} x {} pixels", good.photo.name(), good.header.width, good.header.height);
+        match good.iter().find(|good| size(good) != size(first)) {
+            None => Ok(Some(size(first))),
+            Some(other) => {
+                let (first, other) = (say(first), say(other));
+                let sizes = "holds images of several sizes";
+                Err(format!("{sizes}: {first}, {other}; set `resolution` to bring all to one"))
+            }
+        }
+    }
+
     fn decode(&self, photo: &Photo, channels: usize) -> Result<Raster, String> {
         let raster = raster::decode(&photo.bytes(MAX_FILE_BYTES)?, channels, self.background)?;
         Ok(match self.resolution {
@@ -229,73 +248,71 @@ pub(crate) fn image_set(
     let headers: Vec<_> = entries.par_iter().map(|entry| transform.header(entry)).collect();
     for (Entry { photo, label, .. }, header) in entries.into_iter().zip(headers) {
         match header {
-            Ok(header) => good.push((photo, label, header)),
+            Ok(header) => good.push(Good { photo, label, header }),
             Err(reason) => transform.leave_out(photo.bad(reason), &mut bad)?,
         }
     }
-    let none_left = |bad: &[BadImage]| match bad.first() {
-        Some(first) => wrong(format!("holds no image but bad ones, {} of them; {first}", bad.len())),
-        None => wrong("holds no image; expected PNG, JPEG, WebP or GIF".to_owned()),
-    };
-    let Some((first, _, of_first)) = good.first() else { return Err(none_left(&bad)) };
-
-    let channels = transform.channels.unwrap_or(if good.iter().all(|(_, _, header)| header.grey) { 1 } else { 3 });
-    let (width, height) = transform.resolution.map_or((of_first.width, of_first.height), |side| (side, side));
-    let differs = |header: &Header| (header.width, header.height) != (width, height);
-    if transform.resolution.is_none()
-        && let Some((other, _, header)) = good.iter().find(|(_, _, header)| differs(header))
-    {
-        let (first, other, size) = (first.name(), other.name(), format!("{} x {}", header.width, header.height));
-        return Err(wrong(format!(
-            "holds images of several sizes: {first} has {width} x {height} pixels, {other} has {size}; \
-             set `resolution` to bring all to one"
-        )));
-    }
+    let (width, height) = transform.common_size(&good).map_err(wrong)?.unwrap_or((1, 1));
+    let channels = transform.channels.unwrap_or(if good.iter().all(|good| good.header.grey) { 1 } else { 3 });
     let shape = [channels, height, width];
 
-    let pixels = |header: &Header| match transform.random_crop() {
-        true => (transform.resized(*header), channels),
-        false => ((width, height), channels),
+    let bytes = |good: &Good| {
+        let kept = if transform.random_crop() { transform.resized(good.header) } else { (width, height) };
+        (channels * kept.0 * kept.1) as u64
     };
-    let bytes = |((width, height), channels): ((usize, usize), usize)| (width * height * channels) as u64;
-    let total = good.iter().map(|(_, _, header)| bytes(pixels(header))).fold(0, u64::saturating_add);
-    if total > transform.cache_bytes {
-        let labels = good.iter().map(|(_, label, _)| *label).collect();
-        let photos = good.into_iter().map(|(photo, ..)| photo).collect();
-        let photos = Photos { photos, transform, channels };
-        return Ok((ImageSet::of_photos(shape, photos, labels, class_names)?, bad));
+    let images = if good.iter().map(bytes).fold(0, u64::saturating_add) <= transform.cache_bytes {
+        hold(good, class_names, transform, shape, &mut bad)?
+    } else {
+        let labels = good.iter().map(|good| good.label).collect();
+        let photos = good.into_iter().map(|good| good.photo).collect();
+        ImageSet::of_photos(shape, Photos { photos, transform, channels }, labels, class_names)?
+    };
+    match (images.is_empty(), bad.first()) {
+        (false, _) => Ok((images, bad)),
+        (true, Some(first)) => Err(wrong(format!("holds no image but bad ones, {} of them; {first}", bad.len()))),
+        (true, None) => Err(wrong("holds no image; expected PNG, JPEG, WebP or GIF".to_owned())),
     }
+}
 
-    let (mut held, mut packed, mut labels) = (Vec::new(), Vec::new(), Vec::with_capacity(good.len()));
-    for some in good.chunks(256) {
-        let decode = |(photo, ..): &(Photo, u32, Header)| {
-            let raster = transform.decode(photo, channels)?;
-            Window::of(Cow::Borrowed(&raster), shape, Chance::default())?;
-            Ok(raster)
+/// A picture whose header is good.
+struct Good {
+    photo: Photo,
+    label: u32,
+    header: Header,
+}
+
+/// Decodes all pictures; those that need no cropping any more are packed as the images that they are.
+fn hold(
+    good: Vec<Good>,
+    class_names: Vec<String>,
+    transform: Transform,
+    shape: [usize; 3],
+    bad: &mut Vec<BadImage>,
+) -> Result<ImageSet, Error> {
+    const AT_ONCE: usize = 256;
+    let (mut photos, mut packed, mut labels) = (Vec::new(), Vec::new(), Vec::with_capacity(good.len()));
+    for some in good.chunks(AT_ONCE) {
+        let decode = |good: &Good| {
+            let raster = transform.decode(&good.photo, shape[0])?;
+            Window::of(Cow::Owned(raster), shape, Chance::default())
         };
-        let rasters: Vec<Result<Raster, String>> = some.par_iter().map(decode).collect();
-        for (raster, (photo, label, _)) in rasters.into_iter().zip(some) {
-            match raster {
-                Err(reason) => transform.leave_out(photo.bad(reason), &mut bad)?,
-                Ok(raster) => {
-                    labels.push(*label);
-                    if transform.random_crop() {
-                        held.push(Photo::Held(raster));
-                    } else if let Ok(window) = Window::of(Cow::Owned(raster), shape, Chance::default()) {
-                        window.for_each(|pixel| packed.push(pixel));
-                    }
+        let middles: Vec<Result<Window, String>> = some.par_iter().map(decode).collect();
+        for (middle, good) in middles.into_iter().zip(some) {
+            match middle {
+                Err(reason) => {
+                    transform.leave_out(good.photo.bad(reason), bad)?;
+                    continue;
                 }
+                Ok(middle) if transform.random_crop() => photos.push(Photo::Held(middle.raster.into_owned())),
+                Ok(middle) => middle.for_each(|pixel| packed.push(pixel)),
             }
+            labels.push(good.label);
         }
     }
-    if labels.is_empty() {
-        return Err(none_left(&bad));
+    match transform.random_crop() {
+        true => ImageSet::of_photos(shape, Photos { photos, transform, channels: shape[0] }, labels, class_names),
+        false => ImageSet::new(shape, packed, labels, class_names),
     }
-    let set = match transform.random_crop() {
-        true => ImageSet::of_photos(shape, Photos { photos: held, transform, channels }, labels, class_names)?,
-        false => ImageSet::new(shape, packed, labels, class_names)?,
-    };
-    Ok((set, bad))
 }
 
 /// A set that is held in memory, in another size or other colours if `transform` says so.

@@ -89,10 +89,10 @@ pub(crate) fn load(model: &str, registry: &Registry, device: &Device) -> Result<
 
 /// The images as a picture, eight to a row as in the tutorial, or in a square where they are many.
 fn grid(images: &Tensor, about: &[(&str, String)]) -> Result<Vec<u8>> {
-    let (n, _, height, width) = images.dims4()?;
+    let (n, channels, height, width) = images.dims4()?;
     let columns = if n <= 64 { n.min(8) } else { (n as f64).sqrt().ceil() as usize };
     let pixels = images.flatten_all()?.to_vec1::<f32>()?;
-    let images = pictures::Images { pixels: &pixels, height, width };
+    let images = pictures::Images { pixels: &pixels, channels, height, width };
     Ok(pictures::grid(images, columns, 3, about)?)
 }
 

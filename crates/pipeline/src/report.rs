@@ -318,7 +318,7 @@ mod tests {
             file,
             title: format!("Figure <{i}>"),
             caption: format!("caption & \"{i}\""),
-            png: grid(Images { pixels: &vec![0.5; i + 1], height: 1, width: 1 }, 8, 3, &[]).unwrap(),
+            png: grid(Images { pixels: &vec![0.5; i + 1], channels: 1, height: 1, width: 1 }, 8, 3, &[]).unwrap(),
         };
         let figures: Vec<_> = files.iter().enumerate().map(figure).collect();
         let epochs: Vec<_> = (1..=epochs)

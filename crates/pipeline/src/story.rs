@@ -98,17 +98,16 @@ impl<'a> Storyteller<'a> {
     }
 
     fn show_mean(&mut self, pipeline: &DDPMPipeline, watch: Watch) -> Result<()> {
-        let (height, width) = (self.images.height(), self.images.width());
+        let [channels, height, width] = self.images.shape();
         let mean = self.images.mean_image()?;
         let scheduler = pipeline.scheduler();
-        let noise =
-            scheduler.initial_noise(&[4, self.images.channels(), height, width], self.device, &mut self.rng())?;
+        let noise = scheduler.initial_noise(&[4, channels, height, width], self.device, &mut self.rng())?;
         let highest = self.levels.last().copied().unwrap_or_default();
         let prediction = pipeline.model().forward(&noise, &Tensor::full(highest, 4, self.device)?, None)?;
         let prediction = self.to_pixels(&prediction)?;
         let block = |title, pixels, columns| Block {
             title,
-            images: Images { pixels, height, width },
+            images: Images { pixels, channels, height, width },
             columns,
             column_labels: vec![],
             row_labels: vec![],
@@ -136,10 +135,10 @@ impl<'a> Storyteller<'a> {
         if let Some(error) = failed {
             return Err(error);
         }
-        let (height, width) = (self.images.height(), self.images.width());
+        let [channels, height, width] = self.images.shape();
         let block = |title, pixels, row_labels| Block {
             title,
-            images: Images { pixels, height, width },
+            images: Images { pixels, channels, height, width },
             columns: SHOWN,
             column_labels: vec![],
             row_labels,
@@ -157,9 +156,10 @@ impl<'a> Storyteller<'a> {
         let (count, steps) = (self.config.sample.batch_size, self.config.sample.steps);
         let sample = pipeline.sample(count, steps, &mut self.rng(), |_| {})?;
         let images = self.to_pixels(&sample)?;
+        let [channels, height, width] = self.images.shape();
         let block = Block {
             title: "",
-            images: Images { pixels: &images, height: self.images.height(), width: self.images.width() },
+            images: Images { pixels: &images, channels, height, width },
             columns: SHOWN,
             column_labels: vec![],
             row_labels: vec![],
@@ -219,16 +219,17 @@ impl<'a> Storyteller<'a> {
     fn rows<'p>(&self, pixels: &'p [f32], row_labels: &[&str]) -> Block<'p> {
         let digits = if self.levels.iter().all(|&level| level <= 1.0) { 2 } else { 0 };
         let columns = SHOWN.min(self.images.len());
+        let [channels, height, width] = self.images.shape();
         Block {
             title: "",
-            images: Images { pixels, height: self.images.height(), width: self.images.width() },
+            images: Images { pixels, channels, height, width },
             columns,
             column_labels: self.levels.iter().map(|level| format!("{level:.digits$}")).collect(),
             row_labels: row_labels.iter().map(|&label| label.to_owned()).collect(),
         }
     }
 
-    /// Values 0..1 of grey images in the scheduler's range.
+    /// Values 0..1 of images in the scheduler's range.
     fn to_pixels(&self, images: &Tensor) -> Result<Vec<f32>> {
         let unit = self.config.scheduler.pixel_range().to_unit(images)?;
         Ok(unit.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)

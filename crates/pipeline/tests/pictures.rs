@@ -16,7 +16,7 @@ fn decode(png: &[u8]) -> (usize, usize, Vec<u8>) {
 fn block<'a>(pixels: &'a [f32], rows: &[&str]) -> Block<'a> {
     Block {
         title: "",
-        images: Images { pixels, height: 4, width: 5 },
+        images: Images { pixels, channels: 1, height: 4, width: 5 },
         columns: 2,
         column_labels: vec!["0.00".into(), "1.00".into()],
         row_labels: rows.iter().map(|row| (*row).to_owned()).collect(),
@@ -26,7 +26,8 @@ fn block<'a>(pixels: &'a [f32], rows: &[&str]) -> Block<'a> {
 #[test]
 fn a_grid_is_dark_ink_on_white_and_clips() {
     let pixels = [0.0, 1.0, 0.5, -3.0, 7.0, f32::NAN];
-    let png = grid(Images { pixels: &pixels, height: 1, width: 2 }, 2, 1, &[("seed", "3".into())]).unwrap();
+    let png =
+        grid(Images { pixels: &pixels, channels: 1, height: 1, width: 2 }, 2, 1, &[("seed", "3".into())]).unwrap();
     let (width, height, rgb) = decode(&png);
     assert_eq!((width, height), (2 + 2 * 4, 2 + 2 * 3));
     let grey = |x: usize, y: usize| rgb[(y * width + x) * 3];
@@ -67,7 +68,7 @@ fn a_loss_curve_stands_any_losses() {
 
 #[test]
 fn wrong_sizes_and_pictures_too_large_are_refused() {
-    let images = |pixels, height, width| grid(Images { pixels, height, width }, 8, 3, &[]);
+    let images = |pixels, height, width| grid(Images { pixels, channels: 1, height, width }, 8, 3, &[]);
     assert!(matches!(images(&[0.0; 7], 2, 2), Err(PictureError::Size { pixels: 7, .. })));
     assert!(matches!(images(&[], 0, 2), Err(PictureError::Size { .. })));
     assert!(matches!(images(&[0.0; 20_000], 20_000, 1), Err(PictureError::TooLarge { .. })));

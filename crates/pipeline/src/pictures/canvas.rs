@@ -46,17 +46,21 @@ impl Canvas {
         self.rgb.get_mut(i..i + 3)?.try_into().ok()
     }
 
-    /// Draws an image of `width` columns, each of its pixels a square of `scale`, with its corner at `(x, y)`.
-    pub(super) fn image(&mut self, pixels: &[f32], width: usize, scale: usize, (x, y): (usize, usize)) {
-        for (row, pixels) in pixels.chunks(width).enumerate() {
-            for (column, &value) in pixels.iter().enumerate() {
-                let value = if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0) };
-                let grey = (255.0 * (1.0 - value)).round() as u8;
-                for dy in 0..scale {
-                    let start = ((y + row * scale + dy) * self.width + x + column * scale) * 3;
-                    if let Some(line) = self.rgb.get_mut(start..start + scale * 3) {
-                        line.fill(grey);
-                    }
+    /// Draws an image `[channels, h, width]`, each of its pixels a square of `scale`, with its corner at `(x, y)`.
+    pub(super) fn image(&mut self, image: &[f32], channels: usize, width: usize, scale: usize, (x, y): (usize, usize)) {
+        let clip = |value: f32| if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0) };
+        let byte = |value: f32| (255.0 * value).round() as u8;
+        let plane = image.len() / channels;
+        for i in 0..plane {
+            let color = match channels {
+                3 => [0, 1, 2].map(|channel| byte(clip(image[channel * plane + i]))),
+                _ => [byte(1.0 - clip(image[i])); 3],
+            };
+            let (row, column) = (i / width, i % width);
+            for dy in 0..scale {
+                let start = ((y + row * scale + dy) * self.width + x + column * scale) * 3;
+                if let Some(line) = self.rgb.get_mut(start..start + scale * 3) {
+                    line.as_chunks_mut::<3>().0.fill(color);
                 }
             }
         }

@@ -98,10 +98,11 @@ pub fn figure(title: &str, blocks: &[Block], about: About) -> Result<Vec<u8>, Pi
             let base = y(row) + (tile.1 + cap_height(LABEL)) / 2;
             canvas.text(label, LABEL, PALE, (left - BESIDE_LABEL, base), Anchor::Right)?;
         }
-        let size = block.images.height * block.images.width;
+        let Images { channels, height, width: across, .. } = block.images;
+        let size = channels * height * across;
         for (i, image) in block.images.pixels.chunks_exact(size).enumerate() {
             let corner = (x(i % columns), y(i / columns));
-            canvas.image(image, block.images.width, scale, corner);
+            canvas.image(image, channels, across, scale, corner);
             canvas.frame(corner, tile.0, tile.1);
         }
     }
@@ -147,10 +148,10 @@ pub fn grid(images: Images, columns: usize, scale: usize, about: About) -> Resul
     let (columns, scale) = (columns.clamp(1, count.max(1)), scale.max(1));
     let side = |size: usize, n: usize| (n * (size + 2) + 2).saturating_mul(scale);
     let mut canvas = Canvas::new(side(images.width, columns), side(images.height, count.div_ceil(columns)))?;
-    for (i, image) in images.pixels.chunks_exact(images.height * images.width).enumerate() {
+    for (i, image) in images.pixels.chunks_exact(images.channels * images.height * images.width).enumerate() {
         let (column, row) = (i % columns, i / columns);
         let corner = ((2 + column * (images.width + 2)) * scale, (2 + row * (images.height + 2)) * scale);
-        canvas.image(image, images.width, scale, corner);
+        canvas.image(image, images.channels, images.width, scale, corner);
     }
     canvas.png(about)
 }
@@ -170,7 +171,9 @@ mod tests {
     #[test]
     fn one_is_black_zero_is_white_each_in_its_place() {
         let pixels = [vec![1.0; 784], vec![0.0; 784], vec![0.0; 784], vec![1.0; 784]].concat();
-        let picture = decode(&figure("", &[block(Images { pixels: &pixels, height: 28, width: 28 }, 2)], &[]).unwrap());
+        let picture = decode(
+            &figure("", &[block(Images { pixels: &pixels, channels: 1, height: 28, width: 28 }, 2)], &[]).unwrap(),
+        );
         assert_eq!((picture.width, picture.height), (24 + 84 + 8 + 84 + 24, 24 + 84 + 8 + 84 + 24));
         for (column, row, color) in [(0, 0, BLACK), (1, 0, WHITE), (0, 1, WHITE), (1, 1, BLACK)] {
             let (x, y) = (24 + column * 92, 24 + row * 92);
@@ -185,7 +188,7 @@ mod tests {
     #[test]
     fn values_are_clipped_and_nan_is_white() {
         let pixels = [-1.0, 0.5, 2.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
-        let picture = decode(&grid(Images { pixels: &pixels, height: 1, width: 6 }, 1, 1, &[]).unwrap());
+        let picture = decode(&grid(Images { pixels: &pixels, channels: 1, height: 1, width: 6 }, 1, 1, &[]).unwrap());
         assert_eq!((picture.width, picture.height), (2 + 6 + 2, 2 + 1 + 2));
         let row: Vec<u8> = (2..8).map(|x| picture.at(x, 2)[0]).collect();
         assert_eq!(row, [255, 128, 0, 255, 0, 255]);
@@ -194,15 +197,27 @@ mod tests {
     #[test]
     fn a_grid_has_each_image_in_its_place() {
         let pixels: Vec<f32> = (0..5).flat_map(|i| [i as f32 / 5.0; 6]).collect(); // [5, 2, 3]
-        let picture = decode(&grid(Images { pixels: &pixels, height: 2, width: 3 }, 2, 3, &[]).unwrap());
+        let picture = decode(&grid(Images { pixels: &pixels, channels: 1, height: 2, width: 3 }, 2, 3, &[]).unwrap());
         assert_eq!((picture.width, picture.height), ((2 + 5 + 5) * 3, (2 + 4 + 4 + 4) * 3));
         for i in 0..5 {
             let (x, y) = ((2 + i % 2 * 5) * 3, (2 + i / 2 * 4) * 3);
             let grey = (255.0 * (1.0 - i as f32 / 5.0)).round() as u8;
             assert!(picture.all(x..x + 9, y..y + 6, [grey; 3]), "{i}");
         }
-        let one = decode(&grid(Images { pixels: &pixels[..6], height: 2, width: 3 }, 0, 0, &[]).unwrap());
+        let one = decode(&grid(Images { pixels: &pixels[..6], channels: 1, height: 2, width: 3 }, 0, 0, &[]).unwrap());
         assert_eq!((one.width, one.height), (7, 6)); // no fewer than one column, no smaller than life
+    }
+
+    #[test]
+    fn colours_are_as_they_are() {
+        let pixels = [1.0, 0.0, 0.2, f32::NAN, 0.0, 2.0]; // [1, 3, 1, 2]: red, green and blue of two pixels
+        let picture = decode(&grid(Images { pixels: &pixels, channels: 3, height: 1, width: 2 }, 1, 1, &[]).unwrap());
+        assert_eq!((picture.width, picture.height), (6, 5));
+        assert_eq!((picture.at(2, 2), picture.at(3, 2)), ([255, 51, 0], [0, 0, 255]));
+        for channels in [0, 2, 4] {
+            let refused = grid(Images { pixels: &[0.0; 8], channels, height: 1, width: 1 }, 1, 1, &[]);
+            assert!(matches!(refused, Err(PictureError::Size { .. })), "{channels}");
+        }
     }
 
     /// How many stretches of ink a region has, going right or down, that at least `gap` white pixels part.
@@ -223,7 +238,7 @@ mod tests {
     fn text_has_room_whatever_its_length() {
         let long = "mmmmmmmmmmmmmmmmmmmm";
         let pixels = vec![1.0; 3 * 28 * 28];
-        let images = Images { pixels: &pixels, height: 28, width: 28 };
+        let images = Images { pixels: &pixels, channels: 1, height: 28, width: 28 };
         let margins_are_white = |picture: &Decoded, margin: usize| {
             let (width, height) = (picture.width, picture.height);
             picture.all(0..margin, 0..height, WHITE) && picture.all(width - margin..width, 0..height, WHITE)
@@ -252,7 +267,7 @@ mod tests {
         assert_eq!(stretches(&picture, 0..picture.width, 0..picture.height, 6, false), 2);
 
         // Row labels higher than their images, and more of them than rows.
-        let flat = Images { pixels: &pixels[..6 * 200], height: 1, width: 200 };
+        let flat = Images { pixels: &pixels[..6 * 200], channels: 1, height: 1, width: 200 };
         let labelled = Block { row_labels: vec!["gypsy".into(); 9], ..block(flat, 1) };
         let picture = decode(&figure("", &[labelled], &[]).unwrap());
         assert_eq!(stretches(&picture, 0..80, 0..picture.height, 1, false), 6);
@@ -262,10 +277,11 @@ mod tests {
     #[test]
     fn text_is_kept_in_the_file() {
         let about = [("seed", "0".to_owned()), ("model", "/home/渡辺/run".to_owned())];
-        let picture = decode(&grid(Images { pixels: &[0.0], height: 1, width: 1 }, 1, 1, &about).unwrap());
+        let picture = decode(&grid(Images { pixels: &[0.0], channels: 1, height: 1, width: 1 }, 1, 1, &about).unwrap());
         assert_eq!(picture.texts, about.map(|(keyword, text)| (keyword.to_owned(), text)));
         let endless = "k".repeat(80);
-        let refused = grid(Images { pixels: &[0.0], height: 1, width: 1 }, 1, 1, &[(&endless, String::new())]);
+        let refused =
+            grid(Images { pixels: &[0.0], channels: 1, height: 1, width: 1 }, 1, 1, &[(&endless, String::new())]);
         assert!(matches!(refused, Err(PictureError::Encoding(_))));
     }
 
@@ -273,29 +289,29 @@ mod tests {
     fn sizes_that_do_not_fit_are_refused() {
         let pixels = [0.0; 12];
         for (len, height, width) in [(12, 5, 2), (12, 0, 3), (12, 3, 0), (0, 0, 0), (12, usize::MAX, 3), (12, 7, 7)] {
-            let images = Images { pixels: &pixels[..len], height, width };
+            let images = Images { pixels: &pixels[..len], channels: 1, height, width };
             assert!(matches!(grid(images, 2, 1, &[]), Err(PictureError::Size { .. })), "{len} {height} {width}");
             assert!(
                 matches!(figure("", &[block(images, 2)], &[]), Err(PictureError::Size { .. })),
                 "{len} {height} {width}"
             );
         }
-        let images = Images { pixels: &pixels, height: 3, width: 4 };
+        let images = Images { pixels: &pixels, channels: 1, height: 3, width: 4 };
         for scale in [100_000, usize::MAX] {
             assert!(matches!(grid(images, 1, scale, &[]), Err(PictureError::TooLarge { .. })));
         }
         for (height, width) in [(usize::MAX, 1), (1, usize::MAX), (20_001, 1)] {
-            let images = Images { pixels: &[], height, width };
+            let images = Images { pixels: &[], channels: 1, height, width };
             assert!(matches!(grid(images, 2, 1, &[]), Err(PictureError::TooLarge { .. })));
             assert!(matches!(figure("", &[block(images, 2)], &[]), Err(PictureError::TooLarge { .. })));
         }
         let many = vec![0.0; 20_000];
         assert!(matches!(
-            figure("", &[block(Images { pixels: &many, height: 1, width: 1 }, 1)], &[]),
+            figure("", &[block(Images { pixels: &many, channels: 1, height: 1, width: 1 }, 1)], &[]),
             Err(PictureError::TooLarge { .. })
         ));
         assert!(matches!(figure(&"endless ".repeat(10_000), &[], &[]), Err(PictureError::TooLarge { .. })));
-        let nothing = Images { pixels: &[], height: 3, width: 4 };
+        let nothing = Images { pixels: &[], channels: 1, height: 3, width: 4 };
         assert!(figure("Nothing yet", &[block(nothing, 8)], &[]).is_ok() && figure("", &[], &[]).is_ok());
         assert!(grid(nothing, 8, 3, &[]).is_ok());
     }

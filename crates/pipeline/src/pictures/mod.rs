@@ -1,14 +1,14 @@
 //! The tutorial's pictures as PNG: grids of images with their labels, and the loss curve.
 //!
-//! Images are grey, `[n, h, w]` with values 0..1, and drawn as in the tutorial: dark ink on white, 1 is black.
+//! Images are `[n, c, h, w]` with values 0..1. Grey ones are drawn as in the tutorial, dark ink on white, 1 is black; RGB ones as they are.
 //!
 //! ```
 //! use kakusan_pipeline::pictures::{Block, Images, figure};
 //!
-//! let pixels: Vec<f32> = (0..2 * 8 * 8).map(|i| i as f32 / 128.0).collect(); // [2, 8, 8]
+//! let pixels: Vec<f32> = (0..2 * 8 * 8).map(|i| i as f32 / 128.0).collect(); // [2, 1, 8, 8]
 //! let block = Block {
 //!     title: "",
-//!     images: Images { pixels: &pixels, height: 8, width: 8 },
+//!     images: Images { pixels: &pixels, channels: 1, height: 8, width: 8 },
 //!     columns: 1,
 //!     column_labels: vec![],
 //!     row_labels: vec!["first".into(), "second".into()],
@@ -25,11 +25,13 @@ mod figure;
 pub use curve::loss_curve;
 pub use figure::{Block, figure, grid};
 
-/// Grey images beside each other in memory.
+/// Grey or RGB images beside each other in memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Images<'a> {
-    /// `[n, height, width]`; values outside 0..1 are clipped, NaN is drawn white.
+    /// `[n, channels, height, width]`; values outside 0..1 are clipped, NaN counts as 0.
     pub pixels: &'a [f32],
+    /// 1: grey; 3: red, green and blue.
+    pub channels: usize,
     /// Rows of one image.
     pub height: usize,
     /// Columns of one image.
@@ -39,11 +41,12 @@ pub struct Images<'a> {
 impl Images<'_> {
     /// How many images there are, none of them larger than a picture may be.
     fn count(&self) -> Result<usize, PictureError> {
-        let Self { pixels, height, width } = *self;
-        match height.checked_mul(width) {
+        let Self { pixels, channels, height, width } = *self;
+        let size = height.checked_mul(width).and_then(|size| size.checked_mul(channels));
+        match size.filter(|_| channels == 1 || channels == 3) {
             Some(1..) if height.max(width) > canvas::MAX_SIDE => Err(PictureError::TooLarge { width, height }),
             Some(size @ 1..) if pixels.len().is_multiple_of(size) => Ok(pixels.len() / size),
-            _ => Err(PictureError::Size { pixels: pixels.len(), height, width }),
+            _ => Err(PictureError::Size { pixels: pixels.len(), channels, height, width }),
         }
     }
 }
@@ -56,10 +59,12 @@ pub type About<'a> = &'a [(&'a str, String)];
 #[non_exhaustive]
 pub enum PictureError {
     /// The pixels are not whole images of the size given.
-    #[error("{pixels} pixels are not whole images of {height} x {width}")]
+    #[error("{pixels} values are not whole images of {channels} x {height} x {width}, grey (1) or RGB (3)")]
     Size {
-        /// The number of pixels.
+        /// The number of values.
         pixels: usize,
+        /// Channels of one image.
+        channels: usize,
         /// Rows of one image.
         height: usize,
         /// Columns of one image.
