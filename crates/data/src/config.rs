@@ -1,24 +1,42 @@
 //! The `[data]` table of a configuration.
 
-use std::{fmt, path::PathBuf};
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Class, DatasetName, Error, OnBadImage, SourceKind, loader::PREFETCH, photos::Transform};
 
-/// Which images to learn, and where they may come from.
+/// Which images to learn, where they may come from, and how pictures become images of one size.
+///
+/// ```
+/// use kakusan_data::DataConfig;
+///
+/// let config: DataConfig = toml::from_str(
+///     r#"
+///     name = "folder"
+///     dir = "photographs"         # a subfolder for each class, or just pictures
+///     classes = ["cat", "dog"]    # all if absent
+///     resolution = 64             # the shorter side is resized, then 64 x 64 are cut out
+///     center_crop = true          # of the middle; at random if not
+///     random_flip = true
+///     on_bad_image = "skip"
+///     "#,
+/// )?;
+/// config.check()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// The set.
     pub name: DatasetName,
-    /// The classes to keep, 0 to 9; all if the key is absent.
-    #[serde(default = "all_classes")]
-    pub classes: Vec<u8>,
+    /// The classes to keep, by number or by name; all if the key is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Vec<Class>>,
     /// The sources, in the order in which they are asked; none named means all that know the set.
     #[serde(default)]
     pub sources: Vec<SourceKind>,
-    /// The folder that holds the set's IDX files, or torchvision's root folder.
+    /// The folder that holds the pictures, MNIST's IDX files, CIFAR-10's binary files, or torchvision's root folder of MNIST.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dir: Option<PathBuf>,
     /// How many digits of each class to draw: 1 to 60,000. 6,000 give epochs as long as MNIST's.
@@ -27,36 +45,63 @@ pub struct DataConfig {
     /// The seed of the drawn digits. Apart from the training's, so that two trainings learn from the same digits.
     #[serde(default)]
     pub drawn_seed: u64,
-}
 
-fn all_classes() -> Vec<u8> {
-    (0..10).collect()
+    /// `name = "hub"`: the data set, `owner/name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo: Option<String>,
+    /// `name = "hub"`: which of the set's configurations; `default` if absent. The script of diffusers calls it `dataset_config_name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_name: Option<String>,
+    /// `name = "hub"`: which split; `train` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+    /// `name = "hub"`: the column of images; if absent the only one, or `image`, or `img`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_column: Option<String>,
+    /// `name = "hub"`: the column of labels; if absent `label`, or the only one that the set declares to hold classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_column: Option<String>,
+
+    /// The side of the images, 1 to 8192: the shorter side is resized to it (as Pillow does, bilinear with antialiasing), then the square is cut
+    /// out. If absent, the images keep their own size, which must be one for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<usize>,
+    /// Pictures that are no squares: the middle is cut out, instead of a place drawn anew in each epoch.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub center_crop: bool,
+    /// Every second image, drawn anew in each epoch, is mirrored left to right.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub random_flip: bool,
+    /// 1: grey, 3: RGB; if absent as the images are: grey where all are, else RGB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channels: Option<usize>,
+    /// Pictures: the colour under what is transparent, red, green and blue from 0 to 255; white if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub background: Option<[u8; 3]>,
+    /// Pictures: whether one that cannot be decoded stops the run, or is left out and reported.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_bad_image: OnBadImage,
+    /// Pictures: up to so many MiB they are held in memory, decoded and resized; larger sets are decoded for each epoch anew. 512 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_mb: Option<u64>,
+    /// How many batches are made ahead of need, 1 to 1024; 3 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefetch: Option<usize>,
+    /// How many threads make batches, 1 to 256; if absent one, or one a core where images must be decoded. No result depends on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_workers: Option<usize>,
 }
 
 fn drawn_per_class() -> usize {
     6_000
 }
 
-/// The sets that can be loaded. Each has 28 x 28 grey images of 10 classes, 60,000 for training.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DatasetName {
-    /// Handwritten digits.
-    Mnist,
-    /// Photographs of clothes, shoes and bags.
-    FashionMnist,
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
-/// Where a set may come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SourceKind {
-    /// A folder of IDX files: [`DataConfig::dir`].
-    Dir,
-    /// The Hugging Face Hub.
-    Hub,
-    /// This crate's own hand: digits only.
-    Drawn,
+fn is_default(value: &OnBadImage) -> bool {
+    *value == OnBadImage::default()
 }
 
 impl DataConfig {
@@ -65,120 +110,158 @@ impl DataConfig {
     /// ```
     /// use kakusan_data::{DataConfig, DatasetName};
     ///
-    /// let config = DataConfig { classes: vec![1, 8, 4], ..DataConfig::new(DatasetName::Mnist) };
+    /// let config = DataConfig::new(DatasetName::Mnist).with_classes([1, 8, 4]);
     /// config.check()?;
     /// # Ok::<(), kakusan_data::Error>(())
     /// ```
     pub fn new(name: DatasetName) -> Self {
         Self {
             name,
-            classes: all_classes(),
+            classes: None,
             sources: Vec::new(),
             dir: None,
             drawn_per_class: drawn_per_class(),
             drawn_seed: 0,
+            repo: None,
+            config_name: None,
+            split: None,
+            image_column: None,
+            label_column: None,
+            resolution: None,
+            center_crop: false,
+            random_flip: false,
+            channels: None,
+            background: None,
+            on_bad_image: OnBadImage::default(),
+            cache_mb: None,
+            prefetch: None,
+            num_workers: None,
         }
+    }
+
+    /// The same, but of these classes alone: numbers or names.
+    pub fn with_classes<C: Into<Class>>(mut self, classes: impl IntoIterator<Item = C>) -> Self {
+        self.classes = Some(classes.into_iter().map(Into::into).collect());
+        self
     }
 
     /// Whether a configuration that was read can be run.
     ///
     /// # Errors
     ///
-    /// For no class at all, a class that the set lacks, a class or source named twice, a source that does not know the set, a folder that no
-    /// source would read, and a number of drawn digits out of range.
+    /// For no class at all, a class that the set is known to lack, a class or source named twice, a source that does not know the set, a
+    /// folder that no source would read, a value out of range, and a key that would change nothing.
     pub fn check(&self) -> Result<(), Error> {
-        let wrong = |key, reason: &str| Err(Error::Config { key, reason: reason.to_owned() });
         let names = self.name.class_names();
-        if self.classes.is_empty() {
-            return Err(Error::EmptySelection);
+        match &self.classes {
+            Some(classes) if classes.is_empty() => return Err(Error::EmptySelection),
+            Some(classes) if !names.is_empty() => drop(Class::labels(classes, &names, |_| true)?),
+            _ => {}
         }
-        for (i, &class) in self.classes.iter().enumerate() {
-            if usize::from(class) >= names.len() {
-                return Err(Error::UnknownClass { class, known: known_classes(0..names.len() as u8, &names) });
+        self.check_sources()?;
+        self.check_pictures()?;
+        in_range("drawn_per_class", Some(self.drawn_per_class), 1, 60_000)?;
+        in_range("resolution", self.resolution, 1, 8192)?;
+        in_range("prefetch", self.prefetch, 1, 1024)?;
+        in_range("num_workers", self.num_workers, 1, 256)?;
+        match self.channels {
+            Some(channels) if channels != 1 && channels != 3 => {
+                wrong("channels", format!("is {channels}; it must be 1 (grey) or 3 (RGB)"))
             }
-            if self.classes[..i].contains(&class) {
-                return Err(Error::DuplicateClass { class });
-            }
+            _ => Ok(()),
         }
+    }
+
+    fn check_sources(&self) -> Result<(), Error> {
         for (i, source) in self.sources.iter().enumerate() {
             if self.sources[..i].contains(source) {
-                return wrong("sources", &format!("names \"{source}\" twice; name it once"));
+                return wrong("sources", format!("names \"{source}\" twice; name it once"));
+            }
+            if !self.name.sources().contains(source) {
+                let known: Vec<String> = self.name.sources().iter().map(|source| format!("\"{source}\"")).collect();
+                let reason = match source {
+                    SourceKind::Drawn => format!("only digits can be drawn, not {}", self.name),
+                    _ => format!("{} comes from {} alone", self.name, known.join(" or ")),
+                };
+                return wrong("sources", format!("has \"{source}\", but {reason}; take it out"));
             }
         }
-        if self.name != DatasetName::Mnist && self.sources.contains(&SourceKind::Drawn) {
-            return wrong(
-                "sources",
-                &format!("has \"drawn\", but only digits can be drawn, not {}; take it out", self.name),
-            );
-        }
         if self.dir.is_some() && !self.sources_or_all().contains(&SourceKind::Dir) {
-            return wrong(
-                "dir",
-                "names a folder, but `sources` lacks \"dir\", so it would not be read; add \"dir\" to `sources`",
-            );
+            let remedy = match self.name {
+                DatasetName::Hub => "a set of the Hub is never read from a folder; name the set \"folder\" instead",
+                _ => "`sources` lacks \"dir\", so it would not be read; add \"dir\" to `sources`",
+            };
+            return wrong("dir", format!("names a folder, but {remedy}"));
         }
-        if !(1..=60_000).contains(&self.drawn_per_class) {
-            return wrong("drawn_per_class", &format!("is {}; it must be from 1 to 60000", self.drawn_per_class));
+        Ok(())
+    }
+
+    /// The keys that mean something for sets of pictures, or those of the Hub, alone.
+    fn check_pictures(&self) -> Result<(), Error> {
+        let of_the_hub = [
+            ("repo", self.repo.is_some()),
+            ("config_name", self.config_name.is_some()),
+            ("split", self.split.is_some()),
+            ("image_column", self.image_column.is_some()),
+            ("label_column", self.label_column.is_some()),
+        ];
+        let of_pictures = [
+            ("center_crop", self.center_crop),
+            ("background", self.background.is_some()),
+            ("on_bad_image", self.on_bad_image != OnBadImage::default()),
+            ("cache_mb", self.cache_mb.is_some()),
+        ];
+        let useless = |keys: &[(&'static str, bool)]| keys.iter().find(|(_, given)| *given).map(|(key, _)| *key);
+        if self.name != DatasetName::Hub
+            && let Some(key) = useless(&of_the_hub)
+        {
+            return wrong(key, format!("is for the set \"hub\"; {} does not need it: take it out", self.name));
+        }
+        if !self.name.is_pictures()
+            && let Some(key) = useless(&of_pictures)
+        {
+            return wrong(key, format!("is for pictures of any kind; {} does not need it: take it out", self.name));
+        }
+        if self.name == DatasetName::Hub && self.repo.is_none() {
+            return wrong("repo", "is missing; name the data set, e.g. repo = \"owner/name\"".to_owned());
+        }
+        if self.center_crop && self.resolution.is_none() {
+            return wrong("center_crop", "cuts out nothing without a `resolution`; set that too".to_owned());
         }
         Ok(())
     }
 
     /// The sources, in the order in which they are asked.
     pub fn sources_or_all(&self) -> Vec<SourceKind> {
-        match (self.sources.as_slice(), self.name) {
-            ([], DatasetName::Mnist) => vec![SourceKind::Dir, SourceKind::Hub, SourceKind::Drawn],
-            ([], DatasetName::FashionMnist) => vec![SourceKind::Dir, SourceKind::Hub],
-            (sources, _) => sources.to_vec(),
+        if self.sources.is_empty() { self.name.sources().to_vec() } else { self.sources.clone() }
+    }
+
+    /// For [`Loader::prefetch`](crate::Loader::prefetch).
+    pub fn prefetch(&self) -> NonZeroUsize {
+        self.prefetch.and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN.saturating_add(PREFETCH - 1))
+    }
+
+    pub(crate) fn transform(&self) -> Transform {
+        Transform {
+            resolution: self.resolution,
+            center_crop: self.center_crop,
+            channels: self.channels,
+            background: self.background.unwrap_or([255; 3]),
+            on_bad_image: self.on_bad_image,
+            cache_bytes: self.cache_mb.unwrap_or(512).saturating_mul(1 << 20),
         }
     }
 }
 
-impl DatasetName {
-    /// What the classes are called, in the order of their labels.
-    pub fn class_names(self) -> Vec<String> {
-        let names = match self {
-            Self::Mnist => ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
-            Self::FashionMnist => [
-                "T-shirt/top",
-                "Trouser",
-                "Pullover",
-                "Dress",
-                "Coat",
-                "Sandal",
-                "Shirt",
-                "Sneaker",
-                "Bag",
-                "Ankle boot",
-            ],
-        };
-        names.map(str::to_owned).to_vec()
+fn in_range(key: &'static str, value: Option<usize>, least: usize, most: usize) -> Result<(), Error> {
+    match value {
+        Some(value) if !(least..=most).contains(&value) => {
+            wrong(key, format!("is {value}; it must be from {least} to {most}"))
+        }
+        _ => Ok(()),
     }
 }
 
-impl fmt::Display for DatasetName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Mnist => "mnist",
-            Self::FashionMnist => "fashion_mnist",
-        })
-    }
-}
-
-impl fmt::Display for SourceKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Dir => "dir",
-            Self::Hub => "hub",
-            Self::Drawn => "drawn",
-        })
-    }
-}
-
-/// Classes for a message: `0, 1, 2`, or `0 (Trouser), 1 (Coat)` where the names say more than the labels.
-pub(crate) fn known_classes(classes: impl IntoIterator<Item = u8>, names: &[String]) -> String {
-    let known = classes.into_iter().map(|class| match names.get(usize::from(class)) {
-        Some(name) if *name != class.to_string() => format!("{class} ({name})"),
-        _ => class.to_string(),
-    });
-    known.collect::<Vec<_>>().join(", ")
+fn wrong(key: &'static str, reason: String) -> Result<(), Error> {
+    Err(Error::Config { key, reason })
 }

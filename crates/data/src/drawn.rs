@@ -6,7 +6,7 @@ mod pen;
 use kakusan_rng::Generator;
 use rayon::prelude::*;
 
-use crate::{DatasetName, Error, ImageSet, config::known_classes};
+use crate::{DatasetName, Error, ImageSet, class::known_classes};
 
 /// Draws `per_class` digits of each class in `classes`, in MNIST's look: 28 x 28 pixels, white ink on black, in a box of 20 x 20
 /// centred by its mass. Hands, pens, slants and wobbles differ from digit to digit.
@@ -25,10 +25,10 @@ pub fn draw_digits(classes: &[u8], per_class: usize, seed: u64) -> Result<ImageS
         return Err(Error::EmptySelection);
     }
     if let Some(pair) = classes.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Error::DuplicateClass { class: pair[0] });
+        return Err(Error::DuplicateClass { class: u32::from(pair[0]).into() });
     }
     if let Some(&class) = classes.iter().find(|&&class| class > 9) {
-        return Err(Error::UnknownClass { class, known: known_classes(0..10, &class_names) });
+        return Err(Error::UnknownClass { class: u32::from(class).into(), known: known_classes(0..10, &class_names) });
     }
     if per_class > 60_000 {
         return Err(Error::Config {
@@ -44,7 +44,8 @@ pub fn draw_digits(classes: &[u8], per_class: usize, seed: u64) -> Result<ImageS
         let style = glyphs::pick(labels[i], pen::uniform(&mut rng));
         pen::draw(style, &mut rng, image);
     });
-    ImageSet::new(pen::SIDE, pen::SIDE, pixels, labels, class_names)
+    let labels = labels.into_iter().map(u32::from).collect();
+    ImageSet::new([1, pen::SIDE, pen::SIDE], pixels, labels, class_names)
 }
 
 /// A digit's own generator. The generator takes 32 bits of seed; within one `seed`, no two digits share theirs.

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use crate::{DatasetName, Skipped};
+use crate::{BadImage, Class, DatasetName, Skipped};
 
 /// What can go wrong with a data set.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +18,7 @@ pub enum Error {
     #[error("`classes` names {class}, but the set holds the classes {known}")]
     UnknownClass {
         /// The class that was asked for.
-        class: u8,
+        class: Class,
         /// The classes that the set holds.
         known: String,
     },
@@ -26,7 +26,7 @@ pub enum Error {
     #[error("`classes` names {class} twice; name it once")]
     DuplicateClass {
         /// The class.
-        class: u8,
+        class: Class,
     },
     /// A selection of no class at all.
     #[error("`classes` names no class, so there would be no image to learn from")]
@@ -35,16 +35,17 @@ pub enum Error {
     #[error("an image set does not fit together: {0}")]
     ImageSet(String),
     /// The folder that was named is not there, or is no folder.
-    #[error("{} is not a folder; name the folder that holds the set's IDX files", path.display())]
+    #[error("{} is not a folder; name the folder that holds the set as `dir`", path.display())]
     NotAFolder {
         /// What was named.
         path: PathBuf,
     },
     /// The folder lacks a file.
     #[error(
-        "{} holds no {dataset}; looked for {}, each also with .gz",
+        "{} holds no {dataset}; looked for {}{}",
         path.display(),
-        looked_for.join(", ")
+        looked_for.join(", "),
+        if *dataset == DatasetName::Cifar10 { "" } else { ", each also with .gz" }
     )]
     MissingFile {
         /// The folder.
@@ -78,6 +79,17 @@ pub enum Error {
         /// What is wrong with it, and what was expected.
         reason: String,
     },
+    /// Images cannot be made a set.
+    #[error("{} {reason}", path.display())]
+    Images {
+        /// The folder, file or data set.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
+    /// An image cannot be decoded.
+    #[error("{0}; repair or remove it, or set `on_bad_image` to \"skip\"")]
+    BadImage(BadImage),
     /// None of the sources answered.
     #[error("no source of {dataset} answered:{}\n{}", list(tried), remedy(*dataset))]
     NoSource {
@@ -100,5 +112,10 @@ fn remedy(dataset: DatasetName) -> &'static str {
         DatasetName::FashionMnist => {
             "Name a folder that holds its IDX files as `dir`, or see that the Hub can be reached."
         }
+        DatasetName::Cifar10 => {
+            "Name a folder that holds its binary version as `dir`, or see that the Hub can be reached."
+        }
+        DatasetName::Folder => "Name a folder of pictures as `dir`.",
+        DatasetName::Hub => "See that the Hub can be reached and that `repo`, `config_name` and `split` are right.",
     }
 }

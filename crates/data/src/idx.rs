@@ -42,7 +42,7 @@ pub(crate) fn find(dir: &Path, name: DatasetName) -> Result<Files, Error> {
     }
     let raw = match name {
         DatasetName::Mnist => "MNIST/raw/",
-        DatasetName::FashionMnist => "FashionMNIST/raw/",
+        _ => "FashionMNIST/raw/",
     };
     let images = find_one(dir, name, &["", raw], &["train-images-idx3-ubyte", "train-images.idx3-ubyte"])?;
     let beside = images.parent().unwrap_or(dir);
@@ -79,7 +79,8 @@ pub(crate) fn read(files: &Files, class_names: Vec<String>) -> Result<ImageSet, 
         let reason = format!("holds {count} images, but {} holds {} labels", files.labels.display(), labels.len());
         return wrong(&files.images, reason);
     }
-    ImageSet::new(SIDE as usize, SIDE as usize, pixels, labels, class_names)
+    let labels = labels.into_iter().map(u32::from).collect();
+    ImageSet::new([1, SIDE as usize, SIDE as usize], pixels, labels, class_names)
 }
 
 /// The bytes after a file's header: `[n, 28, 28]` pixels or `[n]` labels.

@@ -1,4 +1,4 @@
-//! Shuffled batches, made on another thread ahead of need.
+//! Shuffled batches, made on other threads ahead of need.
 
 use std::{
     num::NonZeroUsize,
@@ -11,10 +11,10 @@ use std::{
 
 use kakusan_rng::{Generator, dataloader_permutation};
 
-use crate::ImageSet;
+use crate::{BadImage, Error, ImageSet, image_set::Chance};
 
-/// Batches that wait, ready, for the training to ask.
-const AHEAD: usize = 2;
+/// Batches that are ready or in the making unless [`Loader::prefetch`] says otherwise.
+pub(crate) const PREFETCH: usize = 3;
 
 /// Hands out a set in shuffled batches, epoch after epoch, as torch's `DataLoader(shuffle=True)` does.
 ///
@@ -27,6 +27,7 @@ const AHEAD: usize = 2;
 /// let loader = Loader::new(images, NonZeroUsize::new(16).unwrap());
 /// let mut rng = Generator::new(0);
 /// for batch in loader.epoch(&mut rng) {
+///     let batch = batch?;
 ///     assert_eq!(batch.images.len(), batch.labels.len() * 28 * 28);
 /// }
 /// # Ok::<(), kakusan_data::Error>(())
@@ -35,6 +36,8 @@ const AHEAD: usize = 2;
 pub struct Loader {
     images: Arc<ImageSet>,
     batch_size: NonZeroUsize,
+    prefetch: NonZeroUsize,
+    threads: NonZeroUsize,
 }
 
 /// Some images and what they are.
@@ -42,40 +45,67 @@ pub struct Loader {
 pub struct Batch {
     /// Which images of the set these are, `[b]`.
     pub indices: Vec<usize>,
-    /// Their pixels from 0 to 1, `[b, 1, h, w]`.
+    /// Their pixels from 0 to 1, `[b, c, h, w]`.
     pub images: Vec<f32>,
+    /// Channels, height and width of each: `[c, h, w]`.
+    pub shape: [usize; 3],
     /// Their classes, `[b]`.
-    pub labels: Vec<u8>,
+    pub labels: Vec<u32>,
+    /// Images that should be here but could not be decoded: only from sets that leave such out (`on_bad_image = "skip"`).
+    pub skipped: Vec<BadImage>,
 }
 
 /// The batches of one epoch, in order.
 #[derive(Debug)]
 pub struct Batches {
     plan: Plan,
+    prefetch: usize,
+    threads: usize,
     /// The batch to hand out next.
     next: usize,
-    worker: Option<Worker>,
+    workers: Option<Workers>,
 }
 
-/// Which images go into which batch: consecutive pieces of one permutation.
+/// Which images go into which batch, consecutive pieces of one permutation, and what chance decides of each.
 #[derive(Clone, Debug)]
 struct Plan {
     images: Arc<ImageSet>,
     order: Arc<[usize]>,
+    /// As long as the order, or empty where nothing is left to chance.
+    chances: Arc<[Chance]>,
     batch_size: usize,
 }
 
-/// The thread that makes batches ahead of need. It ends when its receiver is dropped.
+/// The threads that make batches ahead of need, each every so-many-th. They end when their receivers are dropped.
 #[derive(Debug)]
-struct Worker {
-    batches: Receiver<Batch>,
-    thread: JoinHandle<()>,
+struct Workers {
+    first: usize,
+    lanes: Vec<Lane>,
 }
 
+/// One of the threads, and what it has made.
+type Lane = (Receiver<Result<Batch, Error>>, JoinHandle<()>);
+
 impl Loader {
-    /// Batches of `batch_size` images; the last of an epoch has what is left.
+    /// Batches of `batch_size` images; the last of an epoch has what is left. Batches are made ahead by one thread, or by one for each
+    /// core (as many as the prefetch at most) where the images must be decoded.
     pub fn new(images: Arc<ImageSet>, batch_size: NonZeroUsize) -> Self {
-        Self { images, batch_size }
+        let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let threads = if images.is_held() { NonZeroUsize::MIN } else { cores };
+        let prefetch = NonZeroUsize::new(PREFETCH).unwrap_or(NonZeroUsize::MIN);
+        Self { images, batch_size, prefetch, threads }
+    }
+
+    /// How many batches at most are ready or in the making: the memory that the loader takes. 3 unless set.
+    pub fn prefetch(mut self, batches: NonZeroUsize) -> Self {
+        self.prefetch = batches;
+        self
+    }
+
+    /// How many threads make batches; more than the prefetch have nothing to do. The batches are the same for any number.
+    pub fn threads(mut self, threads: NonZeroUsize) -> Self {
+        self.threads = threads;
+        self
     }
 
     /// The number of batches in an epoch.
@@ -83,11 +113,22 @@ impl Loader {
         self.images.len().div_ceil(self.batch_size.get())
     }
 
-    /// Shuffles the set anew. Takes from `rng` what torch's `DataLoader` takes from the global generator: two 64-bit draws.
+    /// Shuffles the set anew. Takes from `rng` what torch's `DataLoader` takes from the global generator: two 64-bit draws. For a set with
+    /// random crops or flips there follow, image by image in the epoch's order: two 32-bit draws for top and left of the crop (each, modulo
+    /// the room that there is plus one, is `torch.randint`'s), then one for the flip (`torch.rand(1) < 0.5`).
     pub fn epoch(&self, rng: &mut Generator) -> Batches {
-        let order = dataloader_permutation(rng, self.images.len()).into();
-        let plan = Plan { images: self.images.clone(), order, batch_size: self.batch_size.get() };
-        Batches { plan, next: 0, worker: None }
+        let order: Arc<[usize]> = dataloader_permutation(rng, self.images.len()).into();
+        let augment = self.images.augment();
+        let mut chance = || Chance {
+            corner: augment.random_crop.then(|| (rng.next_u32(), rng.next_u32())),
+            flip: augment.random_flip && rng.rand(1).iter().any(|&x| x < 0.5),
+        };
+        let chances = match augment.random_crop || augment.random_flip {
+            true => order.iter().map(|_| chance()).collect(),
+            false => Arc::default(),
+        };
+        let plan = Plan { images: self.images.clone(), order, chances, batch_size: self.batch_size.get() };
+        Batches { plan, prefetch: self.prefetch.get(), threads: self.threads.get(), next: 0, workers: None }
     }
 }
 
@@ -100,26 +141,28 @@ impl Batches {
     }
 
     fn stop(&mut self) {
-        if let Some(Worker { batches, thread }) = self.worker.take() {
-            drop(batches);
-            let _ = thread.join(); // a worker that panicked has nothing to tell: its batch is made again on demand
+        if let Some(Workers { lanes, .. }) = self.workers.take() {
+            let (receivers, threads): (Vec<_>, Vec<_>) = lanes.into_iter().unzip();
+            drop(receivers);
+            for thread in threads {
+                let _ = thread.join(); // a worker that panicked has nothing to tell: its batch is made again on demand
+            }
         }
     }
 }
 
 impl Iterator for Batches {
-    type Item = Batch;
+    /// A batch, or why there is none: [`Error::BadImage`].
+    type Item = Result<Batch, Error>;
 
-    fn next(&mut self) -> Option<Batch> {
+    fn next(&mut self) -> Option<Self::Item> {
         if self.next == self.plan.len() {
             return None;
         }
-        if self.worker.is_none() {
-            self.worker = Worker::start(self.plan.clone(), self.next);
-        }
+        let workers =
+            self.workers.get_or_insert_with(|| Workers::start(&self.plan, self.next, self.prefetch, self.threads));
         // Without a worker (no thread to be had) the batch is made here.
-        let ahead = self.worker.as_ref().and_then(|worker| worker.batches.recv().ok());
-        let batch = ahead.unwrap_or_else(|| self.plan.batch(self.next));
+        let batch = workers.batch(self.next).unwrap_or_else(|| self.plan.batch(self.next));
         self.next += 1;
         Some(batch)
     }
@@ -144,25 +187,81 @@ impl Plan {
         self.order.len().div_ceil(self.batch_size)
     }
 
-    fn batch(&self, i: usize) -> Batch {
+    fn batch(&self, i: usize) -> Result<Batch, Error> {
         let start = i * self.batch_size;
-        let indices = self.order[start..self.order.len().min(start + self.batch_size)].to_vec();
-        let labels = indices.iter().map(|&i| self.images.label(i)).collect();
-        Batch { images: self.images.pixels_f32(&indices), labels, indices }
+        let places = start..self.order.len().min(start + self.batch_size);
+        let shape = self.images.shape();
+        let mut images = Vec::with_capacity(places.len() * shape.iter().product::<usize>());
+        let (mut indices, mut labels, mut skipped) = (Vec::with_capacity(places.len()), Vec::new(), Vec::new());
+        for place in places {
+            let (index, chance) = (self.order[place], self.chances.get(place).copied().unwrap_or_default());
+            match self.images.append_unless_bad(index, chance, &mut images)? {
+                Some(bad) => skipped.push(bad),
+                None => {
+                    indices.push(index);
+                    labels.push(self.images.label(index));
+                }
+            }
+        }
+        match skipped.pop() {
+            Some(bad) if indices.is_empty() => return Err(Error::BadImage(bad)), // a batch of nothing is no batch
+            bad => skipped.extend(bad),
+        }
+        Ok(Batch { indices, images, shape, labels, skipped })
     }
 }
 
-impl Worker {
-    fn start(plan: Plan, first: usize) -> Option<Self> {
-        let (sender, batches) = sync_channel(AHEAD);
-        let work = move || {
-            for i in first..plan.len() {
-                if sender.send(plan.batch(i)).is_err() {
-                    break; // nobody waits any more
+impl Workers {
+    /// Lane `k` makes the batches `first + k`, `first + k + lanes`, ... Of the `prefetch` each has its share: what waits in its channel,
+    /// and the one in its hands.
+    fn start(plan: &Plan, first: usize, prefetch: usize, threads: usize) -> Self {
+        let count = threads.min(prefetch).min(plan.len() - first).max(1);
+        let mut lanes = Vec::with_capacity(count);
+        for k in 0..count {
+            let (sender, receiver) = sync_channel(share(prefetch, count, k) - 1);
+            let plan = plan.clone();
+            let work = move || {
+                for i in (first + k..plan.len()).step_by(count) {
+                    if sender.send(plan.batch(i)).is_err() {
+                        break; // nobody waits any more
+                    }
                 }
+            };
+            match std::thread::Builder::new().name("kakusan-data".to_owned()).spawn(work) {
+                Ok(thread) => lanes.push((receiver, thread)),
+                Err(_) => break,
             }
-        };
-        let thread = std::thread::Builder::new().name("kakusan-data".to_owned()).spawn(work).ok()?;
-        Some(Self { batches, thread })
+        }
+        // A lane that is missing would be asked in vain: with all or none, batch `i` is never made twice.
+        if lanes.len() < count {
+            lanes.clear();
+        }
+        Self { first, lanes }
+    }
+
+    fn batch(&self, i: usize) -> Option<Result<Batch, Error>> {
+        let lane = (i - self.first).checked_rem(self.lanes.len())?;
+        self.lanes[lane].0.recv().ok()
+    }
+}
+
+/// How many of `prefetch` batches are lane `k`'s, of `lanes` that are no more than the batches.
+fn share(prefetch: usize, lanes: usize, k: usize) -> usize {
+    (prefetch + lanes - 1 - k) / lanes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn the_lanes_share_the_prefetch() {
+        for prefetch in 1..20 {
+            for lanes in 1..=prefetch {
+                let shares: Vec<usize> = (0..lanes).map(|k| share(prefetch, lanes, k)).collect();
+                assert_eq!(shares.iter().sum::<usize>(), prefetch);
+                assert!(shares.iter().all(|&share| share >= 1));
+            }
+        }
     }
 }

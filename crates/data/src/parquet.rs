@@ -1,131 +1,323 @@
-//! Image sets as the Hub keeps them: a parquet file with a column `image`, whose `bytes` are a PNG file, and a column `label`.
+//! Image sets as the Hub keeps them: parquet files with a column of images, a struct whose `bytes` are a picture's file, and mostly one of labels.
 //!
-//! candle-datasets opens the file; its own row reader drops bad rows and panics on bad images, so the columns are read here.
+//! candle-datasets' own row reader drops bad rows and panics on bad images, so the columns are read here.
 
-use std::{fs::File, io::Cursor, path::Path};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use ::parquet::{
-    data_type::{ByteArray, ByteArrayType, DataType, Int64Type},
-    file::reader::{RowGroupReader, SerializedFileReader},
+    basic::Type,
+    column::reader::ColumnReaderImpl,
+    data_type::{ByteArray, ByteArrayType, DataType, Int32Type, Int64Type},
+    file::{metadata::ParquetMetaData, metadata::ParquetMetaDataReader, serialized_reader::SerializedPageReader},
 };
-use candle_datasets::hub::FileReader;
 use rayon::prelude::*;
 
-use crate::Error;
+use crate::{
+    Error,
+    photos::{Entry, Photo},
+    raster,
+};
 
-/// Beyond these a file is not believed. MNIST has 60,000 images of 784 bytes.
-const MAX_IMAGES: usize = 4_000_000;
-const MAX_SIDE: u32 = 1024;
-const MAX_BYTES: usize = 1 << 32;
+/// Beyond these a file is not believed. MNIST has 60,000 images in a row group of 18 MB; the Hub writes groups of 100 to 1,000 images.
+const MAX_IMAGES: usize = 100_000_000;
+const MAX_GROUP_BYTES: i64 = 1 << 32;
+const MAX_CLASSES: usize = 1 << 20;
 
-/// Height, width, pixels `[n, height, width]`, labels `[n]`.
-type Images = (usize, usize, Vec<u8>, Vec<u8>);
+/// Which columns to read; those that are not named are found.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Columns<'a> {
+    pub(crate) image: Option<&'a str>,
+    pub(crate) label: Option<&'a str>,
+}
 
-/// Reads the grey 8-bit images and their labels, in the file's order.
+/// The images and labels of some files.
+pub(crate) struct Rows {
+    pub(crate) entries: Vec<Entry>,
+    /// The names of the classes: the file's own, or `classes`, or their numbers.
+    pub(crate) class_names: Vec<String>,
+}
+
+/// One file, its footer read. Each access opens the file anew: clones of one handle would share its place.
+#[derive(Debug)]
+pub(crate) struct Table {
+    path: PathBuf,
+    metadata: ParquetMetaData,
+    /// The leaf column of the pictures' files.
+    image: usize,
+    label: Option<usize>,
+    names: Option<Vec<String>>,
+}
+
+/// A picture in a table: its row in one of the row groups.
+#[derive(Clone, Debug)]
+pub(crate) struct Cell {
+    table: Arc<Table>,
+    group: usize,
+    row: usize,
+}
+
+impl PartialEq for Cell {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.table.path, self.group, self.row) == (&other.table.path, other.group, other.row)
+    }
+}
+
+impl Eq for Cell {}
+
+/// Reads the rows of all files, in order. Up to `held_bytes` of pictures' files are held in memory; of more than that only the headers are read
+/// now, one row group after the other.
 ///
 /// # Errors
-/// [`Error::Io`] for a file that cannot be opened; [`Error::Parquet`] for one that is damaged, lacks a column or a value, has a label
-/// of `classes` or more, or images that are no grey 8-bit PNG or not all of one size.
-pub(crate) fn read(path: &Path, classes: usize) -> Result<Images, Error> {
-    let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    // The parquet crate meets some kinds of damage with a panic.
-    let images = std::panic::catch_unwind(|| decode(file, classes));
-    let images = images.unwrap_or_else(|_| Err("not a sound parquet file: its reader gave up on it".to_owned()));
-    images.map_err(|reason| Error::Parquet { path: path.to_owned(), reason })
-}
-
-fn decode(file: File, classes: usize) -> Result<Images, String> {
-    let reader = SerializedFileReader::new(file).map_err(|error| format!("not a sound parquet file: {error}"))?;
-    let (image_column, label_column) = (column(&reader, "image.bytes")?, column(&reader, "label")?);
-    let (mut pngs, mut labels) = (Vec::new(), Vec::new());
-    for group in 0..reader.num_row_groups() {
-        let group = reader.get_row_group(group).map_err(|error| format!("row group {group}: {error}"))?;
-        let rows = usize::try_from(group.metadata().num_rows()).ok().filter(|rows| pngs.len() + rows <= MAX_IMAGES);
-        let rows = rows.ok_or_else(|| format!("claims more than {MAX_IMAGES} images"))?;
-        values::<ByteArrayType>(&*group, image_column, "image.bytes", rows, &mut pngs)?;
-        values::<Int64Type>(&*group, label_column, "label", rows, &mut labels)?;
+/// [`Error::Io`] for a file that cannot be opened; [`Error::Parquet`] for one that is damaged, lacks a column or a value, or has a label that
+/// is no class.
+pub(crate) fn read(
+    paths: &[PathBuf],
+    columns: Columns,
+    classes: Option<&[String]>,
+    held_bytes: u64,
+) -> Result<Rows, Error> {
+    let tables = paths.iter().map(|path| Table::open(path, columns).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
+    let held = tables.iter().map(|table| table.image_bytes()).fold(0, u64::saturating_add) <= held_bytes;
+    let names = classes.or_else(|| tables.iter().find_map(|table| table.names.as_deref()));
+    let classes = names.map_or(MAX_CLASSES, <[String]>::len);
+    let (mut entries, mut most) = (Vec::new(), 0);
+    for table in &tables {
+        table.guarded(|| {
+            let mut first = 0;
+            for group in 0..table.metadata.num_row_groups() {
+                let rows = table.rows(group).filter(|rows| entries.len() + rows <= MAX_IMAGES);
+                let rows = rows.ok_or_else(|| format!("claims more than {MAX_IMAGES} images"))?;
+                let mut labels = Vec::with_capacity(rows);
+                for (row, label) in table.labels(group, rows)?.into_iter().enumerate() {
+                    let known = u32::try_from(label).ok().filter(|&label| (label as usize) < classes);
+                    labels.push(known.ok_or_else(|| {
+                        format!(
+                            "row {} has the label {label}; expected 0 to {}",
+                            first + row,
+                            classes.saturating_sub(1)
+                        )
+                    })?);
+                }
+                most = labels.iter().copied().fold(most, u32::max);
+                let images = table.images(group, 0, rows)?;
+                let headers: Vec<_> = match held {
+                    true => rayon::iter::repeat_n(None, rows).collect(),
+                    false => images.par_iter().map(|bytes| Some(raster::header(bytes.data()))).collect(),
+                };
+                for (row, ((bytes, label), header)) in images.into_iter().zip(labels).zip(headers).enumerate() {
+                    let bytes = held.then(|| bytes.data().into()); // a copy: the original holds on to its whole page
+                    let cell = Cell { table: table.clone(), group, row };
+                    entries.push(Entry { photo: Photo::Cell { cell, row: first + row, bytes }, label, header });
+                }
+                first += rows;
+            }
+            match usize::try_from(table.metadata.file_metadata().num_rows()) {
+                Ok(claimed) if claimed == first && first > 0 => Ok(()),
+                claimed => Err(format!("holds {first} images where it claims {}", claimed.unwrap_or_default())),
+            }
+        })?;
     }
-    let claimed = reader.metadata().file_metadata().num_rows();
-    if usize::try_from(claimed) != Ok(pngs.len()) || pngs.is_empty() {
-        return Err(format!("holds {} images where it claims {claimed}", pngs.len()));
-    }
-    let label = |(row, &label): (usize, &i64)| match u8::try_from(label) {
-        Ok(class) if usize::from(class) < classes => Ok(class),
-        _ => Err(format!("row {row} has the label {label}; expected 0 to {}", classes.saturating_sub(1))),
+    let class_names = match (names, tables.iter().any(|table| table.label.is_some())) {
+        (Some(names), _) => names.to_vec(),
+        (None, true) => (0..=most).map(|label| label.to_string()).collect(),
+        (None, false) => vec!["images".to_owned()],
     };
-    let labels = labels.iter().enumerate().map(label).collect::<Result<_, _>>()?;
-    let (height, width, pixels) = unpack_all(&pngs)?;
-    Ok((height, width, pixels, labels))
+    Ok(Rows { entries, class_names })
 }
 
-/// The index of the leaf column `name`, which must have one value a row.
-fn column(reader: &SerializedFileReader<File>, name: &str) -> Result<usize, String> {
-    let columns = reader.metadata().file_metadata().schema_descr().columns();
-    let names = || columns.iter().map(|column| column.path().string()).collect::<Vec<_>>().join(", ");
-    let found = columns.iter().position(|column| column.path().string() == name && column.max_rep_level() == 0);
-    found.ok_or_else(|| format!("has no column {name} with one value a row; its columns are {}", names()))
-}
+impl Cell {
+    pub(crate) fn path(&self) -> &Path {
+        &self.table.path
+    }
 
-/// Appends the `rows` values of one column of one row group.
-fn values<T: DataType>(
-    group: &dyn RowGroupReader,
-    column: usize,
-    name: &str,
-    rows: usize,
-    into: &mut Vec<T::T>,
-) -> Result<(), String> {
-    let reader = group.get_column_reader(column).map_err(|error| format!("column {name}: {error}"))?;
-    let mut reader = T::get_column_reader(reader)
-        .ok_or_else(|| format!("column {name} is not of type {}", T::get_physical_type()))?;
-    // A null has a level and no value.
-    let (records, values, _) = reader
-        .read_records(rows, Some(&mut Vec::new()), None, into)
-        .map_err(|error| format!("column {name}: {error}"))?;
-    match (records, values) == (rows, rows) {
-        true => Ok(()),
-        false => Err(format!("column {name} has {values} values in a group of {rows} rows")),
+    /// The file of the picture, read from the table.
+    pub(crate) fn bytes(&self) -> Result<ByteArray, String> {
+        let read = || self.table.images(self.group, self.row, 1)?.pop().ok_or_else(|| "is not there".to_owned());
+        unpanicked(read)
     }
 }
 
-/// Height, width and all pixels of images that must be as large as the first.
-fn unpack_all(pngs: &[ByteArray]) -> Result<(usize, usize, Vec<u8>), String> {
-    let first = pngs.first().map(ByteArray::data).unwrap_or_default();
-    let (width, height) = open(first).map_err(|reason| format!("row 0: {reason}"))?.info().size();
-    let size = height as usize * width as usize;
-    let bytes = size.checked_mul(pngs.len()).filter(|bytes| width.max(height) <= MAX_SIDE && *bytes <= MAX_BYTES);
-    let bytes = bytes.ok_or_else(|| {
-        format!(
-            "{} images of {width} x {height} pixels are too many or too large ({MAX_SIDE} a side at most)",
-            pngs.len()
-        )
-    })?;
-    let mut pixels = vec![0; bytes];
-    let unpack = |(row, (out, png)): (usize, (&mut [u8], &ByteArray))| {
-        unpack(png.data(), (width, height), out).map_err(|reason| format!("row {row}: {reason}"))
+/// The parquet crate meets some kinds of damage with a panic.
+fn unpanicked<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    result.unwrap_or_else(|_| Err("not a sound parquet file: its reader gave up on it".to_owned()))
+}
+
+impl Table {
+    fn open(path: &Path, columns: Columns) -> Result<Self, Error> {
+        let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let wrong = |reason| Error::Parquet { path: path.to_owned(), reason };
+        let read = unpanicked(|| {
+            let metadata = ParquetMetaDataReader::new().parse_and_finish(&file);
+            let metadata = metadata.map_err(|error| format!("not a sound parquet file: {error}"))?;
+            let declared = Declared::of(&metadata);
+            let image = image_column(&metadata, columns.image)?;
+            let label = label_column(&metadata, columns.label, &declared)?;
+            let names = label.as_ref().and_then(|(_, name)| declared.names(name));
+            Ok(Self { path: path.to_owned(), metadata, image, label: label.map(|(leaf, _)| leaf), names })
+        });
+        read.map_err(wrong)
+    }
+
+    /// Names this file in what goes wrong with it.
+    fn guarded<T>(&self, work: impl FnOnce() -> Result<T, String>) -> Result<T, Error> {
+        unpanicked(work).map_err(|reason| Error::Parquet { path: self.path.clone(), reason })
+    }
+
+    /// What all pictures' files take.
+    fn image_bytes(&self) -> u64 {
+        let groups = self.metadata.row_groups().iter();
+        groups.map(|group| group.column(self.image).uncompressed_size().max(0) as u64).fold(0, u64::saturating_add)
+    }
+
+    fn rows(&self, group: usize) -> Option<usize> {
+        usize::try_from(self.metadata.row_group(group).num_rows()).ok()
+    }
+
+    fn images(&self, group: usize, first: usize, count: usize) -> Result<Vec<ByteArray>, String> {
+        self.values::<ByteArrayType>(self.image, group, first, count)
+    }
+
+    /// The labels of a group; zeros where there is no column of them.
+    fn labels(&self, group: usize, rows: usize) -> Result<Vec<i64>, String> {
+        let Some(leaf) = self.label else { return Ok(vec![0; rows]) };
+        match self.metadata.row_group(group).column(leaf).column_type() {
+            Type::INT32 => Ok(self.values::<Int32Type>(leaf, group, 0, rows)?.into_iter().map(i64::from).collect()),
+            _ => self.values::<Int64Type>(leaf, group, 0, rows),
+        }
+    }
+
+    /// `count` values of one column of one row group, after the `first`.
+    fn values<T: DataType>(&self, leaf: usize, group: usize, first: usize, count: usize) -> Result<Vec<T::T>, String> {
+        let (metadata, rows) = (self.metadata.row_group(group), self.rows(group).unwrap_or_default());
+        let chunk = metadata.column(leaf);
+        let name = chunk.column_path().string();
+        let wrong = |error: ::parquet::errors::ParquetError| format!("column {name}: {error}");
+        if chunk.uncompressed_size() > MAX_GROUP_BYTES {
+            let bytes = chunk.uncompressed_size();
+            return Err(format!("column {name} has {bytes} bytes in a row group; {MAX_GROUP_BYTES} at most are read"));
+        }
+        if chunk.column_type() != T::get_physical_type() {
+            return Err(format!("column {name} is not of type {}", T::get_physical_type()));
+        }
+        let file = File::open(&self.path).map_err(|error| format!("cannot be read: {error}"))?;
+        let pages = SerializedPageReader::new(Arc::new(file), chunk, rows, None).map_err(wrong)?;
+        let mut reader = ColumnReaderImpl::<T>::new(chunk.column_descr_ptr(), Box::new(pages));
+        reader.skip_records(first).map_err(wrong)?;
+        // A null has a level and no value.
+        let mut into = Vec::new();
+        let read = reader.read_records(count, Some(&mut Vec::new()), None, &mut into);
+        let (records, values, _) = read.map_err(wrong)?;
+        match (records, values) == (count, count) {
+            true => Ok(into),
+            false => Err(format!("column {name} has {values} values in a group of {rows} rows")),
+        }
+    }
+}
+
+/// What Hugging Face's `datasets` wrote into the file about its columns.
+struct Declared(serde_json::Value);
+
+impl Declared {
+    fn of(metadata: &ParquetMetaData) -> Self {
+        let pairs = metadata.file_metadata().key_value_metadata();
+        let text = pairs.and_then(|pairs| pairs.iter().find(|pair| pair.key == "huggingface")?.value.as_deref());
+        let json: Option<serde_json::Value> = text.and_then(|text| serde_json::from_str(text).ok());
+        Self(json.and_then(|json| json.pointer("/info/features").cloned()).unwrap_or_default())
+    }
+
+    /// The columns that are declared to hold classes.
+    fn classes(&self) -> Vec<&str> {
+        let features = self.0.as_object().into_iter().flatten();
+        features.filter(|(_, feature)| feature["_type"] == "ClassLabel").map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// The names of a column's classes.
+    fn names(&self, column: &str) -> Option<Vec<String>> {
+        let names = self.0.get(column)?.get("names")?.as_array()?;
+        names.iter().map(|name| name.as_str().map(str::to_owned)).collect()
+    }
+}
+
+/// The leaf column that holds the pictures' files.
+fn image_column(metadata: &ParquetMetaData, named: Option<&str>) -> Result<usize, String> {
+    let leaves = leaves(metadata);
+    let holds_files = |path: &str| leaves.iter().position(|leaf| leaf.path == path && leaf.flat);
+    if let Some(name) = named {
+        let path = format!("{name}.bytes");
+        return holds_files(&path).ok_or_else(|| lacks(&path, &leaves));
+    }
+    let files = |leaf: &&Leaf| leaf.flat && leaf.kind == Type::BYTE_ARRAY && leaf.path.ends_with(".bytes");
+    let found: Vec<&Leaf> = leaves.iter().filter(files).collect();
+    let usual = ["image.bytes", "img.bytes"].into_iter().find_map(holds_files);
+    match (found.as_slice(), usual) {
+        ([], _) => Err(lacks("of images (a struct with `bytes`)", &leaves)),
+        ([only], _) => Ok(only.index),
+        (_, Some(usual)) => Ok(usual),
+        (several, None) => {
+            let names: Vec<&str> = several.iter().map(|leaf| leaf.path.trim_end_matches(".bytes")).collect();
+            Err(format!("has several columns of images; name one of {} as `image_column`", names.join(", ")))
+        }
+    }
+}
+
+/// The leaf column of labels and its name, if there is one.
+fn label_column(
+    metadata: &ParquetMetaData,
+    named: Option<&str>,
+    declared: &Declared,
+) -> Result<Option<(usize, String)>, String> {
+    let leaves = leaves(metadata);
+    let whole = |name: &str| {
+        let leaf = leaves.iter().find(|leaf| leaf.path == name && leaf.flat)?;
+        matches!(leaf.kind, Type::INT32 | Type::INT64).then(|| (leaf.index, name.to_owned()))
     };
-    pixels.par_chunks_exact_mut(size).zip(pngs).enumerate().try_for_each(unpack)?;
-    Ok((height as usize, width as usize, pixels))
+    if let Some(name) = named {
+        let other = leaves.iter().find(|leaf| leaf.path == name && leaf.flat);
+        let refused = || match other {
+            Some(leaf) => format!("column {name} is of type {}, but labels are whole numbers", leaf.kind),
+            None => lacks(name, &leaves),
+        };
+        return whole(name).map(Some).ok_or_else(refused);
+    }
+    let classes: Vec<_> = declared.classes().into_iter().filter_map(whole).collect();
+    match (whole("label"), classes.as_slice()) {
+        (Some(label), _) => Ok(Some(label)),
+        (None, [only]) => Ok(Some(only.clone())),
+        (None, []) => Ok(None),
+        (None, several) => {
+            let names: Vec<&str> = several.iter().map(|(_, name)| name.as_str()).collect();
+            Err(format!("has several columns of classes; name one of {} as `label_column`", names.join(", ")))
+        }
+    }
 }
 
-fn unpack(png: &[u8], size: (u32, u32), out: &mut [u8]) -> Result<(), String> {
-    let mut reader = open(png)?;
-    let info = reader.info();
-    if info.size() != size {
-        let (width, height) = info.size();
-        return Err(format!("its image is {width} x {height} pixels where the first has {} x {}", size.0, size.1));
-    }
-    if (info.color_type, info.bit_depth) != (png::ColorType::Grayscale, png::BitDepth::Eight) {
-        return Err(format!(
-            "its image is {:?} with {:?} bits; expected grey with eight",
-            info.color_type, info.bit_depth
-        ));
-    }
-    reader.next_frame(out).map_err(|error| format!("its image is damaged: {error}"))?;
-    Ok(())
+struct Leaf {
+    index: usize,
+    path: String,
+    kind: Type,
+    /// One value a row.
+    flat: bool,
 }
 
-fn open(png: &[u8]) -> Result<png::Reader<Cursor<&[u8]>>, String> {
-    png::Decoder::new(Cursor::new(png)).read_info().map_err(|error| format!("its image is no sound PNG: {error}"))
+fn leaves(metadata: &ParquetMetaData) -> Vec<Leaf> {
+    let columns = metadata.file_metadata().schema_descr().columns().iter().enumerate();
+    let leaf = |(index, column): (usize, &::parquet::schema::types::ColumnDescPtr)| Leaf {
+        index,
+        path: column.path().string(),
+        kind: column.physical_type(),
+        flat: column.max_rep_level() == 0,
+    };
+    columns.map(leaf).collect()
+}
+
+fn lacks(name: &str, leaves: &[Leaf]) -> String {
+    let names: Vec<&str> = leaves.iter().map(|leaf| leaf.path.as_str()).collect();
+    format!("has no column {name} with one value a row; its columns are {}", names.join(", "))
 }
 
 #[cfg(test)]
@@ -137,6 +329,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::{ImageSet, photos::Transform, photos::image_set};
 
     const SCHEMA: &str = "message schema {
         optional group image { optional binary bytes; optional binary path (UTF8); }
@@ -184,15 +377,37 @@ mod tests {
         bytes
     }
 
-    fn read_bytes(bytes: &[u8]) -> Result<Images, Error> {
+    const MNIST: Columns = Columns { image: Some("image"), label: Some("label") };
+
+    fn digits() -> Vec<String> {
+        (0..10).map(|digit| digit.to_string()).collect()
+    }
+
+    /// The images as they are, held or read from their rows when they are needed.
+    fn read_all(
+        bytes: &[u8],
+        columns: Columns,
+        classes: Option<&[String]>,
+        held_bytes: u64,
+    ) -> Result<ImageSet, Error> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        read(file.path(), 10)
+        let rows = read(&[file.path().to_owned()], columns, classes, held_bytes)?;
+        let transform = Transform { cache_bytes: held_bytes, ..Transform::none(1) };
+        let set = image_set(rows.entries, rows.class_names, transform, file.path())?.0;
+        let held = (0..set.len()).map(|i| set.image(i).map(|image| image.to_vec())).collect::<Result<Vec<_>, _>>()?;
+        ImageSet::new(set.shape(), held.concat(), set.labels().to_vec(), set.class_names().to_vec())
+    }
+
+    fn read_bytes(bytes: &[u8]) -> Result<ImageSet, Error> {
+        let held = read_all(bytes, MNIST, Some(&digits()), u64::MAX)?;
+        assert_eq!(held, read_all(bytes, MNIST, Some(&digits()), 0)?);
+        Ok(held)
     }
 
     fn reason(bytes: &[u8]) -> String {
         match read_bytes(bytes) {
-            Err(error @ Error::Parquet { .. }) => error.to_string(),
+            Err(error) => error.to_string(),
             other => panic!("{other:?}"),
         }
     }
@@ -200,8 +415,9 @@ mod tests {
     #[test]
     fn images_and_labels_of_all_groups_in_order() {
         let bytes = write(SCHEMA, &[&[(grey(3, 2, 0), 7), (grey(3, 2, 100), 0)], &[(grey(3, 2, 250), 9)]]);
-        let (height, width, pixels, labels) = read_bytes(&bytes).unwrap();
-        assert_eq!((height, width, labels), (2, 3, vec![7, 0, 9]));
+        let set = read_bytes(&bytes).unwrap();
+        assert_eq!((set.shape(), set.labels()), ([1, 2, 3], &[7, 0, 9][..]));
+        let pixels: Vec<u8> = (0..3).flat_map(|i| set.image(i).unwrap().to_vec()).collect();
         assert_eq!(pixels, [0, 1, 2, 3, 4, 5, 100, 101, 102, 103, 104, 105, 250, 251, 252, 253, 254, 255]);
     }
 
@@ -212,16 +428,15 @@ mod tests {
             ((None, 1), "column image.bytes has 1 values in a group of 2 rows"),
             ((grey(3, 2, 0), 10), "row 1 has the label 10; expected 0 to 9"),
             ((grey(3, 2, 0), -1), "row 1 has the label -1"),
-            ((grey(2, 3, 0), 1), "row 1: its image is 2 x 3 pixels where the first has 3 x 2"),
-            ((Some(png(3, 2, png::ColorType::Rgb, &[0; 18])), 1), "row 1: its image is Rgb with Eight bits"),
-            ((Some(b"GIF89a".to_vec()), 1), "row 1: its image is no sound PNG"),
-            ((Some(Vec::new()), 1), "row 1: its image is no sound PNG"),
-            ((grey(3, 2, 0).map(|png| png[..50].to_vec()), 1), "row 1: its image is damaged"),
+            ((grey(2, 3, 0), 1), "row 0 has 3 x 2 pixels"),
+            ((Some(b"GIF89a".to_vec()), 1), "the image in row 1 is damaged"),
+            ((Some(b"<h1>no</h1>".to_vec()), 1), "the image in row 1 is no picture that is known; expected PNG"),
+            ((Some(Vec::new()), 1), "the image in row 1 is no picture"),
+            ((grey(3, 2, 0).map(|png| png[..50].to_vec()), 1), "the image in row 1 is damaged"),
         ] {
             let text = reason(&write(SCHEMA, &[&[good.clone(), bad]]));
             assert!(text.contains(expected), "{text}");
         }
-        assert!(reason(&write(SCHEMA, &[&[(grey(1025, 1, 0), 1)]])).contains("1025 x 1"));
         assert!(reason(&write(SCHEMA, &[])).contains("holds 0 images"));
         let text = reason(&write(&SCHEMA.replace("label", "class"), &[std::slice::from_ref(&good)]));
         assert!(text.contains("no column label") && text.contains("image.path, class"), "{text}");
@@ -243,7 +458,7 @@ mod tests {
         column.close().unwrap();
         group.close().unwrap();
         writer.close().unwrap();
-        assert!(reason(&bytes).contains("column label is not of type INT64"));
+        assert!(reason(&bytes).contains("column label is of type DOUBLE, but labels are whole numbers"));
     }
 
     /// Cut anywhere or with any byte changed, the file is refused or read, and nothing panics.
@@ -258,8 +473,8 @@ mod tests {
             for flip in [0x01, 0x80, 0xff] {
                 let mut bytes = bytes.clone();
                 bytes[i] ^= flip;
-                if let Ok((height, width, pixels, labels)) = read_bytes(&bytes) {
-                    assert_eq!((pixels.len(), labels.len()), (4 * height * width, 4), "byte {i}");
+                if let Ok(set) = read_bytes(&bytes) {
+                    assert_eq!(set.len(), 4, "byte {i}");
                 }
             }
         }
@@ -272,15 +487,14 @@ mod tests {
     fn the_hubs_mnist_is_mnist() {
         let Some(hub) = std::env::var_os("KAKUSAN_HUB_DIR") else { return };
         let path = Path::new(&hub).join("ylecun-mnist/mnist/train/0000.parquet");
-        let (height, width, pixels, labels) = read(&path, 10).unwrap();
-        assert_eq!((height, width, pixels.len(), labels.len()), (28, 28, 60_000 * 784, 60_000));
-        let counts: Vec<usize> = (0..10).map(|class| labels.iter().filter(|&&label| label == class).count()).collect();
-        assert_eq!(counts, [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]);
+        let rows = read(&[path], MNIST, Some(&digits()), u64::MAX).unwrap();
+        let (hubs, _) = image_set(rows.entries, digits(), Transform::none(1), Path::new("ylecun/mnist")).unwrap();
+        assert_eq!((hubs.shape(), hubs.len()), ([1, 28, 28], 60_000));
+        assert_eq!(hubs.class_counts(), [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]);
 
         let Some(idx) = std::env::var_os("KAKUSAN_MNIST_DIR") else { return };
         let mnist = crate::DatasetName::Mnist;
         let set = crate::idx::read(&crate::idx::find(Path::new(&idx), mnist).unwrap(), mnist.class_names()).unwrap();
-        assert_eq!(set.labels(), labels);
-        assert!((0..set.len()).all(|i| set.image(i) == &pixels[i * 784..(i + 1) * 784]));
+        assert_eq!(set, hubs);
     }
 }

@@ -1,11 +1,19 @@
 //! From a configuration to images: the first source that answers.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use kakusan_hub::Hub;
 use serde::{Deserialize, Serialize};
 
-use crate::{DataConfig, DatasetName, Error, ImageSet, SourceKind, draw_digits, idx, parquet};
+use crate::{
+    BadImage, Class, DataConfig, DatasetName, Error, ImageSet, SourceKind, cifar, draw_digits, folder, idx,
+    parquet::{self, Columns},
+    photos::{self, Transform},
+};
 
 /// A set, and where it came from.
 #[derive(Clone, Debug)]
@@ -16,6 +24,9 @@ pub struct Loaded {
     pub source: SourceUsed,
     /// The sources asked before it, and why they did not answer.
     pub skipped: Vec<Skipped>,
+    /// The images that were left out because they cannot be decoded (`on_bad_image = "skip"`). Of sets that are not held in memory only
+    /// those with a bad header; the others show when their turn comes, in [`Batch::skipped`](crate::Batch::skipped).
+    pub bad_images: Vec<BadImage>,
 }
 
 /// The source that a set came from: to be said aloud, and written into the run.
@@ -55,7 +66,7 @@ impl fmt::Display for SourceUsed {
 ///
 /// let mut hub = HubConfig::new("http://127.0.0.1:9", "no/such/cache");
 /// hub.offline = true;
-/// let config = DataConfig { classes: vec![1, 8, 4], drawn_per_class: 10, ..DataConfig::new(DatasetName::Mnist) };
+/// let config = DataConfig { drawn_per_class: 10, ..DataConfig::new(DatasetName::Mnist).with_classes([1, 8, 4]) };
 /// let loaded = load(&config, &Hub::new(hub))?;
 /// assert_eq!(loaded.source.kind, SourceKind::Drawn); // no folder was named, and the Hub is offline
 /// assert_eq!(loaded.images.len(), 30);
@@ -71,22 +82,17 @@ pub fn load(config: &DataConfig, hub: &Hub) -> Result<Loaded, Error> {
     for kind in config.sources_or_all() {
         let answer = match kind {
             SourceKind::Dir => match &config.dir {
-                Some(dir) => Ok(from_dir(dir, config.name)?),
+                Some(dir) => Ok(from_dir(dir, config)?),
                 None => Err("no folder was named".to_owned()),
             },
-            SourceKind::Hub => from_hub(config.name, hub),
-            SourceKind::Drawn => {
-                let (n, seed) = (config.drawn_per_class, config.drawn_seed);
-                let description = format!("digits drawn by Kakusan's own code, {n} of each, seed {seed}");
-                Ok((draw_digits(&config.classes, n, seed)?, description))
-            }
+            SourceKind::Hub => from_hub(config, hub),
+            SourceKind::Drawn => Ok(drawn(config)?),
         };
         match answer {
-            Ok((images, description)) => {
-                // all classes are all that there are, also in a folder that lacks some
-                let all = config.classes.len() == images.class_names().len();
-                let images = if all { images } else { images.select(&config.classes)? };
-                return Ok(Loaded { images: images.into(), source: SourceUsed { kind, description }, skipped });
+            Ok(Answer { images, bad_images, description }) => {
+                let images = choose(images, config)?.with_random_flip(config.random_flip);
+                let source = SourceUsed { kind, description };
+                return Ok(Loaded { images: images.into(), source, skipped, bad_images });
             }
             Err(reason) => skipped.push(Skipped { source: kind, reason }),
         }
@@ -94,26 +100,137 @@ pub fn load(config: &DataConfig, hub: &Hub) -> Result<Loaded, Error> {
     Err(Error::NoSource { dataset: config.name, tried: skipped })
 }
 
-fn from_dir(dir: &Path, name: DatasetName) -> Result<(ImageSet, String), Error> {
-    let files = idx::find(dir, name)?;
-    let description = format!("the IDX files {} and {}", files.images.display(), files.labels.display());
-    Ok((idx::read(&files, name.class_names())?, description))
+/// What a source has.
+struct Answer {
+    images: ImageSet,
+    bad_images: Vec<BadImage>,
+    description: String,
 }
 
+impl Answer {
+    fn good(images: ImageSet, description: String) -> Self {
+        Self { images, bad_images: Vec::new(), description }
+    }
+
+    fn of_pictures((images, bad_images): (ImageSet, Vec<BadImage>), description: String) -> Self {
+        let description = match bad_images.as_slice() {
+            [] => description,
+            [first, ..] => format!("{description}, without {} bad ones ({first})", bad_images.len()),
+        };
+        Self { images, bad_images, description }
+    }
+}
+
+/// The classes that are wanted, in the size and colours that are.
+fn choose(images: ImageSet, config: &DataConfig) -> Result<ImageSet, Error> {
+    let images = match &config.classes {
+        None => images,
+        Some(classes) => {
+            // all classes are all that there are, also in a folder that lacks some
+            let all = Class::labels(classes, images.class_names(), |_| true)?.len() == images.class_names().len();
+            if all { images } else { images.select(classes)? }
+        }
+    };
+    if config.name.is_pictures() { Ok(images) } else { photos::resized(images, &config.transform()) }
+}
+
+fn from_dir(dir: &Path, config: &DataConfig) -> Result<Answer, Error> {
+    let names = config.name.class_names();
+    match config.name {
+        DatasetName::Mnist | DatasetName::FashionMnist => {
+            let files = idx::find(dir, config.name)?;
+            let description = format!("the IDX files {} and {}", files.images.display(), files.labels.display());
+            Ok(Answer::good(idx::read(&files, names)?, description))
+        }
+        DatasetName::Cifar10 => {
+            let files = cifar::find(dir)?;
+            let beside = files.first().and_then(|file| file.parent()).unwrap_or(dir);
+            let description = format!("CIFAR-10's binary files in {}", beside.display());
+            Ok(Answer::good(cifar::read(&files, names)?, description))
+        }
+        DatasetName::Folder | DatasetName::Hub => {
+            let found = folder::find(dir, config.classes.as_deref())?;
+            let classes = match found.class_names.len() {
+                1 => String::new(),
+                several => format!(" of {several} classes"),
+            };
+            let description = format!("the pictures{classes} in {}", dir.display());
+            let set = photos::image_set(found.entries, found.class_names, config.transform(), dir)?;
+            Ok(Answer::of_pictures(set, description))
+        }
+    }
+}
+
+fn drawn(config: &DataConfig) -> Result<Answer, Error> {
+    let (n, seed, names) = (config.drawn_per_class, config.drawn_seed, config.name.class_names());
+    let labels = match &config.classes {
+        Some(classes) => Class::labels(classes, &names, |_| true)?,
+        None => (0..names.len() as u32).collect(),
+    };
+    let digits: Vec<u8> = labels.into_iter().filter_map(|label| u8::try_from(label).ok()).collect();
+    let description = format!("digits drawn by Kakusan's own code, {n} of each, seed {seed}");
+    Ok(Answer::good(draw_digits(&digits, n, seed)?, description))
+}
+
+/// The Hub itself keeps every data set as parquet, on a branch of this name.
+const REVISION: &str = "refs/convert/parquet";
+/// The files of a split are numbered with four digits.
+const MAX_FILES: usize = 10_000;
+
 /// The set from the Hub, or the reason why not.
-fn from_hub(name: DatasetName, hub: &Hub) -> Result<(ImageSet, String), String> {
-    // The Hub itself keeps every data set as parquet, on a branch of this name.
-    const REVISION: &str = "refs/convert/parquet";
-    let (repo, file) = match name {
-        DatasetName::Mnist => ("ylecun/mnist", "mnist/train/0000.parquet"),
-        DatasetName::FashionMnist => ("zalando-datasets/fashion_mnist", "fashion_mnist/train/0000.parquet"),
+fn from_hub(config: &DataConfig, hub: &Hub) -> Result<Answer, String> {
+    let known = |repo, config_name, image, shape| (repo, config_name, "train", Some((image, shape)));
+    let (repo, config_name, split, known) = match config.name {
+        DatasetName::Mnist => known("ylecun/mnist", "mnist", "image", [1, 28, 28]),
+        DatasetName::FashionMnist => known("zalando-datasets/fashion_mnist", "fashion_mnist", "image", [1, 28, 28]),
+        DatasetName::Cifar10 => known("uoft-cs/cifar10", "plain_text", "img", [3, 32, 32]),
+        DatasetName::Folder | DatasetName::Hub => (
+            config.repo.as_deref().unwrap_or_default(),
+            config.config_name.as_deref().unwrap_or("default"),
+            config.split.as_deref().unwrap_or("train"),
+            None,
+        ),
     };
-    let path = hub.dataset_file(repo, REVISION, file).map_err(|error| error.to_string())?;
-    let read = || {
-        let class_names = name.class_names();
-        let (height, width, pixels, labels) = parquet::read(&path, class_names.len())?;
-        ImageSet::new(height, width, pixels, labels, class_names)
+    let files = files_on_hub(hub, repo, config_name, split, known.is_some())?;
+    let description = match known {
+        Some(_) => format!("the Hub's data set {repo}"),
+        None => format!("the Hub's data set {repo} ({config_name}, {split}; {} files)", files.len()),
     };
-    let images = read().map_err(|error| error.to_string())?;
-    Ok((images, format!("the Hub's data set {repo}")))
+    let read = |files: &[PathBuf]| -> Result<Answer, Error> {
+        let Some((image, shape)) = known else {
+            let columns = Columns { image: config.image_column.as_deref(), label: config.label_column.as_deref() };
+            let transform = config.transform();
+            let mut rows = parquet::read(files, columns, None, transform.cache_bytes)?;
+            if let Some(classes) = &config.classes {
+                let kept = Class::labels(classes, &rows.class_names, |_| true)?;
+                rows.entries.retain(|entry| kept.contains(&entry.label));
+            }
+            let set = photos::image_set(rows.entries, rows.class_names, transform, Path::new(repo))?;
+            return Ok(Answer::of_pictures(set, description));
+        };
+        let (columns, names) = (Columns { image: Some(image), label: Some("label") }, config.name.class_names());
+        let rows = parquet::read(files, columns, Some(&names), u64::MAX)?;
+        let (images, _) = photos::image_set(rows.entries, names, Transform::none(shape[0]), Path::new(repo))?;
+        match images.shape() == shape {
+            true => Ok(Answer::good(images, description)),
+            false => Err(Error::Images {
+                path: repo.into(),
+                reason: format!("holds images of {:?} (channels, height, width); expected {shape:?}", images.shape()),
+            }),
+        }
+    };
+    read(&files).map_err(|error| error.to_string())
+}
+
+/// The files of a split, as many as there are; of a known set the one.
+fn files_on_hub(hub: &Hub, repo: &str, config: &str, split: &str, one: bool) -> Result<Vec<PathBuf>, String> {
+    let mut files = Vec::new();
+    for number in 0..if one { 1 } else { MAX_FILES } {
+        match hub.dataset_file(repo, REVISION, &format!("{config}/{split}/{number:04}.parquet")) {
+            Ok(file) => files.push(file),
+            Err(kakusan_hub::Error::NotFound { .. } | kakusan_hub::Error::Offline { .. }) if number > 0 => break,
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    Ok(files)
 }

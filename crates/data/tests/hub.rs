@@ -1,13 +1,15 @@
 //! MNIST from the Hub, end to end: a stand-in serves the Hub's own file. Set `KAKUSAN_HUB_DIR` to the folder that holds `ylecun-mnist/`
 //! for the tests on the real file.
 
+mod common;
+
 #[path = "../../../tests/support/fake_hub.rs"]
 mod fake_hub;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use fake_hub::{FakeHub, Fault};
-use kakusan_data::{DataConfig, DatasetName, Error, SourceKind, load};
+use kakusan_data::{DataConfig, DatasetName, Error, OnBadImage, SourceKind, load};
 use kakusan_hub::{Hub, HubConfig};
 
 const REPO: &str = "datasets/ylecun/mnist";
@@ -19,10 +21,9 @@ fn real_mnist() -> Option<PathBuf> {
 
 fn config(sources: &[SourceKind]) -> DataConfig {
     DataConfig {
-        classes: vec![1, 8, 4],
         sources: sources.to_vec(),
         drawn_per_class: 5,
-        ..DataConfig::new(DatasetName::Mnist)
+        ..DataConfig::new(DatasetName::Mnist).with_classes([1, 8, 4])
     }
 }
 
@@ -41,7 +42,7 @@ fn mnist_comes_from_the_hub_once_and_from_the_cache_offline() {
     let second = load(&config(&[SourceKind::Hub]), &Hub::new(settings)).unwrap();
     assert!(server.requests().is_empty());
     assert_eq!(first.images.labels(), second.images.labels());
-    assert!((0..first.images.len()).all(|i| first.images.image(i) == second.images.image(i)));
+    assert!((0..first.images.len()).all(|i| first.images.image(i).unwrap() == second.images.image(i).unwrap()));
 }
 
 #[test]
@@ -76,4 +77,146 @@ fn a_hub_that_is_away_is_passed_over_with_its_reason() {
     let loaded = load(&config(&[SourceKind::Hub, SourceKind::Drawn]), &hub).unwrap();
     assert_eq!(loaded.source.kind, SourceKind::Drawn);
     assert!(loaded.skipped[0].reason.contains("cannot be reached"), "{:?}", loaded.skipped);
+}
+
+/// A parquet file as `datasets` writes it: pictures, their paths, and perhaps labels in a column that is declared to hold classes.
+fn parquet(image: &str, label: Option<&str>, rows: &[(Vec<u8>, i64)], group: usize) -> Vec<u8> {
+    use parquet::data_type::{ByteArrayType, Int64Type};
+    use parquet::file::{metadata::KeyValue, properties::WriterProperties, writer::SerializedFileWriter};
+    let labels = label.map(|name| format!("optional int64 {name};")).unwrap_or_default();
+    let schema = format!(
+        "message schema {{ optional group {image} {{ optional binary bytes; optional binary path (UTF8); }} {labels} }}"
+    );
+    let declared = format!(
+        r#"{{"info": {{"features": {{"{}": {{"names": ["ape", "bee", "cow"], "_type": "ClassLabel"}}, "{image}": {{"_type": "Image"}}}}}}}}"#,
+        label.unwrap_or("none")
+    );
+    let pair = KeyValue::new("huggingface".to_owned(), declared);
+    let properties = WriterProperties::builder()
+        .set_key_value_metadata(Some(vec![pair]))
+        .set_compression(parquet::basic::Compression::SNAPPY)
+        .set_data_page_row_count_limit(2)
+        .set_write_batch_size(1)
+        .build();
+    let schema = Arc::new(parquet::schema::parser::parse_message_type(&schema).unwrap());
+    let mut bytes = Vec::new();
+    let mut writer = SerializedFileWriter::new(&mut bytes, schema, Arc::new(properties)).unwrap();
+    for rows in rows.chunks(group) {
+        let mut group = writer.next_row_group().unwrap();
+        let files: Vec<_> = rows.iter().map(|(file, _)| file.clone().into()).collect();
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<ByteArrayType>().write_batch(&files, Some(&vec![2; rows.len()]), None).unwrap();
+        column.close().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<ByteArrayType>().write_batch(&[], Some(&vec![1; rows.len()]), None).unwrap();
+        column.close().unwrap();
+        if label.is_some() {
+            let labels: Vec<i64> = rows.iter().map(|(_, label)| *label).collect();
+            let mut column = group.next_column().unwrap().unwrap();
+            column.typed::<Int64Type>().write_batch(&labels, Some(&vec![1; rows.len()]), None).unwrap();
+            column.close().unwrap();
+        }
+        group.close().unwrap();
+    }
+    writer.close().unwrap();
+    bytes
+}
+
+/// Pictures of 4 x (4 or more) pixels, each with a first pixel of its own.
+fn pictures(numbers: std::ops::Range<u8>) -> Vec<(Vec<u8>, i64)> {
+    numbers.map(|i| (common::grey_png(4 + u32::from(i % 3), 4, i), i64::from(i % 3))).collect()
+}
+
+fn any_set(repo: &str) -> DataConfig {
+    DataConfig {
+        repo: Some(repo.to_owned()),
+        resolution: Some(4),
+        center_crop: true,
+        ..DataConfig::new(DatasetName::Hub)
+    }
+}
+
+#[test]
+fn any_set_of_the_hub_in_all_its_files() {
+    let (server, cache) = (FakeHub::start(), tempfile::tempdir().unwrap());
+    let repo = "datasets/owner/zoo";
+    server.serve(repo, "default/train/0000.parquet", parquet("photo", Some("animal"), &pictures(0..7), 3));
+    server.serve(repo, "default/train/0001.parquet", parquet("photo", Some("animal"), &pictures(7..12), 5));
+    server.serve(repo, "bees/test/0000.parquet", parquet("photo", None, &pictures(0..2), 9));
+    let hub = Hub::new(HubConfig::new(server.url(), cache.path()));
+    let loaded = load(&any_set("owner/zoo"), &hub).unwrap();
+    assert_eq!(loaded.source.description, "the Hub's data set owner/zoo (default, train; 2 files)");
+    assert_eq!(loaded.images.class_names(), ["ape", "bee", "cow"]);
+    assert_eq!(loaded.images.labels(), [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2]);
+    let firsts: Vec<u8> = (0..12).map(|i| loaded.images.image(i).unwrap()[0]).collect();
+    assert_eq!(firsts[..7], [0, 1, 3, 3, 4, 6, 6]); // the third of three is 2 wider: the middle begins 1 later; the second's half rounds to 0
+
+    // The same where the pictures stay in their file, on any number of threads.
+    let config = DataConfig { cache_mb: Some(0), ..any_set("owner/zoo") };
+    let lazy = load(&config, &hub).unwrap().images;
+    assert!(!lazy.is_held());
+    assert!((0..12).all(|i| lazy.image(i).unwrap() == loaded.images.image(i).unwrap()));
+    let rng = || kakusan_rng::Generator::new(1);
+    let expected = common::epoch(&loaded.images, 1, 1, &mut rng());
+    for (threads, prefetch) in [(1, 1), (4, 4), (3, 5)] {
+        assert_eq!(common::epoch(&lazy, threads, prefetch, &mut rng()), expected);
+    }
+
+    let some = load(&any_set("owner/zoo").with_classes(["cow"]), &hub).unwrap().images;
+    assert_eq!(some.labels(), [2; 4]);
+    let (config_name, split) = (Some("bees".to_owned()), Some("test".to_owned()));
+    let bees = load(&DataConfig { config_name, split, ..any_set("owner/zoo") }, &hub).unwrap().images;
+    assert_eq!((bees.labels(), bees.class_names()), (&[0, 0][..], &["images".to_owned()][..]));
+
+    // From the cache, offline.
+    let mut settings = HubConfig::new(server.url(), cache.path());
+    settings.offline = true;
+    assert_eq!(load(&any_set("owner/zoo"), &Hub::new(settings)).unwrap().images, loaded.images);
+}
+
+#[test]
+fn a_set_that_is_not_there_or_not_clear_is_explained() {
+    let (server, cache) = (FakeHub::start(), tempfile::tempdir().unwrap());
+    let hub = Hub::new(HubConfig::new(server.url(), cache.path()));
+    let refused = |config: &DataConfig| load(config, &hub).unwrap_err().to_string();
+    let text = refused(&any_set("owner/none"));
+    assert!(text.contains("default/train/0000.parquet") && text.contains("`repo`, `config_name`"), "{text}");
+
+    let mut bad = pictures(0..4);
+    bad[2].0.truncate(40);
+    server.serve("datasets/owner/bad", "default/train/0000.parquet", parquet("image", Some("label"), &bad, 9));
+    let text = refused(&any_set("owner/bad"));
+    assert!(text.contains("0000.parquet: the image in row 2 is damaged"), "{text}");
+    let skip = DataConfig { on_bad_image: OnBadImage::Skip, ..any_set("owner/bad") };
+    let loaded = load(&skip, &hub).unwrap();
+    assert_eq!((loaded.images.labels(), loaded.bad_images[0].row), (&[0, 1, 0][..], Some(2)));
+
+    let text = refused(&DataConfig { image_column: Some("photo".to_owned()), ..any_set("owner/bad") });
+    assert!(text.contains("has no column photo.bytes") && text.contains("image.bytes, image.path, label"), "{text}");
+    let text = refused(&DataConfig { label_column: Some("image.path".to_owned()), ..any_set("owner/bad") });
+    assert!(text.contains("column image.path is of type BYTE_ARRAY, but labels are whole numbers"), "{text}");
+}
+
+#[test]
+fn cifar_from_the_hub() {
+    let (server, cache) = (FakeHub::start(), tempfile::tempdir().unwrap());
+    let rgb = |i: u8| {
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, 32, 32);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.write_header().unwrap().write_image_data(&[i, 100, 200].repeat(1024)).unwrap();
+        bytes
+    };
+    let rows: Vec<_> = (0..10).map(|i| (rgb(i), i64::from(i))).collect();
+    let file = parquet("img", Some("label"), &rows, 4);
+    server.serve("datasets/uoft-cs/cifar10", "plain_text/train/0000.parquet", file);
+    let hub = Hub::new(HubConfig::new(server.url(), cache.path()));
+    let images = load(&DataConfig::new(DatasetName::Cifar10).with_classes(["truck", "ship"]), &hub).unwrap().images;
+    assert_eq!((images.shape(), images.labels()), ([3, 32, 32], &[8, 9][..]));
+    let image = images.image(1).unwrap();
+    assert_eq!([image[0], image[1024], image[2048]], [9, 100, 200]);
+    // MNIST is 28 x 28, and what is not is not MNIST.
+    server.serve(REPO, FILE, parquet("image", Some("label"), &[(rgb(0), 1)], 1));
+    let text = load(&config(&[SourceKind::Hub]), &hub).unwrap_err().to_string();
+    assert!(text.contains("ylecun/mnist holds images of [1, 32, 32]"), "{text}");
 }

@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 
 use common::no_hub;
-use kakusan_data::{DataConfig, DatasetName, Error, SourceKind, load};
+use kakusan_data::{DataConfig, DatasetName, Error, OnBadImage, SourceKind, load};
 
 fn mnist(sources: &[SourceKind]) -> DataConfig {
     DataConfig { sources: sources.to_vec(), drawn_per_class: 5, ..DataConfig::new(DatasetName::Mnist) }
@@ -13,11 +13,8 @@ fn mnist(sources: &[SourceKind]) -> DataConfig {
 
 #[test]
 fn the_first_source_that_answers_and_why_the_others_did_not() {
-    let config = DataConfig {
-        classes: vec![8, 1],
-        drawn_seed: 3,
-        ..mnist(&[SourceKind::Dir, SourceKind::Hub, SourceKind::Drawn])
-    };
+    let config = DataConfig { drawn_seed: 3, ..mnist(&[SourceKind::Dir, SourceKind::Hub, SourceKind::Drawn]) };
+    let config = config.with_classes([8, 1]);
     let loaded = load(&config, &no_hub()).unwrap();
     assert_eq!(loaded.images.class_counts(), [0, 5, 0, 0, 0, 0, 0, 0, 5, 0]);
     assert_eq!(loaded.source.kind, SourceKind::Drawn);
@@ -59,16 +56,36 @@ fn the_tutorials_table() {
     let config: DataConfig =
         toml::from_str("name = \"mnist\"\nclasses = [1, 8, 4]\nsources = [\"dir\", \"hub\", \"drawn\"]").unwrap();
     let expected = DataConfig {
-        classes: vec![1, 8, 4],
         sources: vec![SourceKind::Dir, SourceKind::Hub, SourceKind::Drawn],
-        ..DataConfig::new(DatasetName::Mnist)
+        ..DataConfig::new(DatasetName::Mnist).with_classes([1, 8, 4])
     };
     assert_eq!(config, expected);
     assert_eq!(
         toml::from_str::<DataConfig>("name = \"fashion_mnist\"").unwrap(),
         DataConfig::new(DatasetName::FashionMnist)
     );
-    for config in [expected, DataConfig { dir: Some("x".into()), drawn_seed: 9, ..mnist(&[]) }] {
+    let every_key = DataConfig {
+        dir: Some("x".into()),
+        resolution: Some(64),
+        center_crop: true,
+        random_flip: true,
+        channels: Some(3),
+        background: Some([1, 2, 3]),
+        on_bad_image: OnBadImage::Skip,
+        cache_mb: Some(9),
+        prefetch: Some(5),
+        num_workers: Some(2),
+        ..DataConfig::new(DatasetName::Folder).with_classes(["cat"])
+    };
+    let of_the_hub = DataConfig {
+        repo: Some("owner/name".into()),
+        config_name: Some("default".into()),
+        split: Some("train".into()),
+        image_column: Some("image".into()),
+        label_column: Some("label".into()),
+        ..DataConfig::new(DatasetName::Hub)
+    };
+    for config in [expected, every_key, of_the_hub, DataConfig { dir: Some("x".into()), drawn_seed: 9, ..mnist(&[]) }] {
         assert_eq!(toml::from_str::<DataConfig>(&toml::to_string(&config).unwrap()).unwrap(), config);
     }
 }
@@ -80,7 +97,8 @@ fn tables_that_are_refused_on_reading() {
         ("name = \"mnst\"", "unknown variant `mnst`"),
         ("name = \"mnist\"\nclass = [1]", "unknown field `class`"),
         ("name = \"mnist\"\nclasses = [-1]", "invalid value"),
-        ("name = \"mnist\"\nclasses = [256]", "invalid value"),
+        ("name = \"mnist\"\nclasses = [4294967296]", "invalid value"),
+        ("name = \"mnist\"\nclasses = [1.5]", "invalid type"),
         ("name = \"mnist\"\nclasses = 1", "invalid type"),
         ("name = \"mnist\"\nsources = [\"web\"]", "unknown variant `web`"),
         ("name = \"mnist\"\ndrawn_per_class = -3", "invalid value"),
@@ -93,23 +111,39 @@ fn tables_that_are_refused_on_reading() {
 #[test]
 fn tables_that_are_refused_on_checking() {
     let fashion = DataConfig::new(DatasetName::FashionMnist);
+    let pictures = DataConfig { dir: Some("x".into()), ..DataConfig::new(DatasetName::Folder) };
     for (config, part) in [
-        (
-            DataConfig { classes: vec![1, 10], ..mnist(&[]) },
-            "`classes` names 10, but the set holds the classes 0, 1, 2",
-        ),
-        (DataConfig { classes: vec![], ..mnist(&[]) }, "`classes` names no class"),
-        (DataConfig { classes: vec![10], ..fashion.clone() }, "8 (Bag), 9 (Ankle boot)"),
-        (DataConfig { classes: vec![1, 2, 1], ..mnist(&[]) }, "`classes` names 1 twice"),
+        (mnist(&[]).with_classes([1, 10]), "`classes` names 10, but the set holds the classes 0, 1, 2"),
+        (mnist(&[]).with_classes([0u32; 0]), "`classes` names no class"),
+        (fashion.clone().with_classes([10]), "8 (Bag), 9 (Ankle boot)"),
+        (mnist(&[]).with_classes([1, 2, 1]), "`classes` names 1 twice"),
         (mnist(&[SourceKind::Hub, SourceKind::Hub]), "`sources` names \"hub\" twice"),
         (DataConfig { sources: vec![SourceKind::Drawn], ..fashion }, "only digits can be drawn"),
         (DataConfig { dir: Some("x".into()), ..mnist(&[SourceKind::Drawn]) }, "`sources` lacks \"dir\""),
         (DataConfig { drawn_per_class: 0, ..mnist(&[]) }, "`drawn_per_class` is 0"),
+        (mnist(&[]).with_classes(["seven"]), "`classes` names \"seven\", but the set holds the classes 0, 1, 2"),
+        (DataConfig { resolution: Some(0), ..mnist(&[]) }, "`resolution` is 0; it must be from 1 to 8192"),
+        (DataConfig { channels: Some(4), ..mnist(&[]) }, "`channels` is 4; it must be 1 (grey) or 3 (RGB)"),
+        (DataConfig { prefetch: Some(0), ..mnist(&[]) }, "`prefetch` is 0"),
+        (DataConfig { num_workers: Some(0), ..mnist(&[]) }, "`num_workers` is 0"),
+        (
+            DataConfig { split: Some("test".into()), ..mnist(&[]) },
+            "`split` is for the set \"hub\"; mnist does not need it",
+        ),
+        (DataConfig { background: Some([0; 3]), ..mnist(&[]) }, "`background` is for pictures of any kind"),
+        (DataConfig { sources: vec![SourceKind::Hub], ..pictures.clone() }, "folder comes from \"dir\" alone"),
+        (DataConfig { center_crop: true, ..pictures.clone() }, "`center_crop` cuts out nothing without a `resolution`"),
+        (DataConfig::new(DatasetName::Hub), "`repo` is missing; name the data set"),
+        (DataConfig { repo: Some("a/b".into()), ..pictures }, "`repo` is for the set \"hub\""),
+        (
+            DataConfig { repo: Some("a/b".into()), dir: Some("x".into()), ..DataConfig::new(DatasetName::Hub) },
+            "never read from a folder; name the set \"folder\"",
+        ),
         (DataConfig { drawn_per_class: 60_001, ..mnist(&[]) }, "from 1 to 60000"),
     ] {
         let message = config.check().unwrap_err().to_string();
         assert!(message.contains(part), "`{message}` lacks `{part}`");
         assert_eq!(load(&config, &no_hub()).unwrap_err().to_string(), message);
     }
-    assert!(DataConfig { classes: (0..10).collect(), ..mnist(&[]) }.check().is_ok());
+    assert!(mnist(&[]).with_classes(0..10).check().is_ok());
 }

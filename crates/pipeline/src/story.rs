@@ -100,16 +100,16 @@ impl<'a> Storyteller<'a> {
     }
 
     fn show_mean(&mut self, pipeline: &DDPMPipeline, watch: Watch) -> Result<()> {
-        let (height, width) = (self.images.height(), self.images.width());
-        let mean = self.images.mean_image();
-        let noise =
-            self.config.scheduler.run(1)?.initial_noise(&[4, 1, height, width], self.device, &mut self.rng())?;
+        let [channels, height, width] = self.images.shape();
+        let mean = self.images.mean_image()?;
+        let shape = [4, channels, height, width];
+        let noise = self.config.scheduler.run(1)?.initial_noise(&shape, self.device, &mut self.rng())?;
         let highest = self.levels.last().copied().unwrap_or_default();
         let prediction = self.predict(pipeline, &noise, &Tensor::full(highest, 4, self.device)?)?;
         let prediction = self.to_pixels(&prediction)?;
         let block = |title, pixels, columns| Block {
             title,
-            images: Images { pixels, channels: 1, height, width },
+            images: Images { pixels, channels, height, width },
             columns,
             column_labels: vec![],
             row_labels: vec![],
@@ -143,10 +143,10 @@ impl<'a> Storyteller<'a> {
         if let Some(error) = failed {
             return Err(error);
         }
-        let (height, width) = (self.images.height(), self.images.width());
+        let [channels, height, width] = self.images.shape();
         let block = |title, pixels, row_labels| Block {
             title,
-            images: Images { pixels, channels: 1, height, width },
+            images: Images { pixels, channels, height, width },
             columns: SHOWN,
             column_labels: vec![],
             row_labels,
@@ -163,9 +163,10 @@ impl<'a> Storyteller<'a> {
         let (count, steps) = (self.config.sample.batch_size, self.config.sample.steps);
         let sample = pipeline.sample(count, steps, &mut self.rng(), |_| {})?;
         let images = self.to_pixels(&sample)?;
+        let [channels, height, width] = self.images.shape();
         let block = Block {
             title: "",
-            images: Images { pixels: &images, channels: 1, height: self.images.height(), width: self.images.width() },
+            images: Images { pixels: &images, channels, height, width },
             columns: SHOWN,
             column_labels: vec![],
             row_labels: vec![],
@@ -207,12 +208,12 @@ impl<'a> Storyteller<'a> {
         Ok(())
     }
 
-    /// The first images of the set in the scheduler's range, and the same at rising levels `[<= 8, 1, h, w]`.
+    /// The first images of the set in the scheduler's range, and the same at rising levels `[<= 8, c, h, w]`.
     fn corrupted(&self) -> Result<(Tensor, Tensor)> {
-        let count = SHOWN.min(self.images.len());
-        let indices: Vec<usize> = (0..count).collect();
-        let shape = (count, 1, self.images.height(), self.images.width());
-        let unit = Tensor::from_vec(self.images.pixels_f32(&indices), shape, self.device)?;
+        let [channels, height, width] = self.images.shape();
+        let pixels = self.images.first_pixels_f32(SHOWN)?;
+        let count = pixels.len() / (channels * height * width);
+        let unit = Tensor::from_vec(pixels, (count, channels, height, width), self.device)?;
         let scheduler = &self.config.scheduler;
         let clean = PixelRange::from_unit(scheduler.pixel_range(), &unit)?;
         let noise = scheduler.draw(&clean, &mut self.rng())?.noise;
@@ -233,16 +234,17 @@ impl<'a> Storyteller<'a> {
     fn rows<'p>(&self, pixels: &'p [f32], row_labels: &[&str]) -> Block<'p> {
         let digits = if self.levels.iter().all(|&level| level <= 1.0) { 2 } else { 0 };
         let columns = SHOWN.min(self.images.len());
+        let [channels, height, width] = self.images.shape();
         Block {
             title: "",
-            images: Images { pixels, channels: 1, height: self.images.height(), width: self.images.width() },
+            images: Images { pixels, channels, height, width },
             columns,
             column_labels: self.levels.iter().map(|level| format!("{level:.digits$}")).collect(),
             row_labels: row_labels.iter().map(|&label| label.to_owned()).collect(),
         }
     }
 
-    /// Values 0..1 of grey images in the scheduler's range.
+    /// Values 0..1 of images in the scheduler's range.
     fn to_pixels(&self, images: &Tensor) -> Result<Vec<f32>> {
         let unit = self.config.scheduler.pixel_range().to_unit(images)?;
         Ok(unit.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)

@@ -72,6 +72,8 @@ pub struct Step {
     pub learning_rate: f64,
     /// Images in the batch.
     pub images: usize,
+    /// Images that should have been in the batch but cannot be decoded (`data.on_bad_image = "skip"`).
+    pub skipped: usize,
     /// Whether the epoch ended with this step.
     pub ends_epoch: bool,
 }
@@ -83,10 +85,11 @@ impl Trainer {
     /// When the images do not fit the model.
     pub fn new(config: &RunConfig, images: Arc<ImageSet>, device: &Device) -> Result<Self> {
         let [channels, height, width] = config.model.sample_shape()?;
-        if [1, images.height(), images.width()] != [channels, height, width] {
+        if images.shape() != [channels, height, width] {
             return Err(Error::Unfit(format!(
-                "the images are 1 x {} x {}, but the model takes {channels} x {height} x {width}: \
-                 set model.in_channels and model.sample_size",
+                "the images are {} x {} x {}, but the model takes {channels} x {height} x {width}: \
+                 set model.in_channels and model.sample_size, or data.channels and data.resolution",
+                images.channels(),
                 images.height(),
                 images.width()
             )));
@@ -97,7 +100,11 @@ impl Trainer {
         let optimizer = Adam::new(weights.vars(), AdamConfig { lr: learning_rate, ..AdamConfig::default() })?;
         let batch_size = NonZeroUsize::new(config.train.batch_size).unwrap_or(NonZeroUsize::MIN);
         let images_per_epoch = images.len();
-        let loader = Loader::new(images, batch_size);
+        let loader = Loader::new(images, batch_size).prefetch(config.data.prefetch());
+        let loader = match config.data.num_workers.and_then(NonZeroUsize::new) {
+            Some(threads) => loader.threads(threads),
+            None => loader,
+        };
         let all_steps = config.train.epochs.saturating_mul(loader.steps_per_epoch());
         Ok(Self {
             config: config.model.clone(),
@@ -145,6 +152,7 @@ impl Trainer {
             loss,
             learning_rate: self.learning_rate,
             images: batch.indices.len(),
+            skipped: batch.skipped.len(),
             ends_epoch,
         }))
     }
@@ -158,7 +166,7 @@ impl Trainer {
                 none.insert(self.loader.epoch(&mut self.progress.rng))
             }
         };
-        Ok(batches.next())
+        Ok(batches.next().transpose()?)
     }
 
     /// Corrupts the batch, lets the model predict, and compares with the target: the loss and its gradients.

@@ -35,9 +35,9 @@ fn main() -> Result<()> {
 
     let again = DDPMPipeline::from_pretrained(dir, &registry(), &Device::Cpu)?;
     let images = sample(&again, 64)?;
-    let (height, width) = (images.dim(2)?, images.dim(3)?);
+    let (_, channels, height, width) = images.dims4()?;
     let pixels = images.flatten_all()?.to_vec1::<f32>()?;
-    let picture = pictures::grid(pictures::Images { pixels: &pixels, channels: 1, height, width }, 8, 3, &[])?;
+    let picture = pictures::grid(pictures::Images { pixels: &pixels, channels, height, width }, 8, 3, &[])?;
     write_whole(&dir.join("samples.png"), &picture)?;
     println!("{} has a pipeline with a {:?} and 64 samples", dir.display(), again.scheduler());
     Ok(())

@@ -1,11 +1,12 @@
 //! What several tests need.
 #![allow(dead_code)] // each test file uses a part of it
 
-use std::{io::Write, path::Path};
+use std::{io::Write, num::NonZeroUsize, path::Path, sync::Arc};
 
 use flate2::{Compression, write::GzEncoder};
-use kakusan_data::{DataConfig, DatasetName, SourceKind};
+use kakusan_data::{Batch, DataConfig, DatasetName, ImageSet, Loader, SourceKind};
 use kakusan_hub::{Hub, HubConfig};
+use kakusan_rng::Generator;
 
 /// A Hub that is never reached.
 pub(crate) fn no_hub() -> Hub {
@@ -46,4 +47,26 @@ pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
+}
+
+/// Pictures from this folder.
+pub(crate) fn folder_of(dir: &Path) -> DataConfig {
+    DataConfig { dir: Some(dir.to_owned()), ..DataConfig::new(DatasetName::Folder) }
+}
+
+/// All batches of three of one epoch.
+pub(crate) fn epoch(images: &Arc<ImageSet>, threads: usize, prefetch: usize, rng: &mut Generator) -> Vec<Batch> {
+    let number = |n| NonZeroUsize::new(n).unwrap();
+    let loader = Loader::new(images.clone(), number(3)).threads(number(threads)).prefetch(number(prefetch));
+    loader.epoch(rng).map(Result::unwrap).collect()
+}
+
+/// A grey PNG whose pixels count up from `first`.
+pub(crate) fn grey_png(width: u32, height: u32, first: u8) -> Vec<u8> {
+    let pixels: Vec<u8> = (0..width * height).map(|i| first.wrapping_add(i as u8)).collect();
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width, height);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+    bytes
 }

@@ -1,0 +1,114 @@
+//! A class as a configuration names it.
+
+use std::{collections::BTreeSet, fmt};
+
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+use crate::Error;
+
+/// A class by its number or by its name: `classes = [3, 5]` or `classes = ["cat", "dog"]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Class {
+    /// Its label, from 0.
+    Number(u32),
+    /// Its name, as [`ImageSet::class_names`](crate::ImageSet::class_names) spells it.
+    Name(String),
+}
+
+impl Class {
+    /// The label of this class among `names`.
+    pub(crate) fn label(&self, names: &[String]) -> Option<u32> {
+        let at = match self {
+            Self::Number(number) => usize::try_from(*number).ok().filter(|&at| at < names.len()),
+            Self::Name(name) => names.iter().position(|known| known == name),
+        };
+        at.and_then(|at| u32::try_from(at).ok())
+    }
+
+    /// The labels that `classes` name, each once; `held` says of which there are images.
+    pub(crate) fn labels(classes: &[Self], names: &[String], held: impl Fn(u32) -> bool) -> Result<Vec<u32>, Error> {
+        let mut labels = Vec::with_capacity(classes.len());
+        let mut seen = BTreeSet::new();
+        for class in classes {
+            let Some(label) = class.label(names).filter(|&label| held(label)) else {
+                let known = known_classes((0..names.len() as u32).filter(|&label| held(label)), names);
+                return Err(Error::UnknownClass { class: class.clone(), known });
+            };
+            if !seen.insert(label) {
+                return Err(Error::DuplicateClass { class: class.clone() });
+            }
+            labels.push(label);
+        }
+        if labels.is_empty() { Err(Error::EmptySelection) } else { Ok(labels) }
+    }
+}
+
+impl From<u32> for Class {
+    fn from(number: u32) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<&str> for Class {
+    fn from(name: &str) -> Self {
+        Self::Name(name.to_owned())
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Name(name) => write!(f, "\"{name}\""),
+        }
+    }
+}
+
+// By hand, so that a wrong value is named as such: an untagged enum says only that nothing matched.
+impl<'de> Deserialize<'de> for Class {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Class;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a class: its number from 0, or its name")
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Class, E> {
+                let number =
+                    u32::try_from(value).map_err(|_| E::invalid_value(de::Unexpected::Signed(value), &self))?;
+                Ok(Class::Number(number))
+            }
+
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Class, E> {
+                let number =
+                    u32::try_from(value).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(value), &self))?;
+                Ok(Class::Number(number))
+            }
+
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<Class, E> {
+                Ok(Class::Name(value.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// Classes for a message: `0, 1, 2`, or `0 (Trouser), 1 (Coat)` where the names say more than the labels; of very many the first.
+pub(crate) fn known_classes(classes: impl IntoIterator<Item = u32>, names: &[String]) -> String {
+    const MOST: usize = 20;
+    let mut known: Vec<String> = classes
+        .into_iter()
+        .take(MOST + 1)
+        .map(|class| match names.get(class as usize) {
+            Some(name) if *name != class.to_string() => format!("{class} ({name})"),
+            _ => class.to_string(),
+        })
+        .collect();
+    if known.len() > MOST {
+        known[MOST] = "…".to_owned();
+    }
+    known.join(", ")
+}

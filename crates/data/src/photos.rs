@@ -1,0 +1,385 @@
+//! Pictures of any size and kind, made into images of one size.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Error, ImageSet,
+    image_set::Chance,
+    parquet::Cell,
+    raster::{self, Header, MAX_FILE_BYTES, MAX_PIXELS, Raster},
+};
+
+/// What to do about an image that cannot be decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBadImage {
+    /// Stop, and name it.
+    #[default]
+    Fail,
+    /// Leave it out, and report it.
+    Skip,
+}
+
+/// An image that cannot be decoded, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadImage {
+    /// Its file.
+    pub path: PathBuf,
+    /// Its row, where the file is a table.
+    pub row: Option<usize>,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl fmt::Display for BadImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match self.row {
+            Some(row) => write!(f, "{path}: the image in row {row} {}", self.reason),
+            None => write!(f, "{path}: {}", self.reason),
+        }
+    }
+}
+
+/// Where a picture is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Photo {
+    /// In a file of its own.
+    File(PathBuf),
+    /// In a row of a table: its bytes in memory, or to be read from its cell.
+    Cell { cell: Cell, row: usize, bytes: Option<Arc<[u8]>> },
+    /// In memory, decoded and resized.
+    Held(Raster),
+}
+
+/// A picture that may become an image of a set.
+pub(crate) struct Entry {
+    pub(crate) photo: Photo,
+    pub(crate) label: u32,
+    /// What its header says, where that was read already.
+    pub(crate) header: Option<Result<Header, String>>,
+}
+
+/// How pictures become images: torchvision's `Resize(resolution)` and a crop to the square.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Transform {
+    /// The side of the images; the pictures' own size if absent.
+    pub(crate) resolution: Option<usize>,
+    /// The middle is cut out; a place drawn at random if not.
+    pub(crate) center_crop: bool,
+    /// Grey or RGB; if absent grey where all pictures are.
+    pub(crate) channels: Option<usize>,
+    /// What shows through where a picture is transparent.
+    pub(crate) background: [u8; 3],
+    pub(crate) on_bad_image: OnBadImage,
+    /// Sets of up to so many bytes, decoded, are held in memory.
+    pub(crate) cache_bytes: u64,
+}
+
+/// Pictures that are decoded, or at least cut out, each time they are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Photos {
+    photos: Vec<Photo>,
+    transform: Transform,
+    channels: usize,
+}
+
+/// A rectangle of a picture.
+pub(crate) struct Window<'a> {
+    raster: Cow<'a, Raster>,
+    corner: (usize, usize),
+    size: (usize, usize),
+    flip: bool,
+}
+
+impl Window<'_> {
+    /// Hands out the pixels, `[c, h, w]`.
+    pub(crate) fn for_each(&self, use_pixel: impl FnMut(u8)) {
+        self.raster.for_each_in_window(self.corner, self.size, self.flip, use_pixel);
+    }
+}
+
+/// The bytes of a file's beginning in which its header should lie.
+const HEADER_BYTES: u64 = 1 << 16;
+
+impl Photo {
+    /// The picture's file or bytes, without more than a file's first `most`.
+    fn bytes(&self, most: u64) -> Result<Cow<'_, [u8]>, String> {
+        match self {
+            Self::File(path) => {
+                let unread = |error: std::io::Error| format!("cannot be read: {error}");
+                let file = File::open(path).map_err(unread)?;
+                let size = file.metadata().map_err(unread)?.len();
+                if size > MAX_FILE_BYTES {
+                    return Err(format!("has {size} bytes; a picture has {MAX_FILE_BYTES} at most"));
+                }
+                let mut bytes = Vec::with_capacity(size.min(most) as usize);
+                file.take(most).read_to_end(&mut bytes).map_err(unread)?;
+                Ok(bytes.into())
+            }
+            Self::Cell { bytes: Some(bytes), .. } => Ok((&bytes[..]).into()),
+            Self::Cell { cell, .. } => Ok(cell.bytes()?.data().to_vec().into()),
+            Self::Held(_) => Ok((&[][..]).into()),
+        }
+    }
+
+    fn header(&self) -> Result<Header, String> {
+        let beginning = raster::header(&self.bytes(HEADER_BYTES)?);
+        match (&beginning, self) {
+            (Err(_), Self::File(_)) => raster::header(&self.bytes(MAX_FILE_BYTES)?),
+            _ => beginning,
+        }
+    }
+
+    /// Where it is, for a message.
+    fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Cell { cell, row, .. } => format!("{}, row {row}", cell.path().display()),
+            Self::Held(_) => "an image in memory".to_owned(),
+        }
+    }
+
+    fn bad(&self, reason: String) -> BadImage {
+        match self {
+            Self::File(path) => BadImage { path: path.clone(), row: None, reason },
+            Self::Cell { cell, row, .. } => BadImage { path: cell.path().to_owned(), row: Some(*row), reason },
+            Self::Held(_) => BadImage { path: PathBuf::new(), row: None, reason },
+        }
+    }
+}
+
+impl Transform {
+    /// Images that are what they should be already.
+    pub(crate) fn none(channels: usize) -> Self {
+        Self {
+            resolution: None,
+            center_crop: true,
+            channels: Some(channels),
+            background: [0; 3],
+            on_bad_image: OnBadImage::Fail,
+            cache_bytes: u64::MAX,
+        }
+    }
+
+    /// The place of the crop is left to chance.
+    fn random_crop(&self) -> bool {
+        self.resolution.is_some() && !self.center_crop
+    }
+
+    fn header(&self, entry: &Entry) -> Result<Header, String> {
+        let header = entry.header.clone().unwrap_or_else(|| entry.photo.header())?;
+        let (width, height) = self.resized(header);
+        match width as u64 * height as u64 > MAX_PIXELS {
+            true => Err(format!(
+                "has {} x {} pixels, and would have {width} x {height} once its shorter side is resized; \
+                 {MAX_PIXELS} pixels at most are taken",
+                header.width, header.height
+            )),
+            false => Ok(header),
+        }
+    }
+
+    /// Width and height before the crop.
+    fn resized(&self, Header { width, height, .. }: Header) -> (usize, usize) {
+        self.resolution.map_or((width, height), |side| raster::resized(width, height, side))
+    }
+
+    /// Width and height of the images, if there are any.
+    fn common_size(&self, good: &[Good]) -> Result<Option<(usize, usize)>, String> {
+        let Some(first) = good.first() else { return Ok(None) };
+        if let Some(side) = self.resolution {
+            return Ok(Some((side, side)));
+        }
+        let size = |good: &Good| (good.header.width, good.header.height);
+        let say =
+            |good: &Good| format!("{} has {} x {} pixels", good.photo.name(), good.header.width, good.header.height);
+        match good.iter().find(|good| size(good) != size(first)) {
+            None => Ok(Some(size(first))),
+            Some(other) => {
+                let (first, other) = (say(first), say(other));
+                let sizes = "holds images of several sizes";
+                Err(format!("{sizes}: {first}, {other}; set `resolution` to bring all to one"))
+            }
+        }
+    }
+
+    fn decode(&self, photo: &Photo, channels: usize) -> Result<Raster, String> {
+        let raster = raster::decode(&photo.bytes(MAX_FILE_BYTES)?, channels, self.background)?;
+        Ok(match self.resolution {
+            Some(side) => raster.with_shorter_side(side),
+            None => raster,
+        })
+    }
+
+    fn leave_out(&self, image: BadImage, bad: &mut Vec<BadImage>) -> Result<(), Error> {
+        match self.on_bad_image {
+            OnBadImage::Fail => return Err(Error::BadImage(image)),
+            OnBadImage::Skip => bad.push(image),
+        }
+        Ok(())
+    }
+}
+
+/// Makes a set of pictures: those that fit are decoded and held, of the others the headers are read. Gives the set, in the pictures' order,
+/// and the bad ones left out. `place` names where they are from.
+///
+/// # Errors
+/// [`Error::BadImage`] where bad images are not left out, and [`Error::Images`] when no good one is there or their sizes differ with no
+/// resolution to bring them to.
+pub(crate) fn image_set(
+    entries: Vec<Entry>,
+    class_names: Vec<String>,
+    transform: Transform,
+    place: &Path,
+) -> Result<(ImageSet, Vec<BadImage>), Error> {
+    let wrong = |reason: String| Error::Images { path: place.to_owned(), reason };
+    let (mut good, mut bad) = (Vec::with_capacity(entries.len()), Vec::new());
+    let headers: Vec<_> = entries.par_iter().map(|entry| transform.header(entry)).collect();
+    for (Entry { photo, label, .. }, header) in entries.into_iter().zip(headers) {
+        match header {
+            Ok(header) => good.push(Good { photo, label, header }),
+            Err(reason) => transform.leave_out(photo.bad(reason), &mut bad)?,
+        }
+    }
+    let (width, height) = transform.common_size(&good).map_err(wrong)?.unwrap_or((1, 1));
+    let channels = transform.channels.unwrap_or(if good.iter().all(|good| good.header.grey) { 1 } else { 3 });
+    let shape = [channels, height, width];
+
+    let bytes = |good: &Good| {
+        let kept = if transform.random_crop() { transform.resized(good.header) } else { (width, height) };
+        (channels * kept.0 * kept.1) as u64
+    };
+    let images = if good.iter().map(bytes).fold(0, u64::saturating_add) <= transform.cache_bytes {
+        hold(good, class_names, transform, shape, &mut bad)?
+    } else {
+        let labels = good.iter().map(|good| good.label).collect();
+        let photos = good.into_iter().map(|good| good.photo).collect();
+        ImageSet::of_photos(shape, Photos { photos, transform, channels }, labels, class_names)?
+    };
+    match (images.is_empty(), bad.first()) {
+        (false, _) => Ok((images, bad)),
+        (true, Some(first)) => Err(wrong(format!("holds no image but bad ones, {} of them; {first}", bad.len()))),
+        (true, None) => Err(wrong("holds no image; expected PNG, JPEG, WebP or GIF".to_owned())),
+    }
+}
+
+/// A picture whose header is good.
+struct Good {
+    photo: Photo,
+    label: u32,
+    header: Header,
+}
+
+/// Decodes all pictures; those that need no cropping any more are packed as the images that they are.
+fn hold(
+    good: Vec<Good>,
+    class_names: Vec<String>,
+    transform: Transform,
+    shape: [usize; 3],
+    bad: &mut Vec<BadImage>,
+) -> Result<ImageSet, Error> {
+    const AT_ONCE: usize = 256;
+    let (mut photos, mut packed, mut labels) = (Vec::new(), Vec::new(), Vec::with_capacity(good.len()));
+    for some in good.chunks(AT_ONCE) {
+        let decode = |good: &Good| {
+            let raster = transform.decode(&good.photo, shape[0])?;
+            Window::of(Cow::Owned(raster), shape, Chance::default())
+        };
+        let middles: Vec<Result<Window, String>> = some.par_iter().map(decode).collect();
+        for (middle, good) in middles.into_iter().zip(some) {
+            match middle {
+                Err(reason) => {
+                    transform.leave_out(good.photo.bad(reason), bad)?;
+                    continue;
+                }
+                Ok(middle) if transform.random_crop() => photos.push(Photo::Held(middle.raster.into_owned())),
+                Ok(middle) => middle.for_each(|pixel| packed.push(pixel)),
+            }
+            labels.push(good.label);
+        }
+    }
+    match transform.random_crop() {
+        true => ImageSet::of_photos(shape, Photos { photos, transform, channels: shape[0] }, labels, class_names),
+        false => ImageSet::new(shape, packed, labels, class_names),
+    }
+}
+
+/// A set that is held in memory, in another size or other colours if `transform` says so.
+pub(crate) fn resized(set: ImageSet, transform: &Transform) -> Result<ImageSet, Error> {
+    let [channels, height, width] = set.shape();
+    let wanted = transform.channels.unwrap_or(channels);
+    if wanted == channels && transform.resolution.is_none_or(|side| [side, side] == [height, width]) {
+        return Ok(set);
+    }
+    let (width, height) = transform.resolution.map_or((width, height), |side| (side, side));
+    let shape = [wanted, height, width];
+    let image = |i: usize| -> Result<Vec<u8>, Error> {
+        let raster = Raster::of_planes(&set.image(i)?, set.shape()).with_channels(wanted);
+        let raster = transform.resolution.into_iter().fold(raster, Raster::with_shorter_side);
+        let mut image = Vec::with_capacity(shape.iter().product());
+        let window = Window::of(Cow::Owned(raster), shape, Chance::default()).map_err(Error::ImageSet)?;
+        window.for_each(|pixel| image.push(pixel));
+        Ok(image)
+    };
+    let images = (0..set.len()).into_par_iter().map(image).collect::<Result<Vec<_>, _>>()?;
+    ImageSet::new(shape, images.concat(), set.labels().to_vec(), set.class_names().to_vec())
+}
+
+impl Photos {
+    pub(crate) fn window(&self, i: usize, shape: [usize; 3], chance: Chance) -> Result<Window<'_>, Error> {
+        let photo = &self.photos[i];
+        let raster = match photo {
+            Photo::Held(raster) => Ok(Cow::Borrowed(raster)),
+            _ => self.transform.decode(photo, self.channels).map(Cow::Owned),
+        };
+        raster.and_then(|raster| Window::of(raster, shape, chance)).map_err(|reason| Error::BadImage(photo.bad(reason)))
+    }
+
+    pub(crate) fn select(&self, kept: &[usize]) -> Self {
+        Self { photos: kept.iter().map(|&i| self.photos[i].clone()).collect(), ..*self }
+    }
+
+    pub(crate) fn skips_bad(&self) -> bool {
+        self.transform.on_bad_image == OnBadImage::Skip
+    }
+
+    pub(crate) fn random_crop(&self) -> bool {
+        self.transform.random_crop()
+    }
+
+    pub(crate) fn are_held(&self) -> bool {
+        self.photos.iter().all(|photo| matches!(photo, Photo::Held(_)))
+    }
+}
+
+impl<'a> Window<'a> {
+    /// The middle of the picture, to the pixel where torchvision's `CenterCrop` has it, or where chance says.
+    fn of(raster: Cow<'a, Raster>, [_, height, width]: [usize; 3], chance: Chance) -> Result<Self, String> {
+        let room = raster.height.checked_sub(height).zip(raster.width.checked_sub(width));
+        let Some((below, beside)) = room else {
+            return Err(format!("has changed: it has {} x {} pixels now", raster.width, raster.height));
+        };
+        let corner = match chance.corner {
+            Some((top, left)) => (top as usize % (below + 1), left as usize % (beside + 1)),
+            None => (middle(below), middle(beside)),
+        };
+        Ok(Self { raster, corner, size: (height, width), flip: chance.flip })
+    }
+}
+
+/// Half of `room`; a half more is rounded to even, as Python rounds.
+fn middle(room: usize) -> usize {
+    let half = room / 2;
+    if room % 2 == 1 && half % 2 == 1 { half + 1 } else { half }
+}

@@ -1,0 +1,239 @@
+//! Folders of pictures: classes, order, and what may be wrong with them.
+
+mod common;
+
+use std::{
+    fs,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
+
+use common::{folder_of, grey_png, no_hub};
+use kakusan_data::{DataConfig, Error, Loaded, Loader, OnBadImage, load};
+use kakusan_rng::Generator;
+use tempfile::TempDir;
+
+fn folder(files: &[(&str, &[u8])]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    dir
+}
+
+/// What opens the first pixel of every image: the pictures here count up from a number of their own.
+fn firsts(loaded: &Loaded) -> Vec<u8> {
+    (0..loaded.images.len()).map(|i| loaded.images.image(i).unwrap()[0]).collect()
+}
+
+fn refused(config: &DataConfig) -> String {
+    load(config, &no_hub()).unwrap_err().to_string()
+}
+
+fn png(first: u8) -> Vec<u8> {
+    grey_png(4, 4, first)
+}
+
+#[test]
+fn each_subfolder_is_a_class_in_sorted_order() {
+    let (a, b, c, d, e) = (png(1), png(2), png(3), png(4), png(5));
+    let dir = folder(&[
+        ("dog/b.png", &b),
+        ("dog/a.PNG", &a),
+        ("cat/deep/er/z.png", &d),
+        ("cat/y.png", &c),
+        ("Ape/odd name, \u{e9}\u{2603}\n.png", &e),
+        ("dog/notes.txt", b"no picture"),
+        ("empty/readme.md", b"no class"),
+        (".hidden/x.png", &a),
+        ("dog/.x.png", b"not looked at"),
+    ]);
+    let loaded = load(&folder_of(dir.path()), &no_hub()).unwrap();
+    assert_eq!(loaded.images.class_names(), ["Ape", "cat", "dog"]); // capitals first, as Python sorts
+    assert_eq!(loaded.images.labels(), [0, 1, 1, 2, 2]);
+    assert_eq!(firsts(&loaded), [5, 3, 4, 1, 2]);
+    assert_eq!(loaded.images.shape(), [1, 4, 4]);
+    assert!(loaded.source.description.contains("of 3 classes"), "{}", loaded.source.description);
+
+    let some = load(&folder_of(dir.path()).with_classes(["dog"]), &no_hub()).unwrap();
+    assert_eq!((some.images.labels(), firsts(&some)), (&[2, 2][..], vec![1, 2]));
+    let some = load(&folder_of(dir.path()).with_classes([0, 2]), &no_hub()).unwrap();
+    assert_eq!(firsts(&some), [5, 1, 2]);
+    let message = refused(&folder_of(dir.path()).with_classes(["dog", "cow"]));
+    assert_eq!(message, "`classes` names \"cow\", but the set holds the classes 0 (Ape), 1 (cat), 2 (dog)");
+    assert!(refused(&folder_of(dir.path()).with_classes(["dog"; 2])).contains("\"dog\" twice"));
+}
+
+#[test]
+fn pictures_beside_each_other_have_no_classes() {
+    let (a, b, c) = (png(1), png(2), png(3));
+    let dir = folder(&[("flowers/b.png", &b), ("flowers/a.png", &a), ("flowers/more/c.png", &c)]);
+    let loaded = load(&folder_of(&dir.path().join("flowers")), &no_hub()).unwrap();
+    assert_eq!(loaded.images.class_names(), ["flowers"]);
+    assert_eq!((loaded.images.labels(), firsts(&loaded)), (&[0, 0, 0][..], vec![1, 2, 3]));
+}
+
+#[test]
+fn images_of_one_size_need_no_resolution_and_others_do() {
+    let (small, wide) = (png(0), grey_png(6, 4, 0));
+    let dir = folder(&[("a.png", &small), ("b.png", &wide)]);
+    let message = refused(&folder_of(dir.path()));
+    for part in ["several sizes", "a.png has 4 x 4", "b.png has 6 x 4", "set `resolution`"] {
+        assert!(message.contains(part), "`{message}` lacks `{part}`");
+    }
+    let config = DataConfig { resolution: Some(4), channels: Some(3), ..folder_of(dir.path()) };
+    assert_eq!(load(&config, &no_hub()).unwrap().images.shape(), [3, 4, 4]);
+    let dir = folder(&[("b.png", &wide)]);
+    assert_eq!(load(&folder_of(dir.path()), &no_hub()).unwrap().images.shape(), [1, 4, 6]);
+}
+
+/// A PNG that claims a size and has nothing to show for it.
+fn claims(width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = grey_png(1, 1, 0);
+    bytes[16..20].copy_from_slice(&width.to_be_bytes());
+    bytes[20..24].copy_from_slice(&height.to_be_bytes());
+    let mut crc = flate2::Crc::new();
+    crc.update(&bytes[12..29]);
+    bytes[29..33].copy_from_slice(&crc.sum().to_be_bytes());
+    bytes
+}
+
+/// The golden file's pictures: a JPEG and a WebP to cut short.
+fn golden(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/images.safetensors");
+    let bytes = fs::read(path).unwrap();
+    safetensors::SafeTensors::deserialize(&bytes).unwrap().tensor(&format!("file.{name}")).unwrap().data().to_vec()
+}
+
+fn cut(name: &str, share: f64) -> Vec<u8> {
+    let bytes = golden(name);
+    bytes[..(bytes.len() as f64 * share) as usize].to_vec()
+}
+
+#[test]
+fn a_bad_picture_is_named_or_left_out_and_reported() {
+    let good = png(1);
+    for (name, bytes, part) in [
+        ("bad.png", cut("rgb.png", 0.5), "is damaged"),
+        ("bad.jpg", cut("rgb.jpg", 0.7), "the JPEG is cut short"),
+        ("bad.jpg", cut("progressive.jpg", 0.4), "the JPEG is cut short"),
+        ("bad.jpg", cut("rgb.jpg", 0.02), "is damaged"),
+        ("bad.webp", cut("lossy.webp", 0.5), "is damaged"),
+        ("bad.gif", cut("animated.gif", 0.1), "is damaged"),
+        ("bad.png", Vec::new(), "is no picture that is known; expected PNG, JPEG, WebP or GIF"),
+        ("bad.jpeg", b"<html>404</html>".to_vec(), "is no picture"),
+        ("bad.png", claims(60_000, 60_000), "claims 60000 x 60000 pixels"),
+        ("bad.png", claims(0x7fff_ffff, 0x7fff_ffff), "bad.png"),
+        ("bad.png", claims(0, 4), "is damaged"),
+        ("bad.png", claims(100_000, 1), "has 100000 x 1 pixels, and would have 6400000 x 64"),
+        ("bad.tif", b"II*\0\x08\0\0\0".to_vec(), "is a tiff file; expected PNG"),
+        ("bad.bmp", b"BM".to_vec(), "is a bmp file"),
+    ] {
+        let dir = folder(&[("a.png", &good), (name, &bytes), ("z.png", &good)]);
+        for cache_mb in [None, Some(0)] {
+            let config = DataConfig { resolution: Some(64), cache_mb, ..folder_of(dir.path()) };
+            let message = match load(&config, &no_hub()) {
+                Err(error) => error.to_string(),
+                Ok(loaded) => loaded.images.image(1).unwrap_err().to_string(),
+            };
+            assert!(message.contains(name) && message.contains(part), "{name}: `{message}` lacks `{part}`");
+            assert!(message.contains("on_bad_image"), "{message}");
+        }
+
+        let skip = DataConfig { resolution: Some(64), on_bad_image: OnBadImage::Skip, ..folder_of(dir.path()) };
+        let loaded = load(&skip, &no_hub()).unwrap();
+        assert_eq!(loaded.images.len(), 2);
+        let [bad] = loaded.bad_images.as_slice() else { panic!("{:?}", loaded.bad_images) };
+        assert_eq!(bad.path, dir.path().join(name));
+        assert!(loaded.source.description.contains("without 1 bad ones"), "{}", loaded.source.description);
+
+        // Too many to be held: what the header hides shows when its turn comes.
+        let lazy = load(&DataConfig { cache_mb: Some(0), ..skip }, &no_hub()).unwrap();
+        let mut bad = lazy.bad_images.clone();
+        let mut seen = 0;
+        for batch in Loader::new(lazy.images.clone(), NonZeroUsize::new(2).unwrap()).epoch(&mut Generator::new(0)) {
+            match batch {
+                Ok(batch) => {
+                    assert_eq!(batch.images.len(), batch.indices.len() * 64 * 64 * lazy.images.channels());
+                    assert_eq!(batch.labels.len(), batch.indices.len());
+                    seen += batch.indices.len();
+                    bad.extend(batch.skipped);
+                }
+                Err(Error::BadImage(alone)) => bad.push(alone),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!((seen, bad.len(), &bad[0].path), (2, 1, &dir.path().join(name)));
+        assert_eq!(lazy.images.first_pixels_f32(2).unwrap().len(), 2 * 64 * 64 * lazy.images.channels());
+        assert!(lazy.images.mean_image().unwrap().iter().all(|x| (0.0..=1.0).contains(x)));
+    }
+}
+
+#[test]
+fn nothing_to_learn_from_is_said() {
+    let message = |dir: &Path| refused(&folder_of(dir));
+    assert!(message(Path::new("no/such/folder")).contains("no/such/folder is not a folder"));
+    let dir = folder(&[("a.png", &png(1))]);
+    assert!(message(&dir.path().join("a.png")).contains("is not a folder"));
+    assert!(message(tempfile::tempdir().unwrap().path()).contains("holds no picture: no file below it ends in .png"));
+    let dir = folder(&[("a.txt", b"a"), ("b/c.csv", b"c")]);
+    assert!(message(dir.path()).contains("holds no picture"));
+    let dir = folder(&[("a.png", b"a"), ("b.png", b"b")]);
+    let skip = DataConfig { on_bad_image: OnBadImage::Skip, ..folder_of(dir.path()) };
+    assert!(refused(&skip).contains("no image but bad ones, 2 of them"), "{}", refused(&skip));
+    let nowhere = DataConfig { dir: None, ..folder_of(dir.path()) };
+    let text = refused(&nowhere);
+    assert!(text.contains("no folder was named") && text.contains("Name a folder of pictures as `dir`"), "{text}");
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_followed_but_not_in_circles() {
+    use std::os::unix::fs::symlink;
+    let elsewhere = folder(&[("x/b.png", &png(2))]);
+    let dir = folder(&[("cat/a.png", &png(1))]);
+    symlink(elsewhere.path().join("x"), dir.path().join("dog")).unwrap();
+    symlink(elsewhere.path().join("x/b.png"), dir.path().join("cat/b.png")).unwrap();
+    symlink("nowhere.txt", dir.path().join("cat/dangling.txt")).unwrap();
+    let loaded = load(&folder_of(dir.path()), &no_hub()).unwrap();
+    assert_eq!((loaded.images.class_names(), firsts(&loaded)), (&["cat", "dog"].map(String::from)[..], vec![1, 2, 2]));
+
+    symlink("nowhere.png", dir.path().join("cat/dangling.png")).unwrap();
+    let text = refused(&folder_of(dir.path()));
+    assert!(text.contains("dangling.png: cannot be read"), "{text}");
+    fs::remove_file(dir.path().join("cat/dangling.png")).unwrap();
+
+    let circles: [PathBuf; 3] = ["cat", ".", "cat/../cat"].map(|target| dir.path().join(target));
+    for target in circles {
+        symlink(target, dir.path().join("cat/again")).unwrap();
+        let text = refused(&folder_of(dir.path()));
+        assert!(text.contains("again") && text.contains("is a link back to"), "{text}");
+        fs::remove_file(dir.path().join("cat/again")).unwrap();
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn names_that_are_no_text_are_read_too() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+    let dir = folder(&[]);
+    fs::write(dir.path().join(OsStr::from_bytes(b"\xff\xfe.png")), png(9)).unwrap();
+    assert_eq!(firsts(&load(&folder_of(dir.path()), &no_hub()).unwrap()), [9]);
+}
+
+/// A picture that goes away, or changes its size, between the start and its turn.
+#[test]
+fn pictures_that_change_under_the_loader_are_named() {
+    let dir = folder(&[("a.png", &png(1))]);
+    let config = DataConfig { cache_mb: Some(0), ..folder_of(dir.path()) };
+    let images = load(&config, &no_hub()).unwrap().images;
+    fs::write(dir.path().join("a.png"), grey_png(2, 2, 0)).unwrap();
+    let one = NonZeroUsize::MIN;
+    let mut epoch = Loader::new(images.clone(), one).epoch(&mut Generator::new(0));
+    let text = epoch.next().unwrap().unwrap_err().to_string();
+    assert!(text.contains("a.png") && text.contains("has changed: it has 2 x 2 pixels now"), "{text}");
+    fs::remove_file(dir.path().join("a.png")).unwrap();
+    assert!(images.image(0).unwrap_err().to_string().contains("a.png: cannot be read"));
+}
