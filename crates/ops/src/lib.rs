@@ -36,6 +36,7 @@ mod pool;
 #[cfg(test)]
 mod reference;
 mod scratch;
+mod sgd;
 mod silu;
 mod still;
 mod tape;
@@ -54,6 +55,7 @@ pub use memory::keep_freed_memory;
 pub use network::{Features, network};
 pub use parts::{gradients, predict};
 pub use pool::max_pool2d;
+pub use sgd::{Sgd, SgdConfig};
 pub use silu::silu;
 pub use still::with_still_weights;
 pub use tape::backward;

@@ -162,7 +162,7 @@ impl Report<'_> {
             ("scheduler", self.config.scheduler.class_name().to_owned()),
             ("images", thousands(self.image_count())),
             ("epochs", format!("{epochs}, {} images a step", train.batch_size)),
-            ("optimiser", format!("Adam, learning rate {}", train.learning_rate)),
+            ("optimiser", train.optimizer_in_words()),
             ("seed", train.seed.to_string()),
             ("training time", if seconds > 0.0 { format!("{seconds:.1} s") } else { "none yet".into() }),
         ];

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{read_text, write_whole};
-use crate::{Error, Result};
+use crate::{Error, Result, Step};
 
 /// The resolved configuration; a folder that has it is a run.
 pub(crate) const CONFIG_FILE: &str = "config.toml";
@@ -120,15 +120,25 @@ pub struct Record {
     pub step: usize,
     /// The epoch, from 1.
     pub epoch: usize,
-    /// The loss of the step's batch.
+    /// The mean loss of the step's images.
     pub loss: f32,
     /// The learning rate.
     pub lr: f64,
+    /// The norm of the gradients, before clipping.
+    pub grad_norm: f64,
+    /// The decay with which the average of the weights took the step, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
     /// Seconds of training up to here, interruptions not counted.
     pub seconds: f64,
 }
 
 impl Record {
+    pub(crate) fn new(step: &Step, seconds: f64) -> Self {
+        let Step { step, epoch, loss, learning_rate: lr, grad_norm, ema_decay, .. } = *step;
+        Self { step, epoch, loss, lr, grad_norm, ema_decay, seconds }
+    }
+
     fn line(&self) -> Result<String> {
         let json = serde_json::to_string(self).map_err(|e| Error::Unfit(format!("a metric has no JSON form: {e}")))?;
         Ok(json + "\n")

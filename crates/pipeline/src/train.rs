@@ -176,8 +176,8 @@ impl Training<'_> {
         let epochs = summarise(&records, trainer.steps_per_epoch(), trainer.images_per_epoch());
         story.show_training(&records, &epochs, watch)?;
         if outcome == Outcome::Finished {
-            let pipeline =
-                DDPMPipeline::new(self.config.model.clone(), trainer.weights().clone(), self.config.scheduler.clone())?;
+            let weights = trainer.sampling_weights()?;
+            let pipeline = DDPMPipeline::new(self.config.model.clone(), weights, self.config.scheduler.clone())?;
             story.show_results(&pipeline, watch)?;
             pipeline.save_pretrained(folder.dir())?;
             watch(Event::Wrote(folder.dir()));
@@ -212,8 +212,7 @@ impl Training<'_> {
                 return Ok(Outcome::Finished);
             };
             let seconds = before + begin.elapsed().as_secs_f64();
-            let record =
-                Record { step: step.step, epoch: step.epoch, loss: step.loss, lr: step.learning_rate, seconds };
+            let record = Record::new(&step, seconds);
             metrics.append(&record)?;
             watch(Event::Step { record: &record, images: step.images });
             records.push(record);
