@@ -1,9 +1,10 @@
-//! The command `kakusan`: train, sample, info.
+//! The command `kakusan`: train, sample, report, info.
 
 mod failure;
 mod info;
 mod machine;
 mod progress;
+mod report;
 mod sample;
 mod terminal;
 mod train;
@@ -25,6 +26,8 @@ Examples:
   kakusan train --config configs/184.toml                    learn the digits 1, 8 and 4, look on in runs/184
   kakusan train --config configs/184.toml --set data.classes=[3,5] --out runs/35
   kakusan train --resume runs/184                            go on where Ctrl-C stopped it
+  kakusan train --config configs/184.toml --set train.use_ema=true --set train.lr_scheduler=cosine --out runs/ema
+  kakusan report runs/184 runs/ema                           compare the two: compare.html
   kakusan sample --model runs/184 --batch 64 --out new.png   draw 64 new digits
   kakusan info runs/184                                      what is saved there
 
@@ -36,6 +39,8 @@ enum Command {
     Train(train::TrainArgs),
     /// Draw new images from a saved pipeline
     Sample(sample::SampleArgs),
+    /// Put the losses and settings of runs beside each other on one page
+    Report(report::ReportArgs),
     /// Say what a saved pipeline is made of, or what this machine offers
     Info(info::InfoArgs),
 }
@@ -46,6 +51,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Train(args) => train::train(args),
         Command::Sample(args) => sample::sample(args),
+        Command::Report(args) => report::report(&args),
         Command::Info(args) => info::info(&args),
     };
     result.unwrap_or_else(|error| failure::show(&error))

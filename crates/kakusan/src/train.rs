@@ -38,9 +38,13 @@ pub(crate) struct TrainArgs {
     device: DeviceChoice,
     #[command(flatten)]
     machine: MachineArgs,
-    /// Go on with an interrupted run from its newest checkpoint [default: the folder that --out or --config mean]
+    /// Go on with an interrupted run from its newest checkpoint, to the same bytes as without the interruption
+    /// [default: the folder that --out or --config mean]
     #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "overwrite")]
     resume: Option<Option<PathBuf>>,
+    /// Go on with other settings of [train] and [sample] than the run had, say after it diverged
+    #[arg(long, requires = "resume")]
+    allow_changes: bool,
     /// Delete the run that is in the folder already
     #[arg(long)]
     overwrite: bool,
@@ -68,7 +72,7 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
         config.data.sources = vec![SourceKind::Dir];
     }
     let existing = match (args.resume.is_some(), args.overwrite) {
-        (true, _) => Existing::Resume,
+        (true, _) => Existing::Resume { allow_changes: args.allow_changes },
         (_, true) => Existing::Overwrite,
         _ => Existing::Refuse,
     };

@@ -63,6 +63,21 @@ pub enum Error {
         /// From where the training can go on.
         last_checkpoint: Option<PathBuf>,
     },
+    /// A run is to go on with another configuration than its own.
+    #[error(
+        "the run {} was begun with another configuration: {}. Leave that out to go on exactly as it was, {}or begin \
+         another run with --out",
+        dir.display(), differences.join("; "),
+        if *changeable { "add --allow-changes to go on with it all the same, " } else { "" }
+    )]
+    OtherConfig {
+        /// The run's folder.
+        dir: PathBuf,
+        /// Each setting that differs, with both values.
+        differences: Vec<String>,
+        /// Whether the run could go on with them.
+        changeable: bool,
+    },
     /// The device cannot be used.
     #[error("{0}")]
     Device(String),
@@ -111,7 +126,10 @@ impl Error {
 
     /// Whether the cause lies in what was asked for (configuration, usage) and not in what happened.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Config(_) | Self::Unfit(_) | Self::RunExists { .. } | Self::NotARun { .. })
+        matches!(
+            self,
+            Self::Config(_) | Self::Unfit(_) | Self::RunExists { .. } | Self::NotARun { .. } | Self::OtherConfig { .. }
+        )
     }
 }
 

@@ -18,6 +18,15 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(Error::io("write", path))
 }
 
+/// Brings the names in a folder to the disk.
+pub(crate) fn sync_folder(dir: &Path) -> Result<()> {
+    // elsewhere a folder cannot be opened, and its names need no such care
+    if cfg!(unix) {
+        std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("write", dir))?;
+    }
+    Ok(())
+}
+
 pub(crate) fn read_text(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(Error::io("read", path))
 }

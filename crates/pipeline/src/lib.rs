@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint;
+mod checksums;
+mod compare;
 mod config;
 mod ddpm;
 mod device;
@@ -16,13 +18,17 @@ mod lr_schedule;
 mod objective;
 mod optimizer;
 pub mod pictures;
+mod previews;
 mod report;
+mod resume;
 mod run_folder;
 mod story;
+mod tensorboard;
 mod train;
 mod train_config;
 mod trainer;
 
+pub use compare::compare;
 pub use config::{ConfigError, RunConfig, SampleConfig};
 pub use ddpm::{DDPMPipeline, SampleStep};
 pub use device::DeviceChoice;

@@ -11,7 +11,7 @@ use crate::{Error, Result, Step};
 
 /// The resolved configuration; a folder that has it is a run.
 pub(crate) const CONFIG_FILE: &str = "config.toml";
-const METRICS_FILE: &str = "metrics.jsonl";
+pub(crate) const METRICS_FILE: &str = "metrics.jsonl";
 
 /// The folder of one training run.
 #[derive(Debug, Clone)]
@@ -72,6 +72,10 @@ impl RunFolder {
         self.dir.join("images")
     }
 
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+
     pub(crate) fn checkpoints(&self) -> PathBuf {
         self.dir.join("checkpoints")
     }
@@ -99,15 +103,16 @@ impl RunFolder {
     /// The log of a run that goes on after `steps` steps, cut back to them, and their records.
     pub(crate) fn resume_metrics(&self, steps: usize) -> Result<(Metrics, Vec<Record>)> {
         let path = self.dir.join(METRICS_FILE);
-        let records: Vec<Record> =
-            read_text(&path)?.lines().take(steps).map_while(|line| serde_json::from_str(line).ok()).collect();
+        let text = read_text(&path)?;
+        let lines: Vec<&str> = text.lines().take(steps).collect();
+        let records: Vec<Record> = lines.iter().map_while(|line| serde_json::from_str(line).ok()).collect();
         let whole = records.iter().map(|record| record.step).eq(1..=steps);
         if !whole {
             let reason = format!("{METRICS_FILE} does not hold the first {steps} steps");
             return Err(Error::NotARun { dir: self.dir.clone(), reason });
         }
-        let lines = records.iter().map(Record::line).collect::<Result<String>>()?;
-        write_whole(&path, lines.as_bytes())?;
+        // the lines as they were: a number that is read and written again may end in another digit
+        write_whole(&path, lines.iter().flat_map(|line| [line, "\n"]).collect::<String>().as_bytes())?;
         let file = File::options().append(true).open(&path).map_err(Error::io("open", &path))?;
         Ok((Metrics { path, file }, records))
     }

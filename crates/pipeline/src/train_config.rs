@@ -91,6 +91,19 @@ pub struct TrainConfig {
     /// So many steps, and one more, the average is the weights themselves. 0 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_update_after_step: Option<u64>,
+
+    /// Writes a checkpoint after so many steps, and so on; there is one after each epoch and on Ctrl-C anyway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_every: Option<usize>,
+    /// How many checkpoints stay, the newest: one to go on from, and others to fall back to.
+    pub keep_checkpoints: usize,
+    /// Keeps, besides the newest, the checkpoint whose last 100 steps had the lowest mean loss.
+    pub keep_best: bool,
+    /// Writes what `metrics.jsonl` holds, and the pictures of `sample_every`, for TensorBoard too: `logs/` in the run.
+    pub tensorboard: bool,
+    /// Draws `[sample]`'s images after every so many epochs, always from the same noise: `images/epoch-001.png` and so on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample_every: Option<usize>,
 }
 
 impl Default for TrainConfig {
@@ -123,6 +136,11 @@ impl Default for TrainConfig {
             ema_max_decay: None,
             ema_min_decay: None,
             ema_update_after_step: None,
+            checkpoint_every: None,
+            keep_checkpoints: 2,
+            keep_best: false,
+            tensorboard: false,
+            sample_every: None,
         }
     }
 }
@@ -191,6 +209,9 @@ impl TrainConfig {
             ("max_steps", self.max_steps, usize::MAX),
             ("gradient_accumulation_steps", Some(self.gradient_accumulation_steps), 65_536),
             ("lr_num_cycles", self.lr_num_cycles, 1_000_000),
+            ("checkpoint_every", self.checkpoint_every, usize::MAX),
+            ("sample_every", self.sample_every, 1_000_000),
+            ("keep_checkpoints", Some(self.keep_checkpoints), 1_000_000),
         ];
         for (key, value, most) in counts {
             if let Some(value) = value

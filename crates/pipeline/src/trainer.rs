@@ -10,7 +10,7 @@ use kakusan_ops::{Ema, EmaState};
 use kakusan_rng::Generator;
 use kakusan_scheduler::{Draw, PixelRange, Scheduler};
 
-use crate::checkpoint::{self, Progress};
+use crate::checkpoint::{self, Keep, Progress};
 use crate::lr_schedule::LrSchedule;
 use crate::objective::Objective;
 use crate::optimizer::Optimizer;
@@ -265,9 +265,11 @@ impl Trainer {
         Ok(weights)
     }
 
-    /// Writes a checkpoint under `parent` and gives its folder.
-    pub(crate) fn save_checkpoint(&self, parent: &Path) -> Result<PathBuf> {
-        checkpoint::write(parent, &self.progress, &self.optimizer.state(&self.weights)?, |dir| {
+    /// Writes a checkpoint under `parent` and gives its folder; `mean_loss` is that of the last steps.
+    pub(crate) fn save_checkpoint(&self, parent: &Path, mean_loss: f64) -> Result<PathBuf> {
+        let keep = Keep { newest: self.train.keep_checkpoints, best: self.train.keep_best };
+        let state = self.optimizer.state(&self.weights)?;
+        checkpoint::write(parent, &self.progress, mean_loss, &state, keep, |dir| {
             kakusan_models::save(&self.config, &self.weights, &dir.join(UNET))?;
             if self.ema.is_some() {
                 kakusan_models::save(&self.config, &self.sampling_weights()?, &dir.join(UNET_EMA))?;
