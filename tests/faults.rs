@@ -79,6 +79,14 @@ fn a_run_that_exists_is_kept_unless_it_may_go() {
     assert!(said.contains("--overwrite") && said.contains("--out run-2"), "{said}");
     assert_eq!(fs::read(place.path("run/metrics.jsonl")).unwrap(), before);
 
+    // what a killed run left of its first file is in nobody's way
+    fs::create_dir(place.path("begun")).unwrap();
+    fs::write(place.path("begun/.config.toml.aZ09bY"), "half").unwrap();
+    place.train("begun", &["--max-steps", "1"]).expect(0);
+    fs::write(place.path("begun/images/.loss.png.aZ09bY"), "half").unwrap();
+    place.run(&["train", "--resume", "begun"]).expect(0);
+    assert!(!place.path("begun/.config.toml.aZ09bY").exists() && !place.path("begun/images/.loss.png.aZ09bY").exists());
+
     // --overwrite deletes runs, and nothing else
     place.train("run", &["--max-steps", "2", "--overwrite"]).expect(0);
     assert_eq!(fs::read_to_string(place.path("run/metrics.jsonl")).unwrap().lines().count(), 2);
@@ -130,21 +138,25 @@ fn sampling_says_before_the_work_that_it_cannot_write() {
     assert!(said.contains("there is no folder no/such"), "{said}");
 }
 
-/// A limit on the size of files fails a write half-way, as a full disk does.
+/// A limit on the size of files fails a write half-way, as a full disk does: in the weights, and in what comes after them.
 #[test]
 #[cfg(unix)]
 fn a_full_disk_ends_the_run_and_loses_nothing() {
     let place = Workplace::new();
     place.train("run", &["--max-steps", "4"]).expect(0);
     let args = ["train", "--resume", "run", "--max-steps", "8"];
-    let mut limited = std::process::Command::new("bash");
-    limited.args(["-c", "trap '' XFSZ; ulimit -f 500; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_kakusan")]);
-    limited.args(args).current_dir(place.path("."));
-    let said = command::Done(limited.output().unwrap()).expect(1).stderr();
-    assert!(said.contains("cannot write") && said.contains("too large"), "{said}");
-    assert!(!place.path("run/checkpoints/checkpoint-8").exists());
-    let left = fs::read_dir(place.path("run/checkpoints")).unwrap().count();
-    assert_eq!(left, 1, "what could not be finished takes no room");
+    for (kibibytes, file) in [(500, "diffusion_pytorch_model.safetensors"), (1800, "optimizer.safetensors")] {
+        let mut limited = std::process::Command::new("bash");
+        let script = format!("trap '' XFSZ; ulimit -f {kibibytes}; exec \"$0\" \"$@\"");
+        limited.args(["-c", &script, env!("CARGO_BIN_EXE_kakusan")]);
+        limited.args(args).current_dir(place.path("."));
+        let said = command::Done(limited.output().unwrap()).expect(1).stderr();
+        assert!(said.contains("cannot write") && said.contains(file) && said.contains("too large"), "{said}");
+        assert!(said.contains("go on with: kakusan train --resume run"), "{said}");
+        let mut left = fs::read_dir(place.path("run/checkpoints")).unwrap().map(|entry| entry.unwrap().file_name());
+        // what could not be finished takes no room
+        assert!(left.next().is_some_and(|name| name == "checkpoint-4") && left.next().is_none());
+    }
 
     place.run(&args).expect(0);
     place.train("whole", &["--max-steps", "8"]).expect(0);

@@ -43,6 +43,10 @@ fn whole(run: &Path) -> Vec<(String, Vec<u8>)> {
         assert!(name.starts_with("checkpoint-"), "{name} was left behind");
         found.push((name, fs::read(entry.path().join("SHA256SUMS")).unwrap()));
     }
+    for dir in ["", "images", "logs", "unet", "checkpoints"] {
+        let hidden = |entry: fs::DirEntry| entry.file_name().to_string_lossy().starts_with('.');
+        assert!(!fs::read_dir(run.join(dir)).unwrap().any(|entry| hidden(entry.unwrap())), "something half in {dir}");
+    }
     let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let steps = metrics.lines().map(|line| line.split_once(",\"seconds\"").unwrap().0);
     found.push(("metrics.jsonl".into(), steps.collect::<Vec<_>>().join("\n").into_bytes()));

@@ -132,6 +132,20 @@ fn an_interrupted_training_saves_and_goes_on_to_the_same_weights() {
 
 #[test]
 #[cfg(unix)]
+fn a_run_is_one_trainings_at_a_time() {
+    let place = Workplace::new();
+    let child = start(&place, &Workplace::quick("run", &["--set", "train.epochs=5000"]), 5);
+    for args in [Workplace::quick("run", &["--overwrite"]), vec!["train".into(), "--resume".into(), "run".into()]] {
+        let said = place.run(&args.iter().map(String::as_str).collect::<Vec<_>>()).expect(2).stderr();
+        assert!(said.contains("run is in use: another training writes there"), "{said}");
+    }
+    let status = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    command::Done(child.wait_with_output().unwrap()).expect(130);
+}
+
+#[test]
+#[cfg(unix)]
 fn a_killed_training_leaves_nothing_half_and_goes_on_to_the_same_weights() {
     let place = Workplace::new();
     place.train("whole", &["--set", "train.epochs=4"]).expect(0);

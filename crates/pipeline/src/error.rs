@@ -63,6 +63,15 @@ pub enum Error {
         /// From where the training can go on.
         last_checkpoint: Option<PathBuf>,
     },
+    /// Another process trains in the folder.
+    #[error(
+        "{} is in use: another training writes there; wait for its end, stop it, or choose a fresh folder with --out",
+        dir.display()
+    )]
+    RunInUse {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// A run is to go on with another configuration than its own.
     #[error(
         "the run {} was begun with another configuration: {}. Leave that out to go on exactly as it was, {}or begin \
@@ -128,7 +137,12 @@ impl Error {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::Config(_) | Self::Unfit(_) | Self::RunExists { .. } | Self::NotARun { .. } | Self::OtherConfig { .. }
+            Self::Config(_)
+                | Self::Unfit(_)
+                | Self::RunExists { .. }
+                | Self::NotARun { .. }
+                | Self::RunInUse { .. }
+                | Self::OtherConfig { .. }
         )
     }
 }

@@ -66,6 +66,7 @@ pub(crate) fn go_on(
 ) -> Result<(Metrics, Vec<Record>)> {
     let checkpoints = folder.checkpoints();
     checkpoint::sweep(&checkpoints)?;
+    folder.sweep()?;
     let found = checkpoint::newest_first(&checkpoints)?;
     for (i, (_, dir)) in found.iter().enumerate() {
         match trainer.load_checkpoint(dir) {

@@ -162,6 +162,7 @@ impl Training<'_> {
         } else {
             RunFolder::create(&self.out, self.existing == Existing::Overwrite, &config_toml)?
         };
+        let _lock = folder.lock()?;
         let json = serde_json::to_string_pretty(&data).map_err(|e| Error::Unfit(e.to_string()))?;
         folder.write(DATA_FILE, (json + "\n").as_bytes())?;
         let (mut metrics, mut records) = match resume {

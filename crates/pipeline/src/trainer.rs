@@ -312,3 +312,67 @@ impl Trainer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kakusan_scheduler::Registry;
+
+    use super::*;
+
+    fn trainer(set: &[&str]) -> Trainer {
+        let text = r#"
+            data = { name = "mnist", classes = [1, 8] }
+            model = { _class_name = "BasicUNet" }
+            scheduler = { _class_name = "LinearMixScheduler" }
+            train = { epochs = 3, batch_size = 3 }
+        "#;
+        let set: Vec<String> = set.iter().map(|text| format!("train.{text}")).collect();
+        let config = RunConfig::parse(text, "test", &set, &Registry::default()).unwrap();
+        let images = kakusan_data::draw_digits(&[1, 8], 5, 0).unwrap();
+        Trainer::new(&config, Arc::new(images), &Device::Cpu).unwrap()
+    }
+
+    /// What the rest of the training does, and the weights at its end.
+    fn to_the_end(trainer: &mut Trainer) -> (Vec<Step>, Vec<Vec<f32>>) {
+        let steps = std::iter::from_fn(|| trainer.step().unwrap()).collect();
+        let numbers = |weights: &Weights| -> Vec<f32> {
+            weights.iter().flat_map(|(_, var)| var.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+        };
+        (steps, vec![numbers(&trainer.weights), numbers(&trainer.sampling_weights().unwrap())])
+    }
+
+    #[test]
+    fn every_optimiser_goes_on_from_its_checkpoint_bit_for_bit() {
+        let settings: [&[&str]; 4] = [
+            &["optimizer=adamw", "use_ema=true", "lr_scheduler=cosine", "lr_warmup_steps=2", "max_grad_norm=0.1"],
+            &["optimizer=sgd", "momentum=0.9"],
+            &["optimizer=sgd", "weight_decay=0.1"],
+            &["gradient_accumulation_steps=3", "loss=huber"],
+        ];
+        for (i, set) in settings.iter().enumerate() {
+            let dir = tempfile::tempdir().unwrap();
+            let mut whole = trainer(set);
+            let per_epoch = whole.steps_per_epoch();
+            assert_eq!(per_epoch, if i == 3 { 2 } else { 4 });
+            for stop in [1, per_epoch, per_epoch + 1] {
+                while whole.steps_done() < stop {
+                    whole.step().unwrap();
+                }
+                whole.save_checkpoint(dir.path(), 0.0).unwrap();
+                let mut resumed = trainer(set);
+                resumed.load_checkpoint(&dir.path().join(format!("checkpoint-{stop}"))).unwrap();
+                assert_eq!(resumed.steps_done(), stop);
+                let mut straight = trainer(set);
+                while straight.steps_done() < stop {
+                    straight.step().unwrap();
+                }
+                assert!(to_the_end(&mut resumed) == to_the_end(&mut straight), "{set:?} after {stop} steps");
+            }
+            for other in settings.iter().filter(|other| *other != set) {
+                let stop = per_epoch + 1;
+                let loaded = trainer(other).load_checkpoint(&dir.path().join(format!("checkpoint-{stop}")));
+                assert!(matches!(loaded, Err(Error::Checkpoint { .. } | Error::Model(_))), "{set:?} to {other:?}");
+            }
+        }
+    }
+}
