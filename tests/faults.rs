@@ -79,6 +79,14 @@ fn a_run_that_exists_is_kept_unless_it_may_go() {
     assert!(said.contains("--overwrite") && said.contains("--out run-2"), "{said}");
     assert_eq!(fs::read(place.path("run/metrics.jsonl")).unwrap(), before);
 
+    // what a killed run left of its first file is in nobody's way
+    fs::create_dir(place.path("begun")).unwrap();
+    fs::write(place.path("begun/.config.toml.aZ09bY"), "half").unwrap();
+    place.train("begun", &["--max-steps", "1"]).expect(0);
+    fs::write(place.path("begun/images/.loss.png.aZ09bY"), "half").unwrap();
+    place.run(&["train", "--resume", "begun"]).expect(0);
+    assert!(!place.path("begun/.config.toml.aZ09bY").exists() && !place.path("begun/images/.loss.png.aZ09bY").exists());
+
     // --overwrite deletes runs, and nothing else
     place.train("run", &["--max-steps", "2", "--overwrite"]).expect(0);
     assert_eq!(fs::read_to_string(place.path("run/metrics.jsonl")).unwrap().lines().count(), 2);
@@ -130,22 +138,72 @@ fn sampling_says_before_the_work_that_it_cannot_write() {
     assert!(said.contains("there is no folder no/such"), "{said}");
 }
 
-/// A limit on the size of files fails a write half-way, as a full disk does.
+/// A limit on the size of files fails a write half-way, as a full disk does: in the weights, and in what comes after them.
 #[test]
 #[cfg(unix)]
 fn a_full_disk_ends_the_run_and_loses_nothing() {
     let place = Workplace::new();
     place.train("run", &["--max-steps", "4"]).expect(0);
     let args = ["train", "--resume", "run", "--max-steps", "8"];
-    let mut limited = std::process::Command::new("bash");
-    limited.args(["-c", "trap '' XFSZ; ulimit -f 500; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_kakusan")]);
-    limited.args(args).current_dir(place.path("."));
-    let said = command::Done(limited.output().unwrap()).expect(1).stderr();
-    assert!(said.contains("cannot write") && said.contains("too large"), "{said}");
-    assert!(!place.path("run/checkpoints/checkpoint-8").exists());
+    for (kibibytes, file) in [(500, "diffusion_pytorch_model.safetensors"), (1800, "optimizer.safetensors")] {
+        let mut limited = std::process::Command::new("bash");
+        let script = format!("trap '' XFSZ; ulimit -f {kibibytes}; exec \"$0\" \"$@\"");
+        limited.args(["-c", &script, env!("CARGO_BIN_EXE_kakusan")]);
+        limited.args(args).current_dir(place.path("."));
+        let said = command::Done(limited.output().unwrap()).expect(1).stderr();
+        assert!(said.contains("cannot write") && said.contains(file) && said.contains("too large"), "{said}");
+        assert!(said.contains("go on with: kakusan train --resume run"), "{said}");
+        let mut left = fs::read_dir(place.path("run/checkpoints")).unwrap().map(|entry| entry.unwrap().file_name());
+        // what could not be finished takes no room
+        assert!(left.next().is_some_and(|name| name == "checkpoint-4") && left.next().is_none());
+    }
 
     place.run(&args).expect(0);
     place.train("whole", &["--max-steps", "8"]).expect(0);
     let weights = |run: &str| fs::read(place.path(run).join("unet/diffusion_pytorch_model.safetensors")).unwrap();
     assert!(weights("run") == weights("whole"));
+}
+
+#[test]
+fn a_run_goes_on_with_its_own_configuration_or_says_what_differs() {
+    let place = Workplace::new();
+    place.train("run", &["--max-steps", "1"]).expect(0);
+    let before = fs::read(place.path("run/config.toml")).unwrap();
+    let changed = |set: &str| ["train", "--resume", "run", "--max-steps", "2", "--set", set].map(str::to_owned);
+    let resume = |args: &[String]| place.run(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    for (set, words, changeable) in [
+        ("train.learning_rate=0.01", "train.learning_rate is `0.01`, the run's is `0.001`", true),
+        ("train.max_grad_norm=1.0", "train.max_grad_norm is `1.0`, the run's is not set", true),
+        ("train.batch_size=16", "train.batch_size is `16`, the run's is `32`", false),
+        ("data.classes=[3]", "data.classes is `[3]`, the run's is `[1, 8, 4]`", false),
+        ("train.lr_scheduler=cosine", "train.max_steps is `2`, the run's is `1`", true),
+    ] {
+        let said = resume(&changed(set)).expect(2).stderr();
+        assert!(said.contains(words) && said.contains("--allow-changes") == changeable, "{said}");
+    }
+    assert_eq!(fs::read(place.path("run/config.toml")).unwrap(), before);
+    let again = Workplace::quick("run", &["--max-steps", "1", "--resume"]);
+    let said = resume(&again).expect(0).stdout();
+    assert!(said.contains("Going on after step 1"), "{said}");
+    let allowed = [&changed("train.learning_rate=0.01")[..], &["--allow-changes".to_owned()]].concat();
+    resume(&allowed).expect(0);
+    let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
+    let rates: Vec<&str> =
+        metrics.lines().map(|line| if line.contains("\"lr\":0.001,") { "old" } else { "new" }).collect();
+    assert_eq!(rates, ["old", "new"]);
+    let fixed = [&changed("train.seed=5")[..], &["--allow-changes".to_owned()]].concat();
+    assert!(resume(&fixed).expect(2).stderr().contains("train.seed"));
+}
+
+#[test]
+fn a_training_that_diverges_says_where_and_how_to_go_on() {
+    let place = Workplace::new();
+    let set = ["train.optimizer=sgd", "train.learning_rate=1e30", "train.checkpoint_every=1"];
+    let args: Vec<&str> = set.iter().flat_map(|set| ["--set", set]).collect();
+    let said = place.train("run", &args).expect(1).stderr();
+    for word in ["step 2 is", "the images ", "and 16 more of the set", "run/checkpoints/checkpoint-1, is intact"] {
+        assert!(said.contains(word), "{said}");
+    }
+    assert!(said.contains("kakusan train --resume run --allow-changes --set train.learning_rate"), "{said}");
+    assert!(place.path("run/checkpoints/checkpoint-1/SHA256SUMS").is_file());
 }

@@ -132,6 +132,20 @@ fn an_interrupted_training_saves_and_goes_on_to_the_same_weights() {
 
 #[test]
 #[cfg(unix)]
+fn a_run_is_one_trainings_at_a_time() {
+    let place = Workplace::new();
+    let child = start(&place, &Workplace::quick("run", &["--set", "train.epochs=5000"]), 5);
+    for args in [Workplace::quick("run", &["--overwrite"]), vec!["train".into(), "--resume".into(), "run".into()]] {
+        let said = place.run(&args.iter().map(String::as_str).collect::<Vec<_>>()).expect(2).stderr();
+        assert!(said.contains("run is in use: another training writes there"), "{said}");
+    }
+    let status = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    command::Done(child.wait_with_output().unwrap()).expect(130);
+}
+
+#[test]
+#[cfg(unix)]
 fn a_killed_training_leaves_nothing_half_and_goes_on_to_the_same_weights() {
     let place = Workplace::new();
     place.train("whole", &["--set", "train.epochs=4"]).expect(0);
@@ -144,7 +158,7 @@ fn a_killed_training_leaves_nothing_half_and_goes_on_to_the_same_weights() {
         for entry in fs::read_dir(place.path("run/checkpoints")).unwrap() {
             let path = entry.unwrap().path();
             if path.file_name().unwrap().to_string_lossy().starts_with("checkpoint-") {
-                for file in [WEIGHTS, "unet/config.json", "optimizer.safetensors", "progress.json"] {
+                for file in [WEIGHTS, "unet/config.json", "optimizer.safetensors", "progress.json", "SHA256SUMS"] {
                     assert!(path.join(file).is_file(), "{} lacks {file}", path.display());
                 }
             }
@@ -168,6 +182,69 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before() {
     let whole = bytes(&newest);
     fs::write(&newest, &whole[..whole.len() / 2]).unwrap();
     let said = place.run(&["train", "--resume", "run", "--max-steps", "16"]).expect(0).stdout();
-    assert!(said.contains("is not a whole safetensors file") && said.contains("Going on after step 8"), "{said}");
+    assert!(said.contains("is damaged: its checksum") && said.contains("Going on after step 8"), "{said}");
     same_run(&place);
+    // it stays to be looked at, and no good one went for it
+    let mut kept: Vec<_> =
+        fs::read_dir(place.path("run/checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    kept.sort();
+    assert_eq!(kept, ["checkpoint-12", "checkpoint-16", "damaged-checkpoint-12"]);
+}
+
+#[test]
+fn the_newest_checkpoints_stay_and_the_best() {
+    let place = Workplace::new();
+    let settings = ["train.checkpoint_every=1", "train.keep_checkpoints=1", "train.keep_best=true"];
+    // a rate that rises until it does harm: the best weights lie in the middle
+    let rates = ["train.optimizer=sgd", "train.learning_rate=1.0", "train.lr_scheduler=piecewise_constant"];
+    let rules = ["train.lr_step_rules=0.1:4,2"];
+    let args: Vec<&str> = [&settings[..], &rates, &rules].concat().iter().flat_map(|s| ["--set", s]).collect();
+    place.train("run", &args).expect(0);
+    let mut kept: Vec<usize> = fs::read_dir(place.path("run/checkpoints"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().strip_prefix("checkpoint-").unwrap().parse().unwrap())
+        .collect();
+    kept.sort_unstable();
+    let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
+    let losses: Vec<f64> = metrics
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap())
+        .collect();
+    let mean = |steps: usize| losses[..steps].iter().sum::<f64>() / steps as f64;
+    let best = (1..=8).min_by(|a, b| mean(*a).total_cmp(&mean(*b))).unwrap();
+    assert!(best < 8, "{losses:?}");
+    assert_eq!(kept, [best, 8]);
+}
+
+#[test]
+fn the_average_is_saved_and_watched() {
+    let place = Workplace::new();
+    let settings = ["use_ema=true", "tensorboard=true", "sample_every=2", "lr_scheduler=linear", "max_grad_norm=0.5"];
+    let settings: Vec<String> = settings.iter().map(|setting| format!("train.{setting}")).collect();
+    let args: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    place.train("run", &args).expect(0);
+    let checkpoint = place.path("run/checkpoints/checkpoint-8");
+    let average = bytes(&checkpoint.join("unet_ema/diffusion_pytorch_model.safetensors"));
+    assert!(average == bytes(&place.path("run").join(WEIGHTS)), "the run's model is the average");
+    assert!(average != bytes(&checkpoint.join(WEIGHTS)));
+    assert!(place.path("run/images/epoch-002.png").is_file() && !place.path("run/images/epoch-001.png").exists());
+    assert!(bytes(&place.path("run/logs/events.out.tfevents.0.kakusan")).len() > 8 * 100);
+    let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
+    for line in metrics.lines() {
+        let step: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(step["grad_norm"].as_f64().unwrap() > 0.0 && step["ema_decay"].as_f64().is_some(), "{line}");
+    }
+    let last: serde_json::Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    assert!((last["lr"].as_f64().unwrap() - 1e-3 / 8.0).abs() < 1e-12);
+
+    place.train("plain", &[]).expect(0);
+    let said = place.run(&["report", "run", "plain", "--out", "both.html"]).expect(0).stdout();
+    assert!(said.contains("both.html"), "{said}");
+    let page = fs::read_to_string(place.path("both.html")).unwrap();
+    assert_eq!(page.matches("<polyline").count(), 2);
+    assert!(
+        page.contains("<th>train.lr_scheduler</th><td>&quot;linear&quot;</td><td>&quot;constant&quot;</td>"),
+        "{page}"
+    );
+    place.run(&["report", "nothing"]).expect(2);
 }

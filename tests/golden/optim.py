@@ -1,4 +1,4 @@
-"""Writes optim.safetensors: PyTorch's AdamW and clipping and diffusers' EMAModel, for crates/ops/tests/optim.rs.
+"""Writes optim.safetensors: PyTorch's AdamW, SGD and clipping and diffusers' EMAModel, for crates/ops/tests/optim.rs.
 
 Needs torch, safetensors and diffusers (0.42.1). The gradients are not
 saved: the test draws them again from the same seeds.
@@ -17,10 +17,15 @@ SHAPES = [(37, 5), (3,), (16, 2)]
 out = {}
 
 
-def train(name, weight_decay, ema):
+def start(name):
     torch.manual_seed(7)
     params = [torch.randn(shape).requires_grad_() for shape in SHAPES]
     out.update({f"{name}.{i}.start": p.detach().clone() for i, p in enumerate(params)})
+    return params
+
+
+def train(name, weight_decay, ema):
+    params = start(name)
     adam = torch.optim.AdamW(params, lr=0.0, betas=(0.95, 0.999), weight_decay=weight_decay)
     ema = EMAModel(params, **ema)
     norms = []
@@ -45,6 +50,27 @@ def train(name, weight_decay, ema):
 WARMUP = dict(decay=0.99, use_ema_warmup=True, inv_gamma=2.0, power=0.75, update_after_step=20, min_decay=0.3)
 train("plain", 0.01, dict(decay=0.995))
 train("warmup", 0.1, WARMUP)
+
+
+def sgd(name, **settings):
+    params = start(name)
+    sgd = torch.optim.SGD(params, lr=0.0, **settings)
+    for step in range(1, STEPS + 1):
+        sgd.param_groups[0]["lr"] = 3e-3 * min(step / 100, 1.0)
+        torch.manual_seed(step)
+        for p in params:
+            p.grad = torch.randn(p.shape) * 2.0 ** (step % 7 - 6)
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        sgd.step()
+        if step in SAVED:
+            out.update({f"{name}.{i}.param.{step}": p.detach().clone() for i, p in enumerate(params)})
+    for i, p in enumerate(params):
+        if settings.get("momentum"):
+            out[f"{name}.{i}.momentum_buffer"] = sgd.state[p]["momentum_buffer"]
+
+
+sgd("sgd")
+sgd("momentum", momentum=0.9, weight_decay=0.01)
 
 for name, ema in {"plain": dict(), "late": dict(update_after_step=5, min_decay=0.25), "warmup": WARMUP}.items():
     ema = EMAModel([], **ema)

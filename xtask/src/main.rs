@@ -13,7 +13,7 @@ use std::process::ExitCode;
 const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
-  train | sample | info ...   build the command `kakusan` in release mode for this machine and run it with all arguments
+  train|sample|report|info .. build the command `kakusan` in release mode for this machine and run it with all arguments
   doctor                      say what this machine offers, and what `train` would use
   bench                       measure the speed, and PyTorch's beside it (bench --help)
   golden --python P --mnist D make the golden files anew with PyTorch (P has torch, D has MNIST's four files)
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         None => ("", [].as_slice()),
     };
     let result = match command {
-        "train" | "sample" | "info" | "convert" => kakusan::run(&args),
+        "train" | "sample" | "report" | "info" | "schedulers" | "convert" => kakusan::run(&args),
         "bench" => bench::run(rest),
         "doctor" => doctor::run(),
         "golden" => golden::run(rest),

@@ -5,6 +5,7 @@ mod failure;
 mod info;
 mod machine;
 mod progress;
+mod report;
 mod sample;
 mod schedulers;
 mod terminal;
@@ -27,6 +28,8 @@ Examples:
   kakusan train --config configs/184.toml                    learn the digits 1, 8 and 4, look on in runs/184
   kakusan train --config configs/184.toml --set data.classes=[3,5] --out runs/35
   kakusan train --resume runs/184                            go on where Ctrl-C stopped it
+  kakusan train --config configs/184.toml --set train.use_ema=true --set train.lr_scheduler=cosine --out runs/ema
+  kakusan report runs/184 runs/ema                           compare the two: compare.html
   kakusan sample --model runs/184 --batch 64 --out new.png   draw 64 new digits
   kakusan sample --model runs/ddpm-184 --scheduler ddim --steps 50 --seeds 0..15 --separate new
   kakusan info runs/184                                      what is saved there
@@ -41,6 +44,8 @@ enum Command {
     Train(train::TrainArgs),
     /// Draw new images from a saved pipeline
     Sample(sample::SampleArgs),
+    /// Put the losses and settings of runs beside each other on one page
+    Report(report::ReportArgs),
     /// Say what a saved pipeline is made of, or what this machine offers
     Info(info::InfoArgs),
     /// List the schedulers, or show the configuration of one
@@ -55,6 +60,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Train(args) => train::train(args),
         Command::Sample(args) => sample::sample(args),
+        Command::Report(args) => report::report(&args),
         Command::Info(args) => info::info(&args),
         Command::Schedulers(args) => schedulers::schedulers(&args),
         Command::Convert(args) => convert::convert(args),

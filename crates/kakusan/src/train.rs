@@ -9,11 +9,25 @@ use kakusan::hub::{Hub, HubConfig};
 use kakusan::pipeline::{DeviceChoice, Error, Existing, Outcome, Result, RunConfig, Training, run_config};
 use kakusan::scheduler::Registry;
 
+use crate::failure;
 use crate::machine::MachineArgs;
 use crate::progress::Progress;
 use crate::terminal::{say, warn};
 
+const SETTINGS: &str = "\
+Settings of [train], in the configuration or by --set train.KEY=VALUE (all are described in the README):
+  optimizer=adamw weight_decay=0.01              adam, adamw or sgd; betas, eps, momentum
+  lr_scheduler=cosine lr_warmup_steps=500        constant, linear, polynomial, cosine_with_restarts, piecewise_constant, ...
+  gradient_accumulation_steps=4 max_grad_norm=1.0
+  loss=huber huber_delta=0.1                     mse, l1 or huber; snr_gamma=5.0 weighs by the signal-to-noise ratio
+  use_ema=true                                   sample with averaged weights
+  checkpoint_every=500 keep_checkpoints=3        besides one an epoch; keep_best=true
+  sample_every=1 tensorboard=true                images/epoch-001.png; logs/ for `tensorboard --logdir runs`
+
+A run that was stopped or killed goes on with --resume to the same bytes as one that was not.";
+
 #[derive(Args)]
+#[command(after_help = SETTINGS)]
 pub(crate) struct TrainArgs {
     /// The configuration, e.g. configs/184.toml
     #[arg(long, value_name = "FILE", required_unless_present = "resume")]
@@ -38,9 +52,13 @@ pub(crate) struct TrainArgs {
     device: DeviceChoice,
     #[command(flatten)]
     machine: MachineArgs,
-    /// Go on with an interrupted run from its newest checkpoint [default: the folder that --out or --config mean]
+    /// Go on with an interrupted run from its newest checkpoint, to the same bytes as without the interruption
+    /// [default: the folder that --out or --config mean]
     #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "overwrite")]
     resume: Option<Option<PathBuf>>,
+    /// Go on with other settings of [train] and [sample] than the run had, say after it diverged
+    #[arg(long, requires = "resume")]
+    allow_changes: bool,
     /// Delete the run that is in the folder already
     #[arg(long)]
     overwrite: bool,
@@ -68,7 +86,7 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
         config.data.sources = vec![SourceKind::Dir];
     }
     let existing = match (args.resume.is_some(), args.overwrite) {
-        (true, _) => Existing::Resume,
+        (true, _) => Existing::Resume { allow_changes: args.allow_changes },
         (_, true) => Existing::Overwrite,
         _ => Existing::Refuse,
     };
@@ -89,7 +107,20 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
     let outcome = training.run(&mut |event| progress.show(&event));
     progress.clear();
     let dir = out.display();
-    match outcome? {
+    let outcome = match outcome {
+        // the disk is full, or the folder cannot be reached any more
+        Err(e @ (Error::Io { .. } | Error::Model(kakusan::models::Error::Io { .. })))
+            if out.join("config.toml").is_file() =>
+        {
+            let code = failure::show(&e);
+            warn(&format!(
+                "What was saved before is whole. When that is mended, go on with: kakusan train --resume {dir}"
+            ));
+            return Ok(code);
+        }
+        outcome => outcome?,
+    };
+    match outcome {
         Outcome::Finished => {
             say(&format!("The pictures are in {dir}/images, the whole story in {dir}/report.html."));
             say(&format!("Draw more with: kakusan sample --model {dir} --seed 1 --out samples.png"));

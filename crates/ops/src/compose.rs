@@ -4,8 +4,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::adam::Factors;
-
-use crate::{Activation, ConvOptions};
+use crate::{Activation, ConvOptions, SgdConfig};
 
 pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: ConvOptions) -> Result<Tensor> {
     let ConvOptions { stride, padding: [top, bottom, left, right] } = options;
@@ -173,6 +172,22 @@ pub(crate) fn adam([param, m, v]: [&Tensor; 3], grad: &Tensor, by: &Factors) -> 
     let divisor = v.sqrt()?.affine(1.0 / by.correction, by.eps)?;
     let param = param.affine(by.keep, 0.0)?.sub(&m.div(&divisor)?.affine(by.step_size, 0.0)?)?;
     Ok([param, m, v])
+}
+
+/// One step of a parameter by gradient descent; the second result is the momentum after it.
+pub(crate) fn sgd(
+    param: &Tensor,
+    grad: &Tensor,
+    buffer: Option<&Tensor>,
+    by: &SgdConfig,
+    grad_scale: f64,
+) -> Result<(Tensor, Tensor)> {
+    let grad = grad.affine(grad_scale, 0.0)?.add(&param.affine(by.weight_decay, 0.0)?)?;
+    let moved = match buffer {
+        Some(buffer) => buffer.affine(by.momentum, 0.0)?.add(&grad)?,
+        None => grad,
+    };
+    Ok((param.sub(&moved.affine(by.lr, 0.0)?)?, moved))
 }
 
 /// One step of the average of a parameter.

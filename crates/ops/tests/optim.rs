@@ -5,9 +5,9 @@ mod common;
 use std::collections::HashMap;
 
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 use common::error;
-use kakusan_ops::{Adam, AdamConfig, Ema, EmaConfig, clip_factor, clip_grad_norm, grad_norm};
+use kakusan_ops::{Adam, AdamConfig, Ema, EmaConfig, Sgd, SgdConfig, clip_factor, clip_grad_norm, grad_norm};
 use kakusan_rng::Generator;
 
 fn golden() -> Result<HashMap<String, Tensor>> {
@@ -97,6 +97,54 @@ fn a_thousand_steps_clipped_before() -> Result<()> {
         adam.step(&grads)?;
         Ok(norm)
     })
+}
+
+#[test]
+fn a_thousand_steps_of_gradient_descent() -> Result<()> {
+    let golden = golden()?;
+    for (name, momentum, weight_decay) in [("sgd", 0.0, 0.0), ("momentum", 0.9, 0.01)] {
+        let starts: Vec<_> = (0..3).map(|i| &golden[&format!("{name}.{i}.start")]).collect();
+        // f64 goes the way of other devices
+        let params = starts.iter().map(|start| Var::from_tensor(start)).collect::<Result<Vec<_>>>()?;
+        let wide =
+            starts.iter().map(|start| Var::from_tensor(&start.to_dtype(DType::F64)?)).collect::<Result<Vec<_>>>()?;
+        let config = SgdConfig { lr: 0.0, momentum, weight_decay };
+        let (mut sgd, mut wide_sgd) = (Sgd::new(params.clone(), config)?, Sgd::new(wide.clone(), config)?);
+        for t in 1..=1000u64 {
+            let lr = 3e-3 * (t as f64 / 100.0).min(1.0);
+            sgd.set_lr(lr)?;
+            wide_sgd.set_lr(lr)?;
+            let grads = gradients(&params, t)?;
+            let factor = clip_factor(grad_norm(&grads, &params)?, 1.0)?;
+            sgd.step_scaled(&grads, factor)?;
+            let mut wide_grads = GradStore::default();
+            for (narrow, wide) in params.iter().zip(&wide) {
+                wide_grads.insert(wide, grads.get(narrow).expect("a gradient").to_dtype(DType::F64)?);
+            }
+            wide_sgd.step_scaled(&wide_grads, factor)?;
+            if [1, 2, 10, 100, 500, 1000].contains(&t) {
+                for (i, (param, wide)) in params.iter().zip(&wide).enumerate() {
+                    let theirs = &golden[&format!("{name}.{i}.param.{t}")];
+                    let errors = [error(param, theirs)?, error(&wide.to_dtype(DType::F32)?, theirs)?];
+                    // what torch's own rounding adds up to is seen beside f64
+                    assert!(errors[0] < 1e-6 && errors[1] < 5e-6, "{name}, step {t}: {errors:?}");
+                }
+            }
+            if t % 300 == 0 {
+                let state = sgd.state()?;
+                assert_eq!(state.len(), if momentum == 0.0 { 0 } else { 3 });
+                sgd = Sgd::new(params.clone(), config)?;
+                sgd.load_state(&state)?;
+            }
+        }
+        for (i, buffer) in sgd.state()?.iter().enumerate() {
+            assert!(error(buffer, &golden[&format!("{name}.{i}.momentum_buffer")])? < 1e-6);
+        }
+        assert!(sgd.load_state(&params.iter().map(|p| p.flatten_all()).collect::<Result<Vec<_>>>()?).is_err());
+    }
+    let param = Var::new(&[0f32], &Device::Cpu)?;
+    assert!(Sgd::new(vec![param], SgdConfig { momentum: -1.0, ..Default::default() }).is_err());
+    Ok(())
 }
 
 #[test]

@@ -1,7 +1,12 @@
 //! What a training needs to go on as if it had never stopped, on disk whole or not at all.
+//!
+//! A checkpoint is a folder: the weights in diffusers' layout, the optimiser's tensors, how far the training has come, and
+//! the SHA-256 of each of these files, in the form that `sha256sum -c` reads. It is filled under another name, brought to
+//! the disk with all its folders, and then renamed; one that goes is renamed first and then deleted. So whatever is
+//! called `checkpoint-<step>` is whole, whenever the machine stops.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -10,14 +15,16 @@ use candle_core::{Device, Tensor};
 use kakusan_rng::Generator;
 use serde::{Deserialize, Serialize};
 
-use crate::files::{read_text, write_whole};
+use crate::checksums;
+use crate::files::{read_text, sync_folder, write_whole};
 use crate::{Error, Result};
 
 const PROGRESS_FILE: &str = "progress.json";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const PREFIX: &str = "checkpoint-";
-/// The newest checkpoint, and one to fall back to.
-const KEPT: usize = 2;
+/// What is being filled, and what is being deleted.
+const PARTIAL: &str = ".partial-";
+const OLD: &str = ".old-";
 
 /// How far a training has come.
 #[derive(Debug, Clone)]
@@ -39,52 +46,79 @@ struct ProgressFile {
     step: usize,
     epoch: usize,
     batch: usize,
+    /// The loss by which the best checkpoint is found.
+    mean_loss: f64,
     epoch_rng: String,
     rng: String,
 }
 
-/// Writes `checkpoint-<step>` under `parent`: under another name first, then, on the disk, under its own. `save` fills
-/// the folder with the model.
+/// Which checkpoints stay when a new one is written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keep {
+    /// The newest of them.
+    pub(crate) newest: usize,
+    /// And that of the lowest mean loss.
+    pub(crate) best: bool,
+}
+
+/// Writes `checkpoint-<step>` under `parent`, and deletes what need not stay. `save` fills the folder with the model.
 pub(crate) fn write(
     parent: &Path,
     progress: &Progress,
-    moments: &HashMap<String, Tensor>,
+    mean_loss: f64,
+    optimizer: &HashMap<String, Tensor>,
+    keep: Keep,
     save: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
+    let partial = parent.join(format!("{PARTIAL}{}", progress.step));
+    delete(&partial)?;
+    let filled = fs::create_dir_all(&partial)
+        .map_err(Error::io("create", &partial))
+        .and_then(|()| save(&partial))
+        .and_then(|()| fill(&partial, progress, mean_loss, optimizer))
+        .and_then(|()| checksums::seal(&partial));
+    if let Err(e) = filled {
+        let _ = delete(&partial); // the disk may be full: make room
+        return Err(e);
+    }
     let dir = parent.join(format!("{PREFIX}{}", progress.step));
-    if dir.is_dir() {
-        return Ok(dir); // the epoch ended with this step, or the training was interrupted right after
-    }
-    let partial = parent.join(format!(".partial-{}", progress.step));
-    if partial.exists() {
-        fs::remove_dir_all(&partial).map_err(Error::io("delete", &partial))?;
-    }
-    fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
-    save(&partial)?;
-    let optimizer = safetensors::serialize(moments, None).map_err(|e| unusable(&partial, &e.to_string()))?;
-    write_whole(&partial.join(OPTIMIZER_FILE), &optimizer)?;
-    let file = ProgressFile {
-        step: progress.step,
-        epoch: progress.epoch,
-        batch: progress.batch,
-        epoch_rng: BASE64.encode(progress.epoch_rng.state()),
-        rng: BASE64.encode(progress.rng.state()),
-    };
-    let json = serde_json::to_string_pretty(&file).map_err(|e| unusable(&partial, &e.to_string()))?;
-    write_whole(&partial.join(PROGRESS_FILE), (json + "\n").as_bytes())?;
+    put_away(&dir)?;
     fs::rename(&partial, &dir).map_err(Error::io("rename", &partial))?;
-    File::open(parent).and_then(|parent| parent.sync_all()).map_err(Error::io("write", parent))?;
-    for (_, old) in newest_first(parent)?.into_iter().skip(KEPT) {
-        fs::remove_dir_all(&old).map_err(Error::io("delete", &old))?;
+    sync_folder(parent)?;
+
+    let all = newest_first(parent)?;
+    let best = match keep.best {
+        true => all.iter().filter_map(|(_, dir)| Some((mean_loss_of(dir)?, dir))).min_by(|a, b| a.0.total_cmp(&b.0)),
+        false => None,
+    };
+    for (_, old) in all.iter().skip(keep.newest.max(1)) {
+        if best.is_none_or(|(_, best)| best != old) {
+            put_away(old)?;
+        }
     }
     Ok(dir)
 }
 
-/// Reads how far a checkpoint's training had come, and the optimiser's tensors.
+fn fill(dir: &Path, progress: &Progress, mean_loss: f64, optimizer: &HashMap<String, Tensor>) -> Result<()> {
+    let optimizer = safetensors::serialize(optimizer, None).map_err(|e| unusable(dir, &e.to_string()))?;
+    write_whole(&dir.join(OPTIMIZER_FILE), &optimizer)?;
+    let file = ProgressFile {
+        step: progress.step,
+        epoch: progress.epoch,
+        batch: progress.batch,
+        mean_loss,
+        epoch_rng: BASE64.encode(progress.epoch_rng.state()),
+        rng: BASE64.encode(progress.rng.state()),
+    };
+    let json = serde_json::to_string_pretty(&file).map_err(|e| unusable(dir, &e.to_string()))?;
+    write_whole(&dir.join(PROGRESS_FILE), (json + "\n").as_bytes())
+}
+
+/// Reads how far a checkpoint's training had come, and the optimiser's tensors, of a checkpoint in which every byte is
+/// the one that was written.
 pub(crate) fn read(dir: &Path) -> Result<(Progress, HashMap<String, Tensor>)> {
-    let path = dir.join(PROGRESS_FILE);
-    let file: ProgressFile = serde_json::from_str(&read_text(&path)?)
-        .map_err(|e| unusable(dir, &format!("{PROGRESS_FILE} is damaged: {e}")))?;
+    checksums::verify(dir).map_err(|reason| unusable(dir, &reason))?;
+    let file = read_progress(dir)?;
     let generator = |text: &str| -> Result<Generator> {
         let state = BASE64.decode(text).map_err(|e| unusable(dir, &format!("{PROGRESS_FILE}: {e}")))?;
         Generator::from_state(&state).map_err(|e| unusable(dir, &format!("{PROGRESS_FILE}: {e}")))
@@ -96,21 +130,72 @@ pub(crate) fn read(dir: &Path) -> Result<(Progress, HashMap<String, Tensor>)> {
         epoch_rng: generator(&file.epoch_rng)?,
         rng: generator(&file.rng)?,
     };
-    let moments = candle_core::safetensors::load(dir.join(OPTIMIZER_FILE), &Device::Cpu)
+    let optimizer = candle_core::safetensors::load(dir.join(OPTIMIZER_FILE), &Device::Cpu)
         .map_err(|e| unusable(dir, &format!("{OPTIMIZER_FILE}: {e}")))?;
-    Ok((progress, moments))
+    Ok((progress, optimizer))
 }
 
-/// The whole checkpoints under `parent` with their steps, the newest first.
+fn read_progress(dir: &Path) -> Result<ProgressFile> {
+    let text = read_text(&dir.join(PROGRESS_FILE))?;
+    serde_json::from_str(&text).map_err(|e| unusable(dir, &format!("{PROGRESS_FILE} is damaged: {e}")))
+}
+
+fn mean_loss_of(dir: &Path) -> Option<f64> {
+    read_progress(dir).ok().map(|file| file.mean_loss)
+}
+
+/// The checkpoints under `parent` with their steps, the newest first.
 pub(crate) fn newest_first(parent: &Path) -> Result<Vec<(usize, PathBuf)>> {
     let mut found = vec![];
-    for entry in fs::read_dir(parent).map_err(Error::io("read", parent))? {
-        let path = entry.map_err(Error::io("read", parent))?.path();
+    for path in entries(parent)? {
         let step = path.file_name().and_then(|name| name.to_str()?.strip_prefix(PREFIX)?.parse().ok());
         found.extend(step.map(|step| (step, path)));
     }
     found.sort_by(|a, b| b.cmp(a));
     Ok(found)
+}
+
+/// Deletes what a run that was killed left half written or half deleted.
+pub(crate) fn sweep(parent: &Path) -> Result<()> {
+    for path in entries(parent)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(PARTIAL) || name.starts_with(OLD) {
+            delete(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes a damaged checkpoint out of the row, so that it is not kept in place of a good one; it stays to be looked at.
+pub(crate) fn set_aside(dir: &Path) -> Result<()> {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let aside = dir.with_file_name(format!("damaged-{name}"));
+    delete(&aside)?;
+    fs::rename(dir, &aside).map_err(Error::io("rename", dir))
+}
+
+/// Deletes a checkpoint; it loses its name first.
+fn put_away(dir: &Path) -> Result<()> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let old = dir.with_file_name(format!("{OLD}{name}"));
+    delete(&old)?;
+    fs::rename(dir, &old).map_err(Error::io("rename", dir))?;
+    delete(&old)
+}
+
+fn delete(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("delete", dir)(e)),
+        _ => Ok(()),
+    }
+}
+
+fn entries(parent: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(parent).map_err(Error::io("read", parent))?;
+    entries.map(|entry| entry.map(|entry| entry.path()).map_err(Error::io("read", parent))).collect()
 }
 
 pub(crate) fn unusable(dir: &Path, reason: &str) -> Error {

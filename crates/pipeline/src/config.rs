@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use toml::de::{DeTable, DeValue};
 
+use crate::TrainConfig;
+use crate::objective::Objective;
+
 /// What a run is made of: the tables of a file such as `configs/184.toml`, with the overrides applied.
 ///
 /// ```
@@ -51,30 +54,6 @@ pub struct RunConfig {
     pub sample: SampleConfig,
     /// The scheduler that draws: that of `sample.scheduler`, or `scheduler` itself.
     pub sampler: Arc<dyn Scheduler>,
-}
-
-/// `[train]`: how the model is trained, by Adam on the mean squared error.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TrainConfig {
-    /// How often the model sees every image.
-    pub epochs: usize,
-    /// Images in a step; the last batch of an epoch may be shorter.
-    pub batch_size: usize,
-    /// Adam's learning rate.
-    pub learning_rate: f64,
-    /// Where all randomness of the run begins: `torch.manual_seed(seed)`.
-    pub seed: u64,
-    /// Ends the training after so many steps, should the epochs hold more.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_steps: Option<usize>,
-}
-
-impl Default for TrainConfig {
-    /// The tutorial's: 5 epochs, batches of 128, a learning rate of 1e-3, seed 0.
-    fn default() -> Self {
-        Self { epochs: 5, batch_size: 128, learning_rate: 1e-3, seed: 0, max_steps: None }
-    }
 }
 
 /// `[sample]`: what is drawn at the end of a training.
@@ -200,29 +179,19 @@ impl RunConfig {
         Ok(config)
     }
 
-    /// Ranges that types cannot say; the message names the key in backticks.
+    /// Ranges that types cannot say, and what does not go together; the message names the key in backticks.
     fn check_ranges(&self) -> Result<(), (&'static str, String)> {
+        self.train.check().map_err(|message| ("train", message))?;
+        Objective::new(&self.train, &self.scheduler).map_err(|message| ("train", message))?;
         let counts = [
-            ("train", "epochs", Some(self.train.epochs), 1_000_000),
-            ("train", "batch_size", Some(self.train.batch_size), 65_536),
-            ("train", "max_steps", self.train.max_steps, usize::MAX),
-            ("sample", "steps", Some(self.sample.steps), 100_000),
-            ("sample", "trajectory_steps", Some(self.sample.trajectory_steps), 100_000),
-            ("sample", "batch_size", Some(self.sample.batch_size), 4_096),
+            ("steps", self.sample.steps, 100_000),
+            ("trajectory_steps", self.sample.trajectory_steps, 100_000),
+            ("batch_size", self.sample.batch_size, 4_096),
         ];
-        for (table, key, value, most) in counts {
-            if let Some(value) = value
-                && !(1..=most).contains(&value)
-            {
-                return Err((table, format!("`{key}` is {value}; it must be between 1 and {most}")));
+        for (key, value, most) in counts {
+            if !(1..=most).contains(&value) {
+                return Err(("sample", format!("`{key}` is {value}; it must be between 1 and {most}")));
             }
-        }
-        let lr = self.train.learning_rate;
-        if !(lr.is_finite() && lr > 0.0) {
-            return Err(("train", format!("`learning_rate` is {lr}; it must be a number above 0")));
-        }
-        if i64::try_from(self.train.seed).is_err() {
-            return Err(("train", format!("`seed` is {}; TOML holds numbers up to {}", self.train.seed, i64::MAX)));
         }
         Ok(())
     }

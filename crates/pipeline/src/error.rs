@@ -49,16 +49,43 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The loss is no number any more.
-    #[error(
-        "the loss of step {step} is {loss}: the training has diverged; lower train.learning_rate. \
-         The last checkpoint is intact"
-    )]
-    NonFiniteLoss {
+    /// The loss or the gradients are no numbers any more; the weights are those before the step.
+    #[error("{what} of step {step} is {value}: the training has diverged, on {}. {}", listed(images), advice(last_checkpoint.as_deref()))]
+    Diverged {
+        /// The loss, or the norm of the gradients.
+        what: &'static str,
         /// The step, from 1.
         step: usize,
         /// NaN or infinity.
-        loss: f32,
+        value: f64,
+        /// The images of the step's batches, by their number in the set.
+        images: Vec<usize>,
+        /// From where the training can go on.
+        last_checkpoint: Option<PathBuf>,
+    },
+    /// Another process trains in the folder.
+    #[error(
+        "{} is in use: another training writes there; wait for its end, stop it, or choose a fresh folder with --out",
+        dir.display()
+    )]
+    RunInUse {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// A run is to go on with another configuration than its own.
+    #[error(
+        "the run {} was begun with another configuration: {}. Leave that out to go on exactly as it was, {}or begin \
+         another run with --out",
+        dir.display(), differences.join("; "),
+        if *changeable { "add --allow-changes to go on with it all the same, " } else { "" }
+    )]
+    OtherConfig {
+        /// The run's folder.
+        dir: PathBuf,
+        /// Each setting that differs, with both values.
+        differences: Vec<String>,
+        /// Whether the run could go on with them.
+        changeable: bool,
     },
     /// The device cannot be used.
     #[error("{0}")]
@@ -108,7 +135,41 @@ impl Error {
 
     /// Whether the cause lies in what was asked for (configuration, usage) and not in what happened.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Config(_) | Self::Unfit(_) | Self::RunExists { .. } | Self::NotARun { .. })
+        matches!(
+            self,
+            Self::Config(_)
+                | Self::Unfit(_)
+                | Self::RunExists { .. }
+                | Self::NotARun { .. }
+                | Self::RunInUse { .. }
+                | Self::OtherConfig { .. }
+        )
+    }
+}
+
+/// Images by their numbers, the first of them if there are many.
+fn listed(images: &[usize]) -> String {
+    const SHOWN: usize = 16;
+    let numbers: Vec<String> = images.iter().take(SHOWN).map(ToString::to_string).collect();
+    let rest = match images.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("the images {}{rest} of the set", numbers.join(", "))
+}
+
+/// How to go on after a training has diverged.
+fn advice(last_checkpoint: Option<&Path>) -> String {
+    const REMEDY: &str = "a lower train.learning_rate, or with train.max_grad_norm = 1.0";
+    let run = last_checkpoint.and_then(|dir| dir.parent()?.parent());
+    match (last_checkpoint, run) {
+        (Some(checkpoint), Some(run)) => format!(
+            "The last checkpoint, {}, is intact: go on from it with {REMEDY}, as in `kakusan train --resume {} \
+             --allow-changes --set train.learning_rate=1e-4`",
+            checkpoint.display(),
+            run.display()
+        ),
+        _ => format!("There is no checkpoint yet: begin anew with {REMEDY}"),
     }
 }
 

@@ -7,7 +7,9 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint;
+mod checksums;
 mod class;
+mod compare;
 mod config;
 mod convert;
 mod ddpm;
@@ -15,16 +17,24 @@ mod device;
 mod error;
 mod files;
 mod layout;
+mod lr_schedule;
+mod objective;
+mod optimizer;
 pub mod pictures;
+mod previews;
 mod report;
+mod resume;
 mod run_folder;
 mod sampling;
 mod story;
+mod tensorboard;
 mod train;
+mod train_config;
 mod trainer;
 
 pub use class::PipelineClass;
-pub use config::{ConfigError, RunConfig, SampleConfig, TrainConfig};
+pub use compare::compare;
+pub use config::{ConfigError, RunConfig, SampleConfig};
 pub use convert::convert;
 pub use ddpm::DDPMPipeline;
 pub use device::DeviceChoice;
@@ -34,4 +44,5 @@ pub use report::thousands;
 pub use run_folder::Record;
 pub use sampling::{SampleOptions, SampleStep};
 pub use train::{EpochSummary, Event, Existing, Outcome, Training, run_config};
+pub use train_config::{LossType, LrScheduler, OptimizerName, TrainConfig};
 pub use trainer::{Step, Trainer};

@@ -34,7 +34,7 @@ pub(crate) struct Report<'a> {
 /// The picture beside which the epochs are told.
 const LOSS: &str = "loss.png";
 
-const STYLE: &str = "\
+pub(crate) const STYLE: &str = "\
 :root { color-scheme: light; --ink: #1b1b1b; --paper: #fdfdfb; --pale: #66665f; --line: #deded8; --accent: #1f5f99 }
 @media screen and (prefers-color-scheme: dark) {
   :root { color-scheme: dark; --ink: #e8e8e4; --paper: #171716; --pale: #a2a29c; --line: #3a3a37; --accent: #7db4e6 }
@@ -162,7 +162,7 @@ impl Report<'_> {
             ("scheduler", self.config.scheduler.class_name().to_owned()),
             ("images", thousands(self.image_count())),
             ("epochs", format!("{epochs}, {} images a step", train.batch_size)),
-            ("optimiser", format!("Adam, learning rate {}", train.learning_rate)),
+            ("optimiser", train.optimizer_in_words()),
             ("seed", train.seed.to_string()),
             ("training time", if seconds > 0.0 { format!("{seconds:.1} s") } else { "none yet".into() }),
         ];
@@ -296,7 +296,7 @@ fn quote(word: &str) -> String {
 }
 
 /// Text as HTML shows it.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

@@ -1,17 +1,17 @@
 //! The folder of a training run: a pipeline in diffusers' layout, and beside it how it came about.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::{read_text, write_whole};
-use crate::{Error, Result};
+use crate::files::{is_leftover, read_text, write_whole};
+use crate::{Error, Result, Step};
 
 /// The resolved configuration; a folder that has it is a run.
 pub(crate) const CONFIG_FILE: &str = "config.toml";
-const METRICS_FILE: &str = "metrics.jsonl";
+pub(crate) const METRICS_FILE: &str = "metrics.jsonl";
 
 /// The folder of one training run.
 #[derive(Debug, Clone)]
@@ -23,11 +23,13 @@ impl RunFolder {
     /// Makes sure that `dir` may become the folder of a new run, and changes nothing.
     pub(crate) fn check(dir: &Path, overwrite: bool) -> Result<()> {
         let mut entries = match fs::read_dir(dir) {
-            Ok(entries) => entries,
+            Ok(entries) => entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(Error::io("read", dir)(e)),
         };
-        let (empty, is_run) = (entries.next().is_none(), dir.join(CONFIG_FILE).is_file());
+        // a run that was killed before it had its configuration has nothing worth keeping
+        let empty = entries.all(|name| is_leftover(&name));
+        let is_run = dir.join(CONFIG_FILE).is_file();
         if empty || (overwrite && is_run) {
             return Ok(());
         }
@@ -42,6 +44,9 @@ impl RunFolder {
     /// Makes the folder of a new run and keeps its configuration there.
     pub(crate) fn create(dir: &Path, overwrite: bool, config: &str) -> Result<Self> {
         Self::check(dir, overwrite)?;
+        if overwrite && dir.join(CONFIG_FILE).is_file() {
+            Self::open(dir)?.lock()?; // for a moment: to see that nobody is at work there
+        }
         if overwrite && dir.is_dir() {
             fs::remove_dir_all(dir).map_err(Error::io("delete", dir))?;
         }
@@ -64,12 +69,41 @@ impl RunFolder {
         Ok(folder)
     }
 
+    /// Keeps other processes from training here for as long as the result lives; where the file system knows no locks,
+    /// nothing does.
+    ///
+    /// The lock is the system's, which takes it away from a process that ends, however it ends.
+    pub(crate) fn lock(&self) -> Result<Option<File>> {
+        let Ok(folder) = File::open(self.checkpoints()) else { return Ok(None) };
+        match folder.try_lock() {
+            Err(TryLockError::WouldBlock) => Err(Error::RunInUse { dir: self.dir.clone() }),
+            Err(TryLockError::Error(_)) => Ok(None),
+            Ok(()) => Ok(Some(folder)),
+        }
+    }
+
+    /// Deletes what a run that was killed left of files half written.
+    pub(crate) fn sweep(&self) -> Result<()> {
+        for dir in [self.dir.clone(), self.images(), self.logs(), self.dir.join("unet"), self.dir.join("scheduler")] {
+            for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+                if is_leftover(&entry.file_name().to_string_lossy()) {
+                    fs::remove_file(entry.path()).map_err(Error::io("delete", &entry.path()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     pub(crate) fn images(&self) -> PathBuf {
         self.dir.join("images")
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
     }
 
     pub(crate) fn checkpoints(&self) -> PathBuf {
@@ -99,15 +133,19 @@ impl RunFolder {
     /// The log of a run that goes on after `steps` steps, cut back to them, and their records.
     pub(crate) fn resume_metrics(&self, steps: usize) -> Result<(Metrics, Vec<Record>)> {
         let path = self.dir.join(METRICS_FILE);
-        let records: Vec<Record> =
-            read_text(&path)?.lines().take(steps).map_while(|line| serde_json::from_str(line).ok()).collect();
+        let text = read_text(&path)?;
+        let lines: Vec<&str> = text.lines().take(steps).collect();
+        let records: Vec<Record> = lines.iter().map_while(|line| serde_json::from_str(line).ok()).collect();
         let whole = records.iter().map(|record| record.step).eq(1..=steps);
         if !whole {
-            let reason = format!("{METRICS_FILE} does not hold the first {steps} steps");
+            let reason = format!(
+                "{METRICS_FILE} does not hold the first {steps} steps, after which its newest checkpoint goes on; bring it \
+                 back, or begin anew with --overwrite"
+            );
             return Err(Error::NotARun { dir: self.dir.clone(), reason });
         }
-        let lines = records.iter().map(Record::line).collect::<Result<String>>()?;
-        write_whole(&path, lines.as_bytes())?;
+        // the lines as they were: a number that is read and written again may end in another digit
+        write_whole(&path, lines.iter().flat_map(|line| [line, "\n"]).collect::<String>().as_bytes())?;
         let file = File::options().append(true).open(&path).map_err(Error::io("open", &path))?;
         Ok((Metrics { path, file }, records))
     }
@@ -120,15 +158,25 @@ pub struct Record {
     pub step: usize,
     /// The epoch, from 1.
     pub epoch: usize,
-    /// The loss of the step's batch.
+    /// The mean loss of the step's images.
     pub loss: f32,
     /// The learning rate.
     pub lr: f64,
+    /// The norm of the gradients, before clipping.
+    pub grad_norm: f64,
+    /// The decay with which the average of the weights took the step, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
     /// Seconds of training up to here, interruptions not counted.
     pub seconds: f64,
 }
 
 impl Record {
+    pub(crate) fn new(step: &Step, seconds: f64) -> Self {
+        let Step { step, epoch, loss, learning_rate: lr, grad_norm, ema_decay, .. } = *step;
+        Self { step, epoch, loss, lr, grad_norm, ema_decay, seconds }
+    }
+
     fn line(&self) -> Result<String> {
         let json = serde_json::to_string(self).map_err(|e| Error::Unfit(format!("a metric has no JSON form: {e}")))?;
         Ok(json + "\n")

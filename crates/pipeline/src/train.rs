@@ -8,9 +8,10 @@ use kakusan_scheduler::Registry;
 use serde::{Deserialize, Serialize};
 
 use crate::device::name;
+use crate::previews::Previews;
 use crate::run_folder::{CONFIG_FILE, Metrics, RunFolder};
 use crate::story::Storyteller;
-use crate::{DDPMPipeline, DeviceChoice, Error, Record, Result, RunConfig, Trainer, checkpoint};
+use crate::{DDPMPipeline, DeviceChoice, Error, Record, Result, RunConfig, Trainer, resume};
 
 /// A training from a configuration to a finished run folder.
 ///
@@ -41,8 +42,11 @@ pub enum Existing {
     Refuse,
     /// It deletes the old run, once the new one has its data.
     Overwrite,
-    /// It goes on from the newest whole checkpoint.
-    Resume,
+    /// It goes on from the newest whole checkpoint, with the run's own configuration.
+    Resume {
+        /// Whether settings of `[train]` and `[sample]` may differ where there is a way to go on with them.
+        allow_changes: bool,
+    },
 }
 
 /// How a training ended.
@@ -125,10 +129,14 @@ impl Training<'_> {
     /// When the folder is taken or cannot be written, the data cannot be had, the data does not fit the model, the loss
     /// diverges, or there is no checkpoint to go on from. What was saved before stays.
     pub fn run(mut self, watch: &mut dyn FnMut(Event)) -> Result<Outcome> {
-        let resume = self.existing == Existing::Resume;
-        if !resume {
-            RunFolder::check(&self.out, self.existing == Existing::Overwrite)?;
+        let resume = matches!(self.existing, Existing::Resume { .. });
+        match self.existing {
+            Existing::Resume { allow_changes } => {
+                resume::check_same(&RunFolder::open(&self.out)?, &self.config, allow_changes, self.registry)?;
+            }
+            fresh => RunFolder::check(&self.out, fresh == Existing::Overwrite)?,
         }
+        let config_toml = self.config.to_toml()?;
         let device = self.device.open()?;
         let recorded = if resume { read_data_record(&RunFolder::open(&self.out)?)? } else { None };
         if let Some(recorded) = &recorded {
@@ -149,16 +157,21 @@ impl Training<'_> {
         }
         let mut trainer = Trainer::new(&self.config, loaded.images.clone(), &device)?;
 
-        let config_toml = self.config.to_toml()?;
         let folder = if resume {
             RunFolder::open(&self.out)?
         } else {
             RunFolder::create(&self.out, self.existing == Existing::Overwrite, &config_toml)?
         };
+        let _lock = folder.lock()?;
         let json = serde_json::to_string_pretty(&data).map_err(|e| Error::Unfit(e.to_string()))?;
         folder.write(DATA_FILE, (json + "\n").as_bytes())?;
-        let (mut metrics, mut records) =
-            if resume { self.go_on(&folder, &mut trainer, watch)? } else { (folder.new_metrics()?, vec![]) };
+        let (mut metrics, mut records) = match resume {
+            true => resume::go_on(&folder, &mut trainer, watch)?,
+            false => (folder.new_metrics()?, vec![]),
+        };
+        if resume {
+            folder.write(CONFIG_FILE, config_toml.as_bytes())?; // it may last longer now
+        }
         watch(Event::Begin {
             dir: folder.dir(),
             model: self.config.model.class_name(),
@@ -169,14 +182,15 @@ impl Training<'_> {
             total_steps: trainer.total_steps(),
             steps_per_epoch: trainer.steps_per_epoch(),
         });
+        let mut previews = Previews::begin(&self.config, &folder, &trainer, &records, watch)?;
         let mut story = Storyteller::new(&self.config, config_toml, &data.source, loaded.images, &folder, &device)?;
         story.show_data(watch)?;
 
-        let outcome = self.train(&mut trainer, &folder, &mut metrics, &mut records, watch)?;
+        let outcome = self.train(&mut trainer, &folder, &mut metrics, &mut records, &mut previews, watch)?;
         let epochs = summarise(&records, trainer.steps_per_epoch(), trainer.images_per_epoch());
         story.show_training(&records, &epochs, watch)?;
         if outcome == Outcome::Finished {
-            let (model, weights) = (self.config.model.clone(), trainer.weights().clone());
+            let (model, weights) = (self.config.model.clone(), trainer.sampling_weights()?);
             let mut pipeline = DDPMPipeline::new(model, weights, self.config.sampler.clone())?;
             story.show_results(&pipeline, watch)?;
             pipeline.set_scheduler(self.config.scheduler.clone());
@@ -194,28 +208,32 @@ impl Training<'_> {
         folder: &RunFolder,
         metrics: &mut Metrics,
         records: &mut Vec<Record>,
+        previews: &mut Previews,
         watch: &mut dyn FnMut(Event),
     ) -> Result<Outcome> {
         let before = records.last().map_or(0.0, |record| record.seconds);
         let begin = Instant::now();
         let mut saved_at = trainer.steps_done();
-        let mut checkpoint = |trainer: &Trainer, metrics: &Metrics, watch: &mut dyn FnMut(Event)| -> Result<()> {
-            if trainer.steps_done() > saved_at {
-                metrics.sync()?; // the log must not lag behind the checkpoint
-                watch(Event::Checkpoint(&trainer.save_checkpoint(&folder.checkpoints())?));
-                saved_at = trainer.steps_done();
-            }
-            Ok(())
-        };
+        let checkpoints = folder.checkpoints();
+        let mut checkpoint =
+            |trainer: &Trainer, metrics: &Metrics, records: &[Record], watch: &mut dyn FnMut(Event)| {
+                if trainer.steps_done() > saved_at {
+                    metrics.sync()?; // the log must not lag behind the checkpoint
+                    watch(Event::Checkpoint(&trainer.save_checkpoint(&checkpoints, mean_of_last(records))?));
+                    saved_at = trainer.steps_done();
+                }
+                Ok::<_, Error>(())
+            };
         while !self.stop.load(Ordering::Relaxed) {
-            let Some(step) = trainer.step()? else {
-                checkpoint(trainer, metrics, watch)?;
+            let step = trainer.step().map_err(|e| resume::with_last_checkpoint(e, &checkpoints))?;
+            let Some(step) = step else {
+                checkpoint(trainer, metrics, records, watch)?;
                 return Ok(Outcome::Finished);
             };
             let seconds = before + begin.elapsed().as_secs_f64();
-            let record =
-                Record { step: step.step, epoch: step.epoch, loss: step.loss, lr: step.learning_rate, seconds };
+            let record = Record::new(&step, seconds);
             metrics.append(&record)?;
+            previews.after_step(&record)?;
             watch(Event::Step { record: &record, images: step.images });
             records.push(record);
             if step.ends_epoch {
@@ -223,32 +241,17 @@ impl Training<'_> {
                 if let Some(epoch) = summarise(records, trainer.steps_per_epoch(), images).last() {
                     watch(Event::Epoch(epoch));
                 }
-                checkpoint(trainer, metrics, watch)?;
+            }
+            let is_due = self.config.train.checkpoint_every.is_some_and(|every| step.step.is_multiple_of(every));
+            if step.ends_epoch || is_due {
+                checkpoint(trainer, metrics, records, watch)?;
+            }
+            if step.ends_epoch {
+                previews.after_epoch(trainer, watch)?;
             }
         }
-        checkpoint(trainer, metrics, watch)?;
+        checkpoint(trainer, metrics, records, watch)?;
         Ok(Outcome::Interrupted)
-    }
-
-    /// Brings the trainer to the newest checkpoint that is whole, and the log with it.
-    fn go_on(
-        &self,
-        folder: &RunFolder,
-        trainer: &mut Trainer,
-        watch: &mut dyn FnMut(Event),
-    ) -> Result<(Metrics, Vec<Record>)> {
-        let found = checkpoint::newest_first(&folder.checkpoints())?;
-        for (_, dir) in &found {
-            match trainer.load_checkpoint(dir) {
-                Ok(()) => return folder.resume_metrics(trainer.steps_done()),
-                Err(e) => watch(Event::CheckpointSkipped(&e)),
-            }
-        }
-        if found.is_empty() {
-            return Ok((folder.new_metrics()?, vec![])); // it was stopped before its first checkpoint
-        }
-        let reason = "none of its checkpoints can be used; begin anew with --overwrite".into();
-        Err(Error::NotARun { dir: folder.dir().to_owned(), reason })
     }
 }
 
@@ -273,6 +276,13 @@ fn read_data_record(folder: &RunFolder) -> Result<Option<DataRecord>> {
 pub(crate) fn class_counts(images: &ImageSet) -> Vec<(String, usize)> {
     let all = images.class_names().iter().cloned().zip(images.class_counts());
     all.filter(|(_, count)| *count > 0).collect()
+}
+
+/// The mean loss of the last steps, by which the best checkpoint is found: one step's own says little.
+fn mean_of_last(records: &[Record]) -> f64 {
+    const STEPS: usize = 100;
+    let last = &records[records.len().saturating_sub(STEPS)..];
+    last.iter().map(|record| f64::from(record.loss)).sum::<f64>() / last.len().max(1) as f64
 }
 
 /// The epochs that the records hold, the last one perhaps in part.

@@ -1,4 +1,3 @@
-use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,12 +6,19 @@ use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use kakusan_data::{Batch, Batches, ImageSet, Loader};
 use kakusan_models::{Dropout, Model, ModelConfig, Weights};
-use kakusan_ops::{Adam, AdamConfig, AdamState};
+use kakusan_ops::{Ema, EmaState};
 use kakusan_rng::Generator;
 use kakusan_scheduler::{Draw, PixelRange, Scheduler};
 
-use crate::checkpoint::{self, Progress};
-use crate::{Error, Result, RunConfig};
+use crate::checkpoint::{self, Keep, Progress};
+use crate::lr_schedule::LrSchedule;
+use crate::objective::Objective;
+use crate::optimizer::Optimizer;
+use crate::{Error, Result, RunConfig, TrainConfig};
+
+/// The folders of a checkpoint, as diffusers' script names them: the weights, and their average.
+const UNET: &str = "unet";
+const UNET_EMA: &str = "unet_ema";
 
 /// The training loop: any model, any scheduler, any images; one optimiser step at a time.
 ///
@@ -45,10 +51,13 @@ use crate::{Error, Result, RunConfig};
 /// ```
 pub struct Trainer {
     config: ModelConfig,
+    train: TrainConfig,
     model: Box<dyn Model>,
     weights: Weights,
-    optimizer: Adam,
-    learning_rate: f64,
+    optimizer: Optimizer,
+    ema: Option<Ema>,
+    schedule: LrSchedule,
+    objective: Objective,
     scheduler: Arc<dyn Scheduler>,
     loader: Loader,
     /// The batches of the epoch that has begun.
@@ -66,11 +75,15 @@ pub struct Step {
     pub step: usize,
     /// Which epoch, from 1.
     pub epoch: usize,
-    /// The loss of the batch.
+    /// The mean loss of the step's images.
     pub loss: f32,
     /// The learning rate.
     pub learning_rate: f64,
-    /// Images in the batch.
+    /// The norm of the gradients, before clipping.
+    pub grad_norm: f64,
+    /// The decay with which the average of the weights took the step, if there is one.
+    pub ema_decay: Option<f64>,
+    /// Images in the step's batches.
     pub images: usize,
     /// Images that should have been in the batch but cannot be decoded (`data.on_bad_image = "skip"`).
     pub skipped: usize,
@@ -82,7 +95,7 @@ impl Trainer {
     /// Initialises model and optimiser for a training on `images`.
     ///
     /// # Errors
-    /// When the images do not fit the model.
+    /// When the images do not fit the model, or the configuration's parts do not fit each other.
     pub fn new(config: &RunConfig, images: Arc<ImageSet>, device: &Device) -> Result<Self> {
         let [channels, height, width] = config.model.sample_shape()?;
         if images.shape() != [channels, height, width] {
@@ -94,30 +107,34 @@ impl Trainer {
                 images.width()
             )));
         }
-        let mut rng = Generator::new(config.train.seed);
+        let train = config.train.clone();
+        let mut rng = Generator::new(train.seed);
         let (weights, model) = Weights::initialise(device, &mut rng, |vb| config.model.build(vb))?;
-        let learning_rate = config.train.learning_rate;
-        let optimizer = Adam::new(weights.vars(), AdamConfig { lr: learning_rate, ..AdamConfig::default() })?;
-        let batch_size = NonZeroUsize::new(config.train.batch_size).unwrap_or(NonZeroUsize::MIN);
+        let batch_size = NonZeroUsize::new(train.batch_size).unwrap_or(NonZeroUsize::MIN);
         let images_per_epoch = images.len();
         let loader = Loader::new(images, batch_size).prefetch(config.data.prefetch());
         let loader = match config.data.num_workers.and_then(NonZeroUsize::new) {
             Some(threads) => loader.threads(threads),
             None => loader,
         };
-        let all_steps = config.train.epochs.saturating_mul(loader.steps_per_epoch());
+        let steps_per_epoch = loader.steps_per_epoch().div_ceil(train.gradient_accumulation_steps.max(1));
+        let all_steps = train.epochs.saturating_mul(steps_per_epoch);
+        let total_steps = train.max_steps.map_or(all_steps, |most| most.min(all_steps));
         Ok(Self {
             config: config.model.clone(),
             model,
+            optimizer: Optimizer::new(&train, weights.vars())?,
+            ema: train.use_ema.then(|| Ema::new(weights.vars(), train.ema())).transpose()?,
             weights,
-            optimizer,
-            learning_rate,
+            schedule: LrSchedule::new(&train, total_steps).map_err(Error::Unfit)?,
+            objective: Objective::new(&train, &config.scheduler).map_err(Error::Unfit)?,
             scheduler: config.scheduler.clone(),
             batches: None,
             progress: Progress { step: 0, epoch: 0, batch: 0, epoch_rng: rng.clone(), rng },
             images_per_epoch,
-            total_steps: config.train.max_steps.map_or(all_steps, |most| most.min(all_steps)),
+            total_steps,
             loader,
+            train,
             device: device.clone(),
         })
     }
@@ -125,36 +142,58 @@ impl Trainer {
     /// Does the next optimiser step, or nothing when the training is over.
     ///
     /// # Errors
-    /// When the loss is not finite any more; the weights are then those before the step.
+    /// When the loss or the gradients are not finite any more; the weights are then those before the step.
     pub fn step(&mut self) -> Result<Option<Step>> {
         if self.progress.step >= self.total_steps {
             return Ok(None);
         }
-        let Some(batch) = self.next_batch()? else { return Ok(None) };
-        let (loss, gradients) = self.gradients(&batch)?;
-        if !loss.is_finite() {
-            return Err(Error::NonFiniteLoss { step: self.progress.step + 1, loss });
+        let of_epoch = self.loader.steps_per_epoch();
+        let first = self.progress.batch;
+        let last = of_epoch.min(first + self.train.gradient_accumulation_steps.max(1));
+        let mut batches = vec![];
+        for number in first..last {
+            let Some(batch) = self.next_batch()? else { return Ok(None) };
+            batches.push((number, batch));
         }
-        self.optimizer.step(&gradients)?;
+        let images: usize = batches.iter().map(|(_, batch)| batch.indices.len()).sum();
+        let skipped = batches.iter().map(|(_, batch)| batch.skipped.len()).sum();
+        let (mut loss, mut sum, mut indices) = (0.0, None, vec![]);
+        for (number, batch) in batches {
+            let (more, gradients) = self.gradients(&batch, number, images)?;
+            loss += more;
+            sum = Some(match sum.take() {
+                None => gradients,
+                Some(sum) => self.add(sum, &gradients)?,
+            });
+            indices.extend(batch.indices);
+        }
+        let Some(gradients) = sum else { return Ok(None) };
+        let grad_norm = kakusan_ops::grad_norm(&gradients, &self.weights.vars())?;
+        for (what, value) in [("the loss", loss), ("the norm of the gradients", grad_norm)] {
+            if !(value as f32).is_finite() {
+                let step = self.progress.step + 1;
+                return Err(Error::Diverged { what, step, value, images: indices, last_checkpoint: None });
+            }
+        }
+        let scale = match self.train.max_grad_norm {
+            Some(most) => kakusan_ops::clip_factor(grad_norm, most)?,
+            None => 1.0,
+        };
+        let learning_rate = self.schedule.at(self.progress.step);
+        self.optimizer.step(&gradients, learning_rate, scale)?;
+        let ema_decay = self.ema.as_mut().map(Ema::step).transpose()?;
 
         self.progress.step += 1;
-        self.progress.batch += 1;
+        self.progress.batch = last;
         let epoch = self.progress.epoch + 1;
-        let ends_epoch = self.progress.batch == self.loader.steps_per_epoch();
+        let ends_epoch = last == of_epoch;
         if ends_epoch {
             self.progress.epoch += 1;
             self.progress.batch = 0;
             self.batches = None;
         }
-        Ok(Some(Step {
-            step: self.progress.step,
-            epoch,
-            loss,
-            learning_rate: self.learning_rate,
-            images: batch.indices.len(),
-            skipped: batch.skipped.len(),
-            ends_epoch,
-        }))
+        let (step, loss) = (self.progress.step, loss as f32);
+        Ok(Some(Step { step, epoch, loss, learning_rate, grad_norm, ema_decay, images, skipped, ends_epoch }))
     }
 
     /// The next batch; at the end of an epoch the first of the next one.
@@ -169,16 +208,18 @@ impl Trainer {
         Ok(batches.next().transpose()?)
     }
 
-    /// Corrupts the batch, lets the model predict, and compares with the target: the loss and its gradients.
-    fn gradients(&mut self, batch: &Batch) -> Result<(f32, GradStore)> {
+    /// Corrupts the epoch's batch `number`, lets the model predict, and compares with the target: the batch's share of the
+    /// mean loss over `images` images, and its gradients.
+    fn gradients(&mut self, batch: &Batch, number: usize, images: usize) -> Result<(f64, GradStore)> {
         let [channels, height, width] = self.config.sample_shape()?;
         let count = batch.indices.len();
         let unit = Tensor::from_slice(&batch.images, (count, channels, height, width), &self.device)?;
         let clean = PixelRange::from_unit(self.scheduler.pixel_range(), &unit)?;
         let Draw { noise, levels } = self.scheduler.draw(&clean, &mut self.progress.rng)?;
-        let (seed, step) = (self.progress.rng.seed(), self.progress.step as u64);
-        let (model, scheduler) = (self.model.as_ref(), self.scheduler.as_ref());
-        let (loss, gradients) = kakusan_ops::gradients(count, &self.device, |part| -> Result<Tensor> {
+        let seed = self.progress.rng.seed();
+        let step = (self.progress.epoch * self.loader.steps_per_epoch() + number) as u64;
+        let (model, scheduler, objective) = (self.model.as_ref(), self.scheduler.as_ref(), &self.objective);
+        kakusan_ops::gradients(count, &self.device, |part| -> Result<Tensor> {
             let of = |batch: &Tensor| batch.narrow(0, part.start, part.len());
             let (clean, noise, levels) = (of(&clean)?, of(&noise)?, of(&levels)?);
             let noisy = scheduler.add_noise(&clean, &noise, &levels)?;
@@ -186,16 +227,20 @@ impl Trainer {
             let (input, timesteps) = (scheduler.scale_model_input(&noisy, &levels)?, scheduler.timesteps(&levels)?);
             let dropout = Dropout { seed, step, first_image: part.start };
             let prediction = model.forward_train(&input, &timesteps, None, dropout)?;
-            let loss = match scheduler.loss_weight(&levels)? {
-                None => kakusan_ops::mse_loss(&prediction, &target)?,
-                Some(weight) => {
-                    let by_image = (prediction - target)?.sqr()?.flatten_from(1)?.mean(1)?; // [b, c, h, w] -> [b]
-                    (by_image * weight)?.mean_all()?
-                }
-            };
-            Ok((loss * (part.len() as f64 / count as f64))?) // the mean over the batch
-        })?;
-        Ok((loss as f32, gradients))
+            let loss = objective.loss(&prediction, &target, &levels)?;
+            Ok((loss * (part.len() as f64 / images as f64))?)
+        })
+    }
+
+    /// The gradients of two batches together.
+    fn add(&self, mut sum: GradStore, more: &GradStore) -> Result<GradStore> {
+        for (_, var) in self.weights.trained() {
+            if let (Some(a), Some(b)) = (sum.get(var), more.get(var)) {
+                let both = (a + b)?;
+                sum.insert(var, both);
+            }
+        }
+        Ok(sum)
     }
 
     /// Optimiser steps done.
@@ -208,9 +253,9 @@ impl Trainer {
         self.total_steps
     }
 
-    /// Steps in an epoch.
+    /// Optimiser steps in an epoch.
     pub fn steps_per_epoch(&self) -> usize {
-        self.loader.steps_per_epoch()
+        self.loader.steps_per_epoch().div_ceil(self.train.gradient_accumulation_steps.max(1))
     }
 
     /// Images in an epoch.
@@ -223,42 +268,126 @@ impl Trainer {
         &self.weights
     }
 
-    /// Writes a checkpoint under `parent` and gives its folder.
-    pub(crate) fn save_checkpoint(&self, parent: &Path) -> Result<PathBuf> {
-        let mut moments = HashMap::new();
-        for ((name, _), (first, second)) in self.weights.trained().zip(self.optimizer.state()?.moments) {
-            moments.insert(format!("exp_avg.{name}"), first);
-            moments.insert(format!("exp_avg_sq.{name}"), second);
-        }
-        checkpoint::write(parent, &self.progress, &moments, |dir| {
-            Ok(kakusan_models::save(&self.config, &self.weights, &dir.join("unet"))?)
+    /// The weights to draw samples with: a copy of their average where one is kept, else the weights themselves.
+    ///
+    /// # Errors
+    /// When the tensor library fails.
+    pub fn sampling_weights(&self) -> Result<Weights> {
+        let Some(ema) = &self.ema else { return Ok(self.weights.clone()) };
+        let mut scratch = Generator::new(0); // what it draws is overwritten
+        let (weights, _) = Weights::initialise(&self.device, &mut scratch, |vb| self.config.build(vb))?;
+        ema.copy_to(&weights.vars())?;
+        Ok(weights)
+    }
+
+    /// Writes a checkpoint under `parent` and gives its folder; `mean_loss` is that of the last steps.
+    pub(crate) fn save_checkpoint(&self, parent: &Path, mean_loss: f64) -> Result<PathBuf> {
+        let keep = Keep { newest: self.train.keep_checkpoints, best: self.train.keep_best };
+        let state = self.optimizer.state(&self.weights)?;
+        checkpoint::write(parent, &self.progress, mean_loss, &state, keep, |dir| {
+            kakusan_models::save(&self.config, &self.weights, &dir.join(UNET))?;
+            if self.ema.is_some() {
+                kakusan_models::save(&self.config, &self.sampling_weights()?, &dir.join(UNET_EMA))?;
+            }
+            Ok(())
         })
     }
 
     /// Goes back to a checkpoint: from there on every number is the one that the uninterrupted training has.
     pub(crate) fn load_checkpoint(&mut self, dir: &Path) -> Result<()> {
-        let (progress, mut moments) = checkpoint::read(dir)?;
-        let path = dir.join("unet").join(kakusan_models::WEIGHTS_FILE);
-        let rename = |name: &str| self.config.tensor_name(name);
-        let (weights, model) = Weights::load(&path, &self.device, rename, |vb| self.config.build(vb))?;
-        let mut take = |key: String| {
-            let missing = || checkpoint::unusable(dir, &format!("the optimiser's {key} is missing"));
-            moments.remove(&key).ok_or_else(missing)
-        };
-        let pairs = weights
-            .trained()
-            .map(|(name, _)| Ok((take(format!("exp_avg.{name}"))?, take(format!("exp_avg_sq.{name}"))?)));
-        let state = AdamState { steps: progress.step as u64, moments: pairs.collect::<Result<_>>()? };
-        let per_epoch = self.loader.steps_per_epoch();
-        if progress.step != progress.epoch * per_epoch + progress.batch || progress.batch >= per_epoch {
+        let (progress, state) = checkpoint::read(dir)?;
+        let of_epoch = self.loader.steps_per_epoch();
+        let steps = |batches: usize| batches.div_ceil(self.train.gradient_accumulation_steps.max(1));
+        if progress.step != progress.epoch * steps(of_epoch) + steps(progress.batch) || progress.batch >= of_epoch {
             return Err(checkpoint::unusable(dir, "it is from a training with other data or another batch_size"));
         }
-        let mut optimizer = Adam::new(weights.vars(), AdamConfig { lr: self.learning_rate, ..AdamConfig::default() })?;
-        optimizer.load_state(&state)?;
-
+        let load = |part: &str| {
+            let path = dir.join(part).join(kakusan_models::WEIGHTS_FILE);
+            let rename = |name: &str| self.config.tensor_name(name);
+            Weights::load(&path, &self.device, rename, |vb| self.config.build(vb))
+        };
+        let (weights, model) = load(UNET)?;
+        let mut optimizer = Optimizer::new(&self.train, weights.vars())?;
+        let loaded = optimizer.load_state(&weights, progress.step, state);
+        loaded.map_err(|reason| checkpoint::unusable(dir, &reason))?;
+        let ema = match self.train.use_ema {
+            true => {
+                let mut ema = Ema::new(weights.vars(), self.train.ema())?;
+                let (average, _) = load(UNET_EMA)?;
+                let shadow = average.iter().map(|(_, var)| var.as_tensor().clone()).collect();
+                ema.load_state(&EmaState { steps: progress.step as u64, shadow })?;
+                Some(ema)
+            }
+            false => None,
+        };
         let begun = || self.loader.epoch(&mut progress.epoch_rng.clone()).skip_batches(progress.batch);
         self.batches = (progress.batch > 0).then(begun);
-        (self.weights, self.model, self.optimizer, self.progress) = (weights, model, optimizer, progress);
+        (self.weights, self.model, self.optimizer, self.ema, self.progress) =
+            (weights, model, optimizer, ema, progress);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kakusan_scheduler::Registry;
+
+    use super::*;
+
+    fn trainer(set: &[&str]) -> Trainer {
+        let text = r#"
+            data = { name = "mnist", classes = [1, 8] }
+            model = { _class_name = "BasicUNet" }
+            scheduler = { _class_name = "LinearMixScheduler" }
+            train = { epochs = 3, batch_size = 3 }
+        "#;
+        let set: Vec<String> = set.iter().map(|text| format!("train.{text}")).collect();
+        let config = RunConfig::parse(text, "test", &set, &Registry::default()).unwrap();
+        let images = kakusan_data::draw_digits(&[1, 8], 5, 0).unwrap();
+        Trainer::new(&config, Arc::new(images), &Device::Cpu).unwrap()
+    }
+
+    /// What the rest of the training does, and the weights at its end.
+    fn to_the_end(trainer: &mut Trainer) -> (Vec<Step>, Vec<Vec<f32>>) {
+        let steps = std::iter::from_fn(|| trainer.step().unwrap()).collect();
+        let numbers = |weights: &Weights| -> Vec<f32> {
+            weights.iter().flat_map(|(_, var)| var.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+        };
+        (steps, vec![numbers(&trainer.weights), numbers(&trainer.sampling_weights().unwrap())])
+    }
+
+    #[test]
+    fn every_optimiser_goes_on_from_its_checkpoint_bit_for_bit() {
+        let settings: [&[&str]; 4] = [
+            &["optimizer=adamw", "use_ema=true", "lr_scheduler=cosine", "lr_warmup_steps=2", "max_grad_norm=0.1"],
+            &["optimizer=sgd", "momentum=0.9"],
+            &["optimizer=sgd", "weight_decay=0.1"],
+            &["gradient_accumulation_steps=3", "loss=huber"],
+        ];
+        for (i, set) in settings.iter().enumerate() {
+            let dir = tempfile::tempdir().unwrap();
+            let mut whole = trainer(set);
+            let per_epoch = whole.steps_per_epoch();
+            assert_eq!(per_epoch, if i == 3 { 2 } else { 4 });
+            for stop in [1, per_epoch, per_epoch + 1] {
+                while whole.steps_done() < stop {
+                    whole.step().unwrap();
+                }
+                whole.save_checkpoint(dir.path(), 0.0).unwrap();
+                let mut resumed = trainer(set);
+                resumed.load_checkpoint(&dir.path().join(format!("checkpoint-{stop}"))).unwrap();
+                assert_eq!(resumed.steps_done(), stop);
+                let mut straight = trainer(set);
+                while straight.steps_done() < stop {
+                    straight.step().unwrap();
+                }
+                assert!(to_the_end(&mut resumed) == to_the_end(&mut straight), "{set:?} after {stop} steps");
+            }
+            for other in settings.iter().filter(|other| *other != set) {
+                let stop = per_epoch + 1;
+                let loaded = trainer(other).load_checkpoint(&dir.path().join(format!("checkpoint-{stop}")));
+                assert!(matches!(loaded, Err(Error::Checkpoint { .. } | Error::Model(_))), "{set:?} to {other:?}");
+            }
+        }
     }
 }

@@ -104,3 +104,51 @@ fn files_that_are_no_configuration_are_refused() {
     std::fs::write(&big, [0xff, 0xfe, 0x00]).unwrap();
     assert!(load(&big).contains("cannot be read"));
 }
+
+#[test]
+fn training_keys_are_checked_and_none_is_ignored() {
+    for (set, expected) in [
+        (&["train.optimizer=adagrad"][..], "`optimizer`: there is no `adagrad`"),
+        (&["train.optimizer=adamm"], "did you mean `adam`?"),
+        (&["train.betas=[0.9,1.0]"], "`betas` is [0.9, 1.0]; both must be at least 0 and below 1"),
+        (&["train.eps=-1.0"], "`eps` is -1; it must be a number from 0 on"),
+        (&["train.momentum=0.9"], "`momentum` has no effect here; leave it out, or set optimizer = \"sgd\" in [train]"),
+        (&["train.weight_decay=0.1"], "`weight_decay` has no effect here; leave it out, or set optimizer = \"adamw\""),
+        (&["train.optimizer=sgd", "train.betas=[0.9,0.99]"], "`betas` has no effect here"),
+        (&["train.max_grad_norm=0"], "`max_grad_norm`"),
+        (&["train.gradient_accumulation_steps=0"], "`gradient_accumulation_steps` is 0; it must be between 1 and"),
+        (&["train.lr_scheduler=cosin"], "did you mean `cosine`?"),
+        (&["train.lr_warmup_steps=5"], "`lr_warmup_steps` has no effect here; leave it out, or set lr_scheduler ="),
+        (&["train.lr_scheduler=cosine", "train.lr_num_cycles=2"], "\"cosine_with_restarts\""),
+        (&["train.lr_scheduler=constant_with_warmup"], "needs `lr_warmup_steps`"),
+        (&["train.lr_scheduler=piecewise_constant"], "needs rules, such as lr_step_rules"),
+        (&["train.lr_scheduler=piecewise_constant", "train.lr_step_rules=1:x,2"], "`lr_step_rules` is \"1:x,2\""),
+        (&["train.lr_scheduler=polynomial", "train.learning_rate=1e-8"], "must be above 1e-7"),
+        (&["train.loss=mae"], "there is no `mae`"),
+        (&["train.huber_delta=1.0"], "`huber_delta` has no effect here; leave it out, or set loss = \"huber\""),
+        (&["train.snr_gamma=5.0"], "`snr_gamma` needs a scheduler with a signal-to-noise ratio"),
+        (&["train.ema_power=0.5"], "`ema_power` has no effect here; leave it out, or set use_ema = true"),
+        (&["train.use_ema=true", "train.ema_max_decay=1.5"], "`ema_max_decay` is 1.5; it must be between 0 and 1"),
+        (&["train.use_ema=true", "train.ema_min_decay=1.0"], "`ema_min_decay` is 1; it must be between 0 and"),
+        (&["train.use_ema=true", "train.ema_inv_gamma=0.0"], "`ema_inv_gamma` is 0; it must be a number above 0"),
+    ] {
+        let message = parse(TEXT, set).unwrap_err().to_string();
+        assert!(message.contains(expected), "{set:?}: {message}\nlacks\n{expected}");
+    }
+    let all = [
+        "scheduler._class_name=DDPMScheduler",
+        "train.optimizer=adamw",
+        "train.betas=[0.95,0.999]",
+        "train.weight_decay=1e-6",
+        "train.lr_scheduler=cosine",
+        "train.lr_warmup_steps=500",
+        "train.max_grad_norm=1.0",
+        "train.gradient_accumulation_steps=2",
+        "train.snr_gamma=5.0",
+        "train.use_ema=true",
+        "train.ema_inv_gamma=2.0",
+    ];
+    let config = parse(TEXT, &all).unwrap();
+    let again = parse(&config.to_toml().unwrap(), &[]).unwrap();
+    assert_eq!(config.train, again.train);
+}

@@ -1,0 +1,23 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use kakusan::pipeline::{Result, compare, write_whole};
+
+use crate::terminal::say;
+
+#[derive(Args)]
+pub(crate) struct ReportArgs {
+    /// The folders of runs, finished or under way
+    #[arg(value_name = "RUN", required = true)]
+    runs: Vec<PathBuf>,
+    /// The page to write
+    #[arg(long, value_name = "FILE", default_value = "compare.html")]
+    out: PathBuf,
+}
+
+pub(crate) fn report(args: &ReportArgs) -> Result<ExitCode> {
+    write_whole(&args.out, compare(&args.runs)?.as_bytes())?;
+    say(&format!("The runs lie beside each other in {}.", args.out.display()));
+    Ok(ExitCode::SUCCESS)
+}

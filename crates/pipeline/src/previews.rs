@@ -1,0 +1,91 @@
+//! What can be watched while a training runs: TensorBoard's log, and samples of every few epochs.
+
+use std::fs;
+use std::path::PathBuf;
+
+use candle_core::{DType, Device};
+use kakusan_rng::Generator;
+
+use crate::run_folder::RunFolder;
+use crate::tensorboard::Events;
+use crate::{DDPMPipeline, Error, Event, Record, Result, RunConfig, Trainer, pictures};
+
+/// Images in a row, and the side of one of their pixels.
+const COLUMNS: usize = 8;
+const SCALE: usize = 2;
+
+/// Draws and logs beside a training, of which it takes no random number.
+pub(crate) struct Previews<'a> {
+    config: &'a RunConfig,
+    folder: &'a RunFolder,
+    events: Option<Events>,
+}
+
+impl<'a> Previews<'a> {
+    /// Begins, or goes on where the trainer is after `records`.
+    pub(crate) fn begin(
+        config: &'a RunConfig,
+        folder: &'a RunFolder,
+        trainer: &Trainer,
+        records: &[Record],
+        watch: &mut dyn FnMut(Event),
+    ) -> Result<Self> {
+        let mut previews = Self { config, folder, events: None };
+        let (steps, done) = (trainer.steps_per_epoch(), trainer.steps_done());
+        if done > 0 && done.is_multiple_of(steps) && !previews.path(done / steps).is_file() {
+            previews.draw(trainer, watch)?; // it was killed right after the epoch's checkpoint
+        }
+        if config.train.tensorboard {
+            let mut before = vec![];
+            for epoch in 1..=done / steps {
+                let path = previews.path(epoch);
+                if previews.is_due(epoch) && path.is_file() {
+                    before.push((epoch * steps, fs::read(&path).map_err(Error::io("read", &path))?));
+                }
+            }
+            previews.events = Some(Events::begin(&folder.logs(), records, &before)?);
+        }
+        Ok(previews)
+    }
+
+    pub(crate) fn after_step(&mut self, record: &Record) -> Result<()> {
+        self.events.as_mut().map_or(Ok(()), |events| events.step(record))
+    }
+
+    /// Draws, if it is time to.
+    pub(crate) fn after_epoch(&mut self, trainer: &Trainer, watch: &mut dyn FnMut(Event)) -> Result<()> {
+        if let (Some(png), Some(events)) = (self.draw(trainer, watch)?, &mut self.events) {
+            events.picture(trainer.steps_done(), &png)?;
+        }
+        Ok(())
+    }
+
+    fn is_due(&self, epoch: usize) -> bool {
+        self.config.train.sample_every.is_some_and(|every| epoch.is_multiple_of(every))
+    }
+
+    fn path(&self, epoch: usize) -> PathBuf {
+        self.folder.images().join(format!("epoch-{epoch:03}.png"))
+    }
+
+    /// The samples of the epoch that has just ended, if it is time for some.
+    fn draw(&self, trainer: &Trainer, watch: &mut dyn FnMut(Event)) -> Result<Option<Vec<u8>>> {
+        let RunConfig { model, sampler: scheduler, train, sample, .. } = self.config;
+        let epoch = trainer.steps_done() / trainer.steps_per_epoch();
+        if !self.is_due(epoch) {
+            return Ok(None);
+        }
+        let pipeline = DDPMPipeline::new(model.clone(), trainer.sampling_weights()?, scheduler.clone())?;
+        let samples = pipeline.sample(sample.batch_size, sample.steps, &mut Generator::new(train.seed), |_| {})?;
+        let unit = scheduler.pixel_range().to_unit(&samples)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+        let [channels, height, width] = model.sample_shape()?;
+        let pixels = unit.flatten_all()?.to_vec1()?;
+        let images = pictures::Images { pixels: &pixels, channels, height, width };
+        let about = [("epoch", epoch.to_string()), ("seed", train.seed.to_string())];
+        let png = pictures::grid(images, COLUMNS, SCALE, &about)?;
+        let path = self.path(epoch);
+        crate::files::write_whole(&path, &png)?;
+        watch(Event::Wrote(&path));
+        Ok(Some(png))
+    }
+}

@@ -1,0 +1,94 @@
+//! Going on with a run: with its own configuration, from its newest checkpoint that is whole.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use kakusan_scheduler::Registry;
+
+use crate::run_folder::{CONFIG_FILE, Metrics, RunFolder};
+use crate::{Error, Event, Record, Result, RunConfig, Trainer, checkpoint};
+
+/// Where the images lie may change: `data.json` says which they were.
+const FREE: [&str; 2] = ["data.dir", "data.sources"];
+/// How long a training lasts may change, unless its learning rates depend on it.
+const LENGTH: [&str; 2] = ["train.epochs", "train.max_steps"];
+/// Without these, no step of a checkpoint's training can be gone on from.
+const FIXED: [&str; 5] =
+    ["train.batch_size", "train.gradient_accumulation_steps", "train.seed", "train.optimizer", "train.use_ema"];
+
+/// Makes sure that `config` is that of the run, so that it goes on as if it had never stopped; `allow_changes` accepts
+/// other settings where there is a way to go on with them.
+pub(crate) fn check_same(
+    folder: &RunFolder,
+    config: &RunConfig,
+    allow_changes: bool,
+    registry: &Registry,
+) -> Result<()> {
+    let own = RunConfig::load(&folder.dir().join(CONFIG_FILE), &[], registry)?;
+    let (own, new) = (settings(&own)?, settings(config)?);
+    let mut differences = vec![];
+    let mut changeable = true;
+    for key in own.keys().chain(new.keys().filter(|key| !own.contains_key(*key))) {
+        let is_free = FREE.contains(&key.as_str())
+            || (LENGTH.contains(&key.as_str()) && !config.train.lr_scheduler.knows_the_end());
+        if is_free || own.get(key) == new.get(key) {
+            continue;
+        }
+        let is_changeable = !FIXED.contains(&key.as_str()) && (key.starts_with("train.") || key.starts_with("sample."));
+        if !(allow_changes && is_changeable) {
+            let show = |value: Option<&String>| value.map_or("not set".to_owned(), |value| format!("`{value}`"));
+            differences.push(format!("{key} is {}, the run's is {}", show(new.get(key)), show(own.get(key))));
+            changeable &= is_changeable;
+        }
+    }
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(Error::OtherConfig { dir: folder.dir().to_owned(), differences, changeable })
+}
+
+/// A configuration's values by dotted keys.
+fn settings(config: &RunConfig) -> Result<BTreeMap<String, String>> {
+    let unreadable = |e: toml::de::Error| Error::Unfit(format!("a configuration has no TOML form: {e}"));
+    let tables: toml::Table = config.to_toml()?.parse().map_err(unreadable)?;
+    let values = tables.iter().filter_map(|(table, values)| Some((table, values.as_table()?)));
+    let dotted = |(table, values): (&String, &toml::Table)| -> Vec<(String, String)> {
+        values.iter().map(|(key, value)| (format!("{table}.{key}"), value.to_string())).collect()
+    };
+    Ok(values.flat_map(dotted).collect())
+}
+
+/// Brings the trainer to the newest checkpoint that is whole, and the log with it.
+pub(crate) fn go_on(
+    folder: &RunFolder,
+    trainer: &mut Trainer,
+    watch: &mut dyn FnMut(Event),
+) -> Result<(Metrics, Vec<Record>)> {
+    let checkpoints = folder.checkpoints();
+    checkpoint::sweep(&checkpoints)?;
+    folder.sweep()?;
+    let found = checkpoint::newest_first(&checkpoints)?;
+    for (i, (_, dir)) in found.iter().enumerate() {
+        match trainer.load_checkpoint(dir) {
+            Ok(()) => {
+                found[..i].iter().try_for_each(|(_, damaged)| checkpoint::set_aside(damaged))?;
+                return folder.resume_metrics(trainer.steps_done());
+            }
+            Err(e) => watch(Event::CheckpointSkipped(&e)),
+        }
+    }
+    if found.is_empty() {
+        return Ok((folder.new_metrics()?, vec![])); // it was stopped before its first checkpoint
+    }
+    let reason = "none of its checkpoints can be used; begin anew with --overwrite".into();
+    Err(Error::NotARun { dir: folder.dir().to_owned(), reason })
+}
+
+/// A training that diverged says from where it can go on.
+pub(crate) fn with_last_checkpoint(mut error: Error, checkpoints: &Path) -> Error {
+    if let Error::Diverged { last_checkpoint, .. } = &mut error {
+        let newest = checkpoint::newest_first(checkpoints).ok().and_then(|found| found.into_iter().next());
+        *last_checkpoint = newest.map(|(_, dir)| dir);
+    }
+    error
+}

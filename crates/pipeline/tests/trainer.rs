@@ -1,0 +1,169 @@
+//! The training loop by itself: gradient accumulation, the learning rate, the averaged weights, a training that diverges.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Result, Tensor};
+use kakusan_hub::{DEFAULT_ENDPOINT, Hub, HubConfig};
+use kakusan_models::Weights;
+use kakusan_pipeline::{Error, RunConfig, Step, Trainer};
+use kakusan_rng::Generator;
+use kakusan_scheduler::{Draw, LinearMixScheduler, PixelRange, Registry, Run, RunOptions, Scheduler};
+use serde_json::{Map, Value};
+
+const TEXT: &str = r#"
+data = { name = "mnist", classes = [1, 8], sources = ["drawn"], drawn_per_class = 11 }
+model = { _class_name = "BasicUNet" }
+scheduler = { _class_name = "LinearMixScheduler" }
+train = { epochs = 2, batch_size = 4 }
+"#;
+
+fn config(set: &[&str]) -> RunConfig {
+    let set: Vec<String> = set.iter().map(|text| format!("train.{text}")).collect();
+    RunConfig::parse(TEXT, "test", &set, &Registry::default()).unwrap()
+}
+
+fn trainer(config: &RunConfig) -> Trainer {
+    let hub = Hub::new(HubConfig::new(DEFAULT_ENDPOINT, "cache")); // not asked: the digits are drawn
+    Trainer::new(config, kakusan_data::load(&config.data, &hub).unwrap().images, &Device::Cpu).unwrap()
+}
+
+fn all_steps(trainer: &mut Trainer) -> Vec<Step> {
+    std::iter::from_fn(|| trainer.step().unwrap()).collect()
+}
+
+fn numbers(weights: &Weights) -> Vec<f32> {
+    weights.iter().flat_map(|(_, var)| var.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Corrupts every image by the same half of nothing: no randomness, so that batches of any size see the same.
+#[derive(Debug)]
+struct Halves(LinearMixScheduler);
+
+impl Scheduler for Halves {
+    fn class_name(&self) -> &str {
+        "Halves"
+    }
+
+    fn config(&self) -> Map<String, Value> {
+        Map::new()
+    }
+
+    fn pixel_range(&self) -> PixelRange {
+        self.0.pixel_range()
+    }
+
+    fn draw(&self, clean: &Tensor, _: &mut Generator) -> kakusan_scheduler::Result<Draw> {
+        let levels = Tensor::full(0.5f32, clean.dim(0)?, clean.device())?;
+        Ok(Draw { noise: clean.zeros_like()?, levels })
+    }
+
+    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> kakusan_scheduler::Result<Tensor> {
+        self.0.add_noise(clean, noise, levels)
+    }
+
+    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> kakusan_scheduler::Result<Tensor> {
+        self.0.target(clean, noise, levels)
+    }
+
+    fn run_with(&self, options: &RunOptions) -> kakusan_scheduler::Result<Box<dyn Run>> {
+        self.0.run_with(options)
+    }
+}
+
+#[test]
+fn batches_added_up_are_one_batch() {
+    let with = |set: &[&str]| {
+        let mut config = config(&[set, &["optimizer=sgd", "learning_rate=0.1"]].concat());
+        config.scheduler = Arc::new(Halves(LinearMixScheduler::default()));
+        let mut trainer = trainer(&config);
+        let steps = all_steps(&mut trainer);
+        (steps, numbers(trainer.weights()))
+    };
+    // 22 images: one step of 16 and one of the 6 that are left, in batches of 4 and a last one of 2
+    let (whole, whole_weights) = with(&["batch_size=16"]);
+    let (parts, part_weights) = with(&["batch_size=4", "gradient_accumulation_steps=4"]);
+    let about = |steps: &[Step]| -> Vec<(usize, usize, usize, bool)> {
+        steps.iter().map(|s| (s.step, s.epoch, s.images, s.ends_epoch)).collect()
+    };
+    assert_eq!(about(&whole), [(1, 1, 16, false), (2, 1, 6, true), (3, 2, 16, false), (4, 2, 6, true)]);
+    assert_eq!(about(&whole), about(&parts));
+    for (a, b) in whole.iter().zip(&parts) {
+        assert!((a.loss - b.loss).abs() < 1e-6 * a.loss && (a.grad_norm - b.grad_norm).abs() < 1e-5 * a.grad_norm);
+    }
+    assert!(distance(&whole_weights, &part_weights) < 1e-6);
+}
+
+#[test]
+fn the_learning_rate_counts_optimiser_steps() {
+    let set = ["lr_scheduler=linear", "lr_warmup_steps=2", "gradient_accumulation_steps=3", "max_steps=3", "epochs=9"];
+    let mut trainer = trainer(&config(&set));
+    assert_eq!((trainer.steps_per_epoch(), trainer.total_steps()), (2, 3));
+    let rates: Vec<f64> = all_steps(&mut trainer).iter().map(|step| step.learning_rate).collect();
+    assert_eq!(rates, [0.0, 0.5e-3, 1e-3]);
+}
+
+#[test]
+fn clipping_bounds_the_step() {
+    let moved = |set: &[&str]| {
+        let mut trainer = trainer(&config(&[set, &["optimizer=sgd", "learning_rate=1.0", "max_steps=1"]].concat()));
+        let before = numbers(trainer.weights());
+        let step = all_steps(&mut trainer)[0];
+        let squares = numbers(trainer.weights()).iter().zip(before).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+        (squares.sqrt(), step.grad_norm)
+    };
+    let (free, norm) = moved(&[]);
+    assert!((free - norm).abs() < 1e-4 * norm);
+    let (clipped, same_norm) = moved(&["max_grad_norm=0.01"]);
+    assert!((clipped - 0.01).abs() < 1e-5 && norm == same_norm && norm > 0.01, "{clipped} {norm}");
+}
+
+#[test]
+fn the_average_lags_behind_and_changes_nothing_else() {
+    let mut plain = trainer(&config(&[]));
+    let mut averaged = trainer(&config(&["use_ema=true", "ema_update_after_step=2"]));
+    let (without, with) = (all_steps(&mut plain), all_steps(&mut averaged));
+    assert!(without.iter().all(|step| step.ema_decay.is_none()));
+    let decays: Vec<f64> = with.iter().map(|step| step.ema_decay.unwrap()).collect();
+    assert_eq!(decays[..3], [0.0; 3]);
+    assert!((decays[3] - (1.0 - 2f64.powf(-0.75))).abs() < 1e-12);
+    assert_eq!(numbers(plain.weights()), numbers(averaged.weights()));
+    assert_eq!(numbers(plain.weights()), numbers(&plain.sampling_weights().unwrap()));
+    let lag = distance(&numbers(averaged.weights()), &numbers(&averaged.sampling_weights().unwrap()));
+    assert!(lag > 1e-5 && lag < 0.1, "{lag}");
+}
+
+#[test]
+fn a_training_that_diverges_names_step_and_images_and_keeps_the_weights() {
+    let mut trainer = trainer(&config(&["optimizer=sgd", "learning_rate=1e30", "batch_size=20"]));
+    trainer.step().unwrap();
+    let before = numbers(trainer.weights());
+    let error = trainer.step().unwrap_err();
+    let Error::Diverged { step: 2, images, last_checkpoint: None, .. } = &error else { panic!("{error}") };
+    assert_eq!(images.len(), 2);
+    let message = error.to_string();
+    for word in ["of step 2 is", "diverged", &format!("the images {}, {}", images[0], images[1]), "max_grad_norm"] {
+        assert!(message.contains(word), "{message}");
+    }
+    assert_eq!(before, numbers(trainer.weights()));
+    assert_eq!(trainer.steps_done(), 1);
+}
+
+#[test]
+fn every_optimiser_and_loss_learns() -> Result<()> {
+    for set in [
+        vec!["optimizer=adamw", "weight_decay=0.1", "betas=[0.95,0.999]", "max_grad_norm=1.0", "lr_scheduler=cosine"],
+        vec!["optimizer=sgd", "momentum=0.9", "learning_rate=0.05", "loss=l1"],
+        vec!["loss=huber", "huber_delta=0.3"],
+    ] {
+        let mut trainer = trainer(&config(&[set.as_slice(), &["epochs=6"]].concat()));
+        let steps = all_steps(&mut trainer);
+        let mean = |steps: &[Step]| steps.iter().map(|step| step.loss).sum::<f32>() / steps.len() as f32;
+        let (first, last) = (mean(&steps[..4]), mean(&steps[steps.len() - 6..]));
+        assert!(last < first, "{set:?}: {first} {last}");
+    }
+    Ok(())
+}
