@@ -178,6 +178,14 @@ impl ModelConfig {
         }
     }
 
+    /// Whether the model cannot do without labels, be they classes or something else.
+    pub fn wants_labels(&self) -> bool {
+        match self {
+            Self::BasicUNet(_) => false,
+            Self::UNet2DModel(config) => config.class_embed_type.is_some() || config.num_class_embeds.is_some(),
+        }
+    }
+
     /// Builds the network from a store of weights.
     ///
     /// # Errors

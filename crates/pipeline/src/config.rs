@@ -57,7 +57,7 @@ pub struct RunConfig {
 }
 
 /// `[sample]`: what is drawn at the end of a training.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SampleConfig {
     /// Sampling steps.
@@ -68,6 +68,10 @@ pub struct SampleConfig {
     /// itself where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheduler: Option<String>,
+    /// Classifier-free guidance, for a model that knows classes and was trained with `train.class_dropout`; 1, none, by
+    /// default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_scale: Option<f64>,
     /// Steps of the sampling that is shown step by step, five of them where they are more.
     pub trajectory_steps: usize,
 }
@@ -75,7 +79,7 @@ pub struct SampleConfig {
 impl Default for SampleConfig {
     /// The tutorial's: 64 images in 40 steps, and eight shown in 5.
     fn default() -> Self {
-        Self { steps: 40, batch_size: 64, scheduler: None, trajectory_steps: 5 }
+        Self { steps: 40, batch_size: 64, scheduler: None, guidance_scale: None, trajectory_steps: 5 }
     }
 }
 
@@ -182,7 +186,30 @@ impl RunConfig {
     /// Ranges that types cannot say, and what does not go together; the message names the key in backticks.
     fn check_ranges(&self) -> Result<(), (&'static str, String)> {
         self.train.check().map_err(|message| ("train", message))?;
+        let classes = self.model.num_classes();
+        if classes.is_none() && self.model.wants_labels() {
+            let reason =
+                "`class_embed_type`: a training tells the model classes by their number, for which it is absent";
+            return Err(("model", reason.into()));
+        }
+        if self.train.class_dropout.is_some() && classes.is_none() {
+            return Err((
+                "train",
+                "`class_dropout` needs a model that knows classes: set model.num_class_embeds".into(),
+            ));
+        }
         Objective::new(&self.train, &self.scheduler).map_err(|message| ("train", message))?;
+        match self.sample.guidance_scale {
+            Some(_) if self.train.class_dropout.is_none() => {
+                let reason =
+                    "`guidance_scale` needs a model that was also trained without classes: set train.class_dropout";
+                return Err(("sample", reason.into()));
+            }
+            Some(scale) if !scale.is_finite() => {
+                return Err(("sample", format!("`guidance_scale` is {scale}; it must be a number")));
+            }
+            _ => {}
+        }
         let counts = [
             ("steps", self.sample.steps, 100_000),
             ("trajectory_steps", self.sample.trajectory_steps, 100_000),

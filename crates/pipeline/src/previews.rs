@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use candle_core::{DType, Device};
+use kakusan_data::ImageSet;
 use kakusan_rng::Generator;
 
 use crate::run_folder::RunFolder;
+use crate::story::options;
 use crate::tensorboard::Events;
 use crate::{DDPMPipeline, Error, Event, Record, Result, RunConfig, Trainer, pictures};
 
@@ -18,6 +21,7 @@ const SCALE: usize = 2;
 pub(crate) struct Previews<'a> {
     config: &'a RunConfig,
     folder: &'a RunFolder,
+    images: Arc<ImageSet>,
     events: Option<Events>,
 }
 
@@ -26,11 +30,12 @@ impl<'a> Previews<'a> {
     pub(crate) fn begin(
         config: &'a RunConfig,
         folder: &'a RunFolder,
+        images: Arc<ImageSet>,
         trainer: &Trainer,
         records: &[Record],
         watch: &mut dyn FnMut(Event),
     ) -> Result<Self> {
-        let mut previews = Self { config, folder, events: None };
+        let mut previews = Self { config, folder, images, events: None };
         let (steps, done) = (trainer.steps_per_epoch(), trainer.steps_done());
         if done > 0 && done.is_multiple_of(steps) && !previews.path(done / steps).is_file() {
             previews.draw(trainer, watch)?; // it was killed right after the epoch's checkpoint
@@ -76,7 +81,8 @@ impl<'a> Previews<'a> {
             return Ok(None);
         }
         let pipeline = DDPMPipeline::new(model.clone(), trainer.sampling_weights()?, scheduler.clone())?;
-        let samples = pipeline.sample(sample.batch_size, sample.steps, &mut Generator::new(train.seed), |_| {})?;
+        let options = options(self.config, &self.images, sample.batch_size, sample.steps);
+        let samples = pipeline.sample_with(&options, &mut Generator::new(train.seed), |_| {})?;
         let unit = scheduler.pixel_range().to_unit(&samples)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
         let [channels, height, width] = model.sample_shape()?;
         let pixels = unit.flatten_all()?.to_vec1()?;

@@ -1,18 +1,19 @@
 //! A run's story in pictures: the tutorial's, in its order, as files and in `report.html`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use kakusan_data::{ImageSet, SourceUsed};
 use kakusan_rng::Generator;
-use kakusan_scheduler::PixelRange;
+use kakusan_scheduler::{PixelRange, RunOptions};
 
 use crate::pictures::{self, Block, Images};
 use crate::report::{Figure, Report};
 use crate::run_folder::RunFolder;
 use crate::train::class_counts;
-use crate::{DDPMPipeline, EpochSummary, Event, Outcome, Record, Result, RunConfig};
+use crate::{DDPMPipeline, EpochSummary, Event, Outcome, Record, Result, RunConfig, SampleOptions};
 
 /// Images in a row of the pictures.
 const SHOWN: usize = 8;
@@ -90,7 +91,8 @@ impl<'a> Storyteller<'a> {
     fn show_predictions(&mut self, pipeline: &DDPMPipeline, watch: Watch) -> Result<()> {
         let (clean, noisy) = self.corrupted()?;
         let levels = Tensor::from_slice(&self.levels, SHOWN, self.device)?.narrow(0, 0, clean.dim(0)?)?;
-        let prediction = self.predict(pipeline, &noisy, &levels)?;
+        let labels = self.images.labels().iter().copied().take(clean.dim(0)?).collect();
+        let prediction = self.predict(pipeline, &noisy, &levels, labels)?;
         let rows = [self.to_pixels(&clean)?, self.to_pixels(&noisy)?, self.to_pixels(&prediction)?].concat();
         let block = self.rows(&rows, &["input", "corrupted", "prediction"]);
         let png = pictures::figure("What the network makes of noise", &[block], &self.about())?;
@@ -105,7 +107,8 @@ impl<'a> Storyteller<'a> {
         let shape = [4, channels, height, width];
         let noise = self.config.scheduler.run(1)?.initial_noise(&shape, self.device, &mut self.rng())?;
         let highest = self.levels.last().copied().unwrap_or_default();
-        let prediction = self.predict(pipeline, &noise, &Tensor::full(highest, 4, self.device)?)?;
+        let levels = Tensor::full(highest, 4, self.device)?;
+        let prediction = self.predict(pipeline, &noise, &levels, self.classes(4))?;
         let prediction = self.to_pixels(&prediction)?;
         let block = |title, pixels, columns| Block {
             title,
@@ -125,7 +128,8 @@ impl<'a> Storyteller<'a> {
     fn show_trajectory(&mut self, pipeline: &DDPMPipeline, watch: Watch) -> Result<()> {
         let (mut inputs, mut predictions, mut labels, mut count) = (vec![], vec![], vec![], 0);
         let mut failed = None;
-        pipeline.sample(SHOWN, self.config.sample.trajectory_steps, &mut self.rng(), |step| {
+        let options = options(self.config, &self.images, SHOWN, self.config.sample.trajectory_steps);
+        pipeline.sample_with(&options, &mut self.rng(), |step| {
             count = step.steps;
             // evenly, the last one included
             let shown = |index: usize| index * STEPS_SHOWN / count;
@@ -161,14 +165,19 @@ impl<'a> Storyteller<'a> {
 
     fn show_samples(&mut self, pipeline: &DDPMPipeline, watch: Watch) -> Result<()> {
         let (count, steps) = (self.config.sample.batch_size, self.config.sample.steps);
-        let sample = pipeline.sample(count, steps, &mut self.rng(), |_| {})?;
+        let options = options(self.config, &self.images, count, steps);
+        let sample = pipeline.sample_with(&options, &mut self.rng(), |_| {})?;
         let images = self.to_pixels(&sample)?;
+        // one column a class, where the model is told classes
+        let classes = self.config.model.num_classes().map(|_| classes_of(&self.images)).unwrap_or_default();
+        let names = self.images.class_names();
+        let column_labels = classes.iter().map(|&class| names[class as usize].clone()).collect();
         let [channels, height, width] = self.images.shape();
         let block = Block {
             title: "",
             images: Images { pixels: &images, channels, height, width },
-            columns: SHOWN,
-            column_labels: vec![],
+            columns: if classes.is_empty() { SHOWN } else { classes.len() },
+            column_labels,
             row_labels: vec![],
         };
         let title = format!("{count} samples, {steps} steps");
@@ -222,12 +231,19 @@ impl<'a> Storyteller<'a> {
         Ok((clean, noisy))
     }
 
-    /// The clean images that the network sees in noisy ones.
-    fn predict(&self, pipeline: &DDPMPipeline, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
+    /// The clean images that the network sees in noisy ones, told `labels` if it is told any.
+    fn predict(&self, pipeline: &DDPMPipeline, noisy: &Tensor, levels: &Tensor, labels: Vec<u32>) -> Result<Tensor> {
         let scheduler = &self.config.scheduler;
         let (input, timesteps) = (scheduler.scale_model_input(noisy, levels)?, scheduler.timesteps(levels)?);
-        let output = pipeline.model().forward(&input, &timesteps, None)?;
+        let labels = Tensor::from_vec(labels, levels.dims(), self.device)?;
+        let labels = self.config.model.num_classes().map(|_| &labels);
+        let output = pipeline.model().forward(&input, &timesteps, labels)?;
         Ok(scheduler.pred_original_sample(&output, noisy, levels)?)
+    }
+
+    /// The classes of the set, in turns.
+    fn classes(&self, count: usize) -> Vec<u32> {
+        classes_of(&self.images).into_iter().cycle().take(count).collect()
     }
 
     /// Rows of images under each other, with the levels above the columns.
@@ -263,4 +279,18 @@ impl<'a> Storyteller<'a> {
             ("seed", self.config.train.seed.to_string()),
         ]
     }
+}
+
+/// A sampling of `[sample]`, the classes of the set in turns where the model is told classes.
+pub(crate) fn options(config: &RunConfig, images: &ImageSet, count: usize, steps: usize) -> SampleOptions {
+    let in_turns = |_| classes_of(images).into_iter().cycle().take(count).collect();
+    let class_labels = config.model.num_classes().map(in_turns);
+    let guidance_scale = if class_labels.is_some() { config.sample.guidance_scale.unwrap_or(1.0) } else { 1.0 };
+    SampleOptions { run: RunOptions::steps(steps), class_labels, guidance_scale, ..SampleOptions::new(count) }
+}
+
+/// The classes of which the set has images, in order.
+fn classes_of(images: &ImageSet) -> Vec<u32> {
+    let classes: BTreeSet<u32> = images.labels().iter().copied().collect();
+    classes.into_iter().collect()
 }

@@ -182,7 +182,7 @@ impl Training<'_> {
             total_steps: trainer.total_steps(),
             steps_per_epoch: trainer.steps_per_epoch(),
         });
-        let mut previews = Previews::begin(&self.config, &folder, &trainer, &records, watch)?;
+        let mut previews = Previews::begin(&self.config, &folder, loaded.images.clone(), &trainer, &records, watch)?;
         let mut story = Storyteller::new(&self.config, config_toml, &data.source, loaded.images, &folder, &device)?;
         story.show_data(watch)?;
 

@@ -73,6 +73,11 @@ pub struct TrainConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snr_gamma: Option<f64>,
 
+    /// The share of images that a model which knows classes is shown without theirs, as of its last class, so that guidance
+    /// has something to go away from (Ho and Salimans 2022, who take 0.1). The model needs a class more than there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class_dropout: Option<f64>,
+
     /// Keeps a moving average of the weights (diffusers' `EMAModel` with `use_ema_warmup`); samples are drawn with it and
     /// the run's `unet/` is it.
     pub use_ema: bool,
@@ -130,6 +135,7 @@ impl Default for TrainConfig {
             loss: LossType::Mse,
             huber_delta: None,
             snr_gamma: None,
+            class_dropout: None,
             use_ema: false,
             ema_inv_gamma: None,
             ema_power: None,
@@ -234,6 +240,9 @@ impl TrainConfig {
             ("lr_power", self.lr_power),
             ("ema_power", self.ema_power),
         ];
+        if let Some(share) = self.class_dropout.filter(|share| !(*share > 0.0 && *share < 1.0)) {
+            return Err(format!("`class_dropout` is {share}; it must be between 0 and 1"));
+        }
         for (values, least) in [(&above_0, "above 0"), (&from_0, "from 0 on")] {
             for (key, value) in values {
                 if let Some(value) = value

@@ -107,6 +107,7 @@ impl Trainer {
                 images.width()
             )));
         }
+        check_classes(config, &images)?;
         let train = config.train.clone();
         let mut rng = Generator::new(train.seed);
         let (weights, model) = Weights::initialise(device, &mut rng, |vb| config.model.build(vb))?;
@@ -216,6 +217,7 @@ impl Trainer {
         let unit = Tensor::from_slice(&batch.images, (count, channels, height, width), &self.device)?;
         let clean = PixelRange::from_unit(self.scheduler.pixel_range(), &unit)?;
         let Draw { noise, levels } = self.scheduler.draw(&clean, &mut self.progress.rng)?;
+        let labels = self.labels(batch)?;
         let seed = self.progress.rng.seed();
         let step = (self.progress.epoch * self.loader.steps_per_epoch() + number) as u64;
         let (model, scheduler, objective) = (self.model.as_ref(), self.scheduler.as_ref(), &self.objective);
@@ -226,10 +228,24 @@ impl Trainer {
             let target = scheduler.target(&clean, &noise, &levels)?;
             let (input, timesteps) = (scheduler.scale_model_input(&noisy, &levels)?, scheduler.timesteps(&levels)?);
             let dropout = Dropout { seed, step, first_image: part.start };
-            let prediction = model.forward_train(&input, &timesteps, None, dropout)?;
+            let labels = labels.as_ref().map(of).transpose()?;
+            let prediction = model.forward_train(&input, &timesteps, labels.as_ref(), dropout)?;
             let loss = objective.loss(&prediction, &target, &levels)?;
             Ok((loss * (part.len() as f64 / images as f64))?)
         })
+    }
+
+    /// What a model that knows classes is told of a batch `[b]`: its classes, or for some images the last, which is none.
+    fn labels(&mut self, batch: &Batch) -> Result<Option<Tensor>> {
+        let Some(classes) = self.config.num_classes() else { return Ok(None) };
+        let mut labels = batch.labels.clone();
+        if let Some(share) = self.train.class_dropout {
+            let chances = self.progress.rng.rand(labels.len());
+            let dropped = labels.iter_mut().zip(chances).filter(|(_, chance)| f64::from(*chance) < share);
+            dropped.for_each(|(label, _)| *label = classes as u32 - 1);
+        }
+        let count = labels.len();
+        Ok(Some(Tensor::from_vec(labels, count, &self.device)?))
     }
 
     /// The gradients of two batches together.
@@ -390,4 +406,19 @@ mod tests {
             }
         }
     }
+}
+
+/// Refuses images of classes that the model does not know, or that stand for none.
+fn check_classes(config: &RunConfig, images: &ImageSet) -> Result<()> {
+    let Some(known) = config.model.num_classes() else { return Ok(()) };
+    let highest = images.labels().iter().max().map_or(0, |&label| label as usize);
+    let none = config.train.class_dropout.is_some();
+    if highest + usize::from(none) < known {
+        return Ok(());
+    }
+    let (needed, for_none) =
+        (highest + 1 + usize::from(none), if none { ", and one that stands for none" } else { "" });
+    Err(Error::Unfit(format!(
+        "the images have classes 0 to {highest}{for_none}, but the model knows {known}: set model.num_class_embeds to {needed}"
+    )))
 }
