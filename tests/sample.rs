@@ -120,8 +120,9 @@ fn threads_change_nothing_and_vectors_no_more_than_rounding_does() {
 fn info_says_what_is_saved_and_what_this_is() {
     let place = Workplace::new();
     place.train("run", &["--max-steps", "1"]).expect(0);
-    let said = place.run(&["info", "run"]).expect(0).stdout();
-    for expected in ["BasicUNet with LinearMixScheduler", "309,057 parameters", "down_layer2.weight", "[64, 32, 5, 5]"]
+    let said = place.run(&["info", "run", "--tensors"]).expect(0).stdout();
+    for expected in
+        ["BasicUNet with LinearMixScheduler", "309,057 parameters, 1.2 MiB", "down_layer2.weight", "[64, 32, 5, 5]"]
     {
         assert!(said.contains(expected), "{said}");
     }

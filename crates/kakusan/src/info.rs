@@ -13,25 +13,38 @@ pub(crate) struct InfoArgs {
     /// The folder of a run or a saved pipeline, or owner/name on the Hub; without it: this program and machine
     #[arg(value_name = "DIR|owner/name")]
     model: Option<String>,
+    /// List every tensor with its shape, too
+    #[arg(long, requires = "model")]
+    tensors: bool,
 }
 
 pub(crate) fn info(args: &InfoArgs) -> Result<ExitCode> {
     match &args.model {
-        Some(model) => about_model(model)?,
+        Some(model) => about_model(model, args)?,
         None => about_machine()?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn about_model(model: &str) -> Result<()> {
+fn about_model(model: &str, args: &InfoArgs) -> Result<()> {
     let pipeline = crate::sample::load(model, &Registry::default(), &Device::Cpu)?;
-    let [channels, height, width] = pipeline.sample_shape()?;
     let config = pipeline.model_config();
-    let parameters = thousands(pipeline.weights().parameter_count());
+    let count = pipeline.weights().parameter_count();
     say(&format!("{model}: {} with {}", config.class_name(), pipeline.scheduler().class_name()));
-    say(&format!("images of {channels} x {height} x {width}, {parameters} parameters"));
-    for (name, var) in pipeline.weights().iter() {
-        say(&format!("  {name:24} {:?}", var.dims()));
+    let size = match pipeline.sample_shape() {
+        Ok([channels, height, width]) => format!("images of {channels} x {height} x {width}"),
+        Err(_) => "images of any size".to_owned(), // the configuration leaves it open
+    };
+    let mebibytes = (count * 4) as f64 / f64::from(1 << 20);
+    say(&format!("{size}, {} parameters, {mebibytes:.1} MiB of weights", thousands(count)));
+    for part in config.parts()? {
+        let class = part.class_name.unwrap_or_default();
+        say(&format!("  {:20} {:24} {:>12}", part.name, class, thousands(part.parameters)));
+    }
+    if args.tensors {
+        for (name, var) in pipeline.weights().iter() {
+            say(&format!("  {name:56} {:?}", var.dims()));
+        }
     }
     say(&format!("config.json\n{}", config.to_json().trim_end()));
     say(&format!("scheduler_config.json\n{}", to_json(pipeline.scheduler()).trim_end()));
