@@ -74,6 +74,7 @@ fn other_digits_and_another_seed_are_pytorchs_too() {
     within(&losses(&place), &f32s(&golden("tutorial-35-seed7.safetensors"), "losses"), 1e-4);
 }
 
+<<<<<<< HEAD
 /// The first losses of a configuration that trains UNet2DModel; the pictures at the end are kept cheap.
 #[track_caller]
 fn the_unet_trains_as_in_pytorch(name: &str, tensor: &str) {
@@ -94,4 +95,46 @@ fn ddpm_trains_as_in_pytorch() {
 #[test]
 fn the_courses_second_model_trains_as_in_pytorch() {
     the_unet_trains_as_in_pytorch("184-unet2d.toml", "mix");
+=======
+/// AdamW, warm-up and cosine, accumulation, clipping and averaged weights together, from `golden/training_run.py`.
+#[test]
+fn a_training_with_everything_is_pytorchs_and_diffusers() {
+    let Ok(mnist) = std::env::var("KAKUSAN_MNIST_DIR") else { return };
+    let golden = golden("training-run-5.safetensors");
+    let place = Workplace::new();
+    let settings = [
+        "data.classes=[5]",
+        "train.epochs=2",
+        "train.batch_size=64",
+        "train.gradient_accumulation_steps=4",
+        "train.optimizer=adamw",
+        "train.betas=[0.95,0.999]",
+        "train.lr_scheduler=cosine",
+        "train.lr_warmup_steps=5",
+        "train.max_grad_norm=0.05",
+        "train.use_ema=true",
+    ];
+    train(&place, &mnist, &settings.iter().flat_map(|setting| ["--set", setting]).collect::<Vec<_>>());
+    let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
+    let steps: Vec<serde_json::Value> = metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for (ours, theirs, relative) in [
+        ("loss", "losses", 1e-4),
+        ("grad_norm", "grad_norms", 1e-3),
+        ("lr", "lrs", 1e-6),
+        ("ema_decay", "ema_decays", 1e-6),
+    ] {
+        let ours: Vec<f32> = steps.iter().map(|step| step[ours].as_f64().unwrap() as f32).collect();
+        within(&ours, &f32s(&golden, theirs), relative);
+    }
+    let weights = "unet/diffusion_pytorch_model.safetensors";
+    let average = fs::read(place.path("run").join(weights)).unwrap();
+    let last = fs::read(place.path("run/checkpoints/checkpoint-44").join(weights)).unwrap();
+    for name in ["down_layer1.weight", "up_layer2.bias", "up_layer3.weight"] {
+        for (ours, theirs) in [(&average, format!("ema.{name}")), (&last, name.to_owned())] {
+            let pairs = f32s(ours, name).into_iter().zip(f32s(&golden, &theirs));
+            let difference = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(difference < 2e-5, "{theirs}: {difference}");
+        }
+    }
+>>>>>>> train
 }
