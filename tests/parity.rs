@@ -74,7 +74,6 @@ fn other_digits_and_another_seed_are_pytorchs_too() {
     within(&losses(&place), &f32s(&golden("tutorial-35-seed7.safetensors"), "losses"), 1e-4);
 }
 
-<<<<<<< HEAD
 /// The first losses of a configuration that trains UNet2DModel; the pictures at the end are kept cheap.
 #[track_caller]
 fn the_unet_trains_as_in_pytorch(name: &str, tensor: &str) {
@@ -95,7 +94,8 @@ fn ddpm_trains_as_in_pytorch() {
 #[test]
 fn the_courses_second_model_trains_as_in_pytorch() {
     the_unet_trains_as_in_pytorch("184-unet2d.toml", "mix");
-=======
+}
+
 /// AdamW, warm-up and cosine, accumulation, clipping and averaged weights together, from `golden/training_run.py`.
 #[test]
 fn a_training_with_everything_is_pytorchs_and_diffusers() {
@@ -136,5 +136,4 @@ fn a_training_with_everything_is_pytorchs_and_diffusers() {
             assert!(difference < 2e-5, "{theirs}: {difference}");
         }
     }
->>>>>>> train
 }
