@@ -27,7 +27,7 @@ impl Rounds {
     }
 
     fn of(name: &str, options: &Options) -> Self {
-        let model = name.starts_with("step") || name.starts_with("sample");
+        let model = crate::bench::is_model(name);
         let seconds = match (model, options.against_pytorch) {
             (true, true) => 35.0,
             (true, false) => 8.0,

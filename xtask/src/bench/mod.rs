@@ -124,3 +124,8 @@ mod tests {
         assert!(error.contains("cannot start no-such-python") && error.contains("--python"), "{error}");
     }
 }
+
+/// Whether a whole network is measured, and not an operation.
+fn is_model(name: &str) -> bool {
+    ["step ", "sample ", "forward "].into_iter().any(|kind| name.starts_with(kind))
+}

@@ -47,7 +47,7 @@ pub(crate) fn section(measured: &Measured, whole: &[Whole]) -> String {
     if let Some(peak) = measured.peak {
         let _ = writeln!(text, "\nMeasured peak: {peak:.0} GFLOP/s.");
     }
-    let is_model = |row: &&Row| row.item.name.starts_with("step") || row.item.name.starts_with("sample");
+    let is_model = |row: &&Row| crate::bench::is_model(&row.item.name);
     let (models, ops): (Vec<&Row>, Vec<&Row>) = measured.rows.iter().partition(is_model);
     for (title, rows) in [("Training steps and sampling", models), ("Operations", ops)] {
         if !rows.is_empty() {

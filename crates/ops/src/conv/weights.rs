@@ -44,12 +44,13 @@ impl Prepared {
         let panels = direct.par_chunks_mut(k * pass.window() * panel).enumerate().with_min_len(grain());
         panels.for_each(|(p, packed)| {
             let width = packed.len() / (k * pass.window());
-            for lane in 0..width.min(o - p * panel) {
-                for ky in 0..k {
-                    for kx in 0..k {
-                        for c_in in 0..c {
-                            packed[((ky * k + kx) * c + c_in) * width + lane] = weight(p * panel + lane, c_in, ky, kx);
-                        }
+            let lanes = width.min(o - p * panel);
+            // the innermost loop writes what lies side by side, and reads a few lines again and again
+            for (row, packed) in packed.chunks_exact_mut(c * width).enumerate() {
+                let (ky, kx) = (row / k, row % k);
+                for (c_in, packed) in packed.chunks_exact_mut(width).enumerate() {
+                    for (lane, packed) in packed[..lanes].iter_mut().enumerate() {
+                        *packed = weight(p * panel + lane, c_in, ky, kx);
                     }
                 }
             }
