@@ -38,7 +38,7 @@ fn wrong_usage_and_configurations_end_with_2() {
         ("train.batch_size=-1", ["batch_size", "-1"]),
         ("data.classes=[11]", ["names 11", "0, 1, 2"]),
         ("data.classes=[]", ["no class", "classes"]),
-        ("model._class_name=UNet", ["no model is called `UNet`", "BasicUNet"]),
+        ("model._class_name=UNet", ["no model is called `UNet`", "UNet2DModel"]),
         ("model.sample_size=32", ["28 x 28", "sample_size"]),
     ] {
         let drawn = "data.sources=[\"drawn\"]";

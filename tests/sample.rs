@@ -5,7 +5,7 @@ mod command;
 
 use std::fs;
 
-use command::Workplace;
+use command::{Workplace, config};
 use safetensors::SafeTensors;
 
 #[test]
@@ -82,7 +82,7 @@ fn an_image_of_a_seed_is_the_same_whatever_is_drawn_beside_it() {
 
     let refused = |args: &[&str]| place.run(&[&["sample", "--model", "run"], args].concat()).expect(2).stderr();
     assert!(refused(&["--class", "1"]).contains("does not know classes"));
-    assert!(refused(&["--guidance", "2"]).contains("does not know"));
+    assert!(refused(&["--guidance", "2"]).contains("guidance needs a model that knows classes"));
     assert!(refused(&["--seeds", "5..3"]).contains("from 5 to 3 there are none"));
     let failed = place.run(&["sample", "--model", "run", "--scheduler", "quick"]).expect(1).stderr();
     assert!(failed.contains("no scheduler is called `quick`; known are"), "{failed}");
@@ -166,4 +166,39 @@ fn help_teaches() {
     for command in ["train", "sample", "info"] {
         assert!(place.run(&[command, "--help"]).expect(0).stdout().contains("Usage: kakusan"));
     }
+}
+
+#[test]
+fn digits_are_drawn_on_demand() {
+    let place = Workplace::new();
+    let config = config("mnist-classes.toml");
+    let train = |out: &str, more: &[&str]| {
+        let small = ["model.block_out_channels=[4,8,8]", "model.norm_num_groups=4", "model.attention_head_dim=4"];
+        let quick = ["data.sources=[\"drawn\"]", "data.drawn_per_class=6", "train.batch_size=8", "sample.batch_size=4"];
+        let steps = ["sample.steps=2", "sample.trajectory_steps=2"];
+        let sets = [small.as_slice(), &quick, &steps, more].concat();
+        let sets = sets.iter().flat_map(|setting| ["--set", setting]);
+        let head = ["train", "--config", config.to_str().unwrap(), "--out", out, "--max-steps", "2"];
+        place.run(&head.into_iter().chain(sets).collect::<Vec<_>>())
+    };
+    train("run", &[]).expect(0);
+    let draw = |more: &[&str]| {
+        place.run(&[&["sample", "--model", "run", "--scheduler", "ddim", "--steps", "3"], more].concat())
+    };
+    let tensor = |more: &[&str]| {
+        draw(&[&["--batch", "2", "--save-tensor", "t"], more].concat()).expect(0);
+        fs::read(place.path("t")).unwrap()
+    };
+    let three = tensor(&["--class", "3"]);
+    assert_ne!(three, tensor(&["--class", "4"]));
+    assert_ne!(three, tensor(&["--class", "3", "--guidance", "3"]));
+    assert!(draw(&["--batch", "2"]).expect(2).stderr().contains("wants a class for each image, one of 0 to 10"));
+    assert!(draw(&["--class", "11"]).expect(2).stderr().contains("no class 11"));
+
+    let said = train("few", &["model.num_class_embeds=10"]).expect(2).stderr();
+    assert!(said.contains("classes 0 to 9, and one that stands for none") && said.contains("to 11"), "{said}");
+    let said = train("none", &["model.num_class_embeds=\"null\""]).expect(2).stderr();
+    assert!(said.contains("`class_dropout` needs a model that knows classes"), "{said}");
+    let said = train("guided", &["train.class_dropout=1.5"]).expect(2).stderr();
+    assert!(said.contains("between 0 and 1"), "{said}");
 }

@@ -13,12 +13,14 @@ import diffusers
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.optimization import get_cosine_schedule_with_warmup
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 from tutorial import corrupt, load_images
 
 STEPS = {"ddpm": 100, "mix": 10}
 BATCH_SIZE = {"ddpm": 64, "mix": 128}
+EPOCHS = 5
 
 
 def losses(images, kind):
@@ -33,14 +35,19 @@ def losses(images, kind):
         up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
     )
     scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    steps = EPOCHS * -(-len(images) // BATCH_SIZE[kind])
+    schedule = get_cosine_schedule_with_warmup(optimizer, 100, steps) if kind == "ddpm" else None
     for indices in DataLoader(range(len(images)), batch_size=BATCH_SIZE[kind], shuffle=True):
         x = images[indices]
         if kind == "ddpm":
             x = x * 2 - 1
             noise = torch.randn(x.shape)
             timesteps = torch.randint(0, 1000, (len(x),))
-            loss = F.mse_loss(net(scheduler.add_noise(x, noise, timesteps), timesteps).sample, noise)
+            prediction = net(scheduler.add_noise(x, noise, timesteps), timesteps).sample
+            weight = snr[timesteps].clamp(max=5) / snr[timesteps]  # min-SNR
+            loss = (F.mse_loss(prediction, noise, reduction="none").mean(dim=(1, 2, 3)) * weight).mean()
         else:
             amount = torch.rand(len(x))
             noise = torch.rand(x.shape)
@@ -48,6 +55,8 @@ def losses(images, kind):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if schedule:
+            schedule.step()
         yield loss.item()
 
 

@@ -21,7 +21,8 @@ use crate::{Error, PipelineClass, Result};
 /// use candle_core::Device;
 /// use kakusan_models::{BasicUNetConfig, ModelConfig, Weights};
 /// use kakusan_pipeline::DDPMPipeline;
-/// /// use kakusan_scheduler::LinearMixScheduler;
+/// use kakusan_rng::Generator;
+/// use kakusan_scheduler::LinearMixScheduler;
 /// use std::sync::Arc;
 ///
 /// # fn main() -> kakusan_pipeline::Result<()> {

@@ -54,6 +54,29 @@ fn every_scheduler_draws_with_one_generator_and_with_one_for_each_image() -> Tes
     Ok(())
 }
 
+/// `DDPMPipelineFastTests` and `DDIMPipelineFastTests` of diffusers: the last corner of the last channel.
+#[test]
+fn the_tiny_pipelines_of_diffusers_tests_draw_their_pixels() -> TestResult {
+    let json = r#"{"_class_name": "UNet2DModel", "sample_size": 8, "layers_per_block": 1, "block_out_channels": [4, 8],
+        "norm_num_groups": 4, "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+        "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}"#;
+    let config = ModelConfig::from_json(json, "test")?;
+    let (weights, _) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.build(vb))?;
+    for (class_name, expected) in [
+        ("DDPMScheduler", [0.0, 0.99966723, 0.00329116, 1.0, 0.99959910, 1.0, 0.00609070, 0.00115040, 0.0]),
+        ("DDIMScheduler", [0.0, 0.99797457, 0.0, 0.99998021, 0.99862909, 0.99916005, 0.00071064, 0.0, 0.0]),
+    ] {
+        let scheduler = Registry::default().build(class_name, &Default::default())?;
+        let pipeline = DDPMPipeline::new(config.clone(), weights.clone(), scheduler.clone())?;
+        let sample = pipeline.sample(1, 2, &mut Generator::new(0), |_| {})?;
+        let image = scheduler.pixel_range().to_unit(&sample)?;
+        let corner = values(&image.narrow(1, 2, 1)?.narrow(2, 5, 3)?.narrow(3, 5, 3)?)?;
+        let near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-4;
+        assert!(corner.iter().zip(&expected).all(near), "{class_name}: {corner:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn guidance_goes_on_from_no_class_to_the_class() -> TestResult {
     let pipeline = pipeline(r#", "num_class_embeds": 4"#)?;
