@@ -206,14 +206,15 @@ def sample(config, batch, steps, channels_last, compiled):
     return one
 
 
-def forward_pass(batch, channels_last, compiled):
+def forward_passes(batch, passes, channels_last, compiled):
     _, forward, shape = prepare_model({"_class_name": "UNet2DModel"} | CIFAR, channels_last, compiled)
     x = numbers((batch, *shape), channels_last)
     timesteps = torch.full((batch,), 500)
 
     def one():
         with torch.inference_mode():
-            forward(x, timesteps)
+            for _ in range(passes):
+                forward(x, timesteps)
 
     return one
 
@@ -223,7 +224,7 @@ def prepare(layout, name, configs):
     words = name.split(" ")
     channels_last, compiled = layout != "nchw", layout == "compiled"
     if words[0] == "forward":
-        return forward_pass(int(words[3][1:]), channels_last, compiled)
+        return forward_passes(int(words[3][1:]), int(words[4][1:]), channels_last, compiled)
     if words[0] in ("step", "sample"):
         config = tomllib.loads((configs / words[1]).read_text())
         batch = int(words[3][1:])

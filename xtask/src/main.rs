@@ -13,7 +13,8 @@ use std::process::ExitCode;
 const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
-  train|sample|report|info .. build the command `kakusan` in release mode for this machine and run it with all arguments
+  train|sample|info|schedulers|report|convert
+                              build the command `kakusan` in release mode for this machine and run it with all arguments
   doctor                      say what this machine offers, and what `train` would use
   bench                       measure the speed, and PyTorch's beside it (bench --help)
   golden --python P --mnist D make the golden files anew with PyTorch (P has torch, D has MNIST's four files)

@@ -71,8 +71,8 @@ impl<'a> Storyteller<'a> {
         let png = pictures::loss_curve(&losses, per_epoch, &self.about())?;
         let caption = match epochs.last() {
             Some(last) => format!(
-                "The mean squared error between what the network predicts and what it should, step by step. Each step \
-                 draws its own amounts of noise, so it jumps; the average of an epoch tells more: {:.4} in epoch {}.",
+                "How far what the network predicts is from what it should predict, step by step. Each step draws its own \
+                 amounts of noise, so it jumps; the average of an epoch tells more: {:.4} in epoch {}.",
                 last.mean_loss, last.epoch
             ),
             None => "No step was done yet.".into(),

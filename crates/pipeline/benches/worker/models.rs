@@ -1,6 +1,6 @@
 //! The training step and the sampling of each configuration: `step 184.toml BasicUNet b128` is a step with 128 images,
-//! `sample 184.toml BasicUNet b64 x40` draws 64 images in 40 steps; `forward ddpm-cifar10-32 UNet2DModel b4` is one forward
-//! pass of the network of that name on the Hub, with random weights.
+//! `sample 184.toml BasicUNet b64 x40` draws 64 images in 40 steps; `forward ddpm-cifar10-32 UNet2DModel b4 x8` is eight forward
+//! passes of the network of that name on the Hub, with random weights that stand still in the meantime, as in a sampling.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ pub(crate) fn items(configs: &Path) -> Result<(Vec<Item>, Vec<String>)> {
         }));
         seen.push((name, config));
     }
-    items.push(Item { name: format!("forward {CIFAR} UNet2DModel b4"), flops: None });
+    items.extend([1, 8].map(|passes| Item { name: format!("forward {CIFAR} UNet2DModel b4 x{passes}"), flops: None }));
     Ok((items, notes))
 }
 
@@ -84,7 +84,9 @@ fn flops(config: &ModelConfig) -> Option<(f64, f64)> {
 pub(crate) fn prepare(words: &[&str], configs: &Path) -> Result<Work> {
     match words {
         ["step", name, _, _] => step(load(configs, name)?),
-        ["forward", CIFAR, _, batch] => forward(ModelConfig::from_json(CIFAR_CONFIG, CIFAR)?, number(batch)?),
+        ["forward", CIFAR, _, batch, passes] => {
+            forward(ModelConfig::from_json(CIFAR_CONFIG, CIFAR)?, number(batch)?, number(passes)?)
+        }
         ["sample", name, _, batch, steps] => sample(load(configs, name)?, number(batch)?, number(steps)?),
         _ => Err(format!("there is no work `{}`", words.join(" ")).into()),
     }
@@ -109,8 +111,8 @@ fn digits(batch: usize) -> Result<Arc<ImageSet>> {
     Ok(Arc::new(draw_digits(&[8], BATCHES * batch, 0)?))
 }
 
-/// A network's forward pass on its own kind of images.
-fn forward(config: ModelConfig, batch: usize) -> Result<Work> {
+/// A network's forward passes on its own kind of images.
+fn forward(config: ModelConfig, batch: usize, passes: usize) -> Result<Work> {
     let mut rng = Generator::new(0);
     let (weights, _) = Weights::initialise(&Device::Cpu, &mut rng, |vb| config.build(vb))?;
     let model = weights.frozen(|vb| config.build(vb))?;
@@ -124,8 +126,8 @@ fn forward(config: ModelConfig, batch: usize) -> Result<Work> {
             model.forward(&of(&x)?, &of(&level)?, None)
         })
     };
-    // as in a sampling, where the weights stand still from one step to the next
-    Ok(Box::new(move || Ok(kakusan_ops::with_still_weights(&pass).map(drop)?)))
+    let all = move || (0..passes).try_for_each(|_| pass().map(drop));
+    Ok(Box::new(move || Ok(kakusan_ops::with_still_weights(&all)?)))
 }
 
 fn sample(config: RunConfig, batch: usize, steps: usize) -> Result<Work> {
