@@ -16,6 +16,7 @@ use reqwest::{Client, ClientBuilder, Url, redirect};
 
 use crate::cache::at;
 use crate::name::{Kind, RepoFile, is_commit, is_hex};
+use crate::watch::{Download, Watcher};
 use crate::{Error, HubConfig};
 
 /// Waits before the second and the third attempt, where an attempt failed in passing.
@@ -41,6 +42,7 @@ impl Head {
 /// One file asked of one Hub.
 pub(crate) struct Fetch<'a> {
     pub(crate) config: &'a HubConfig,
+    pub(crate) watcher: &'a Watcher,
     pub(crate) file: RepoFile<'a>,
 }
 
@@ -149,6 +151,7 @@ impl Fetch<'_> {
                 return Err(self.protocol(format!("it sends more than the {size} bytes it announced")));
             }
             out.write_all(&chunk).map_err(at(path))?;
+            self.watcher.tell(Download { file: self.file.filename, received: written, size });
         }
         Ok(())
     }

@@ -12,16 +12,19 @@ mod error;
 mod fetch;
 mod name;
 mod snapshot;
+mod watch;
 
 use std::path::PathBuf;
 
 pub use config::{DEFAULT_ENDPOINT, HubConfig};
 pub use error::Error;
 pub use snapshot::Snapshot;
+pub use watch::Download;
 
 use cache::Cache;
 use fetch::Fetch;
 use name::{Kind, RepoFile};
+use watch::Watcher;
 
 /// The Hub as one configuration sees it. Making one costs nothing: no socket, no file, no HTTP client until a file is asked for.
 ///
@@ -36,12 +39,18 @@ use name::{Kind, RepoFile};
 #[derive(Clone, Debug)]
 pub struct Hub {
     config: HubConfig,
+    watcher: Watcher,
 }
 
 impl Hub {
     /// A Hub reached by `config`.
     pub fn new(config: HubConfig) -> Self {
-        Self { config }
+        Self { config, watcher: Watcher::default() }
+    }
+
+    /// The same, telling `watch` of every download as its bytes come in.
+    pub fn watched(self, watch: impl Fn(Download) + Send + Sync + 'static) -> Self {
+        Self { watcher: Watcher::new(watch), ..self }
     }
 
     /// The configuration in use.
@@ -89,7 +98,7 @@ impl Hub {
         {
             return Ok(path);
         }
-        let fetch = Fetch { config: &self.config, file };
+        let fetch = Fetch { config: &self.config, watcher: &self.watcher, file };
         match fetch.head() {
             Ok(head) => cache.store(&file, &head, |path| fetch.download(&head, path)),
             Err(error @ (Error::NotFound { .. } | Error::Config { .. })) => Err(error),

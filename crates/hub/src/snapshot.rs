@@ -43,7 +43,7 @@ impl<'h> Snapshot<'h> {
         let (commit, files) = match hub.config().offline {
             true => cached()
                 .ok_or_else(|| Error::Offline { file: file.to_string(), cache: hub.config().cache_dir.clone() })?,
-            false => match (Fetch { config: hub.config(), file }).list() {
+            false => match (Fetch { config: hub.config(), watcher: &hub.watcher, file }).list() {
                 Ok(listed) => listed,
                 Err(error @ (Error::NotFound { .. } | Error::Config { .. })) => return Err(error),
                 Err(error) => cached().ok_or(error)?,

@@ -412,3 +412,21 @@ fn a_cache_that_cannot_be_written_is_named() {
     let error = Hub::new(config(case.server.url(), &file)).dataset_file(REPO, REVISION, FILE).unwrap_err();
     assert!(matches!(error, Error::Io { .. }) && error.to_string().contains("a-file"), "{error}");
 }
+
+#[test]
+fn a_download_can_be_watched() {
+    let case = Case::new();
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(vec![]));
+    let watched = {
+        let seen = seen.clone();
+        case.hub.clone().watched(move |download| {
+            assert_eq!(download.file, FILE);
+            seen.lock().unwrap().push((download.received, download.size));
+        })
+    };
+    watched.dataset_file(REPO, REVISION, FILE).unwrap();
+    let seen = std::mem::take(&mut *seen.lock().unwrap());
+    let size = bytes().len() as u64;
+    assert!(seen.iter().all(|(_, of)| *of == size) && seen.is_sorted() && seen.last().unwrap().0 == size, "{seen:?}");
+    watched.dataset_file(REPO, REVISION, FILE).unwrap(); // from the cache: nobody is told
+}

@@ -1,11 +1,12 @@
-//! What a training shows: a bar on a terminal, one plain line an epoch otherwise.
+//! What is shown of work that takes its time: a bar on a terminal, plain lines otherwise.
 
 use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kakusan::data::SourceKind;
-use kakusan::pipeline::{Event, thousands};
+use kakusan::hub::{Hub, HubConfig};
+use kakusan::pipeline::{Event, Result, thousands};
 
 use crate::terminal::say;
 
@@ -97,4 +98,27 @@ fn bar(done: usize, total: usize) -> ProgressBar {
     bar.reset_eta();
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
+}
+
+/// The Hub as the environment configures it, its downloads shown on a terminal.
+pub(crate) fn hub() -> Result<Hub> {
+    let hub = Hub::new(HubConfig::from_env()?);
+    if !std::io::stderr().is_terminal() {
+        return Ok(hub);
+    }
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {msg}") {
+        bar.set_style(style.progress_chars("━━ "));
+    }
+    Ok(hub.watched(move |download| {
+        if bar.message() != download.file {
+            bar.set_message(download.file.to_owned());
+            bar.reset();
+        }
+        bar.set_length(download.size);
+        bar.set_position(download.received);
+        if download.received == download.size {
+            bar.finish_and_clear();
+        }
+    }))
 }

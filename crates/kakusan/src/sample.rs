@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use candle_core::{DType, Device, Tensor};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kakusan::hub::{Hub, HubConfig};
 use kakusan::pipeline::pictures::{self, Images};
 use kakusan::pipeline::{DDPMPipeline, DeviceChoice, Error, Result, SampleOptions, write_whole};
 use kakusan::rng::{Generator, Noise, PerImage};
@@ -227,7 +226,7 @@ pub(crate) fn load(model: &str, registry: &Registry, device: &Device) -> Result<
     if dir.exists() || !is_id {
         return DDPMPipeline::from_pretrained(dir, registry, device);
     }
-    let hub = Hub::new(HubConfig::from_env()?);
+    let hub = crate::progress::hub()?;
     DDPMPipeline::from_hub(id, revision, &hub, registry, device)
 }
 

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use kakusan::data::SourceKind;
-use kakusan::hub::{Hub, HubConfig};
 use kakusan::pipeline::{DeviceChoice, Error, Existing, Outcome, Result, RunConfig, Training, run_config};
 use kakusan::scheduler::Registry;
 
@@ -93,7 +92,7 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
 
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_ctrl_c(stop.clone());
-    let hub = Hub::new(HubConfig::from_env()?);
+    let hub = crate::progress::hub()?;
     let training = Training {
         config,
         out: out.clone(),

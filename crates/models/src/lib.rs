@@ -43,7 +43,7 @@ pub use error::{Error, Result};
 pub use model::{Model, ModelConfig, Part};
 pub use store::{
     CONFIG_FILE, Checkpoint, FloatType, SaveOptions, TensorInfo, WEIGHTS_FILE, WeightsFile, choose_weights, convert,
-    load_config, load_config_and_fields, parse_size, save, save_with,
+    from_pretrained, load_config, load_config_and_fields, parse_size, save, save_with,
 };
 pub use unet_2d::{
     ActFn, BlockType, ClassEmbedType, DownBlock, MidBlockType, SampleSize, SampleType, TimeEmbeddingType,

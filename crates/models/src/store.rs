@@ -14,9 +14,10 @@ mod zip;
 
 use std::path::Path;
 
+use candle_core::Device;
 use kakusan_config::Config;
 
-use crate::{Error, ModelConfig, Result, Weights};
+use crate::{Error, Model, ModelConfig, Result, Weights};
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use choose::{WeightsFile, choose as choose_weights};
@@ -55,6 +56,39 @@ pub fn save_with(config: &ModelConfig, weights: &Weights, dir: &Path, options: &
     }
     save::save_tensors(dir, &tensors, options, |name| weights.bytes(name))?;
     write_file(&dir.join(CONFIG_FILE), config.to_json_as_in(&options.fields).as_bytes())
+}
+
+/// Loads the model saved in `dir`, as diffusers' `from_pretrained` does of a model by itself: its configuration, the weights
+/// as [`Checkpoint::find`] finds them (of `variant` where one is named), and the network that they train.
+///
+/// ```
+/// use candle_core::Device;
+/// use kakusan_models::{BasicUNetConfig, ModelConfig, Weights, from_pretrained, save};
+/// use kakusan_rng::Generator;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let dir = tempfile::tempdir()?;
+/// let config = ModelConfig::BasicUNet(BasicUNetConfig::default());
+/// let (weights, _) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.build(vb))?;
+/// save(&config, &weights, dir.path())?;
+/// let (again, weights, model) = from_pretrained(dir.path(), None, &Device::Cpu)?;
+/// assert_eq!((&again, &model.config(), weights.parameter_count()), (&config, &config, 309_057));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// Those of [`load_config`], [`Checkpoint::find`] and [`Weights::from_checkpoint`].
+pub fn from_pretrained(
+    dir: &Path,
+    variant: Option<&str>,
+    device: &Device,
+) -> Result<(ModelConfig, Weights, Box<dyn Model>)> {
+    let config = load_config(dir)?;
+    let rename = |name: &str| config.tensor_name(name);
+    let checkpoint = Checkpoint::find(dir, variant)?;
+    let (weights, model) = Weights::from_checkpoint(checkpoint, device, rename, |vb| config.build(vb))?;
+    Ok((config, weights, model))
 }
 
 /// Reads the configuration of the model saved in `dir`.
