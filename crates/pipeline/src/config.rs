@@ -8,7 +8,7 @@ use std::sync::Arc;
 use kakusan_config::did_you_mean;
 use kakusan_data::DataConfig;
 use kakusan_models::ModelConfig;
-use kakusan_scheduler::{Registry, Scheduler};
+use kakusan_scheduler::{Registry, RunOptions, Scheduler};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -68,6 +68,9 @@ pub struct SampleConfig {
     /// itself where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheduler: Option<String>,
+    /// How much of the noise in a step is new, for schedulers such as DDIM, 0 to 1; 0, none, by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta: Option<f64>,
     /// Classifier-free guidance, for a model that knows classes and was trained with `train.class_dropout`; 1, none, by
     /// default.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,7 +82,7 @@ pub struct SampleConfig {
 impl Default for SampleConfig {
     /// The tutorial's: 64 images in 40 steps, and eight shown in 5.
     fn default() -> Self {
-        Self { steps: 40, batch_size: 64, scheduler: None, guidance_scale: None, trajectory_steps: 5 }
+        Self { steps: 40, batch_size: 64, scheduler: None, eta: None, guidance_scale: None, trajectory_steps: 5 }
     }
 }
 
@@ -176,7 +179,11 @@ impl RunConfig {
                 .map_err(|e| source.error(&["sample", "scheduler"], e.to_string()))?,
         };
         for (key, steps) in [("steps", sample.steps), ("trajectory_steps", sample.trajectory_steps)] {
-            sampler.run(steps).map_err(|e| source.error(&["sample", key], format!("`{key}`: {e}")))?;
+            let refused =
+                |key: &str, e: &kakusan_scheduler::Error| source.error(&["sample", key], format!("`{key}`: {e}"));
+            sampler.run(steps).map_err(|e| refused(key, &e))?;
+            let run = RunOptions { eta: sample.eta, ..RunOptions::steps(steps) };
+            sampler.run_with(&run).map_err(|e| refused("eta", &e))?;
         }
         let config = Self { data, model, scheduler, train, sample, sampler };
         config.check_ranges().map_err(|(table, message)| source.refusal(table, &message))?;

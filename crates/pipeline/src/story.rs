@@ -286,7 +286,8 @@ pub(crate) fn options(config: &RunConfig, images: &ImageSet, count: usize, steps
     let in_turns = |_| classes_of(images).into_iter().cycle().take(count).collect();
     let class_labels = config.model.num_classes().map(in_turns);
     let guidance_scale = if class_labels.is_some() { config.sample.guidance_scale.unwrap_or(1.0) } else { 1.0 };
-    SampleOptions { run: RunOptions::steps(steps), class_labels, guidance_scale, ..SampleOptions::new(count) }
+    let run = RunOptions { eta: config.sample.eta, ..RunOptions::steps(steps) };
+    SampleOptions { run, class_labels, guidance_scale, ..SampleOptions::new(count) }
 }
 
 /// The classes of which the set has images, in order.

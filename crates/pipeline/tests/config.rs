@@ -152,3 +152,36 @@ fn training_keys_are_checked_and_none_is_ignored() {
     let again = parse(&config.to_toml().unwrap(), &[]).unwrap();
     assert_eq!(config.train, again.train);
 }
+
+#[test]
+fn what_draws_is_checked_with_its_steps_and_options() {
+    let ddpm = TEXT.replace("LinearMixScheduler", "DDPMScheduler");
+    let config = parse(&ddpm, &["sample.scheduler=ddim", "sample.eta=0.5", "sample.steps=20"]).unwrap();
+    assert_eq!((config.sampler.class_name(), config.scheduler.class_name()), ("DDIMScheduler", "DDPMScheduler"));
+    let error = |set: &[&str]| parse(&ddpm, set).unwrap_err().to_string();
+    assert!(error(&["sample.scheduler=fast"]).contains("--set sample.scheduler: no scheduler is called `fast`"));
+    assert!(error(&["sample.scheduler=lcm", "sample.steps=51"]).contains("--set sample.steps: `steps`: LCMScheduler"));
+    assert!(error(&["sample.eta=0.5"]).contains("--set sample.eta: `eta`: DDPMScheduler has no use for `eta`"));
+    assert!(error(&["sample.guidance_scale=2.0"]).contains("set train.class_dropout"));
+}
+
+#[test]
+fn null_has_a_word_in_toml_and_comes_back() {
+    let unet = r#"
+        data = { name = "mnist", sources = ["drawn"] }
+        scheduler = { _class_name = "DDPMScheduler" }
+        [model]
+        _class_name = "UNet2DModel"
+        sample_size = 28
+        attention_head_dim = "null"
+        in_channels = 1
+        out_channels = 1
+        block_out_channels = [32, 64]
+        down_block_types = ["DownBlock2D", "AttnDownBlock2D"]
+        up_block_types = ["AttnUpBlock2D", "UpBlock2D"]
+    "#;
+    let config = parse(unet, &[]).unwrap();
+    assert_eq!(config.model.to_map()["attention_head_dim"], serde_json::Value::Null);
+    let again = parse(&config.to_toml().unwrap(), &[]).unwrap();
+    assert_eq!(again.model, config.model);
+}
