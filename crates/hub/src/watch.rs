@@ -12,9 +12,11 @@ pub struct Download<'a> {
     pub size: u64,
 }
 
+type Watch = dyn Fn(Download) + Send + Sync;
+
 /// Who is told of downloads, if anybody.
 #[derive(Clone, Default)]
-pub(crate) struct Watcher(Option<Arc<dyn Fn(Download) + Send + Sync>>);
+pub(crate) struct Watcher(Option<Arc<Watch>>);
 
 impl Watcher {
     pub(crate) fn new(watch: impl Fn(Download) + Send + Sync + 'static) -> Self {

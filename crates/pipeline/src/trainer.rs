@@ -344,6 +344,21 @@ impl Trainer {
     }
 }
 
+/// Refuses images of classes that the model does not know, or that stand for none.
+fn check_classes(config: &RunConfig, images: &ImageSet) -> Result<()> {
+    let Some(known) = config.model.num_classes() else { return Ok(()) };
+    let highest = images.labels().iter().max().map_or(0, |&label| label as usize);
+    let none = config.train.class_dropout.is_some();
+    if highest + usize::from(none) < known {
+        return Ok(());
+    }
+    let (needed, for_none) =
+        (highest + 1 + usize::from(none), if none { ", and one that stands for none" } else { "" });
+    Err(Error::Unfit(format!(
+        "the images have classes 0 to {highest}{for_none}, but the model knows {known}: set model.num_class_embeds to {needed}"
+    )))
+}
+
 #[cfg(test)]
 mod tests {
     use kakusan_scheduler::Registry;
@@ -406,19 +421,4 @@ mod tests {
             }
         }
     }
-}
-
-/// Refuses images of classes that the model does not know, or that stand for none.
-fn check_classes(config: &RunConfig, images: &ImageSet) -> Result<()> {
-    let Some(known) = config.model.num_classes() else { return Ok(()) };
-    let highest = images.labels().iter().max().map_or(0, |&label| label as usize);
-    let none = config.train.class_dropout.is_some();
-    if highest + usize::from(none) < known {
-        return Ok(());
-    }
-    let (needed, for_none) =
-        (highest + 1 + usize::from(none), if none { ", and one that stands for none" } else { "" });
-    Err(Error::Unfit(format!(
-        "the images have classes 0 to {highest}{for_none}, but the model knows {known}: set model.num_class_embeds to {needed}"
-    )))
 }
