@@ -107,6 +107,11 @@ fn check_python(python: &str) -> Result<(), Box<dyn std::error::Error>> {
     Err(format!("{python} cannot run the comparison: {}; {remedy}", said.lines().last().unwrap_or("it failed")).into())
 }
 
+/// Whether a whole network is measured, and not an operation.
+fn is_model(name: &str) -> bool {
+    ["step ", "sample ", "forward "].into_iter().any(|kind| name.starts_with(kind))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,9 +128,4 @@ mod tests {
         let error = check_python("no-such-python").unwrap_err().to_string();
         assert!(error.contains("cannot start no-such-python") && error.contains("--python"), "{error}");
     }
-}
-
-/// Whether a whole network is measured, and not an operation.
-fn is_model(name: &str) -> bool {
-    ["step ", "sample ", "forward "].into_iter().any(|kind| name.starts_with(kind))
 }
