@@ -89,7 +89,8 @@ def python_opens_ours(kakusan, place):
     }.items():
         model = ["model.block_out_channels=[4, 8, 8]", "model.norm_num_groups=4", "model.layers_per_block=1"]
         quick = ['data.sources=["drawn"]', "data.drawn_per_class=8", "train.batch_size=8", "sample.batch_size=2"]
-        sets = [word for setting in [*model, *quick, *config, "model.attention_head_dim=4"][: -1 if name == "google" else None] for word in ("--set", setting)]
+        settings = [*model, *quick, "model.attention_head_dim=4", *config]  # what comes last holds
+        sets = [word for setting in settings for word in ("--set", setting)]
         run = place / f"run-{name}"
         kakusan.run("train", "--config", CONFIG, "--out", run, "--max-steps", 2, *sets)
         pipeline = quiet(DDPMPipeline.from_pretrained(run))

@@ -17,7 +17,7 @@ use std::path::Path;
 use candle_core::Device;
 use kakusan_config::Config;
 
-use crate::{Error, Model, ModelConfig, Result, Weights};
+use crate::{Error, Model, ModelConfig, Result, UNet2DModel, Weights};
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use choose::{WeightsFile, choose as choose_weights};
@@ -51,7 +51,7 @@ pub fn save(config: &ModelConfig, weights: &Weights, dir: &Path) -> Result<()> {
 /// When the folder or a file cannot be written, or a value does not fit the type asked for.
 pub fn save_with(config: &ModelConfig, weights: &Weights, dir: &Path, options: &SaveOptions) -> Result<()> {
     let mut tensors = weights.infos();
-    if config.class_name() == "UNet2DModel" {
+    if config.class_name() == UNet2DModel::CLASS_NAME {
         tensors.sort_by_key(|(name, _)| order::state_dict_order(name));
     }
     save::save_tensors(dir, &tensors, options, |name| weights.bytes(name))?;

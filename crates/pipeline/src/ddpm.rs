@@ -4,8 +4,8 @@ use std::sync::Arc;
 use candle_core::Device;
 use kakusan_config::{Config, from_json};
 use kakusan_hub::Hub;
-use kakusan_models::{Checkpoint, Model, ModelConfig, SaveOptions, Weights};
-use kakusan_scheduler::{Registry, Scheduler};
+use kakusan_models::{BasicUNet, Checkpoint, Model, ModelConfig, SaveOptions, Weights};
+use kakusan_scheduler::{LinearMixScheduler, Registry, Scheduler, ScoreSdeVpScheduler};
 use serde_json::json;
 
 use crate::files::{read_text, write_whole};
@@ -187,39 +187,15 @@ impl DDPMPipeline {
     }
 }
 
-/// Whose class it is: Python loads those of diffusers only.
+/// Whose class it is: Python loads those of diffusers only. What somebody registered is not among them.
 fn library(class_name: &str) -> &'static str {
-    if OF_DIFFUSERS.contains(&class_name) { "diffusers" } else { "kakusan" }
+    // the last is diffusers' own, but no name of the package's
+    let ours = [BasicUNet::CLASS_NAME, LinearMixScheduler::CLASS_NAME, ScoreSdeVpScheduler::CLASS_NAME];
+    let schedulers = Registry::default().class_names();
+    let known = schedulers.iter().map(String::as_str).chain(ModelConfig::CLASS_NAMES.iter().copied());
+    if known.into_iter().any(|name| name == class_name) && !ours.contains(&class_name) {
+        "diffusers"
+    } else {
+        "kakusan"
+    }
 }
-
-const OF_DIFFUSERS: [&str; 29] = [
-    "CMStochasticIterativeScheduler",
-    "DDIMInverseScheduler",
-    "DDIMScheduler",
-    "DDPMScheduler",
-    "DEISMultistepScheduler",
-    "DPMSolverMultistepInverseScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSDEScheduler",
-    "DPMSolverSinglestepScheduler",
-    "EDMDPMSolverMultistepScheduler",
-    "EDMEulerScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "FlowMatchEulerDiscreteScheduler",
-    "FlowMatchHeunDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "IPNDMScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "LCMScheduler",
-    "LMSDiscreteScheduler",
-    "PNDMScheduler",
-    "RePaintScheduler",
-    "SASolverScheduler",
-    "ScoreSdeVeScheduler",
-    "TCDScheduler",
-    "UNet2DModel",
-    "UnCLIPScheduler",
-    "UniPCMultistepScheduler",
-];

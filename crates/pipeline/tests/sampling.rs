@@ -131,6 +131,25 @@ fn repaint_leaves_what_the_mask_keeps() -> TestResult {
 }
 
 #[test]
+fn the_index_says_which_classes_python_has() -> TestResult {
+    let mut pipeline = pipeline("")?;
+    for (class_name, library) in [
+        ("DDPMScheduler", "diffusers"),
+        ("KarrasVeScheduler", "diffusers"),
+        ("ScoreSdeVpScheduler", "kakusan"),
+        ("LinearMixScheduler", "kakusan"),
+    ] {
+        let dir = tempfile::tempdir()?;
+        pipeline.set_scheduler(Registry::default().build(class_name, &Default::default())?);
+        pipeline.save_pretrained(dir.path())?;
+        let index: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.path().join("model_index.json"))?)?;
+        assert_eq!(index["scheduler"], serde_json::json!([library, class_name]));
+        assert_eq!(index["unet"], serde_json::json!(["diffusers", "UNet2DModel"]));
+    }
+    Ok(())
+}
+
+#[test]
 fn classes_of_pipelines_go_by_diffusers_names() {
     for name in PipelineClass::CLASS_NAMES {
         assert_eq!(PipelineClass::from_name(name).map(PipelineClass::class_name), Some(name));

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{check_positive, check_sigma_range, check_train_timesteps, check_whole_timesteps};
-use crate::tensors::{check_same, draw_from, mix, mix_by_level, of_levels, randn_like, scale, scale_by_level};
+use crate::tensors::{check_same, draw_from, mix, mix_by_level, noise_like, of_levels, scale, scale_by_level};
 use crate::{Draw, Error, Result, Run, RunOptions, Schedule, Scheduler, StepOutput, Steps, Takes};
 
 /// One-step and multistep sampling of consistency models (Song et al. 2023, algorithm 1): diffusers'
@@ -207,9 +207,8 @@ impl Run for CMStochasticIterativeRun {
         self.scheduler.config.sigma_max as f32
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        mix(1.0, clean, self.sigmas[self.steps.index()?], noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok((1.0, self.sigmas[self.steps.index()?]))
     }
 
     fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
@@ -232,7 +231,7 @@ impl Run for CMStochasticIterativeRun {
         let sigma_hat = self.sigmas[i + 1].max(sigma_min).min(sigma_max);
         let added = config.s_noise as f32 * (sigma_hat * sigma_hat - sigma_min * sigma_min).max(0.0).sqrt();
         // drawn in the last step, too, where none is added
-        let noise = randn_like(sample, rng)?;
+        let noise = noise_like(sample, rng)?;
         Ok(StepOutput { prev_sample: mix(1.0, &x0, added, &noise)?, pred_original_sample: x0 })
     }
 }

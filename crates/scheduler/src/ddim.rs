@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::Alphas;
-use crate::tensors::{check_same, mix, randn_like};
+use crate::tensors::{check_same, mix, noise_like};
 use crate::{
     BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig,
     StepOutput, Steps, Takes, ThresholdConfig, TimestepSpacing,
@@ -163,8 +163,8 @@ impl Run for DDIMRun {
         &self.steps
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        self.scheduler.alphas.add_noise_at(self.timesteps()[self.steps.index()?], clean, noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok(self.scheduler.alphas.shares(self.timesteps()[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
@@ -190,7 +190,7 @@ impl Run for DDIMRun {
         };
         let mut prev = mix(alpha_prod_prev.sqrt(), &x0, (beta_prod_prev - std * std).max(0.0).sqrt(), &epsilon)?;
         if self.eta > 0.0 {
-            prev = mix(1.0, &prev, std, &randn_like(sample, rng)?)?;
+            prev = mix(1.0, &prev, std, &noise_like(sample, rng)?)?;
         }
         self.steps.advance();
         Ok(StepOutput { prev_sample: prev, pred_original_sample: x0 })

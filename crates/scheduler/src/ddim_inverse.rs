@@ -166,10 +166,9 @@ impl Run for DDIMInverseRun {
         &self.steps
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
+    fn shares(&self) -> Result<(f32, f32)> {
         let alpha_prod = self.scheduler.alphas.at(self.levels()?.1, self.initial_alpha());
-        mix(alpha_prod.sqrt(), clean, (1.0 - alpha_prod).sqrt(), noise)
+        Ok((alpha_prod.sqrt(), (1.0 - alpha_prod).sqrt()))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, _rng: &mut dyn Noise) -> Result<StepOutput> {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{Alphas, Posterior, check_timesteps};
-use crate::tensors::{randn_like, scale, split_variance};
+use crate::tensors::{noise_like, scale, split_variance};
 use crate::{
     BetaConfig, BetaSchedule, Draw, PredictionType, Result, Run, RunOptions, Schedule, Scheduler, SpacingConfig,
     StepOutput, Steps, Takes, ThresholdConfig, TimestepSpacing,
@@ -168,8 +168,8 @@ impl Run for DDPMRun {
         &self.steps
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        self.scheduler.alphas.add_noise_at(self.timesteps()[self.steps.index()?], clean, noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok(self.scheduler.alphas.shares(self.timesteps()[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
@@ -193,7 +193,7 @@ impl Run for DDPMRun {
         if t == 0 {
             return Ok(StepOutput { prev_sample: mean, pred_original_sample: x0 });
         }
-        let noise = randn_like(&output, rng)?;
+        let noise = noise_like(&output, rng)?;
         let noise = match (config.variance_type, learned) {
             (VarianceType::FixedSmall | VarianceType::FixedSmallLog, _) => scale(&noise, posterior.small.sqrt())?,
             (VarianceType::FixedLarge | VarianceType::FixedLargeLog, _) => scale(&noise, posterior.beta.sqrt())?,

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{History, Integrand, Level, Process, Spaced, check_order, multistep_order};
-use crate::tensors::{check_same, mix, scale};
+use crate::tensors::scale;
 use crate::{
     Draw, DynamicShiftConfig, Result, Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput, Steps,
     Takes, TimeShiftType, TimestepSpacing,
@@ -207,10 +207,8 @@ impl Run for DEISMultistepRun {
         Some(&self.sigmas)
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        let level = self.process.level(self.sigmas[self.steps.index()?]);
-        mix(level.alpha as f32, clean, level.sigma as f32, noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok(self.process.shares(self.sigmas[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, _rng: &mut dyn Noise) -> Result<StepOutput> {

@@ -8,7 +8,6 @@ use crate::registry::to_map;
 use crate::schedule::{
     DPMMultistep, History, Process, SigmaConversion, Spaced, check_order, last_timestep, learned_or_none, null_is_false,
 };
-use crate::tensors::{check_same, mix};
 use crate::{
     DPMAlgorithmType, DPMSolverType, Draw, DynamicShiftConfig, Error, FinalSigmasType, LearnedVarianceType, Result,
     Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput, Steps, Takes, TimeShiftType, TimestepSpacing,
@@ -224,10 +223,8 @@ impl Run for DPMSolverMultistepRun {
         Some(&self.sigmas)
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        let level = self.process.level(self.sigmas[self.steps.index()?]);
-        mix(level.alpha as f32, clean, level.sigma as f32, noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok(self.process.shares(self.sigmas[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {

@@ -179,9 +179,8 @@ impl Run for DPMSolverSDERun {
         self.scheduler.config.spacing.init_noise_sigma(self.levels.sigmas())
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        mix(1.0, clean, self.levels.at(self.steps.index()?), noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok((1.0, self.levels.at(self.steps.index()?)))
     }
 
     fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {

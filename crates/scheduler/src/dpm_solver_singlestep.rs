@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{DPMStep, History, Level, Process, Spaced, check_order, last_timestep, learned_or_none};
-use crate::tensors::{check_same, mix, randn_like};
+use crate::tensors::noise_like;
 use crate::{
     DPMAlgorithmType, DPMSolverType, Draw, DynamicShiftConfig, Error, FinalSigmasType, LearnedVarianceType, Result,
     Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput, Steps, Takes, TimeShiftType, TimestepSpacing,
@@ -199,10 +199,8 @@ impl Run for DPMSolverSinglestepRun {
         Some(&self.sigmas)
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        let level = self.process.level(self.sigmas[self.steps.index()?]);
-        mix(level.alpha as f32, clean, level.sigma as f32, noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok(self.process.shares(self.sigmas[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
@@ -210,7 +208,7 @@ impl Run for DPMSolverSinglestepRun {
         let [s, t] = [self.sigmas[i], self.sigmas[i + 1]].map(|sigma| self.process.level(sigma));
         let algorithm = self.config.algorithm_type;
         let (integrand, x0) = self.process.convert(algorithm.integrand(), model_output, sample, s)?;
-        let noise = if algorithm.is_stochastic() { Some(randn_like(sample, rng)?) } else { None };
+        let noise = if algorithm.is_stochastic() { Some(noise_like(sample, rng)?) } else { None };
 
         if self.orders[i] == 1 {
             self.history.clear();

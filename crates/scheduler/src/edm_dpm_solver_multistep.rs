@@ -182,9 +182,8 @@ impl Run for EDMDPMSolverMultistepRun {
         (self.edm.sigma_max * self.edm.sigma_max + 1.0).sqrt() as f32
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        mix(1.0, clean, self.sigmas[self.steps.index()?], noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok((1.0, self.sigmas[self.steps.index()?]))
     }
 
     fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {

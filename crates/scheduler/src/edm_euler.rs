@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{check_count, check_descending};
-use crate::tensors::{check_same, mix, randn_like, scale};
+use crate::tensors::{check_same, mix, noise_like, scale};
 use crate::{
     Churn, Draw, EDMConfig, FinalSigmasType, Result, Run, RunOptions, Schedule, Scheduler, StepOutput, Steps, Takes,
 };
@@ -124,9 +124,8 @@ impl Run for EDMEulerRun {
         (self.edm.sigma_max * self.edm.sigma_max + 1.0).sqrt() as f32
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        mix(1.0, clean, self.sigmas[self.steps.index()?], noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok((1.0, self.sigmas[self.steps.index()?]))
     }
 
     fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
@@ -142,7 +141,7 @@ impl Run for EDMEulerRun {
         let sample = match gamma > 0.0 {
             true => {
                 let added = self.churn.s_noise as f32 * (sigma_hat * sigma_hat - sigma * sigma).sqrt();
-                mix(1.0, sample, added, &randn_like(sample, rng)?)?
+                mix(1.0, sample, added, &noise_like(sample, rng)?)?
             }
             false => sample.clone(),
         };

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{Alphas, ancestral_step, sigma_schedule};
-use crate::tensors::{check_same, mix, randn_like, scale_by_sigma};
+use crate::tensors::{check_same, mix, noise_like, scale_by_sigma};
 use crate::{
     BetaConfig, BetaSchedule, Draw, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig, StepOutput,
     Steps, TimestepSpacing,
@@ -138,9 +138,8 @@ impl Run for EulerAncestralDiscreteRun {
         self.scheduler.config.spacing.init_noise_sigma(&self.sigmas)
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        mix(1.0, clean, self.sigmas[self.steps.index()?], noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok((1.0, self.sigmas[self.steps.index()?]))
     }
 
     fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
@@ -157,7 +156,7 @@ impl Run for EulerAncestralDiscreteRun {
         // sample + (sample - x0) / sigma * (sigma_down - sigma)
         let kept = sigma_down / sigma;
         let down = mix(kept, sample, 1.0 - kept, &x0)?;
-        let prev_sample = mix(1.0, &down, sigma_up, &randn_like(sample, rng)?)?;
+        let prev_sample = mix(1.0, &down, sigma_up, &noise_like(sample, rng)?)?;
         self.steps.advance();
         Ok(StepOutput { prev_sample, pred_original_sample: x0 })
     }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{Alphas, check_descending, check_timesteps, linspace_f32, sigmas_at, timesteps_of};
-use crate::tensors::{check_same, mix, randn_like, scale_by_sigma};
+use crate::tensors::{check_same, mix, noise_like, scale_by_sigma};
 use crate::{
     BetaConfig, BetaSchedule, Churn, Draw, Error, FinalSigmasType, PredictionType, Result, Run, RunOptions, Schedule,
     Scheduler, SigmaConfig, SpacingConfig, StepOutput, Steps, Takes, TimestepSpacing,
@@ -231,9 +231,8 @@ impl Run for EulerDiscreteRun {
         self.scheduler.config.spacing.init_noise_sigma(&self.sigmas)
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        mix(1.0, clean, self.sigmas[self.steps.index()?], noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok((1.0, self.sigmas[self.steps.index()?]))
     }
 
     fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
@@ -249,7 +248,7 @@ impl Run for EulerDiscreteRun {
         let sample = match gamma > 0.0 {
             true => {
                 let added = self.churn.s_noise as f32 * (sigma_hat * sigma_hat - sigma * sigma).sqrt();
-                mix(1.0, sample, added, &randn_like(sample, rng)?)?
+                mix(1.0, sample, added, &noise_like(sample, rng)?)?
             }
             false => sample.clone(),
         };

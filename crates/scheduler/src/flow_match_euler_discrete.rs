@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{Flow, check_count, check_descending, check_flow_levels, stretched_to};
-use crate::tensors::{check_same, mix, randn_like};
+use crate::tensors::{check_same, mix, noise_like};
 use crate::{
     Draw, Error, Result, Run, RunOptions, Schedule, Scheduler, SigmaConfig, StepOutput, Steps, Takes, TimeShiftType,
 };
@@ -252,8 +252,8 @@ impl Run for FlowMatchEulerDiscreteRun {
         Some(&self.sigmas)
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        self.flow.add_noise_at(self.sigmas[self.steps.index()?], clean, noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok(self.flow.shares(self.sigmas[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
@@ -262,7 +262,10 @@ impl Run for FlowMatchEulerDiscreteRun {
         let (sigma, next_sigma) = (self.sigmas[i], self.sigmas[i + 1]);
         let x0 = self.flow.original_sample(model_output, sample, sigma)?;
         let prev_sample = match self.stochastic {
-            true => self.flow.add_noise_at(next_sigma, &x0, &randn_like(sample, rng)?)?,
+            true => {
+                let (of_x0, of_noise) = self.flow.shares(next_sigma);
+                mix(of_x0, &x0, of_noise, &noise_like(sample, rng)?)?
+            }
             false => mix(1.0, sample, next_sigma - sigma, model_output)?,
         };
         self.steps.advance();

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{Flow, check_count};
-use crate::tensors::{check_same, mix, randn_like};
+use crate::tensors::{check_same, mix, noise_like};
 use crate::{Churn, Draw, Result, Run, RunOptions, Scheduler, StepOutput, Steps, Takes};
 
 /// Heun's method along the paths of a flow (Karras et al. 2022, algorithm 2; Lipman et al. 2022): diffusers'
@@ -125,8 +125,8 @@ impl Run for FlowMatchHeunDiscreteRun {
         Some(&self.sigmas)
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        self.flow.add_noise_at(self.sigmas[self.steps.index()? / 2], clean, noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok(self.flow.shares(self.sigmas[self.steps.index()? / 2]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
@@ -136,7 +136,7 @@ impl Run for FlowMatchHeunDiscreteRun {
         let gamma = self.churn.gamma(sigma, self.timesteps().len());
         let sigma_hat = sigma * (gamma + 1.0);
         // drawn at the second call, too, where it makes no difference
-        let noise = if gamma > 0.0 { Some(randn_like(sample, rng)?) } else { None };
+        let noise = if gamma > 0.0 { Some(noise_like(sample, rng)?) } else { None };
 
         if let Some(FirstCall { sample: start, derivative, dt }) = &self.first {
             check_same("the sample", sample, start)?;

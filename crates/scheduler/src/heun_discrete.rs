@@ -162,9 +162,8 @@ impl Run for HeunDiscreteRun {
         self.scheduler.config.spacing.init_noise_sigma(&self.sigmas)
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        mix(1.0, clean, self.sigmas[self.steps.index()? / 2], noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok((1.0, self.sigmas[self.steps.index()? / 2]))
     }
 
     fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {

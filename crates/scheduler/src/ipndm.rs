@@ -152,10 +152,9 @@ impl Run for IPNDMRun {
         &self.steps
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
+    fn shares(&self) -> Result<(f32, f32)> {
         let i = self.steps.index()?;
-        mix(self.alphas[i], clean, self.betas[i], noise)
+        Ok((self.alphas[i], self.betas[i]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, _: &mut dyn Noise) -> Result<StepOutput> {

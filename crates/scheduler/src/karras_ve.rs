@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{check_count, check_positive, check_sigma_range, serialize_whole};
-use crate::tensors::{check_same, mix, mix_by_level, of_levels, randn, randn_like, scale};
+use crate::tensors::{check_same, mix, mix_by_level, noise_like, of_levels, randn, scale};
 use crate::{Churn, Draw, Error, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 
 /// Karras' stochastic sampler for score models of the variance exploding SDE (Karras et al. 2022, algorithm 2 and equation
@@ -167,7 +167,7 @@ impl KarrasVeRun {
     /// Raises the noise level of a sample to that at which `step` begins. The noise is drawn even where none is added.
     fn churn(&self, step: usize, sample: &Tensor, rng: &mut dyn Noise) -> Result<Tensor> {
         let (sigma, sigma_hat) = (self.sigmas[step], self.sigma_hats[step]);
-        let eps = scale(&randn_like(sample, rng)?, self.s_noise)?;
+        let eps = scale(&noise_like(sample, rng)?, self.s_noise)?;
         mix(1.0, sample, (sigma_hat * sigma_hat - sigma * sigma).sqrt(), &eps)
     }
 }
@@ -190,9 +190,8 @@ impl Run for KarrasVeRun {
         self.churn(self.steps.index()? / 2, &noise, rng)
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        mix(1.0, clean, self.timesteps()[self.steps.index()?] * 2.0, noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok((1.0, self.timesteps()[self.steps.index()?] * 2.0))
     }
 
     fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{Alphas, TwoCalls, ancestral_step, halfway, sigma_schedule};
-use crate::tensors::{check_same, mix, randn_like, scale, scale_by_sigma};
+use crate::tensors::{check_same, mix, noise_like, scale, scale_by_sigma};
 use crate::{
     BetaConfig, BetaSchedule, Draw, PredictionType, Result, Run, RunOptions, Scheduler, SigmaConfig, SpacingConfig,
     StepOutput, Steps, TimestepSpacing,
@@ -149,9 +149,8 @@ impl Run for KDPM2AncestralDiscreteRun {
         self.scheduler.config.spacing.init_noise_sigma(self.levels.sigmas())
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        mix(1.0, clean, self.levels.at(self.steps.index()?), noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok((1.0, self.levels.at(self.steps.index()?)))
     }
 
     fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
@@ -170,7 +169,7 @@ impl Run for KDPM2AncestralDiscreteRun {
             Some(begin) => {
                 let (sigma_down, sigma_up) = ancestral_step(sigma, next_sigma);
                 let down = mix(1.0, begin, sigma_down - sigma, &slope)?;
-                (mix(1.0, &down, sigma_up, &randn_like(sample, rng)?)?, None)
+                (mix(1.0, &down, sigma_up, &noise_like(sample, rng)?)?, None)
             }
         };
         self.begin = begin;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{Alphas, check_original_steps, check_positive, distilled_timesteps};
-use crate::tensors::{check_same, mix, randn_like};
+use crate::tensors::{check_same, mix, noise_like};
 use crate::{
     BetaConfig, BetaSchedule, Draw, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig, StepOutput,
     Steps, Takes, ThresholdConfig, TimestepSpacing,
@@ -159,8 +159,8 @@ impl Run for LCMRun {
         &self.steps
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        self.scheduler.alphas.add_noise_at(self.timesteps()[self.steps.index()?], clean, noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok(self.scheduler.alphas.shares(self.timesteps()[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
@@ -183,7 +183,7 @@ impl Run for LCMRun {
         let prev_sample = match self.timesteps().get(i + 1) {
             Some(&prev_t) => {
                 let alpha_prod_prev = alphas.at(prev_t as i64, 1.0);
-                mix(alpha_prod_prev.sqrt(), &denoised, (1.0 - alpha_prod_prev).sqrt(), &randn_like(sample, rng)?)?
+                mix(alpha_prod_prev.sqrt(), &denoised, (1.0 - alpha_prod_prev).sqrt(), &noise_like(sample, rng)?)?
             }
             None => denoised.clone(),
         };

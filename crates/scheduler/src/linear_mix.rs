@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::tensors::{check_same, levels_of, mix, per_image};
+use crate::tensors::{check_same, levels_of, per_image};
 use crate::{Draw, PixelRange, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 
 /// The tutorial's mix of image and noise, without a schedule (Hugging Face's diffusion course, unit 1, "Diffusion from
@@ -96,10 +96,9 @@ impl Run for LinearMixRun {
         uniform_noise(shape, device, rng)
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
+    fn shares(&self) -> Result<(f32, f32)> {
         let amount = amount(self.steps.index()?, self.timesteps().len());
-        mix(1.0 - amount, clean, amount, noise)
+        Ok((1.0 - amount, amount))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, _rng: &mut dyn Noise) -> Result<StepOutput> {

@@ -239,8 +239,8 @@ impl Run for PNDMRun {
         &self.steps
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        self.scheduler.alphas.add_noise_at(self.timesteps()[self.steps.index()?], clean, noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok(self.scheduler.alphas.shares(self.timesteps()[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, _rng: &mut dyn Noise) -> Result<StepOutput> {

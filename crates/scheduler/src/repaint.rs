@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::{read_config, to_map};
 use crate::schedule::{Alphas, jumps};
-use crate::tensors::{check_same, mix, randn_like};
+use crate::tensors::{check_same, mix, noise_like};
 use crate::{
     BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, StepOutput, Steps,
 };
@@ -247,7 +247,7 @@ impl Run for RePaintRun {
         let x0 = if config.clip_sample { x0.clamp(-1f32, 1f32)? } else { x0 };
 
         // the unknown part by DDIM's step (Song et al. 2021, equation 12), the known by line 5, with the same noise
-        let noise = randn_like(sample, rng)?;
+        let noise = noise_like(sample, rng)?;
         let variance = (1.0 - alpha_prod_prev) / beta_prod * (1.0 - alpha_prod / alpha_prod_prev);
         let std_dev = self.eta * variance.sqrt();
         let direction = (1.0 - alpha_prod_prev - std_dev * std_dev).max(0.0).sqrt();
@@ -260,7 +260,7 @@ impl Run for RePaintRun {
 
         // line 10, one timestep of training after the other
         for beta in &betas[t..t + self.undone[i] * self.apart] {
-            prev_sample = mix((1.0 - beta).sqrt(), &prev_sample, beta.sqrt(), &randn_like(sample, rng)?)?;
+            prev_sample = mix((1.0 - beta).sqrt(), &prev_sample, beta.sqrt(), &noise_like(sample, rng)?)?;
         }
         self.steps.advance();
         Ok(StepOutput { prev_sample, pred_original_sample: x0 })

@@ -8,7 +8,7 @@ use crate::registry::to_map;
 use crate::schedule::{
     History, Integrand, Level, Process, Spaced, StochasticAdams, check_order, last_timestep, learned_or_none,
 };
-use crate::tensors::{check_same, mix, randn_like};
+use crate::tensors::noise_like;
 use crate::{
     Draw, Error, LearnedVarianceType, Result, Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput,
     Steps, TimestepSpacing,
@@ -226,15 +226,14 @@ impl Run for SASolverRun {
         Some(&self.sigmas)
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
+    fn shares(&self) -> Result<(f32, f32)> {
         let i = self.steps.index()?;
         if self.config.solver.flow.use_flow_sigmas {
-            return mix(1.0 - self.sigmas[i], clean, self.sigmas[i], noise);
+            return Ok((1.0 - self.sigmas[i], self.sigmas[i]));
         }
         // as in diffusers at the whole timestep, which with use_*_sigmas is not quite where the run is
         let alpha_prod = self.process.alphas.at(self.steps.timesteps()[i] as i64, 1.0);
-        mix(alpha_prod.sqrt(), clean, (1.0 - alpha_prod).sqrt(), noise)
+        Ok((alpha_prod.sqrt(), (1.0 - alpha_prod).sqrt()))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
@@ -249,7 +248,7 @@ impl Run for SASolverRun {
             None => sample.clone(),
         };
         self.solver.history.push(s.lambda(), output);
-        let noise = randn_like(&sample, rng)?;
+        let noise = noise_like(&sample, rng)?;
 
         let left = if self.config.solver.lower_order_final { n - i } else { n };
         let known = self.solver.history.len();

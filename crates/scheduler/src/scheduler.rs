@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use kakusan_rng::{Generator, Noise};
 use serde_json::{Map, Value};
 
-use crate::tensors::{check_same, levels_of, randn, scale};
+use crate::tensors::{check_same, levels_of, mix, randn, scale};
 use crate::{Error, Result, RunOptions, Steps};
 
 /// When and how much noise: diffusers' `SchedulerMixin`, with the training side made explicit.
@@ -150,13 +150,24 @@ pub trait Run: Debug + Send {
         if self.init_noise_sigma() == 1.0 { Ok(noise) } else { scale(&noise, self.init_noise_sigma()) }
     }
 
-    /// Brings clean images `[b, c, h, w]` to the level of the next step, to begin there instead of with noise
-    /// ([`RunOptions::start`]).
+    /// How much of the image and how much of the noise there is in a sample at the next model call, `a` and `b` of
+    /// `a clean + b noise`.
     ///
     /// # Errors
-    /// When the scheduler cannot, or the run is over.
-    fn add_noise(&self, _clean: &Tensor, _noise: &Tensor) -> Result<Tensor> {
+    /// When a run cannot begin in the middle, which is the default, or is over.
+    fn shares(&self) -> Result<(f32, f32)> {
         Err(Error::Unsupported { class_name: "this scheduler".into(), what: "begin with an image".into() })
+    }
+
+    /// Brings clean images `[b, c, h, w]` to the level of the next step, to begin there instead of with noise
+    /// ([`RunOptions::start`]): the sum of both by their [`shares`](Self::shares).
+    ///
+    /// # Errors
+    /// When the scheduler cannot, or the run is over, or the shapes differ.
+    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        check_same("the noise", noise, clean)?;
+        let (of_clean, of_noise) = self.shares()?;
+        mix(of_clean, clean, of_noise, noise)
     }
 
     /// Scales the sample to what the model wants to see at this step; the default leaves it as it is.

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{check_count, check_positive, check_sigma_range, check_train_timesteps, linspace_f32};
-use crate::tensors::{check_same, draw_from, mix, mix_by_level, of_levels, randn_like};
+use crate::tensors::{check_same, draw_from, mix, mix_by_level, noise_like, of_levels};
 use crate::{Draw, Error, PixelRange, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 
 /// The predictor-corrector sampler of the variance exploding SDE (Song et al. 2021, algorithms 2 and 4): diffusers'
@@ -162,9 +162,8 @@ impl Run for ScoreSdeVeRun {
         self.config.sigma_max as f32
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        mix(1.0, clean, self.timesteps()[self.steps.index()?], noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok((1.0, self.timesteps()[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
@@ -173,7 +172,7 @@ impl Run for ScoreSdeVeRun {
         let (step, within) = (call / (self.config.correct_steps + 1), call % (self.config.correct_steps + 1));
         let sigma = self.timesteps()[call];
         let x0 = mix(1.0, sample, sigma * sigma, model_output)?;
-        let noise = randn_like(sample, rng)?;
+        let noise = noise_like(sample, rng)?;
 
         let prev_sample = if within < self.config.correct_steps {
             // Langevin dynamics (algorithm 4), as far as the ratio of the two norms, over the whole batch, allows

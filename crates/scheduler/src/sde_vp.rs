@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{check_count, check_train_timesteps, linspace_f32, serialize_whole};
-use crate::tensors::{check_same, draw_from, mix, mix_by_level, of_levels, randn_like};
+use crate::tensors::{check_same, draw_from, mix, mix_by_level, noise_like, of_levels};
 use crate::{Draw, Error, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 
 /// The Euler-Maruyama method on the reverse of the variance preserving SDE (Song et al. 2021, equations 6 and 11):
@@ -123,10 +123,9 @@ impl Run for ScoreSdeVpRun {
         &self.steps
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
+    fn shares(&self) -> Result<(f32, f32)> {
         let (mean, std) = self.scheduler.mean_and_std(self.timesteps()[self.steps.index()?]);
-        mix(mean, clean, std, noise)
+        Ok((mean, std))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
@@ -141,7 +140,7 @@ impl Run for ScoreSdeVpRun {
         let n = self.timesteps().len() as f32;
         let beta = beta_min as f32 + time * (beta_max - beta_min) as f32;
         let mean = mix(1.0 + 0.5 * beta / n, sample, -beta / n / std, model_output)?;
-        let noise = randn_like(sample, rng)?;
+        let noise = noise_like(sample, rng)?;
         self.steps.advance();
         let prev_sample = match self.steps.level() {
             Some(_) => mix(1.0, &mean, (beta / n).sqrt(), &noise)?,

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{Alphas, check_original_steps, distilled_timesteps};
-use crate::tensors::{check_same, mix, randn_like};
+use crate::tensors::{check_same, mix, noise_like};
 use crate::{
     BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig,
     StepOutput, Steps, Takes, ThresholdConfig, TimestepSpacing,
@@ -156,8 +156,8 @@ impl Run for TCDRun {
         &self.steps
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        self.scheduler.alphas.add_noise_at(self.timesteps()[self.steps.index()?], clean, noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok(self.scheduler.alphas.shares(self.timesteps()[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
@@ -179,7 +179,7 @@ impl Run for TCDRun {
         let prev_sample = match self.eta > 0.0 && next.is_some() {
             true => {
                 let kept = alpha_prod_prev / alpha_prod_s;
-                mix(kept.sqrt(), &x_s, (1.0 - kept).sqrt(), &randn_like(sample, rng)?)?
+                mix(kept.sqrt(), &x_s, (1.0 - kept).sqrt(), &noise_like(sample, rng)?)?
             }
             false => x_s,
         };

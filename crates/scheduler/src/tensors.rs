@@ -11,7 +11,7 @@ pub(crate) fn randn(shape: &[usize], device: &Device, rng: &mut dyn Noise) -> Re
 }
 
 /// Standard normal noise for a tensor like this one.
-pub(crate) fn randn_like(x: &Tensor, rng: &mut dyn Noise) -> Result<Tensor> {
+pub(crate) fn noise_like(x: &Tensor, rng: &mut dyn Noise) -> Result<Tensor> {
     randn(x.dims(), x.device(), rng)
 }
 

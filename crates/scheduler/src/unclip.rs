@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{Alphas, Posterior, linspace_f64};
-use crate::tensors::{randn_like, scale, split_variance};
+use crate::tensors::{noise_like, scale, split_variance};
 use crate::{
     BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, StepOutput, Steps,
     VarianceType,
@@ -154,8 +154,8 @@ impl Run for UnCLIPRun {
         &self.steps
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        self.scheduler.alphas.add_noise_at(self.timesteps()[self.steps.index()?], clean, noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok(self.scheduler.alphas.shares(self.timesteps()[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
@@ -181,7 +181,7 @@ impl Run for UnCLIPRun {
         if t == 0 {
             return Ok(StepOutput { prev_sample: mean, pred_original_sample: x0 });
         }
-        let noise = randn_like(&output, rng)?;
+        let noise = noise_like(&output, rng)?;
         let noise = match learned {
             Some(v) => (posterior.learned_deviation(&v)? * noise)?,
             None => scale(&noise, posterior.small.sqrt())?,

@@ -10,7 +10,6 @@ use crate::schedule::{
     History, Integrand, Path, Process, Spaced, UniPC, check_descending, check_flow_levels, check_order, check_steps,
     linspace_f64, shifted, stretched,
 };
-use crate::tensors::{check_same, mix};
 use crate::{
     Draw, DynamicShiftConfig, Error, FinalSigmasType, Registry, Result, Run, RunOptions, Schedule, Scheduler,
     SolverConfig, SpacingConfig, StepOutput, Steps, Takes, TimeShiftType, TimestepSpacing, UniPCSolverType,
@@ -276,10 +275,8 @@ impl Run for UniPCMultistepRun {
         Some(&self.sigmas)
     }
 
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        let level = self.process.level(self.sigmas[self.steps.index()?]);
-        mix(level.alpha as f32, clean, level.sigma as f32, noise)
+    fn shares(&self) -> Result<(f32, f32)> {
+        Ok(self.process.shares(self.sigmas[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {

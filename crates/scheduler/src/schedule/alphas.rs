@@ -2,7 +2,7 @@ use candle_core::Tensor;
 use kakusan_rng::Generator;
 
 use super::{BetaConfig, PredictionType, interpolate};
-use crate::tensors::{check_same, levels_of, mix, per_image};
+use crate::tensors::{check_same, levels_of, per_image};
 use crate::{Draw, Error, Result, Steps};
 
 /// ᾱ_t, the share of the image's variance that is left at timestep `t`, for every timestep of training; and with it the
@@ -86,11 +86,10 @@ impl Alphas {
         weighted(clean, &alphas, |alpha| alpha.sqrt(), noise, |alpha| (1.0 - alpha).sqrt())
     }
 
-    /// The same for images that are all at one timestep.
-    pub(crate) fn add_noise_at(&self, t: f32, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
+    /// The shares of image and noise at a timestep.
+    pub(crate) fn shares(&self, t: f32) -> (f32, f32) {
         let alpha = self.at(t as i64, 1.0);
-        mix(alpha.sqrt(), clean, (1.0 - alpha).sqrt(), noise)
+        (alpha.sqrt(), (1.0 - alpha).sqrt())
     }
 
     /// `clean + σ noise` (Karras et al. 2022), between timesteps with σ in between.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{History, Integrand, Level, multistep_order};
 use crate::Result;
-use crate::tensors::{mix, randn_like, scale};
+use crate::tensors::{mix, noise_like, scale};
 
 /// The equation that DPM-Solver integrates. `deis`, which other classes have, stands for `dpmsolver++` as in diffusers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -192,7 +192,7 @@ impl DPMMultistep {
         sample: &Tensor,
         rng: &mut dyn Noise,
     ) -> Result<Tensor> {
-        let noise = if self.algorithm_type.is_stochastic() { Some(randn_like(sample, rng)?) } else { None };
+        let noise = if self.algorithm_type.is_stochastic() { Some(noise_like(sample, rng)?) } else { None };
         self.history.push(s.lambda(), integrand);
         if s == t {
             return Ok(sample.clone()); // nothing to integrate over

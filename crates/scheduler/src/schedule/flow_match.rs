@@ -2,7 +2,7 @@ use candle_core::Tensor;
 use kakusan_rng::Generator;
 
 use super::{check_positive, check_train_timesteps, shifted};
-use crate::tensors::{check_same, draw_from, mix, mix_by_level, of_levels};
+use crate::tensors::{draw_from, mix, mix_by_level, of_levels};
 use crate::{Draw, Error, Result};
 
 /// The straight paths of rectified flow and flow matching (Liu et al. 2022; Lipman et al. 2022): at noise level σ the
@@ -58,17 +58,10 @@ impl Flow {
         mix_by_level(clean, noise, levels, |level| {
             let last = self.num_train_timesteps;
             match (0.0..=last as f32).contains(&level) {
-                true => Ok(self.weights(level / last as f32)),
+                true => Ok(self.shares(level / last as f32)),
                 false => Err(Error::Level { level, last }),
             }
         })
-    }
-
-    /// The same for images that are all at one noise level.
-    pub(crate) fn add_noise_at(&self, sigma: f32, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        let (of_clean, of_noise) = self.weights(sigma);
-        mix(of_clean, clean, of_noise, noise)
     }
 
     pub(crate) fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
@@ -79,7 +72,7 @@ impl Flow {
     /// The share of the image over that of the noise, squared.
     pub(crate) fn snr(&self, levels: &Tensor) -> Result<Tensor> {
         of_levels(levels, |level| {
-            let (of_clean, of_noise) = self.weights(level / self.num_train_timesteps as f32);
+            let (of_clean, of_noise) = self.shares(level / self.num_train_timesteps as f32);
             (of_clean / of_noise).powi(2)
         })
     }
@@ -91,7 +84,7 @@ impl Flow {
     }
 
     /// The shares of the image and of the noise in a sample.
-    pub(crate) fn weights(&self, sigma: f32) -> (f32, f32) {
+    pub(crate) fn shares(&self, sigma: f32) -> (f32, f32) {
         if self.inverted { (sigma, 1.0 - sigma) } else { (1.0 - sigma, sigma) }
     }
 }

@@ -155,6 +155,12 @@ impl Process {
         }
     }
 
+    /// The shares of image and noise at a noise level.
+    pub(crate) fn shares(&self, sigma: f32) -> (f32, f32) {
+        let level = self.level(sigma);
+        (level.alpha as f32, level.sigma as f32)
+    }
+
     /// The point with the noise level `sigma`, as diffusers counts it: of noise alone in a flow, otherwise of the noise
     /// against the image.
     pub(crate) fn level(&self, sigma: f32) -> Level {
