@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kakusan::data::SourceKind;
+use kakusan::data::{BadImage, SourceKind};
 use kakusan::hub::{Hub, HubConfig};
 use kakusan::pipeline::{Event, Result, thousands};
 
@@ -18,6 +18,8 @@ pub(crate) struct Progress {
     /// Time and images of the steps since the bar's figures were last drawn.
     shown_at: f64,
     images: usize,
+    /// How many cannot be decoded.
+    bad_images: usize,
 }
 
 impl Progress {
@@ -31,6 +33,7 @@ impl Progress {
                     SourceKind::Drawn => " They stand in for MNIST; --data DIR names a folder that has it.",
                     _ => "",
                 };
+                self.name(&loaded.bad_images);
                 self.say(&format!(
                     "Data: {} images from {}.{stand_in}",
                     loaded.images.len(),
@@ -50,7 +53,10 @@ impl Progress {
                 }
             }
             Event::CheckpointSkipped(error) => self.say(&format!("{error}; trying the one before")),
-            Event::Step { record, images } => {
+            Event::Step { record, images, skipped } => {
+                if record.epoch == 1 {
+                    self.name(skipped); // they are the same in the next epoch
+                }
                 self.images += images;
                 if let Some(bar) = &self.bar {
                     bar.set_position(record.step as u64);
@@ -70,6 +76,19 @@ impl Progress {
                 ));
             }
             Event::Checkpoint(_) | Event::Wrote(_) => {}
+        }
+    }
+
+    /// Names images that cannot be decoded, and after some of them counts the rest.
+    fn name(&mut self, bad: &[BadImage]) {
+        const NAMED: usize = 10;
+        for image in bad {
+            self.bad_images += 1;
+            match self.bad_images {
+                ..=NAMED => self.say(&format!("Left out: {image}")),
+                n if n == NAMED + 1 => self.say("Left out: more of them, which are not named any more"),
+                _ => {}
+            }
         }
     }
 

@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use kakusan_data::{ImageSet, Loaded, SourceUsed};
+use kakusan_data::{BadImage, ImageSet, Loaded, SourceUsed};
 use kakusan_hub::Hub;
 use kakusan_scheduler::Registry;
 use serde::{Deserialize, Serialize};
@@ -90,6 +90,8 @@ pub enum Event<'a> {
         record: &'a Record,
         /// Images in its batch.
         images: usize,
+        /// Images that were left out of it because they cannot be decoded.
+        skipped: &'a [BadImage],
     },
     /// An epoch is over.
     Epoch(&'a EpochSummary),
@@ -234,13 +236,13 @@ impl Training<'_> {
             let record = Record::new(&step, seconds);
             metrics.append(&record)?;
             previews.after_step(&record)?;
-            watch(Event::Step { record: &record, images: step.images });
+            watch(Event::Step { record: &record, images: step.images, skipped: &step.skipped });
             records.push(record);
             if step.ends_epoch {
-                let images = trainer.images_per_epoch();
-                if let Some(epoch) = summarise(records, trainer.steps_per_epoch(), images).last() {
-                    watch(Event::Epoch(epoch));
-                }
+                let (steps, images) = (trainer.steps_per_epoch(), trainer.images_per_epoch());
+                let (earlier, epoch) = records.split_at(records.len() - steps.min(records.len()));
+                let since = earlier.last().map_or(0.0, |record| record.seconds);
+                watch(Event::Epoch(&summarise_epoch(epoch, since, steps, images)));
             }
             let is_due = self.config.train.checkpoint_every.is_some_and(|every| step.step.is_multiple_of(every));
             if step.ends_epoch || is_due {
@@ -287,18 +289,23 @@ fn mean_of_last(records: &[Record]) -> f64 {
 
 /// The epochs that the records hold, the last one perhaps in part.
 fn summarise(records: &[Record], steps_per_epoch: usize, images: usize) -> Vec<EpochSummary> {
-    let mut before = 0.0;
-    let epochs = records.chunks(steps_per_epoch).filter_map(|chunk| {
-        let last = chunk.last()?;
-        let seconds = last.seconds - before;
-        before = last.seconds;
-        let seen = images as f64 * chunk.len() as f64 / steps_per_epoch as f64;
-        Some(EpochSummary {
-            epoch: last.epoch,
-            mean_loss: chunk.iter().map(|record| f64::from(record.loss)).sum::<f64>() / chunk.len() as f64,
-            seconds,
-            images_per_second: seen / seconds,
-        })
+    let mut since = 0.0;
+    let epochs = records.chunks(steps_per_epoch).map(|epoch| {
+        let summary = summarise_epoch(epoch, since, steps_per_epoch, images);
+        since += summary.seconds;
+        summary
     });
     epochs.collect()
+}
+
+/// One epoch, or the part of it that is done, that began `since` seconds into the training.
+fn summarise_epoch(records: &[Record], since: f64, steps_per_epoch: usize, images: usize) -> EpochSummary {
+    let (epoch, until) = records.last().map_or((0, since), |last| (last.epoch, last.seconds));
+    let (steps, seconds) = (records.len() as f64, until - since);
+    EpochSummary {
+        epoch,
+        mean_loss: records.iter().map(|record| f64::from(record.loss)).sum::<f64>() / steps,
+        seconds,
+        images_per_second: images as f64 * steps / steps_per_epoch as f64 / seconds,
+    }
 }

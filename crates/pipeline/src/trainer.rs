@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
-use kakusan_data::{Batch, Batches, ImageSet, Loader};
+use kakusan_data::{BadImage, Batch, Batches, ImageSet, Loader};
 use kakusan_models::{Dropout, Model, ModelConfig, Weights};
 use kakusan_ops::{Ema, EmaState};
 use kakusan_rng::Generator;
@@ -69,7 +69,7 @@ pub struct Trainer {
 }
 
 /// What one optimiser step did.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     /// Which step, from 1.
     pub step: usize,
@@ -86,7 +86,7 @@ pub struct Step {
     /// Images in the step's batches.
     pub images: usize,
     /// Images that should have been in the batch but cannot be decoded (`data.on_bad_image = "skip"`).
-    pub skipped: usize,
+    pub skipped: Vec<BadImage>,
     /// Whether the epoch ended with this step.
     pub ends_epoch: bool,
 }
@@ -157,7 +157,7 @@ impl Trainer {
             batches.push((number, batch));
         }
         let images: usize = batches.iter().map(|(_, batch)| batch.indices.len()).sum();
-        let skipped = batches.iter().map(|(_, batch)| batch.skipped.len()).sum();
+        let skipped = batches.iter().flat_map(|(_, batch)| batch.skipped.iter().cloned()).collect();
         let (mut loss, mut sum, mut indices) = (0.0, None, vec![]);
         for (number, batch) in batches {
             let (more, gradients) = self.gradients(&batch, number, images)?;

@@ -111,7 +111,7 @@ fn clipping_bounds_the_step() {
     let moved = |set: &[&str]| {
         let mut trainer = trainer(&config(&[set, &["optimizer=sgd", "learning_rate=1.0", "max_steps=1"]].concat()));
         let before = numbers(trainer.weights());
-        let step = all_steps(&mut trainer)[0];
+        let step = all_steps(&mut trainer).remove(0);
         let squares = numbers(trainer.weights()).iter().zip(before).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
         (squares.sqrt(), step.grad_norm)
     };
