@@ -3,7 +3,7 @@ use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::conv::ConvSilu;
+use crate::layers::Conv2d;
 use crate::{Error, Model, ModelConfig, Result};
 
 /// The configuration of [`BasicUNet`], under diffusers' names.
@@ -56,12 +56,12 @@ impl BasicUNetConfig {
 #[derive(Debug, Clone)]
 pub struct BasicUNet {
     config: BasicUNetConfig,
-    down_layer1: ConvSilu,
-    down_layer2: ConvSilu,
-    down_layer3: ConvSilu,
-    up_layer1: ConvSilu,
-    up_layer2: ConvSilu,
-    up_layer3: ConvSilu,
+    down_layer1: Conv2d,
+    down_layer2: Conv2d,
+    down_layer3: Conv2d,
+    up_layer1: Conv2d,
+    up_layer2: Conv2d,
+    up_layer3: Conv2d,
 }
 
 impl BasicUNet {
@@ -75,12 +75,12 @@ impl BasicUNet {
     pub fn new(config: &BasicUNetConfig, vb: VarBuilder) -> Result<Self> {
         config.validate()?;
         Ok(Self {
-            down_layer1: ConvSilu::new(config.in_channels, 32, 5, vb.pp("down_layer1"))?,
-            down_layer2: ConvSilu::new(32, 64, 5, vb.pp("down_layer2"))?,
-            down_layer3: ConvSilu::new(64, 64, 5, vb.pp("down_layer3"))?,
-            up_layer1: ConvSilu::new(64, 64, 5, vb.pp("up_layer1"))?,
-            up_layer2: ConvSilu::new(64, 32, 5, vb.pp("up_layer2"))?,
-            up_layer3: ConvSilu::new(32, config.out_channels, 5, vb.pp("up_layer3"))?,
+            down_layer1: Conv2d::new([config.in_channels, 32], 5, 2, vb.pp("down_layer1"))?,
+            down_layer2: Conv2d::new([32, 64], 5, 2, vb.pp("down_layer2"))?,
+            down_layer3: Conv2d::new([64, 64], 5, 2, vb.pp("down_layer3"))?,
+            up_layer1: Conv2d::new([64, 64], 5, 2, vb.pp("up_layer1"))?,
+            up_layer2: Conv2d::new([64, 32], 5, 2, vb.pp("up_layer2"))?,
+            up_layer3: Conv2d::new([32, config.out_channels], 5, 2, vb.pp("up_layer3"))?,
             config: config.clone(),
         })
     }
@@ -113,17 +113,17 @@ impl Model for BasicUNet {
             return Err(Error::Input { model: Self::CLASS_NAME, reason });
         }
         Ok(kakusan_ops::network([x], |[x]| {
-            let skip1 = self.down_layer1.forward(&x)?; // [b, 32, h, w]
+            let skip1 = self.down_layer1.forward_silu(&x)?; // [b, 32, h, w]
             let h = skip1.max_pool2d()?; // [b, 32, h/2, w/2]
-            let skip2 = self.down_layer2.forward(&h)?; // [b, 64, h/2, w/2]
+            let skip2 = self.down_layer2.forward_silu(&h)?; // [b, 64, h/2, w/2]
             let h = skip2.max_pool2d()?; // [b, 64, h/4, w/4]
-            let h = self.down_layer3.forward(&h)?; // [b, 64, h/4, w/4]
+            let h = self.down_layer3.forward_silu(&h)?; // [b, 64, h/4, w/4]
 
-            let h = self.up_layer1.forward(&h)?; // [b, 64, h/4, w/4]
+            let h = self.up_layer1.forward_silu(&h)?; // [b, 64, h/4, w/4]
             let h = h.upsample_add(&skip2)?; // [b, 64, h/2, w/2]
-            let h = self.up_layer2.forward(&h)?; // [b, 32, h/2, w/2]
+            let h = self.up_layer2.forward_silu(&h)?; // [b, 32, h/2, w/2]
             let h = h.upsample_add(&skip1)?; // [b, 32, h, w]
-            self.up_layer3.forward(&h) // [b, out_channels, h, w]
+            self.up_layer3.forward_silu(&h) // [b, out_channels, h, w]
         })?)
     }
 }

@@ -47,6 +47,11 @@ impl Conv2d {
     pub(crate) fn forward(&self, x: &Features) -> candle_core::Result<Features> {
         x.conv2d(&self.weight, Some(&self.bias), self.options)
     }
+
+    /// SiLU of the convolution.
+    pub(crate) fn forward_silu(&self, x: &Features) -> candle_core::Result<Features> {
+        x.conv2d_silu(&self.weight, Some(&self.bias), self.options)
+    }
 }
 
 /// `nn.Linear` with a bias, on the channels of every pixel.

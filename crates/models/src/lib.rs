@@ -26,7 +26,6 @@
 #![forbid(unsafe_code)]
 
 mod basic_unet;
-mod conv;
 mod dropout;
 mod error;
 mod layers;
