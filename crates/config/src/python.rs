@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        let text = "{\n  \"a\": [\n    1,\n    2.5,\n    -Infinity\n  ],\n  \"b\": {},\n  \"c\": \"Infinity \\\" NaN\\u00e9\\ud83d\\ude00\",\n  \"d\": NaN,\n  \"e\": []\n}\n";
+        let text = "{\n  \"a\": [\n    1,\n    2.5,\n    0.021844674407370954,\n    -Infinity\n  ],\n  \"b\": {},\n  \"c\": \"Infinity \\\" NaN\\u00e9\\ud83d\\ude00\",\n  \"d\": NaN,\n  \"e\": []\n}\n";
         assert_eq!(to_json(&from_json(text).unwrap()), text);
     }
 

@@ -2,6 +2,8 @@
 //!
 //! candle-datasets' own row reader drops bad rows and panics on bad images, so the columns are read here.
 
+mod source;
+
 use std::{
     fs::File,
     path::{Path, PathBuf},
@@ -16,6 +18,7 @@ use ::parquet::{
 };
 use rayon::prelude::*;
 
+use self::source::Source;
 use crate::{
     Error,
     photos::{Entry, Photo},
@@ -152,7 +155,7 @@ impl Table {
         let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
         let wrong = |reason| Error::Parquet { path: path.to_owned(), reason };
         let read = unpanicked(|| {
-            let metadata = ParquetMetaDataReader::new().parse_and_finish(&file);
+            let metadata = ParquetMetaDataReader::new().parse_and_finish(&Source(file));
             let metadata = metadata.map_err(|error| format!("not a sound parquet file: {error}"))?;
             let declared = Declared::of(&metadata);
             let image = image_column(&metadata, columns.image)?;
@@ -205,7 +208,7 @@ impl Table {
             return Err(format!("column {name} is not of type {}", T::get_physical_type()));
         }
         let file = File::open(&self.path).map_err(|error| format!("cannot be read: {error}"))?;
-        let pages = SerializedPageReader::new(Arc::new(file), chunk, rows, None).map_err(wrong)?;
+        let pages = SerializedPageReader::new(Arc::new(Source(file)), chunk, rows, None).map_err(wrong)?;
         let mut reader = ColumnReaderImpl::<T>::new(chunk.column_descr_ptr(), Box::new(pages));
         reader.skip_records(first).map_err(wrong)?;
         // A null has a level and no value.
@@ -480,6 +483,14 @@ mod tests {
         }
         assert!(reason(b"rubbish").contains("parquet"));
         assert!(reason(&[0xa5; 4096]).contains("parquet"));
+    }
+
+    /// A page's header that claims two thousand million numbers of eight bytes in a field that nobody knows.
+    #[test]
+    fn a_header_that_claims_more_than_there_is_is_refused_at_once() {
+        let mut bytes = write(SCHEMA, &[&[(grey(3, 2, 0), 1)]]);
+        bytes[4..11].copy_from_slice(&[0xf9, 0xf7, 0xff, 0xff, 0xff, 0xff, 0x07]);
+        assert!(reason(&bytes).contains("column image.bytes"), "{}", reason(&bytes));
     }
 
     /// The Hub's own file: set `KAKUSAN_HUB_DIR` to the folder that holds `ylecun-mnist/`, and `KAKUSAN_MNIST_DIR` to MNIST's IDX files.

@@ -327,6 +327,41 @@ fn pickles_that_wind_themselves_up_are_refused() {
     }
 }
 
+/// What a pickle says once and then repeats takes no memory again.
+#[test]
+fn what_a_pickle_repeats_is_not_copied() {
+    let text = |text: &[u8]| [b"X".as_slice(), &(text.len() as u32).to_le_bytes(), text].concat();
+    // a hundred thousand references to values whose key is a million letters long
+    let id = [b"(".to_vec(), text(b"storage"), b"ctorch\nFloatStorage\n".to_vec(), text(&[b'k'; 1_000_000])].concat();
+    let pickle =
+        [b"\x80\x02".as_slice(), &id, &text(b"cpu"), b"K\x01tq\x01", &b"h\x01Q".repeat(100_000), b"."].concat();
+    assert!(matches!(opened(&pickle), Err(Error::Pickle { .. })));
+    let flat = tensor(4, 0, [2, 2], [2, 1]);
+    let two = [b"J".as_slice(), &2i32.to_le_bytes()].concat().repeat(2);
+    let at = flat.windows(two.len()).position(|bytes| bytes == two).unwrap();
+    let ones = |count| [b"(".to_vec(), b"K\x01".repeat(count), b"t".to_vec()].concat();
+    let strides = at + two.len() + 1 + 11;
+    let with = |count| [&flat[..at], &ones(count), &ones(count), &flat[strides..]].concat();
+    assert_eq!(opened(&with(8)).unwrap().tensor("a").unwrap().dims(), [1; 8]);
+    assert!(matches!(opened(&with(9)), Err(Error::Pickle { .. })));
+}
+
+/// A tensor without values may claim any size in its other dimensions.
+#[test]
+fn an_empty_tensor_of_impossible_size_is_refused() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("w.safetensors");
+    let open = |side: u64| -> Result<Tensor, Error> {
+        let header = format!(r#"{{"a":{{"dtype":"F32","shape":[0,{side},{side}],"data_offsets":[0,0]}}}}"#);
+        fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat()).unwrap();
+        Checkpoint::open(&path)?.tensor("a")
+    };
+    assert_eq!(open(3)?.dims(), [0, 3, 3]);
+    let error = open(1 << 40).unwrap_err().to_string();
+    assert!(error.contains("which is too large"), "{error}");
+    Ok(())
+}
+
 #[test]
 fn a_variant_is_chosen_where_there_is_one() {
     let choose = |names: &[&str], variant| choose_weights(names.iter().copied(), variant);

@@ -296,8 +296,13 @@ impl Trainer {
         Ok(weights)
     }
 
-    /// Writes a checkpoint under `parent` and gives its folder; `mean_loss` is that of the last steps.
-    pub(crate) fn save_checkpoint(&self, parent: &Path, mean_loss: f64) -> Result<PathBuf> {
+    /// Writes a checkpoint under `parent` and gives its folder, `checkpoint-<step>`, which appears whole or not at all;
+    /// `mean_loss` is that of the last steps. Of the older ones there stay those that `train.keep_checkpoints` and
+    /// `train.keep_best` say.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn save_checkpoint(&self, parent: &Path, mean_loss: f64) -> Result<PathBuf> {
         let keep = Keep { newest: self.train.keep_checkpoints, best: self.train.keep_best };
         let state = self.optimizer.state(&self.weights)?;
         checkpoint::write(parent, &self.progress, mean_loss, &state, keep, |dir| {
@@ -309,12 +314,17 @@ impl Trainer {
         })
     }
 
-    /// Goes back to a checkpoint: from there on every number is the one that the uninterrupted training has.
-    pub(crate) fn load_checkpoint(&mut self, dir: &Path) -> Result<()> {
+    /// Goes back to a checkpoint: from there on every number is the one that the uninterrupted training has. One that is
+    /// refused changes nothing.
+    ///
+    /// # Errors
+    /// When a file of `dir` is missing or not as it was written, or is of another training.
+    pub fn load_checkpoint(&mut self, dir: &Path) -> Result<()> {
         let (progress, state) = checkpoint::read(dir)?;
         let of_epoch = self.loader.steps_per_epoch();
         let steps = |batches: usize| batches.div_ceil(self.train.gradient_accumulation_steps.max(1));
-        if progress.step != progress.epoch * steps(of_epoch) + steps(progress.batch) || progress.batch >= of_epoch {
+        let done = progress.epoch.checked_mul(steps(of_epoch)).and_then(|done| done.checked_add(steps(progress.batch)));
+        if done != Some(progress.step) || progress.batch >= of_epoch {
             return Err(checkpoint::unusable(dir, "it is from a training with other data or another batch_size"));
         }
         let load = |part: &str| {

@@ -88,6 +88,10 @@ fn errors_name_the_place_and_the_remedy() {
         (with("[train]", "[train"), "my.toml:13:"),
         (with("name = \"mnist\"", ""), "missing field `name`"),
         (error(""), "missing field `name`"),
+        (
+            error(&format!("{TEXT}[sample]\nsteps = 9223372036854775807\n")),
+            "my.toml:17:1: `steps`: LinearMixScheduler cannot sample in 9223372036854775807 steps",
+        ),
     ] {
         assert!(message.contains(expected), "{message}\nlacks\n{expected}");
     }

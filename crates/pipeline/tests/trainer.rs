@@ -167,3 +167,29 @@ fn every_optimiser_and_loss_learns() -> Result<()> {
     }
     Ok(())
 }
+
+/// The files of a checkpoint may come from anywhere; their checksums are right here.
+#[test]
+fn a_checkpoint_that_claims_the_impossible_is_refused_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut trainer = trainer(&config(&[]));
+    trainer.step().unwrap();
+    let checkpoint = trainer.save_checkpoint(dir.path(), 0.5).unwrap();
+    trainer.load_checkpoint(&checkpoint).unwrap();
+    let (progress, sums) = (checkpoint.join("progress.json"), checkpoint.join("SHA256SUMS"));
+    let good = std::fs::read_to_string(&progress).unwrap();
+    let without = std::fs::read_to_string(&sums).unwrap();
+    let without: String =
+        without.lines().filter(|line| !line.ends_with("progress.json")).map(|l| format!("{l}\n")).collect();
+    std::fs::write(&sums, without).unwrap();
+    for (from, to) in [
+        ("\"epoch\": 0", format!("\"epoch\": {}", u64::MAX)),
+        ("\"batch\": 1", format!("\"batch\": {}", u64::MAX)),
+        ("\"step\": 1", format!("\"step\": {}", u64::MAX)),
+    ] {
+        assert!(good.contains(from));
+        std::fs::write(&progress, good.replace(from, &to)).unwrap();
+        assert!(matches!(trainer.load_checkpoint(&checkpoint), Err(Error::Checkpoint { .. })), "{to}");
+        assert_eq!(trainer.steps_done(), 1);
+    }
+}

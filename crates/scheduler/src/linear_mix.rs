@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
+use crate::schedule::check_count;
 use crate::tensors::{check_same, levels_of, per_image};
 use crate::{Draw, PixelRange, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 
@@ -74,7 +75,7 @@ impl Scheduler for LinearMixScheduler {
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
         options.only(Self::CLASS_NAME, &[])?;
-        let n = options.num_steps();
+        let n = check_count(Self::CLASS_NAME, options.num_steps())?;
         let timesteps = (0..n).map(|i| self.timestep.unwrap_or(amount(i, n))).collect();
         Ok(Box::new(LinearMixRun { steps: Steps::new(Self::CLASS_NAME, timesteps, options.start)? }))
     }

@@ -96,6 +96,8 @@ fn impossible_steps_say_which_are_possible() -> TestResult {
     assert_eq!(error(0), "DDPMScheduler cannot sample in 0 steps: at least one is needed");
     assert!(error(1001).contains("it can do at most 1000"));
     assert!(error(1000).contains("with steps_offset 1 the first timestep is 1000, but there is none after 999"));
+    let far = scheduler("DDPMScheduler", json!({"steps_offset": u64::MAX, "timestep_spacing": "leading"}))?;
+    assert!(far.run(10).unwrap_err().to_string().contains("there is none after 999"));
     let error =
         |timesteps: &[f64]| ddpm.run_with(&RunOptions::timesteps(timesteps.iter().copied())).unwrap_err().to_string();
     assert!(error(&[1000.0, 3.0]).contains("timestep 1000 is not one of 0 to 999"));

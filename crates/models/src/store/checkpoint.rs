@@ -130,6 +130,10 @@ impl Checkpoint {
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         let refused = |reason| Error::Mismatch { path: self.path.clone(), problems: vec![format!("{name}: {reason}")] };
         let info = self.info(name).ok_or_else(|| refused("missing".to_owned()))?;
+        // where a dimension is 0 the others may be anything, but who steps along them multiplies them
+        if info.shape.iter().try_fold(1usize, |size, &side| size.checked_mul(side.max(1))).is_none() {
+            return Err(refused(format!("its shape is {:?}, which is too large", info.shape)));
+        }
         let values = self.values(name).map_err(refused)?;
         Ok(Tensor::from_vec(values, info.shape.as_slice(), &Device::Cpu)?)
     }

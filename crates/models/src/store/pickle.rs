@@ -71,15 +71,15 @@ pub(crate) enum Object {
     List(Vec<Value>),
     Dict(Vec<(Value, Value)>),
     Storage(Storage),
-    Tensor(PickledTensor),
+    Tensor(Box<PickledTensor>),
 }
 
 /// Values one after the other, in an archive's entry or at a file's end.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Storage {
     pub(crate) dtype: Dtype,
-    /// What the file calls it.
-    pub(crate) key: String,
+    /// What the file calls it: a text.
+    pub(crate) key: Value,
     /// How many values there are.
     pub(crate) len: u64,
 }
@@ -138,13 +138,13 @@ impl Pickle {
         }
     }
 
-    /// A tuple of integers that are sizes.
+    /// A tuple of integers that are sizes, one for each dimension.
     fn sizes(&self, value: Value) -> Option<Vec<usize>> {
         let size = |value: &Value| match *value {
             Value::Int(size) => usize::try_from(size).ok(),
             _ => None,
         };
-        self.tuple(value)?.iter().map(size).collect()
+        self.tuple(value).filter(|sizes| sizes.len() <= MAX_DIMENSIONS)?.iter().map(size).collect()
     }
 }
 
@@ -382,7 +382,7 @@ impl<R: BufRead> Machine<R> {
             let (&[kind, class, key, _location, length], rest) = pickle.tuple(id)?.split_first_chunk()?;
             let (Value::Global(Global::Storage(dtype)), Value::Int(length)) = (class, length) else { return None };
             let known = pickle.text(kind) == Some("storage") && matches!(rest, [] | [Value::None]);
-            let key = pickle.text(key).filter(|_| known)?.to_owned();
+            pickle.text(key).filter(|_| known)?;
             Some(Storage { dtype, key, len: u64::try_from(length).ok()? })
         };
         let storage = storage().ok_or("it refers to values in a way that torch does not")?;
@@ -397,7 +397,7 @@ impl<R: BufRead> Machine<R> {
             Value::Global(Global::OrderedDict) if values.is_empty() => self.object(Object::Dict(vec![])),
             Value::Global(Global::RebuildTensor) => {
                 let tensor = self.tensor(values).ok_or_else(wrong)??;
-                self.object(Object::Tensor(tensor))
+                self.object(Object::Tensor(Box::new(tensor)))
             }
             // the tensor itself, whether it learns, its hooks
             Value::Global(Global::RebuildParameter) => match values.first().map(|&v| (v, self.pickle.object(v))) {
@@ -415,7 +415,7 @@ impl<R: BufRead> Machine<R> {
             return None;
         };
         let (shape, strides) = (self.pickle.sizes(shape)?, self.pickle.sizes(strides)?);
-        let tensor = PickledTensor { storage: storage.clone(), offset: offset.try_into().ok()?, shape, strides };
+        let tensor = PickledTensor { storage: *storage, offset: offset.try_into().ok()?, shape, strides };
         Some(match tensor.shape.len() == tensor.strides.len() && tensor.is_within() {
             true => Ok(tensor),
             false => Err(format!(
@@ -458,6 +458,8 @@ impl PickledTensor {
     }
 }
 
+/// Weights have five at most. Many tensors may take their shape from one tuple: it has to stay short.
+const MAX_DIMENSIONS: usize = 8;
 const CUT_SHORT: &str = "its pickle is cut short";
 /// The longest name of a module or class that is looked at.
 const MAX_NAME: u64 = 1024;

@@ -113,7 +113,8 @@ fn storages(description: &Pickle) -> BTreeMap<&str, u64> {
         Some(Object::Tensor(tensor)) => Some(&tensor.storage),
         _ => None,
     });
-    tensors.map(|storage| (storage.key.as_str(), storage.dtype.bitsize() as u64 / 8)).collect()
+    let sizes = tensors.map(|storage| Some((description.text(storage.key)?, storage.dtype.bitsize() as u64 / 8)));
+    sizes.flatten().collect()
 }
 
 /// The dictionary of tensors that a pickle holds, each with its place in the file.
@@ -134,7 +135,8 @@ fn tensors(
         if !names.insert(name) {
             return Err(format!("it holds two tensors called `{name}`"));
         }
-        let entry = place(&tensor.storage.key).and_then(|place| entry(tensor, &place));
+        let place = pickle.text(tensor.storage.key).and_then(&place);
+        let entry = place.and_then(|place| entry(tensor, &place));
         tensors.push((name.to_owned(), entry.ok_or_else(|| format!("the values of `{name}` are not in it"))?));
     }
     Ok(tensors)

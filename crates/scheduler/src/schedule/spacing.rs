@@ -60,7 +60,9 @@ impl SpacingConfig {
             TimestepSpacing::Linspace => {
                 linspace_f64(0.0, (t - 1) as f64, n).into_iter().rev().map(|timestep| timestep as f32).collect()
             }
-            TimestepSpacing::Leading => (0..n).rev().map(|i| (i * (t / n) + self.steps_offset) as f32).collect(),
+            TimestepSpacing::Leading => {
+                (0..n).rev().map(|i| (i * (t / n)).saturating_add(self.steps_offset) as f32).collect()
+            }
             TimestepSpacing::Trailing => {
                 // diffusers' arange rounds to one more, timestep -1, where t / (t / n) is just above n
                 let ratio = t as f64 / n as f64;

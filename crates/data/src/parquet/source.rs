@@ -1,0 +1,48 @@
+//! The file under the parquet crate, which believes what headers claim.
+
+use std::{
+    fs::File,
+    io::{BufReader, ErrorKind, Read},
+};
+
+use ::parquet::{
+    errors::{ParquetError, Result},
+    file::reader::{ChunkReader, Length},
+};
+use bytes::Bytes;
+
+/// A file that is never asked for more than it has.
+pub(super) struct Source(pub(super) File);
+
+impl Length for Source {
+    fn len(&self) -> u64 {
+        Length::len(&self.0)
+    }
+}
+
+impl ChunkReader for Source {
+    type T = ToTheEnd;
+
+    fn get_read(&self, start: u64) -> Result<ToTheEnd> {
+        Ok(ToTheEnd(self.0.get_read(start)?))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
+        match start.checked_add(length as u64) {
+            Some(end) if end <= self.len() => self.0.get_bytes(start, length),
+            _ => Err(ParquetError::EOF(format!("{length} bytes from {start} on are more than there are"))),
+        }
+    }
+}
+
+/// A file whose end is an error: who skips two thousand million values that a header claims does not stop at no bytes.
+pub(super) struct ToTheEnd(BufReader<File>);
+
+impl Read for ToTheEnd {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self.0.read(buffer)? {
+            0 if !buffer.is_empty() => Err(ErrorKind::UnexpectedEof.into()),
+            count => Ok(count),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What the targets share: a limit on memory, files to read, and whose panics are findings.
+
+use std::alloc::System;
+use std::fs;
+use std::path::Path;
+use std::sync::Once;
+
+use cap::Cap;
+use kakusan_data::{DataConfig, load};
+use kakusan_hub::{Hub, HubConfig};
+use kakusan_models::Checkpoint;
+use tempfile::TempDir;
+
+#[global_allocator]
+static MEMORY: Cap<System> = Cap::new(System, usize::MAX);
+
+/// From here on at most `bytes` more may be held at a time; what asks for more ends the process, which is a finding.
+pub fn allow_memory(bytes: usize) {
+    let _ = MEMORY.set_limit(usize::MAX);
+    MEMORY.set_limit(MEMORY.allocated().saturating_add(bytes)).expect("a limit above what is held");
+}
+
+/// A folder in memory, where the system has such, that goes with the value.
+pub fn scratch() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    tempfile::Builder::new().prefix("kakusan-fuzz-").tempdir_in(parent).expect("a folder can be made")
+}
+
+/// Writes `bytes` as the file `name` of `dir`.
+pub fn write(dir: &Path, name: &str, bytes: &[u8]) {
+    let path = dir.join(name);
+    fs::create_dir_all(path.parent().unwrap_or(dir)).expect("a folder can be made");
+    fs::write(path, bytes).expect("a file can be written");
+}
+
+/// Reads whatever a checkpoint's file holds: each tensor is as its description says, or refused.
+pub fn read_checkpoint(path: &Path) {
+    let Ok(checkpoint) = Checkpoint::open(path) else { return };
+    for (name, info) in checkpoint.tensors() {
+        if let Ok(tensor) = checkpoint.tensor(name) {
+            assert_eq!(tensor.dims(), info.shape, "{name}");
+        }
+    }
+}
+
+/// Loads a set of images, the Hub's from `cache`, and decodes them: each has the set's shape, or is refused.
+pub fn read_images(config: &DataConfig, cache: &Path) {
+    let mut hub = HubConfig::new("http://127.0.0.1:9", cache);
+    hub.offline = true;
+    let Ok(loaded) = load(config, &Hub::new(hub)) else { return };
+    let images = loaded.images;
+    assert_eq!(images.labels().len(), images.len());
+    for i in 0..images.len() {
+        assert!((images.label(i) as usize) < images.class_names().len());
+        if let Ok(image) = images.image(i) {
+            assert_eq!(image.len(), images.shape().iter().product::<usize>());
+        }
+    }
+}
+
+/// Lets panics of other people's decoders be: the crate `data` catches them and calls the file damaged. A panic of our
+/// own code, caught or not, and one that nobody catches stay findings.
+pub fn forgive_decoders() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let abort = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if panic.location().is_none_or(|place| place.file().contains("crates/data/")) {
+                abort(panic);
+            }
+        }));
+    });
+}
