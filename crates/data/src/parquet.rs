@@ -3,6 +3,7 @@
 //! candle-datasets' own row reader drops bad rows and panics on bad images, so the columns are read here.
 
 mod source;
+mod thrift;
 
 use std::{
     fs::File,
@@ -155,12 +156,22 @@ impl Table {
         let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
         let wrong = |reason| Error::Parquet { path: path.to_owned(), reason };
         let read = unpanicked(|| {
-            let metadata = ParquetMetaDataReader::new().parse_and_finish(&Source(file));
+            let file = Source(file);
+            file.check_footer()?;
+            let metadata = ParquetMetaDataReader::new().parse_and_finish(&file);
             let metadata = metadata.map_err(|error| format!("not a sound parquet file: {error}"))?;
             let declared = Declared::of(&metadata);
             let image = image_column(&metadata, columns.image)?;
             let label = label_column(&metadata, columns.label, &declared)?;
             let names = label.as_ref().and_then(|(_, name)| declared.names(name));
+            for group in metadata.row_groups() {
+                for leaf in [Some(image), label.as_ref().map(|(leaf, _)| *leaf)].into_iter().flatten() {
+                    let chunk = group.column(leaf);
+                    let (start, len) = chunk.byte_range();
+                    let checked = thrift::check_pages(&file.0, start, len);
+                    checked.map_err(|reason| format!("column {}: {reason}", chunk.column_path().string()))?;
+                }
+            }
             Ok(Self { path: path.to_owned(), metadata, image, label: label.map(|(leaf, _)| leaf), names })
         });
         read.map_err(wrong)
@@ -491,6 +502,19 @@ mod tests {
         let mut bytes = write(SCHEMA, &[&[(grey(3, 2, 0), 1)]]);
         bytes[4..11].copy_from_slice(&[0xf9, 0xf7, 0xff, 0xff, 0xff, 0xff, 0x07]);
         assert!(reason(&bytes).contains("column image.bytes"), "{}", reason(&bytes));
+    }
+
+    /// The fuzzer's: lists of truth values without end in the footer, and a page that claims to unpack to two gigabytes.
+    #[test]
+    fn claims_that_would_take_time_or_memory_are_refused() {
+        let bytes = write(SCHEMA, &[&[(grey(3, 2, 0), 1)]]);
+        let lists = [0xf9, 0xf1, 0xff, 0xff, 0xff, 0xff, 0x07].repeat(1000);
+        let footer = [&lists[..], &(lists.len() as u32).to_le_bytes(), b"PAR1"].concat();
+        assert!(reason(&[&bytes[..], &footer].concat()).contains("its footer is damaged"));
+        let page = [0x15, 0x00, 0x15, 0xfe, 0xff, 0xff, 0xff, 0x0f, 0x15, 0x00, 0x00]; // its sizes, unpacked and packed
+        let mut claims = bytes;
+        claims[4..4 + page.len()].copy_from_slice(&page);
+        assert!(reason(&claims).contains("a page of 0 bytes claims to unpack to 2147483647"), "{}", reason(&claims));
     }
 
     /// The Hub's own file: set `KAKUSAN_HUB_DIR` to the folder that holds `ylecun-mnist/`, and `KAKUSAN_MNIST_DIR` to MNIST's IDX files.

@@ -11,8 +11,26 @@ use ::parquet::{
 };
 use bytes::Bytes;
 
+use super::thrift;
+
 /// A file that is never asked for more than it has.
 pub(super) struct Source(pub(super) File);
+
+impl Source {
+    /// Makes sure that the footer, whose length and mark are the file's last eight bytes, can be read.
+    pub(super) fn check_footer(&self) -> std::result::Result<(), String> {
+        let size = self.len();
+        let tail = size.checked_sub(TAIL).and_then(|start| self.get_bytes(start, TAIL as usize).ok());
+        let len = tail.and_then(|tail| tail.first_chunk().map(|&len| u32::from_le_bytes(len).into()));
+        match len.and_then(|len: u64| Some((size.checked_sub(TAIL)?.checked_sub(len)?, len))) {
+            Some((start, len)) => thrift::check_footer(&self.0, start, len),
+            None => Err("not a sound parquet file: it is cut short".to_owned()),
+        }
+    }
+}
+
+/// A footer's length, and `PAR1`.
+const TAIL: u64 = 8;
 
 impl Length for Source {
     fn len(&self) -> u64 {
