@@ -144,6 +144,9 @@ fn open(bytes: &[u8]) -> Result<impl ImageDecoder, String> {
         pixels if pixels > MAX_PIXELS => {
             Err(format!("claims {width} x {height} pixels; more than {MAX_PIXELS} are taken for a decompression bomb"))
         }
+        _ if format == ImageFormat::WebP && !webp_fits(bytes, width, height) => {
+            Err(format!("is damaged: a frame is larger than the picture of {width} x {height} pixels"))
+        }
         _ => Ok(decoder),
     }
 }
@@ -177,7 +180,47 @@ fn jpeg_ends(bytes: &[u8]) -> bool {
     false
 }
 
+/// Whether each lossy frame of a WebP lies within the picture: its decoder unpacks a frame first and compares then.
+fn webp_fits(bytes: &[u8], width: u32, height: u32) -> bool {
+    let mut at = 12;
+    while let Some(&[a, b, c, d, ref len @ ..]) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let (start, len) = (at + 8, u32::from_le_bytes(*len) as usize);
+        at = match &[a, b, c, d] {
+            b"ANMF" => start + 16, // where the frame's own chunks begin
+            _ => start.saturating_add(len).saturating_add(len % 2),
+        };
+        if &[a, b, c, d] == b"VP8 "
+            && let Some(&[w0, w1, h0, h1]) = bytes.get(start + 6..).and_then(|rest| rest.first_chunk::<4>())
+        {
+            let side = |low, high| u32::from(u16::from_le_bytes([low, high]) & 0x3fff);
+            if side(w0, w1) > width || side(h0, h1) > height {
+                return false;
+            }
+        }
+    }
+    true
+}
+
 /// A decoder that gives up with a panic is an error like any other.
 fn guarded<T>(work: impl FnOnce() -> Result<T, String> + std::panic::UnwindSafe) -> Result<T, String> {
     catch_unwind(work).unwrap_or_else(|_| Err("is damaged: its decoder gave up on it".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a WebP of 9 x 7 pixels says of a lossy frame in it decides how much is unpacked.
+    #[test]
+    fn a_webp_frame_larger_than_its_picture_is_refused() {
+        let of_side = |side: u16| {
+            let chunk = |name: &[u8], data: &[u8]| [name, &(data.len() as u32).to_le_bytes(), data].concat();
+            let frame =
+                [&[0x10, 0, 0, 0x9d, 0x01, 0x2a][..], &side.to_le_bytes(), &side.to_le_bytes(), &[0; 6]].concat();
+            let chunks = [chunk(b"VP8X", &[0, 0, 0, 0, 8, 0, 0, 6, 0, 0]), chunk(b"VP8 ", &frame)].concat();
+            header(&[b"RIFF", &(chunks.len() as u32 + 4).to_le_bytes()[..], b"WEBP", &chunks].concat())
+        };
+        assert_eq!(of_side(7), Ok(Header { width: 9, height: 7, grey: false }));
+        assert!(of_side(0x3fff).unwrap_err().contains("larger than the picture of 9 x 7"));
+    }
 }
