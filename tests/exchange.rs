@@ -1,18 +1,32 @@
-//! Checkpoints go both ways between this and Python's diffusers: `python/exchange.py`, with the Python that
-//! `KAKUSAN_PYTHON` names. It needs torch and diffusers, so it runs on demand:
+//! What Python makes of what we write, and the other way round: checkpoints with diffusers (`python/exchange.py`), a run's log
+//! with TensorBoard (`python/tensorboard_log.py`), by the Python that `KAKUSAN_PYTHON` names. That needs torch, diffusers
+//! and tensorboard, so these run on demand:
 //!
 //!     KAKUSAN_PYTHON=python cargo test --test exchange -- --ignored
 
 use std::path::Path;
 use std::process::Command;
 
+/// What a script says of the command; it has to end well.
+fn run(script: &str) -> String {
+    let python = std::env::var("KAKUSAN_PYTHON").expect("KAKUSAN_PYTHON names a Python with what the script needs");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/python").join(script);
+    let done = Command::new(python).arg(script).args(["--kakusan", env!("CARGO_BIN_EXE_kakusan")]).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    said
+}
+
 #[test]
 #[ignore = "needs a Python with torch and diffusers, named by KAKUSAN_PYTHON"]
 fn checkpoints_go_both_ways() {
-    let python = std::env::var("KAKUSAN_PYTHON").expect("KAKUSAN_PYTHON names a Python with torch and diffusers");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/python/exchange.py");
-    let done = Command::new(python).arg(script).args(["--kakusan", env!("CARGO_BIN_EXE_kakusan")]).output().unwrap();
-    let said = String::from_utf8_lossy(&done.stdout);
-    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    let said = run("exchange.py");
     assert!(said.lines().count() > 30, "{said}");
+}
+
+#[test]
+#[ignore = "needs a Python with tensorboard, named by KAKUSAN_PYTHON"]
+fn tensorboard_opens_a_runs_log() {
+    let said = run("tensorboard_log.py");
+    assert!(said.contains("8 steps, 2 pictures"), "{said}");
 }

@@ -207,3 +207,34 @@ fn a_training_that_diverges_says_where_and_how_to_go_on() {
     assert!(said.contains("kakusan train --resume run --allow-changes --set train.learning_rate"), "{said}");
     assert!(place.path("run/checkpoints/checkpoint-1/SHA256SUMS").is_file());
 }
+
+/// A checkpoint of the tutorial's network takes 3.7 MB: the second finds no place any more.
+#[test]
+#[cfg(target_os = "linux")]
+#[ignore = "mounts a small file system, which takes root"]
+fn a_training_on_a_full_disk_stops_and_goes_on_when_there_is_room() {
+    let place = Workplace::new();
+    let run = |program: &str, args: &[&str]| {
+        let done = std::process::Command::new(program).args(args).output().unwrap();
+        assert!(done.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    let disk = place.path("disk");
+    fs::create_dir(&disk).unwrap();
+    let path = disk.to_str().unwrap();
+    run("mount", &["-t", "tmpfs", "-o", "size=6m", "none", path]);
+    let settings = ["--set", "train.checkpoint_every=2", "--set", "train.keep_checkpoints=9"];
+    let said = place.train("disk/run", &settings).expect(1).stderr();
+    assert!(said.contains("No space left on device") && said.contains("--resume disk/run"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    assert!(disk.join("run/checkpoints/checkpoint-2/SHA256SUMS").is_file(), "the first checkpoint is whole");
+    assert!(!disk.join("run/checkpoints/checkpoint-4").exists(), "the second is not there in part");
+
+    run("mount", &["-o", "remount,size=64m", path]);
+    place.run(&["train", "--resume", "disk/run"]).expect(0);
+    place.train("plain", &settings).expect(0);
+    let weights = "unet/diffusion_pytorch_model.safetensors";
+    let same =
+        fs::read(disk.join("run").join(weights)).unwrap() == fs::read(place.path("plain").join(weights)).unwrap();
+    run("umount", &[path]);
+    assert!(same, "it ends where an undisturbed training ends");
+}

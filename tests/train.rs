@@ -153,6 +153,8 @@ fn a_killed_training_leaves_nothing_half_and_goes_on_to_the_same_weights() {
     let mut child = start(&place, &args, 5);
     child.kill().unwrap();
     child.wait().unwrap();
+    let report = fs::read_to_string(place.path("run/report.html")).unwrap();
+    assert!(report.contains("This training is under way") && report.contains("http-equiv=\"refresh\""));
     for _ in 0..2 {
         // whatever has its final name is whole
         for entry in fs::read_dir(place.path("run/checkpoints")).unwrap() {
@@ -228,6 +230,8 @@ fn the_average_is_saved_and_watched() {
     assert!(average == bytes(&place.path("run").join(WEIGHTS)), "the run's model is the average");
     assert!(average != bytes(&checkpoint.join(WEIGHTS)));
     assert!(place.path("run/images/epoch-002.png").is_file() && !place.path("run/images/epoch-001.png").exists());
+    let report = fs::read_to_string(place.path("run/report.html")).unwrap();
+    assert!(report.contains("after epoch 2") && !report.contains("http-equiv"));
     assert!(bytes(&place.path("run/logs/events.out.tfevents.0.kakusan")).len() > 8 * 100);
     let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
     for line in metrics.lines() {

@@ -1,7 +1,8 @@
 """Small pictures of every kind, and what torchvision makes of them: `images.safetensors`.
 
 The pictures are drawn here (gradients, shapes, noise) and kept in the file as the bytes of PNG, JPEG, WebP and GIF. Beside each lie, as bytes
-`[c, h, w]`, what `Resize(side) -> CenterCrop(side)` gives of it in grey and in RGB, and the whole of `Resize(24)` in RGB.
+`[c, h, w]`, what `Resize(side) -> CenterCrop(side)` gives of it in grey and in RGB, and the whole of `Resize(24)` in RGB. Of further JPEGs, in
+every subsampling of the chroma and of every kind, lie there the decoded pixels and what `Resize(12) -> CenterCrop(12)` and a flip make of them.
 """
 
 import argparse
@@ -105,6 +106,52 @@ for name, data in files.items():
             resized = transforms.Resize(side)(picture)
             keep(f"center.{name}.{channels}.{side}", transforms.CenterCrop(side)(resized))
     keep(f"whole.{name}", transforms.Resize(24)(opened(name, 3)))
+
+
+def noise(width, height):
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def jpeg(picture, subsampling, **options):
+    if subsampling != "4:4:0":
+        return file(picture, "JPEG", subsampling=subsampling, **options)
+    # Pillow does not write it: it writes 4:2:2, and the header is made to say that blocks side by side lie one above the other.
+    width, height = picture.size
+    columns, rows = -(-width // 8), -(-height // 16)
+    padding = ((0, rows * 16 - height), (0, columns * 8 - width), (0, 0))
+    pixels = np.pad(np.asarray(picture.convert("YCbCr")), padding, "edge").reshape(rows, 2, 8, columns, 8, 3)
+    luma = pixels[..., :1].transpose(0, 2, 3, 1, 4, 5).reshape(rows * 8, columns * 16, 1)
+    chroma = pixels[..., 1:].reshape(rows, 8, 2, columns, 8, 2).mean(2).round().astype(np.uint8)
+    chroma = chroma.reshape(rows * 8, columns * 8, 2).repeat(2, 1)
+    data = file(Image.fromarray(np.concatenate([luma, chroma], -1), "YCbCr"), "JPEG", subsampling="4:2:2", **options)
+    size = lambda height, width: b"\x08" + height.to_bytes(2, "big") + width.to_bytes(2, "big") + b"\x03\x01"
+    before, after = size(rows * 8, columns * 16) + b"\x21", size(height, width) + b"\x12"
+    assert data.count(before) == 1
+    return data.replace(before, after)
+
+
+jpegs = {}
+for kind, make in (("photograph", photograph), ("noise", noise)):
+    for i, subsampling in enumerate(("4:4:4", "4:2:2", "4:2:0", "4:4:0")):
+        for progressive in (False, True):
+            size = [(37, 29), (21, 27), (17, 33), (35, 19)][(i + progressive) % 4]
+            quality = [50, 75, 92, 100][len(jpegs) // 2 % 4 if progressive else -1 - i]
+            name = f"{kind}-{subsampling}-{'progressive' if progressive else 'baseline'}"
+            jpegs[name] = jpeg(make(*size), subsampling, quality=quality, progressive=progressive)
+jpegs["grey"] = file(photograph(35, 19).convert("L"), "JPEG", quality=85)
+jpegs["rgb"] = file(photograph(21, 13), "JPEG", quality=85, keep_rgb=True)
+jpegs["restarts"] = file(photograph(35, 19), "JPEG", quality=85, restart_marker_blocks=2)
+jpegs["cmyk"] = file(photograph(21, 13).convert("CMYK"), "JPEG", quality=85)
+adobe = jpegs["cmyk"].index(b"Adobe") + 11
+assert jpegs["cmyk"][adobe] == 0
+jpegs["ycck"] = jpegs["cmyk"][:adobe] + b"\x02" + jpegs["cmyk"][adobe + 1 :]
+for name, data in jpegs.items():
+    tensors[f"jpeg.{name}"] = np.frombuffer(data, np.uint8)
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    keep(f"decoded.{name}", picture)
+    center = transforms.CenterCrop(12)(transforms.Resize(12)(picture))
+    keep(f"jpeg-center.{name}", center)
+    keep(f"jpeg-flipped.{name}", transforms.functional.hflip(center))
 
 versions = {"torchvision": torchvision.__version__.split("+")[0], "pillow": Image.__version__}
 save_file(tensors, pathlib.Path(__file__).with_suffix(".safetensors"), metadata=versions)

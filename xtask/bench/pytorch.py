@@ -110,9 +110,11 @@ class UNet(torch.nn.Module):
         from diffusers import UNet2DModel
 
         self.unet = UNet2DModel(**settings)
+        self.knows_classes = settings.get("num_class_embeds") is not None
 
     def forward(self, x, timesteps):
-        return self.unet(x, timesteps, return_dict=False)[0]
+        labels = torch.zeros(len(x), dtype=torch.long) if self.knows_classes else None
+        return self.unet(x, timesteps, labels, return_dict=False)[0]
 
 
 def model(settings):
@@ -123,9 +125,10 @@ def model(settings):
     if class_name == "UNet2DModel":
         return UNet(settings), (channels, side, side)
     if class_name == "BasicUNet":
-        if (channels, settings.get("out_channels", 1)) != (1, 1):
-            raise NotImplementedError("BasicUNet here has one channel")
-        return BasicUNet(), (1, side, side)
+        net = BasicUNet()
+        net.down_layer1 = torch.nn.Conv2d(channels, 32, kernel_size=5, padding=2)
+        net.up_layer3 = torch.nn.Conv2d(32, settings.get("out_channels", 1), kernel_size=5, padding=2)
+        return net, (channels, side, side)
     raise NotImplementedError(f"there is no {class_name} in PyTorch here")
 
 

@@ -115,7 +115,7 @@ fn remedy(dataset: DatasetName) -> &'static str {
         DatasetName::Cifar10 => {
             "Name a folder that holds its binary version as `dir`, or see that the Hub can be reached."
         }
-        DatasetName::Folder => "Name a folder of pictures as `dir`.",
+        DatasetName::Folder => "Name a folder of pictures as `dir`, or by --data DIR.",
         DatasetName::Hub => "See that the Hub can be reached and that `repo`, `config_name` and `split` are right.",
     }
 }

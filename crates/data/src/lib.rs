@@ -32,6 +32,7 @@ mod error;
 mod folder;
 mod idx;
 mod image_set;
+mod jpeg;
 mod loader;
 mod parquet;
 mod photos;

@@ -2,9 +2,9 @@
 
 use std::{io::Cursor, panic::catch_unwind};
 
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, metadata::Orientation};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, metadata::Orientation};
 
-use crate::resize::resize;
+use crate::{jpeg::Jpeg, resize::resize};
 
 /// The most pixels of a picture, as it is and as it is resized. What claims more is taken for a decompression bomb.
 pub(crate) const MAX_PIXELS: u64 = 1 << 27;
@@ -46,11 +46,7 @@ pub(crate) fn decode(bytes: &[u8], channels: usize, background: [u8; 3]) -> Resu
     guarded(|| {
         let mut decoder = open(bytes)?;
         let orientation = orientation(&mut decoder);
-        let damaged = |error| format!("is damaged: {error}");
-        let mut image = DynamicImage::from_decoder(decoder).map_err(|error| damaged(error.to_string()))?;
-        if bytes.starts_with(&JPEG_BEGINS) && !jpeg_ends(bytes) {
-            return Err(damaged("the JPEG is cut short".to_owned())); // its decoder would paint the rest grey
-        }
+        let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
         image.apply_orientation(orientation);
         let (width, height) = (image.width() as usize, image.height() as usize);
         let (own, pixels) = match image {
@@ -128,16 +124,20 @@ pub(crate) fn luma([r, g, b]: [u8; 3]) -> u8 {
 }
 
 /// The decoder of a picture whose size is within the limits.
-fn open(bytes: &[u8]) -> Result<impl ImageDecoder, String> {
+fn open(bytes: &[u8]) -> Result<Box<dyn ImageDecoder + '_>, String> {
     let format = image::guess_format(bytes).map_err(|_| format!("is no picture that is known; {FORMATS}"))?;
     if !matches!(format, ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP | ImageFormat::Gif) {
         return Err(format!("is a {} file; {FORMATS}", format.extensions_str().first().unwrap_or(&"foreign")));
     }
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_PIXELS * 8); // a pixel has 8 bytes at most: four channels of 16 bits
-    reader.limits(limits);
-    let decoder = reader.into_decoder().map_err(|error| format!("is damaged: {error}"))?;
+    let decoder: Box<dyn ImageDecoder> = if format == ImageFormat::Jpeg {
+        Box::new(Jpeg::open(bytes).map_err(damaged)?)
+    } else {
+        let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+        let mut limits = Limits::default();
+        limits.max_alloc = Some(MAX_PIXELS * 8); // a pixel has 8 bytes at most: four channels of 16 bits
+        reader.limits(limits);
+        Box::new(reader.into_decoder().map_err(damaged)?)
+    };
     let (width, height) = decoder.dimensions();
     match u64::from(width) * u64::from(height) {
         0 => Err(format!("has {width} x {height} pixels")),
@@ -151,6 +151,10 @@ fn open(bytes: &[u8]) -> Result<impl ImageDecoder, String> {
     }
 }
 
+fn damaged(error: ImageError) -> String {
+    format!("is damaged: {error}")
+}
+
 const FORMATS: &str = "expected PNG, JPEG, WebP or GIF";
 
 /// Damaged EXIF is as none.
@@ -161,23 +165,6 @@ fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
 fn is_turned(orientation: Orientation) -> bool {
     use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
     matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
-}
-
-const JPEG_BEGINS: [u8; 3] = [0xff, 0xd8, 0xff];
-
-/// Whether the end marker follows the first scan. Within a scan's data the byte 255 is never followed by 0xd9.
-fn jpeg_ends(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    while let Some(&[0xff, marker, high, low]) = bytes.get(at..).and_then(|rest| rest.first_chunk::<4>()) {
-        at += match marker {
-            0xff => 1, // padding
-            _ => 2 + usize::from(u16::from_be_bytes([high, low])),
-        };
-        if marker == 0xda {
-            return bytes.get(at..).is_some_and(|data| data.windows(2).any(|pair| pair == [0xff, 0xd9]));
-        }
-    }
-    false
 }
 
 /// Whether each lossy frame of a WebP lies within the picture: its decoder unpacks a frame first and compares then.

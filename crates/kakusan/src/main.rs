@@ -4,6 +4,7 @@ mod convert;
 mod failure;
 mod info;
 mod machine;
+mod preview;
 mod progress;
 mod report;
 mod sample;

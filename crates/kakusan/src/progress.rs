@@ -8,6 +8,7 @@ use kakusan::data::{BadImage, SourceKind};
 use kakusan::hub::{Hub, HubConfig};
 use kakusan::pipeline::{Event, Result, thousands};
 
+use crate::preview;
 use crate::terminal::say;
 
 #[derive(Default)]
@@ -75,6 +76,13 @@ impl Progress {
                     epoch.epoch, epoch.mean_loss, epoch.seconds, epoch.images_per_second
                 ));
             }
+            Event::Samples { epoch, picture } => {
+                let title = match epoch {
+                    Some(epoch) => format!("Samples after epoch {epoch}, also in {}:", picture.display()),
+                    None => format!("New images, also in {}:", picture.display()),
+                };
+                self.suspended(|| preview::show(&title, picture));
+            }
             Event::Checkpoint(_) | Event::Wrote(_) => {}
         }
     }
@@ -100,9 +108,14 @@ impl Progress {
     }
 
     fn say(&self, line: &str) {
+        self.suspended(|| say(line));
+    }
+
+    /// Lets `write` write to the terminal, and draws the bar again after it.
+    fn suspended(&self, write: impl FnOnce()) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| say(line)),
-            None => say(line),
+            Some(bar) => bar.suspend(write),
+            None => write(),
         }
     }
 }

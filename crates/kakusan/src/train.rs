@@ -46,6 +46,9 @@ pub(crate) struct TrainArgs {
     /// End after so many optimiser steps
     #[arg(long, value_name = "N")]
     max_steps: Option<usize>,
+    /// Compute what the network keeps for the way back twice instead: less memory, more time
+    #[arg(long)]
+    grad_checkpoint: bool,
     /// cpu, cuda, cuda:N, or auto
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
@@ -68,6 +71,7 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
     let registry = Registry::default();
     let mut overrides = args.set;
     overrides.extend(args.seed.map(|seed| format!("train.seed={seed}")));
+    overrides.extend(args.grad_checkpoint.then(|| "train.gradient_checkpointing=true".to_owned()));
     overrides.extend(args.max_steps.map(|steps| format!("train.max_steps={steps}")));
 
     let named = match args.resume.clone().flatten().or(args.out) {

@@ -1,7 +1,7 @@
 //! What predicts: the networks, their initialisation, and diffusers' checkpoints (`config.json` and safetensors).
 //!
-//! [`BasicUNet`] is the tutorial's; [`UNet2DModel`] is diffusers', with every block and key that it has there. Either is a
-//! [`Model`]; [`ModelConfig`] is its configuration, from a file or from a table, and builds it.
+//! [`BasicUNet`] is the tutorial's; [`UNet2DModel`] is diffusers', with every block and key that it has there;
+//! [`ClassConditionedUnet`] is the diffusion course's, told classes in planes beside the image. Each is a [`Model`]; [`ModelConfig`] is its configuration, from a file or from a table, and builds it.
 //!
 //! A network is built from a [`candle_nn::VarBuilder`], in candle's idiom. [`Weights`] hands that builder out: with
 //! torch's initialisation in torch's order ([`Weights::initialise`]), from a checkpoint, strictly checked
@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod basic_unet;
+mod class_conditioned_unet;
 mod dropout;
 mod error;
 mod layers;
@@ -37,6 +38,7 @@ mod unet_2d;
 mod weights;
 
 pub use basic_unet::{BasicUNet, BasicUNetConfig};
+pub use class_conditioned_unet::{ClassConditionedUnet, ClassConditionedUnetConfig};
 pub use dropout::Dropout;
 pub use error::{Error, Result};
 pub use model::{Model, ModelConfig, Part};

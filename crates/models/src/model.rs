@@ -5,7 +5,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::outline::outline;
-use crate::{BasicUNet, BasicUNetConfig, Dropout, Error, Result, UNet2DConfig, UNet2DModel, legacy};
+use crate::{
+    BasicUNet, BasicUNetConfig, ClassConditionedUnet, ClassConditionedUnetConfig, Dropout, Error, Result, UNet2DConfig,
+    UNet2DModel, legacy,
+};
 
 /// What predicts: from corrupted images and their level to what the scheduler calls the target.
 pub trait Model: Send + Sync {
@@ -30,7 +33,19 @@ pub trait Model: Send + Sync {
         let _ = dropout;
         self.forward(x, level, labels)
     }
+
+    /// diffusers' `enable_gradient_checkpointing`: from then on [`forward_train`](Self::forward_train) takes less memory and
+    /// more time, because what blocks compute is computed anew on the way back.
+    ///
+    /// # Errors
+    /// [`Error::NoGradientCheckpointing`] for a model that cannot, as is the case unless it says otherwise.
+    fn enable_gradient_checkpointing(&mut self) -> Result<()> {
+        Err(Error::NoGradientCheckpointing(self.config().class_name()))
+    }
 }
+
+/// What the names of tensors begin with that belong to a network within the model.
+const INNER: &str = "model.";
 
 /// A part of a network: a layer or a block that its configuration names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,11 +66,14 @@ pub enum ModelConfig {
     BasicUNet(BasicUNetConfig),
     /// diffusers' [`UNet2DModel`].
     UNet2DModel(Box<UNet2DConfig>),
+    /// The diffusion course's [`ClassConditionedUnet`].
+    ClassConditionedUnet(Box<ClassConditionedUnetConfig>),
 }
 
 impl ModelConfig {
     /// The names of the classes that [`from_map`](Self::from_map) knows.
-    pub const CLASS_NAMES: &[&str] = &[BasicUNet::CLASS_NAME, UNet2DModel::CLASS_NAME];
+    pub const CLASS_NAMES: &[&str] =
+        &[BasicUNet::CLASS_NAME, UNet2DModel::CLASS_NAME, ClassConditionedUnet::CLASS_NAME];
 
     /// From a class name and its fields; fields that begin with `_` are ignored, absent ones take their default.
     ///
@@ -63,7 +81,7 @@ impl ModelConfig {
     /// For a class that does not exist, an unknown field, a wrong type, a value out of range.
     pub fn from_map(class_name: &str, fields: &Map<String, Value>) -> Result<Self> {
         let own = fields.iter().filter(|(key, _)| !key.starts_with('_'));
-        let own = Value::Object(own.map(|(key, value)| (key.clone(), value.clone())).collect());
+        let own: Map<String, Value> = own.map(|(key, value)| (key.clone(), value.clone())).collect();
         match class_name {
             BasicUNet::CLASS_NAME => {
                 let config: BasicUNetConfig = parse(class_name, own)?;
@@ -74,6 +92,11 @@ impl ModelConfig {
                 let config: Box<UNet2DConfig> = parse(class_name, own)?;
                 config.validate()?;
                 Ok(Self::UNet2DModel(config))
+            }
+            ClassConditionedUnet::CLASS_NAME => {
+                let config = ClassConditionedUnetConfig::from_fields(own, |fields| parse(class_name, fields))?;
+                config.validate()?;
+                Ok(Self::ClassConditionedUnet(Box::new(config)))
             }
             _ => {
                 let known = Self::CLASS_NAMES.iter().map(|&name| name.to_owned()).collect();
@@ -113,6 +136,7 @@ impl ModelConfig {
         let fields = match class_name {
             BasicUNet::CLASS_NAME => BasicUNetConfig::default().to_map(),
             UNet2DModel::CLASS_NAME => UNet2DConfig::default().to_map(),
+            ClassConditionedUnet::CLASS_NAME => ClassConditionedUnetConfig::default().to_map(),
             _ => Map::new(),
         };
         fields.into_iter().map(|(key, _)| key).collect()
@@ -136,6 +160,7 @@ impl ModelConfig {
         match self {
             Self::BasicUNet(_) => BasicUNet::CLASS_NAME,
             Self::UNet2DModel(_) => UNet2DModel::CLASS_NAME,
+            Self::ClassConditionedUnet(_) => ClassConditionedUnet::CLASS_NAME,
         }
     }
 
@@ -144,6 +169,7 @@ impl ModelConfig {
         match self {
             Self::BasicUNet(config) => config.to_map(),
             Self::UNet2DModel(config) => config.to_map(),
+            Self::ClassConditionedUnet(config) => config.to_map(),
         }
     }
 
@@ -152,6 +178,7 @@ impl ModelConfig {
         match self {
             Self::BasicUNet(_) => BasicUNetConfig::default().to_map(),
             Self::UNet2DModel(_) => UNet2DConfig::default().to_map(),
+            Self::ClassConditionedUnet(_) => ClassConditionedUnetConfig::default().to_map(),
         }
     }
 
@@ -160,14 +187,14 @@ impl ModelConfig {
     /// # Errors
     /// [`Error::NoSampleSize`] where the configuration leaves the size open.
     pub fn sample_shape(&self) -> Result<[usize; 3]> {
-        match self {
-            Self::BasicUNet(config) => Ok([config.in_channels, config.sample_size, config.sample_size]),
-            Self::UNet2DModel(config) => {
-                let size = config.sample_size.ok_or(Error::NoSampleSize(UNet2DModel::CLASS_NAME))?;
-                let [height, width] = size.height_and_width();
-                Ok([config.in_channels, height, width])
-            }
-        }
+        let unet = match self {
+            Self::BasicUNet(config) => return Ok([config.in_channels, config.sample_size, config.sample_size]),
+            Self::UNet2DModel(config) => config,
+            Self::ClassConditionedUnet(config) => &config.unet,
+        };
+        let size = unet.sample_size.ok_or(Error::NoSampleSize(self.class_name()))?;
+        let [height, width] = size.height_and_width();
+        Ok([unet.in_channels, height, width])
     }
 
     /// How many classes the model can be told, where it knows any.
@@ -175,6 +202,7 @@ impl ModelConfig {
         match self {
             Self::BasicUNet(_) => None,
             Self::UNet2DModel(config) => config.num_class_embeds.filter(|_| config.class_embed_type.is_none()),
+            Self::ClassConditionedUnet(config) => Some(config.num_classes),
         }
     }
 
@@ -183,7 +211,13 @@ impl ModelConfig {
         match self {
             Self::BasicUNet(_) => false,
             Self::UNet2DModel(config) => config.class_embed_type.is_some() || config.num_class_embeds.is_some(),
+            Self::ClassConditionedUnet(_) => true,
         }
+    }
+
+    /// Whether [`Model::enable_gradient_checkpointing`] has an effect.
+    pub fn supports_gradient_checkpointing(&self) -> bool {
+        matches!(self, Self::UNet2DModel(_) | Self::ClassConditionedUnet(_))
     }
 
     /// Builds the network from a store of weights.
@@ -194,6 +228,7 @@ impl ModelConfig {
         match self {
             Self::BasicUNet(config) => Ok(Box::new(BasicUNet::new(config, vb)?)),
             Self::UNet2DModel(config) => Ok(Box::new(UNet2DModel::new(config, vb)?)),
+            Self::ClassConditionedUnet(config) => Ok(Box::new(ClassConditionedUnet::new(config, vb)?)),
         }
     }
 
@@ -205,14 +240,16 @@ impl ModelConfig {
         let tensors = match self {
             Self::BasicUNet(config) => outline(|vb| BasicUNet::new(config, vb))?,
             Self::UNet2DModel(config) => config.outline()?,
+            Self::ClassConditionedUnet(config) => config.outline()?,
         };
         let mut parts: Vec<Part> = vec![];
         for (tensor, parameters) in tensors {
-            let mut words = tensor.split('.');
+            let (within, name) = tensor.split_at(if tensor.starts_with(INNER) { INNER.len() } else { 0 });
+            let mut words = name.split('.');
             let first = words.next().unwrap_or_default();
             let name = match words.next().filter(|word| word.parse::<usize>().is_ok()) {
-                Some(number) => format!("{first}.{number}"),
-                None => first.to_owned(),
+                Some(number) => format!("{within}{first}.{number}"),
+                None => format!("{within}{first}"),
             };
             match parts.last_mut().filter(|part| part.name == name) {
                 Some(part) => part.parameters += parameters,
@@ -223,7 +260,7 @@ impl ModelConfig {
     }
 
     fn class_of(&self, part: &str) -> Option<String> {
-        let (key, i) = match part.split_once('.')? {
+        let (key, i) = match part.trim_start_matches(INNER).split_once('.')? {
             ("down_blocks", i) => ("down_block_types", i),
             ("up_blocks", i) => ("up_block_types", i),
             _ => return None,
@@ -235,14 +272,14 @@ impl ModelConfig {
     pub fn tensor_name(&self, name: &str) -> String {
         match self {
             Self::BasicUNet(_) => BasicUNet::tensor_name(name),
-            Self::UNet2DModel(_) => legacy::attention_name(name),
+            Self::UNet2DModel(_) | Self::ClassConditionedUnet(_) => legacy::attention_name(name),
         }
     }
 }
 
 /// The fields of a configuration; errors name the key.
-fn parse<T: DeserializeOwned>(class_name: &str, fields: Value) -> Result<T> {
-    serde_path_to_error::deserialize(fields).map_err(|e| {
+fn parse<T: DeserializeOwned>(class_name: &str, fields: Map<String, Value>) -> Result<T> {
+    serde_path_to_error::deserialize(Value::Object(fields)).map_err(|e| {
         let (path, reason) = (e.path().to_string(), e.inner().to_string());
         let reason = if path == "." { reason } else { format!("{path}: {reason}") };
         Error::Config { origin: class_name.to_owned(), reason }

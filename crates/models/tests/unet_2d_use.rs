@@ -66,6 +66,47 @@ fn what_is_dropped_follows_from_seed_step_image_and_layer() -> TestResult {
 }
 
 #[test]
+fn gradient_checkpointing_changes_no_number() -> TestResult {
+    // every kind of block, with dropout: what is computed twice must drop the same numbers twice
+    let kinds = [
+        json!({"dropout": 0.3, "add_attention": true}),
+        json!({"dropout": 0.3, "downsample_type": "resnet", "upsample_type": "resnet", "norm_num_groups": 2,
+            "down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"],
+            "up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D"]}),
+        json!({"dropout": 0.3, "block_out_channels": [32, 64], "down_block_types": ["SkipDownBlock2D", "AttnSkipDownBlock2D"],
+            "up_block_types": ["AttnSkipUpBlock2D", "SkipUpBlock2D"]}),
+    ];
+    for kind in kinds {
+        let (weights, mut model) = initialised(kind.clone());
+        let (x, level) = (noise(1, &[2, 3, 8, 8]), levels(&[1.0, 500.0]));
+        let dropout = Dropout { seed: 7, step: 3, first_image: 0 };
+        let train = |model: &dyn Model| -> Result<_, Box<dyn std::error::Error>> {
+            let y = model.forward_train(&x, &level, None, dropout)?;
+            let gradients = backward(&y.sqr()?.mean_all()?)?;
+            let of = |var: &candle_core::Var| gradients.get(var).map(values).ok_or("a weight has no gradient");
+            Ok((values(&y), weights.trained().map(|(_, var)| of(var)).collect::<Result<Vec<_>, _>>()?))
+        };
+        let (y, gradients) = train(model.as_ref())?;
+        model.enable_gradient_checkpointing()?;
+        let (again, checkpointed) = train(model.as_ref())?;
+        assert_eq!(y, again, "{kind}");
+        let largest = |a: &[f32]| a.iter().fold(0f32, |most, a| most.max(a.abs()));
+        // some gradients are nothing but rounding: what a softmax takes off again
+        let overall = gradients.iter().map(|a| largest(a)).fold(0.0, f32::max);
+        for (a, b) in gradients.iter().zip(&checkpointed) {
+            let off = a.iter().zip(b).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+            assert!(off <= 1e-5 * largest(a) + 1e-7 * overall, "{kind}: off by {off} of {}", largest(a));
+        }
+        assert_eq!(values(&model.forward(&x, &level, None)?).len(), 2 * 3 * 8 * 8);
+    }
+    let config = ModelConfig::from_map("BasicUNet", json!({}).as_object().unwrap())?;
+    let (_, mut model) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.build(vb))?;
+    let refused = model.enable_gradient_checkpointing().unwrap_err();
+    assert_eq!(refused.to_string(), "BasicUNet does not support gradient checkpointing");
+    Ok(())
+}
+
+#[test]
 fn a_batch_in_parts_is_the_batch() -> TestResult {
     let (weights, model) = initialised(json!({"num_class_embeds": 3}));
     let (x, level) = (noise(1, &[20, 3, 8, 8]), Tensor::arange(0f32, 20.0, &Device::Cpu)?);

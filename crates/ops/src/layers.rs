@@ -357,7 +357,7 @@ fn normalise(
             Ok(())
         })
     })?;
-    let tracked = x.id.is_some() || weight.track_op() || bias.track_op();
+    let tracked = x.tape.tracks(x.id.is_some(), weight.track_op() || bias.track_op());
     let id = tracked.then(|| {
         let (floats, x_id, weight, bias) = (x.floats.clone(), x.id, weight.clone(), bias.clone());
         x.tape.record(Box::new(move |grad, gradients| {
@@ -457,7 +457,7 @@ fn multiply(x: &Features, weight: &Tensor, bias: Option<&Tensor>) -> Result<Feat
             Ok(())
         }
     })?;
-    let tracked = x.id.is_some() || weight.track_op() || bias.is_some_and(Tensor::track_op);
+    let tracked = x.tape.tracks(x.id.is_some(), weight.track_op() || bias.is_some_and(Tensor::track_op));
     let id = tracked.then(|| {
         let (floats, x_id, weight, bias) = (x.floats.clone(), x.id, weight.clone(), bias.cloned());
         x.tape.record(Box::new(move |grad, gradients| {

@@ -18,6 +18,7 @@ mod adam;
 mod attention;
 mod buffer;
 mod check;
+mod checkpoint;
 mod clip;
 mod compose;
 mod conv;
@@ -50,6 +51,7 @@ mod vectors;
 
 pub use activation::Activation;
 pub use adam::{Adam, AdamConfig, AdamState};
+pub use checkpoint::checkpoint;
 pub use clip::{clip_factor, clip_grad_norm, grad_norm};
 pub use conv::{ConvOptions, conv2d, conv2d_silu};
 pub use ema::{Ema, EmaConfig, EmaState};

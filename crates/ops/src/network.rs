@@ -222,7 +222,7 @@ impl Recorded {
 
     /// The gradients of the arguments, in order; those of other weights are deposited.
     fn backward(&self, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
-        let Some(mut gradients) = self.tape.backward(self.output, channels_last(grad, self.dims)?)? else {
+        let Some(mut gradients) = self.tape.backward(self.output, channels_last(grad, self.dims)?.into())? else {
             bail!("{}: went back through this network a second time; compute its output anew", self.op)
         };
         let mut found = [None, None, None];

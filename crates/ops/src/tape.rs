@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::backprop::GradStore;
@@ -34,6 +34,10 @@ pub(crate) struct Tape {
     count: AtomicUsize,
     /// Nothing once somebody went back through it.
     steps: Mutex<Option<Vec<(NodeId, Backward)>>>,
+    /// Whether nothing is to be recorded, because all of it will be computed again.
+    forgets: bool,
+    /// Whether a weight was used that needs a gradient.
+    used_weights: AtomicBool,
 }
 
 impl std::fmt::Debug for Tape {
@@ -44,7 +48,31 @@ impl std::fmt::Debug for Tape {
 
 impl Tape {
     pub(crate) fn new(computed: Vec<TensorId>) -> Self {
-        Self { computed, count: AtomicUsize::new(0), steps: Mutex::new(Some(Vec::new())) }
+        Self {
+            computed,
+            count: AtomicUsize::new(0),
+            steps: Mutex::new(Some(Vec::new())),
+            forgets: false,
+            used_weights: AtomicBool::new(false),
+        }
+    }
+
+    /// An empty tape for a part of the network that this one is of, which records nothing if it `forgets`.
+    pub(crate) fn of_part(&self, forgets: bool) -> Self {
+        Self { forgets, ..Self::new(self.computed.clone()) }
+    }
+
+    /// Whether an operation is to be recorded whose features or weights need a gradient.
+    pub(crate) fn tracks(&self, features: bool, weights: bool) -> bool {
+        if weights {
+            self.used_weights.store(true, Ordering::Relaxed);
+        }
+        !self.forgets && (features || weights)
+    }
+
+    /// Whether an operation so far used a weight that needs a gradient.
+    pub(crate) fn used_weights(&self) -> bool {
+        self.used_weights.load(Ordering::Relaxed)
     }
 
     /// Refuses a weight whose gradient would be lost: one that candle computed from variables, where only
@@ -74,12 +102,12 @@ impl Tape {
     }
 
     /// Goes back from `output`, whose gradient is `grad`; nothing if somebody did so before.
-    pub(crate) fn backward(&self, output: NodeId, grad: Buffer) -> Result<Option<Gradients>> {
+    pub(crate) fn backward(&self, output: NodeId, grad: Arc<Buffer>) -> Result<Option<Gradients>> {
         let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(steps) = steps else { return Ok(None) };
         let count = self.count.load(Ordering::Relaxed);
         let mut gradients = Gradients { features: vec![None; count], weights: HashMap::new() };
-        gradients.features[output.0] = Some(Arc::new(grad));
+        gradients.features[output.0] = Some(grad);
         for (id, backward) in steps.into_iter().rev() {
             if let Some(grad) = gradients.features[id.0].take() {
                 backward(grad, &mut gradients)?;
@@ -136,6 +164,13 @@ impl Gradients {
     /// The gradient of a weight that is an input of the network.
     pub(crate) fn take_weight(&mut self, id: TensorId) -> Option<Buffer> {
         self.weights.remove(&id).map(|(_, grad)| grad)
+    }
+
+    /// Adds the weights' gradients of a part of the network.
+    pub(crate) fn add_weights_of(&mut self, part: Self) {
+        for (id, (shape, grad)) in part.weights {
+            add_weight(&mut self.weights, id, shape, grad);
+        }
     }
 
     /// Hands the weights' gradients to the [`backward`] under way.

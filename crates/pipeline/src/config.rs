@@ -205,6 +205,10 @@ impl RunConfig {
                 "`class_dropout` needs a model that knows classes: set model.num_class_embeds".into(),
             ));
         }
+        if self.train.gradient_checkpointing && !self.model.supports_gradient_checkpointing() {
+            let class_name = self.model.class_name();
+            return Err(("train", format!("`gradient_checkpointing` has no effect on a {class_name}; leave it away")));
+        }
         Objective::new(&self.train, &self.scheduler).map_err(|message| ("train", message))?;
         match self.sample.guidance_scale {
             Some(_) if self.train.class_dropout.is_none() => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use kakusan_config::{Config, from_json};
 use kakusan_hub::Hub;
-use kakusan_models::{BasicUNet, Checkpoint, Model, ModelConfig, SaveOptions, Weights};
+use kakusan_models::{BasicUNet, Checkpoint, ClassConditionedUnet, Model, ModelConfig, SaveOptions, Weights};
 use kakusan_scheduler::{LinearMixScheduler, Registry, Scheduler, ScoreSdeVpScheduler};
 use serde_json::json;
 
@@ -190,7 +190,12 @@ impl DDPMPipeline {
 /// Whose class it is: Python loads those of diffusers only. What somebody registered is not among them.
 fn library(class_name: &str) -> &'static str {
     // the last is diffusers' own, but no name of the package's
-    let ours = [BasicUNet::CLASS_NAME, LinearMixScheduler::CLASS_NAME, ScoreSdeVpScheduler::CLASS_NAME];
+    let ours = [
+        BasicUNet::CLASS_NAME,
+        ClassConditionedUnet::CLASS_NAME,
+        LinearMixScheduler::CLASS_NAME,
+        ScoreSdeVpScheduler::CLASS_NAME,
+    ];
     let schedulers = Registry::default().class_names();
     let known = schedulers.iter().map(String::as_str).chain(ModelConfig::CLASS_NAMES.iter().copied());
     if known.into_iter().any(|name| name == class_name) && !ours.contains(&class_name) {

@@ -25,6 +25,11 @@ pub(crate) struct Previews<'a> {
     events: Option<Events>,
 }
 
+/// Where the samples of an epoch are.
+pub(crate) fn preview_path(folder: &RunFolder, epoch: usize) -> PathBuf {
+    folder.images().join(format!("epoch-{epoch:03}.png"))
+}
+
 impl<'a> Previews<'a> {
     /// Begins, or goes on where the trainer is after `records`.
     pub(crate) fn begin(
@@ -70,7 +75,7 @@ impl<'a> Previews<'a> {
     }
 
     fn path(&self, epoch: usize) -> PathBuf {
-        self.folder.images().join(format!("epoch-{epoch:03}.png"))
+        preview_path(self.folder, epoch)
     }
 
     /// The samples of the epoch that has just ended, if it is time for some.
@@ -91,7 +96,7 @@ impl<'a> Previews<'a> {
         let png = pictures::grid(images, COLUMNS, SCALE, &about)?;
         let path = self.path(epoch);
         crate::files::write_whole(&path, &png)?;
-        watch(Event::Wrote(&path));
+        watch(Event::Samples { epoch: Some(epoch), picture: &path });
         Ok(Some(png))
     }
 }

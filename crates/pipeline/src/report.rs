@@ -27,8 +27,18 @@ pub(crate) struct Report<'a> {
     pub(crate) dir: &'a Path,
     pub(crate) parameters: usize,
     pub(crate) epochs: &'a [EpochSummary],
-    pub(crate) finished: bool,
+    pub(crate) state: State,
     pub(crate) figures: &'a [Figure],
+    /// Samples drawn after epochs: the epoch, and the picture.
+    pub(crate) on_the_way: &'a [(usize, Vec<u8>)],
+}
+
+/// How far the training is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Running,
+    Stopped,
+    Finished,
 }
 
 /// The picture beside which the epochs are told.
@@ -47,6 +57,7 @@ p { margin: .75rem 0; max-width: 42rem } p.lead { font-size: 1.15rem; line-heigh
 p.notice { border-left: 4px solid var(--accent); padding-left: 1rem }
 figure { margin: 1.25rem 0 } figcaption { color: var(--pale); font-size: .97rem; margin-top: .6rem; max-width: 42rem }
 .scroll { overflow-x: auto }
+.row { display: flex; flex-wrap: wrap; gap: 1.25rem } .row figure { flex: 1 1 14rem; margin: 0; max-width: 26rem }
 img { display: block; max-width: 100%; height: auto; box-sizing: border-box; background: white;
       border: 1px solid var(--line); border-radius: 4px }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0 }
@@ -66,18 +77,16 @@ impl Report<'_> {
     /// The page: self-contained, the pictures within.
     pub(crate) fn html(&self) -> String {
         let title = escape(&self.title());
+        let finished = self.state == State::Finished;
+        let renews = if self.state == State::Running { "<meta http-equiv=\"refresh\" content=\"10\">\n" } else { "" };
         let mut page = format!(
-            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n{renews}\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
              <style>\n{STYLE}\n</style>\n</head>\n<body>\n<h1>{title}</h1>\n<p class=\"lead\">{} This page tells how it went, step by step.</p>\n",
             escape(&self.lead())
         );
         page += &self.facts_table();
-        if !self.finished {
-            let resume = format!("kakusan train --resume {}", quote(&self.dir.to_string_lossy()));
-            page += "<p class=\"notice\"><strong>This training was stopped before its end.</strong> Nothing is lost; go on with ";
-            page += &format!("<code>{}</code>.</p>\n", escape(&resume));
-        }
+        page += &self.notice();
         page += &format!("<h2>The images</h2>\n<p>{}</p>\n{}", escape(&self.about_data()), self.counts_table());
         let training = self.figures.iter().position(|figure| figure.file == LOSS).unwrap_or(self.figures.len());
         let (before, after) = self.figures.split_at(training);
@@ -87,11 +96,12 @@ impl Report<'_> {
             [loss, results @ ..] => {
                 let with_epochs = format!("</h2>\n{}", self.epochs_table());
                 page += &section(loss).replacen("</h2>\n", &with_epochs, 1);
+                page += &self.samples_on_the_way();
                 page.extend(results.iter().map(section));
             }
             [] => page += &self.epochs_table(),
         }
-        if self.finished {
+        if finished {
             let (same, other) = (self.config.train.seed, self.config.train.seed.wrapping_add(1));
             page += "<h2>Drawing more</h2>\n<p>The seed decides which images come. This one draws those above once more, \
                      pixel for pixel, the other one new ones:</p>\n";
@@ -111,7 +121,11 @@ impl Report<'_> {
 
     /// The `README.md` of the run folder, in the form of a model card.
     pub(crate) fn model_card(&self) -> String {
-        let state = if self.finished { "" } else { "\nThis training was stopped before its end.\n" };
+        let state = match self.state {
+            State::Running => "\nThis training is under way.\n",
+            State::Stopped => "\nThis training was stopped before its end.\n",
+            State::Finished => "",
+        };
         let mut card = format!(
             "---\nlibrary_name: kakusan\npipeline_tag: unconditional-image-generation\ntags:\n- diffusion\n---\n\n\
              # {}\n{state}\n{}\n\n{}\n\n",
@@ -119,7 +133,7 @@ impl Report<'_> {
             self.lead(),
             self.about_data()
         );
-        if self.finished {
+        if self.state == State::Finished {
             let command = self.sample_command(self.config.train.seed);
             let _ = write!(card, "![samples](images/samples.png)\n\n```sh\n{command}\n```\n\n");
         }
@@ -131,6 +145,39 @@ impl Report<'_> {
         card
     }
 
+    /// What to know of a training that has not come to its end.
+    fn notice(&self) -> String {
+        let resume = format!("kakusan train --resume {}", quote(&self.dir.to_string_lossy()));
+        let (what, then) = match self.state {
+            State::Finished => return String::new(),
+            State::Running => (
+                "This training is under way.",
+                "The page grows with it and renews itself. Should it have been killed, go on with",
+            ),
+            State::Stopped => ("This training was stopped before its end.", "Nothing is lost; go on with"),
+        };
+        let resume = escape(&resume);
+        format!("<p class=\"notice\"><strong>{what}</strong> {then} <code>{resume}</code>.</p>\n")
+    }
+
+    /// What was drawn after some of the epochs, always from the same noise.
+    fn samples_on_the_way(&self) -> String {
+        if self.on_the_way.is_empty() {
+            return String::new();
+        }
+        let figure = |(epoch, png): &(usize, Vec<u8>)| {
+            let ([width, height], data) = (size(png), BASE64.encode(png));
+            format!(
+                "<figure><img src=\"data:image/png;base64,{data}\" alt=\"A grid of samples\" width=\"{width}\" \
+                 height=\"{height}\"><figcaption>after epoch {epoch}</figcaption></figure>\n"
+            )
+        };
+        let figures: String = self.on_the_way.iter().map(figure).collect();
+        format!(
+            "<h2>On the way</h2>\n<p>The same noise, drawn again as the network learnt.</p>\n<div class=\"row\">\n{figures}</div>\n"
+        )
+    }
+
     fn title(&self) -> String {
         let classes: Vec<&str> = self.class_counts.iter().map(|(name, _)| name.as_str()).collect();
         format!("Learning to draw {}", list(&classes))
@@ -138,12 +185,12 @@ impl Report<'_> {
 
     fn lead(&self) -> String {
         let numbers = thousands(self.parameters);
-        match self.finished {
-            true => format!(
+        match self.state {
+            State::Finished => format!(
                 "A network of {numbers} numbers looked at images under noise and learnt to guess the clean ones. From noise \
                  alone it then draws images of its own."
             ),
-            false => format!(
+            State::Running | State::Stopped => format!(
                 "A network of {numbers} numbers looks at images under noise and learns to guess the clean ones, so as to draw \
                  images of its own from noise alone."
             ),
@@ -153,7 +200,7 @@ impl Report<'_> {
     fn facts_table(&self) -> String {
         let train = &self.config.train;
         let epochs = match self.epochs.len() {
-            done if self.finished || done == train.epochs => done.to_string(),
+            done if self.state == State::Finished || done == train.epochs => done.to_string(),
             done => format!("{done} of {} begun", train.epochs),
         };
         let seconds: f64 = self.epochs.iter().map(|epoch| epoch.seconds).sum();
@@ -234,8 +281,7 @@ impl Report<'_> {
 
 /// A picture under its heading, within the page. Its size keeps the page from jumping while it loads.
 fn section(figure: &Figure) -> String {
-    let side = |at: usize| figure.png.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes);
-    let (width, height) = (side(16), side(20)); // of the header chunk, which is always first
+    let [width, height] = size(&figure.png);
     let wide = if width > 1000 { " class=\"wide\"" } else { "" }; // a small screen scrolls it
     let (title, caption, data) = (escape(&figure.title), escape(&figure.caption), BASE64.encode(&figure.png));
     format!(
@@ -243,6 +289,11 @@ fn section(figure: &Figure) -> String {
          width=\"{width}\" height=\"{height}\"{wide}></div><figcaption>{caption}</figcaption></figure>\n",
         escape(alt(figure))
     )
+}
+
+/// Width and height of a PNG: of its header chunk, which is always first.
+fn size(png: &[u8]) -> [u32; 2] {
+    [16, 20].map(|at| png.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes))
 }
 
 /// What there is to see, for those who do not see it.
@@ -312,7 +363,7 @@ mod tests {
                           scheduler = { _class_name = \"LinearMixScheduler\" }\n";
 
     /// The page and the model card of a run with so many epochs.
-    fn told(files: &[&'static str], epochs: usize, finished: bool, kind: SourceKind) -> (String, String) {
+    fn told(files: &[&'static str], epochs: usize, state: State, kind: SourceKind) -> (String, String) {
         let config = RunConfig::parse(CONFIG, "test", &[], &Registry::default()).unwrap();
         let figure = |(i, &file): (usize, &&'static str)| Figure {
             file,
@@ -332,8 +383,9 @@ mod tests {
             dir: Path::new("runs/it's \"mine\""),
             parameters: 309_057,
             epochs: &epochs,
-            finished,
+            state,
             figures: &figures,
+            on_the_way: &figures.first().map(|figure| (1, figure.png.clone())).into_iter().collect::<Vec<_>>(),
         };
         (report.html(), report.model_card())
     }
@@ -342,10 +394,10 @@ mod tests {
 
     #[test]
     fn every_picture_is_within_and_whole() {
-        let (page, _) = told(&ALL, 5, true, SourceKind::Dir);
+        let (page, _) = told(&ALL, 5, State::Finished, SourceKind::Dir);
         let pictures: Vec<&str> = page.split("src=\"data:image/png;base64,").skip(1).collect();
-        assert_eq!(pictures.len(), ALL.len());
-        for (i, picture) in pictures.into_iter().enumerate() {
+        assert_eq!(pictures.len(), ALL.len() + 1);
+        for picture in pictures {
             let (data, rest) = picture.split_once('"').unwrap();
             let png = BASE64.decode(data).unwrap();
             let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().unwrap();
@@ -356,6 +408,8 @@ mod tests {
                 tag.contains(&format!("width=\"{width}\" height=\"{height}\"")) && tag.contains(" alt=\""),
                 "{tag}"
             );
+        }
+        for i in 0..ALL.len() {
             assert!(page.contains(&format!("<h2>Figure &lt;{i}&gt;</h2>")));
             assert!(page.contains(&format!("<figcaption>caption &amp; &quot;{i}&quot;</figcaption>")));
         }
@@ -372,7 +426,7 @@ mod tests {
 
     #[test]
     fn nothing_breaks_out_of_the_page() {
-        let (page, _) = told(&ALL, 1, true, SourceKind::Dir);
+        let (page, _) = told(&ALL, 1, State::Finished, SourceKind::Dir);
         assert!(!page.contains("<script") && !page.contains("<b>") && page.contains("&lt;/pre&gt;&lt;script&gt;"));
         assert!(!page.contains("http"), "nothing from outside");
         for tag in [
@@ -399,18 +453,24 @@ mod tests {
 
     #[test]
     fn a_run_is_told_however_far_it_came() {
-        let (page, card) = told(&ALL, 5, true, SourceKind::Drawn);
+        let (page, card) = told(&ALL, 5, State::Finished, SourceKind::Drawn);
         assert!(page.contains("stand in for MNIST") && card.contains("stand in for MNIST"));
         let command = r#"kakusan sample --model 'runs/it'\''s "mine"' --steps 40 --batch 64 --seed "#;
         assert!(page.contains(&escape(&format!("{command}0"))) && page.contains(&escape(&format!("{command}1"))));
         assert!(card.contains(command) && card.contains("| 5 | 0.0285728 |"));
         assert!(page.contains("6,742") && page.contains("309,057") && !page.contains("stopped before"));
 
-        let (page, card) = told(&[], 0, false, SourceKind::Dir);
+        let (page, card) = told(&[], 0, State::Stopped, SourceKind::Dir);
         assert!(page.contains("stopped before its end") && card.contains("stopped before its end"));
         assert!(page.contains(&escape(r#"kakusan train --resume 'runs/it'\''s "mine"'"#)));
         assert!(page.contains("No step was done yet") && page.contains("0 of 5 begun") && page.contains("The network"));
-        assert!(!page.contains("kakusan sample") && !page.contains("stand in for"));
+        assert!(!page.contains("kakusan sample") && !page.contains("stand in for") && !page.contains("http-equiv"));
+
+        let (page, card) = told(&ALL[..2], 3, State::Running, SourceKind::Dir);
+        assert!(
+            page.contains("is under way") && card.contains("is under way") && page.contains("http-equiv=\"refresh\"")
+        );
+        assert!(page.contains("3 of 5 begun") && page.contains("after epoch 1") && !page.contains("kakusan sample"));
     }
 
     #[test]

@@ -10,13 +10,18 @@ use kakusan_rng::Generator;
 use kakusan_scheduler::{PixelRange, RunOptions};
 
 use crate::pictures::{self, Block, Images};
-use crate::report::{Figure, Report};
+use crate::previews::preview_path;
+use crate::report::{Figure, Report, State};
 use crate::run_folder::RunFolder;
 use crate::train::class_counts;
-use crate::{DDPMPipeline, EpochSummary, Event, Outcome, Record, Result, RunConfig, SampleOptions};
+use crate::{DDPMPipeline, EpochSummary, Event, Record, Result, RunConfig, SampleOptions};
 
 /// Images in a row of the pictures.
 const SHOWN: usize = 8;
+/// The picture of the samples.
+const SAMPLES: &str = "samples.png";
+/// Pictures that the report shows of those that were drawn after epochs.
+const PREVIEWS_SHOWN: usize = 4;
 /// Steps that are shown of a sampling.
 const STEPS_SHOWN: usize = 5;
 
@@ -183,7 +188,7 @@ impl<'a> Storyteller<'a> {
         let title = format!("{count} samples, {steps} steps");
         let png = pictures::figure(&title, &[block], &self.about())?;
         let caption = format!("{count} new images, each begun from its own noise and drawn in {steps} steps.");
-        self.add("samples.png", "New images", &caption, png, watch)
+        self.add(SAMPLES, "New images", &caption, png, watch)
     }
 
     /// Writes `report.html` and the model card from what has been shown.
@@ -191,7 +196,7 @@ impl<'a> Storyteller<'a> {
         &self,
         parameters: usize,
         epochs: &[EpochSummary],
-        outcome: Outcome,
+        state: State,
         watch: Watch,
     ) -> Result<()> {
         let report = Report {
@@ -202,18 +207,38 @@ impl<'a> Storyteller<'a> {
             dir: self.folder.dir(),
             parameters,
             epochs,
-            finished: outcome == Outcome::Finished,
+            state,
             figures: &self.figures,
+            on_the_way: &self.on_the_way(epochs.len()),
         };
         watch(Event::Wrote(&self.folder.write("README.md", report.model_card().as_bytes())?));
         watch(Event::Wrote(&self.folder.write("report.html", report.html().as_bytes())?));
         Ok(())
     }
 
+    /// Some of the pictures that were drawn after epochs, the first and the last among them: the epoch, and the file.
+    fn on_the_way(&self, epochs: usize) -> Vec<(usize, Vec<u8>)> {
+        let drawn: Vec<usize> = (1..=epochs).filter(|&epoch| preview_path(self.folder, epoch).is_file()).collect();
+        let mut shown: Vec<usize> = match drawn.len().checked_sub(1) {
+            Some(last) => (0..PREVIEWS_SHOWN).map(|i| drawn[i * last / (PREVIEWS_SHOWN - 1)]).collect(),
+            None => vec![],
+        };
+        shown.dedup();
+        let read = |epoch| Some((epoch, std::fs::read(preview_path(self.folder, epoch)).ok()?));
+        shown.into_iter().filter_map(read).collect()
+    }
+
     fn add(&mut self, file: &'static str, title: &str, caption: &str, png: Vec<u8>, watch: Watch) -> Result<()> {
         let path = self.folder.write(&PathBuf::from("images").join(file).to_string_lossy(), &png)?;
-        watch(Event::Wrote(&path));
-        self.figures.push(Figure { file, title: title.to_owned(), caption: caption.to_owned(), png });
+        watch(match file {
+            SAMPLES => Event::Samples { epoch: None, picture: &path },
+            _ => Event::Wrote(&path),
+        });
+        let figure = Figure { file, title: title.to_owned(), caption: caption.to_owned(), png };
+        match self.figures.iter_mut().find(|old| old.file == file) {
+            Some(old) => *old = figure, // it grows
+            None => self.figures.push(figure),
+        }
         Ok(())
     }
 

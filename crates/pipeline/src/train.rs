@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kakusan_data::{BadImage, ImageSet, Loaded, SourceUsed};
 use kakusan_hub::Hub;
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::name;
 use crate::previews::Previews;
+use crate::report::State;
 use crate::run_folder::{CONFIG_FILE, Metrics, RunFolder};
 use crate::story::Storyteller;
 use crate::{DDPMPipeline, DeviceChoice, Error, Record, Result, RunConfig, Trainer, resume};
@@ -97,7 +98,14 @@ pub enum Event<'a> {
     Epoch(&'a EpochSummary),
     /// A checkpoint was written.
     Checkpoint(&'a Path),
-    /// A file of the run was written.
+    /// Samples were drawn.
+    Samples {
+        /// After which epoch, or at the end.
+        epoch: Option<usize>,
+        /// Their picture.
+        picture: &'a Path,
+    },
+    /// Another file of the run was written.
     Wrote(&'a Path),
 }
 
@@ -123,6 +131,8 @@ struct DataRecord {
 }
 
 const DATA_FILE: &str = "data.json";
+/// The report is written again after an epoch, but not so often that it would take time from a training of short ones.
+const BETWEEN_REPORTS: Duration = Duration::from_secs(5);
 
 impl Training<'_> {
     /// Trains, telling `watch` what happens.
@@ -187,8 +197,10 @@ impl Training<'_> {
         let mut previews = Previews::begin(&self.config, &folder, loaded.images.clone(), &trainer, &records, watch)?;
         let mut story = Storyteller::new(&self.config, config_toml, &data.source, loaded.images, &folder, &device)?;
         story.show_data(watch)?;
+        tell_so_far(&mut story, &trainer, &records, watch)?;
 
-        let outcome = self.train(&mut trainer, &folder, &mut metrics, &mut records, &mut previews, watch)?;
+        let watched = Watched { previews: &mut previews, story: &mut story };
+        let outcome = self.train(&mut trainer, &folder, &mut metrics, &mut records, watched, watch)?;
         let epochs = summarise(&records, trainer.steps_per_epoch(), trainer.images_per_epoch());
         story.show_training(&records, &epochs, watch)?;
         if outcome == Outcome::Finished {
@@ -199,7 +211,8 @@ impl Training<'_> {
             pipeline.save_pretrained(folder.dir())?;
             watch(Event::Wrote(folder.dir()));
         }
-        story.write_report(trainer.weights().parameter_count(), &epochs, outcome, watch)?;
+        let state = if outcome == Outcome::Finished { State::Finished } else { State::Stopped };
+        story.write_report(trainer.weights().parameter_count(), &epochs, state, watch)?;
         Ok(outcome)
     }
 
@@ -210,11 +223,12 @@ impl Training<'_> {
         folder: &RunFolder,
         metrics: &mut Metrics,
         records: &mut Vec<Record>,
-        previews: &mut Previews,
+        Watched { previews, story }: Watched,
         watch: &mut dyn FnMut(Event),
     ) -> Result<Outcome> {
         let before = records.last().map_or(0.0, |record| record.seconds);
         let begin = Instant::now();
+        let mut told = begin;
         let mut saved_at = trainer.steps_done();
         let checkpoints = folder.checkpoints();
         let mut checkpoint =
@@ -250,11 +264,35 @@ impl Training<'_> {
             }
             if step.ends_epoch {
                 previews.after_epoch(trainer, watch)?;
+                if told.elapsed() > BETWEEN_REPORTS {
+                    tell_so_far(story, trainer, records, watch)?;
+                    told = Instant::now();
+                }
             }
         }
         checkpoint(trainer, metrics, records, watch)?;
         Ok(Outcome::Interrupted)
     }
+}
+
+/// What can be looked at while a training goes on.
+struct Watched<'s, 'a> {
+    previews: &'s mut Previews<'a>,
+    story: &'s mut Storyteller<'a>,
+}
+
+/// Writes the report of a training that goes on.
+fn tell_so_far(
+    story: &mut Storyteller,
+    trainer: &Trainer,
+    records: &[Record],
+    watch: &mut dyn FnMut(Event),
+) -> Result<()> {
+    let epochs = summarise(records, trainer.steps_per_epoch(), trainer.images_per_epoch());
+    if !records.is_empty() {
+        story.show_training(records, &epochs, watch)?;
+    }
+    story.write_report(trainer.weights().parameter_count(), &epochs, State::Running, watch)
 }
 
 /// The configuration that a run folder keeps, and with which it goes on.

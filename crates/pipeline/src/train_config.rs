@@ -78,6 +78,10 @@ pub struct TrainConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class_dropout: Option<f64>,
 
+    /// Computes what the model's blocks keep for the way back a second time there: less memory, more time. `UNet2DModel`s
+    /// can, on the CPU.
+    pub gradient_checkpointing: bool,
+
     /// Keeps a moving average of the weights (diffusers' `EMAModel` with `use_ema_warmup`); samples are drawn with it and
     /// the run's `unet/` is it.
     pub use_ema: bool,
@@ -136,6 +140,7 @@ impl Default for TrainConfig {
             huber_delta: None,
             snr_gamma: None,
             class_dropout: None,
+            gradient_checkpointing: false,
             use_ema: false,
             ema_inv_gamma: None,
             ema_power: None,

@@ -109,8 +109,16 @@ impl Trainer {
         }
         check_classes(config, &images)?;
         let train = config.train.clone();
+        if train.gradient_checkpointing && !device.is_cpu() {
+            let reason =
+                "train.gradient_checkpointing works on the CPU alone: leave it away, or train with --device cpu";
+            return Err(Error::Unfit(reason.into()));
+        }
         let mut rng = Generator::new(train.seed);
-        let (weights, model) = Weights::initialise(device, &mut rng, |vb| config.model.build(vb))?;
+        let (weights, mut model) = Weights::initialise(device, &mut rng, |vb| config.model.build(vb))?;
+        if train.gradient_checkpointing {
+            model.enable_gradient_checkpointing()?;
+        }
         let batch_size = NonZeroUsize::new(train.batch_size).unwrap_or(NonZeroUsize::MIN);
         let images_per_epoch = images.len();
         let loader = Loader::new(images, batch_size).prefetch(config.data.prefetch());
@@ -332,7 +340,10 @@ impl Trainer {
             let rename = |name: &str| self.config.tensor_name(name);
             Weights::load(&path, &self.device, rename, |vb| self.config.build(vb))
         };
-        let (weights, model) = load(UNET)?;
+        let (weights, mut model) = load(UNET)?;
+        if self.train.gradient_checkpointing {
+            model.enable_gradient_checkpointing()?;
+        }
         let mut optimizer = Optimizer::new(&self.train, weights.vars())?;
         let loaded = optimizer.load_state(&weights, progress.step, state);
         loaded.map_err(|reason| checkpoint::unusable(dir, &reason))?;

@@ -67,6 +67,10 @@ fn overrides_are_toml_values_or_words() {
 fn errors_name_the_place_and_the_remedy() {
     let with = |from: &str, to: &str| error(&TEXT.replace(from, to));
     for (message, expected) in [
+        (
+            with("epochs = 2", "gradient_checkpointing = true"),
+            "my.toml:14:1: `gradient_checkpointing` has no effect on a BasicUNet",
+        ),
         (with("epochs = 2", "epoch = 2"), "my.toml:14:1: there is no key `epoch` in [train]; did you mean `epochs`?"),
         (with("[train]", "[training]"), "my.toml:13:2: there is no table [training]; did you mean `train`?"),
         (with("sample_size = 28", "size = 28"), "my.toml:8:1: there is no key `size` in [model]"),

@@ -71,6 +71,6 @@ fn twenty_epochs_leak_nothing() {
 
 #[test]
 #[ignore = "takes minutes"]
-fn five_hundred_epochs_leak_nothing() {
-    soak(500, 50, 24.0);
+fn a_thousand_epochs_leak_nothing() {
+    soak(1000, 50, 24.0);
 }

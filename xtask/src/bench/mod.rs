@@ -109,7 +109,7 @@ fn check_python(python: &str) -> Result<(), Box<dyn std::error::Error>> {
 
 /// Whether a whole network is measured, and not an operation.
 fn is_model(name: &str) -> bool {
-    ["step ", "sample ", "forward "].into_iter().any(|kind| name.starts_with(kind))
+    ["bare ", "step ", "train ", "sample ", "forward "].into_iter().any(|kind| name.starts_with(kind))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use candle_nn::VarBuilder;
 use kakusan_ops::{ConvOptions, Features};
 
 use super::attention::Attention;
+use super::block::Block;
 use super::resnet::{Common, Resample, ResnetArgs, ResnetBlock};
 use super::signal::Signal;
 use super::{DownBlock, SampleType, UNet2DConfig, skip_groups};
@@ -13,7 +14,7 @@ use crate::layers::Conv2d;
 /// The blocks of one level on the way down.
 #[derive(Debug, Clone)]
 pub(super) struct DownLevel {
-    resnets: Vec<(ResnetBlock, Option<Attention>)>,
+    blocks: Vec<Block>,
     sampler: Option<Sampler>,
 }
 
@@ -21,10 +22,10 @@ pub(super) struct DownLevel {
 #[derive(Debug, Clone)]
 enum Sampler {
     Conv(Conv2d),
-    Resnet(ResnetBlock),
+    Resnet(Block),
     /// Beside the features it halves the image and adds it to them.
     Skip {
-        resnet: ResnetBlock,
+        resnet: Block,
         skip_conv: Conv2d,
     },
 }
@@ -41,28 +42,29 @@ impl DownLevel {
             let groups = [groups(in_channels)?, groups(out_channels)?];
             ResnetBlock::new(ResnetArgs { in_channels, out_channels, groups, divisor, resample }, common, vb)
         };
-        let mut resnets = vec![];
+        let mut blocks = vec![];
         for j in 0..config.layers_per_block {
             let in_channels = if j == 0 { first } else { out_channels };
-            let block = resnet(in_channels, Resample::None, vb.pp("resnets").pp(j))?;
+            let resnet = resnet(in_channels, Resample::None, vb.pp("resnets").pp(j))?;
             let attention = if kind.attends() {
                 let groups = if kind.skips() { 32 } else { config.groups()? };
                 Some(Attention::new(out_channels, Some(groups), divisor, common, vb.pp("attentions").pp(j))?)
             } else {
                 None
             };
-            resnets.push((block, attention));
+            blocks.push(Block::new(resnet, attention));
         }
+        let sampler = |resample, vb| Ok::<_, crate::Error>(Block::new(resnet(out_channels, resample, vb)?, None));
         let sampled = vb.pp("downsamplers.0");
         let sampler = match kind {
             _ if i + 1 == channels.len() => None,
             DownBlock::SkipDownBlock2D | DownBlock::AttnSkipDownBlock2D => Some(Sampler::Skip {
-                resnet: resnet(out_channels, Resample::FirDown, vb.pp("resnet_down"))?,
+                resnet: sampler(Resample::FirDown, vb.pp("resnet_down"))?,
                 skip_conv: Conv2d::new([3, out_channels], 1, 0, vb.pp("skip_conv"))?,
             }),
-            DownBlock::ResnetDownsampleBlock2D => Some(Sampler::Resnet(resnet(out_channels, Resample::Mean, sampled)?)),
+            DownBlock::ResnetDownsampleBlock2D => Some(Sampler::Resnet(sampler(Resample::Mean, sampled)?)),
             DownBlock::AttnDownBlock2D if config.downsample_type == SampleType::Resnet => {
-                Some(Sampler::Resnet(resnet(out_channels, Resample::Mean, sampled)?))
+                Some(Sampler::Resnet(sampler(Resample::Mean, sampled)?))
             }
             DownBlock::AttnDownBlock2D | DownBlock::DownBlock2D => {
                 let before = config.downsample_padding;
@@ -70,7 +72,7 @@ impl DownLevel {
                 Some(Sampler::Conv(Conv2d::new([out_channels; 2], 3, options, sampled.pp("conv"))?))
             }
         };
-        Ok(Self { resnets, sampler })
+        Ok(Self { blocks, sampler })
     }
 
     /// `[b, in, h, w] -> [b, out, h / 2, w / 2]`, each result on the way kept in `kept`; `image` is what Skip blocks halve.
@@ -81,11 +83,8 @@ impl DownLevel {
         kept: &mut Vec<Features>,
         image: &mut Features,
     ) -> Result<Features> {
-        for (resnet, attention) in &self.resnets {
-            h = resnet.forward(&h, signal)?;
-            if let Some(attention) = attention {
-                h = attention.forward(&h)?;
-            }
+        for block in &self.blocks {
+            h = block.forward(&h, signal)?;
             kept.push(h.clone());
         }
         let Some(sampler) = &self.sampler else { return Ok(h) };

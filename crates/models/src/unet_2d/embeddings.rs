@@ -97,7 +97,7 @@ fn fourier(level: f32, frequencies: &[f32], to: &mut Vec<f32>) {
 }
 
 /// The rows of `table` that `numbers` `[b]` name.
-fn look_up(table: &Tensor, numbers: &Tensor, what: &str) -> crate::Result<Tensor> {
+pub(crate) fn look_up(table: &Tensor, numbers: &Tensor, what: &str) -> crate::Result<Tensor> {
     let rows = table.dim(0)?;
     let whole = numbers.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
     if let Some(wrong) = whole.iter().find(|&&number| !(number.fract() == 0.0 && (0.0..rows as f64).contains(&number)))

@@ -3,6 +3,7 @@ use candle_nn::VarBuilder;
 use kakusan_ops::Features;
 
 use super::attention::Attention;
+use super::block::Block;
 use super::resnet::{Common, Resample, ResnetArgs, ResnetBlock};
 use super::signal::Signal;
 use super::{TimeScaleShift, UNet2DConfig, skip_groups};
@@ -10,9 +11,8 @@ use super::{TimeScaleShift, UNet2DConfig, skip_groups};
 /// diffusers' `UNetMidBlock2D`: a residual block, attention, and another residual block on the lowest level.
 #[derive(Debug, Clone)]
 pub(super) struct MidBlock {
-    first: ResnetBlock,
-    attention: Option<Attention>,
-    last: ResnetBlock,
+    first: Block,
+    last: Block,
 }
 
 impl MidBlock {
@@ -31,22 +31,17 @@ impl MidBlock {
             TimeScaleShift::Default => Some(groups),
             TimeScaleShift::ScaleShift => None,
         });
-        Ok(Self {
-            first: ResnetBlock::new(args, common, vb.pp("resnets.0"))?,
-            attention: config
-                .add_attention
-                .then(|| Attention::new(channels, of_attention, divisor, common, vb.pp("attentions.0")))
-                .transpose()?,
-            last: ResnetBlock::new(args, common, vb.pp("resnets.1"))?,
-        })
+        let first = ResnetBlock::new(args, common, vb.pp("resnets.0"))?;
+        let attention = config
+            .add_attention
+            .then(|| Attention::new(channels, of_attention, divisor, common, vb.pp("attentions.0")))
+            .transpose()?;
+        let last = ResnetBlock::new(args, common, vb.pp("resnets.1"))?;
+        Ok(Self { first: Block::new(first, attention), last: Block::new(last, None) })
     }
 
     /// `[b, c, h, w] -> [b, c, h, w]`
     pub(super) fn forward(&self, h: &Features, signal: &Signal) -> Result<Features> {
-        let mut h = self.first.forward(h, signal)?;
-        if let Some(attention) = &self.attention {
-            h = attention.forward(&h)?;
-        }
-        self.last.forward(&h, signal)
+        self.last.forward(&self.first.forward(h, signal)?, signal)
     }
 }

@@ -1,6 +1,7 @@
 //! diffusers' `UNet2DModel`.
 
 mod attention;
+mod block;
 mod block_type;
 mod config;
 mod down;
@@ -20,6 +21,7 @@ pub use config::{
     ActFn, ClassEmbedType, MidBlockType, SampleSize, SampleType, TimeEmbeddingType, TimeScaleShift, UNet2DConfig,
 };
 use down::DownLevel;
+pub(crate) use embeddings::look_up;
 use embeddings::{ClassEmbedding, TimeProjection, TimestepEmbedding};
 use middle::MidBlock;
 use resnet::{Common, activate};
@@ -69,6 +71,7 @@ pub struct UNet2DModel {
     up_blocks: Vec<UpLevel>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
+    checkpointing: bool,
 }
 
 impl UNet2DModel {
@@ -85,7 +88,7 @@ impl UNet2DModel {
     }
 
     /// [`new`](Self::new) of a configuration whose ranges were checked.
-    fn build(config: &UNet2DConfig, vb: VarBuilder) -> Result<Self> {
+    pub(crate) fn build(config: &UNet2DConfig, vb: VarBuilder) -> Result<Self> {
         let channels = config.block_out_channels[0];
         let common = Common {
             time_width: config.time_embedding_width(),
@@ -123,6 +126,7 @@ impl UNet2DModel {
                 vb.pp("conv_norm_out"),
             )?,
             conv_out: Conv2d::new([channels, config.out_channels], 3, 1, vb.pp("conv_out"))?,
+            checkpointing: false,
         })
     }
 
@@ -162,7 +166,8 @@ impl UNet2DModel {
         if let Some(class) = class {
             embedding = embedding.add(&self.class_embedding.forward(class)?)?;
         }
-        let signal = Signal::new(activate(&embedding, self.config.act_fn)?, dropout);
+        let signal =
+            Signal::new(activate(&embedding, self.config.act_fn)?, dropout, self.checkpointing && dropout.is_some());
 
         let mut h = self.conv_in.forward(x)?;
         let (mut kept, mut image) = (vec![h.clone()], x.clone());
@@ -216,6 +221,12 @@ impl Model for UNet2DModel {
 
     fn forward_train(&self, x: &Tensor, level: &Tensor, labels: Option<&Tensor>, dropout: Dropout) -> Result<Tensor> {
         self.predict(x, level, labels, Some(dropout))
+    }
+
+    /// From then on training keeps what goes into each residual block, and computes the rest of it twice.
+    fn enable_gradient_checkpointing(&mut self) -> Result<()> {
+        self.checkpointing = true;
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@ use candle_core::Result;
 use candle_nn::VarBuilder;
 use kakusan_ops::{Activation, Features};
 
-use super::signal::Signal;
+use super::signal::BlockDropout;
 use super::{ActFn, TimeScaleShift};
 use crate::layers::{Conv2d, GroupNorm, Linear};
 
@@ -88,20 +88,20 @@ impl ResnetBlock {
         })
     }
 
-    /// `[b, in_channels, h, w] -> [b, out_channels, h, w]`, or half or twice the size.
-    pub(super) fn forward(&self, x: &Features, signal: &Signal) -> Result<Features> {
+    /// `[b, in_channels, h, w] -> [b, out_channels, h, w]`, or half or twice the size; `time` is `[b, width, 1, 1]`.
+    pub(super) fn forward(&self, x: &Features, time: &Features, dropout: BlockDropout) -> Result<Features> {
         let resample = self.args.resample;
         let h = resample.forward(self.activated(&self.norm1, x)?)?;
         let x = resample.forward(x.clone())?;
         let h = self.conv1.forward(&h)?;
-        let time = self.time_emb_proj.forward(signal.time())?; // [b, out_channels or twice as many, 1, 1]
+        let time = self.time_emb_proj.forward(time)?; // [b, out_channels or twice as many, 1, 1]
         let h = match self.common.scale_shift {
             TimeScaleShift::Default => self.activated(&self.norm2, &h.add_vector(&time)?)?,
             TimeScaleShift::ScaleShift => {
                 activate(&self.norm2.forward(&h)?.scale_shift(&time)?, self.common.activation)?
             }
         };
-        let h = self.conv2.forward(&signal.drop(h, self.common.dropout)?)?;
+        let h = self.conv2.forward(&dropout.drop(h, self.common.dropout)?)?;
         let x = match &self.conv_shortcut {
             Some(shortcut) => shortcut.forward(&x)?,
             None => x,

@@ -5,30 +5,46 @@ use kakusan_ops::Features;
 
 use crate::Dropout;
 
-/// What the residual blocks of one forward pass are told beside the features.
+/// What the blocks of one forward pass are told beside the features.
 pub(super) struct Signal {
     time: Features,
     dropout: Option<Dropout>,
-    /// Layers that have asked for a mask: in a forward pass they always come in the same order.
-    layer: Cell<usize>,
+    checkpointing: bool,
+    /// Blocks that were told so far: in a forward pass they always come in the same order.
+    told: Cell<usize>,
 }
 
 impl Signal {
-    /// `time` `[b, width, 1, 1]` is the activation of the embedding of level and label.
-    pub(super) fn new(time: Features, dropout: Option<Dropout>) -> Self {
-        Self { time, dropout, layer: Cell::new(0) }
+    /// `time` `[b, width, 1, 1]` is the activation of the embedding of level and label; with `checkpointing` blocks are
+    /// computed anew on the way back.
+    pub(super) fn new(time: Features, dropout: Option<Dropout>, checkpointing: bool) -> Self {
+        Self { time, dropout, checkpointing, told: Cell::new(0) }
     }
 
-    /// The activation of the embedding.
-    pub(super) fn time(&self) -> &Features {
-        &self.time
+    /// Whether blocks keep what they compute for the way back.
+    pub(super) fn checkpointing(&self) -> bool {
+        self.checkpointing
     }
 
+    /// The activation of the embedding, and what the next block drops.
+    pub(super) fn next(&self) -> (&Features, BlockDropout) {
+        let layer = self.told.replace(self.told.get() + 1);
+        (&self.time, BlockDropout { dropout: self.dropout, layer })
+    }
+}
+
+/// What one block drops: nothing but in training.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BlockDropout {
+    dropout: Option<Dropout>,
+    layer: usize,
+}
+
+impl BlockDropout {
     /// Drops numbers with probability `p` in training; else gives the features back.
-    pub(super) fn drop(&self, x: Features, p: f64) -> Result<Features> {
-        let layer = self.layer.replace(self.layer.get() + 1);
+    pub(super) fn drop(self, x: Features, p: f64) -> Result<Features> {
         match self.dropout {
-            Some(dropout) if p > 0.0 => x.dropout(&dropout.mask(layer, x.dims(), p)?, p),
+            Some(dropout) if p > 0.0 => x.dropout(&dropout.mask(self.layer, x.dims(), p)?, p),
             _ => Ok(x),
         }
     }

@@ -5,6 +5,7 @@ use candle_nn::VarBuilder;
 use kakusan_ops::Features;
 
 use super::attention::Attention;
+use super::block::Block;
 use super::resnet::{Common, Resample, ResnetArgs, ResnetBlock};
 use super::signal::Signal;
 use super::{SampleType, UNet2DConfig, UpBlock, skip_groups};
@@ -13,7 +14,7 @@ use crate::layers::{Conv2d, GroupNorm};
 /// The blocks of one level on the way up.
 #[derive(Debug, Clone)]
 pub(super) struct UpLevel {
-    resnets: Vec<(ResnetBlock, Option<Attention>)>,
+    blocks: Vec<Block>,
     sampler: Option<Sampler>,
     /// Whether an image grows beside the features.
     skips: bool,
@@ -23,10 +24,10 @@ pub(super) struct UpLevel {
 #[derive(Debug, Clone)]
 enum Sampler {
     Conv(Conv2d),
-    Resnet(ResnetBlock),
+    Resnet(Block),
     /// Beside the features it adds to the image that grows.
     Skip {
-        resnet: ResnetBlock,
+        resnet: Block,
         skip_norm: GroupNorm,
         skip_conv: Conv2d,
     },
@@ -44,7 +45,7 @@ impl UpLevel {
             let groups = [first, groups(out_channels)?];
             ResnetBlock::new(ResnetArgs { in_channels, out_channels, groups, divisor, resample }, common, vb)
         };
-        let mut resnets = vec![];
+        let mut blocks = vec![];
         for j in 0..=config.layers_per_block {
             let own = if j == 0 { before } else { out_channels };
             let kept = if j == config.layers_per_block { after } else { out_channels };
@@ -53,7 +54,7 @@ impl UpLevel {
                 UpBlock::AttnSkipUpBlock2D => (own + kept / 4).min(32),
                 _ => groups(own + kept)?,
             };
-            let block = resnet(own + kept, first, Resample::None, vb.pp("resnets").pp(j))?;
+            let resnet = resnet(own + kept, first, Resample::None, vb.pp("resnets").pp(j))?;
             let attention = match kind {
                 UpBlock::AttnUpBlock2D => Some(config.groups()?),
                 UpBlock::AttnSkipUpBlock2D if j == config.layers_per_block => Some(32),
@@ -64,9 +65,11 @@ impl UpLevel {
             let attention = attention.map(|groups| {
                 Attention::new(out_channels, Some(groups), divisor, common, vb.pp("attentions").pp(name))
             });
-            resnets.push((block, attention.transpose()?));
+            blocks.push(Block::new(resnet, attention.transpose()?));
         }
-        let plain = |resample, vb| resnet(out_channels, groups(out_channels)?, resample, vb);
+        let plain = |resample, vb| {
+            Ok::<_, crate::Error>(Block::new(resnet(out_channels, groups(out_channels)?, resample, vb)?, None))
+        };
         let sampled = vb.pp("upsamplers.0");
         let sampler = match kind {
             _ if i == last => None,
@@ -83,7 +86,7 @@ impl UpLevel {
                 Some(Sampler::Conv(Conv2d::new([out_channels; 2], 3, 1, sampled.pp("conv"))?))
             }
         };
-        Ok(Self { resnets, sampler, skips: kind.skips() })
+        Ok(Self { blocks, sampler, skips: kind.skips() })
     }
 
     /// `[b, before, h, w] -> [b, out, 2h, 2w]`, taking back what was `kept` on the way down, the last first; `image` is
@@ -95,12 +98,9 @@ impl UpLevel {
         kept: &mut Vec<Features>,
         image: &mut Option<Features>,
     ) -> Result<Features> {
-        for (resnet, attention) in &self.resnets {
+        for block in &self.blocks {
             let Some(skip) = kept.pop() else { bail!("the way up is longer than the way down") };
-            h = resnet.forward(&h.concat(&skip)?, signal)?; // [b, before + kept, h, w] -> [b, out, h, w]
-            if let Some(attention) = attention {
-                h = attention.forward(&h)?;
-            }
+            h = block.forward_beside(&h, &skip, signal)?; // [b, before + kept, h, w] -> [b, out, h, w]
         }
         if let (true, Some(small)) = (self.skips, image.as_mut()) {
             *small = small.fir_upsample2d()?; // [b, 3, h / 2, w / 2] -> [b, 3, h, w]

@@ -118,7 +118,7 @@ fn convolve(
 fn on_host(s: ConvShape, x: &Host, weight: &Tensor, bias: Option<&Tensor>, silu: bool) -> Result<Features> {
     let prepared =
         still::form(weight, ("conv2d forward", s.key()), || with_numbers(weight, |w| Prepared::forward(&s, w)))?;
-    let tracked = x.id.is_some() || weight.track_op() || bias.is_some_and(Tensor::track_op);
+    let tracked = x.tape.tracks(x.id.is_some(), weight.track_op() || bias.is_some_and(Tensor::track_op));
     let mut y = Buffer::new(s.b * s.co * s.oh * s.ow)?;
     let mut derivative = if tracked && silu { Some(Buffer::new(y.len())?) } else { None };
     let mut run = |bias: Option<&[f32]>| {

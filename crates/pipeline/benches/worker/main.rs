@@ -141,7 +141,7 @@ fn prepare(name: &str, options: &Options) -> Result<Work> {
     let words: Vec<&str> = name.split(' ').collect();
     match words.as_slice() {
         [peak::NAME] => Ok(peak::work(options.avx2)),
-        ["step" | "sample" | "forward", ..] => models::prepare(&words, &options.configs),
+        ["bare" | "step" | "train" | "sample" | "forward", ..] => models::prepare(&words, &options.configs),
         _ => ops::prepare(&words),
     }
 }

@@ -1,20 +1,27 @@
 //! The training step and the sampling of each configuration: `step 184.toml BasicUNet b128` is a step with 128 images,
-//! `sample 184.toml BasicUNet b64 x40` draws 64 images in 40 steps; `forward ddpm-cifar10-32 UNet2DModel b4 x8` is eight forward
+//! `sample 184.toml BasicUNet b64 x40` draws 64 images in 40 steps. Of the tutorial's, where a step is shortest, `bare` is
+//! no more than forward, backward and Adam on the same batch again and again, and `train` is `kakusan train` with averaged
+//! weights and TensorBoard's log: what is between them is what a training costs beside its arithmetic. `forward ddpm-cifar10-32 UNet2DModel b4 x8` is eight forward
 //! passes of the network of that name on the Hub, with random weights that stand still in the meantime, as in a sampling.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, mpsc};
 
 use candle_core::{Device, Tensor};
-use kakusan_data::{ImageSet, draw_digits};
-use kakusan_models::{ModelConfig, Weights};
-use kakusan_pipeline::{DDPMPipeline, RunConfig, Trainer};
+use kakusan_data::ImageSet;
+use kakusan_hub::{DEFAULT_ENDPOINT, Hub, HubConfig};
+use kakusan_models::{Dropout, ModelConfig, Weights};
+use kakusan_ops::{Adam, AdamConfig};
+use kakusan_pipeline::{DDPMPipeline, DeviceChoice, Event, Existing, RunConfig, SampleOptions, Trainer, Training};
 use kakusan_rng::Generator;
-use kakusan_scheduler::Registry;
+use kakusan_scheduler::{Registry, RunOptions};
 
 use crate::{Item, Result, Work, number};
 
 const SAMPLE_BATCHES: [usize; 2] = [64, 1];
+/// The configuration whose training is also measured whole, and bare.
+const TUTORIAL: &str = "184.toml";
 /// As many as the tutorial has; of a larger network fewer, which take as long.
 const SAMPLE_STEPS: [(&str, usize); 2] = [("BasicUNet", 40), ("UNet2DModel", 4)];
 /// A network of the Hub: that of google/ddpm-cifar10-32, 35,746,307 parameters.
@@ -41,14 +48,18 @@ pub(crate) fn items(configs: &Path) -> Result<(Vec<Item>, Vec<String>)> {
     let (mut items, mut notes) = (vec![], vec![]);
     let mut seen: Vec<(String, RunConfig)> = vec![];
     for name in names {
-        let config = load(configs, &name)?;
+        let config = load(configs, &name, &[])?;
         if let Some((first, _)) = seen.iter().find(|(_, other)| same_work(other, &config)) {
             notes.push(format!("{name} is the same work as {first}: only its images differ."));
             continue;
         }
         let (forward, step) = flops(&config.model).unzip();
         let (class, batch) = (config.model.class_name(), config.train.batch_size);
-        items.push(Item { name: format!("step {name} {class} b{batch}"), flops: step.map(|one| one * batch as f64) });
+        let kinds: &[&str] = if name == TUTORIAL { &["bare", "step", "train"] } else { &["step"] };
+        items.extend(kinds.iter().map(|kind| Item {
+            name: format!("{kind} {name} {class} b{batch}"),
+            flops: step.map(|one| one * batch as f64),
+        }));
         let steps = SAMPLE_STEPS.iter().find(|(known, _)| *known == class).map_or(1, |(_, steps)| *steps);
         items.extend(SAMPLE_BATCHES.map(|batch| Item {
             name: format!("sample {name} {class} b{batch} x{steps}"),
@@ -83,32 +94,89 @@ fn flops(config: &ModelConfig) -> Option<(f64, f64)> {
 
 pub(crate) fn prepare(words: &[&str], configs: &Path) -> Result<Work> {
     match words {
-        ["step", name, _, _] => step(load(configs, name)?),
+        ["step", name, _, _] => step(load(configs, name, &[])?),
+        ["bare", name, _, batch] => bare(load(configs, name, &[])?, number(batch)?),
+        ["train", name, _, batch] => train(configs, name, number(batch)?),
         ["forward", CIFAR, _, batch, passes] => {
             forward(ModelConfig::from_json(CIFAR_CONFIG, CIFAR)?, number(batch)?, number(passes)?)
         }
-        ["sample", name, _, batch, steps] => sample(load(configs, name)?, number(batch)?, number(steps)?),
+        ["sample", name, _, batch, steps] => sample(load(configs, name, &[])?, number(batch)?, number(steps)?),
         _ => Err(format!("there is no work `{}`", words.join(" ")).into()),
     }
 }
 
-fn load(configs: &Path, name: &str) -> Result<RunConfig> {
-    let endless = ["train.epochs=1000000".to_owned()];
-    Ok(RunConfig::load(&configs.join(name), &endless, &Registry::default())?)
+fn load(configs: &Path, name: &str, set: &[&str]) -> Result<RunConfig> {
+    let set: Vec<String> = ["train.epochs=1000000"].iter().chain(set).map(|&set| set.to_owned()).collect();
+    Ok(RunConfig::load(&configs.join(name), &set, &Registry::default())?)
 }
 
 /// Optimiser steps as `kakusan train` does them, batches made ahead and all.
 fn step(config: RunConfig) -> Result<Work> {
-    let mut trainer = Trainer::new(&config, digits(config.train.batch_size)?, &Device::Cpu)?;
+    let mut trainer = Trainer::new(&config, images(&config)?, &Device::Cpu)?;
     Ok(Box::new(move || {
         trainer.step()?.ok_or("the training is over")?;
         Ok(())
     }))
 }
 
-/// Digits of one class, so that they fill whole batches.
-fn digits(batch: usize) -> Result<Arc<ImageSet>> {
-    Ok(Arc::new(draw_digits(&[8], BATCHES * batch, 0)?))
+/// Images of noise that fill whole batches: what is in them makes no difference to the time.
+fn images(config: &RunConfig) -> Result<Arc<ImageSet>> {
+    let shape = config.model.sample_shape()?;
+    let count = BATCHES * config.train.batch_size;
+    let numbers = Generator::new(0).rand(count * shape.iter().product::<usize>());
+    let pixels = numbers.into_iter().map(|number| (number * 255.0) as u8).collect();
+    Ok(Arc::new(ImageSet::new(shape, pixels, vec![0; count], vec!["noise".into()])?))
+}
+
+/// Forward, backward and Adam, and nothing else.
+fn bare(config: RunConfig, batch: usize) -> Result<Work> {
+    let mut rng = Generator::new(0);
+    let (weights, model) = Weights::initialise(&Device::Cpu, &mut rng, |vb| config.model.build(vb))?;
+    let mut adam = Adam::new(weights.vars(), AdamConfig { lr: 1e-3, ..AdamConfig::default() })?;
+    let [channels, height, width] = config.model.sample_shape()?;
+    let numbers = rng.rand(batch * channels * height * width);
+    let x = Tensor::from_vec(numbers, (batch, channels, height, width), &Device::Cpu)?;
+    let level = Tensor::zeros(batch, candle_core::DType::F32, &Device::Cpu)?;
+    Ok(Box::new(move || {
+        let (_, gradients) = kakusan_ops::gradients(batch, &Device::Cpu, |part| {
+            let of = |tensor: &Tensor| tensor.narrow(0, part.start, part.len());
+            let dropout = Dropout { seed: 0, step: 0, first_image: part.start };
+            let y = model.forward_train(&of(&x)?, &of(&level)?, None, dropout)?;
+            let share = part.len() as f64 / batch as f64;
+            Ok::<_, kakusan_models::Error>((kakusan_ops::mse_loss(&y, &of(&x)?)? * share)?)
+        })?;
+        Ok(adam.step(&gradients)?)
+    }))
+}
+
+/// The steps of a whole training with what people turn on, in a thread of its own that waits for each to be asked for.
+fn train(configs: &Path, name: &str, batch: usize) -> Result<Work> {
+    let each = format!("data.drawn_per_class={}", BATCHES * batch);
+    let set = ["train.use_ema=true", "train.tensorboard=true", "data.classes=[8]", "data.sources=[\"drawn\"]", &each];
+    let config = load(configs, name, &set)?;
+    let dir = tempfile::tempdir()?;
+    let (done, steps) = mpsc::sync_channel(0);
+    std::thread::spawn(move || {
+        let (registry, stop) = (Registry::default(), AtomicBool::new(false));
+        let training = Training {
+            config,
+            out: dir.path().join("run"),
+            existing: Existing::Refuse,
+            device: DeviceChoice::Cpu,
+            registry: &registry,
+            hub: &Hub::new(HubConfig::new(DEFAULT_ENDPOINT, dir.path().join("cache"))), // not asked: the digits are drawn
+            stop: &stop,
+        };
+        let outcome = training.run(&mut |event| {
+            if let Event::Step { .. } = event
+                && done.send(Ok(())).is_err()
+            {
+                stop.store(true, std::sync::atomic::Ordering::Relaxed); // something else is measured now
+            }
+        });
+        let _ = done.send(outcome.map(drop).map_err(|e| e.to_string()));
+    });
+    Ok(Box::new(move || Ok(steps.recv()??)))
 }
 
 /// A network's forward passes on its own kind of images.
@@ -134,5 +202,10 @@ fn sample(config: RunConfig, batch: usize, steps: usize) -> Result<Work> {
     let mut rng = Generator::new(0);
     let (weights, _) = Weights::initialise(&Device::Cpu, &mut rng, |vb| config.model.build(vb))?;
     let pipeline = DDPMPipeline::new(config.model, weights, config.sampler)?;
-    Ok(Box::new(move || Ok(pipeline.sample(batch, steps, &mut rng, |_| {}).map(drop)?)))
+    let options = SampleOptions {
+        run: RunOptions::steps(steps),
+        class_labels: pipeline.model().config().num_classes().map(|_| vec![0; batch]),
+        ..SampleOptions::new(batch)
+    };
+    Ok(Box::new(move || Ok(pipeline.sample_with(&options, &mut rng, |_| {}).map(drop)?)))
 }

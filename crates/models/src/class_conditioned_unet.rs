@@ -1,0 +1,187 @@
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+use serde_json::{Map, Value};
+
+use crate::layers::embedding;
+use crate::outline::outline;
+use crate::unet_2d::look_up;
+use crate::{Dropout, Error, Model, ModelConfig, Result, UNet2DConfig, UNet2DModel};
+
+/// The configuration of [`ClassConditionedUnet`]: two keys of its own beside those of `UNet2DModel`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassConditionedUnetConfig {
+    /// How many classes there are.
+    pub num_classes: usize,
+    /// How many numbers, and so channels beside the image's, tell the network a class.
+    pub class_emb_size: usize,
+    /// The network; its `in_channels` are those of the images.
+    pub unet: UNet2DConfig,
+}
+
+impl Default for ClassConditionedUnetConfig {
+    /// The course's ten classes, told by four numbers, with `UNet2DModel`'s defaults.
+    fn default() -> Self {
+        Self { num_classes: 10, class_emb_size: 4, unet: UNet2DConfig::default() }
+    }
+}
+
+impl ClassConditionedUnetConfig {
+    /// More than anybody means, and less than what overflows.
+    const MAX: usize = 1 << 16;
+    const OWN: [&'static str; 2] = ["num_classes", "class_emb_size"];
+
+    /// Says what is wrong with the configuration, naming the key.
+    ///
+    /// # Errors
+    /// When a value is out of its range, or does not fit the others.
+    pub fn validate(&self) -> Result<()> {
+        self.outline().map(drop)
+    }
+
+    /// The names and sizes of the network's tensors, in order, of a configuration that is fit.
+    pub(crate) fn outline(&self) -> Result<Vec<(String, usize)>> {
+        for (key, count) in Self::OWN.into_iter().zip([self.num_classes, self.class_emb_size]) {
+            if !(1..=Self::MAX).contains(&count) {
+                return Err(refused(format!("{key} is {count}; it must be between 1 and {}", Self::MAX)));
+            }
+        }
+        if self.unet.class_embed_type.is_some() || self.unet.num_class_embeds.is_some() {
+            let reason = "num_class_embeds and class_embed_type tell a UNet2DModel its classes, here num_classes does: \
+                          leave them out";
+            return Err(refused(reason.into()));
+        }
+        self.inner().validate()?;
+        outline(|vb| ClassConditionedUnet::build(self, vb))
+    }
+
+    /// The network's own configuration, that takes the planes as channels.
+    fn inner(&self) -> UNet2DConfig {
+        let in_channels = self.unet.in_channels.saturating_add(self.class_emb_size);
+        UNet2DConfig { in_channels, ..self.unet.clone() }
+    }
+
+    /// From the fields of a `config.json` or a table.
+    pub(crate) fn from_fields(
+        mut fields: Map<String, Value>,
+        unet: impl FnOnce(Map<String, Value>) -> Result<UNet2DConfig>,
+    ) -> Result<Self> {
+        let default = Self::default();
+        let mut own = |key: &str, default: usize| match fields.remove(key) {
+            None => Ok(default),
+            Some(value) => serde_json::from_value(value).map_err(|e| refused(format!("{key}: {e}"))),
+        };
+        Ok(Self {
+            num_classes: own("num_classes", default.num_classes)?,
+            class_emb_size: own("class_emb_size", default.class_emb_size)?,
+            unet: unet(fields)?,
+        })
+    }
+
+    /// The fields, without `_class_name`.
+    pub fn to_map(&self) -> Map<String, Value> {
+        let own = Self::OWN.into_iter().zip([self.num_classes, self.class_emb_size]);
+        let mut fields: Map<String, Value> = own.map(|(key, count)| (key.to_owned(), count.into())).collect();
+        fields.extend(self.unet.to_map());
+        fields
+    }
+}
+
+/// A [`UNet2DModel`] that is told the class in planes beside the image: Hugging Face's diffusion course, unit 2, "Making a
+/// Class-Conditioned Diffusion Model", class `ClassConditionedUnet`.
+///
+/// A table has a few numbers for each class; each becomes a channel, the same at every pixel, and the network takes those
+/// and the image's together. diffusers has no such model: Python opens its weights by the course's class, whose names of
+/// tensors (`class_emb.weight`, `model.…`) and initialisation these are.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use kakusan_models::{ClassConditionedUnet, ClassConditionedUnetConfig, DownBlock, Model, UNet2DConfig, UpBlock, Weights};
+/// use kakusan_rng::Generator;
+///
+/// # fn main() -> kakusan_models::Result<()> {
+/// let unet = UNet2DConfig {
+///     in_channels: 1,
+///     out_channels: 1,
+///     down_block_types: [DownBlock::DownBlock2D, DownBlock::AttnDownBlock2D].map(Into::into).to_vec(),
+///     up_block_types: [UpBlock::AttnUpBlock2D, UpBlock::UpBlock2D].map(Into::into).to_vec(),
+///     block_out_channels: vec![32, 64],
+///     ..UNet2DConfig::default()
+/// };
+/// let config = ClassConditionedUnetConfig { unet, ..ClassConditionedUnetConfig::default() };
+/// let (_, model) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| ClassConditionedUnet::new(&config, vb))?;
+/// let x = Tensor::zeros((2, 1, 8, 8), DType::F32, &Device::Cpu)?;
+/// let (timestep, labels) = (Tensor::new(&[10f32, 999.0], &Device::Cpu)?, Tensor::new(&[3u32, 7], &Device::Cpu)?);
+/// assert_eq!(model.forward(&x, &timestep, Some(&labels))?.dims(), [2, 1, 8, 8]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct ClassConditionedUnet {
+    config: ClassConditionedUnetConfig,
+    class_emb: Tensor, // [num_classes, class_emb_size]
+    model: UNet2DModel,
+}
+
+impl ClassConditionedUnet {
+    /// Its `_class_name`.
+    pub const CLASS_NAME: &'static str = "ClassConditionedUnet";
+
+    /// Builds the network from a store of weights, which are asked for in torch's constructor order.
+    ///
+    /// # Errors
+    /// When the configuration does not [`validate`](ClassConditionedUnetConfig::validate) or the store lacks a tensor.
+    pub fn new(config: &ClassConditionedUnetConfig, vb: VarBuilder) -> Result<Self> {
+        config.validate()?;
+        Self::build(config, vb)
+    }
+
+    fn build(config: &ClassConditionedUnetConfig, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            class_emb: embedding(config.num_classes, config.class_emb_size, vb.pp("class_emb"))?,
+            model: UNet2DModel::build(&config.inner(), vb.pp("model"))?,
+            config: config.clone(),
+        })
+    }
+
+    /// The image's channels and the planes of its class: `[b, c, h, w] -> [b, c + class_emb_size, h, w]`.
+    fn with_planes(&self, x: &Tensor, labels: Option<&Tensor>) -> Result<Tensor> {
+        let unfit = |reason: String| Error::Input { model: Self::CLASS_NAME, reason };
+        let &[batch, channels, h, w] = x.dims() else {
+            return Err(unfit(format!("the input has shape {:?}, expected [b, c, h, w]", x.dims())));
+        };
+        if channels != self.config.unet.in_channels {
+            let expected = self.config.unet.in_channels;
+            return Err(unfit(format!("the images have {channels} channels, expected {expected}")));
+        }
+        let Some(labels) = labels else { return Err(unfit("it is conditioned on classes: give labels".into())) };
+        if labels.dims() != [batch] {
+            return Err(unfit(format!("the labels have shape {:?}, expected [{batch}]", labels.dims())));
+        }
+        let planes = look_up(&self.class_emb, labels, "label")?.reshape((batch, self.config.class_emb_size, 1, 1))?;
+        let planes = planes.to_dtype(x.dtype())?.broadcast_as((batch, self.config.class_emb_size, h, w))?;
+        Ok(Tensor::cat(&[x, &planes], 1)?)
+    }
+}
+
+impl Model for ClassConditionedUnet {
+    fn config(&self) -> ModelConfig {
+        ModelConfig::ClassConditionedUnet(Box::new(self.config.clone()))
+    }
+
+    /// As [`UNet2DModel`]'s; `labels` are classes `[b]`.
+    fn forward(&self, x: &Tensor, level: &Tensor, labels: Option<&Tensor>) -> Result<Tensor> {
+        self.model.forward(&self.with_planes(x, labels)?, level, None)
+    }
+
+    fn forward_train(&self, x: &Tensor, level: &Tensor, labels: Option<&Tensor>, dropout: Dropout) -> Result<Tensor> {
+        self.model.forward_train(&self.with_planes(x, labels)?, level, None, dropout)
+    }
+
+    fn enable_gradient_checkpointing(&mut self) -> Result<()> {
+        self.model.enable_gradient_checkpointing()
+    }
+}
+
+fn refused(reason: String) -> Error {
+    Error::Config { origin: ClassConditionedUnet::CLASS_NAME.into(), reason }
+}
