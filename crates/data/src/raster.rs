@@ -129,13 +129,16 @@ fn open(bytes: &[u8]) -> Result<Box<dyn ImageDecoder + '_>, String> {
     if !matches!(format, ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP | ImageFormat::Gif) {
         return Err(format!("is a {} file; {FORMATS}", format.extensions_str().first().unwrap_or(&"foreign")));
     }
-    let decoder: Box<dyn ImageDecoder> = if format == ImageFormat::Jpeg {
+    let limits = |bytes: u64| {
+        let mut limits = Limits::default();
+        limits.max_alloc = Some(bytes);
+        limits
+    };
+    let mut decoder: Box<dyn ImageDecoder> = if format == ImageFormat::Jpeg {
         Box::new(Jpeg::open(bytes).map_err(damaged)?)
     } else {
         let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-        let mut limits = Limits::default();
-        limits.max_alloc = Some(MAX_PIXELS * 8); // a pixel has 8 bytes at most: four channels of 16 bits
-        reader.limits(limits);
+        reader.limits(limits(MAX_PIXELS * 8)); // a pixel has 8 bytes at most: four channels of 16 bits
         Box::new(reader.into_decoder().map_err(damaged)?)
     };
     let (width, height) = decoder.dimensions();
@@ -147,7 +150,13 @@ fn open(bytes: &[u8]) -> Result<Box<dyn ImageDecoder + '_>, String> {
         _ if format == ImageFormat::WebP && !webp_fits(bytes, width, height) => {
             Err(format!("is damaged: a frame is larger than the picture of {width} x {height} pixels"))
         }
-        _ => Ok(decoder),
+        pixels => {
+            if format == ImageFormat::Gif {
+                // a frame may claim to be larger than the picture, by as little as this
+                decoder.set_limits(limits(pixels * 4 + (1 << 22))).map_err(damaged)?;
+            }
+            Ok(decoder)
+        }
     }
 }
 
@@ -196,6 +205,18 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, String> + std::panic::UnwindSafe)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The fuzzer's: 14 million pixels that a picture of 9 x 7 would be cut out of.
+    #[test]
+    fn a_gif_frame_far_larger_than_its_picture_is_refused() {
+        let of_sides = |width: u16, height: u16| {
+            let frame = [&[0x2c, 0, 0, 0, 0][..], &width.to_le_bytes(), &height.to_le_bytes(), &[0, 2, 0]].concat();
+            decode(&[b"GIF89a\x09\0\x07\0\x80\0\0\0\0\0\xff\xff\xff", &frame[..], b";"].concat(), 3, [0; 3])
+        };
+        let reason = of_sides(8855, 1651).unwrap_err();
+        assert!(reason.contains("Memory limit"), "{reason}");
+        assert_ne!(of_sides(90, 70).unwrap_err(), reason);
+    }
 
     /// What a WebP of 9 x 7 pixels says of a lossy frame in it decides how much is unpacked.
     #[test]
