@@ -2,7 +2,7 @@
 #![no_main]
 
 use kakusan_data::{DataConfig, DatasetName, SourceKind};
-use kakusan_fuzz::{allow_memory, forgive_decoders, read_images, scratch, write};
+use kakusan_fuzz::{allow_memory, forgive_decoders, read_pictures, scratch, write};
 use libfuzzer_sys::fuzz_target;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -10,7 +10,7 @@ const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 // The first byte says whether the pictures are held.
 fuzz_target!(init: forgive_decoders(), |data: &[u8]| {
     let Some((&how, bytes)) = data.split_first() else { return };
-    allow_memory(5 << 28); // pictures may claim a GiB
+    allow_memory(64 << 20);
     let cache = scratch();
     let repo = cache.path().join("datasets--somebody--pictures");
     write(&repo, "refs/refs/convert/parquet", COMMIT.as_bytes());
@@ -19,5 +19,5 @@ fuzz_target!(init: forgive_decoders(), |data: &[u8]| {
     (config.sources, config.repo) = (vec![SourceKind::Hub], Some("somebody/pictures".to_owned()));
     config.resolution = Some(8);
     config.cache_mb = Some(u64::from(how & 1));
-    read_images(&config, cache.path());
+    read_pictures(&config, cache.path());
 });

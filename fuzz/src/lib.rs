@@ -59,6 +59,18 @@ pub fn read_images(config: &DataConfig, cache: &Path) {
     }
 }
 
+/// As [`read_images`], of pictures whose headers claim no more than a few thousand pixels: up to 2^27, the crate's own
+/// limit, they may take their time and memory.
+pub fn read_pictures(config: &DataConfig, cache: &Path) {
+    let mut hub = HubConfig::new("http://127.0.0.1:9", cache);
+    hub.offline = true;
+    let headers = DataConfig { resolution: None, cache_mb: Some(0), ..config.clone() };
+    match load(&headers, &Hub::new(hub)) {
+        Ok(loaded) if loaded.images.height() * loaded.images.width() <= 1 << 14 => read_images(config, cache),
+        _ => {}
+    }
+}
+
 /// Lets panics of other people's decoders be: the crate `data` catches them and calls the file damaged. A panic of our
 /// own code, caught or not, and one that nobody catches stay findings.
 pub fn forgive_decoders() {
