@@ -41,6 +41,8 @@ pub(crate) enum State {
     Finished,
 }
 
+/// So many epochs are a table; more are one to be opened.
+const EPOCHS_SHOWN: usize = 20;
 /// The picture beside which the epochs are told.
 const LOSS: &str = "loss.png";
 
@@ -265,7 +267,11 @@ impl Report<'_> {
             return "<p>No step was done yet.</p>\n".into();
         }
         let head = "<tr><th>epoch</th><th>average loss</th><th>seconds</th><th>images/s</th></tr>";
-        format!("<div class=\"scroll\"><table>\n{head}\n{}</table></div>\n", rows.collect::<String>())
+        let table = format!("<div class=\"scroll\"><table>\n{head}\n{}</table></div>\n", rows.collect::<String>());
+        match self.epochs.len() {
+            ..=EPOCHS_SHOWN => table,
+            many => format!("<details>\n<summary>All {} epochs</summary>\n{table}</details>\n", thousands(many)),
+        }
     }
 
     fn sample_command(&self, seed: u64) -> String {
@@ -465,6 +471,9 @@ mod tests {
         assert!(page.contains(&escape(r#"kakusan train --resume 'runs/it'\''s "mine"'"#)));
         assert!(page.contains("No step was done yet") && page.contains("0 of 5 begun") && page.contains("The network"));
         assert!(!page.contains("kakusan sample") && !page.contains("stand in for") && !page.contains("http-equiv"));
+
+        let (page, _) = told(&ALL, 1000, State::Finished, SourceKind::Dir);
+        assert!(page.contains("<summary>All 1,000 epochs</summary>") && page.contains("<td>1000</td>"));
 
         let (page, card) = told(&ALL[..2], 3, State::Running, SourceKind::Dir);
         assert!(
