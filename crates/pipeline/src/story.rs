@@ -21,7 +21,7 @@ const SHOWN: usize = 8;
 /// The picture of the samples.
 const SAMPLES: &str = "samples.png";
 /// Pictures that the report shows of those that were drawn after epochs.
-const PREVIEWS_SHOWN: usize = 4;
+const PREVIEWS_SHOWN: usize = 3;
 /// Steps that are shown of a sampling.
 const STEPS_SHOWN: usize = 5;
 

@@ -15,9 +15,10 @@ const LEFT: usize = 98;
 const RIGHT: usize = 860;
 const TOP: usize = 28;
 const BOTTOM: usize = 456;
-/// The tutorial's y axis.
+/// The tutorial's y axis goes up to this.
 const HIGHEST: f64 = 0.1;
-const LOSSES: [f64; 6] = [0.0, 0.02, 0.04, 0.06, 0.08, 0.1];
+/// Lines across the plot, besides the lowest.
+const LINES_ACROSS: usize = 5;
 /// Lines are drawn this many times larger and then shrunk, which smooths them.
 const FINE: usize = 3;
 /// Up to as many losses are marked one by one.
@@ -32,34 +33,47 @@ const EDGE: RGBColor = RGBColor(60, 60, 60);
 type Average = (f64, f64, f64);
 
 /// Draws the loss of every optimiser step, and over it the average of each epoch, as PNG. The y axis goes from 0 to
-/// 0.1; larger losses run along its top, what is not finite is left out.
+/// 0.1, or as far as the averages go; larger losses run along its top, what is not finite is left out.
 ///
 /// # Errors
 /// When the drawing library fails.
 pub fn loss_curve(losses: &[f32], steps_per_epoch: usize, about: About) -> Result<Vec<u8>, PictureError> {
     let points = thin_out(losses, 2 * (RIGHT - LEFT));
     let averages = averages(losses, steps_per_epoch);
-    let last = losses.len().max(10) as f64;
+    let (last, highest) = (losses.len().max(10) as f64, highest(&averages));
 
     let ticks = RangedCoordf64::from(0.0..last).key_points(9);
     let mut fine = Canvas::new(WIDTH * FINE, HEIGHT * FINE)?;
-    draw(&mut fine, &ticks, &points, &averages, last).map_err(PictureError::Drawing)?;
+    draw(&mut fine, &ticks, &points, &averages, [last, highest]).map_err(PictureError::Drawing)?;
 
     let mut canvas = shrink(&fine)?;
     for step in ticks {
         let at = (x(step, last).round() as usize, BOTTOM + 13 + cap_height(LABEL));
         canvas.text(&step.to_string(), LABEL, PALE, at, Anchor::Centre)?;
     }
-    for loss in LOSSES {
-        let at = (LEFT - 13, y(loss).round() as usize + cap_height(LABEL) / 2);
-        canvas.text(&format!("{loss:.2}"), LABEL, PALE, at, Anchor::Right)?;
+    for loss in losses_marked(highest) {
+        let at = (LEFT - 13, y(loss, highest).round() as usize + cap_height(LABEL) / 2);
+        let text = if highest < 1e4 { format!("{loss:.2}") } else { format!("{loss:.0e}") };
+        canvas.text(&text, LABEL, PALE, at, Anchor::Right)?;
     }
     canvas.text("step", HEADING, INK, ((LEFT + RIGHT) / 2, HEIGHT - 28), Anchor::Centre)?;
-    canvas.text("loss (MSE)", HEADING, INK, (36, (TOP + BOTTOM) / 2), Anchor::Upwards)?;
+    canvas.text("loss", HEADING, INK, (36, (TOP + BOTTOM) / 2), Anchor::Upwards)?;
     for (i, name) in ["each step", "average of the epoch"].into_iter().enumerate() {
         canvas.text(name, LABEL, INK, (legend(i).0 + 42, legend(i).1 + cap_height(LABEL) / 2), Anchor::Left)?;
     }
     canvas.png(about)
+}
+
+/// Where the y axis ends: 0.1, or the next of 0.2, 0.5, 1, 2 and so on that is above all averages.
+fn highest(averages: &[Average]) -> f64 {
+    let most = averages.iter().map(|&(.., mean)| mean).fold(HIGHEST, f64::max);
+    let rounds = (-1..50).flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power)));
+    rounds.into_iter().find(|&round| round >= most).unwrap_or(most)
+}
+
+/// The losses that the y axis names.
+fn losses_marked(highest: f64) -> impl Iterator<Item = f64> {
+    (0..=LINES_ACROSS).map(move |i| highest * i as f64 / LINES_ACROSS as f64)
 }
 
 /// Where the sample of the legend's `i`th line begins.
@@ -100,7 +114,7 @@ fn draw(
     ticks: &[f64],
     points: &[(f64, f64)],
     averages: &[Average],
-    last: f64,
+    [last, highest]: [f64; 2],
 ) -> Result<(), String> {
     let size = (fine.width as u32, fine.height as u32);
     let area = BitMapBackend::with_buffer(&mut fine.bytes, size).into_drawing_area();
@@ -113,13 +127,13 @@ fn draw(
         area.draw(&Circle::new(pixel(at), radius, ShapeStyle::from(color).filled())).map_err(|e| e.to_string())
     };
     let (left, right, top, bottom) = (LEFT as f64, RIGHT as f64, TOP as f64, BOTTOM as f64);
-    let x = |step| x(step, last);
+    let (x, y) = (|step| x(step, last), |loss| y(loss, highest));
 
     for &step in ticks {
         line((x(step), top), (x(step), bottom), LINES, 3)?;
         line((x(step), bottom), (x(step), bottom + 6.0), EDGE, 3)?;
     }
-    for loss in LOSSES {
+    for loss in losses_marked(highest) {
         line((left, y(loss)), (right, y(loss)), LINES, 3)?;
         line((left - 6.0, y(loss)), (left, y(loss)), EDGE, 3)?;
     }
@@ -153,8 +167,8 @@ fn x(step: f64, last: f64) -> f64 {
 }
 
 /// Where a loss lies from top to bottom.
-fn y(loss: f64) -> f64 {
-    BOTTOM as f64 - (BOTTOM - TOP) as f64 * loss.clamp(0.0, HIGHEST) / HIGHEST
+fn y(loss: f64, highest: f64) -> f64 {
+    BOTTOM as f64 - (BOTTOM - TOP) as f64 * loss.clamp(0.0, highest) / highest
 }
 
 /// Averages squares of `FINE` x `FINE` pixels.
@@ -189,7 +203,7 @@ mod tests {
 
     #[test]
     fn the_curve_is_where_its_losses_are() {
-        for (losses, y) in [(vec![0.05; 700], 242), (vec![0.0; 700], 456), (vec![9.0; 700], 28)] {
+        for (losses, y) in [(vec![0.05; 700], 242), (vec![0.0; 700], 456), (vec![9.0; 700], 71)] {
             let rows = rows(&decode(&loss_curve(&losses, 100, &[]).unwrap()), AVERAGE);
             let (first, last) = (rows[0], rows[rows.len() - 1]);
             assert!(first + 3 >= y && last <= y + 3, "{} at {first}..{last}, not {y}", losses[0]);
@@ -198,6 +212,13 @@ mod tests {
         let picture = decode(&loss_curve(&two, 50, &[]).unwrap());
         let middle = |x: usize| (0..picture.height).find(|&y| picture.at(x, y) == AVERAGE).unwrap();
         assert!(middle(300) > 360 && middle(600) < 120, "each epoch has its own average");
+    }
+
+    #[test]
+    fn the_axis_goes_as_far_as_the_averages() {
+        let upto = |mean| highest(&[(0.0, 1.0, 0.03), (1.0, 2.0, mean)]);
+        assert_eq!([0.0, 0.07, 0.1, 0.11, 0.3, 0.92, 7.0, 1e4].map(upto), [0.1, 0.1, 0.1, 0.2, 0.5, 1.0, 10.0, 1e4]);
+        assert_eq!(highest(&[]), 0.1);
     }
 
     #[test]
