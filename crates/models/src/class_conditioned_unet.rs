@@ -157,8 +157,12 @@ impl ClassConditionedUnet {
         if labels.dims() != [batch] {
             return Err(unfit(format!("the labels have shape {:?}, expected [{batch}]", labels.dims())));
         }
-        let planes = look_up(&self.class_emb, labels, "label")?.reshape((batch, self.config.class_emb_size, 1, 1))?;
-        let planes = planes.to_dtype(x.dtype())?.broadcast_as((batch, self.config.class_emb_size, h, w))?;
+        let numbers = look_up(&self.class_emb, labels, "label").map_err(|e| match e {
+            Error::Input { reason, .. } => unfit(reason), // of this model, not of the one within
+            other => other,
+        })?;
+        let size = self.config.class_emb_size;
+        let planes = numbers.to_dtype(x.dtype())?.reshape((batch, size, 1, 1))?.broadcast_as((batch, size, h, w))?;
         Ok(Tensor::cat(&[x, &planes], 1)?)
     }
 }

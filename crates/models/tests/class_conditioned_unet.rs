@@ -113,7 +113,11 @@ fn what_does_not_fit_is_refused_by_name() -> TestResult {
     };
     refused(&[1, 2, 8, 8], None, "give labels");
     refused(&[1, 2, 8, 8], Some(&[0, 1]), "[2]");
-    refused(&[1, 2, 8, 8], Some(&[5]), "from 0 to 4");
+    refused(
+        &[1, 2, 8, 8],
+        Some(&[5]),
+        "ClassConditionedUnet: label 5 is not there; they are whole numbers from 0 to 4",
+    );
     refused(&[1, 3, 8, 8], Some(&[1]), "3 channels, expected 2");
     refused(&[2, 8, 8], Some(&[1]), "[2, 8, 8]");
     Ok(())

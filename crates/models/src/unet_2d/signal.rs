@@ -21,7 +21,7 @@ impl Signal {
         Self { time, dropout, checkpointing, told: Cell::new(0) }
     }
 
-    /// Whether blocks keep what they compute for the way back.
+    /// Whether blocks are computed anew on the way back instead of kept for it.
     pub(super) fn checkpointing(&self) -> bool {
         self.checkpointing
     }

@@ -67,8 +67,8 @@ pub fn loss_curve(losses: &[f32], steps_per_epoch: usize, about: About) -> Resul
 /// Where the y axis ends: 0.1, or the next of 0.2, 0.5, 1, 2 and so on that is above all averages.
 fn highest(averages: &[Average]) -> f64 {
     let most = averages.iter().map(|&(.., mean)| mean).fold(HIGHEST, f64::max);
-    let rounds = (-1..50).flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power)));
-    rounds.into_iter().find(|&round| round >= most).unwrap_or(most)
+    let mut rounds = (-1..50).flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power)));
+    rounds.find(|&round| round >= most).unwrap_or(most)
 }
 
 /// The losses that the y axis names.
