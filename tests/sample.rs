@@ -90,6 +90,170 @@ fn an_image_of_a_seed_is_the_same_whatever_is_drawn_beside_it() {
     assert!(failed.contains("LinearMixScheduler has no use for `eta`"), "{failed}");
 }
 
+/// A model as Python saves it, and what of its files was changed.
+fn odd(place: &Workplace, name: &str, change: impl FnOnce(&std::path::Path)) {
+    for file in [
+        "model_index.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "scheduler/scheduler_config.json",
+    ] {
+        let to = place.path(name).join(file);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(place.path("plain").join(file), to).unwrap();
+    }
+    change(&place.path(name));
+}
+
+#[test]
+fn what_a_model_does_not_know_is_said_and_it_draws_as_without() {
+    let place = Workplace::new();
+    place.train("plain", &["--max-steps", "1"]).expect(0);
+    let edit = |file: &str, from: &str, to: &str| {
+        let (file, from, to) = (file.to_owned(), from.to_owned(), to.to_owned());
+        move |dir: &std::path::Path| {
+            let text = fs::read_to_string(dir.join(&file)).unwrap();
+            assert!(text.contains(&from));
+            fs::write(dir.join(&file), text.replacen(&from, &to, 1)).unwrap();
+        }
+    };
+    odd(&place, "noted", edit("unet/config.json", "{", "{\"notes\": \"trained on my cats\","));
+    odd(&place, "untitled", edit("unet/config.json", "\"_class_name\": \"BasicUNet\",", ""));
+    odd(&place, "extra", |dir| {
+        let file = dir.join("unet/diffusion_pytorch_model.safetensors");
+        let bytes = fs::read(&file).unwrap();
+        let mut tensors = SafeTensors::deserialize(&bytes).unwrap().tensors();
+        let spare = safetensors::tensor::TensorView::new(safetensors::Dtype::I64, vec![1], &[7; 8]).unwrap();
+        tensors.push(("spare.weight".into(), spare));
+        fs::write(file, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    });
+    let draw = |model: &str, more: &[&str]| {
+        let args = ["sample", "--model", model, "--batch", "1", "--steps", "2", "--save-tensor", "t.safetensors"];
+        place.run(&[&args, more].concat())
+    };
+    assert_eq!(draw("plain", &["--strict"]).expect(0).stderr(), "");
+    let sound = fs::read(place.path("t.safetensors")).unwrap();
+    for (model, word) in [("noted", "`notes`"), ("untitled", "`_class_name` is missing"), ("extra", "`spare.weight`")] {
+        let said = draw(model, &[]).expect(0).stderr();
+        assert!(said.starts_with("warning: ") && said.contains(word) && said.lines().count() == 1, "{said}");
+        assert_eq!(fs::read(place.path("t.safetensors")).unwrap(), sound);
+        assert!(place.run(&["info", model]).expect(0).stderr().contains(word));
+        for said in
+            [draw(model, &["--strict"]).expect(1).stderr(), place.run(&["info", model, "--strict"]).expect(1).stderr()]
+        {
+            assert!(said.starts_with("error: ") && said.contains(word), "{said}");
+        }
+    }
+}
+
+/// Latents have 4 channels, inpainting's inputs 9.
+#[test]
+fn images_of_other_channels_are_drawn_and_three_of_them_shown() {
+    let place = Workplace::new();
+    place.train("plain", &["--max-steps", "1"]).expect(0);
+    for (channels, shown) in [(2, "the first of them"), (4, "the first three of them"), (9, "the first three of them")]
+    {
+        let model = format!("of{channels}");
+        odd(&place, &model, |dir| {
+            let config = dir.join("unet/config.json");
+            let text =
+                fs::read_to_string(&config).unwrap().replace("channels\": 1", &format!("channels\": {channels}"));
+            fs::write(config, text).unwrap();
+            let file = dir.join("unet/diffusion_pytorch_model.safetensors");
+            let bytes = fs::read(&file).unwrap();
+            let tensors = SafeTensors::deserialize(&bytes).unwrap();
+            // the input's channels are repeated in the first layer, the output's in the last
+            let repeated: Vec<_> = tensors
+                .tensors()
+                .into_iter()
+                .map(|(name, tensor)| {
+                    let (mut shape, data) = (tensor.shape().to_vec(), tensor.data());
+                    let data = match name.as_str() {
+                        "down_layer1.weight" => {
+                            shape[1] = channels;
+                            data.chunks(data.len() / shape[0]).flat_map(|kernel| kernel.repeat(channels)).collect()
+                        }
+                        "up_layer3.weight" | "up_layer3.bias" => {
+                            shape[0] = channels;
+                            data.repeat(channels)
+                        }
+                        _ => data.to_vec(),
+                    };
+                    (name, shape, data)
+                })
+                .collect();
+            let views = repeated.iter().map(|(name, shape, data)| {
+                (name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), data).unwrap())
+            });
+            fs::write(&file, safetensors::serialize(views, None).unwrap()).unwrap();
+        });
+        let args = ["sample", "--model", &model, "--batch", "2", "--steps", "2", "--save-tensor", "t.safetensors"];
+        let said =
+            place.run(&[&args[..], &["--separate", "each", "--animate", "film.png"]].concat()).expect(0).stderr();
+        assert!(said.contains(&format!("{channels} channels")) && said.contains(shown), "{said}");
+        let bytes = fs::read(place.path("t.safetensors")).unwrap();
+        let tensor = SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(tensor.tensor("images").unwrap().shape(), [2, channels, 28, 28]);
+        for file in ["samples.png", "each/0001.png", "film.png"] {
+            let picture = image::open(place.path(file)).unwrap();
+            assert!(picture.width() >= 28, "{file}");
+        }
+    }
+}
+
+#[test]
+fn a_picture_is_written_as_its_ending_says_or_not_at_all() {
+    let place = Workplace::new();
+    place.train("run", &["--max-steps", "1"]).expect(0);
+    let draw =
+        |more: &[&str]| place.run(&[&["sample", "--model", "run", "--batch", "2", "--steps", "3"], more].concat());
+    let pixels = |name: &str| image::open(place.path(name)).unwrap().into_rgb8();
+    draw(&["--out", "a.png", "--animate", "film.apng"]).expect(0);
+    for (name, magic, most) in [
+        ("a.jpg", &b"\xff\xd8\xff"[..], 40),
+        ("b.JPEG", b"\xff\xd8\xff", 40),
+        ("a.webp", b"RIFF", 0),
+        ("a.gif", b"GIF89a", 0),
+        ("plain", b"\x89PNG", 0),
+    ] {
+        draw(&["--out", name]).expect(0);
+        let bytes = fs::read(place.path(name)).unwrap();
+        assert!(bytes.starts_with(magic), "{name}");
+        if most == 0 {
+            assert_eq!(image::load_from_memory(&bytes).unwrap().into_rgb8(), pixels("a.png"), "{name}");
+        }
+    }
+    draw(&["--animate", "film.gif"]).expect(0);
+    let frames = |decoder: &mut dyn Iterator<Item = image::ImageResult<image::Frame>>| -> Vec<(u32, Vec<u8>)> {
+        let frame = |frame: image::ImageResult<image::Frame>| {
+            let frame = frame.unwrap();
+            let (numerator, denominator) = frame.delay().numer_denom_ms();
+            (numerator / denominator, frame.into_buffer().into_raw())
+        };
+        decoder.map(frame).collect()
+    };
+    use image::AnimationDecoder;
+    let open = |name: &str| std::io::BufReader::new(fs::File::open(place.path(name)).unwrap());
+    let gif = image::codecs::gif::GifDecoder::new(open("film.gif")).unwrap();
+    let png = image::codecs::png::PngDecoder::new(open("film.apng")).unwrap().apng().unwrap();
+    let (gif, png) = (frames(&mut gif.into_frames()), frames(&mut png.into_frames()));
+    assert!(gif.len() == 4 && gif == png);
+
+    for (args, words) in [
+        (["--out", "x.tiff"], ["--out", ".png, .jpg, .jpeg, .webp, .gif"]),
+        (["--out", "-"], ["--out", "not to the standard output"]),
+        (["--animate", "x.webp"], ["--animate", ".png, .apng, .gif"]),
+        (["--save-tensor", "x.npy"], ["--save-tensor", ".safetensors"]),
+        (["--out", "no/x.png"], ["there is no folder no", "make it first"]),
+        (["--out", "."], ["it is a folder", "name a file"]),
+        (["--animate", "samples.png"], ["--out and --animate", "name two files"]),
+    ] {
+        let said = draw(&args).expect(2).stderr();
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    }
+    assert!(!place.path("samples.png").exists() || place.path("film.gif").exists());
+}
+
 #[test]
 fn schedulers_are_listed_with_a_line_each() {
     let place = Workplace::new();
@@ -164,7 +328,8 @@ fn help_teaches() {
         assert!(said.contains(expected), "{said}");
     }
     for command in ["train", "sample", "info"] {
-        assert!(place.run(&[command, "--help"]).expect(0).stdout().contains("Usage: kakusan"));
+        let usage = format!("kakusan {command} ");
+        assert!(place.run(&[command, "--help"]).expect(0).stdout().contains(&usage));
     }
 }
 

@@ -41,6 +41,17 @@ impl Workplace {
         command
     }
 
+    /// A line as a shell takes it, in a folder of the workplace; the command is found by its name, too.
+    pub(crate) fn shell(&self, line: &str, folder: &str) -> Command {
+        let binary = Path::new(env!("CARGO_BIN_EXE_kakusan"));
+        let mut places = vec![binary.parent().unwrap().to_owned()];
+        places.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+        let mut command = Command::new("sh");
+        command.args(["-c", line]).current_dir(self.path(folder)).env("PATH", std::env::join_paths(places).unwrap());
+        command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", self.path("hf")).env("NO_COLOR", "1");
+        command
+    }
+
     /// Runs the command with `args` to its end.
     pub(crate) fn run(&self, args: &[&str]) -> Done {
         Done(self.kakusan(args).output().unwrap())

@@ -13,6 +13,9 @@ pub(crate) struct InfoArgs {
     /// The folder of a run or a saved pipeline, or owner/name on the Hub; without it: this program and machine
     #[arg(value_name = "DIR|owner/name")]
     model: Option<String>,
+    /// Refuse a model whose files hold what it does not know, instead of passing over it with a warning
+    #[arg(long, requires = "model")]
+    strict: bool,
     /// List every tensor with its shape, too
     #[arg(long, requires = "model")]
     tensors: bool,
@@ -27,7 +30,7 @@ pub(crate) fn info(args: &InfoArgs) -> Result<ExitCode> {
 }
 
 fn about_model(model: &str, args: &InfoArgs) -> Result<()> {
-    let pipeline = crate::sample::load(model, &Registry::default(), &Device::Cpu)?;
+    let pipeline = crate::sample::load(model, args.strict, &Registry::default(), &Device::Cpu)?;
     let config = pipeline.model_config();
     let count = pipeline.weights().parameter_count();
     say(&format!("{model}: {} with {}", config.class_name(), pipeline.scheduler().class_name()));

@@ -4,7 +4,9 @@ mod convert;
 mod failure;
 mod info;
 mod machine;
+mod picture;
 mod preview;
+mod program;
 mod progress;
 mod report;
 mod sample;
@@ -14,30 +16,39 @@ mod train;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Diffusion models in Rust: train them from scratch, sample from them, look at them.
 #[derive(Parser)]
-#[command(name = "kakusan", version, after_help = EXAMPLES)]
+#[command(name = "kakusan", version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-const EXAMPLES: &str = "\
-Examples:
-  kakusan train --config configs/184.toml                    learn the digits 1, 8 and 4, look on in runs/184
-  kakusan train --config configs/184.toml --set data.classes=[3,5] --out runs/35
-  kakusan train --resume runs/184                            go on where Ctrl-C stopped it
-  kakusan train --config configs/184.toml --set train.use_ema=true --set train.lr_scheduler=cosine --out runs/ema
-  kakusan report runs/184 runs/ema                           compare the two: compare.html
-  kakusan sample --model runs/184 --batch 64 --out new.png   draw 64 new digits
-  kakusan sample --model runs/ddpm-184 --scheduler ddim --steps 50 --seeds 0..15 --separate new
-  kakusan info runs/184                                      what is saved there
-  kakusan schedulers                                         which samplers there are
-  kakusan convert runs/184 half --dtype f16 --variant fp16   the same weights in half the bytes
+const EXAMPLES: [(&str, &str); 10] = [
+    ("train --config configs/184.toml", "learn the digits 1, 8 and 4, look on in runs/184"),
+    ("train --config configs/184.toml --set 'data.classes=[3,5]' --out runs/35", ""),
+    ("train --resume runs/184", "go on where Ctrl-C stopped it"),
+    ("train --config configs/184.toml --set train.use_ema=true --set train.lr_scheduler=cosine --out runs/ema", ""),
+    ("report runs/184 runs/ema", "compare the two: compare.html"),
+    ("sample --model runs/184 --batch 64 --out new.png", "draw 64 new digits"),
+    ("sample --model runs/184 --steps 50 --seeds 0..15 --separate new", "an image for each seed"),
+    ("info runs/184", "what is saved there"),
+    ("schedulers", "which samplers there are"),
+    ("convert runs/184 half --dtype f16 --variant fp16", "the same weights in half the bytes"),
+];
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted after saving.";
+/// The examples as they can be typed here, a comment behind those that are short enough.
+fn examples(program: &str) -> String {
+    let line = |(command, what): &(&str, &str)| match what.is_empty() {
+        true => format!("  {program} {command}"),
+        false => format!("  {program} {command:50} # {what}"),
+    };
+    let lines: Vec<String> = EXAMPLES.iter().map(line).collect();
+    let codes = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted after saving.";
+    format!("Examples:\n{}\n\n{codes}", lines.join("\n"))
+}
 
 #[derive(Subcommand)]
 enum Command {
@@ -56,7 +67,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let program = program::program();
+    let command = Cli::command().bin_name(&program).after_help(examples(&program));
+    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
     kakusan::ops::keep_freed_memory();
     let result = match cli.command {
         Command::Train(args) => train::train(args),

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use clap::Args;
 use kakusan::pipeline::{Result, compare, write_whole};
 
+use crate::picture::with_ending;
 use crate::terminal::say;
 
 #[derive(Args)]
@@ -12,7 +13,7 @@ pub(crate) struct ReportArgs {
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<PathBuf>,
     /// The page to write
-    #[arg(long, value_name = "FILE", default_value = "compare.html")]
+    #[arg(long, value_name = "FILE.html", default_value = "compare.html", value_parser = |text: &str| with_ending(text, &["html", "htm"]))]
     out: PathBuf,
 }
 

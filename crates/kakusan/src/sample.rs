@@ -6,12 +6,13 @@ use candle_core::{DType, Device, Tensor};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kakusan::pipeline::pictures::{self, Images};
-use kakusan::pipeline::{DDPMPipeline, DeviceChoice, Error, Result, SampleOptions, write_whole};
+use kakusan::pipeline::{DDPMPipeline, DeviceChoice, Error, Result, SampleOptions, check_writable, write_whole};
 use kakusan::rng::{Generator, Noise, PerImage};
 use kakusan::scheduler::{Churn, PixelRange, Registry, RunOptions};
 
 use crate::machine::MachineArgs;
-use crate::terminal::say;
+use crate::picture;
+use crate::terminal::{say, warn};
 
 /// The most frames of an animation; of more steps so many are shown, evenly.
 const MAX_FRAMES: usize = 100;
@@ -21,6 +22,9 @@ pub(crate) struct SampleArgs {
     /// The folder of a run or a saved pipeline, or owner/name[@revision] on the Hub
     #[arg(long, value_name = "DIR|owner/name")]
     model: String,
+    /// Refuse a model whose files hold what it does not know, instead of passing over it with a warning
+    #[arg(long)]
+    strict: bool,
     /// Sampling steps [default: 50; 1 for consistency models]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     steps: Option<u64>,
@@ -33,8 +37,8 @@ pub(crate) struct SampleArgs {
     /// An image for each seed, which is the same whatever is drawn beside it: 0..15, both included, or 3,5,8
     #[arg(long, value_name = "A..B", conflicts_with = "seed", value_parser = parse_seeds)]
     seeds: Option<Seeds>,
-    /// Sample with this scheduler instead of the saved one, built from the saved one's configuration: ddim, euler ... (`kakusan
-    /// schedulers` lists them)
+    /// Sample with this scheduler instead of the saved one, built from the saved one's configuration: ddim, euler ... (the command
+    /// `schedulers` lists them)
     #[arg(long, value_name = "NAME")]
     scheduler: Option<String>,
     /// How much of the noise in a step is new, 0 to 1, for schedulers such as DDIM
@@ -43,23 +47,23 @@ pub(crate) struct SampleArgs {
     /// How much noise is added over all steps, for schedulers such as Euler
     #[arg(long, value_name = "X")]
     churn: Option<f64>,
-    /// The class of the images, for models that know classes; several (0,1,2) take turns
-    #[arg(long, value_name = "N", value_delimiter = ',')]
-    class: Option<Vec<u32>>,
+    /// The class of the images, for models that know classes; several (0..9 or 0,3) take turns
+    #[arg(long, value_name = "N", value_parser = parse_classes)]
+    class: Option<Classes>,
     /// Classifier-free guidance: 1 is none, more is closer to the class
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     guidance: f64,
-    /// The picture: a grid; grey images as dark ink on white
-    #[arg(long, value_name = "FILE.png", default_value = "samples.png")]
+    /// The picture: a grid; grey images as dark ink on white. Its ending says the format: .png, .jpg, .webp or .gif
+    #[arg(long, value_name = "FILE", default_value = "samples.png", value_parser = picture::still)]
     out: PathBuf,
     /// Save each image as a file of its own in this folder, too: its own pixels, as diffusers gives them
     #[arg(long, value_name = "DIR")]
     separate: Option<PathBuf>,
-    /// Save how the images came about as an animated picture, too
-    #[arg(long, value_name = "FILE.png")]
+    /// Save how the images came about as an animated picture, too: .png or .gif
+    #[arg(long, value_name = "FILE", value_parser = picture::film)]
     animate: Option<PathBuf>,
     /// Save the images as a tensor, too: `images`, f32 [n, c, h, w] in 0..1
-    #[arg(long, value_name = "FILE.safetensors")]
+    #[arg(long, value_name = "FILE.safetensors", value_parser = |text: &str| picture::with_ending(text, &["safetensors"]))]
     save_tensor: Option<PathBuf>,
     /// cpu, cuda, cuda:N, or auto
     #[arg(long, default_value = "auto")]
@@ -75,14 +79,21 @@ struct Seeds {
     text: String,
 }
 
+/// The classes of `--class`.
+#[derive(Debug, Clone)]
+struct Classes(Vec<u32>);
+
 pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
     args.machine.apply()?;
     for file in [Some(&args.out), args.animate.as_ref(), args.save_tensor.as_ref()].into_iter().flatten() {
-        check_parent(file)?; // before the work, not after it
+        check_writable(file)?; // before the work, not after it
+    }
+    if args.animate.as_ref() == Some(&args.out) {
+        return Err(Error::Unfit(format!("--out and --animate both name {}; name two files", args.out.display())));
     }
     let registry = Registry::default();
     let device = args.device.open()?;
-    let mut pipeline = load(&args.model, &registry, &device)?;
+    let mut pipeline = load(&args.model, args.strict, &registry, &device)?;
     if let Some(name) = &args.scheduler {
         let class_name = registry.resolve(name)?;
         let scheduler = registry.from_config(class_name, &pipeline.scheduler().config())?;
@@ -108,15 +119,19 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
 
     let images = range.to_unit(&sample)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     let about = args.about(pipeline.scheduler().class_name(), steps);
-    let count = options.batch_size;
-    write_whole(&args.out, &grid(&images, &about)?)?;
+    let (count, shown) = (options.batch_size, visible(&images)?);
+    picture::write(&args.out, grid(&shown, &about)?)?;
     say(&format!("{count} images in {steps} steps: {}", args.out.display()));
+    if shown.dim(1)? < images.dim(1)? {
+        let which = if shown.dim(1)? == 1 { "first" } else { "first three" };
+        warn(&format!("warning: the images have {} channels; pictures show the {which} of them", images.dim(1)?));
+    }
     if let Some(dir) = &args.separate {
-        args.save_each(dir, &images, &about)?;
+        args.save_each(dir, &shown, &about)?;
         say(&format!("Each by itself: {}", dir.display()));
     }
     if let Some(file) = &args.animate {
-        write_whole(file, &film.develop(&images, &about)?)?;
+        picture::write(file, film.develop(&shown, &about)?)?;
         say(&format!("How they came about: {}", file.display()));
     }
     if let Some(file) = &args.save_tensor {
@@ -136,7 +151,7 @@ impl SampleArgs {
         };
         let mut run = RunOptions { eta: self.eta, ..RunOptions::steps(steps) };
         run.churn = self.churn.map(|s_churn| Churn { s_churn, ..Churn::default() });
-        let in_turns = |classes: &Vec<u32>| classes.iter().copied().cycle().take(batch_size).collect();
+        let in_turns = |Classes(classes): &Classes| classes.iter().copied().cycle().take(batch_size).collect();
         let class_labels = self.class.as_ref().map(in_turns);
         SampleOptions { run, class_labels, guidance_scale: self.guidance, ..SampleOptions::new(batch_size) }
     }
@@ -155,7 +170,7 @@ impl SampleArgs {
         });
         about.extend(self.eta.map(|eta| ("eta", eta.to_string())));
         about.extend(self.churn.map(|churn| ("churn", churn.to_string())));
-        about.extend(self.class.as_ref().map(|classes| ("class", format!("{classes:?}"))));
+        about.extend(self.class.as_ref().map(|Classes(classes)| ("class", format!("{classes:?}"))));
         if self.guidance != 1.0 {
             about.push(("guidance", self.guidance.to_string()));
         }
@@ -196,7 +211,7 @@ impl Film {
             return;
         }
         let pixels = || -> Result<Vec<f32>> {
-            let unit = self.range.to_unit(sample)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+            let unit = self.range.to_unit(&visible(sample)?)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
             Ok(unit.flatten_all()?.to_vec1()?)
         };
         match pixels() {
@@ -218,8 +233,19 @@ impl Film {
 }
 
 /// Loads a pipeline from a folder, or from the Hub where no such folder exists and the name is an owner/name, with or
-/// without @revision.
-pub(crate) fn load(model: &str, registry: &Registry, device: &Device) -> Result<DDPMPipeline> {
+/// without @revision. What is odd about its files is said, or with `strict` refused.
+pub(crate) fn load(model: &str, strict: bool, registry: &Registry, device: &Device) -> Result<DDPMPipeline> {
+    let pipeline = find(model, registry, device)?;
+    if strict {
+        return pipeline.strict();
+    }
+    for warning in pipeline.warnings() {
+        warn(&format!("warning: {warning}"));
+    }
+    Ok(pipeline)
+}
+
+fn find(model: &str, registry: &Registry, device: &Device) -> Result<DDPMPipeline> {
     let dir = Path::new(model);
     let (id, revision) = model.split_once('@').unwrap_or((model, "main"));
     let is_id = id.split('/').count() == 2 && !model.starts_with(['.', '/', '~']);
@@ -228,6 +254,16 @@ pub(crate) fn load(model: &str, registry: &Registry, device: &Device) -> Result<
     }
     let hub = crate::progress::hub()?;
     DDPMPipeline::from_hub(id, revision, &hub, registry, device)
+}
+
+/// What a picture can show of images `[n, c, h, w]`: grey and coloured ones as they are, of others the first channel, or three.
+fn visible(images: &Tensor) -> Result<Tensor> {
+    let channels = images.dim(1)?;
+    Ok(if matches!(channels, 1 | 3) {
+        images.clone()
+    } else {
+        images.narrow(1, 0, if channels > 3 { 3 } else { 1 })?
+    })
 }
 
 /// The images as a picture.
@@ -259,28 +295,28 @@ fn progress() -> ProgressBar {
     bar
 }
 
-fn check_parent(file: &Path) -> Result<()> {
-    match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() && !parent.is_dir() => {
-            Err(Error::Unfit(format!("cannot write {}: there is no folder {}", file.display(), parent.display())))
-        }
-        _ => Ok(()),
-    }
+fn parse_seeds(text: &str) -> std::result::Result<Seeds, String> {
+    let seeds = parse_numbers(text)?;
+    Ok(Seeds { seeds, text: text.to_owned() })
 }
 
-fn parse_seeds(text: &str) -> std::result::Result<Seeds, String> {
+fn parse_classes(text: &str) -> std::result::Result<Classes, String> {
+    let class = |number: u64| u32::try_from(number).map_err(|_| format!("there is no class {number}"));
+    Ok(Classes(parse_numbers(text)?.into_iter().map(class).collect::<std::result::Result<_, _>>()?))
+}
+
+/// `0..15`, both included, `3,5,8`, or both: `0..4,7`.
+fn parse_numbers(text: &str) -> std::result::Result<Vec<u64>, String> {
     const MOST: u64 = 4096;
-    let number =
-        |text: &str| text.trim().parse::<u64>().map_err(|_| format!("`{text}` is not a seed, a number from 0"));
-    let seeds: Vec<u64> = match text.split_once("..") {
-        Some((first, last)) => {
-            let (first, last) = (number(first)?, number(last.trim_start_matches('='))?);
-            if first > last || last - first >= MOST {
-                return Err(format!("from {first} to {last} there are none, or more than {MOST}"));
-            }
-            (first..=last).collect()
+    let number = |text: &str| text.trim().parse::<u64>().map_err(|_| format!("`{text}` is not a number from 0"));
+    let mut numbers = vec![];
+    for part in text.split(',') {
+        let (first, last) = part.split_once("..").unwrap_or((part, part));
+        let (first, last) = (number(first)?, number(last.trim_start_matches('='))?);
+        if first > last || last - first >= MOST || numbers.len() as u64 + last - first >= MOST {
+            return Err(format!("from {first} to {last} there are none, or more than {MOST}"));
         }
-        None => text.split(',').map(number).collect::<std::result::Result<_, _>>()?,
-    };
-    Ok(Seeds { seeds, text: text.to_owned() })
+        numbers.extend(first..=last);
+    }
+    Ok(numbers)
 }

@@ -35,6 +35,7 @@ mod model;
 mod outline;
 mod store;
 mod unet_2d;
+mod warning;
 mod weights;
 
 pub use basic_unet::{BasicUNet, BasicUNetConfig};
@@ -43,11 +44,12 @@ pub use dropout::Dropout;
 pub use error::{Error, Result};
 pub use model::{Model, ModelConfig, Part};
 pub use store::{
-    CONFIG_FILE, Checkpoint, FloatType, SaveOptions, TensorInfo, WEIGHTS_FILE, WeightsFile, choose_weights, convert,
-    from_pretrained, load_config, load_config_and_fields, parse_size, save, save_with,
+    CONFIG_FILE, Checkpoint, FloatType, Pretrained, SaveOptions, TensorInfo, WEIGHTS_FILE, WeightsFile, choose_weights,
+    convert, from_pretrained, load_config, load_config_and_fields, parse_size, save, save_with,
 };
 pub use unet_2d::{
     ActFn, BlockType, ClassEmbedType, DownBlock, MidBlockType, SampleSize, SampleType, TimeEmbeddingType,
     TimeScaleShift, UNet2DConfig, UNet2DModel, UpBlock,
 };
+pub use warning::Warning;
 pub use weights::Weights;

@@ -111,24 +111,33 @@ impl ModelConfig {
     /// As [`from_map`](Self::from_map), and when the text is not a JSON object with a `_class_name`.
     pub fn from_json(text: &str, origin: &str) -> Result<Self> {
         let refused = |reason: String| Error::Config { origin: origin.to_owned(), reason };
-        let mut fields =
-            kakusan_config::from_json(text).map_err(|e| refused(format!("not a model's configuration: {e}")))?;
-        let Some(Value::String(class_name)) = fields.get("_class_name") else {
-            return Err(refused("it has no `_class_name`".into()));
+        let fields = kakusan_config::from_json(text).map_err(|e| refused(e.to_string()))?;
+        let class_name = match fields.get("_class_name") {
+            Some(Value::String(class_name)) => class_name.clone(),
+            found => return Err(refused(no_class_name(found))),
         };
-        let class_name = class_name.clone();
-        let version = fields.get("_diffusers_version").and_then(Value::as_str).map(str::to_owned);
-        legacy::fill_defaults(&class_name, version.as_deref(), &mut fields);
-        let known = Self::field_names(&class_name);
-        fields.retain(|key, _| known.contains(key) || !legacy::is_harmless(key));
-        let unknown: Vec<&str> = fields.keys().filter(|key| !known.contains(key)).map(String::as_str).collect();
-        if !unknown.is_empty() && !known.is_empty() {
+        let (config, unknown) = Self::from_file(&class_name, fields, origin)?;
+        if !unknown.is_empty() {
+            let known = Self::field_names(&class_name);
             let known: Vec<&str> = known.iter().map(String::as_str).collect();
             let all = unknown.iter().map(|key| format!("`{key}`{}", kakusan_config::did_you_mean(key, &known)));
             let all = all.collect::<Vec<_>>().join(", ");
             return Err(refused(format!("{class_name} has no field {all}")));
         }
-        Self::from_map(&class_name, &fields).map_err(|e| refused(e.to_string()))
+        Ok(config)
+    }
+
+    /// From the fields of a `config.json` that is read as one of the class `class_name`, and those of them that the class
+    /// does not have.
+    pub(crate) fn from_file(class_name: &str, mut fields: Config, origin: &str) -> Result<(Self, Vec<String>)> {
+        let version = fields.get("_diffusers_version").and_then(Value::as_str).map(str::to_owned);
+        legacy::fill_defaults(class_name, version.as_deref(), &mut fields);
+        let known = Self::field_names(class_name);
+        let unknown = fields.keys().filter(|key| !known.contains(key) && !legacy::is_harmless(key)).cloned().collect();
+        fields.retain(|key, _| known.contains(key));
+        let config = Self::from_map(class_name, &fields);
+        let config = config.map_err(|e| Error::Config { origin: origin.to_owned(), reason: e.to_string() })?;
+        Ok((config, unknown))
     }
 
     /// The names of a class's fields; none for a class that does not exist.
@@ -274,6 +283,14 @@ impl ModelConfig {
             Self::BasicUNet(_) => BasicUNet::tensor_name(name),
             Self::UNet2DModel(_) | Self::ClassConditionedUnet(_) => legacy::attention_name(name),
         }
+    }
+}
+
+/// What is wrong with a `_class_name` that is not the name of a class.
+pub(crate) fn no_class_name(found: Option<&Value>) -> String {
+    match found {
+        None => format!("it has no `_class_name`, one of {}", ModelConfig::CLASS_NAMES.join(", ")),
+        Some(other) => format!("its `_class_name` is {other}, expected one of {}", ModelConfig::CLASS_NAMES.join(", ")),
     }
 }
 

@@ -16,8 +16,10 @@ use std::path::Path;
 
 use candle_core::Device;
 use kakusan_config::Config;
+use serde_json::Value;
 
-use crate::{Error, Model, ModelConfig, Result, UNet2DModel, Weights};
+use crate::model::no_class_name;
+use crate::{Error, Model, ModelConfig, Result, UNet2DModel, Warning, Weights};
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use choose::{WeightsFile, choose as choose_weights};
@@ -58,8 +60,27 @@ pub fn save_with(config: &ModelConfig, weights: &Weights, dir: &Path, options: &
     write_file(&dir.join(CONFIG_FILE), config.to_json_as_in(&options.fields).as_bytes())
 }
 
-/// Loads the model saved in `dir`, as diffusers' `from_pretrained` does of a model by itself: its configuration, the weights
-/// as [`Checkpoint::find`] finds them (of `variant` where one is named), and the network that they train.
+/// A model as it was saved, and what was odd about it.
+#[non_exhaustive]
+pub struct Pretrained {
+    /// Its configuration.
+    pub config: ModelConfig,
+    /// The fields as the file has them, which [`SaveOptions::fields`] takes.
+    pub fields: Config,
+    /// Its weights.
+    pub weights: Weights,
+    /// The network that the weights train.
+    pub model: Box<dyn Model>,
+    /// What the files hold beside the model, and was passed over.
+    pub warnings: Vec<Warning>,
+}
+
+/// Loads the model saved in `dir`, as diffusers' `from_pretrained` does of a model by itself: its configuration, and the
+/// weights as [`Checkpoint::find`] finds them (of `variant` where one is named). Whoever knows the class from elsewhere, as
+/// from a pipeline's index, names it: it is built whatever the file's own `_class_name` says.
+///
+/// Fields that the class does not have, and tensors that the model does not have, are passed over as diffusers does, with a
+/// [`Warning`] that names them; a tensor that is missing is not.
 ///
 /// ```
 /// use candle_core::Device;
@@ -71,24 +92,50 @@ pub fn save_with(config: &ModelConfig, weights: &Weights, dir: &Path, options: &
 /// let config = ModelConfig::BasicUNet(BasicUNetConfig::default());
 /// let (weights, _) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.build(vb))?;
 /// save(&config, &weights, dir.path())?;
-/// let (again, weights, model) = from_pretrained(dir.path(), None, &Device::Cpu)?;
-/// assert_eq!((&again, &model.config(), weights.parameter_count()), (&config, &config, 309_057));
+/// let again = from_pretrained(dir.path(), None, None, &Device::Cpu)?;
+/// assert_eq!((&again.config, again.weights.parameter_count()), (&config, 309_057));
+/// assert!(again.warnings.is_empty());
 /// # Ok(())
 /// # }
 /// ```
 ///
 /// # Errors
-/// Those of [`load_config`], [`Checkpoint::find`] and [`Weights::from_checkpoint`].
+/// Those of [`Checkpoint::find`] and [`Weights::from_checkpoint`], and [`Error::Config`] for a file that is not a model's
+/// configuration.
 pub fn from_pretrained(
     dir: &Path,
+    class_name: Option<&str>,
     variant: Option<&str>,
     device: &Device,
-) -> Result<(ModelConfig, Weights, Box<dyn Model>)> {
-    let config = load_config(dir)?;
-    let rename = |name: &str| config.tensor_name(name);
+) -> Result<Pretrained> {
+    let (path, mut warnings) = (dir.join(CONFIG_FILE), vec![]);
+    let refused = |reason: String| Error::Config { origin: path.display().to_string(), reason };
+    let fields = kakusan_config::from_json(&read_config(&path)?).map_err(|e| refused(e.to_string()))?;
+    let found = fields.get("_class_name");
+    let class_name = match (class_name, found.and_then(Value::as_str)) {
+        (None, Some(own)) => own.to_owned(),
+        (None, None) => return Err(refused(no_class_name(found))),
+        (Some(_), _) if fields.is_empty() => return Err(refused(no_class_name(None))), // nothing is left of it
+        (Some(named), own) => {
+            if own != Some(named) {
+                let found = found.map(Value::to_string);
+                warnings.push(Warning::OtherClass { path: path.clone(), found, class_name: named.to_owned() });
+            }
+            named.to_owned()
+        }
+    };
+    let (config, unknown) = ModelConfig::from_file(&class_name, fields.clone(), &path.display().to_string())?;
+    if !unknown.is_empty() {
+        warnings.push(Warning::UnknownFields { path, class_name, fields: unknown });
+    }
     let checkpoint = Checkpoint::find(dir, variant)?;
-    let (weights, model) = Weights::from_checkpoint(checkpoint, device, rename, |vb| config.build(vb))?;
-    Ok((config, weights, model))
+    let path = checkpoint.path().to_owned();
+    let rename = |name: &str| config.tensor_name(name);
+    let (weights, model, names) = Weights::from_checkpoint(checkpoint, device, rename, |vb| config.build(vb))?;
+    if !names.is_empty() {
+        warnings.push(Warning::UnexpectedTensors { path, names });
+    }
+    Ok(Pretrained { config, fields, weights, model, warnings })
 }
 
 /// Reads the configuration of the model saved in `dir`.
@@ -106,10 +153,15 @@ pub fn load_config(dir: &Path) -> Result<ModelConfig> {
 /// As [`load_config`].
 pub fn load_config_and_fields(dir: &Path) -> Result<(ModelConfig, Config)> {
     let path = dir.join(CONFIG_FILE);
-    let origin = path.display().to_string();
-    let text = file::read_text(&path, MAX_CONFIG)?
-        .ok_or_else(|| Error::Config { origin: origin.clone(), reason: "it is no text, or too long".into() })?;
+    let (text, origin) = (read_config(&path)?, path.display().to_string());
     let config = ModelConfig::from_json(&text, &origin)?;
     let fields = kakusan_config::from_json(&text).map_err(|e| Error::Config { origin, reason: e.to_string() })?;
     Ok((config, fields))
+}
+
+fn read_config(path: &Path) -> Result<String> {
+    file::read_text(path, MAX_CONFIG)?.ok_or_else(|| Error::Config {
+        origin: path.display().to_string(),
+        reason: "it is no text, or too long".into(),
+    })
 }

@@ -42,27 +42,34 @@ impl Weights {
     /// the name under which the model knows a tensor of the file.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`] and [`from_checkpoint`](Self::from_checkpoint).
+    /// As [`Checkpoint::open`] and [`from_checkpoint`](Self::from_checkpoint), and [`Error::Mismatch`] for a tensor that
+    /// the model does not have.
     pub fn load<M>(
         path: &Path,
         device: &Device,
         rename: impl Fn(&str) -> String,
         build: impl FnOnce(VarBuilder) -> Result<M>,
     ) -> Result<(Self, M)> {
-        Self::from_checkpoint(Checkpoint::open(path)?, device, rename, build)
+        let (weights, model, unexpected) = Self::from_checkpoint(Checkpoint::open(path)?, device, rename, build)?;
+        match unexpected.is_empty() {
+            true => Ok((weights, model)),
+            false => Err(Error::Mismatch { path: path.to_owned(), problems: unexpected.iter().map(stray).collect() }),
+        }
     }
 
     /// Loads the weights of the model that `build` builds, one tensor after the other: floats of any width become f32.
-    /// `rename` gives the name under which the model knows a tensor of the checkpoint.
+    /// `rename` gives the name under which the model knows a tensor of the checkpoint. Gives the weights, the model, and
+    /// the names of the tensors that the checkpoint holds and the model does not have (diffusers' `unexpected_keys`).
     ///
     /// # Errors
-    /// [`Error::Mismatch`] with a line for every tensor that is missing, unexpected, mis-shaped, no float or not finite.
+    /// [`Error::Mismatch`] with a line for every tensor that is missing, mis-shaped, no float or not finite, and then for
+    /// every unexpected one, too: it may be the missing one under another name.
     pub fn from_checkpoint<M>(
         checkpoint: Checkpoint,
         device: &Device,
         rename: impl Fn(&str) -> String,
         build: impl FnOnce(VarBuilder) -> Result<M>,
-    ) -> Result<(Self, M)> {
+    ) -> Result<(Self, M, Vec<String>)> {
         let path = checkpoint.path().to_owned();
         let (mut names, mut problems) = (BTreeMap::new(), vec![]);
         for (name, _) in checkpoint.tensors() {
@@ -81,12 +88,13 @@ impl Weights {
         let mut problems = std::mem::take(&mut *locked(&source.problems));
         let asked = std::mem::take(&mut *locked(&source.asked));
         let unexpected = source.names.iter().filter(|(name, _)| !asked.contains(*name));
-        problems.extend(unexpected.map(|(_, name)| format!("{name}: unexpected, the model has no such tensor")));
+        let unexpected: Vec<String> = unexpected.map(|(_, name)| name.clone()).collect();
         if !problems.is_empty() {
+            problems.extend(unexpected.iter().map(stray));
             return Err(Error::Mismatch { path, problems });
         }
         let entries = std::mem::take(&mut *locked(&source.entries));
-        Ok((Self { entries, device: device.clone() }, model))
+        Ok((Self { entries, device: device.clone() }, model, unexpected))
     }
 
     /// Builds a view of the same weights that records no gradient: what training changes, it sees.
@@ -152,6 +160,10 @@ impl Weights {
 /// model detaches it.
 fn is_fixed(name: &str, rank: usize) -> bool {
     name == "time_proj.weight" && rank == 1
+}
+
+fn stray(name: &String) -> String {
+    format!("{name}: unexpected, the model has no such tensor")
 }
 
 fn builder(source: impl SimpleBackend + 'static, device: &Device) -> VarBuilder<'static> {

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 use kakusan_models::legacy::attention_name;
-use kakusan_models::{Checkpoint, Error, FloatType, SaveOptions, Weights, choose_weights, convert};
+use kakusan_models::{Checkpoint, Error, FloatType, SaveOptions, Warning, Weights, choose_weights, convert};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -412,6 +414,31 @@ fn an_index_that_lies_is_refused() -> TestResult {
     refused("\"weight_map\"", "\"weights\"");
     refused("{", "");
     Ok(())
+}
+
+/// As diffusers 0.42.1, which keeps quiet about a tensor that the index does not know.
+#[test]
+fn a_tensor_that_a_shard_holds_beside_its_index_is_unexpected() -> TestResult {
+    let dir = copy(&golden("sharded"));
+    let shard = dir.path().join(format!("{STEM}-00003-of-00003.safetensors"));
+    let (bytes, spare) = (fs::read(&shard)?, [7u8; 8]);
+    let mut tensors = SafeTensors::deserialize(&bytes)?.tensors();
+    tensors.push(("spare".into(), TensorView::new(Dtype::I64, vec![1], &spare)?));
+    fs::write(&shard, safetensors::serialize(tensors, None)?)?;
+    let load = |dir: &Path| Weights::from_checkpoint(Checkpoint::find(dir, None)?, &Device::Cpu, str::to_owned, tiny);
+    let ((weights, _, unexpected), (sound, ..)) = (load(dir.path())?, load(&golden("sharded"))?);
+    assert_eq!(unexpected, ["spare"]);
+    assert!(weights.iter().zip(sound.iter()).all(|((_, a), (_, b))| values(a) == values(b)));
+    Ok(())
+}
+
+/// It names all, a few where there are many, and nothing reaches a terminal as it is.
+#[test]
+fn a_warning_names_what_it_is_about() {
+    let names = |count: usize| (0..count).map(|i| format!("x{i}\u{1b}[31m")).collect();
+    let said = |count| Warning::UnexpectedTensors { path: "w.bin".into(), names: names(count) }.to_string();
+    assert!(said(2).starts_with("w.bin holds tensors") && said(2).contains("`x0\\u{1b}[31m`, `x1\\u{1b}[31m`"));
+    assert!(said(1000).ends_with("and 968 more") && !said(1000).contains('\u{1b}'));
 }
 
 /// Every beginning of a file, and the file with each byte changed, is loaded or refused with a word of what is wrong.

@@ -176,7 +176,7 @@ fn a_saved_model_predicts_the_same() -> TestResult {
     save_with(&basic(), &weights, dir.path(), &options(|o| o.max_shard_size = 300_000))?;
     let checkpoint = Checkpoint::find(dir.path(), None)?;
     assert!(checkpoint.files().len() > 3);
-    let (_, again) = Weights::from_checkpoint(checkpoint, &Device::Cpu, str::to_owned, |vb| basic().build(vb))?;
+    let (_, again, _) = Weights::from_checkpoint(checkpoint, &Device::Cpu, str::to_owned, |vb| basic().build(vb))?;
     let values = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert_eq!(values(model.forward(&x, &level, None)?), values(again.forward(&x, &level, None)?));
     Ok(())

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use candle_core::Device;
 use kakusan_config::{Config, from_json};
 use kakusan_hub::Hub;
-use kakusan_models::{BasicUNet, Checkpoint, ClassConditionedUnet, Model, ModelConfig, SaveOptions, Weights};
+use kakusan_models::{BasicUNet, ClassConditionedUnet, Model, ModelConfig, SaveOptions, Weights};
 use kakusan_scheduler::{LinearMixScheduler, Registry, Scheduler, ScoreSdeVpScheduler};
 use serde_json::json;
 
 use crate::files::{read_text, write_whole};
 use crate::layout::{self, INDEX_FILE, Index, SCHEDULER_FILE, part_dir};
-use crate::{Error, PipelineClass, Result};
+use crate::{Error, PipelineClass, Result, Warning};
 
 /// Images from a model and a scheduler, in diffusers' folder layout (`model_index.json`, `unet/`, `scheduler/`).
 ///
@@ -43,6 +43,7 @@ pub struct DDPMPipeline {
     scheduler: Arc<dyn Scheduler>,
     /// The fields of the `config.json` that it was loaded from.
     fields: Config,
+    warnings: Vec<Warning>,
 }
 
 impl DDPMPipeline {
@@ -52,11 +53,22 @@ impl DDPMPipeline {
     /// When the weights are not those of the model.
     pub fn new(config: ModelConfig, weights: Weights, scheduler: Arc<dyn Scheduler>) -> Result<Self> {
         let model = weights.frozen(|vb| config.build(vb))?;
-        Ok(Self { class: PipelineClass::DDPM, config, weights, model, scheduler, fields: Config::new() })
+        Ok(Self {
+            class: PipelineClass::DDPM,
+            config,
+            weights,
+            model,
+            scheduler,
+            fields: Config::new(),
+            warnings: vec![],
+        })
     }
 
-    /// Loads a pipeline from its folder, the weights as [`Checkpoint::find`] finds them. The scheduler's class is looked up
+    /// Loads a pipeline from its folder, the weights as [`Checkpoint::find`](kakusan_models::Checkpoint::find) finds them. The scheduler's class is looked up
     /// in `registry`. Parts lie in folders of their own (`unet/`, `scheduler/`) or all in `dir`.
+    ///
+    /// What is odd about the files and changes nothing is passed over as diffusers does, and said by
+    /// [`warnings`](Self::warnings): fields that the model does not know, tensors that it does not have.
     ///
     /// # Errors
     /// When a part is missing or damaged, or its class is not known.
@@ -74,27 +86,25 @@ impl DDPMPipeline {
         registry: &Registry,
         device: &Device,
     ) -> Result<Self> {
-        let index = Index::read(dir)?;
+        let Index { class, unet, scheduler: scheduler_class, mut warnings } = Index::read(dir)?;
         let unfit = |reason: String| Error::NotAPipeline { dir: dir.to_owned(), reason };
-        let agree = |part: &str, said: &str, found: &str| match said == found {
-            true => Ok(()),
-            false => Err(unfit(format!("{INDEX_FILE} says that `{part}` is {said}, the part's own file {found}"))),
-        };
-        let unet = part_dir(dir, "unet");
-        let (config, fields) = kakusan_models::load_config_and_fields(&unet)?;
-        agree("unet", &index.unet, config.class_name())?;
         let scheduler = part_dir(dir, "scheduler").join(SCHEDULER_FILE);
         let damaged = |reason: String| unfit(format!("{}: {reason}", scheduler.display()));
         let mut own = from_json(&read_text(&scheduler)?).map_err(|e| damaged(e.to_string()))?;
-        let class = own.entry("_class_name").or_insert_with(|| index.scheduler.as_str().into());
-        agree("scheduler", &index.scheduler, class.as_str().unwrap_or_default())?;
-        let class_name = index.class.scheduler_class().unwrap_or(&index.scheduler);
+        let found = own.entry("_class_name").or_insert_with(|| scheduler_class.as_str().into());
+        let found = found.as_str().unwrap_or_default();
+        if found != scheduler_class {
+            let reason =
+                format!("{INDEX_FILE} says that `scheduler` is {scheduler_class}, the part's own file {found}");
+            return Err(unfit(reason));
+        }
+        let class_name = class.scheduler_class().unwrap_or(&scheduler_class);
         let scheduler = registry.from_config(class_name, &own).map_err(|e| damaged(e.to_string()))?;
 
-        let checkpoint = Checkpoint::find(&unet, variant)?;
-        let rename = |name: &str| config.tensor_name(name);
-        let (weights, _) = Weights::from_checkpoint(checkpoint, device, rename, |vb| config.build(vb))?;
-        Ok(Self { class: index.class, fields, ..Self::new(config, weights, scheduler)? })
+        let unet = kakusan_models::from_pretrained(&part_dir(dir, "unet"), Some(&unet), variant, device)?;
+        warnings.extend(unet.warnings.into_iter().map(Warning::from));
+        let pipeline = Self::new(unet.config, unet.weights, scheduler)?;
+        Ok(Self { class, fields: unet.fields, warnings, ..pipeline })
     }
 
     /// Fetches a pipeline from the repository `repo_id` (`owner/name`) of the Hub and gives its folder in the cache, for
@@ -142,6 +152,19 @@ impl DDPMPipeline {
             "unet": [library(self.config.class_name()), self.config.class_name()],
         });
         write_whole(&dir.join(INDEX_FILE), format!("{index:#}\n").as_bytes())
+    }
+
+    /// What was odd about the files that it was loaded from.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    /// The pipeline, if nothing was odd about the files that it was loaded from.
+    ///
+    /// # Errors
+    /// [`Error::Odd`] with all [`warnings`](Self::warnings).
+    pub fn strict(self) -> Result<Self> {
+        if self.warnings.is_empty() { Ok(self) } else { Err(Error::Odd { warnings: self.warnings }) }
     }
 
     /// The pipeline of diffusers that it is.

@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use crate::ConfigError;
+use crate::{ConfigError, Warning};
 
 /// What can go wrong in training and sampling.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +40,12 @@ pub enum Error {
         dir: PathBuf,
         /// What it lacks, and what to do.
         reason: String,
+    },
+    /// A pipeline whose files are odd, where nothing of the kind is to be passed over.
+    #[error("the saved pipeline is refused for what would else be passed over:{}", warnings.iter().map(|warning| format!("\n  {warning}")).collect::<String>())]
+    Odd {
+        /// All that is odd.
+        warnings: Vec<Warning>,
     },
     /// A checkpoint that cannot be gone on from.
     #[error("the checkpoint {} cannot be used: {reason}", dir.display())]
@@ -161,15 +167,11 @@ fn listed(images: &[usize]) -> String {
 /// How to go on after a training has diverged.
 fn advice(last_checkpoint: Option<&Path>) -> String {
     const REMEDY: &str = "a lower train.learning_rate, or with train.max_grad_norm = 1.0";
-    let run = last_checkpoint.and_then(|dir| dir.parent()?.parent());
-    match (last_checkpoint, run) {
-        (Some(checkpoint), Some(run)) => format!(
-            "The last checkpoint, {}, is intact: go on from it with {REMEDY}, as in `kakusan train --resume {} \
-             --allow-changes --set train.learning_rate=1e-4`",
-            checkpoint.display(),
-            run.display()
-        ),
-        _ => format!("There is no checkpoint yet: begin anew with {REMEDY}"),
+    match last_checkpoint {
+        Some(checkpoint) => {
+            format!("The last checkpoint, {}, is intact: go on from it with {REMEDY}", checkpoint.display())
+        }
+        None => format!("There is no checkpoint yet: begin anew with {REMEDY}"),
     }
 }
 

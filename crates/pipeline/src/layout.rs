@@ -9,7 +9,7 @@ use kakusan_models::{CONFIG_FILE, choose_weights};
 use serde_json::Value;
 
 use crate::files::read_text;
-use crate::{Error, PipelineClass, Result};
+use crate::{Error, PipelineClass, Result, Warning};
 
 /// The file that names a pipeline's parts; it is written last, so that a folder with it is whole.
 pub(crate) const INDEX_FILE: &str = "model_index.json";
@@ -25,6 +25,8 @@ pub(crate) struct Index {
     pub(crate) unet: String,
     /// `DDPMScheduler` and the like.
     pub(crate) scheduler: String,
+    /// What else it says.
+    pub(crate) warnings: Vec<Warning>,
 }
 
 impl Index {
@@ -43,28 +45,31 @@ impl Index {
         }
         let parts = kakusan_config::from_json(&read_text(&path)?)
             .map_err(|e| unfit(format!("{INDEX_FILE} is damaged: {e}")))?;
-        Self::check(&parts).map_err(|reason| unfit(format!("{INDEX_FILE}: {reason}")))
+        Self::check(&parts, &path).map_err(|reason| unfit(format!("{INDEX_FILE}: {reason}")))
     }
 
-    fn check(parts: &Config) -> std::result::Result<Self, String> {
-        // the files of before it was written have none
+    fn check(parts: &Config, path: &Path) -> std::result::Result<Self, String> {
+        let mut warnings = vec![];
         let class = match parts.get("_class_name") {
-            None => PipelineClass::default(),
-            Some(class) => {
-                let class = class.as_str().unwrap_or_default();
+            Some(Value::String(class)) => {
                 let known = PipelineClass::CLASS_NAMES;
                 PipelineClass::from_name(class)
                     .ok_or_else(|| format!("`{class}` is no pipeline known here{}", did_you_mean(class, &known)))?
+            }
+            found => {
+                let (class, found) = (PipelineClass::default(), found.map(Value::to_string));
+                warnings.push(Warning::NoClass { path: path.to_owned(), found, class_name: class.class_name() });
+                class
             }
         };
         if let Some(missing) = ["unet", "scheduler"].into_iter().find(|&name| !parts.contains_key(name)) {
             return Err(format!("it names no `{missing}`"));
         }
-        let mut named = parts.iter().filter(|(key, _)| !key.starts_with('_'));
-        if let Some((other, class)) =
-            named.find(|(key, class)| !["unet", "scheduler"].contains(&key.as_str()) && is_part(class))
-        {
-            return Err(format!("it has a part `{other}` ({class}), and only a unet and a scheduler are known here"));
+        let is_known = |key: &str| key.starts_with('_') || ["unet", "scheduler"].contains(&key);
+        let unknown = parts.iter().filter(|(key, value)| !is_known(key) && !is_left_out(value));
+        let names: Vec<String> = unknown.map(|(key, _)| format!("`{}`", key.escape_debug())).collect();
+        if !names.is_empty() {
+            warnings.push(Warning::UnknownParts { path: path.to_owned(), class_name: class.class_name(), names });
         }
         let part = |name: &str| {
             let value = parts.get(name).unwrap_or(&Value::Null);
@@ -78,13 +83,13 @@ impl Index {
                 _ => Err(format!("`{name}` is {value}, expected [\"diffusers\", a class]")),
             }
         };
-        Ok(Self { class, unet: part("unet")?, scheduler: part("scheduler")? })
+        Ok(Self { class, unet: part("unet")?, scheduler: part("scheduler")?, warnings })
     }
 }
 
-/// Whether a value of the index names a part: those that are left out are `[null, null]`.
-fn is_part(value: &Value) -> bool {
-    value.as_array().is_some_and(|names| names.iter().any(|name| !name.is_null()))
+/// Whether a value of the index stands for a part that the pipeline does without: `[null, null]`.
+fn is_left_out(value: &Value) -> bool {
+    value.as_array().is_some_and(|names| names.iter().all(Value::is_null))
 }
 
 /// The folder of a part: its own, or the pipeline's in a repository whose files lie side by side.

@@ -91,8 +91,10 @@ impl Checkpoint {
         for (number, (file, tensors)) in parts.into_iter().enumerate() {
             checkpoint.files.push(file);
             for (name, entry) in tensors {
-                checkpoint.order.push(name.clone());
-                checkpoint.tensors.insert(name, Entry { file: number, ..entry });
+                let entry = Entry { file: number, ..entry };
+                if checkpoint.tensors.insert(name.clone(), entry).is_none() {
+                    checkpoint.order.push(name); // two shards may hold one that their index does not know
+                }
             }
         }
         Ok(checkpoint)

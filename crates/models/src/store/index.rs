@@ -17,7 +17,8 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// Opens the shards that an index names. Each has exactly the tensors that the index places in it.
+/// Opens the shards that an index names. Each has the tensors that the index places in it, and none that it places in
+/// another; what the index does not know may be there, too, as in Python.
 pub(crate) fn open(path: &Path) -> Result<Vec<Part>> {
     let refused = |problems| Error::Shards { path: path.to_owned(), problems };
     let text = read_text(path, MAX_INDEX)?.ok_or_else(|| refused(vec!["it is no text, or too long".into()]))?;
@@ -50,7 +51,7 @@ pub(crate) fn open(path: &Path) -> Result<Vec<Part>> {
         let held: BTreeMap<&str, ()> = part.1.iter().map(|(name, _)| (name.as_str(), ())).collect();
         let missing = tensors.iter().filter(|name| !held.contains_key(**name));
         problems.extend(missing.map(|name| format!("{name}: it is not in {file}, where the index places it")));
-        let stray = held.keys().filter(|name| index.weight_map.get(**name).is_none_or(|place| place != file));
+        let stray = held.keys().filter(|name| index.weight_map.get(**name).is_some_and(|place| place != file));
         problems.extend(stray.map(|name| format!("{name}: it is in {file}, and the index does not place it there")));
         parts.push(part);
     }
