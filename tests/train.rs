@@ -121,7 +121,7 @@ fn an_interrupted_training_saves_and_goes_on_to_the_same_weights() {
         return same_run(&place); // it was faster than the signal
     }
     let said = done.expect(130).stdout();
-    assert!(said.contains("Go on with: kakusan train --resume run"), "{said}");
+    assert!(said.contains("kakusan train --resume run\n"), "{said}");
     assert!(fs::read_to_string(place.path("run/report.html")).unwrap().contains("stopped before its end"));
 
     let refused = place.run(&["sample", "--model", "run"]).expect(1).stderr();

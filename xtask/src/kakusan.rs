@@ -16,6 +16,7 @@ fn cargo(command: &str) -> Command {
     let manifest = crate::root().join("Cargo.toml");
     cargo.arg(command).arg("--manifest-path").arg(manifest);
     cargo.args(["--release", "--package", "kakusan", "--bin", "kakusan"]);
+    cargo.env("KAKUSAN_CALLED_AS", "cargo xtask"); // what it tells to type begins so
     let features = machine::features();
     if !features.is_empty() {
         cargo.arg("--features").arg(features.join(","));
@@ -35,4 +36,16 @@ fn hand_over(command: &mut Command) -> crate::Result {
     use std::process::ExitCode;
     let code = command.status()?.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_knows_how_it_was_called() {
+        let command = cargo("run");
+        let mut set = command.get_envs().filter_map(|(name, value)| Some((name.to_str()?, value?.to_str()?)));
+        assert!(set.any(|pair| pair == ("KAKUSAN_CALLED_AS", "cargo xtask")));
+    }
 }

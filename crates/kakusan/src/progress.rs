@@ -21,6 +21,8 @@ pub(crate) struct Progress {
     images: usize,
     /// How many cannot be decoded.
     bad_images: usize,
+    /// The command that draws new images, once the training is done.
+    pub(crate) draw_more: String,
 }
 
 impl Progress {
@@ -83,6 +85,7 @@ impl Progress {
                 };
                 self.suspended(|| preview::show(&title, picture));
             }
+            Event::Finished { draw_more } => self.draw_more = (*draw_more).to_owned(),
             Event::Checkpoint(_) | Event::Wrote(_) => {}
         }
     }

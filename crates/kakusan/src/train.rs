@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use kakusan::data::SourceKind;
-use kakusan::pipeline::{DeviceChoice, Error, Existing, Outcome, Result, RunConfig, Training, run_config};
+use kakusan::pipeline::{DeviceChoice, Error, Existing, Outcome, Result, RunConfig, Training, quote_path, run_config};
 use kakusan::scheduler::Registry;
 
 use crate::failure;
 use crate::machine::MachineArgs;
+use crate::program::program;
 use crate::progress::Progress;
 use crate::terminal::{say, warn};
 
@@ -31,7 +32,7 @@ pub(crate) struct TrainArgs {
     /// The configuration, e.g. configs/184.toml
     #[arg(long, value_name = "FILE", required_unless_present = "resume")]
     config: Option<PathBuf>,
-    /// Change one value of the configuration, e.g. --set data.classes=[3,5] (may be given often)
+    /// Change one value of the configuration, e.g. --set 'data.classes=[3,5]' (may be given often)
     #[arg(long, value_name = "TABLE.KEY=VALUE")]
     set: Vec<String>,
     /// The folder of the run [default: runs/ and the configuration's name]
@@ -96,7 +97,8 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
 
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_ctrl_c(stop.clone());
-    let hub = crate::progress::hub()?;
+    let (hub, program) = (crate::progress::hub()?, program());
+    let learning_rate = config.train.learning_rate;
     let training = Training {
         config,
         out: out.clone(),
@@ -104,35 +106,39 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
         device: args.device,
         registry: &registry,
         hub: &hub,
+        program: &program,
         stop: &stop,
     };
     let mut progress = Progress::default();
     let outcome = training.run(&mut |event| progress.show(&event));
     progress.clear();
-    let dir = out.display();
-    let outcome = match outcome {
+    let resume = format!("{program} train --resume {}", quote_path(&out));
+    match outcome {
+        Ok(Outcome::Finished) => {
+            let dir = out.display();
+            say(&format!("The pictures are in {dir}/images, the whole story in {dir}/report.html."));
+            say(&format!("Draw more with: {}", progress.draw_more));
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(Outcome::Interrupted) => {
+            say(&format!("Stopped and saved. Go on with: {resume}"));
+            Ok(ExitCode::from(130))
+        }
         // the disk is full, or the folder cannot be reached any more
         Err(e @ (Error::Io { .. } | Error::Model(kakusan::models::Error::Io { .. })))
             if out.join("config.toml").is_file() =>
         {
             let code = failure::show(&e);
-            warn(&format!(
-                "What was saved before is whole. When that is mended, go on with: kakusan train --resume {dir}"
-            ));
-            return Ok(code);
+            warn(&format!("What was saved before is whole. When that is mended, go on with: {resume}"));
+            Ok(code)
         }
-        outcome => outcome?,
-    };
-    match outcome {
-        Outcome::Finished => {
-            say(&format!("The pictures are in {dir}/images, the whole story in {dir}/report.html."));
-            say(&format!("Draw more with: kakusan sample --model {dir} --seed 1 --out samples.png"));
-            Ok(ExitCode::SUCCESS)
+        Err(e @ Error::Diverged { last_checkpoint: Some(_), .. }) => {
+            let code = failure::show(&e);
+            let lower = format!("--allow-changes --set train.learning_rate={:.1e}", learning_rate / 10.0);
+            warn(&format!("Go on with, say: {resume} {lower}"));
+            Ok(code)
         }
-        Outcome::Interrupted => {
-            say(&format!("Stopped and saved. Go on with: kakusan train --resume {dir}"));
-            Ok(ExitCode::from(130))
-        }
+        Err(e) => Err(e),
     }
 }
 

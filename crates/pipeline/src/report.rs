@@ -5,9 +5,10 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use kakusan_data::{SourceKind, SourceUsed};
+use kakusan_data::{DatasetName, SourceKind, SourceUsed};
 
-use crate::{EpochSummary, RunConfig};
+use crate::shell::{quote_path, sample_command};
+use crate::{EpochSummary, Result, RunConfig};
 
 /// A picture of the run.
 pub(crate) struct Figure {
@@ -25,6 +26,10 @@ pub(crate) struct Report<'a> {
     pub(crate) source: &'a SourceUsed,
     pub(crate) class_counts: Vec<(String, usize)>,
     pub(crate) dir: &'a Path,
+    /// How the command is called.
+    pub(crate) program: &'a str,
+    /// The labels that take turns in the samples, of a model that is told classes.
+    pub(crate) classes: &'a [u32],
     pub(crate) parameters: usize,
     pub(crate) epochs: &'a [EpochSummary],
     pub(crate) state: State,
@@ -107,11 +112,9 @@ impl Report<'_> {
             let (same, other) = (self.config.train.seed, self.config.train.seed.wrapping_add(1));
             page += "<h2>Drawing more</h2>\n<p>The seed decides which images come. This one draws those above once more, \
                      pixel for pixel, the other one new ones:</p>\n";
-            let commands = [same, other].map(|seed| escape(&self.sample_command(seed))).join("\n");
-            page += &format!(
-                "<pre>{commands}</pre>\n<p>In a clone of the project, <code>cargo xtask</code> stands for \
-                              <code>kakusan</code>.</p>\n"
-            );
+            let model = quote_path(self.dir);
+            let command = |seed| sample_command(self.program, &model, self.config, self.classes, seed);
+            page += &format!("<pre>{}</pre>\n", [same, other].map(|seed| escape(&command(seed))).join("\n"));
         }
         page += &format!(
             "<details><summary>The whole configuration</summary>\n<p>Another run with it, with the same images, learns the \
@@ -121,35 +124,59 @@ impl Report<'_> {
         page
     }
 
-    /// The `README.md` of the run folder, in the form of a model card.
-    pub(crate) fn model_card(&self) -> String {
+    /// The `README.md` of the run folder, in the form of a model card. It may be shown to others, so that nothing in it says
+    /// where something lies on this machine.
+    ///
+    /// # Errors
+    /// When the configuration has no TOML form.
+    pub(crate) fn model_card(&self) -> Result<String> {
         let state = match self.state {
             State::Running => "\nThis training is under way.\n",
             State::Stopped => "\nThis training was stopped before its end.\n",
             State::Finished => "",
         };
+        let kind = match self.config.model.wants_labels() {
+            true => "tags:\n- diffusion\n- class-conditional\n",
+            false => "pipeline_tag: unconditional-image-generation\ntags:\n- diffusion\n",
+        };
         let mut card = format!(
-            "---\nlibrary_name: kakusan\npipeline_tag: unconditional-image-generation\ntags:\n- diffusion\n---\n\n\
-             # {}\n{state}\n{}\n\n{}\n\n",
+            "---\nlibrary_name: kakusan\n{kind}---\n\n# {}\n{state}\n{}\n\n{} images from {}.{}\n\n",
             self.title(),
             self.lead(),
-            self.about_data()
+            thousands(self.image_count()),
+            self.source_in_public(),
+            self.stand_in()
         );
         if self.state == State::Finished {
-            let command = self.sample_command(self.config.train.seed);
-            let _ = write!(card, "![samples](images/samples.png)\n\n```sh\n{command}\n```\n\n");
+            // a program that was called by its place is called by its name elsewhere
+            let program = if self.program.contains(['/', '\\']) { "kakusan" } else { self.program };
+            let command = sample_command(program, ".", self.config, self.classes, self.config.train.seed);
+            let _ = write!(card, "![samples](images/samples.png)\n\nIn this folder:\n\n```sh\n{command}\n```\n\n");
         }
         card += "| epoch | average loss |\n|---|---|\n";
         for epoch in self.epochs {
             let _ = writeln!(card, "| {} | {:.7} |", epoch.epoch, epoch.mean_loss);
         }
-        let _ = write!(card, "\nThe configuration:\n\n```toml\n{}```\n", self.config_toml);
-        card
+        let mut config = self.config.clone();
+        config.data.dir = None;
+        let _ = write!(card, "\nThe configuration:\n\n```toml\n{}```\n", config.to_toml()?);
+        Ok(card)
+    }
+
+    /// Where the images come from, without the place of a folder.
+    fn source_in_public(&self) -> String {
+        match (self.source.kind, self.config.data.name) {
+            (SourceKind::Hub | SourceKind::Drawn, _) => self.source.description.clone(),
+            (SourceKind::Dir, DatasetName::Mnist) => "MNIST".into(),
+            (SourceKind::Dir, DatasetName::FashionMnist) => "Fashion-MNIST".into(),
+            (SourceKind::Dir, DatasetName::Cifar10) => "CIFAR-10".into(),
+            (SourceKind::Dir, DatasetName::Folder | DatasetName::Hub) => "a folder of pictures".into(),
+        }
     }
 
     /// What to know of a training that has not come to its end.
     fn notice(&self) -> String {
-        let resume = format!("kakusan train --resume {}", quote(&self.dir.to_string_lossy()));
+        let resume = format!("{} train --resume {}", self.program, quote_path(self.dir));
         let (what, then) = match self.state {
             State::Finished => return String::new(),
             State::Running => (
@@ -237,14 +264,17 @@ impl Report<'_> {
     }
 
     fn about_data(&self) -> String {
-        let note = match self.source.kind {
+        format!("{} images from {}.{}", thousands(self.image_count()), self.source.description, self.stand_in())
+    }
+
+    fn stand_in(&self) -> &'static str {
+        match self.source.kind {
             SourceKind::Drawn => {
                 " They stand in for MNIST, whose handwritten digits were not at hand; train with --data DIR, or with a \
                  network, to learn from those."
             }
             _ => "",
-        };
-        format!("{} images from {}.{note}", thousands(self.image_count()), self.source.description)
+        }
     }
 
     fn counts_table(&self) -> String {
@@ -272,16 +302,6 @@ impl Report<'_> {
             ..=EPOCHS_SHOWN => table,
             many => format!("<details>\n<summary>All {} epochs</summary>\n{table}</details>\n", thousands(many)),
         }
-    }
-
-    fn sample_command(&self, seed: u64) -> String {
-        let sample = &self.config.sample;
-        format!(
-            "kakusan sample --model {} --steps {} --batch {} --seed {seed} --out samples-{seed}.png",
-            quote(&self.dir.to_string_lossy()),
-            sample.steps,
-            sample.batch_size
-        )
     }
 }
 
@@ -343,15 +363,6 @@ pub fn thousands(number: usize) -> String {
     text
 }
 
-/// A word as a shell takes it.
-fn quote(word: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "/._-+:=@%,".contains(c);
-    match !word.is_empty() && word.chars().all(is_plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
-}
-
 /// Text as HTML shows it.
 pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
@@ -387,13 +398,15 @@ mod tests {
             source: &SourceUsed { kind, description: "a <b>folder</b>".into() },
             class_counts: vec![("<script>alert(1)</script>".into(), 6742), ("8".into(), 5851)],
             dir: Path::new("runs/it's \"mine\""),
+            program: "bin/kakusan",
+            classes: &[],
             parameters: 309_057,
             epochs: &epochs,
             state,
             figures: &figures,
             on_the_way: &figures.first().map(|figure| (1, figure.png.clone())).into_iter().collect::<Vec<_>>(),
         };
-        (report.html(), report.model_card())
+        (report.html(), report.model_card().unwrap())
     }
 
     const ALL: [&str; 6] = ["corrupted.png", LOSS, "predictions.png", "mean.png", "trajectory.png", "samples.png"];
@@ -461,14 +474,15 @@ mod tests {
     fn a_run_is_told_however_far_it_came() {
         let (page, card) = told(&ALL, 5, State::Finished, SourceKind::Drawn);
         assert!(page.contains("stand in for MNIST") && card.contains("stand in for MNIST"));
-        let command = r#"kakusan sample --model 'runs/it'\''s "mine"' --steps 40 --batch 64 --seed "#;
+        let command = r#"bin/kakusan sample --model 'runs/it'\''s "mine"' --steps 40 --batch 64 --seed "#;
         assert!(page.contains(&escape(&format!("{command}0"))) && page.contains(&escape(&format!("{command}1"))));
-        assert!(card.contains(command) && card.contains("| 5 | 0.0285728 |"));
+        assert!(card.contains("\nkakusan sample --model . --steps 40 --batch 64 --seed 0 --out samples-0.png\n"));
+        assert!(card.contains("| 5 | 0.0285728 |"));
         assert!(page.contains("6,742") && page.contains("309,057") && !page.contains("stopped before"));
 
         let (page, card) = told(&[], 0, State::Stopped, SourceKind::Dir);
         assert!(page.contains("stopped before its end") && card.contains("stopped before its end"));
-        assert!(page.contains(&escape(r#"kakusan train --resume 'runs/it'\''s "mine"'"#)));
+        assert!(page.contains(&escape(r#"bin/kakusan train --resume 'runs/it'\''s "mine"'"#)));
         assert!(page.contains("No step was done yet") && page.contains("0 of 5 begun") && page.contains("The network"));
         assert!(!page.contains("kakusan sample") && !page.contains("stand in for") && !page.contains("http-equiv"));
 
@@ -487,6 +501,5 @@ mod tests {
         assert_eq!(escape("<script a=\"b\">&"), "&lt;script a=&quot;b&quot;&gt;&amp;");
         assert_eq!([5, 999, 1000, 309_057, 1_000_000].map(thousands), ["5", "999", "1,000", "309,057", "1,000,000"]);
         assert_eq!(list(&["1", "4", "8"]), "1, 4 and 8");
-        assert_eq!(["runs/184", "", "a b"].map(quote), ["runs/184", "''", "'a b'"]);
     }
 }

@@ -13,6 +13,7 @@ use crate::pictures::{self, Block, Images};
 use crate::previews::preview_path;
 use crate::report::{Figure, Report, State};
 use crate::run_folder::RunFolder;
+use crate::shell::{quote_path, sample_command};
 use crate::train::class_counts;
 use crate::{DDPMPipeline, EpochSummary, Event, Record, Result, RunConfig, SampleOptions};
 
@@ -34,6 +35,7 @@ pub(crate) struct Storyteller<'a> {
     images: Arc<ImageSet>,
     folder: &'a RunFolder,
     device: &'a Device,
+    program: &'a str,
     /// The levels that are shown, from none to the highest `[8]`.
     levels: Vec<f32>,
     figures: Vec<Figure>,
@@ -49,13 +51,14 @@ impl<'a> Storyteller<'a> {
         images: Arc<ImageSet>,
         folder: &'a RunFolder,
         device: &'a Device,
+        program: &'a str,
     ) -> Result<Self> {
         let highest = config.scheduler.run(SHOWN)?.timesteps().iter().copied().fold(0.0, f32::max);
         let level = |i: usize| highest * i as f32 / (SHOWN - 1) as f32;
         // levels above 1 are timesteps, which are whole
         let levels = (0..SHOWN).map(level).map(|level| if highest > 1.0 { level.round() } else { level }).collect();
         let (source, figures) = (source.clone(), vec![]);
-        Ok(Self { config, config_toml, source, images, folder, device, levels, figures })
+        Ok(Self { config, config_toml, source, images, folder, device, program, levels, figures })
     }
 
     /// Digits, and the same digits under more and more noise.
@@ -174,7 +177,7 @@ impl<'a> Storyteller<'a> {
         let sample = pipeline.sample_with(&options, &mut self.rng(), |_| {})?;
         let images = self.to_pixels(&sample)?;
         // one column a class, where the model is told classes
-        let classes = self.config.model.num_classes().map(|_| classes_of(&self.images)).unwrap_or_default();
+        let classes = self.told_classes();
         let names = self.images.class_names();
         let column_labels = classes.iter().map(|&class| names[class as usize].clone()).collect();
         let [channels, height, width] = self.images.shape();
@@ -205,15 +208,28 @@ impl<'a> Storyteller<'a> {
             source: &self.source,
             class_counts: class_counts(&self.images),
             dir: self.folder.dir(),
+            program: self.program,
+            classes: &self.told_classes(),
             parameters,
             epochs,
             state,
             figures: &self.figures,
             on_the_way: &self.on_the_way(epochs.len()),
         };
-        watch(Event::Wrote(&self.folder.write("README.md", report.model_card().as_bytes())?));
+        watch(Event::Wrote(&self.folder.write("README.md", report.model_card()?.as_bytes())?));
         watch(Event::Wrote(&self.folder.write("report.html", report.html().as_bytes())?));
         Ok(())
+    }
+
+    /// The command that draws new images as [`show_results`](Self::show_results) drew them.
+    pub(crate) fn draw_more(&self) -> String {
+        let (model, seed) = (quote_path(self.folder.dir()), self.config.train.seed.wrapping_add(1));
+        sample_command(self.program, &model, self.config, &self.told_classes(), seed)
+    }
+
+    /// The classes that take turns in the samples, if the model is told classes.
+    fn told_classes(&self) -> Vec<u32> {
+        self.config.model.num_classes().map(|_| classes_of(&self.images)).unwrap_or_default()
     }
 
     /// Some of the pictures that were drawn after epochs, the first and the last among them: the epoch, and the file.

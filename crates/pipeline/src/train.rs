@@ -32,6 +32,9 @@ pub struct Training<'a> {
     pub registry: &'a Registry,
     /// Where data is fetched from, if the configuration asks for it.
     pub hub: &'a Hub,
+    /// How the command `kakusan` is called here, for what the report and the model card tell to type: `kakusan`, or
+    /// `cargo xtask` in a clone of the project.
+    pub program: &'a str,
     /// When this turns true the training saves a checkpoint and stops after the step under way.
     pub stop: &'a AtomicBool,
 }
@@ -107,6 +110,11 @@ pub enum Event<'a> {
     },
     /// Another file of the run was written.
     Wrote(&'a Path),
+    /// The training is done and everything is saved.
+    Finished {
+        /// The command that draws new images as the run did.
+        draw_more: &'a str,
+    },
 }
 
 /// One epoch in numbers.
@@ -195,7 +203,8 @@ impl Training<'_> {
             steps_per_epoch: trainer.steps_per_epoch(),
         });
         let mut previews = Previews::begin(&self.config, &folder, loaded.images.clone(), &trainer, &records, watch)?;
-        let mut story = Storyteller::new(&self.config, config_toml, &data.source, loaded.images, &folder, &device)?;
+        let mut story =
+            Storyteller::new(&self.config, config_toml, &data.source, loaded.images, &folder, &device, self.program)?;
         story.show_data(watch)?;
         tell_so_far(&mut story, &trainer, &records, watch)?;
 
@@ -213,6 +222,9 @@ impl Training<'_> {
         }
         let state = if outcome == Outcome::Finished { State::Finished } else { State::Stopped };
         story.write_report(trainer.weights().parameter_count(), &epochs, state, watch)?;
+        if outcome == Outcome::Finished {
+            watch(Event::Finished { draw_more: &story.draw_more() });
+        }
         Ok(outcome)
     }
 

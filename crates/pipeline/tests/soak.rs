@@ -48,6 +48,7 @@ fn soak(epochs: usize, warm: usize, mebibytes: f64) {
         device: DeviceChoice::Cpu,
         registry: &registry,
         hub: &hub,
+        program: "kakusan",
         stop: &AtomicBool::new(false),
     };
     let mut measured = vec![];

@@ -165,6 +165,7 @@ fn train(configs: &Path, name: &str, batch: usize) -> Result<Work> {
             device: DeviceChoice::Cpu,
             registry: &registry,
             hub: &Hub::new(HubConfig::new(DEFAULT_ENDPOINT, dir.path().join("cache"))), // not asked: the digits are drawn
+            program: "kakusan",
             stop: &stop,
         };
         let outcome = training.run(&mut |event| {

@@ -1,0 +1,232 @@
+//! Every command that we tell somebody to type can be typed: those of the report, the model card, the terminal, the README,
+//! the configurations and the help, as they stand there. Only trainings get more arguments, so that they take a moment.
+#![cfg(unix)] // what is printed is for a POSIX shell
+
+#[path = "support/command.rs"]
+mod command;
+#[path = "support/fake_hub.rs"]
+mod fake_hub;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use command::{Done, Workplace};
+use fake_hub::FakeHub;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_kakusan");
+const COMMANDS: [&str; 6] = ["train", "sample", "report", "info", "schedulers", "convert"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// A workplace with the shipped configurations and a few images of each kind where the README has them.
+fn workplace() -> Workplace {
+    let place = Workplace::new();
+    let folder = |name: &str| {
+        fs::create_dir_all(place.path(name)).unwrap();
+        place.path(name)
+    };
+    let configs = folder("configs");
+    for entry in fs::read_dir(root().join("configs")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), configs.join(entry.file_name())).unwrap();
+    }
+    let (mnist, cifar) = (folder("path/to/mnist"), folder("path/to/cifar"));
+    let pixel = |i: usize| (i * 37 % 251) as u8;
+    let images: Vec<u8> =
+        [0, 0, 8, 3, 0, 0, 0, 20, 0, 0, 0, 28, 0, 0, 0, 28].into_iter().chain((0..20 * 784).map(pixel)).collect();
+    let labels: Vec<u8> = [0, 0, 8, 1, 0, 0, 0, 20].into_iter().chain((0..20).map(|i| i % 10)).collect();
+    fs::write(mnist.join("train-images-idx3-ubyte"), images).unwrap();
+    fs::write(mnist.join("train-labels-idx1-ubyte"), labels).unwrap();
+    for batch in 1..=5 {
+        let record = |label: u8| [label].into_iter().chain((0..3072).map(|i| pixel(i + batch)));
+        fs::write(cifar.join(format!("data_batch_{batch}.bin")), (0..10).flat_map(record).collect::<Vec<u8>>())
+            .unwrap();
+    }
+    for (i, class) in ["cat", "dog"].into_iter().enumerate() {
+        let folder = folder(&format!("path/to/pictures/{class}"));
+        for number in 0..4 {
+            let picture =
+                image::RgbImage::from_fn(40, 36, |x, y| image::Rgb([pixel((x + y) as usize + i), pixel(number), 90]));
+            picture.save(folder.join(format!("{number}.png"))).unwrap();
+        }
+    }
+    place
+}
+
+/// What makes a training of the configuration that a command names short; nothing for other commands.
+fn short(line: &str) -> String {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let Some(file) = words.iter().position(|word| *word == "--config").map(|at| words[at + 1]) else {
+        return String::new();
+    };
+    let text = fs::read_to_string(root().join(file)).unwrap();
+    let mut sets = vec!["train.batch_size=8", "sample.steps=3", "sample.batch_size=12", "sample.trajectory_steps=2"];
+    if !text.contains("\"BasicUNet\"") {
+        sets.extend(["model.block_out_channels=[4,8,8]", "model.norm_num_groups=4", "model.attention_head_dim=4"]);
+    }
+    let mut more = String::new();
+    match (text.contains("\"drawn\""), line.contains("--data")) {
+        (_, true) => {}
+        (true, false) => sets.extend(["data.sources=[\"drawn\"]", "data.drawn_per_class=6"]),
+        (false, false) if text.contains("cifar10") => more += " --data path/to/cifar",
+        (false, false) => more += " --data path/to/mnist", // Fashion-MNIST has the same files
+    }
+    sets.iter().for_each(|set| more += &format!(" --set '{set}'"));
+    more + " --max-steps 1"
+}
+
+/// Runs a command as it stands in a file for `cargo xtask`, or for the command itself.
+fn run(place: &Workplace, line: &str, hub: Option<&FakeHub>) -> Done {
+    let typed = line.replacen("cargo xtask", BINARY, 1);
+    let mut shell = place.shell(&(typed + &short(line)), ".");
+    if let Some(hub) = hub {
+        shell.env("HF_ENDPOINT", hub.url()).env("HF_HUB_OFFLINE", "0");
+    }
+    let done = Done(shell.output().unwrap());
+    assert_eq!(done.code(), Some(0), "{line}\n{}\n{}", done.stdout(), done.stderr());
+    done
+}
+
+/// The commands among the lines of a text, without what is said behind them.
+fn commands<'a>(lines: impl Iterator<Item = &'a str>, program: &str) -> Vec<&'a str> {
+    let is_ours = |line: &&str| {
+        let rest = line.strip_prefix(program).and_then(|rest| rest.strip_prefix(' '));
+        rest.and_then(|rest| rest.split_whitespace().next()).is_some_and(|word| COMMANDS.contains(&word))
+    };
+    lines.map(str::trim).filter(is_ours).map(|line| line.split(" # ").next().unwrap_or(line).trim()).collect()
+}
+
+fn between<'a>(text: &'a str, begin: &str, end: &str) -> &'a str {
+    let rest = text.split_once(begin).unwrap_or_else(|| panic!("no {begin:?} in {text}")).1;
+    rest.split_once(end).unwrap().0
+}
+
+/// The commands that a finished run's report, model card and last words tell to type, the card's apart.
+fn told(place: &Workplace, run: &str, said: &str) -> (Vec<String>, String) {
+    let page = fs::read_to_string(place.path(run).join("report.html")).unwrap();
+    let again = between(between(&page, "<h2>Drawing more</h2>", "</body>"), "<pre>", "</pre>");
+    let plain = again.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&amp;", "&");
+    let mut typed: Vec<String> = plain.lines().map(str::to_owned).collect();
+    typed.push(between(said, "Draw more with: ", "\n").to_owned());
+    let card = fs::read_to_string(place.path(run).join("README.md")).unwrap();
+    (typed, between(&card, "```sh\n", "\n```").to_owned())
+}
+
+struct Picture {
+    size: (usize, usize),
+    rgb: Vec<[u8; 3]>,
+}
+
+fn picture(path: &Path) -> Picture {
+    let image = image::open(path).unwrap().into_rgb8();
+    let size = (image.width() as usize, image.height() as usize);
+    Picture { size, rgb: image.pixels().map(|pixel| pixel.0).collect() }
+}
+
+impl Picture {
+    /// Image `i` of `sample`'s grid: two squares of its pixels between the images, three wide.
+    fn tile(&self, i: usize, side: usize) -> Vec<[u8; 3]> {
+        let (row, column, scale) = (i / 8, i % 8, 3);
+        let at = |n: usize| (2 + n * (side + 2)) * scale;
+        let pixel = |p: usize| (at(row) + p / side * scale) * self.size.0 + at(column) + p % side * scale;
+        (0..side * side).map(|p| self.rgb[pixel(p)]).collect()
+    }
+
+    /// Whether an image is anywhere in this picture, each of its pixels a square of `scale`.
+    fn shows(&self, tile: &[[u8; 3]], side: usize, scale: usize) -> bool {
+        let (width, height) = self.size;
+        let reach = (side - 1) * scale;
+        (0..height.saturating_sub(reach)).any(|y| {
+            (0..width.saturating_sub(reach)).any(|x| {
+                let at = |p: usize| (y + p / side * scale) * width + x + p % side * scale;
+                (0..side * side).all(|p| self.rgb[at(p)] == tile[p])
+            })
+        })
+    }
+}
+
+#[test]
+fn what_a_run_of_each_configuration_tells_to_type_draws_and_the_first_the_same_pixels() {
+    let mut configs: Vec<PathBuf> =
+        fs::read_dir(root().join("configs")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    configs.sort();
+    for config in configs {
+        let place = workplace();
+        let text = fs::read_to_string(&config).unwrap();
+        let heads = commands(text.lines().map(|line| line.trim_start_matches('#')), "cargo xtask");
+        let (train, others) = heads.split_first().unwrap();
+        let said = run(&place, train, None).stdout();
+        let folder = format!("runs/{}", config.file_stem().unwrap().to_str().unwrap());
+        others.iter().for_each(|line| drop(run(&place, line, None)));
+
+        let (typed, card) = told(&place, &folder, &said);
+        for line in &typed {
+            Done(place.shell(line, ".").output().unwrap()).expect(0);
+        }
+        assert!(card.starts_with("kakusan sample --model . "), "{card}");
+        Done(place.shell(&card, &folder).output().unwrap()).expect(0);
+        let of_card = fs::read(place.path(&folder).join("samples-0.png")).unwrap();
+        let shown = picture(&place.path(&folder).join("images/samples.png"));
+        let drawn = picture(&place.path("samples-0.png"));
+        assert!(image::load_from_memory(&of_card).unwrap().into_rgb8().into_raw() == drawn.rgb.as_flattened());
+        let side = if text.contains("sample_size = 32") { 32 } else { 28 };
+        let scale = (1..=8).find(|&scale| shown.shows(&drawn.tile(0, side), side, scale));
+        let scale = scale.unwrap_or_else(|| panic!("{}: {} draws other images", folder, typed[0]));
+        assert!((1..12).all(|i| shown.shows(&drawn.tile(i, side), side, scale)), "{folder}");
+        let other = picture(&place.path("samples-1.png"));
+        assert!((0..12).all(|i| !shown.shows(&other.tile(i, side), side, scale)), "{folder}");
+    }
+}
+
+#[test]
+fn the_readme_can_be_typed_from_its_top_to_its_end() {
+    let (place, hub) = (workplace(), FakeHub::start());
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let lines = readme.split("```sh\n").skip(1).flat_map(|block| block.split("```").next().unwrap_or_default().lines());
+    let typed = commands(lines, "cargo xtask");
+    assert!(typed.len() > 15 && COMMANDS.iter().all(|word| typed.iter().any(|line| line.contains(word))), "{typed:?}");
+    for line in typed {
+        if line.contains("--model google/") {
+            hub.serve_folder("google/ddpm-cat-256", &place.path("runs/ddpm-184"));
+        }
+        run(&place, line, Some(&hub));
+    }
+}
+
+#[test]
+fn the_helps_examples_can_be_typed_one_after_the_other() {
+    let place = workplace();
+    let help = place.run(&["--help"]).expect(0).stdout();
+    let typed = commands(help.lines(), BINARY);
+    assert!(typed.len() >= 10, "{help}");
+    typed.iter().for_each(|line| drop(run(&place, line, None)));
+}
+
+#[test]
+fn what_is_typed_begins_as_the_command_was_called() {
+    let place = workplace();
+    let line = "cargo xtask train --config configs/mnist-classes.toml --out \"runs/it's \\\"mine\\\" ünd\"";
+    let typed = line.replacen("cargo xtask", BINARY, 1) + &short(line);
+    let done = Done(place.shell(&typed, ".").env("KAKUSAN_CALLED_AS", "cargo xtask").output().unwrap()).expect(0);
+    let (typed, card) = told(&place, "runs/it's \"mine\" ünd", &done.stdout());
+    let words = "cargo xtask sample --model 'runs/it'\\''s \"mine\" ünd' --scheduler DDIMScheduler --eta 1 --class 0..9 \
+                 --guidance=1.4 --steps 3 --batch 12 --seed ";
+    assert!(typed.iter().all(|line| line.starts_with(words)), "{typed:?}");
+    assert!(card.starts_with("cargo xtask sample --model . --scheduler"), "{card}");
+    for line in &typed {
+        Done(place.shell(&line.replacen("cargo xtask", BINARY, 1), ".").output().unwrap()).expect(0);
+    }
+    let help = Done(place.kakusan(&["sample", "--help"]).env("KAKUSAN_CALLED_AS", "cargo xtask").output().unwrap());
+    assert!(help.expect(0).stdout().contains("Usage: cargo xtask sample"));
+
+    // a card may be published: it says nothing of this machine, nor that a model of classes has none
+    let card = fs::read_to_string(place.path("runs/it's \"mine\" ünd/README.md")).unwrap();
+    assert!(card.contains("class-conditional") && !card.contains("unconditional"), "{card}");
+    run(&place, "cargo xtask train --config configs/folder.toml --data path/to/pictures --out r", None);
+    let card = fs::read_to_string(place.path("r/README.md")).unwrap();
+    assert!(card.contains("8 images from a folder of pictures.") && card.contains("unconditional-image-generation"));
+    let here = place.path(".").canonicalize().unwrap();
+    assert!(!card.contains("path/to") && !card.contains(here.to_str().unwrap()) && !card.contains("dir ="), "{card}");
+}
