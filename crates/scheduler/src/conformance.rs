@@ -6,7 +6,7 @@
 //! conformance::check(&LinearMixScheduler::default(), &Registry::default()).unwrap();
 //! ```
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use kakusan_rng::Generator;
 
 use crate::{Draw, Error, PixelRange, Registry, Result, Scheduler, to_json};
@@ -40,10 +40,18 @@ const RULES: &[Rule] = &[
     ("add_noise and target keep the shape and treat each image by itself", images_are_independent),
     ("the loss weights, where given, are one finite number of at least 0 an image", weights_fit),
     ("tensors that do not belong together are refused", wrong_shapes_are_refused),
-    ("a run has one level for each model call, ends after the last, and then refuses to step", runs_end),
-    ("zero steps are refused", |s, _| Ok(s.run(0).is_err())),
+    (
+        "a run of every number of steps of inference_steps has one finite level for each model call, ends after the last \
+      with finite images, and then refuses to step",
+        runs_end,
+    ),
+    ("zero steps, and fewer than inference_steps says, are refused as a number of steps", too_few_steps_are_refused),
     ("runs from the same seed are equal, also when stepped in turns", runs_are_independent),
     ("given the perfect model output, pred_original_sample is the clean image", perfect_outputs_give_the_image),
+    (
+        "at both ends of the levels pred_original_sample is finite, and the clean image where noisy image or output tells of it",
+        ends_are_finite,
+    ),
     ("given the perfect model output, a step's pred_original_sample is the clean image", training_fits_sampling),
 ];
 
@@ -95,21 +103,24 @@ fn wrong_shapes_are_refused(scheduler: &dyn Scheduler, _: &Registry) -> Result<b
     let clean = clean(scheduler)?;
     let Draw { noise, levels } = scheduler.draw(&clean, &mut Generator::new(5))?;
     let (short_noise, short_levels) = (noise.narrow(3, 0, 2)?, levels.narrow(0, 0, 2)?);
-    let mut run = scheduler.run(5)?;
+    let mut run = scheduler.run(possible(scheduler, 5))?;
     Ok(scheduler.add_noise(&clean, &short_noise, &levels).is_err()
         && scheduler.add_noise(&clean, &noise, &short_levels).is_err()
         && run.step(&short_noise, &clean, &mut Generator::new(0)).is_err())
 }
 
+/// The number of steps next to `steps` that the scheduler can do.
+fn possible(scheduler: &dyn Scheduler, steps: usize) -> usize {
+    let range = scheduler.inference_steps();
+    steps.min(*range.end()).max(*range.start())
+}
+
 fn runs_end(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
-    let mut done = 0;
+    let clean = clean(scheduler)?;
+    let noise = scheduler.draw(&clean, &mut Generator::new(6))?.noise;
     for steps in [1, 2, 5, 40] {
         let mut rng = Generator::new(6);
-        let mut run = match scheduler.run(steps) {
-            Err(Error::Steps { .. }) => continue, // not every sampler can do with few
-            run => run?,
-        };
-        done += 1;
+        let mut run = scheduler.run(possible(scheduler, steps))?;
         let timesteps = run.timesteps().to_vec();
         let mut x = run.initial_noise(&SHAPE, &Device::Cpu, &mut rng)?;
         let mut seen = vec![];
@@ -118,21 +129,27 @@ fn runs_end(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
             if seen.len() > timesteps.len() {
                 return Ok(false);
             }
-            let output = run.scale_model_input(&x)?;
+            let output = scheduler.target(&clean, &noise, &Tensor::full(level, SHAPE[0], &Device::Cpu)?)?;
             x = run.step(&output, &x, &mut rng)?.prev_sample;
         }
         let over = run.step(&x, &x, &mut rng).is_err();
         let right = seen == timesteps && !seen.is_empty() && seen.iter().all(|l| l.is_finite());
-        if !(over && right && x.dims() == SHAPE) {
+        if !(over && right && x.dims() == SHAPE && finite(&x)?) {
             return Ok(false);
         }
     }
-    Ok(done > 0)
+    Ok(true)
+}
+
+fn too_few_steps_are_refused(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
+    let refused = |steps| matches!(scheduler.run(steps), Err(Error::Steps { .. }));
+    let fewest = *scheduler.inference_steps().start();
+    Ok(fewest > 0 && fewest <= *scheduler.inference_steps().end() && refused(0) && refused(fewest - 1))
 }
 
 fn runs_are_independent(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
     let begin = || -> Result<_> {
-        let (mut rng, run) = (Generator::new(7), scheduler.run(5)?);
+        let (mut rng, run) = (Generator::new(7), scheduler.run(possible(scheduler, 5))?);
         let x = run.initial_noise(&SHAPE, &Device::Cpu, &mut rng)?;
         Ok((run, x, rng))
     };
@@ -157,22 +174,51 @@ fn perfect_outputs_give_the_image(scheduler: &dyn Scheduler, _: &Registry) -> Re
     close(&scheduler.pred_original_sample(&output, &noisy, &levels)?, &clean, 1e-2)
 }
 
+fn ends_are_finite(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
+    // the levels of many draws and of a long run, and 0, which is an end of most scales; what is no level is refused
+    let many = Tensor::zeros((1000, 1, 1, 1), DType::F32, &Device::Cpu)?;
+    let mut levels = values(&scheduler.draw(&many, &mut Generator::new(10))?.levels)?;
+    levels.extend(scheduler.run(possible(scheduler, 1000))?.timesteps());
+    let (lowest, highest) = levels.iter().fold((f32::MAX, f32::MIN), |(low, high), &l| (low.min(l), high.max(l)));
+    let clean = clean(scheduler)?;
+    let noise = scheduler.draw(&clean, &mut Generator::new(11))?.noise;
+    for level in [lowest, highest, 0.0] {
+        let levels = Tensor::full(level, SHAPE[0], &Device::Cpu)?;
+        let Ok(noisy) = scheduler.add_noise(&clean, &noise, &levels) else { continue };
+        let image = scheduler.pred_original_sample(&clean.affine(0.5, 0.1)?, &noisy, &levels)?;
+        let output = scheduler.target(&clean, &noise, &levels)?;
+        let zeros = clean.zeros_like()?;
+        let unknown = values(&noisy)? == values(&scheduler.add_noise(&zeros, &noise, &levels)?)?
+            && values(&output)? == values(&scheduler.target(&zeros, &noise, &levels)?)?;
+        let exact = unknown || !finite(&output)? || {
+            // of numbers as large as the noise nothing is left behind the seventh digit
+            let largest = values(&noisy)?.into_iter().fold(1f32, |most, value| most.max(value.abs()));
+            let tolerance = 1e-2f32.max(1e-6 * largest);
+            close(&scheduler.pred_original_sample(&output, &noisy, &levels)?, &clean, tolerance)?
+        };
+        if !(finite(&image)? && exact) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 fn training_fits_sampling(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
     let clean = clean(scheduler)?;
     let mut rng = Generator::new(8);
     let noise = scheduler.draw(&clean, &mut rng)?.noise;
-    let run = scheduler.run(10)?;
+    let run = scheduler.run(possible(scheduler, 10))?;
     let (Some(level), Some(last)) = (run.level(), run.timesteps().last()) else { return Ok(false) };
     let levels = Tensor::full(level, SHAPE[0], &Device::Cpu)?;
     let output = scheduler.target(&clean, &noise, &levels)?;
     let fits = |noisy: Tensor| -> Result<bool> {
-        let step = scheduler.run(10)?.step(&output, &noisy, &mut Generator::new(9))?;
+        let step = scheduler.run(possible(scheduler, 10))?.step(&output, &noisy, &mut Generator::new(9))?;
         close(&step.pred_original_sample, &clean, 1e-2)
     };
     match (run.add_noise(&clean, &noise), scheduler.add_noise(&clean, &noise, &levels)) {
         (Err(Error::Unsupported { .. }), trained) => fits(trained?),
-        // the levels of an inversion are those that its steps lead to
-        (by_run, Ok(trained)) if level >= *last => Ok(fits(by_run?)? && fits(trained)?),
+        // the levels of an inversion, which ascend or of which there is one alone, are those that its steps lead to
+        (by_run, Ok(trained)) if level >= *last && run.timesteps().len() > 1 => Ok(fits(by_run?)? && fits(trained)?),
         (by_run, _) => fits(by_run?),
     }
 }

@@ -1,3 +1,5 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
@@ -174,6 +176,10 @@ impl Scheduler for CMStochasticIterativeScheduler {
 
     fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
         of_levels(levels, |level| sigma_of(level).powi(-2)).map(Some)
+    }
+
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=self.config.num_train_timesteps
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

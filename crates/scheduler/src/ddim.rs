@@ -1,10 +1,12 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::Alphas;
+use crate::schedule::{Alphas, check_steps};
 use crate::tensors::{check_same, mix, noise_like};
 use crate::{
     BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig,
@@ -84,7 +86,9 @@ impl DDIMScheduler {
         config.prediction_type.only(Self::CLASS_NAME, &[Epsilon, Sample, VPrediction])?;
         config.threshold.check(Self::CLASS_NAME)?;
         config.beta.check(Self::CLASS_NAME, &[Linear, ScaledLinear, SquaredcosCapV2])?;
-        Ok(Self::build(config))
+        let scheduler = Self::build(config);
+        scheduler.alphas.check(Self::CLASS_NAME)?;
+        Ok(scheduler)
     }
 
     fn build(config: DDIMConfig) -> Self {
@@ -128,6 +132,10 @@ impl Scheduler for DDIMScheduler {
         self.alphas.snr(levels).map(Some)
     }
 
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=self.alphas.len()
+    }
+
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
         options.only(Self::CLASS_NAME, &[Takes::Eta, Takes::ClippedModelOutput])?;
         let eta = options.eta.unwrap_or(0.0);
@@ -135,9 +143,13 @@ impl Scheduler for DDIMScheduler {
             let expected = "from 0, no new noise, to 1, as much as DDPM's";
             return Err(Error::OptionValue { option: "eta", value: eta, expected });
         }
-        let timesteps = self.config.spacing.whole(Self::CLASS_NAME, self.alphas.len(), options.num_steps())?;
+        let timesteps = {
+            let (t, n) = (self.alphas.len(), options.num_steps());
+            self.config.spacing.whole(Self::CLASS_NAME, t, check_steps(Self::CLASS_NAME, n, t)?)?
+        };
         let steps = Steps::new(Self::CLASS_NAME, timesteps, options.start)?;
-        self.alphas.check_first(Self::CLASS_NAME, &steps, self.config.prediction_type)?;
+        let clips = self.config.clip_sample && !self.config.threshold.thresholding;
+        self.alphas.check_calls(Self::CLASS_NAME, &steps, self.config.prediction_type, clips)?;
         Ok(Box::new(DDIMRun {
             scheduler: self.clone(),
             steps,
@@ -172,7 +184,7 @@ impl Run for DDIMRun {
         let DDIMScheduler { config, alphas } = &self.scheduler;
         let t = self.timesteps()[self.steps.index()?] as i64;
         let final_alpha = if config.set_alpha_to_one { 1.0 } else { alphas.at(0, 1.0) };
-        let (alpha_prod, alpha_prod_prev) = (alphas.at(t, 1.0), alphas.at(t - self.stride, final_alpha));
+        let (alpha_prod, alpha_prod_prev) = (alphas.of_call(t), alphas.at(t - self.stride, final_alpha));
         let (beta_prod, beta_prod_prev) = (1.0 - alpha_prod, 1.0 - alpha_prod_prev);
 
         let (alpha, sigma) = (alpha_prod.sqrt(), beta_prod.sqrt());
@@ -184,7 +196,7 @@ impl Run for DDIMRun {
         };
 
         // η times the standard deviation of DDPM's noise (equation 16)
-        let std = match self.eta > 0.0 {
+        let std = match self.eta > 0.0 && beta_prod > 0.0 && alpha_prod_prev > 0.0 {
             true => self.eta * (beta_prod_prev / beta_prod * (1.0 - alpha_prod / alpha_prod_prev)).sqrt(),
             false => 0.0,
         };

@@ -1,10 +1,12 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::Alphas;
+use crate::schedule::{Alphas, check_steps};
 use crate::tensors::{check_same, mix};
 use crate::{
     BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig,
@@ -77,7 +79,9 @@ impl DDIMInverseScheduler {
             let reason = "it has no timestep_spacing linspace; it knows leading and trailing".into();
             return Err(Error::Config { class_name: Self::CLASS_NAME.into(), reason });
         }
-        Ok(Self::build(config))
+        let scheduler = Self::build(config);
+        scheduler.alphas.check(Self::CLASS_NAME)?;
+        Ok(scheduler)
     }
 
     fn build(config: DDIMInverseConfig) -> Self {
@@ -121,9 +125,16 @@ impl Scheduler for DDIMInverseScheduler {
         self.alphas.snr(levels).map(Some)
     }
 
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=self.alphas.len()
+    }
+
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
         options.only(Self::CLASS_NAME, &[])?;
-        let mut timesteps = self.config.spacing.whole(Self::CLASS_NAME, self.alphas.len(), options.num_steps())?;
+        let mut timesteps = {
+            let (t, n) = (self.alphas.len(), options.num_steps());
+            self.config.spacing.whole(Self::CLASS_NAME, t, check_steps(Self::CLASS_NAME, n, t)?)?
+        };
         timesteps.reverse();
         let steps = Steps::new(Self::CLASS_NAME, timesteps, options.start)?;
         let stride = (self.alphas.len() / options.num_steps()) as i64;

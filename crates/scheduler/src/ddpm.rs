@@ -1,13 +1,15 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Alphas, Posterior, check_timesteps};
+use crate::schedule::{Alphas, Posterior, check_steps, check_whole_timesteps};
 use crate::tensors::{noise_like, scale, split_variance};
 use crate::{
-    BetaConfig, BetaSchedule, Draw, PredictionType, Result, Run, RunOptions, Schedule, Scheduler, SpacingConfig,
+    BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Schedule, Scheduler, SpacingConfig,
     StepOutput, Steps, Takes, ThresholdConfig, TimestepSpacing,
 };
 
@@ -100,7 +102,9 @@ impl DDPMScheduler {
         config.threshold.check(Self::CLASS_NAME)?;
         let known = [Linear, ScaledLinear, SquaredcosCapV2, Sigmoid, Laplace];
         config.beta.check(Self::CLASS_NAME, &known)?;
-        Ok(Self::build(config))
+        let scheduler = Self::build(config);
+        scheduler.alphas.check(Self::CLASS_NAME)?;
+        Ok(scheduler)
     }
 
     fn build(config: DDPMConfig) -> Self {
@@ -144,14 +148,28 @@ impl Scheduler for DDPMScheduler {
         self.alphas.snr(levels).map(Some)
     }
 
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=self.alphas.len()
+    }
+
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
         options.only(Self::CLASS_NAME, &[Takes::Timesteps])?;
         let timesteps = match &options.schedule {
-            Schedule::Timesteps(timesteps) => check_timesteps(Self::CLASS_NAME, timesteps, self.alphas.len())?,
-            _ => self.config.spacing.whole(Self::CLASS_NAME, self.alphas.len(), options.num_steps())?,
+            Schedule::Timesteps(timesteps) => check_whole_timesteps(Self::CLASS_NAME, timesteps, self.alphas.len())?,
+            _ => {
+                let (t, n) = (self.alphas.len(), options.num_steps());
+                self.config.spacing.whole(Self::CLASS_NAME, t, check_steps(Self::CLASS_NAME, n, t)?)?
+            }
         };
         let steps = Steps::new(Self::CLASS_NAME, timesteps, options.start)?;
-        self.alphas.check_first(Self::CLASS_NAME, &steps, self.config.prediction_type)?;
+        let clips = self.config.clip_sample && !self.config.threshold.thresholding;
+        self.alphas.check_calls(Self::CLASS_NAME, &steps, self.config.prediction_type, clips)?;
+        let emptied = steps.timesteps().iter().filter(|&&t| self.alphas.of_call(t as i64) == 0.0).count();
+        if emptied > 1 {
+            let what = "step from noise alone to noise alone: the betas leave nothing of the image at more than one of its \
+                        timesteps; take smaller ones, or fewer steps";
+            return Err(Error::Unsupported { class_name: Self::CLASS_NAME.into(), what: what.into() });
+        }
         Ok(Box::new(DDPMRun { scheduler: self.clone(), steps }))
     }
 }
@@ -181,7 +199,7 @@ impl Run for DDPMRun {
         let learns = matches!(config.variance_type, VarianceType::Learned | VarianceType::LearnedRange);
         let (output, learned) = split_variance(learns, model_output, sample)?;
 
-        let (alpha_prod, alpha_prod_prev) = (alphas.at(t, 1.0), alphas.at(prev_t, 1.0));
+        let (alpha_prod, alpha_prod_prev) = (alphas.of_call(t), alphas.at(prev_t, 1.0));
         let posterior = Posterior::new(alpha_prod, alpha_prod_prev);
 
         let x0 =
@@ -190,7 +208,7 @@ impl Run for DDPMRun {
 
         let mean = posterior.mean(&x0, sample)?;
         self.steps.advance();
-        if t == 0 {
+        if t <= 0 {
             return Ok(StepOutput { prev_sample: mean, pred_original_sample: x0 });
         }
         let noise = noise_like(&output, rng)?;

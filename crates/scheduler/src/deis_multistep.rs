@@ -1,10 +1,12 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{History, Integrand, Level, Process, Spaced, check_order, multistep_order};
+use crate::schedule::{History, Integrand, Level, Process, Spaced, check_order, inference_steps, multistep_order};
 use crate::tensors::scale;
 use crate::{
     Draw, DynamicShiftConfig, Result, Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput, Steps,
@@ -98,7 +100,9 @@ impl DEISMultistepScheduler {
         config.solver.check_flow_is_not_converted(Self::CLASS_NAME)?;
         config.dynamic_shift.check(Self::CLASS_NAME, &config.solver.flow, &[TimeShiftType::Exponential])?;
         check_order(Self::CLASS_NAME, "solver_order", config.solver_order, 3)?;
-        Ok(Self::build(config))
+        let scheduler = Self::build(config);
+        scheduler.process.alphas.check_sigmas(Self::CLASS_NAME)?;
+        Ok(scheduler)
     }
 
     fn build(config: DEISMultistepConfig) -> Self {
@@ -140,6 +144,10 @@ impl Scheduler for DEISMultistepScheduler {
 
     fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
         self.process.snr(levels).map(Some)
+    }
+
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        inference_steps(&self.config.spacing, self.process.alphas.len())
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

@@ -1,3 +1,5 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_config::Real;
 use kakusan_rng::{Generator, Noise};
@@ -6,7 +8,8 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{
-    DPMMultistep, History, Process, SigmaConversion, Spaced, check_order, last_timestep, learned_or_none, null_is_false,
+    DPMMultistep, History, Process, SigmaConversion, Spaced, check_order, inference_steps, last_timestep,
+    learned_or_none, null_is_false,
 };
 use crate::{
     DPMAlgorithmType, DPMSolverType, Draw, DynamicShiftConfig, Error, FinalSigmasType, LearnedVarianceType, Result,
@@ -123,6 +126,7 @@ impl DPMSolverMultistepScheduler {
             );
         }
         let scheduler = Self::build(config);
+        scheduler.process.alphas.check_sigmas(Self::CLASS_NAME)?;
         scheduler.spaced(None)?;
         Ok(scheduler)
     }
@@ -182,6 +186,11 @@ impl Scheduler for DPMSolverMultistepScheduler {
 
     fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
         self.process.snr(levels).map(Some)
+    }
+
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        let last_timestep = last_timestep(Self::CLASS_NAME, &self.process, self.config.lambda_min_clipped.0);
+        inference_steps(&self.config.spacing, last_timestep.unwrap_or(self.process.alphas.len()))
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

@@ -1,3 +1,5 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_config::Real;
 use kakusan_rng::Generator;
@@ -6,7 +8,9 @@ use serde_json::{Map, Value};
 
 use crate::dpm_solver_multistep::DPMSolverMultistepRun;
 use crate::registry::to_map;
-use crate::schedule::{DPMMultistep, History, Process, Spaced, check_order, last_timestep, learned_or_none};
+use crate::schedule::{
+    DPMMultistep, History, Process, Spaced, check_order, inference_steps, last_timestep, learned_or_none,
+};
 use crate::{
     DPMAlgorithmType, DPMSolverType, Draw, Error, LearnedVarianceType, Result, Run, RunOptions, Scheduler,
     SolverConfig, SpacingConfig, Steps, TimestepSpacing,
@@ -90,6 +94,7 @@ impl DPMSolverMultistepInverseScheduler {
             return Err(Error::Config { class_name: Self::CLASS_NAME.into(), reason: reason.into() });
         }
         let scheduler = Self::build(config);
+        scheduler.process.alphas.check_sigmas(Self::CLASS_NAME)?;
         last_timestep(Self::CLASS_NAME, &scheduler.process, scheduler.config.lambda_min_clipped.0)?;
         Ok(scheduler)
     }
@@ -133,6 +138,11 @@ impl Scheduler for DPMSolverMultistepInverseScheduler {
 
     fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
         self.process.snr(levels).map(Some)
+    }
+
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        let last_timestep = last_timestep(Self::CLASS_NAME, &self.process, self.config.lambda_min_clipped.0);
+        inference_steps(&self.config.spacing, last_timestep.unwrap_or(self.process.alphas.len()))
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

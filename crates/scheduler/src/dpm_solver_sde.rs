@@ -1,10 +1,12 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Alphas, BrownianMotion, TwoCalls, ancestral_step, halfway, sigma_schedule};
+use crate::schedule::{Alphas, BrownianMotion, TwoCalls, ancestral_step, check_apart, check_calls, halfway, sigmas_at};
 use crate::tensors::{check_same, mix, scale_by_sigma};
 use crate::{
     BetaConfig, BetaSchedule, Churn, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, SigmaConfig,
@@ -70,7 +72,9 @@ impl DPMSolverSDEScheduler {
         config.prediction_type.only(Self::CLASS_NAME, &[PredictionType::Epsilon, PredictionType::VPrediction])?;
         config.beta.check(Self::CLASS_NAME, &[Linear, ScaledLinear, SquaredcosCapV2])?;
         config.sigma.check(Self::CLASS_NAME, [None, None])?;
-        Ok(Self::build(config))
+        let scheduler = Self::build(config);
+        scheduler.alphas.check_sigmas(Self::CLASS_NAME)?;
+        Ok(scheduler)
     }
 
     fn build(config: DPMSolverSDEConfig) -> Self {
@@ -118,6 +122,10 @@ impl Scheduler for DPMSolverSDEScheduler {
         self.alphas.snr(levels).map(Some)
     }
 
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=self.alphas.len()
+    }
+
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
         options.only(Self::CLASS_NAME, &[Takes::Churn])?;
         let churn = options.churn.unwrap_or_default();
@@ -127,8 +135,12 @@ impl Scheduler for DPMSolverSDEScheduler {
         }
         let DPMSolverSDEConfig { spacing, sigma, .. } = &self.config;
         let training = self.alphas.sigmas();
-        let (timesteps, sigmas) =
-            sigma_schedule(Self::CLASS_NAME, training, spacing, sigma.conversion(), options.num_steps())?;
+        // in f64, where the other classes have timesteps in f32
+        let timesteps = spacing.exact(Self::CLASS_NAME, training.len(), options.num_steps())?;
+        let (timesteps, sigmas) = sigmas_at(timesteps, training, sigma.conversion(), [None, None], options.num_steps());
+        check_calls(Self::CLASS_NAME, &timesteps, &sigmas, training)?;
+        let sigmas: Vec<f32> = sigmas.into_iter().chain([0.0]).map(|sigma| sigma as f32).collect();
+        check_apart(Self::CLASS_NAME, &sigmas, training.len())?;
         let (levels, calls) = TwoCalls::new(&timesteps, sigmas, halfway, training);
         let steps = Steps::with_second_calls(Self::CLASS_NAME, calls, options.start)?;
         let s_noise = churn.s_noise as f32;

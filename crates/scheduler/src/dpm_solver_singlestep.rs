@@ -1,3 +1,5 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_config::Real;
 use kakusan_rng::{Generator, Noise};
@@ -97,6 +99,7 @@ impl DPMSolverSinglestepScheduler {
             _ => {}
         }
         let scheduler = Self::build(config);
+        scheduler.process.alphas.check_sigmas(Self::CLASS_NAME)?;
         last_timestep(Self::CLASS_NAME, &scheduler.process, scheduler.config.lambda_min_clipped.0)?;
         Ok(scheduler)
     }
@@ -151,6 +154,10 @@ impl Scheduler for DPMSolverSinglestepScheduler {
 
     fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
         self.process.snr(levels).map(Some)
+    }
+
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=self.process.alphas.len()
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

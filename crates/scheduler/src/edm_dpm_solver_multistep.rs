@@ -1,10 +1,12 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{DPMMultistep, History, Level, check_count, check_descending, check_order};
+use crate::schedule::{DPMMultistep, History, Level, MOST_STEPS, check_count, check_descending, check_order};
 use crate::tensors::{check_same, mix, scale};
 use crate::{
     DPMAlgorithmType, DPMSolverType, Draw, EDMConfig, Error, FinalSigmasType, Result, Run, RunOptions, Schedule,
@@ -138,6 +140,10 @@ impl Scheduler for EDMDPMSolverMultistepScheduler {
 
     fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
         self.config.edm.snr(levels).map(Some)
+    }
+
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=MOST_STEPS
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

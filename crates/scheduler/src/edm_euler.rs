@@ -1,10 +1,12 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{check_count, check_descending};
+use crate::schedule::{MOST_STEPS, check_count, check_descending};
 use crate::tensors::{check_same, mix, noise_like, scale};
 use crate::{
     Churn, Draw, EDMConfig, FinalSigmasType, Result, Run, RunOptions, Schedule, Scheduler, StepOutput, Steps, Takes,
@@ -90,6 +92,10 @@ impl Scheduler for EDMEulerScheduler {
 
     fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
         self.config.edm.snr(levels).map(Some)
+    }
+
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=MOST_STEPS
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

@@ -1,3 +1,5 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
@@ -59,7 +61,9 @@ impl EulerAncestralDiscreteScheduler {
         use BetaSchedule::{Linear, ScaledLinear, SquaredcosCapV2};
         config.prediction_type.only(Self::CLASS_NAME, &[PredictionType::Epsilon, PredictionType::VPrediction])?;
         config.beta.check(Self::CLASS_NAME, &[Linear, ScaledLinear, SquaredcosCapV2])?;
-        Ok(Self::build(config))
+        let scheduler = Self::build(config);
+        scheduler.alphas.check_sigmas(Self::CLASS_NAME)?;
+        Ok(scheduler)
     }
 
     fn build(config: EulerAncestralDiscreteConfig) -> Self {
@@ -105,6 +109,10 @@ impl Scheduler for EulerAncestralDiscreteScheduler {
 
     fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
         self.alphas.snr(levels).map(Some)
+    }
+
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=self.alphas.len()
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

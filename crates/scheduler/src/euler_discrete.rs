@@ -1,10 +1,14 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Alphas, check_descending, check_timesteps, linspace_f32, sigmas_at, timesteps_of};
+use crate::schedule::{
+    Alphas, check_calls, check_descending, check_timesteps, linspace_f32, ln_f32, sigmas_at, timesteps_of,
+};
 use crate::tensors::{check_same, mix, noise_like, scale_by_sigma};
 use crate::{
     BetaConfig, BetaSchedule, Churn, Draw, Error, FinalSigmasType, PredictionType, Result, Run, RunOptions, Schedule,
@@ -99,7 +103,9 @@ impl EulerDiscreteScheduler {
         config.prediction_type.only(Self::CLASS_NAME, &[Epsilon, Sample, VPrediction])?;
         config.beta.check(Self::CLASS_NAME, &[Linear, ScaledLinear, SquaredcosCapV2])?;
         config.sigma.check(Self::CLASS_NAME, [config.sigma_min, config.sigma_max])?;
-        Ok(Self::build(config))
+        let scheduler = Self::build(config);
+        scheduler.alphas.check_sigmas(Self::CLASS_NAME)?;
+        Ok(scheduler)
     }
 
     fn build(config: EulerDiscreteConfig) -> Self {
@@ -120,8 +126,10 @@ impl EulerDiscreteScheduler {
         let timesteps = match &options.schedule {
             Schedule::Sigmas(sigmas) => {
                 check_descending(Self::CLASS_NAME, sigmas)?;
-                let timesteps = timesteps_of(&sigmas[..sigmas.len() - 1], training);
-                return Ok((timesteps, sigmas.iter().map(|&sigma| sigma as f32).collect()));
+                let calls: Vec<f64> = sigmas[..sigmas.len() - 1].iter().map(|&sigma| f64::from(sigma as f32)).collect();
+                let timesteps = timesteps_of(&calls, training);
+                check_calls(Self::CLASS_NAME, &timesteps, &calls, training)?;
+                return Ok(self.told(timesteps, sigmas.iter().map(|&sigma| sigma as f32).collect()));
             }
             Schedule::Timesteps(_) if conversion.is_some() || self.is_continuous() => {
                 let what = "take timesteps while its noise levels are spaced by themselves: leave out use_*_sigmas and \
@@ -129,34 +137,47 @@ impl EulerDiscreteScheduler {
                 return Err(Error::Unsupported { class_name: Self::CLASS_NAME.into(), what: what.into() });
             }
             Schedule::Timesteps(timesteps) => check_timesteps(Self::CLASS_NAME, timesteps, self.alphas.len())?,
-            Schedule::Steps(n) => config.spacing.exact(Self::CLASS_NAME, self.alphas.len(), *n)?,
-        };
-        let n = timesteps.len();
-        let (first, last) = (training[0], training[training.len() - 1]);
-        let (timesteps, mut sigmas) = match (config.interpolation_type, conversion) {
-            // one level more than there are timesteps, so that the last step leads to the lowest of training
-            (InterpolationType::LogLinear, None) => {
-                let logs = linspace_f32(last.ln(), first.ln(), n + 1);
-                (timesteps, logs.into_iter().map(|log| f64::from(log.exp())).collect())
-            }
-            (InterpolationType::LogLinear, Some(conversion)) => {
-                let limits = [config.sigma_max.unwrap_or(last.into()), config.sigma_min.unwrap_or(first.into())];
-                let sigmas = conversion.sigmas(limits, n);
-                (timesteps_of(&sigmas, training), sigmas)
-            }
-            (InterpolationType::Linear, _) => {
-                sigmas_at(timesteps, training, conversion, [config.sigma_min, config.sigma_max])
+            Schedule::Steps(n) => {
+                let timesteps = config.spacing.exact(Self::CLASS_NAME, self.alphas.len(), *n)?;
+                timesteps.into_iter().map(|timestep| timestep as f32).collect()
             }
         };
+        let (timesteps, mut sigmas) = match config.interpolation_type {
+            InterpolationType::LogLinear => {
+                // one level more than there are timesteps, so that the last step leads to the lowest of training
+                let [first, last] = [training[0], training[training.len() - 1]].map(ln_f32);
+                let steps = options.num_steps();
+                let sigmas: Vec<f64> =
+                    linspace_f32(last, first, steps + 1).into_iter().map(|log| f64::from(log.exp())).collect();
+                match conversion {
+                    None => (timesteps, sigmas),
+                    Some(conversion) => {
+                        let limits = [config.sigma_max.unwrap_or(sigmas[0]), config.sigma_min.unwrap_or(sigmas[steps])];
+                        let sigmas = conversion.sigmas(limits, steps);
+                        (timesteps_of(&sigmas, training), sigmas)
+                    }
+                }
+            }
+            InterpolationType::Linear => {
+                let timesteps = timesteps.into_iter().map(f64::from).collect();
+                let limits = [config.sigma_min, config.sigma_max];
+                sigmas_at(timesteps, training, conversion, limits, options.num_steps())
+            }
+        };
+        check_calls(Self::CLASS_NAME, &timesteps, &sigmas, training)?;
         sigmas.push(match config.final_sigmas_type {
             FinalSigmasType::Zero => 0.0,
-            FinalSigmasType::SigmaMin => first.into(),
+            FinalSigmasType::SigmaMin => training[0].into(),
         });
-        let sigmas: Vec<f32> = sigmas.into_iter().map(|sigma| sigma as f32).collect();
-        if self.is_continuous() {
-            return Ok((sigmas[..n].iter().map(|sigma| 0.25 * sigma.ln()).collect(), sigmas));
+        Ok(self.told(timesteps, sigmas.into_iter().map(|sigma| sigma as f32).collect()))
+    }
+
+    /// What the model is told at `timesteps`, which have the noise levels `sigmas`; and these.
+    fn told(&self, timesteps: Vec<f32>, sigmas: Vec<f32>) -> (Vec<f32>, Vec<f32>) {
+        match self.is_continuous() {
+            true => (sigmas[..sigmas.len() - 1].iter().map(|sigma| 0.25 * sigma.ln()).collect(), sigmas),
+            false => (timesteps, sigmas),
         }
-        Ok((timesteps, sigmas))
     }
 }
 
@@ -198,6 +219,10 @@ impl Scheduler for EulerDiscreteScheduler {
 
     fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
         self.alphas.snr(levels).map(Some)
+    }
+
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=self.alphas.len()
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

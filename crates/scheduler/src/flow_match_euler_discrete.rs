@@ -1,10 +1,12 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Flow, check_count, check_descending, check_flow_levels, stretched_to};
+use crate::schedule::{Flow, MOST_STEPS, check_count, check_descending, check_flow_levels, stretched_to};
 use crate::tensors::{check_same, mix, noise_like};
 use crate::{
     Draw, Error, Result, Run, RunOptions, Schedule, Scheduler, SigmaConfig, StepOutput, Steps, Takes, TimeShiftType,
@@ -221,6 +223,12 @@ impl Scheduler for FlowMatchEulerDiscreteScheduler {
 
     fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
         self.flow(1.0).snr(levels).map(Some)
+    }
+
+    /// At least 2 with `shift_terminal`: a step that begins at 1 cannot be stretched.
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        let stretched = self.config.shift_terminal.is_some_and(|terminal| terminal > 0.0);
+        if stretched { 2..=MOST_STEPS } else { 1..=MOST_STEPS }
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

@@ -1,10 +1,12 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Flow, check_count};
+use crate::schedule::{Flow, MOST_STEPS, check_count};
 use crate::tensors::{check_same, mix, noise_like};
 use crate::{Churn, Draw, Result, Run, RunOptions, Scheduler, StepOutput, Steps, Takes};
 
@@ -81,6 +83,10 @@ impl Scheduler for FlowMatchHeunDiscreteScheduler {
 
     fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
         self.flow().snr(levels).map(Some)
+    }
+
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=MOST_STEPS
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

@@ -1,10 +1,12 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Alphas, check_timesteps, sigma_schedule, sigmas_at, with_second_calls};
+use crate::schedule::{Alphas, check_calls, check_timesteps, sigma_schedule, sigmas_at, with_second_calls};
 use crate::tensors::{check_same, mix, scale, scale_by_sigma};
 use crate::{
     BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Schedule, Scheduler, SigmaConfig,
@@ -69,7 +71,9 @@ impl HeunDiscreteScheduler {
         config.prediction_type.only(Self::CLASS_NAME, &[Epsilon, Sample, VPrediction])?;
         config.beta.check(Self::CLASS_NAME, &[Linear, ScaledLinear, SquaredcosCapV2, Exp])?;
         config.sigma.check(Self::CLASS_NAME, [None, None])?;
-        Ok(Self::build(config))
+        let scheduler = Self::build(config);
+        scheduler.alphas.check_sigmas(Self::CLASS_NAME)?;
+        Ok(scheduler)
     }
 
     fn build(config: HeunDiscreteConfig) -> Self {
@@ -117,6 +121,10 @@ impl Scheduler for HeunDiscreteScheduler {
         self.alphas.snr(levels).map(Some)
     }
 
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=self.alphas.len()
+    }
+
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
         options.only(Self::CLASS_NAME, &[Takes::Timesteps])?;
         let HeunDiscreteConfig { spacing, sigma, .. } = &self.config;
@@ -128,7 +136,9 @@ impl Scheduler for HeunDiscreteScheduler {
             }
             Schedule::Timesteps(timesteps) => {
                 let timesteps = check_timesteps(Self::CLASS_NAME, timesteps, training.len())?;
-                let (timesteps, sigmas) = sigmas_at(timesteps, training, None, [None, None]);
+                let timesteps = timesteps.into_iter().map(f64::from).collect();
+                let (timesteps, sigmas) = sigmas_at(timesteps, training, None, [None, None], options.num_steps());
+                check_calls(Self::CLASS_NAME, &timesteps, &sigmas, training)?;
                 (timesteps, sigmas.into_iter().chain([0.0]).map(|sigma| sigma as f32).collect())
             }
             _ => sigma_schedule(Self::CLASS_NAME, training, spacing, sigma.conversion(), options.num_steps())?,

@@ -1,4 +1,5 @@
 use std::f32::consts::PI;
+use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
@@ -6,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{check_count, check_train_timesteps, linspace_f32};
+use crate::schedule::{MOST_STEPS, check_count, check_train_timesteps, linspace_f32};
 use crate::tensors::{check_same, draw_from, mix, mix_by_level, of_levels, scale};
 use crate::{Draw, Error, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 
@@ -122,6 +123,14 @@ impl Scheduler for IPNDMScheduler {
             (alpha / beta).powi(2)
         };
         of_levels(levels, snr).map(Some)
+    }
+
+    /// Those between `trained_betas`, where there are such.
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        match &self.config.trained_betas {
+            Some(betas) => betas.len() - 1..=betas.len() - 1,
+            None => 1..=MOST_STEPS,
+        }
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

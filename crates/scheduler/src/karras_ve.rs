@@ -1,10 +1,12 @@
+use std::ops::RangeInclusive;
+
 use candle_core::{Device, Tensor};
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{check_count, check_positive, check_sigma_range, serialize_whole};
+use crate::schedule::{MOST_STEPS, check_count, check_positive, check_sigma_range, serialize_whole};
 use crate::tensors::{check_same, mix, mix_by_level, noise_like, of_levels, randn, scale};
 use crate::{Churn, Draw, Error, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 
@@ -121,6 +123,10 @@ impl Scheduler for KarrasVeScheduler {
 
     fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
         of_levels(levels, |level| (2.0 * level).powi(-2)).map(Some)
+    }
+
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=MOST_STEPS
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

@@ -1,3 +1,5 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
@@ -62,7 +64,9 @@ impl KDPM2AncestralDiscreteScheduler {
         config.prediction_type.only(Self::CLASS_NAME, &[PredictionType::Epsilon, PredictionType::VPrediction])?;
         config.beta.check(Self::CLASS_NAME, &[Linear, ScaledLinear, SquaredcosCapV2])?;
         config.sigma.check(Self::CLASS_NAME, [None, None])?;
-        Ok(Self::build(config))
+        let scheduler = Self::build(config);
+        scheduler.alphas.check_sigmas(Self::CLASS_NAME)?;
+        Ok(scheduler)
     }
 
     fn build(config: KDPM2AncestralDiscreteConfig) -> Self {
@@ -108,6 +112,10 @@ impl Scheduler for KDPM2AncestralDiscreteScheduler {
 
     fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
         self.alphas.snr(levels).map(Some)
+    }
+
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=self.alphas.len()
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

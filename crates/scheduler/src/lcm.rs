@@ -1,3 +1,5 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
@@ -84,7 +86,9 @@ impl LCMScheduler {
         config.threshold.check(Self::CLASS_NAME)?;
         check_original_steps(Self::CLASS_NAME, config.original_inference_steps, config.beta.num_train_timesteps)?;
         check_positive(Self::CLASS_NAME, &[("timestep_scaling", config.timestep_scaling)])?;
-        Ok(Self::build(config))
+        let scheduler = Self::build(config);
+        scheduler.alphas.check(Self::CLASS_NAME)?;
+        Ok(scheduler)
     }
 
     fn build(config: LCMConfig) -> Self {
@@ -137,12 +141,17 @@ impl Scheduler for LCMScheduler {
         self.alphas.snr(levels).map(Some)
     }
 
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=self.config.original_inference_steps
+    }
+
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
         options.only(Self::CLASS_NAME, &[Takes::Timesteps])?;
         let original_steps = self.config.original_inference_steps;
         let timesteps = distilled_timesteps(Self::CLASS_NAME, options, original_steps, self.alphas.len())?;
         let steps = Steps::new(Self::CLASS_NAME, timesteps, options.start)?;
-        self.alphas.check_first(Self::CLASS_NAME, &steps, self.config.prediction_type)?;
+        let clips = self.config.clip_sample && !self.config.threshold.thresholding;
+        self.alphas.check_calls(Self::CLASS_NAME, &steps, self.config.prediction_type, clips)?;
         Ok(Box::new(LCMRun { scheduler: self.clone(), steps }))
     }
 }

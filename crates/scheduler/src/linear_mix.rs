@@ -1,10 +1,12 @@
+use std::ops::RangeInclusive;
+
 use candle_core::{Device, Tensor};
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::check_count;
+use crate::schedule::{MOST_STEPS, check_count};
 use crate::tensors::{check_same, levels_of, per_image};
 use crate::{Draw, PixelRange, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 
@@ -71,6 +73,10 @@ impl Scheduler for LinearMixScheduler {
             None => Ok(levels.clone()),
             Some(timestep) => Ok(Tensor::full(timestep, levels.dims(), levels.device())?),
         }
+    }
+
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=MOST_STEPS
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

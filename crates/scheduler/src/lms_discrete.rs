@@ -1,4 +1,5 @@
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
@@ -6,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Alphas, sigma_schedule};
+use crate::schedule::{Alphas, check_apart, sigma_schedule};
 use crate::tensors::{check_same, mix, scale, scale_by_sigma};
 use crate::{
     BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, SigmaConfig,
@@ -68,7 +69,9 @@ impl LMSDiscreteScheduler {
         config.prediction_type.only(Self::CLASS_NAME, &[Epsilon, Sample, VPrediction])?;
         config.beta.check(Self::CLASS_NAME, &[Linear, ScaledLinear, SquaredcosCapV2])?;
         config.sigma.check(Self::CLASS_NAME, [None, None])?;
-        Ok(Self::build(config))
+        let scheduler = Self::build(config);
+        scheduler.alphas.check_sigmas(Self::CLASS_NAME)?;
+        Ok(scheduler)
     }
 
     fn build(config: LMSDiscreteConfig) -> Self {
@@ -116,6 +119,10 @@ impl Scheduler for LMSDiscreteScheduler {
         self.alphas.snr(levels).map(Some)
     }
 
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=self.alphas.len()
+    }
+
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
         options.only(Self::CLASS_NAME, &[Takes::Order])?;
         let order = options.order.unwrap_or(4);
@@ -127,6 +134,7 @@ impl Scheduler for LMSDiscreteScheduler {
         let training = self.alphas.sigmas();
         let (timesteps, sigmas) =
             sigma_schedule(Self::CLASS_NAME, training, spacing, sigma.conversion(), options.num_steps())?;
+        check_apart(Self::CLASS_NAME, &sigmas, training.len())?;
         let steps = Steps::new(Self::CLASS_NAME, timesteps, options.start)?;
         Ok(Box::new(LMSDiscreteRun { scheduler: self.clone(), steps, sigmas, order, derivatives: VecDeque::new() }))
     }

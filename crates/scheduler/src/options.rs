@@ -44,6 +44,17 @@ pub enum Schedule {
     Sigmas(Vec<f64>),
 }
 
+impl Schedule {
+    /// The number of steps.
+    pub(crate) fn num_steps(&self) -> usize {
+        match self {
+            Self::Steps(n) => *n,
+            Self::Timesteps(timesteps) => timesteps.len(),
+            Self::Sigmas(sigmas) => sigmas.len().saturating_sub(1), // n levels have n - 1 steps between them
+        }
+    }
+}
+
 impl Default for Schedule {
     fn default() -> Self {
         Self::Steps(50)
@@ -116,11 +127,7 @@ impl RunOptions {
 
     /// The number of steps, for a scheduler that takes no [`Schedule`] of another kind.
     pub fn num_steps(&self) -> usize {
-        match &self.schedule {
-            Schedule::Steps(n) => *n,
-            Schedule::Timesteps(timesteps) => timesteps.len(),
-            Schedule::Sigmas(sigmas) => sigmas.len().saturating_sub(1), // n levels have n - 1 steps between them
-        }
+        self.schedule.num_steps()
     }
 
     /// Refuses every option that was set and is not among those that the scheduler `class_name` takes.

@@ -1,3 +1,5 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
@@ -67,7 +69,9 @@ impl PNDMScheduler {
         use BetaSchedule::{Linear, ScaledLinear, SquaredcosCapV2};
         config.prediction_type.only(Self::CLASS_NAME, &[PredictionType::Epsilon, PredictionType::VPrediction])?;
         config.beta.check(Self::CLASS_NAME, &[Linear, ScaledLinear, SquaredcosCapV2])?;
-        Ok(Self::build(config))
+        let scheduler = Self::build(config);
+        scheduler.alphas.check(Self::CLASS_NAME)?;
+        Ok(scheduler)
     }
 
     fn build(config: PNDMConfig) -> Self {
@@ -130,6 +134,14 @@ impl Scheduler for PNDMScheduler {
         self.alphas.snr(levels).map(Some)
     }
 
+    /// At least 4 with Runge-Kutta steps, which the multistep method goes on from.
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        match self.config.skip_prk_steps {
+            true => 1..=self.alphas.len(),
+            false => 4..=self.alphas.len().max(4),
+        }
+    }
+
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
         options.only(Self::CLASS_NAME, &[])?;
         let timesteps = self.config.spacing.whole(Self::CLASS_NAME, self.alphas.len(), options.num_steps())?;
@@ -138,6 +150,12 @@ impl Scheduler for PNDMScheduler {
         let (runge_kutta, multistep) = self.calls(&kept.timesteps()[options.start..], stride)?;
         let prk_calls = runge_kutta.len();
         let steps = Steps::new(Self::CLASS_NAME, [runge_kutta, multistep].concat(), 0)?;
+        if let Some(t) = steps.timesteps().iter().find(|&&t| self.alphas.of_call(t as i64) == 0.0) {
+            let what = format!(
+                "call the model at timestep {t}, where the betas leave nothing of the image: take smaller ones"
+            );
+            return Err(Error::Unsupported { class_name: Self::CLASS_NAME.into(), what });
+        }
         Ok(Box::new(PNDMRun {
             scheduler: self.clone(),
             steps,
@@ -225,11 +243,12 @@ impl PNDMRun {
     fn transfer(&self, output: &Tensor, sample: &Tensor, t: i64, prev_t: i64) -> Result<Tensor> {
         let PNDMScheduler { config, alphas } = &self.scheduler;
         let final_alpha = if config.set_alpha_to_one { 1.0 } else { alphas.at(0, 1.0) };
-        let (alpha_prod, alpha_prod_prev) = (alphas.at(t, 1.0), alphas.at(prev_t, final_alpha));
+        let (alpha_prod, alpha_prod_prev) = (alphas.of_call(t), alphas.at(prev_t, final_alpha));
         let (beta_prod, beta_prod_prev) = (1.0 - alpha_prod, 1.0 - alpha_prod_prev);
         let epsilon = config.prediction_type.epsilon(output, sample, alpha_prod.sqrt(), beta_prod.sqrt())?;
-        let of_epsilon = (alpha_prod_prev - alpha_prod)
-            / (alpha_prod * beta_prod_prev.sqrt() + (alpha_prod * beta_prod * alpha_prod_prev).sqrt());
+        let divisor = alpha_prod * beta_prod_prev.sqrt() + (alpha_prod * beta_prod * alpha_prod_prev).sqrt();
+        // without noise at both ends there is none to take away
+        let of_epsilon = if divisor > 0.0 { (alpha_prod_prev - alpha_prod) / divisor } else { 0.0 };
         mix((alpha_prod_prev / alpha_prod).sqrt(), sample, -of_epsilon, &epsilon)
     }
 }
@@ -246,7 +265,7 @@ impl Run for PNDMRun {
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, _rng: &mut dyn Noise) -> Result<StepOutput> {
         check_same("the model's output", model_output, sample)?;
         let i = self.steps.index()?;
-        let alpha_prod = self.scheduler.alphas.at(self.timesteps()[i] as i64, 1.0);
+        let alpha_prod = self.scheduler.alphas.of_call(self.timesteps()[i] as i64);
         let (alpha, sigma) = (alpha_prod.sqrt(), (1.0 - alpha_prod).sqrt());
         let x0 = self.scheduler.config.prediction_type.original_sample(model_output, sample, alpha, sigma)?;
 

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -295,6 +296,10 @@ impl Scheduler for AsGiven {
 
     fn timesteps(&self, levels: &Tensor) -> Result<Tensor> {
         self.inner.timesteps(levels)
+    }
+
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        self.inner.inference_steps()
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

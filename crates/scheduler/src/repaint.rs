@@ -1,3 +1,5 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
@@ -95,7 +97,9 @@ impl RePaintScheduler {
         use BetaSchedule::{Linear, ScaledLinear, Sigmoid, SquaredcosCapV2};
         config.beta.check(Self::CLASS_NAME, &[Linear, ScaledLinear, SquaredcosCapV2, Sigmoid])?;
         check_eta(config.eta)?;
-        Ok(Self::build(config))
+        let scheduler = Self::build(config);
+        scheduler.alphas.check(Self::CLASS_NAME)?;
+        Ok(scheduler)
     }
 
     /// Builds it from a configuration that may be another scheduler's, such as the DDPM that a model was trained with: keys
@@ -206,6 +210,10 @@ impl Scheduler for RePaintScheduler {
 
     fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
         self.alphas.snr(levels).map(Some)
+    }
+
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=self.alphas.len()
     }
 
     /// Refuses: see [`repaint_run`](RePaintScheduler::repaint_run).

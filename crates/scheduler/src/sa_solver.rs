@@ -1,3 +1,5 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_config::Real;
 use kakusan_rng::{Generator, Noise};
@@ -6,7 +8,8 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{
-    History, Integrand, Level, Process, Spaced, StochasticAdams, check_order, last_timestep, learned_or_none,
+    History, Integrand, Level, Process, Spaced, StochasticAdams, check_order, inference_steps, last_timestep,
+    learned_or_none,
 };
 use crate::tensors::noise_like;
 use crate::{
@@ -125,6 +128,7 @@ impl SASolverScheduler {
             return Err(Error::Config { class_name: Self::CLASS_NAME.into(), reason });
         }
         let scheduler = Self::build(config);
+        scheduler.process.alphas.check_sigmas(Self::CLASS_NAME)?;
         last_timestep(Self::CLASS_NAME, &scheduler.process, scheduler.config.lambda_min_clipped.0)?;
         Ok(scheduler)
     }
@@ -168,6 +172,11 @@ impl Scheduler for SASolverScheduler {
 
     fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
         self.process.snr(levels).map(Some)
+    }
+
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        let last_timestep = last_timestep(Self::CLASS_NAME, &self.process, self.config.lambda_min_clipped.0);
+        inference_steps(&self.config.spacing, last_timestep.unwrap_or(self.process.alphas.len()))
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
@@ -232,7 +241,11 @@ impl Run for SASolverRun {
             return Ok((1.0 - self.sigmas[i], self.sigmas[i]));
         }
         // as in diffusers at the whole timestep, which with use_*_sigmas is not quite where the run is
-        let alpha_prod = self.process.alphas.at(self.steps.timesteps()[i] as i64, 1.0);
+        let (level, last) = (self.steps.timesteps()[i], self.process.alphas.len() - 1);
+        if level > last as f32 {
+            return Err(Error::Level { level, last });
+        }
+        let alpha_prod = self.process.alphas.of_call(level as i64);
         Ok((alpha_prod.sqrt(), (1.0 - alpha_prod).sqrt()))
     }
 

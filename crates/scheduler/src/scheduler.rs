@@ -1,10 +1,11 @@
 use std::fmt::Debug;
+use std::ops::RangeInclusive;
 
 use candle_core::{DType, Device, Tensor};
 use kakusan_rng::{Generator, Noise};
 use serde_json::{Map, Value};
 
-use crate::tensors::{check_same, levels_of, mix, randn, scale};
+use crate::tensors::{check_same, levels_of, mix, per_image, randn, scale};
 use crate::{Error, Result, RunOptions, Steps};
 
 /// When and how much noise: diffusers' `SchedulerMixin`, with the training side made explicit.
@@ -51,7 +52,10 @@ pub trait Scheduler: Debug + Send + Sync {
     /// The clean images `[b, c, h, w]` that a model's output for `noisy` implies, where that output is what
     /// [`target`](Self::target) asks for.
     ///
-    /// The default solves for them, given that `noisy` and the target are weighted sums of image and noise.
+    /// The default solves for them, given that `noisy` and the target are weighted sums of image and noise. Where that has
+    /// no one solution it takes the limit: without noise the noisy image is the clean one, and a model of images says it
+    /// itself. Noise alone, from a model of noise, tells nothing, and stands for the middle of the
+    /// [`pixel_range`](Self::pixel_range).
     ///
     /// # Errors
     /// When the shapes do not belong together.
@@ -60,11 +64,16 @@ pub trait Scheduler: Debug + Send + Sync {
         let batch = levels_of(levels, noisy)?.len();
         let ones = Tensor::ones((batch, 1, 1, 1), DType::F32, noisy.device())?;
         let zeros = ones.zeros_like()?;
+        let shares = |shares: Tensor| -> Result<Vec<f32>> { Ok(shares.flatten_all()?.to_vec1()?) };
         // noisy = a x0 + s n, output = p x0 + q n
         let (a, s) = (self.add_noise(&ones, &zeros, levels)?, self.add_noise(&zeros, &ones, levels)?);
         let (p, q) = (self.target(&ones, &zeros, levels)?, self.target(&zeros, &ones, levels)?);
-        let numerator = (noisy.broadcast_mul(&q)? - model_output.broadcast_mul(&s)?)?;
-        Ok(numerator.broadcast_div(&((a * q)? - (p * s)?)?)?)
+        let (a, s, p, q) = (shares(a)?, shares(s)?, shares(p)?, shares(q)?);
+        let middle = if self.pixel_range() == PixelRange::ZeroToOne { 0.5 } else { 0.0 };
+        let solved: Vec<[f32; 4]> = (0..batch).map(|i| solve_for_clean([a[i], s[i]], [p[i], q[i]], middle)).collect();
+        let each = |i: usize| per_image(solved.iter().map(|weights| weights[i]).collect(), noisy);
+        let sum = (noisy.broadcast_mul(&each(0)?)? - model_output.broadcast_mul(&each(1)?)?)?;
+        Ok(sum.broadcast_div(&each(2)?)?.broadcast_add(&each(3)?)?)
     }
 
     /// The weight of each image in the loss `[b]`; `None`, the default, weighs all alike.
@@ -99,10 +108,18 @@ pub trait Scheduler: Debug + Send + Sync {
         Ok(None)
     }
 
+    /// How many steps a run can have, from the fewest to the most; the default knows no bounds but that one is needed.
+    ///
+    /// A scheduler that cannot do with few, or with many, says so here, and refuses others by [`Error::Steps`].
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=usize::MAX
+    }
+
     /// Begins a sampling.
     ///
     /// # Errors
-    /// When the scheduler cannot sample in so many steps, of which zero are always refused; when it has no use for an
+    /// When the scheduler cannot sample in so many steps ([`inference_steps`](Self::inference_steps)), of which zero are
+    /// always refused; when it has no use for an
     /// option that is set ([`RunOptions::only`]).
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>>;
 
@@ -112,6 +129,18 @@ pub trait Scheduler: Debug + Send + Sync {
     /// As [`run_with`](Self::run_with).
     fn run(&self, num_inference_steps: usize) -> Result<Box<dyn Run>> {
         self.run_with(&RunOptions::steps(num_inference_steps))
+    }
+}
+
+/// The `[u, v, d, m]` of `x0 = (u noisy - v output) / d + m`, where `noisy = a x0 + s n` and `output = p x0 + q n`.
+fn solve_for_clean([a, s]: [f32; 2], [p, q]: [f32; 2], middle: f32) -> [f32; 4] {
+    let determinant = a * q - p * s;
+    match () {
+        () if q == 0.0 && p != 0.0 => [0.0, -1.0, p, 0.0],
+        () if s == 0.0 && a != 0.0 => [1.0, 0.0, a, 0.0],
+        () if determinant != 0.0 && determinant.is_finite() => [q, s, determinant, 0.0],
+        () if a != 0.0 => [1.0, 0.0, a, 0.0], // the output says no more than the noisy image
+        () => [0.0, 0.0, 1.0, middle],
     }
 }
 

@@ -1,10 +1,14 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{check_count, check_positive, check_sigma_range, check_train_timesteps, linspace_f32};
+use crate::schedule::{
+    MOST_STEPS, check_count, check_positive, check_sigma_range, check_train_timesteps, linspace_f32,
+};
 use crate::tensors::{check_same, draw_from, mix, mix_by_level, noise_like, of_levels};
 use crate::{Draw, Error, PixelRange, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 
@@ -122,6 +126,10 @@ impl Scheduler for ScoreSdeVeScheduler {
 
     fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
         of_levels(levels, |sigma| sigma.powi(-2)).map(Some)
+    }
+
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=MOST_STEPS.min(Self::MAX_CALLS / (self.config.correct_steps + 1))
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

@@ -1,10 +1,12 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{check_count, check_train_timesteps, linspace_f32, serialize_whole};
+use crate::schedule::{MOST_STEPS, check_count, check_train_timesteps, linspace_f32, serialize_whole};
 use crate::tensors::{check_same, draw_from, mix, mix_by_level, noise_like, of_levels};
 use crate::{Draw, Error, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 
@@ -100,6 +102,10 @@ impl Scheduler for ScoreSdeVpScheduler {
             (mean / std).powi(2)
         };
         of_levels(levels, snr).map(Some)
+    }
+
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=MOST_STEPS
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

@@ -1,3 +1,5 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
@@ -85,7 +87,9 @@ impl TCDScheduler {
         config.beta.check(Self::CLASS_NAME, &[Linear, ScaledLinear, SquaredcosCapV2])?;
         config.threshold.check(Self::CLASS_NAME)?;
         check_original_steps(Self::CLASS_NAME, config.original_inference_steps, config.beta.num_train_timesteps)?;
-        Ok(Self::build(config))
+        let scheduler = Self::build(config);
+        scheduler.alphas.check(Self::CLASS_NAME)?;
+        Ok(scheduler)
     }
 
     fn build(config: TCDConfig) -> Self {
@@ -129,6 +133,10 @@ impl Scheduler for TCDScheduler {
         self.alphas.snr(levels).map(Some)
     }
 
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=self.config.original_inference_steps
+    }
+
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
         options.only(Self::CLASS_NAME, &[Takes::Timesteps, Takes::Eta])?;
         let eta = options.eta.unwrap_or(Self::DEFAULT_ETA);
@@ -138,7 +146,7 @@ impl Scheduler for TCDScheduler {
         let original_steps = self.config.original_inference_steps;
         let timesteps = distilled_timesteps(Self::CLASS_NAME, options, original_steps, self.alphas.len())?;
         let steps = Steps::new(Self::CLASS_NAME, timesteps, options.start)?;
-        self.alphas.check_first(Self::CLASS_NAME, &steps, self.config.prediction_type)?;
+        self.alphas.check_calls(Self::CLASS_NAME, &steps, self.config.prediction_type, false)?;
         Ok(Box::new(TCDRun { scheduler: self.clone(), steps, eta: eta as f32 }))
     }
 }

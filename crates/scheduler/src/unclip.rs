@@ -1,3 +1,5 @@
+use std::ops::RangeInclusive;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
@@ -70,7 +72,9 @@ impl UnCLIPScheduler {
             let reason = format!("it has no use for variance_type {:?}; it takes {known:?}", config.variance_type);
             return Err(Error::Config { class_name: Self::CLASS_NAME.into(), reason });
         }
-        Ok(Self::build(config))
+        let scheduler = Self::build(config);
+        scheduler.alphas.check(Self::CLASS_NAME)?;
+        Ok(scheduler)
     }
 
     fn build(config: UnCLIPConfig) -> Self {
@@ -133,6 +137,10 @@ impl Scheduler for UnCLIPScheduler {
 
     fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
         self.alphas.snr(levels).map(Some)
+    }
+
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=self.alphas.len()
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

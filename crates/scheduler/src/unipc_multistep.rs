@@ -1,3 +1,4 @@
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -7,8 +8,8 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{
-    History, Integrand, Path, Process, Spaced, UniPC, check_descending, check_flow_levels, check_order, check_steps,
-    linspace_f64, shifted, stretched,
+    History, Integrand, Path, Process, Spaced, UniPC, check_calls, check_count, check_descending, check_flow_levels,
+    check_order, inference_steps, linspace_f64, shifted, stretched,
 };
 use crate::{
     Draw, DynamicShiftConfig, Error, FinalSigmasType, Registry, Result, Run, RunOptions, Schedule, Scheduler,
@@ -127,7 +128,9 @@ impl UniPCMultistepScheduler {
                 None => return refuse("solver_p is a scheduler's configuration, but has no _class_name".into()),
             },
         };
-        Ok(Self { solver_p, ..Self::build(config) })
+        let scheduler = Self { solver_p, ..Self::build(config) };
+        scheduler.process.alphas.check_sigmas(Self::CLASS_NAME)?;
+        Ok(scheduler)
     }
 
     fn build(config: UniPCMultistepConfig) -> Self {
@@ -161,7 +164,7 @@ impl UniPCMultistepScheduler {
                 )
             }
             Schedule::Steps(n) if is_flow && conversion.is_none() => {
-                check_steps(Self::CLASS_NAME, *n, t)?;
+                check_count(Self::CLASS_NAME, *n)?;
                 let even = linspace_f64(1.0, 1.0 / t as f64, n + 1);
                 (stretched(Self::CLASS_NAME, &even[..*n], shift, config.shift_terminal)?, None)
             }
@@ -187,6 +190,7 @@ impl UniPCMultistepScheduler {
             FinalSigmasType::SigmaMin => sigmas[sigmas.len() - 1],
         });
         let path = Path { timesteps: sigmas.iter().map(|sigma| (sigma * t as f64).trunc() as f32).collect(), sigmas };
+        check_calls(Self::CLASS_NAME, &path.timesteps, &path.sigmas, process.alphas.sigmas())?;
         let sigmas = path.sigmas_to(last);
         Ok((path.timesteps, sigmas))
     }
@@ -226,6 +230,19 @@ impl Scheduler for UniPCMultistepScheduler {
 
     fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
         self.process.snr(levels).map(Some)
+    }
+
+    /// At least 2 with `shift_terminal`: a step that begins at 1 cannot be stretched.
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        let own = inference_steps(&self.config.spacing, self.process.alphas.len());
+        let fewest = if self.config.shift_terminal.is_some_and(|terminal| terminal > 0.0) { 2 } else { 1 };
+        match &self.solver_p {
+            None => fewest..=*own.end(),
+            Some(solver_p) => {
+                let theirs = solver_p.inference_steps();
+                fewest.max(*theirs.start())..=*own.end().min(theirs.end())
+            }
+        }
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

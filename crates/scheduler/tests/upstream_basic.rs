@@ -2,6 +2,7 @@
 
 mod fixtures;
 
+use candle_core::{Device, Tensor};
 use fixtures::{TestResult, assert_sum_mean, full_loop, noise, sample, scheduler};
 use kakusan_rng::Generator;
 use kakusan_scheduler::{DDPMConfig, DDPMScheduler, RunOptions, Scheduler, conformance};
@@ -61,10 +62,19 @@ fn the_contract_is_kept() -> TestResult {
 
 #[test]
 fn noise_alone_does_not_tell_of_an_image() -> TestResult {
-    // diffusers gives NaN
-    let error =
-        scheduler("DDPMScheduler", json!({"rescale_betas_zero_snr": true, "timestep_spacing": "trailing"}))?.run(10);
-    assert!(error.unwrap_err().to_string().contains("train for v_prediction"));
+    let config =
+        |clip: bool| json!({"rescale_betas_zero_snr": true, "timestep_spacing": "trailing", "clip_sample": clip});
+    for class_name in ["DDPMScheduler", "DDIMScheduler"] {
+        // diffusers gives NaN
+        let error = scheduler(class_name, config(false))?.run(10).err().ok_or("it runs")?;
+        assert!(error.to_string().contains("train for v_prediction"));
+        // clipped it is a sign, as in diffusers, and nothing where diffusers divides 0 by 0
+        let mut run = scheduler(class_name, config(true))?.run(10)?;
+        let noise = Tensor::new(&[[[[-0.5f32, 0.25, 1.0]]]], &Device::Cpu)?;
+        let output = Tensor::new(&[[[[0.5f32, -0.25, 1.0]]]], &Device::Cpu)?;
+        let x0 = run.step(&output, &noise, &mut Generator::new(0))?.pred_original_sample;
+        assert_eq!(x0.flatten_all()?.to_vec1::<f32>()?, [-1.0, 1.0, 0.0]);
+    }
     Ok(())
 }
 

@@ -48,6 +48,38 @@ impl Alphas {
         }
     }
 
+    /// ᾱ at which the model is called. Timestep -1, at which a `trailing` run may end, counts from the end, as in diffusers.
+    pub(crate) fn of_call(&self, t: i64) -> f32 {
+        self.at(if t < 0 { self.len() as i64 + t } else { t }, f32::NAN)
+    }
+
+    /// Refuses what is not a share: β that cannot be rescaled.
+    pub(crate) fn check(&self, class_name: &str) -> Result<()> {
+        match self.cumprod.iter().position(|alpha| !alpha.is_finite()) {
+            Some(_) => {
+                let reason = "rescale_betas_zero_snr takes what is left of the image at the last timestep away from the \
+                              others, and nothing is left at the first: it needs two timesteps and a β above 0 after it";
+                Err(Error::Config { class_name: class_name.to_owned(), reason: reason.into() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The same, and an infinite σ.
+    pub(crate) fn check_sigmas(&self, class_name: &str) -> Result<()> {
+        self.check(class_name)?;
+        match self.sigmas.iter().position(|sigma| !sigma.is_finite()) {
+            Some(t) => {
+                let reason = format!(
+                    "the betas leave nothing of the image at timestep {t}, so that its noise level against the image is \
+                     infinite: take smaller ones, or fewer timesteps"
+                );
+                Err(Error::Config { class_name: class_name.to_owned(), reason })
+            }
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn cumprod(&self) -> &[f32] {
         &self.cumprod
     }
@@ -57,17 +89,26 @@ impl Alphas {
         &self.sigmas
     }
 
-    /// Refuses to begin where the sample is noise alone with a model that predicts just that: the image would be 0 / 0.
-    pub(crate) fn check_first(&self, class_name: &str, steps: &Steps, predicts: PredictionType) -> Result<()> {
-        let first = steps.level().map_or(0, |level| level as i64);
-        if self.at(first, 1.0) == 0.0 && predicts == PredictionType::Epsilon {
-            let what = format!(
-                "begin at timestep {first} with prediction_type epsilon: with rescale_betas_zero_snr that sample is noise \
-                 alone and does not tell of an image (Lin et al. 2023); train for v_prediction, or space timesteps leading"
-            );
-            return Err(Error::Unsupported { class_name: class_name.to_owned(), what });
+    /// Refuses model calls where the sample is noise alone and the model predicts just that: the image would be 0 / 0. With
+    /// `clips` it is what that is clipped to.
+    pub(crate) fn check_calls(
+        &self,
+        class_name: &str,
+        steps: &Steps,
+        predicts: PredictionType,
+        clips: bool,
+    ) -> Result<()> {
+        let mut calls = steps.timesteps()[steps.index()?..].iter();
+        match calls.find(|&&level| self.of_call(level as i64) == 0.0) {
+            Some(t) if predicts == PredictionType::Epsilon && !clips => {
+                let what = format!(
+                    "call the model at timestep {t} with prediction_type epsilon: that sample is noise alone and does not \
+                     tell of an image (Lin et al. 2023); train for v_prediction, or space timesteps leading, or set clip_sample"
+                );
+                Err(Error::Unsupported { class_name: class_name.to_owned(), what })
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Standard normal noise, then a timestep for each image: the order of diffusers' training scripts.
@@ -88,7 +129,7 @@ impl Alphas {
 
     /// The shares of image and noise at a timestep.
     pub(crate) fn shares(&self, t: f32) -> (f32, f32) {
-        let alpha = self.at(t as i64, 1.0);
+        let alpha = self.of_call(t as i64);
         (alpha.sqrt(), (1.0 - alpha).sqrt())
     }
 

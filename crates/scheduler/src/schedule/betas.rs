@@ -100,8 +100,7 @@ impl BetaConfig {
             BetaSchedule::SquaredcosCapV2 => betas_for_alpha_bar(n, |t| ((t + 0.008) / 1.008 * PI / 2.0).cos().powi(2)),
             BetaSchedule::Exp => betas_for_alpha_bar(n, |t| (t * -12.0).exp()),
             BetaSchedule::Laplace => betas_for_alpha_bar(n, |t| {
-                let side = if t == 0.5 { 0.0 } else { (0.5 - t).signum() };
-                let log_snr = -0.5 * side * (1.0 - 2.0 * (0.5 - t).abs() + 1e-6).ln();
+                let log_snr = -0.5 * (0.5 - t).signum() * (1.0 - 2.0 * (0.5 - t).abs() + 1e-6).ln();
                 (log_snr.exp() / (1.0 + log_snr.exp())).sqrt()
             }),
         }

@@ -32,15 +32,26 @@ pub(crate) fn check_train_timesteps(class_name: &str, n: usize, least: usize) ->
     Ok(())
 }
 
+/// The most steps that a run can have.
+pub(crate) const MOST_STEPS: usize = 1_000_000;
+
 /// Refuses no steps at all, and more than a run of any use has.
 pub(crate) fn check_count(class_name: &str, steps: usize) -> Result<usize> {
-    const MOST: usize = 1_000_000;
     let refuse = |reason: String| Err(Error::Steps { class_name: class_name.to_owned(), steps, reason });
     match steps {
         0 => refuse("at least one is needed".into()),
-        1..=MOST => Ok(steps),
-        _ => refuse(format!("it can do at most {MOST}")),
+        1..=MOST_STEPS => Ok(steps),
+        _ => refuse(format!("it can do at most {MOST_STEPS}")),
     }
+}
+
+/// Refuses no steps, and more than there are timesteps.
+pub(crate) fn check_steps(class_name: &str, steps: usize, t: usize) -> Result<usize> {
+    if steps > t {
+        let reason = format!("it was trained on {t} timesteps, so it can do at most {t}");
+        return Err(Error::Steps { class_name: class_name.to_owned(), steps, reason });
+    }
+    check_count(class_name, steps)
 }
 
 /// Refuses timesteps asked for by hand that do not descend, do not exist, or lie between two.

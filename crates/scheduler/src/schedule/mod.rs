@@ -26,7 +26,10 @@ mod unipc;
 pub(crate) use alphas::Alphas;
 pub use betas::{BetaConfig, BetaSchedule};
 pub(crate) use brownian::BrownianMotion;
-pub(crate) use checks::{check_count, check_positive, check_sigma_range, check_train_timesteps, check_whole_timesteps};
+pub(crate) use checks::{
+    MOST_STEPS, check_count, check_positive, check_sigma_range, check_steps, check_train_timesteps,
+    check_whole_timesteps,
+};
 pub(crate) use distilled::{check_original_steps, distilled_timesteps};
 pub use dpm_solver::{DPMAlgorithmType, DPMSolverType};
 pub(crate) use dpm_solver::{DPMMultistep, DPMStep};
@@ -36,15 +39,16 @@ pub(crate) use flow::{shifted, stretched};
 pub(crate) use flow_match::{Flow, check_flow_levels, stretched_to};
 pub(crate) use history::{History, multistep_order};
 pub(crate) use jumps::jumps;
-pub(crate) use numbers::{linspace_f32, linspace_f64, serialize_whole, solve};
-pub(crate) use path::{Path, Spaced, check_steps, last_timestep};
+pub(crate) use numbers::{arange_down, linspace_f32, linspace_f64, ln_f32, serialize_whole, solve};
+pub(crate) use path::{Path, Spaced, inference_steps, last_timestep};
 pub(crate) use posterior::Posterior;
 pub use prediction::PredictionType;
 pub(crate) use process::{Integrand, Level, Process, check_order, learned_or_none};
 pub use process::{LearnedVarianceType, SolverConfig};
 pub use sigmas::{FinalSigmasType, SigmaConfig};
 pub(crate) use sigmas::{
-    SigmaConversion, ancestral_step, halfway, interpolate, null_is_false, sigma_schedule, sigmas_at, timesteps_of,
+    SigmaConversion, ancestral_step, check_apart, check_calls, halfway, interpolate, null_is_false, sigma_schedule,
+    sigmas_at, timesteps_of,
 };
 pub use spacing::{SpacingConfig, TimestepSpacing};
 pub(crate) use spacing::{check_descending, check_timesteps};

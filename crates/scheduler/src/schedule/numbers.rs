@@ -31,6 +31,35 @@ pub(crate) fn linspace_f64(start: f64, end: f64, n: usize) -> Vec<f64> {
     values
 }
 
+/// `numpy.arange(start, 0, -step)` in f64, bit for bit: its numbers are multiples of the difference of the first two, and by
+/// rounding there may be one more, next to 0.
+pub(crate) fn arange_down(start: f64, step: f64) -> Vec<f64> {
+    let count = (start / step).ceil() as usize;
+    let difference = (start - step) - start;
+    (0..count).map(|i| start + i as f64 * difference).collect()
+}
+
+/// numpy's logarithm in f32, bit for bit: a rational function of the mantissa between sqrt(1/2) and sqrt(2), within 2 ulp.
+/// (A noise level of training is, by this, exactly at its timestep or next to it, which shows where timesteps are cut off.)
+pub(crate) fn ln_f32(x: f32) -> f32 {
+    const P: [f32; 5] = [1.0, 2.1126776, 1.4800006, 0.38088378, 0.025899792];
+    const Q: [f32; 6] = [1.0, 2.6126776, 2.453006, 0.9864943, 0.15464763, 0.0058750953];
+    if !(x.is_normal() && x > 0.0) {
+        return x.ln();
+    }
+    let bits = x.to_bits();
+    let mut exponent = (bits >> 23) as i32 - 126;
+    let mut mantissa = f32::from_bits(bits & 0x007f_ffff | 0x3f00_0000); // from 1/2 to 1
+    if mantissa <= std::f32::consts::FRAC_1_SQRT_2 {
+        mantissa *= 2.0;
+        exponent -= 1;
+    }
+    let y = mantissa - 1.0;
+    let polynomial = |c: &[f32]| c.iter().rev().fold(0f32, |sum, c| sum.mul_add(y, *c));
+    let ratio = polynomial(&P) * y / polynomial(&Q);
+    (exponent as f32).mul_add(std::f32::consts::LN_2, ratio)
+}
+
 /// The solution of the linear equations `a x = b`, by elimination with the largest pivot.
 pub(crate) fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
     let n = b.len();

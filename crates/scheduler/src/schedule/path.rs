@@ -1,5 +1,10 @@
-use super::sigmas::{SigmaConversion, sigma_to_t};
-use super::{Process, SpacingConfig, TimestepSpacing, check_whole_timesteps, interpolate, linspace_f64, shifted};
+use std::ops::RangeInclusive;
+
+use super::sigmas::{SigmaConversion, check_apart, check_calls, sigma_to_t};
+use super::{
+    Process, SpacingConfig, TimestepSpacing, arange_down, check_count, check_whole_timesteps, interpolate,
+    linspace_f64, ln_f32, shifted,
+};
 use crate::{Error, Result, Schedule};
 
 /// How a solver's model calls are spaced.
@@ -44,6 +49,16 @@ impl Spaced {
     /// The path that a run asks for.
     pub(crate) fn path(&self, class_name: &str, process: &Process, schedule: &Schedule) -> Result<Path> {
         let training = process.alphas.sigmas();
+        let path = self.any_path(class_name, training, schedule)?;
+        let t = training.len();
+        if path.sigmas.len() > t {
+            check_apart(class_name, &path.sigmas.iter().map(|&sigma| sigma as f32).collect::<Vec<_>>(), t)?;
+        }
+        check_calls(class_name, &path.timesteps, &path.sigmas, training)?;
+        Ok(path)
+    }
+
+    fn any_path(&self, class_name: &str, training: &[f32], schedule: &Schedule) -> Result<Path> {
         match schedule {
             Schedule::Timesteps(timesteps) => {
                 if self.conversion.is_some() || self.flow_shift.is_some() {
@@ -51,17 +66,14 @@ impl Spaced {
                                 and use_lu_lambdas";
                     return Err(Error::Unsupported { class_name: class_name.to_owned(), what: what.into() });
                 }
-                let timesteps = check_whole_timesteps(class_name, timesteps, training.len())?;
-                Ok(Path::at(timesteps, training))
+                Ok(Path::at(check_whole_timesteps(class_name, timesteps, training.len())?, training))
             }
-            Schedule::Steps(n) => self.even_path(class_name, training, *n),
-            Schedule::Sigmas(sigmas) => self.even_path(class_name, training, sigmas.len().saturating_sub(1)),
+            schedule => self.even_path(class_name, training, check_count(class_name, schedule.num_steps())?),
         }
     }
 
     /// `n` model calls.
     fn even_path(&self, class_name: &str, training: &[f32], n: usize) -> Result<Path> {
-        check_steps(class_name, n, training.len())?;
         if let Some(conversion) = self.conversion {
             let [sigma_min, sigma_max] = self.limits;
             let (min, max) = (sigma_min.unwrap_or(training[0].into()), sigma_max.unwrap_or(last(training).into()));
@@ -88,6 +100,7 @@ impl Spaced {
         let refuse = |reason: String| Err(Error::Steps { class_name: class_name.to_owned(), steps: n, reason });
         let last = self.last_timestep;
         let SpacingConfig { timestep_spacing, steps_offset } = self.spacing;
+        self.spacing.check_offset(class_name, t, n)?;
         let visited = if self.upwards { 0..n } else { 1..n + 1 };
         let mut timesteps: Vec<f32> = match timestep_spacing {
             TimestepSpacing::Linspace => linspace_f64(0.0, last as f64 - 1.0, n + 1)[visited]
@@ -96,24 +109,20 @@ impl Spaced {
                 .collect(),
             TimestepSpacing::Leading => {
                 let ratio = last / (n + 1);
-                if ratio == 0 {
-                    return refuse(format!("of {last} timesteps spaced leading it can do at most {}", last - 1));
+                if ratio == 0 && n > 1 {
+                    return refuse(format!(
+                        "of {last} timesteps spaced leading it can do at most {}",
+                        (last - 1).max(1)
+                    ));
                 }
                 visited.map(|i| ((i * ratio) as f64 + steps_offset as f64) as f32).collect()
             }
             // from the last; where they lead is beyond
             TimestepSpacing::Trailing => {
-                let ratio = t as f64 / n as f64;
-                let count = (last as f64 / ratio).ceil() as usize;
-                (0..count).rev().map(|i| ((last as f64 - i as f64 * ratio).round_ties_even() - 1.0) as f32).collect()
+                let timesteps = arange_down(last as f64, t as f64 / n as f64);
+                timesteps.into_iter().rev().map(|timestep| (timestep.round_ties_even() - 1.0) as f32).collect()
             }
         };
-        if let Some(beyond) = timesteps.iter().find(|&&timestep| timestep > (t - 1) as f32) {
-            return refuse(format!(
-                "with steps_offset {steps_offset} a timestep is {beyond}, but there is none after {}",
-                t - 1
-            ));
-        }
         if !self.upwards {
             timesteps.reverse();
         }
@@ -134,14 +143,12 @@ impl Path {
     }
 }
 
-/// Refuses no steps, and more than there are timesteps.
-pub(crate) fn check_steps(class_name: &str, n: usize, t: usize) -> Result<()> {
-    let reason = match n {
-        0 => "at least one is needed".into(),
-        n if n > t => format!("it was trained on {t} timesteps, so it can do at most {t}"),
-        _ => return Ok(()),
-    };
-    Err(Error::Steps { class_name: class_name.to_owned(), steps: n, reason })
+/// How many steps can be spaced over the first `last_timestep` timesteps.
+pub(crate) fn inference_steps(spacing: &SpacingConfig, last_timestep: usize) -> RangeInclusive<usize> {
+    match spacing.timestep_spacing {
+        TimestepSpacing::Leading => 1..=(last_timestep - 1).max(1),
+        TimestepSpacing::Linspace | TimestepSpacing::Trailing => 1..=last_timestep,
+    }
 }
 
 /// How many timesteps have a λ of at least `lambda_min_clipped`; there has to be one.
@@ -158,7 +165,7 @@ pub(crate) fn last_timestep(class_name: &str, process: &Process, lambda_min_clip
 
 /// The timesteps of noise levels, rounded or cut off to whole ones.
 fn whole_timesteps(sigmas: &[f64], training: &[f32], rounded: bool) -> Vec<f32> {
-    let log_sigmas: Vec<f32> = training.iter().map(|sigma| sigma.ln()).collect();
+    let log_sigmas: Vec<f32> = training.iter().map(|&sigma| ln_f32(sigma)).collect();
     let whole = |t: f64| if rounded { t.round_ties_even() } else { t.trunc() };
     sigmas.iter().map(|&sigma| whole(sigma_to_t(sigma, &log_sigmas)) as f32).collect()
 }

@@ -24,6 +24,9 @@ impl Posterior {
     /// The same where `alpha`, the ratio of the two, and `beta`, what it lacks to 1, are known better than that.
     pub(crate) fn with_alpha_beta(alpha_prod: f32, alpha_prod_prev: f32, alpha: f32, beta: f32) -> Self {
         let (beta_prod, beta_prod_prev) = (1.0 - alpha_prod, 1.0 - alpha_prod_prev);
+        if beta_prod == 0.0 {
+            return Self { of_x0: 1.0, of_sample: 0.0, small: 1e-20, beta: 0.0 }; // there is no noise
+        }
         Self {
             of_x0: alpha_prod_prev.sqrt() * beta / beta_prod,
             of_sample: alpha.sqrt() * beta_prod_prev / beta_prod,

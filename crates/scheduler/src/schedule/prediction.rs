@@ -33,7 +33,8 @@ impl PredictionType {
     /// The clean image that `output` implies for `sample = alpha x₀ + sigma ε`.
     pub(crate) fn original_sample(self, output: &Tensor, sample: &Tensor, alpha: f32, sigma: f32) -> Result<Tensor> {
         match self {
-            Self::Epsilon => scale(&(sample - scale(output, sigma)?)?, 1.0 / alpha),
+            // where nothing is left of the image, as large as can be, and nothing where there is nothing
+            Self::Epsilon => scale(&(sample - scale(output, sigma)?)?, (1.0 / alpha).min(f32::MAX)),
             Self::Sample => Ok(output.clone()),
             Self::VPrediction => mix(alpha, sample, -sigma, output),
             Self::FlowPrediction => mix(1.0, sample, -sigma, output),
@@ -55,6 +56,7 @@ impl PredictionType {
     pub(crate) fn epsilon(self, output: &Tensor, sample: &Tensor, alpha: f32, sigma: f32) -> Result<Tensor> {
         match self {
             Self::Epsilon => Ok(output.clone()),
+            Self::Sample if sigma == 0.0 => Ok(sample.zeros_like()?),
             Self::Sample => scale(&(sample - scale(output, alpha)?)?, 1.0 / sigma),
             Self::VPrediction => mix(alpha, output, sigma, sample),
             Self::FlowPrediction => mix(1.0, sample, 1.0 - sigma, output),

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{SpacingConfig, linspace_f64};
+use super::{SpacingConfig, linspace_f64, ln_f32};
 use crate::{Error, Result};
 
 /// Noise levels σ spaced otherwise than the timesteps, under diffusers' names; at most one may be set.
@@ -77,8 +77,8 @@ impl SigmaConversion {
             Self::Karras => karras(sigma_max, sigma_min, 7.0, n),
             Self::Exponential => linspace_f64(sigma_max.ln(), sigma_min.ln(), n).into_iter().map(f64::exp).collect(),
             Self::Lu => {
-                let [max, min] = [sigma_max, sigma_min].map(|sigma| f64::from((sigma as f32).ln()));
-                linspace_f64(max, min, n).into_iter().map(f64::exp).collect()
+                let [max, min] = [sigma_max, sigma_min].map(|sigma| f64::from(ln_f32(sigma as f32)));
+                linspace_f64(0.0, 1.0, n).into_iter().map(|ramp| (max + ramp * (min - max)).exp()).collect()
             }
             Self::Beta => linspace_f64(0.0, 1.0, n)
                 .into_iter()
@@ -88,19 +88,20 @@ impl SigmaConversion {
     }
 }
 
-/// The noise levels at `timesteps`, which may lie between whole ones. With a conversion as many levels between the first and
+/// The noise levels at `timesteps`, which may lie between whole ones. With a conversion `n` levels between the first and
 /// the last of them, or between `limits` where those are set, and the timesteps that have these levels.
 pub(crate) fn sigmas_at(
-    timesteps: Vec<f32>,
+    timesteps: Vec<f64>,
     training: &[f32],
     conversion: Option<SigmaConversion>,
     [sigma_min, sigma_max]: [Option<f64>; 2],
+    n: usize,
 ) -> (Vec<f32>, Vec<f64>) {
-    let sigmas: Vec<f64> = timesteps.iter().map(|&t| interpolate(t.into(), training)).collect();
+    let sigmas: Vec<f64> = timesteps.iter().map(|&t| interpolate(t, training)).collect();
     let (Some(conversion), Some(&first), Some(&last)) = (conversion, sigmas.first(), sigmas.last()) else {
-        return (timesteps, sigmas);
+        return (timesteps.into_iter().map(|t| t as f32).collect(), sigmas);
     };
-    let sigmas = conversion.sigmas([sigma_max.unwrap_or(first), sigma_min.unwrap_or(last)], sigmas.len());
+    let sigmas = conversion.sigmas([sigma_max.unwrap_or(first), sigma_min.unwrap_or(last)], n);
     (timesteps_of(&sigmas, training), sigmas)
 }
 
@@ -113,8 +114,43 @@ pub(crate) fn sigma_schedule(
     n: usize,
 ) -> Result<(Vec<f32>, Vec<f32>)> {
     let timesteps = spacing.exact(class_name, training.len(), n)?;
-    let (timesteps, sigmas) = sigmas_at(timesteps, training, conversion, [None, None]);
+    let timesteps = timesteps.into_iter().map(|t| f64::from(t as f32)).collect(); // f32 in diffusers
+    let (timesteps, sigmas) = sigmas_at(timesteps, training, conversion, [None, None], n);
+    check_calls(class_name, &timesteps, &sigmas, training)?;
     Ok((timesteps, sigmas.into_iter().chain([0.0]).map(|sigma| sigma as f32).collect()))
+}
+
+/// Refuses model calls without noise, which there is nothing to say of; and more steps than timesteps, `training` being the
+/// noise levels of those, where the first two were the same: diffusers would begin with the second.
+pub(crate) fn check_calls(class_name: &str, timesteps: &[f32], sigmas: &[f64], training: &[f32]) -> Result<()> {
+    let (steps, t) = (timesteps.len(), training.len());
+    let refuse = |reason: String| Err(Error::Steps { class_name: class_name.to_owned(), steps, reason });
+    if sigmas.iter().any(|&sigma| sigma as f32 == 0.0) || !timesteps.iter().all(|timestep| timestep.is_finite()) {
+        return refuse(
+            "it divides by the noise level, or takes its logarithm, and at timestep 0 there is no noise: the first β is 0"
+                .into(),
+        );
+    }
+    match timesteps {
+        [first, second, ..] if steps > t && first == second => refuse(format!(
+            "it was trained on {t} timesteps, so that the first two steps would be the same; it can do {t}"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses two steps at the same noise level, between which a method of several steps would divide by 0.
+pub(crate) fn check_apart(class_name: &str, sigmas: &[f32], t: usize) -> Result<()> {
+    let steps = sigmas.len() - 1;
+    match sigmas.array_windows().find(|[a, b]| a == b) {
+        Some([level, _]) => {
+            let reason = format!(
+                "it was trained on {t} timesteps, and two of its steps would begin at the same noise level, {level}"
+            );
+            Err(Error::Steps { class_name: class_name.to_owned(), steps, reason })
+        }
+        None => Ok(()),
+    }
 }
 
 /// Halfway between two noise levels in log σ.
@@ -131,7 +167,7 @@ pub(crate) fn ancestral_step(from: f32, to: f32) -> (f32, f32) {
 
 /// The timesteps, whole or not, that have these noise levels.
 pub(crate) fn timesteps_of(sigmas: &[f64], training: &[f32]) -> Vec<f32> {
-    let log_sigmas: Vec<f32> = training.iter().map(|sigma| sigma.ln()).collect();
+    let log_sigmas: Vec<f32> = training.iter().map(|&sigma| ln_f32(sigma)).collect();
     sigmas.iter().map(|&sigma| sigma_to_t(sigma, &log_sigmas) as f32).collect()
 }
 
@@ -149,13 +185,14 @@ pub(crate) fn interpolate(at: f64, table: &[f32]) -> f64 {
     if at >= last as f64 { low } else { (high - low) * (at.max(0.0) - below as f64) + low }
 }
 
-/// The timestep, whole or between two, whose noise level is `sigma`; `log_sigmas` ascend over the timesteps.
+/// The timestep, whole or between two, whose noise level is `sigma`; `log_sigmas` ascend over the timesteps, and their
+/// differences are taken in f32, as numpy does it.
 pub(crate) fn sigma_to_t(sigma: f64, log_sigmas: &[f32]) -> f64 {
+    let Some(highest) = log_sigmas.len().checked_sub(2) else { return 0.0 }; // the only one
     let log_sigma = sigma.max(1e-10).ln();
-    let below = log_sigmas.iter().rposition(|&log| log_sigma - f64::from(log) >= 0.0).unwrap_or(0);
-    let below = below.min(log_sigmas.len().saturating_sub(2));
-    let (low, high) = (f64::from(log_sigmas[below]), f64::from(log_sigmas[(below + 1).min(log_sigmas.len() - 1)]));
-    let weight = ((low - log_sigma) / (low - high)).clamp(0.0, 1.0);
+    let below = log_sigmas.iter().rposition(|&log| log_sigma - f64::from(log) >= 0.0).unwrap_or(0).min(highest);
+    let (low, high) = (log_sigmas[below], log_sigmas[below + 1]);
+    let weight = ((f64::from(low) - log_sigma) / f64::from(low - high)).clamp(0.0, 1.0);
     (1.0 - weight) * below as f64 + weight * (below + 1) as f64
 }
 

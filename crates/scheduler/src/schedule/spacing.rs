@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::linspace_f64;
+use super::{arange_down, check_count, linspace_f64};
 use crate::{Error, Result};
 
 /// Which of the timesteps of training a sampling visits (Lin et al. 2023, table 2).
@@ -11,7 +11,8 @@ pub enum TimestepSpacing {
     Linspace,
     /// Every so many from the first; the last ones are left out.
     Leading,
-    /// Every so many from the last.
+    /// Every so many from the last. They are numpy's `arange`, whose rounding makes one more of some numbers of steps (of 61
+    /// of 1000): timestep -1, which Euler and the solvers take for 0, and DDPM, DDIM and PNDM, as in diffusers, for the last.
     Trailing,
 }
 
@@ -40,45 +41,48 @@ impl SpacingConfig {
         }
     }
 
-    /// The `n` timesteps of `t` in descending order, rounded to whole ones, as DDPM and DDIM have them.
+    /// The timesteps of `n` steps of `t` in descending order, rounded to whole ones, as DDPM and DDIM have them. Spaced
+    /// `trailing` there may be one more, -1.
     pub(crate) fn whole(&self, class_name: &str, t: usize, n: usize) -> Result<Vec<f32>> {
-        let mut timesteps = self.exact(class_name, t, n)?;
-        timesteps.iter_mut().for_each(|timestep| *timestep = timestep.round_ties_even());
-        Ok(timesteps)
-    }
-
-    /// The same where `linspace` may lie between whole timesteps, as Euler and its kin have them.
-    pub(crate) fn exact(&self, class_name: &str, t: usize, n: usize) -> Result<Vec<f32>> {
-        let refuse = |reason: String| Err(Error::Steps { class_name: class_name.to_owned(), steps: n, reason });
-        if n == 0 {
-            return refuse("at least one is needed".into());
-        }
-        if n > t {
-            return refuse(format!("it was trained on {t} timesteps, so it can do at most {t}"));
-        }
-        let timesteps: Vec<f32> = match self.timestep_spacing {
-            TimestepSpacing::Linspace => {
-                linspace_f64(0.0, (t - 1) as f64, n).into_iter().rev().map(|timestep| timestep as f32).collect()
-            }
-            TimestepSpacing::Leading => {
-                (0..n).rev().map(|i| (i * (t / n)).saturating_add(self.steps_offset) as f32).collect()
-            }
-            TimestepSpacing::Trailing => {
-                // diffusers' arange rounds to one more, timestep -1, where t / (t / n) is just above n
-                let ratio = t as f64 / n as f64;
-                (0..n).map(|i| ((t as f64 - i as f64 * ratio).round_ties_even() - 1.0) as f32).collect()
-            }
-        };
+        let timesteps: Vec<f32> =
+            self.exact(class_name, t, n)?.into_iter().map(|timestep| timestep.round_ties_even() as f32).collect();
         match timesteps.first() {
             Some(&first) if first > (t - 1) as f32 => {
                 let offset = self.steps_offset;
-                refuse(format!(
+                let reason = format!(
                     "with steps_offset {offset} the first timestep is {first}, but there is none after {}",
                     t - 1
-                ))
+                );
+                Err(Error::Steps { class_name: class_name.to_owned(), steps: n, reason })
             }
             _ => Ok(timesteps),
         }
+    }
+
+    /// Refuses an offset that leads beyond all timesteps.
+    pub(crate) fn check_offset(&self, class_name: &str, t: usize, n: usize) -> Result<()> {
+        let offset = self.steps_offset;
+        if self.timestep_spacing == TimestepSpacing::Leading && offset >= t {
+            let reason = format!("steps_offset is {offset}, but there is none after {}", t - 1);
+            return Err(Error::Steps { class_name: class_name.to_owned(), steps: n, reason });
+        }
+        Ok(())
+    }
+
+    /// The same where `linspace` may lie between whole timesteps, and `steps_offset` lead beyond the last, as Euler and its
+    /// kin have them.
+    pub(crate) fn exact(&self, class_name: &str, t: usize, n: usize) -> Result<Vec<f64>> {
+        check_count(class_name, n)?;
+        self.check_offset(class_name, t, n)?;
+        let timesteps: Vec<f64> = match self.timestep_spacing {
+            TimestepSpacing::Linspace => linspace_f64(0.0, (t - 1) as f64, n).into_iter().rev().collect(),
+            TimestepSpacing::Leading => (0..n).rev().map(|i| (i * (t / n) + self.steps_offset) as f64).collect(),
+            TimestepSpacing::Trailing => {
+                let ratio = t as f64 / n as f64;
+                arange_down(t as f64, ratio).into_iter().map(|timestep| timestep.round_ties_even() - 1.0).collect()
+            }
+        };
+        Ok(timesteps)
     }
 }
 
