@@ -230,3 +230,24 @@ fn what_is_typed_begins_as_the_command_was_called() {
     let here = place.path(".").canonicalize().unwrap();
     assert!(!card.contains("path/to") && !card.contains(here.to_str().unwrap()) && !card.contains("dir ="), "{card}");
 }
+
+/// What goes wrong says how to go on, and that can be typed, too.
+#[test]
+fn what_an_error_tells_to_type_can_be_typed() {
+    let place = workplace();
+    let config = "cargo xtask train --config configs/184.toml --out 'a run'";
+    let diverging = "--set train.optimizer=sgd --set train.learning_rate=1e30 --set train.checkpoint_every=1";
+    let typed = config.replacen("cargo xtask", BINARY, 1) + &short(config).replace("--max-steps 1", diverging);
+    let said = Done(place.shell(&typed, ".").output().unwrap()).expect(1).stderr();
+    let again = Done(place.shell(between(&said, "Go on with, say: ", "\n"), ".").output().unwrap());
+    // a tenth of that is too much as well, and is said with the way on from there
+    assert!(again.stdout().contains("Going on after step 1") && again.stderr().contains("Go on with, say: "));
+    let config = fs::read_to_string(place.path("a run/config.toml")).unwrap();
+    assert_eq!(between(&config, "learning_rate = ", "\n").parse(), Ok(1e29));
+
+    let page = fs::read_to_string(place.path("a run/report.html")).unwrap();
+    let resume = between(&page, "go on with <code>", "</code>");
+    assert!(resume.ends_with(" train --resume 'a run'"), "{resume}");
+    let again = Done(place.shell(resume, ".").output().unwrap()).expect(1);
+    assert!(again.stdout().contains("Going on after step 1"), "{}", again.stderr());
+}

@@ -357,8 +357,10 @@ fn digits_are_drawn_on_demand() {
     let three = tensor(&["--class", "3"]);
     assert_ne!(three, tensor(&["--class", "4"]));
     assert_ne!(three, tensor(&["--class", "3", "--guidance", "3"]));
-    assert!(draw(&["--batch", "2"]).expect(2).stderr().contains("wants a class for each image, one of 0 to 10"));
-    assert!(draw(&["--class", "11"]).expect(2).stderr().contains("no class 11"));
+    let said = draw(&["--batch", "2"]).expect(2).stderr();
+    assert!(said.contains("name one, as in --class 0; it knows 0 to "), "{said}");
+    let said = draw(&["--class", "11"]).expect(2).stderr();
+    assert!(said.contains("--class: there is no class `11`; this model knows 0 to "), "{said}");
 
     let said = train("few", &["model.num_class_embeds=10"]).expect(2).stderr();
     assert!(said.contains("classes 0 to 9, and one that stands for none") && said.contains("to 11"), "{said}");

@@ -2,6 +2,7 @@ use std::process::ExitCode;
 
 use candle_core::Device;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use kakusan::pipeline::{DeviceChoice, Result, thousands};
 use kakusan::scheduler::{Registry, to_json};
 
@@ -11,7 +12,7 @@ use crate::terminal::say;
 #[derive(Args)]
 pub(crate) struct InfoArgs {
     /// The folder of a run or a saved pipeline, or owner/name on the Hub; without it: this program and machine
-    #[arg(value_name = "DIR|owner/name")]
+    #[arg(value_name = "DIR|owner/name", value_parser = NonEmptyStringValueParser::new())]
     model: Option<String>,
     /// Refuse a model whose files hold what it does not know, instead of passing over it with a warning
     #[arg(long, requires = "model")]

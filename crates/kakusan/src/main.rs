@@ -1,5 +1,6 @@
 //! The command `kakusan`: train, sample, look at what there is.
 
+mod classes;
 mod convert;
 mod failure;
 mod info;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use candle_core::{DType, Device, Tensor};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kakusan::pipeline::pictures::{self, Images};
 use kakusan::pipeline::{DDPMPipeline, DeviceChoice, Error, Result, SampleOptions, check_writable, write_whole};
@@ -11,8 +12,8 @@ use kakusan::rng::{Generator, Noise, PerImage};
 use kakusan::scheduler::{Churn, PixelRange, Registry, RunOptions};
 
 use crate::machine::MachineArgs;
-use crate::picture;
 use crate::terminal::{say, warn};
+use crate::{classes, picture};
 
 /// The most frames of an animation; of more steps so many are shown, evenly.
 const MAX_FRAMES: usize = 100;
@@ -20,7 +21,7 @@ const MAX_FRAMES: usize = 100;
 #[derive(Args)]
 pub(crate) struct SampleArgs {
     /// The folder of a run or a saved pipeline, or owner/name[@revision] on the Hub
-    #[arg(long, value_name = "DIR|owner/name")]
+    #[arg(long, value_name = "DIR|owner/name", value_parser = NonEmptyStringValueParser::new())]
     model: String,
     /// Refuse a model whose files hold what it does not know, instead of passing over it with a warning
     #[arg(long)]
@@ -47,9 +48,9 @@ pub(crate) struct SampleArgs {
     /// How much noise is added over all steps, for schedulers such as Euler
     #[arg(long, value_name = "X")]
     churn: Option<f64>,
-    /// The class of the images, for models that know classes; several (0..9 or 0,3) take turns
-    #[arg(long, value_name = "N", value_parser = parse_classes)]
-    class: Option<Classes>,
+    /// The class of the images, for models that know classes, by name or number; several (0..9 or cat,dog) take turns
+    #[arg(long, value_name = "CLASS")]
+    class: Vec<String>,
     /// Classifier-free guidance: 1 is none, more is closer to the class
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     guidance: f64,
@@ -79,10 +80,6 @@ struct Seeds {
     text: String,
 }
 
-/// The classes of `--class`.
-#[derive(Debug, Clone)]
-struct Classes(Vec<u32>);
-
 pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
     args.machine.apply()?;
     for file in [Some(&args.out), args.animate.as_ref(), args.save_tensor.as_ref()].into_iter().flatten() {
@@ -90,6 +87,10 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
     }
     if args.animate.as_ref() == Some(&args.out) {
         return Err(Error::Unfit(format!("--out and --animate both name {}; name two files", args.out.display())));
+    }
+    if let Some(dir) = &args.separate {
+        std::fs::create_dir_all(dir).map_err(|source| Error::Io { action: "create", path: dir.clone(), source })?;
+        check_writable(&dir.join("0000.png"))?;
     }
     let registry = Registry::default();
     let device = args.device.open()?;
@@ -100,7 +101,7 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
         pipeline.set_scheduler(scheduler);
     }
     let steps = args.steps.unwrap_or(pipeline.class().default_steps().min(50) as u64) as usize;
-    let options = args.options(steps);
+    let options = args.options(steps, classes::labels(&args.class, &pipeline)?);
     let mut noise: Box<dyn Noise> = match &args.seeds {
         Some(Seeds { seeds, .. }) => Box::new(PerImage::from_seeds(seeds.iter().copied())),
         None => Box::new(Generator::new(args.seed)),
@@ -144,15 +145,14 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
 }
 
 impl SampleArgs {
-    fn options(&self, steps: usize) -> SampleOptions {
+    fn options(&self, steps: usize, labels: Option<Vec<u32>>) -> SampleOptions {
         let batch_size = match &self.seeds {
             Some(Seeds { seeds, .. }) => seeds.len(),
             None => self.batch.unwrap_or(64) as usize,
         };
         let mut run = RunOptions { eta: self.eta, ..RunOptions::steps(steps) };
         run.churn = self.churn.map(|s_churn| Churn { s_churn, ..Churn::default() });
-        let in_turns = |Classes(classes): &Classes| classes.iter().copied().cycle().take(batch_size).collect();
-        let class_labels = self.class.as_ref().map(in_turns);
+        let class_labels = labels.map(|labels| labels.into_iter().cycle().take(batch_size).collect());
         SampleOptions { run, class_labels, guidance_scale: self.guidance, ..SampleOptions::new(batch_size) }
     }
 
@@ -170,7 +170,9 @@ impl SampleArgs {
         });
         about.extend(self.eta.map(|eta| ("eta", eta.to_string())));
         about.extend(self.churn.map(|churn| ("churn", churn.to_string())));
-        about.extend(self.class.as_ref().map(|Classes(classes)| ("class", format!("{classes:?}"))));
+        if !self.class.is_empty() {
+            about.push(("class", self.class.join(",")));
+        }
         if self.guidance != 1.0 {
             about.push(("guidance", self.guidance.to_string()));
         }
@@ -179,8 +181,6 @@ impl SampleArgs {
 
     /// Writes each image into `dir`, named by its seed where it has one of its own, else by its number.
     fn save_each(&self, dir: &Path, images: &Tensor, about: &[(&'static str, String)]) -> Result<()> {
-        let create = |source| Error::Io { action: "create", path: dir.to_owned(), source };
-        std::fs::create_dir_all(dir).map_err(create)?;
         let (n, channels, height, width) = images.dims4()?;
         for i in 0..n {
             let pixels = images.narrow(0, i, 1)?.flatten_all()?.to_vec1::<f32>()?;
@@ -298,11 +298,6 @@ fn progress() -> ProgressBar {
 fn parse_seeds(text: &str) -> std::result::Result<Seeds, String> {
     let seeds = parse_numbers(text)?;
     Ok(Seeds { seeds, text: text.to_owned() })
-}
-
-fn parse_classes(text: &str) -> std::result::Result<Classes, String> {
-    let class = |number: u64| u32::try_from(number).map_err(|_| format!("there is no class {number}"));
-    Ok(Classes(parse_numbers(text)?.into_iter().map(class).collect::<std::result::Result<_, _>>()?))
 }
 
 /// `0..15`, both included, `3,5,8`, or both: `0..4,7`.

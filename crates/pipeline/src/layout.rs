@@ -35,10 +35,14 @@ impl Index {
         let path = dir.join(INDEX_FILE);
         let unfit = |reason: String| Error::NotAPipeline { dir: dir.to_owned(), reason };
         if !path.is_file() {
-            return Err(unfit(if !dir.is_dir() {
+            return Err(unfit(if dir.is_file() {
+                format!("it is a file; name the folder that has the {INDEX_FILE}")
+            } else if !dir.is_dir() {
                 "there is no such folder".into()
             } else if dir.join(crate::run_folder::CONFIG_FILE).is_file() {
                 format!("its training has not ended; go on with `kakusan train --resume {}`", dir.display())
+            } else if let Some(above) = dir.parent().filter(|above| above.join(INDEX_FILE).is_file()) {
+                format!("it is a part of one; name the folder {}", above.display())
             } else {
                 format!("it has no {INDEX_FILE}")
             }));

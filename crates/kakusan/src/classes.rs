@@ -1,0 +1,99 @@
+//! The classes that `--class` asks for.
+
+use kakusan::pipeline::{DDPMPipeline, Error, Result};
+
+/// So many are named in a message.
+const NAMED: usize = 20;
+
+/// The labels that `asked` names, in its order; nothing for a model that knows no classes. Each word is a class by its name, else by
+/// its number; `first..last` are all from one to the other, and commas stand between several.
+pub(crate) fn labels(asked: &[String], pipeline: &DDPMPipeline) -> Result<Option<Vec<u32>>> {
+    let known = pipeline.model_config().num_classes().map(Known::numbers);
+    match (asked, known) {
+        ([], None) => Ok(None),
+        (_, None) => Err(Error::Unfit("--class: this model does not know classes; leave it out".into())),
+        ([], Some(known)) => {
+            let (first, list) = (known.names.first().map_or("0", String::as_str), known.list());
+            Err(Error::Unfit(format!("this model draws a class: name one, as in --class {first}; it knows {list}")))
+        }
+        (asked, Some(known)) => {
+            let labels = asked.iter().map(|text| known.labels(text)).collect::<std::result::Result<Vec<_>, _>>();
+            let refused =
+                |word| Error::Unfit(format!("--class: there is no class `{word}`; this model knows {}", known.list()));
+            Ok(Some(labels.map_err(refused)?.concat()))
+        }
+    }
+}
+
+/// The classes of a model.
+struct Known {
+    /// By label.
+    names: Vec<String>,
+}
+
+impl Known {
+    fn numbers(count: usize) -> Self {
+        Self { names: (0..count).map(|label| label.to_string()).collect() }
+    }
+
+    /// The labels of a text, or its first word that names none.
+    fn labels(&self, text: &str) -> std::result::Result<Vec<u32>, String> {
+        if let Some(label) = self.named(text) {
+            return Ok(vec![label]); // a name may have commas and dots
+        }
+        let mut labels = vec![];
+        for word in text.split(',').map(str::trim) {
+            let ends = word.split_once("..").map(|(first, last)| (first, last.trim_start_matches('=')));
+            let (first, last) = ends.filter(|_| self.label(word).is_none()).unwrap_or((word, word));
+            match (self.label(first), self.label(last)) {
+                (Some(first), Some(last)) if first <= last => labels.extend(first..=last),
+                _ => return Err(word.to_owned()),
+            }
+        }
+        Ok(labels)
+    }
+
+    fn named(&self, word: &str) -> Option<u32> {
+        self.names.iter().position(|name| name == word).and_then(|label| label.try_into().ok())
+    }
+
+    fn label(&self, word: &str) -> Option<u32> {
+        self.named(word).or_else(|| word.parse().ok().filter(|&label: &u32| (label as usize) < self.names.len()))
+    }
+
+    /// The names in words; numbers from 0 on as what they are.
+    fn list(&self) -> String {
+        let all = self.names.len();
+        if self.names.iter().enumerate().all(|(label, name)| *name == label.to_string()) && all > 2 {
+            return format!("0 to {}", all - 1);
+        }
+        let more = if all > NAMED { format!(" and {} more", all - NAMED) } else { String::new() };
+        format!("{}{more}", self.names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_a_name_before_it_is_a_number() {
+        let known = |names: &[&str]| Known { names: names.iter().map(|&name| name.to_owned()).collect() };
+        let animals = known(&["cat", "dog", "a, b", "1", "x..y"]);
+        let of = |text: &str| animals.labels(text);
+        assert_eq!(of("dog,cat"), Ok(vec![1, 0]));
+        assert_eq!(of("a, b"), Ok(vec![2]));
+        assert_eq!(
+            [of("1"), of("2"), of("x..y"), of("x..y,0")],
+            [Ok(vec![3]), Ok(vec![2]), Ok(vec![4]), Ok(vec![4, 0])]
+        );
+        assert_eq!([of("cat..1"), of("0..2")], [Ok(vec![0, 1, 2, 3]), Ok(vec![0, 1, 2])]);
+        for (text, word) in
+            [("bird", "bird"), ("cat,5", "5"), ("dog..cat", "dog..cat"), ("", ""), ("-1", "-1"), ("cat,", "")]
+        {
+            assert_eq!(of(text), Err(word.to_owned()), "{text}");
+        }
+        assert_eq!(Known::numbers(10).labels("0..4,7"), Ok(vec![0, 1, 2, 3, 4, 7]));
+        assert_eq!([Known::numbers(10).list(), animals.list()], ["0 to 9", "cat, dog, a, b, 1, x..y"]);
+    }
+}
