@@ -52,6 +52,12 @@ pub(crate) enum Fault {
     Loop,
     /// Sends the whole file whatever range was asked for.
     NoRanges,
+    /// Serves files, and lists none.
+    NoListing,
+    /// Closes the connection when it is asked for a file whose path holds this.
+    Drop(&'static str),
+    /// Files whose path holds this are of another commit.
+    OtherCommit(&'static str),
 }
 
 /// One request as it came.
@@ -151,9 +157,10 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
             let (_revision, path) = rest.split_once('/')?;
             state.files.get(&format!("{repo}/{path}")).cloned()
         });
-        // /api/models/owner/name/revision/<one segment>, and what of it is wanted
+        // /api/models/owner/name/revision/<one segment>, and what of it is wanted; "datasets" in the place of "models"
         let listing =
-            request.path.strip_prefix("/api/models").and_then(|rest| rest.split_once("/revision/")).map(|(repo, _)| {
+            request.path.strip_prefix("/api").and_then(|rest| rest.split_once("/revision/")).map(|(repo, _)| {
+                let repo = repo.strip_prefix("/models").unwrap_or(repo);
                 let beginning = format!("{repo}/");
                 let mut names: Vec<String> =
                     state.files.keys().filter_map(|path| path.strip_prefix(&beginning)).map(str::to_owned).collect();
@@ -181,6 +188,7 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
             let _ = stream.write_all(b"\x00\xffhello, I am no web server\r\n\r\n");
             return;
         }
+        Some(Fault::Drop(part)) if file.is_some() && request.path.contains(part) => return,
         Some(Fault::Flaky(_)) => return send("500 Internal Server Error", "", b"oops"),
         Some(Fault::Refuse(status, code, header)) => {
             return send(&format!("{status} No"), &format!("X-Error-Code: {code}\r\n{header}"), b"<h1>No</h1>");
@@ -191,7 +199,8 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
         Some(Fault::ErrorPage) if !head => return send("200 OK", "", b"<h1>Sorry</h1>"),
         _ => {}
     }
-    if let Some((repo, names)) = listing.filter(|(_, names)| !names.is_empty()) {
+    let listing = listing.filter(|(_, names)| !names.is_empty() && fault != Some(Fault::NoListing));
+    if let Some((repo, names)) = listing {
         let siblings: Vec<String> = names.iter().map(|name| format!("{{\"rfilename\": \"{name}\"}}")).collect();
         let listing = format!("{{\"id\": \"{repo}\", \"sha\": \"{COMMIT}\", \"siblings\": [{}]}}", siblings.join(", "));
         return send("200 OK", "Content-Type: application/json\r\n", listing.as_bytes());
@@ -229,6 +238,11 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
     }
     let mut headers =
         format!("ETag: {etag}\r\nX-Linked-Etag: {etag}\r\nX-Repo-Commit: {COMMIT}\r\nX-Linked-Size: {size}\r\n");
+    if let Some(Fault::OtherCommit(part)) = &fault
+        && request.path.contains(part)
+    {
+        headers = headers.replace(COMMIT, &"f".repeat(40));
+    }
     if let Some(Fault::Without(name)) = &fault {
         headers = headers.split_inclusive("\r\n").filter(|line| !line.to_lowercase().contains(name)).collect();
     }

@@ -4,13 +4,18 @@
 //! datasets--owner--name/blobs/<etag>                 the bytes, named by their checksum
 //!                       snapshots/<commit>/<path>    a link to its blob
 //!                       refs/<revision>              the commit that a branch stood at
+//!                       trees/<commit>.json          all files of the commit, where Python listed them
+//!                       .listings/<commit>.json      the same, where we did
 //! .locks/datasets--owner--name/<etag>.lock           one writer a blob
 //! ```
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
 
+use serde_json::{Value, json};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
@@ -122,6 +127,40 @@ impl Cache {
         files
     }
 
+    /// Notes what a commit consists of before any of it is fetched, so that a part of it never passes for the whole. Best effort: where
+    /// this cannot be written, no file of it can.
+    pub(crate) fn note_listing(&self, revision: &str, commit: &str, files: &[String]) {
+        let listing = json!({ "revision": revision, "files": files });
+        let path = self.root.join(LISTINGS).join(format!("{commit}.json"));
+        if read_json(&path).is_none_or(|noted| noted != listing) {
+            let _ = self.write(&path, format!("{listing:#}\n").as_bytes());
+        }
+    }
+
+    /// All files of a commit, by their paths, where they were listed.
+    pub(crate) fn listing(&self, commit: &str) -> Option<Vec<String>> {
+        let name = format!("{commit}.json");
+        let trees = || {
+            Some(read_json(&self.root.join("trees").join(&name))?.get("files")?.as_object()?.keys().cloned().collect())
+        };
+        let ours = || {
+            let listing = read_json(&self.root.join(LISTINGS).join(&name))?;
+            listing.get("files")?.as_array()?.iter().map(|file| file.as_str().map(str::to_owned)).collect()
+        };
+        trees().or_else(ours)
+    }
+
+    /// The commit that was listed last for a revision of which no commit was ever fetched whole.
+    pub(crate) fn listed(&self, revision: &str) -> Option<String> {
+        let entries = fs::read_dir(self.root.join(LISTINGS)).ok()?.flatten();
+        let of_revision = entries.filter_map(|entry| {
+            let commit = entry.path().file_stem()?.to_str().filter(|name| is_commit(name))?.to_owned();
+            let time = entry.metadata().and_then(|data| data.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+            (read_json(&entry.path())?.get("revision")?.as_str()? == revision).then_some((time, commit))
+        });
+        of_revision.max().map(|(_, commit)| commit)
+    }
+
     /// Waits until no other process writes this blob; the lock ends with the file handle, or with the process.
     fn lock(&self, etag: &str) -> Result<File, Error> {
         let path = self.locks.join(format!("{etag}.lock"));
@@ -136,7 +175,7 @@ impl Cache {
 
     /// Points the snapshot at the blob, then the revision at the commit; each by a rename, so that neither is ever half there.
     fn link(&self, file: &RepoFile, head: &Head) -> Result<PathBuf, Error> {
-        let temporary = self.root.join(format!(".{}.tmp", head.etag));
+        let temporary = self.root.join(format!(".{}.tmp", head.etag)); // under the blob's lock: nobody else's
         let pointer = self.snapshot(&head.commit).join(file.filename);
         make_parent(&pointer)?;
         point(&pointer, &self.root, file.filename, &head.etag, &temporary).map_err(at(&pointer))?;
@@ -153,10 +192,26 @@ impl Cache {
         if fs::read_to_string(&reference).ok().as_deref() == Some(commit) {
             return Ok(());
         }
-        let temporary = self.root.join(format!(".{commit}.tmp"));
-        make_parent(&reference)?;
-        fs::write(&temporary, commit).and_then(|()| fs::rename(&temporary, &reference)).map_err(at(&reference))
+        self.write(&reference, commit.as_bytes())
     }
+
+    /// Writes a small file beside its place and renames it. Others may do the same at the same time, so no two names are alike.
+    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+        static WRITTEN: AtomicUsize = AtomicUsize::new(0);
+        let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+        let temporary = self.root.join(format!(".{}-{number}.tmp", std::process::id()));
+        make_parent(path)?;
+        let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+        written.inspect_err(|_| drop(fs::remove_file(&temporary))).map_err(at(path))
+    }
+}
+
+/// Where we keep what a commit consists of: Python looks at no such folder.
+const LISTINGS: &str = ".listings";
+
+/// What is in a file, if it is there and JSON.
+fn read_json(path: &Path) -> Option<Value> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
 #[cfg(unix)]

@@ -38,6 +38,26 @@ pub enum Error {
         /// The cache folder that was searched.
         cache: PathBuf,
     },
+    /// Offline, and only a part of what belongs together is in the cache.
+    #[error(
+        "{missing} of the {of} files of {repo} at {revision} are missing in the cache {}, among them {first}, \
+         and HF_HUB_OFFLINE forbids fetching them: unset HF_HUB_OFFLINE and run once with a network",
+        cache.display()
+    )]
+    Incomplete {
+        /// The repository.
+        repo: String,
+        /// The revision asked for.
+        revision: String,
+        /// How many files are missing.
+        missing: usize,
+        /// How many there should be.
+        of: usize,
+        /// The first that is missing.
+        first: String,
+        /// The cache folder that was searched.
+        cache: PathBuf,
+    },
     /// No connection: refused, no route, or the host's name does not resolve.
     #[error(
         "the Hub at {endpoint} cannot be reached for {file} ({reason}): check the network and HF_ENDPOINT, \

@@ -102,6 +102,9 @@ impl Fetch<'_> {
         let etag = etag.filter(is_name).ok_or_else(|| missing("ETag"))?;
         let commit = header(headers, "x-repo-commit").filter(|commit| is_commit(commit));
         let commit = commit.ok_or_else(|| missing("X-Repo-Commit"))?;
+        if self.file.is_pinned() && commit != self.file.revision {
+            return Err(self.protocol(format!("its answer is of the commit {commit}")));
+        }
         let length = own_length.then(|| header(headers, CONTENT_LENGTH.as_str())).flatten();
         let size = header(headers, "x-linked-size").or(length).and_then(|size| size.parse().ok());
         let size = size.ok_or_else(|| missing("X-Linked-Size or Content-Length"))?;
@@ -156,21 +159,31 @@ impl Fetch<'_> {
         Ok(())
     }
 
-    /// The commit that a model's revision stands at, and the paths of its files.
+    /// The commit that the revision stands at, and the paths of its files.
     pub(crate) fn list(&self) -> Result<(String, Vec<String>), Error> {
         self.patiently(async || {
             let hub = self.hub()?;
             let (owner, name) = hf_hub::split_id(self.file.repo_id);
             let limit = self.config.etag_timeout + self.config.download_timeout;
             let expand = ["sha", "siblings"].map(str::to_owned).to_vec();
-            let repo = hub.model(owner, name);
-            let request = repo.info().revision(self.file.revision).expand(expand).send();
+            let revision = self.file.revision;
+            let request = async {
+                match self.file.kind {
+                    Kind::Model => {
+                        let repo = hub.model(owner, name);
+                        repo.info().revision(revision).expand(expand).send().await.map(|info| (info.sha, info.siblings))
+                    }
+                    Kind::Dataset => {
+                        let repo = hub.dataset(owner, name);
+                        repo.info().revision(revision).expand(expand).send().await.map(|info| (info.sha, info.siblings))
+                    }
+                }
+            };
             let answer = tokio::time::timeout(limit, request).await.map_err(|_| self.timeout(limit))?;
-            let info = answer.map_err(|error| self.translate(error))?;
-            let commit = info.sha.filter(|commit| is_commit(commit));
-            let (commit, files) = commit
-                .zip(info.siblings)
-                .ok_or_else(|| self.protocol("its listing has no commit or no files".to_owned()))?;
+            let (commit, files) = answer.map_err(|error| self.translate(error))?;
+            let commit = commit.filter(|commit| is_commit(commit));
+            let (commit, files) =
+                commit.zip(files).ok_or_else(|| self.protocol("its listing has no commit or no files".to_owned()))?;
             Ok((commit, files.into_iter().map(|file| file.rfilename).collect()))
         })
     }
@@ -279,7 +292,7 @@ impl Fetch<'_> {
         }
     }
 
-    fn protocol(&self, reason: String) -> Error {
+    pub(crate) fn protocol(&self, reason: String) -> Error {
         Error::Protocol { endpoint: self.endpoint(), file: self.file.to_string(), reason }
     }
 

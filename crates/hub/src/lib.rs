@@ -84,7 +84,23 @@ impl Hub {
     /// # Errors
     /// As [`dataset_file`](Self::dataset_file).
     pub fn model_snapshot(&self, repo_id: &str, revision: &str) -> Result<Snapshot<'_>, Error> {
-        Snapshot::new(self, repo_id, revision)
+        Snapshot::new(self, Kind::Model, repo_id, revision, None)
+    }
+
+    /// The files that dataset `repo_id` has at `revision`, by their names, each of them fetched when it is asked for. Offline, or where
+    /// the Hub is away: those of the revision's last known version, also those that the cache lacks.
+    ///
+    /// Some mirrors serve files and list none (they answer 404): these are asked for `part(0)`, `part(1)` and so on until there is none.
+    ///
+    /// # Errors
+    /// As [`dataset_file`](Self::dataset_file).
+    pub fn dataset_snapshot(
+        &self,
+        repo_id: &str,
+        revision: &str,
+        part: &dyn Fn(usize) -> String,
+    ) -> Result<Snapshot<'_>, Error> {
+        Snapshot::new(self, Kind::Dataset, repo_id, revision, Some(part))
     }
 
     fn file(&self, file: RepoFile) -> Result<PathBuf, Error> {

@@ -6,7 +6,7 @@ use reqwest::Url;
 
 use crate::Error;
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
     Model,
     Dataset,

@@ -5,7 +5,7 @@ use crate::fetch::Fetch;
 use crate::name::{Kind, RepoFile};
 use crate::{Error, Hub};
 
-/// A model's files as they are at one commit: what is fetched together belongs together, whatever happens to the branch
+/// The files of a repository as they are at one commit: what is fetched together belongs together, whatever happens to the branch
 /// meanwhile.
 ///
 /// ```no_run
@@ -14,8 +14,9 @@ use crate::{Error, Hub};
 /// # fn main() -> Result<(), kakusan_hub::Error> {
 /// let hub = Hub::new(HubConfig::from_env()?);
 /// let snapshot = hub.model_snapshot("google/ddpm-cifar10-32", "main")?;
-/// for name in snapshot.files().iter().filter(|name| name.ends_with(".json")) {
-///     println!("{}", snapshot.fetch(name)?.display());
+/// let names: Vec<&str> = snapshot.files().iter().map(String::as_str).filter(|name| name.ends_with(".json")).collect();
+/// for path in snapshot.fetch_all(&names)? {
+///     println!("{}", path.display());
 /// }
 /// snapshot.keep()?;
 /// # Ok(())
@@ -24,32 +25,87 @@ use crate::{Error, Hub};
 #[derive(Debug)]
 pub struct Snapshot<'h> {
     hub: &'h Hub,
+    kind: Kind,
     repo_id: String,
     revision: String,
     commit: String,
     files: Vec<String>,
 }
 
+/// The Hub numbers a set's files with four digits.
+const MAX_PARTS: usize = 10_000;
+
+/// How a server that serves files and lists none is asked for those that a numbered set consists of.
+type Part<'a> = &'a dyn Fn(usize) -> String;
+
 impl<'h> Snapshot<'h> {
-    pub(crate) fn new(hub: &'h Hub, repo_id: &str, revision: &str) -> Result<Self, Error> {
+    pub(crate) fn new(
+        hub: &'h Hub,
+        kind: Kind,
+        repo_id: &str,
+        revision: &str,
+        part: Option<Part>,
+    ) -> Result<Self, Error> {
         // the name stands for all of them in messages; it is not fetched
-        let file = RepoFile::new(Kind::Model, repo_id, revision, "model_index.json")?;
-        let cache = Cache::new(&hub.config().cache_dir, Kind::Model, repo_id);
+        let name = part.map_or_else(|| "model_index.json".to_owned(), |part| part(0));
+        let file = RepoFile::new(kind, repo_id, revision, &name)?;
+        let cache = Cache::new(&hub.config().cache_dir, kind, repo_id);
         let cached = || {
-            let commit = cache.commit(revision)?;
-            let files = cache.files(&commit);
+            // Of a set all files count, of a model those that were chosen.
+            let (commit, listing) = match kind {
+                Kind::Model => (cache.commit(revision)?, None),
+                Kind::Dataset => {
+                    let commit = cache.commit(revision).or_else(|| cache.listed(revision))?;
+                    let listing = cache.listing(&commit);
+                    (commit, listing)
+                }
+            };
+            let files = listing.unwrap_or_else(|| cache.files(&commit));
             (!files.is_empty()).then_some((commit, files))
         };
+        let offline = || Error::Offline { file: file.to_string(), cache: hub.config().cache_dir.clone() };
+        let online = || {
+            let listed = (Fetch { config: hub.config(), watcher: &hub.watcher, file }).list();
+            match (listed, part) {
+                (Err(Error::NotFound { .. }), Some(part)) => Self::probe(hub, file, part),
+                (listed, _) => listed,
+            }
+        };
         let (commit, files) = match hub.config().offline {
-            true => cached()
-                .ok_or_else(|| Error::Offline { file: file.to_string(), cache: hub.config().cache_dir.clone() })?,
-            false => match (Fetch { config: hub.config(), watcher: &hub.watcher, file }).list() {
-                Ok(listed) => listed,
+            true => cached().ok_or_else(offline)?,
+            false => match online() {
+                Ok((commit, files)) => {
+                    if let Kind::Dataset = kind {
+                        cache.note_listing(revision, &commit, &files);
+                    }
+                    (commit, files)
+                }
                 Err(error @ (Error::NotFound { .. } | Error::Config { .. })) => return Err(error),
                 Err(error) => cached().ok_or(error)?,
             },
         };
-        Ok(Self { hub, repo_id: repo_id.to_owned(), revision: revision.to_owned(), commit, files })
+        Ok(Self { hub, kind, repo_id: repo_id.to_owned(), revision: revision.to_owned(), commit, files })
+    }
+
+    /// Asks for one part after the other until there is none.
+    fn probe(hub: &Hub, file: RepoFile, part: Part) -> Result<(String, Vec<String>), Error> {
+        let (mut commit, mut files) = (None, Vec::new());
+        while files.len() < MAX_PARTS {
+            let name = part(files.len());
+            let file = RepoFile::new(file.kind, file.repo_id, file.revision, &name)?;
+            let fetch = Fetch { config: hub.config(), watcher: &hub.watcher, file };
+            let head = match (fetch.head(), &commit) {
+                (Ok(head), _) => head,
+                (Err(Error::NotFound { .. }), Some(_)) => break,
+                (Err(error), _) => return Err(error),
+            };
+            let first = commit.get_or_insert_with(|| head.commit.clone());
+            if *first != head.commit {
+                return Err(fetch.protocol(format!("its files are of the commits {first} and {}", head.commit)));
+            }
+            files.push(name);
+        }
+        Ok((commit.unwrap_or_default(), files))
     }
 
     /// The paths of the files, as the repository has them.
@@ -64,7 +120,7 @@ impl<'h> Snapshot<'h> {
 
     /// The folder in the cache under which the files that were fetched lie by their paths.
     pub fn folder(&self) -> PathBuf {
-        Cache::new(&self.hub.config().cache_dir, Kind::Model, &self.repo_id).snapshot(&self.commit)
+        self.cache().snapshot(&self.commit)
     }
 
     /// Fetches one file where the cache does not hold it, and gives its path.
@@ -72,7 +128,29 @@ impl<'h> Snapshot<'h> {
     /// # Errors
     /// As [`Hub::model_file`].
     pub fn fetch(&self, filename: &str) -> Result<PathBuf, Error> {
-        self.hub.model_file(&self.repo_id, &self.commit, filename)
+        self.hub.file(RepoFile::new(self.kind, &self.repo_id, &self.commit, filename)?)
+    }
+
+    /// Fetches some files, all or none: gives their paths once all of them are there.
+    ///
+    /// # Errors
+    /// [`Error::Incomplete`] offline, where some are missing; else as [`fetch`](Self::fetch).
+    pub fn fetch_all(&self, filenames: &[&str]) -> Result<Vec<PathBuf>, Error> {
+        if self.hub.config().offline {
+            let missing: Vec<&str> =
+                filenames.iter().copied().filter(|name| !self.folder().join(name).is_file()).collect();
+            if let Some(first) = missing.first() {
+                return Err(Error::Incomplete {
+                    repo: self.repo_id.clone(),
+                    revision: self.revision.clone(),
+                    missing: missing.len(),
+                    of: filenames.len(),
+                    first: (*first).to_owned(),
+                    cache: self.hub.config().cache_dir.clone(),
+                });
+            }
+        }
+        filenames.iter().map(|name| self.fetch(name)).collect()
     }
 
     /// Notes in the cache that the revision stands at this commit: called once all that is needed has been fetched, so that
@@ -83,9 +161,11 @@ impl<'h> Snapshot<'h> {
     pub fn keep(&self) -> Result<(), Error> {
         match self.hub.config().offline || self.revision == self.commit {
             true => Ok(()),
-            false => {
-                Cache::new(&self.hub.config().cache_dir, Kind::Model, &self.repo_id).refer(&self.revision, &self.commit)
-            }
+            false => self.cache().refer(&self.revision, &self.commit),
         }
+    }
+
+    fn cache(&self) -> Cache {
+        Cache::new(&self.hub.config().cache_dir, self.kind, &self.repo_id)
     }
 }

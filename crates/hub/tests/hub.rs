@@ -386,6 +386,40 @@ fn two_at_once_fetch_once() {
     assert_eq!(case.methods().iter().filter(|method| *method == "GET").count(), 1);
 }
 
+/// Files of one commit, each of which notes where the branch stands, fetched by several processes that are this test.
+#[test]
+fn processes_that_fetch_files_of_one_commit_do_not_meet() {
+    const NAME: &str = "processes_that_fetch_files_of_one_commit_do_not_meet";
+    let files: Vec<String> = (0..8).map(|i| format!("{i}.bin")).collect();
+    if let (Ok(url), Ok(cache)) = (std::env::var("KAKUSAN_TEST_HUB"), std::env::var("KAKUSAN_TEST_CACHE")) {
+        let hub = Hub::new(config(&url, Path::new(&cache)));
+        std::thread::scope(|scope| {
+            let fetch = |file: String| drop(hub.dataset_file(REPO, REVISION, &file).unwrap());
+            files.into_iter().for_each(|file| drop(scope.spawn(move || fetch(file))));
+        });
+        return;
+    }
+    let case = Case::new();
+    for file in &files {
+        case.server.serve(&format!("datasets/{REPO}"), file, file.as_bytes());
+    }
+    for _ in 0..3 {
+        let children = [0; 3].map(|_| {
+            let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", NAME]).env("KAKUSAN_TEST_HUB", case.server.url());
+            command.env("KAKUSAN_TEST_CACHE", case.cache.path()).stdout(std::process::Stdio::piped());
+            command.spawn().unwrap()
+        });
+        for child in children {
+            let done = child.wait_with_output().unwrap();
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+        }
+        assert_eq!(fs::read_to_string(case.root().join("refs").join(REVISION)).unwrap(), COMMIT);
+        assert!(case.kept().iter().all(|path| path.extension().is_none_or(|end| end != "tmp")), "{:?}", case.kept());
+        fs::remove_dir_all(case.root()).unwrap();
+    }
+}
+
 #[test]
 fn it_works_inside_an_async_runtime() {
     let case = Case::new();
