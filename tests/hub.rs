@@ -49,3 +49,47 @@ fn a_damaged_download_is_refused_aloud_and_the_next_source_answers() {
     assert!(said.contains("Data: not from `hub`: ") && said.contains("digits drawn"), "{said}");
     assert_eq!(std::fs::read_dir(place.path("hf/hub/datasets--ylecun--mnist/blobs")).unwrap().count(), 0);
 }
+
+/// A tiny network on golden files of pyarrow's, served as a set of the Hub.
+const ANY_SET: &str = r#"
+data = { name = "hub", repo = "golden/set", resolution = 8 }
+model = { _class_name = "UNet2DModel", sample_size = 8, in_channels = 1, out_channels = 1, layers_per_block = 1, norm_num_groups = 4, block_out_channels = [8, 8], down_block_types = ["DownBlock2D", "DownBlock2D"], up_block_types = ["UpBlock2D", "UpBlock2D"] }
+scheduler = { _class_name = "DDPMScheduler" }
+train = { epochs = 1, batch_size = 4, max_steps = 1 }
+sample = { steps = 2, batch_size = 2 }
+"#;
+
+fn train_any_set(file: &str, more: &[&str]) -> Done {
+    let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/parquet").join(file);
+    let (hub, place) = (FakeHub::start(), Workplace::new());
+    hub.serve("datasets/golden/set", "default/train/0000.parquet", std::fs::read(golden).unwrap());
+    std::fs::write(place.path("set.toml"), ANY_SET).unwrap();
+    let sets = more.iter().flat_map(|set| ["--set", set]);
+    let args: Vec<&str> = ["train", "--config", "set.toml", "--out", "run"].into_iter().chain(sets).collect();
+    let mut command = place.kakusan(&args);
+    command.env("HF_ENDPOINT", hub.url()).env("HF_HUB_OFFLINE", "0");
+    Done(command.output().unwrap())
+}
+
+#[test]
+fn a_model_of_classes_learns_from_images_with_classes_alone() {
+    let classes = "model.num_class_embeds=3";
+    for file in ["label_text.parquet", "label_names.parquet", "label_int8.parquet"] {
+        train_any_set(file, &[classes]).expect(0);
+    }
+    for (file, reason) in [
+        ("label_none.parquet", "has no column of labels"),
+        ("label_float.parquet", "column label is of type DOUBLE"),
+        ("label_negative.parquet", "row 4 has the label -1"),
+    ] {
+        let said = train_any_set(file, &[classes]).expect(2).stderr();
+        assert!(
+            said.contains("the model is to learn classes, but the images have none") && said.contains(reason),
+            "{said}"
+        );
+        // A model that is told none goes on, and it is said aloud.
+        let said = train_any_set(file, &[]).expect(0).stdout();
+        assert!(said.contains("the images have no classes") && said.contains(reason), "{said}");
+    }
+    train_any_set("label_text.parquet", &[classes, "data.label_column=none"]).expect(2);
+}

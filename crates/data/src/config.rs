@@ -55,10 +55,11 @@ pub struct DataConfig {
     /// `name = "hub"`: which split; `train` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
-    /// `name = "hub"`: the column of images; if absent the only one, or `image`, or `img`.
+    /// `name = "hub"`: the column of images, structs with `bytes` or plain bytes; if absent the only one, or `image`, or `img`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_column: Option<String>,
-    /// `name = "hub"`: the column of labels; if absent `label`, or the only one that the set declares to hold classes.
+    /// `name = "hub"`: the column of labels; if absent `label`, or the only one that the set declares to hold classes; `none` leaves them out.
+    /// Whole numbers are labels from 0. Of text and of truth values the distinct ones, in order, are the classes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_column: Option<String>,
 

@@ -1,7 +1,10 @@
-//! Image sets as the Hub keeps them: parquet files with a column of images, a struct whose `bytes` are a picture's file, and mostly one of labels.
+//! Image sets as the Hub keeps them: parquet files with a column of images, a struct whose `bytes` are a picture's file or these bytes themselves,
+//! and mostly one of labels.
 //!
 //! candle-datasets' own row reader drops bad rows and panics on bad images, so the columns are read here.
 
+mod labels;
+mod pages;
 mod source;
 mod thrift;
 
@@ -12,37 +15,56 @@ use std::{
 };
 
 use ::parquet::{
-    basic::Type,
+    basic::{ConvertedType, LogicalType, Type},
     column::reader::ColumnReaderImpl,
-    data_type::{ByteArray, ByteArrayType, DataType, Int32Type, Int64Type},
-    file::{metadata::ParquetMetaData, metadata::ParquetMetaDataReader, serialized_reader::SerializedPageReader},
+    data_type::{ByteArray, ByteArrayType, DataType},
+    file::metadata::{ParquetMetaData, ParquetMetaDataReader},
 };
 use rayon::prelude::*;
 
-use self::source::Source;
+use self::{
+    labels::{Column, Labels},
+    pages::{Pages, Sizes},
+    source::Source,
+};
 use crate::{
-    Error,
+    Class, Error,
     photos::{Entry, Photo},
     raster,
 };
 
-/// Beyond these a file is not believed. MNIST has 60,000 images in a row group of 18 MB; the Hub writes groups of 100 to 1,000 images.
+/// Beyond this a file is not believed. MNIST has 60,000 images in a row group of 18 MB; the Hub writes groups of 100 to 1,000 images.
 const MAX_IMAGES: usize = 100_000_000;
-const MAX_GROUP_BYTES: i64 = 1 << 32;
-const MAX_CLASSES: usize = 1 << 20;
+
+/// The `label_column` that stands for no column.
+pub(crate) const NO_LABELS: &str = "none";
 
 /// Which columns to read; those that are not named are found.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Columns<'a> {
     pub(crate) image: Option<&'a str>,
+    /// [`NO_LABELS`] leaves them out.
     pub(crate) label: Option<&'a str>,
+}
+
+/// Which of the images, and what their labels must be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Classes<'a> {
+    /// Every image is of one of these classes, by its number.
+    Known(&'a [String]),
+    /// Images of any classes, or of none.
+    Any,
+    /// Only those of some classes.
+    Some(&'a [Class]),
 }
 
 /// The images and labels of some files.
 pub(crate) struct Rows {
     pub(crate) entries: Vec<Entry>,
-    /// The names of the classes: the file's own, or `classes`, or their numbers.
+    /// The names of the classes: the file's own, or those that are known, or their numbers.
     pub(crate) class_names: Vec<String>,
+    /// Why the images have no classes, where they have none.
+    pub(crate) unlabelled: Option<String>,
 }
 
 /// One file, its footer read. Each access opens the file anew: clones of one handle would share its place.
@@ -50,10 +72,19 @@ pub(crate) struct Rows {
 pub(crate) struct Table {
     path: PathBuf,
     metadata: ParquetMetaData,
-    /// The leaf column of the pictures' files.
-    image: usize,
-    label: Option<usize>,
-    names: Option<Vec<String>>,
+    /// Bytes of the file.
+    len: u64,
+    /// The column of the pictures' files, if there is any row.
+    image: Option<Chunks>,
+    /// The column of labels, or why there is none.
+    label: Result<(Column, Chunks), String>,
+}
+
+/// A leaf column, with the sizes of its pages in each row group.
+#[derive(Debug)]
+struct Chunks {
+    leaf: usize,
+    sizes: Vec<Sizes>,
 }
 
 /// A picture in a table: its row in one of the row groups.
@@ -76,61 +107,52 @@ impl Eq for Cell {}
 /// now, one row group after the other.
 ///
 /// # Errors
-/// [`Error::Io`] for a file that cannot be opened; [`Error::Parquet`] for one that is damaged, lacks a column or a value, or has a label that
-/// is no class.
-pub(crate) fn read(
-    paths: &[PathBuf],
-    columns: Columns,
-    classes: Option<&[String]>,
-    held_bytes: u64,
-) -> Result<Rows, Error> {
+/// [`Error::Io`] for a file that cannot be opened; [`Error::Parquet`] for one that is damaged or lacks a column that is named; what
+/// [`Classes`] asks for and the labels do not give.
+pub(crate) fn read(paths: &[PathBuf], columns: Columns, classes: Classes, held_bytes: u64) -> Result<Rows, Error> {
     let tables = paths.iter().map(|path| Table::open(path, columns).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
-    let held = tables.iter().map(|table| table.image_bytes()).fold(0, u64::saturating_add) <= held_bytes;
-    let names = classes.or_else(|| tables.iter().find_map(|table| table.names.as_deref()));
-    let classes = names.map_or(MAX_CLASSES, <[String]>::len);
-    let (mut entries, mut most) = (Vec::new(), 0);
+    let all_bytes = tables.iter().map(|table| table.image_bytes()).fold(0, u64::saturating_add);
+    let mut held_left = if all_bytes <= held_bytes { held_bytes } else { 0 };
+    let mut labels = Labels::new(&tables.iter().map(Arc::as_ref).collect::<Vec<_>>(), classes)?;
+    let (mut entries, mut of_rows) = (Vec::new(), Vec::new());
     for table in &tables {
-        table.guarded(|| {
-            let mut first = 0;
-            for group in 0..table.metadata.num_row_groups() {
-                let rows = table.rows(group).filter(|rows| entries.len() + rows <= MAX_IMAGES);
-                let rows = rows.ok_or_else(|| format!("claims more than {MAX_IMAGES} images"))?;
-                let mut labels = Vec::with_capacity(rows);
-                for (row, label) in table.labels(group, rows)?.into_iter().enumerate() {
-                    let known = u32::try_from(label).ok().filter(|&label| (label as usize) < classes);
-                    labels.push(known.ok_or_else(|| {
-                        format!(
-                            "row {} has the label {label}; expected 0 to {}",
-                            first + row,
-                            classes.saturating_sub(1)
-                        )
-                    })?);
-                }
-                most = labels.iter().copied().fold(most, u32::max);
-                let images = table.images(group, 0, rows)?;
-                let headers: Vec<_> = match held {
-                    true => rayon::iter::repeat_n(None, rows).collect(),
-                    false => images.par_iter().map(|bytes| Some(raster::header(bytes.data()))).collect(),
-                };
-                for (row, ((bytes, label), header)) in images.into_iter().zip(labels).zip(headers).enumerate() {
-                    let bytes = held.then(|| bytes.data().into()); // a copy: the original holds on to its whole page
-                    let cell = Cell { table: table.clone(), group, row };
-                    entries.push(Entry { photo: Photo::Cell { cell, row: first + row, bytes }, label, header });
-                }
-                first += rows;
+        let Some(images) = &table.image else { continue };
+        let mut first = 0;
+        for group in 0..table.metadata.num_row_groups() {
+            let rows = table.guarded(|| table.rows(group, entries.len(), first))?;
+            of_rows.extend(labels.of_group(table, group, first, rows)?);
+            let pictures = table.guarded(|| table.values::<ByteArrayType>(images, group, 0, rows))?;
+            let held: Vec<bool> = pictures.iter().map(|bytes| hold(bytes.as_ref(), &mut held_left)).collect();
+            let header = |(bytes, held): (&Option<ByteArray>, &bool)| match (bytes, held) {
+                (_, true) => None,
+                (Some(bytes), false) => Some(raster::header(bytes.data())),
+                (None, false) => Some(Err(NULL.to_owned())),
+            };
+            let headers: Vec<_> = pictures.par_iter().zip(&held).map(header).collect();
+            for (row, ((bytes, header), held)) in pictures.into_iter().zip(headers).zip(held).enumerate() {
+                // a copy: the original holds on to its whole page
+                let bytes = bytes.filter(|_| held).map(|bytes| bytes.data().into());
+                let cell = Cell { table: table.clone(), group, row };
+                entries.push(Entry { photo: Photo::Cell { cell, row: first + row, bytes }, label: 0, header });
             }
-            match usize::try_from(table.metadata.file_metadata().num_rows()) {
-                Ok(claimed) if claimed == first && first > 0 => Ok(()),
-                claimed => Err(format!("holds {first} images where it claims {}", claimed.unwrap_or_default())),
-            }
+            first += rows;
+        }
+        table.guarded(|| match usize::try_from(table.metadata.file_metadata().num_rows()) {
+            Ok(claimed) if claimed == first => Ok(()),
+            claimed => Err(format!("holds {first} images where it claims {}", claimed.unwrap_or_default())),
         })?;
     }
-    let class_names = match (names, tables.iter().any(|table| table.label.is_some())) {
-        (Some(names), _) => names.to_vec(),
-        (None, true) => (0..=most).map(|label| label.to_string()).collect(),
-        (None, false) => vec!["images".to_owned()],
-    };
-    Ok(Rows { entries, class_names })
+    labels.give(entries, of_rows)
+}
+
+/// What is wrong with a picture that is a null, or whose bytes are.
+const NULL: &str = "is a null";
+
+/// Whether a picture's file is to be held, and less room left then.
+fn hold(bytes: Option<&ByteArray>, left: &mut u64) -> bool {
+    let rest = bytes.filter(|_| *left > 0).and_then(|bytes| left.checked_sub(bytes.len() as u64));
+    *left = rest.unwrap_or(*left);
+    rest.is_some()
 }
 
 impl Cell {
@@ -140,8 +162,11 @@ impl Cell {
 
     /// The file of the picture, read from the table.
     pub(crate) fn bytes(&self) -> Result<ByteArray, String> {
-        let read = || self.table.images(self.group, self.row, 1)?.pop().ok_or_else(|| "is not there".to_owned());
-        unpanicked(read)
+        unpanicked(|| {
+            let images = self.table.image.as_ref().ok_or("is not there")?;
+            let picture = self.table.values::<ByteArrayType>(images, self.group, self.row, 1)?.pop().flatten();
+            picture.ok_or_else(|| NULL.to_owned())
+        })
     }
 }
 
@@ -153,28 +178,34 @@ fn unpanicked<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> 
 
 impl Table {
     fn open(path: &Path, columns: Columns) -> Result<Self, Error> {
-        let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-        let wrong = |reason| Error::Parquet { path: path.to_owned(), reason };
+        let unread = |source| Error::Io { path: path.to_owned(), source };
+        let file = File::open(path).map_err(unread)?;
+        let len = file.metadata().map_err(unread)?.len();
         let read = unpanicked(|| {
             let file = Source(file);
             file.check_footer()?;
             let metadata = ParquetMetaDataReader::new().parse_and_finish(&file);
             let metadata = metadata.map_err(|error| format!("not a sound parquet file: {error}"))?;
-            let declared = Declared::of(&metadata);
-            let image = image_column(&metadata, columns.image)?;
-            let label = label_column(&metadata, columns.label, &declared)?;
-            let names = label.as_ref().and_then(|(_, name)| declared.names(name));
-            for group in metadata.row_groups() {
-                for leaf in [Some(image), label.as_ref().map(|(leaf, _)| *leaf)].into_iter().flatten() {
-                    let chunk = group.column(leaf);
-                    let (start, len) = chunk.byte_range();
-                    let checked = thrift::check_pages(&file.0, start, len);
-                    checked.map_err(|reason| format!("column {}: {reason}", chunk.column_path().string()))?;
-                }
+            let mut table = Self { path: path.to_owned(), metadata, len, image: None, label: Err(String::new()) };
+            if table.metadata.file_metadata().num_rows() == 0 {
+                return Ok(table); // a part of a set that got no rows, whatever its columns are
             }
-            Ok(Self { path: path.to_owned(), metadata, image, label: label.map(|(leaf, _)| leaf), names })
+            table.image = Some(table.chunks(&file, image_column(&table.metadata, columns.image)?)?);
+            table.label = match labels::column(&table.metadata, columns.label)? {
+                Ok((leaf, column)) => Ok((column, table.chunks(&file, leaf)?)),
+                Err(reason) => Err(reason),
+            };
+            Ok(table)
         });
-        read.map_err(wrong)
+        read.map_err(|reason| Error::Parquet { path: path.to_owned(), reason })
+    }
+
+    fn chunks(&self, file: &Source, leaf: usize) -> Result<Chunks, String> {
+        let sizes = self.metadata.row_groups().iter().map(|group| {
+            let chunk = group.column(leaf);
+            Sizes::read(file, chunk).map_err(|reason| format!("column {}: {reason}", chunk.column_path().string()))
+        });
+        Ok(Chunks { leaf, sizes: sizes.collect::<Result<_, _>>()? })
     }
 
     /// Names this file in what goes wrong with it.
@@ -184,153 +215,142 @@ impl Table {
 
     /// What all pictures' files take.
     fn image_bytes(&self) -> u64 {
-        let groups = self.metadata.row_groups().iter();
-        groups.map(|group| group.column(self.image).uncompressed_size().max(0) as u64).fold(0, u64::saturating_add)
+        let sizes = self.image.iter().flat_map(|image| &image.sizes);
+        sizes.map(Sizes::unpacked).fold(0, u64::saturating_add)
     }
 
-    fn rows(&self, group: usize) -> Option<usize> {
-        usize::try_from(self.metadata.row_group(group).num_rows()).ok()
-    }
-
-    fn images(&self, group: usize, first: usize, count: usize) -> Result<Vec<ByteArray>, String> {
-        self.values::<ByteArrayType>(self.image, group, first, count)
-    }
-
-    /// The labels of a group; zeros where there is no column of them.
-    fn labels(&self, group: usize, rows: usize) -> Result<Vec<i64>, String> {
-        let Some(leaf) = self.label else { return Ok(vec![0; rows]) };
-        match self.metadata.row_group(group).column(leaf).column_type() {
-            Type::INT32 => Ok(self.values::<Int32Type>(leaf, group, 0, rows)?.into_iter().map(i64::from).collect()),
-            _ => self.values::<Int64Type>(leaf, group, 0, rows),
+    /// The rows of a group, after `before` in other files and groups, `first` of them in this file.
+    fn rows(&self, group: usize, before: usize, first: usize) -> Result<usize, String> {
+        let rows = self.metadata.row_group(group).num_rows();
+        let rows = usize::try_from(rows).ok().filter(|rows| before.saturating_add(*rows) <= MAX_IMAGES);
+        let rows = rows.ok_or_else(|| format!("claims more than {MAX_IMAGES} images"))?;
+        // A picture takes more than a byte; packed by counting equal ones, a few bytes may stand for millions.
+        match (first + rows) as u64 <= self.len {
+            true => Ok(rows),
+            false => Err(format!("claims {} images in {} bytes", first + rows, self.len)),
         }
     }
 
-    /// `count` values of one column of one row group, after the `first`.
-    fn values<T: DataType>(&self, leaf: usize, group: usize, first: usize, count: usize) -> Result<Vec<T::T>, String> {
-        let (metadata, rows) = (self.metadata.row_group(group), self.rows(group).unwrap_or_default());
-        let chunk = metadata.column(leaf);
+    /// `count` values of one column of one row group, after the `first`; nothing for a null.
+    fn values<T: DataType>(
+        &self,
+        column: &Chunks,
+        group: usize,
+        first: usize,
+        count: usize,
+    ) -> Result<Vec<Option<T::T>>, String> {
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let metadata = self.metadata.row_group(group);
+        let chunk = metadata.column(column.leaf);
         let name = chunk.column_path().string();
         let wrong = |error: ::parquet::errors::ParquetError| format!("column {name}: {error}");
-        if chunk.uncompressed_size() > MAX_GROUP_BYTES {
-            let bytes = chunk.uncompressed_size();
-            return Err(format!("column {name} has {bytes} bytes in a row group; {MAX_GROUP_BYTES} at most are read"));
-        }
         if chunk.column_type() != T::get_physical_type() {
             return Err(format!("column {name} is not of type {}", T::get_physical_type()));
         }
         let file = File::open(&self.path).map_err(|error| format!("cannot be read: {error}"))?;
-        let pages = SerializedPageReader::new(Arc::new(Source(file)), chunk, rows, None).map_err(wrong)?;
+        let rows = usize::try_from(metadata.num_rows()).unwrap_or_default();
+        let sizes = column.sizes.get(group).ok_or("has a row group too many")?.clone();
+        let pages = Pages::new(Source(file), chunk, rows, sizes).map_err(wrong)?;
+        let whole = chunk.column_descr().max_def_level();
         let mut reader = ColumnReaderImpl::<T>::new(chunk.column_descr_ptr(), Box::new(pages));
         reader.skip_records(first).map_err(wrong)?;
         // A null has a level and no value.
-        let mut into = Vec::new();
-        let read = reader.read_records(count, Some(&mut Vec::new()), None, &mut into);
-        let (records, values, _) = read.map_err(wrong)?;
-        match (records, values) == (count, count) {
-            true => Ok(into),
-            false => Err(format!("column {name} has {values} values in a group of {rows} rows")),
+        let (mut levels, mut present) = (Vec::new(), Vec::new());
+        let (records, ..) = reader.read_records(count, Some(&mut levels), None, &mut present).map_err(wrong)?;
+        if whole == 0 {
+            levels = vec![0; present.len()];
         }
-    }
-}
-
-/// What Hugging Face's `datasets` wrote into the file about its columns.
-struct Declared(serde_json::Value);
-
-impl Declared {
-    fn of(metadata: &ParquetMetaData) -> Self {
-        let pairs = metadata.file_metadata().key_value_metadata();
-        let text = pairs.and_then(|pairs| pairs.iter().find(|pair| pair.key == "huggingface")?.value.as_deref());
-        let json: Option<serde_json::Value> = text.and_then(|text| serde_json::from_str(text).ok());
-        Self(json.and_then(|json| json.pointer("/info/features").cloned()).unwrap_or_default())
-    }
-
-    /// The columns that are declared to hold classes.
-    fn classes(&self) -> Vec<&str> {
-        let features = self.0.as_object().into_iter().flatten();
-        features.filter(|(_, feature)| feature["_type"] == "ClassLabel").map(|(name, _)| name.as_str()).collect()
-    }
-
-    /// The names of a column's classes.
-    fn names(&self, column: &str) -> Option<Vec<String>> {
-        let names = self.0.get(column)?.get("names")?.as_array()?;
-        names.iter().map(|name| name.as_str().map(str::to_owned)).collect()
+        let nulls = levels.iter().filter(|level| **level != whole).count();
+        if (records, levels.len(), present.len() + nulls) != (count, count, count) {
+            let found = present.len() + nulls;
+            return Err(format!("column {name} has {found} values in a group of {rows} rows"));
+        }
+        let mut present = present.into_iter();
+        Ok(levels.into_iter().map(|level| if level == whole { present.next() } else { None }).collect())
     }
 }
 
 /// The leaf column that holds the pictures' files.
 fn image_column(metadata: &ParquetMetaData, named: Option<&str>) -> Result<usize, String> {
     let leaves = leaves(metadata);
-    let holds_files = |path: &str| leaves.iter().position(|leaf| leaf.path == path && leaf.flat);
+    let found = |path: &str| leaves.iter().find(|leaf| leaf.path == path);
     if let Some(name) = named {
-        let path = format!("{name}.bytes");
-        return holds_files(&path).ok_or_else(|| lacks(&path, &leaves));
+        let leaf = found(&format!("{name}.bytes")).or_else(|| found(name));
+        let leaf = leaf.ok_or_else(|| lacks(&format!("{name}.bytes or {name}"), &leaves))?;
+        return match leaf.holds_files() {
+            true => Ok(leaf.index),
+            false => Err(format!(
+                "column {} holds {}, but pictures' files are one run of bytes a row",
+                leaf.path,
+                leaf.what()
+            )),
+        };
     }
-    let files = |leaf: &&Leaf| leaf.flat && leaf.kind == Type::BYTE_ARRAY && leaf.path.ends_with(".bytes");
-    let found: Vec<&Leaf> = leaves.iter().filter(files).collect();
-    let usual = ["image.bytes", "img.bytes"].into_iter().find_map(holds_files);
+    let of_structs = |leaf: &&Leaf| leaf.holds_files() && leaf.path.ends_with(".bytes");
+    let plain = |leaf: &&Leaf| leaf.holds_files() && !leaf.path.contains('.');
+    let mut found: Vec<&Leaf> = leaves.iter().filter(of_structs).collect();
+    if found.is_empty() {
+        found = leaves.iter().filter(plain).collect();
+    }
+    let column = |leaf: &Leaf| leaf.path.trim_end_matches(".bytes").to_owned();
+    let usual = ["image", "img"].into_iter().find_map(|name| found.iter().find(|leaf| column(leaf) == name));
     match (found.as_slice(), usual) {
-        ([], _) => Err(lacks("of images (a struct with `bytes`)", &leaves)),
+        ([], _) => Err(lacks("of images (a struct with `bytes`, or plain bytes)", &leaves)),
         ([only], _) => Ok(only.index),
-        (_, Some(usual)) => Ok(usual),
+        (_, Some(usual)) => Ok(usual.index),
         (several, None) => {
-            let names: Vec<&str> = several.iter().map(|leaf| leaf.path.trim_end_matches(".bytes")).collect();
+            let names: Vec<String> = several.iter().map(|leaf| column(leaf)).collect();
             Err(format!("has several columns of images; name one of {} as `image_column`", names.join(", ")))
         }
     }
 }
 
-/// The leaf column of labels and its name, if there is one.
-fn label_column(
-    metadata: &ParquetMetaData,
-    named: Option<&str>,
-    declared: &Declared,
-) -> Result<Option<(usize, String)>, String> {
-    let leaves = leaves(metadata);
-    let whole = |name: &str| {
-        let leaf = leaves.iter().find(|leaf| leaf.path == name && leaf.flat)?;
-        matches!(leaf.kind, Type::INT32 | Type::INT64).then(|| (leaf.index, name.to_owned()))
-    };
-    if let Some(name) = named {
-        let other = leaves.iter().find(|leaf| leaf.path == name && leaf.flat);
-        let refused = || match other {
-            Some(leaf) => format!("column {name} is of type {}, but labels are whole numbers", leaf.kind),
-            None => lacks(name, &leaves),
-        };
-        return whole(name).map(Some).ok_or_else(refused);
-    }
-    let classes: Vec<_> = declared.classes().into_iter().filter_map(whole).collect();
-    match (whole("label"), classes.as_slice()) {
-        (Some(label), _) => Ok(Some(label)),
-        (None, [only]) => Ok(Some(only.clone())),
-        (None, []) => Ok(None),
-        (None, several) => {
-            let names: Vec<&str> = several.iter().map(|(_, name)| name.as_str()).collect();
-            Err(format!("has several columns of classes; name one of {} as `label_column`", names.join(", ")))
-        }
-    }
-}
-
+/// A column of values.
 struct Leaf {
     index: usize,
     path: String,
     kind: Type,
     /// One value a row.
     flat: bool,
+    text: bool,
+}
+
+impl Leaf {
+    fn holds_files(&self) -> bool {
+        self.flat && self.kind == Type::BYTE_ARRAY && !self.text
+    }
+
+    /// What the column holds, for a message.
+    fn what(&self) -> String {
+        match (self.flat, self.text) {
+            (false, _) => "a list a row".to_owned(),
+            (true, true) => "text".to_owned(),
+            (true, false) => format!("values of type {}", self.kind),
+        }
+    }
 }
 
 fn leaves(metadata: &ParquetMetaData) -> Vec<Leaf> {
     let columns = metadata.file_metadata().schema_descr().columns().iter().enumerate();
-    let leaf = |(index, column): (usize, &::parquet::schema::types::ColumnDescPtr)| Leaf {
+    let is_text = |column: &::parquet::schema::types::ColumnDescriptor| {
+        let text = [ConvertedType::UTF8, ConvertedType::ENUM, ConvertedType::JSON].contains(&column.converted_type());
+        text || matches!(column.logical_type_ref(), Some(LogicalType::String | LogicalType::Enum | LogicalType::Json))
+    };
+    let leaf = |(index, column): (usize, &Arc<::parquet::schema::types::ColumnDescriptor>)| Leaf {
         index,
         path: column.path().string(),
         kind: column.physical_type(),
         flat: column.max_rep_level() == 0,
+        text: is_text(column),
     };
     columns.map(leaf).collect()
 }
 
 fn lacks(name: &str, leaves: &[Leaf]) -> String {
-    let names: Vec<&str> = leaves.iter().map(|leaf| leaf.path.as_str()).collect();
+    let name_of = |leaf: &Leaf| format!("{}{}", leaf.path, if leaf.flat { "" } else { " (lists)" });
+    let names: Vec<String> = leaves.iter().map(name_of).collect();
     format!("has no column {name} with one value a row; its columns are {}", names.join(", "))
 }
 
@@ -339,7 +359,8 @@ mod tests {
     use std::sync::Arc;
 
     use ::parquet::{
-        file::properties::WriterProperties, file::writer::SerializedFileWriter, schema::parser::parse_message_type,
+        data_type::Int64Type, file::properties::WriterProperties, file::writer::SerializedFileWriter,
+        schema::parser::parse_message_type,
     };
 
     use super::*;
@@ -398,12 +419,7 @@ mod tests {
     }
 
     /// The images as they are, held or read from their rows when they are needed.
-    fn read_all(
-        bytes: &[u8],
-        columns: Columns,
-        classes: Option<&[String]>,
-        held_bytes: u64,
-    ) -> Result<ImageSet, Error> {
+    fn read_all(bytes: &[u8], columns: Columns, classes: Classes, held_bytes: u64) -> Result<ImageSet, Error> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
         let rows = read(&[file.path().to_owned()], columns, classes, held_bytes)?;
@@ -414,8 +430,8 @@ mod tests {
     }
 
     fn read_bytes(bytes: &[u8]) -> Result<ImageSet, Error> {
-        let held = read_all(bytes, MNIST, Some(&digits()), u64::MAX)?;
-        assert_eq!(held, read_all(bytes, MNIST, Some(&digits()), 0)?);
+        let held = read_all(bytes, MNIST, Classes::Known(&digits()), u64::MAX)?;
+        assert_eq!(held, read_all(bytes, MNIST, Classes::Known(&digits()), 0)?);
         Ok(held)
     }
 
@@ -439,7 +455,7 @@ mod tests {
     fn what_does_not_fit_is_named_by_its_row() {
         let good = (grey(3, 2, 0), 1);
         for (bad, expected) in [
-            ((None, 1), "column image.bytes has 1 values in a group of 2 rows"),
+            ((None, 1), "the image in row 1 is a null"),
             ((grey(3, 2, 0), 10), "row 1 has the label 10; expected 0 to 9"),
             ((grey(3, 2, 0), -1), "row 1 has the label -1"),
             ((grey(2, 3, 0), 1), "row 0 has 3 x 2 pixels"),
@@ -451,7 +467,7 @@ mod tests {
             let text = reason(&write(SCHEMA, &[&[good.clone(), bad]]));
             assert!(text.contains(expected), "{text}");
         }
-        assert!(reason(&write(SCHEMA, &[])).contains("holds 0 images"));
+        assert!(reason(&write(SCHEMA, &[])).contains("holds no image"));
         let text = reason(&write(&SCHEMA.replace("label", "class"), &[std::slice::from_ref(&good)]));
         assert!(text.contains("no column label") && text.contains("image.path, class"), "{text}");
         let text = reason(&write(&SCHEMA.replace("bytes", "blob"), &[&[good]]));
@@ -514,7 +530,7 @@ mod tests {
         let page = [0x15, 0x00, 0x15, 0xfe, 0xff, 0xff, 0xff, 0x0f, 0x15, 0x00, 0x00]; // its sizes, unpacked and packed
         let mut claims = bytes;
         claims[4..4 + page.len()].copy_from_slice(&page);
-        assert!(reason(&claims).contains("a page of 0 bytes claims to unpack to 2147483647"), "{}", reason(&claims));
+        assert!(reason(&claims).contains("bytes claim to unpack to 2147483647"), "{}", reason(&claims));
     }
 
     /// The Hub's own file: set `KAKUSAN_HUB_DIR` to the folder that holds `ylecun-mnist/`, and `KAKUSAN_MNIST_DIR` to MNIST's IDX files.
@@ -522,7 +538,7 @@ mod tests {
     fn the_hubs_mnist_is_mnist() {
         let Some(hub) = std::env::var_os("KAKUSAN_HUB_DIR") else { return };
         let path = Path::new(&hub).join("ylecun-mnist/mnist/train/0000.parquet");
-        let rows = read(&[path], MNIST, Some(&digits()), u64::MAX).unwrap();
+        let rows = read(&[path], MNIST, Classes::Known(&digits()), u64::MAX).unwrap();
         let (hubs, _) = image_set(rows.entries, digits(), Transform::none(1), Path::new("ylecun/mnist")).unwrap();
         assert_eq!((hubs.shape(), hubs.len()), ([1, 28, 28], 60_000));
         assert_eq!(hubs.class_counts(), [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]);

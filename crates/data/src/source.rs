@@ -1,6 +1,7 @@
 //! From a configuration to images: the first source that answers.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BadImage, Class, DataConfig, DatasetName, Error, ImageSet, SourceKind, cifar, draw_digits, folder, idx,
-    parquet::{self, Columns},
+    parquet::{self, Classes, Columns},
     photos::{self, Transform},
 };
 
@@ -27,6 +28,8 @@ pub struct Loaded {
     /// The images that were left out because they cannot be decoded (`on_bad_image = "skip"`). Of sets that are not held in memory only
     /// those with a bad header; the others show when their turn comes, in [`Batch::skipped`](crate::Batch::skipped).
     pub bad_images: Vec<BadImage>,
+    /// Why the images have no classes, where they have none: a model that is told classes cannot learn from them.
+    pub unlabelled: Option<String>,
 }
 
 /// The source that a set came from: to be said aloud, and written into the run.
@@ -89,10 +92,10 @@ pub fn load(config: &DataConfig, hub: &Hub) -> Result<Loaded, Error> {
             SourceKind::Drawn => Ok(drawn(config)?),
         };
         match answer {
-            Ok(Answer { images, bad_images, description }) => {
+            Ok(Answer { images, bad_images, unlabelled, description }) => {
                 let images = choose(images, config)?.with_random_flip(config.random_flip);
                 let source = SourceUsed { kind, description };
-                return Ok(Loaded { images: images.into(), source, skipped, bad_images });
+                return Ok(Loaded { images: images.into(), source, skipped, bad_images, unlabelled });
             }
             Err(reason) => skipped.push(Skipped { source: kind, reason }),
         }
@@ -104,12 +107,13 @@ pub fn load(config: &DataConfig, hub: &Hub) -> Result<Loaded, Error> {
 struct Answer {
     images: ImageSet,
     bad_images: Vec<BadImage>,
+    unlabelled: Option<String>,
     description: String,
 }
 
 impl Answer {
     fn good(images: ImageSet, description: String) -> Self {
-        Self { images, bad_images: Vec::new(), description }
+        Self { images, bad_images: Vec::new(), unlabelled: None, description }
     }
 
     fn of_pictures((images, bad_images): (ImageSet, Vec<BadImage>), description: String) -> Self {
@@ -117,7 +121,7 @@ impl Answer {
             [] => description,
             [first, ..] => format!("{description}, without {} bad ones ({first})", bad_images.len()),
         };
-        Self { images, bad_images, description }
+        Self { images, bad_images, unlabelled: None, description }
     }
 }
 
@@ -174,8 +178,8 @@ fn drawn(config: &DataConfig) -> Result<Answer, Error> {
 
 /// The Hub itself keeps every data set as parquet, on a branch of this name.
 const REVISION: &str = "refs/convert/parquet";
-/// The files of a split are numbered with four digits.
-const MAX_FILES: usize = 10_000;
+/// More than the pictures' files of a set that is known by name take.
+const KNOWN_BYTES: u64 = 1 << 30;
 
 /// The set from the Hub, or the reason why not.
 fn from_hub(config: &DataConfig, hub: &Hub) -> Result<Answer, String> {
@@ -191,7 +195,7 @@ fn from_hub(config: &DataConfig, hub: &Hub) -> Result<Answer, String> {
             None,
         ),
     };
-    let files = files_on_hub(hub, repo, config_name, split, known.is_some())?;
+    let files = files_on_hub(hub, repo, config_name, split)?;
     let description = match known {
         Some(_) => format!("the Hub's data set {repo}"),
         None => format!("the Hub's data set {repo} ({config_name}, {split}; {} files)", files.len()),
@@ -200,16 +204,13 @@ fn from_hub(config: &DataConfig, hub: &Hub) -> Result<Answer, String> {
         let Some((image, shape)) = known else {
             let columns = Columns { image: config.image_column.as_deref(), label: config.label_column.as_deref() };
             let transform = config.transform();
-            let mut rows = parquet::read(files, columns, None, transform.cache_bytes)?;
-            if let Some(classes) = &config.classes {
-                let kept = Class::labels(classes, &rows.class_names, |_| true)?;
-                rows.entries.retain(|entry| kept.contains(&entry.label));
-            }
+            let classes = config.classes.as_deref().map_or(Classes::Any, Classes::Some);
+            let rows = parquet::read(files, columns, classes, transform.cache_bytes)?;
             let set = photos::image_set(rows.entries, rows.class_names, transform, Path::new(repo))?;
-            return Ok(Answer::of_pictures(set, description));
+            return Ok(Answer { unlabelled: rows.unlabelled, ..Answer::of_pictures(set, description) });
         };
         let (columns, names) = (Columns { image: Some(image), label: Some("label") }, config.name.class_names());
-        let rows = parquet::read(files, columns, Some(&names), u64::MAX)?;
+        let rows = parquet::read(files, columns, Classes::Known(&names), KNOWN_BYTES)?;
         let (images, _) = photos::image_set(rows.entries, names, Transform::none(shape[0]), Path::new(repo))?;
         match images.shape() == shape {
             true => Ok(Answer::good(images, description)),
@@ -222,15 +223,67 @@ fn from_hub(config: &DataConfig, hub: &Hub) -> Result<Answer, String> {
     read(&files).map_err(|error| error.to_string())
 }
 
-/// The files of a split, as many as there are; of a known set the one.
-fn files_on_hub(hub: &Hub, repo: &str, config: &str, split: &str, one: bool) -> Result<Vec<PathBuf>, String> {
-    let mut files = Vec::new();
-    for number in 0..if one { 1 } else { MAX_FILES } {
-        match hub.dataset_file(repo, REVISION, &format!("{config}/{split}/{number:04}.parquet")) {
-            Ok(file) => files.push(file),
-            Err(kakusan_hub::Error::NotFound { .. } | kakusan_hub::Error::Offline { .. }) if number > 0 => break,
-            Err(error) => return Err(error.to_string()),
+/// The files of a split, all that there are, as they are at one commit.
+fn files_on_hub(hub: &Hub, repo: &str, config: &str, split: &str) -> Result<Vec<PathBuf>, String> {
+    let snapshot = |split: &str| {
+        let part = |number| format!("{config}/{split}/{number:04}.parquet");
+        hub.dataset_snapshot(repo, REVISION, &part)
+    };
+    let whole = snapshot(split).map_err(|error| match error {
+        // a server that lists nothing was asked for the first file
+        kakusan_hub::Error::NotFound { .. } if snapshot(&partial(split)).is_ok() => {
+            format!("{repo} has no split \"{split}\" of \"{config}\"; there is {}", part_of(split))
+        }
+        error => error.to_string(),
+    })?;
+    let mut files: Vec<&str> = whole.files().iter().map(String::as_str).collect();
+    files.retain(|file| place(file) == Some((config, split)));
+    files.sort_unstable();
+    if files.is_empty() {
+        return Err(lacks(whole.files(), repo, config, split));
+    }
+    let paths = whole.fetch_all(&files).and_then(|paths| whole.keep().map(|()| paths));
+    paths.map_err(|error| error.to_string())
+}
+
+/// The configuration and the split that a file belongs to.
+fn place(file: &str) -> Option<(&str, &str)> {
+    let (config, rest) = file.split_once('/')?;
+    let (split, name) = rest.split_once('/')?;
+    (name.ends_with(".parquet") && !name.contains('/')).then_some((config, split))
+}
+
+/// What the Hub calls a split of which it has converted the beginning alone.
+fn partial(split: &str) -> String {
+    format!("partial-{split}")
+}
+
+fn part_of(split: &str) -> String {
+    let partial = partial(split);
+    format!("\"{partial}\", the beginning of it, as much as the Hub converts of a large set: set split = \"{partial}\"")
+}
+
+/// What there is in the place of a split that is not there.
+fn lacks(files: &[String], repo: &str, config: &str, split: &str) -> String {
+    const MOST: usize = 20;
+    let mut places: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (config, split) in files.iter().filter_map(|file| place(file)) {
+        places.entry(config).or_default().insert(split);
+    }
+    let splits = |splits: &BTreeSet<&str>| splits.iter().copied().collect::<Vec<_>>().join(", ");
+    match places.get(config) {
+        _ if places.is_empty() => format!("{repo} has no parquet files at {REVISION}"),
+        Some(found) if found.contains(partial(split).as_str()) => {
+            format!("{repo} has no split \"{split}\" of \"{config}\"; there is {}", part_of(split))
+        }
+        Some(found) => format!("{repo} has no split \"{split}\" of \"{config}\"; `split` is one of {}", splits(found)),
+        None => {
+            let known = places.iter().take(MOST).map(|(config, found)| format!("{config} ({})", splits(found)));
+            let more = if places.len() > MOST { ", …" } else { "" };
+            let known = known.collect::<Vec<_>>().join(", ");
+            format!(
+                "{repo} has no configuration \"{config}\"; `config_name` is one of these (with their splits): {known}{more}"
+            )
         }
     }
-    Ok(files)
 }

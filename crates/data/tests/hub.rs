@@ -36,7 +36,8 @@ fn mnist_comes_from_the_hub_once_and_from_the_cache_offline() {
     let first = load(&config(&[SourceKind::Hub]), &Hub::new(settings.clone())).unwrap();
     assert_eq!(first.source.kind, SourceKind::Hub);
     assert_eq!((first.images.height(), first.images.width(), first.images.len()), (28, 28, 18_435));
-    assert_eq!(server.requests().iter().filter(|request| request.method == "GET").count(), 1);
+    let is_download = |request: &&fake_hub::Request| request.method == "GET" && request.path.contains("/resolve/");
+    assert_eq!(server.requests().iter().filter(is_download).count(), 1);
 
     settings.offline = true;
     let second = load(&config(&[SourceKind::Hub]), &Hub::new(settings)).unwrap();
@@ -196,8 +197,128 @@ fn a_set_that_is_not_there_or_not_clear_is_explained() {
 
     let text = refused(&DataConfig { image_column: Some("photo".to_owned()), ..any_set("owner/bad") });
     assert!(text.contains("has no column photo.bytes") && text.contains("image.bytes, image.path, label"), "{text}");
-    let text = refused(&DataConfig { label_column: Some("image.path".to_owned()), ..any_set("owner/bad") });
-    assert!(text.contains("column image.path is of type BYTE_ARRAY, but labels are whole numbers"), "{text}");
+    let text = refused(&DataConfig { label_column: Some("class".to_owned()), ..any_set("owner/bad") });
+    assert!(text.contains("has no column class"), "{text}");
+}
+
+/// A set of three files, and a cache.
+fn three_files() -> (FakeHub, tempfile::TempDir) {
+    let (server, cache) = (FakeHub::start(), tempfile::tempdir().unwrap());
+    for number in 0..3u8 {
+        let file = parquet("image", Some("label"), &pictures(4 * number..4 * number + 4), 9);
+        server.serve("datasets/owner/three", &format!("default/train/000{number}.parquet"), file);
+    }
+    (server, cache)
+}
+
+fn load_three(server: &FakeHub, cache: &std::path::Path, offline: bool) -> Result<usize, String> {
+    let mut settings = HubConfig::new(server.url(), cache);
+    settings.offline = offline;
+    load(&any_set("owner/three"), &Hub::new(settings)).map(|set| set.images.len()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_part_of_a_set_never_passes_for_the_whole() {
+    for lists in [true, false] {
+        let (server, cache) = three_files();
+        // The connection breaks at the second file: what is there already is not the set.
+        server.fault(Fault::Drop("0001.parquet"));
+        let text = load_three(&server, cache.path(), false).unwrap_err();
+        assert!(text.contains("default/train/0001.parquet") && text.contains("broke off"), "{text}");
+        let text = load_three(&server, cache.path(), true).unwrap_err();
+        assert!(
+            text.contains("2 of the 3 files of owner/three") && text.contains("default/train/0001.parquet"),
+            "{text}"
+        );
+
+        server.fault((!lists).then_some(Fault::NoListing));
+        assert_eq!(load_three(&server, cache.path(), false), Ok(12));
+        assert_eq!(load_three(&server, cache.path(), true), Ok(12));
+        // One that was taken away since.
+        std::fs::remove_file(snapshot_of_three(cache.path()).join("default/train/0002.parquet")).unwrap();
+        let text = load_three(&server, cache.path(), true).unwrap_err();
+        assert!(text.contains("1 of the 3 files of owner/three") && text.contains("0002.parquet"), "{text}");
+    }
+    // A server that serves files and lists none is asked for all of them before the first is fetched.
+    let (server, cache) = three_files();
+    server.fault(Fault::NoListing);
+    assert_eq!(load_three(&server, cache.path(), false), Ok(12));
+    let asked: Vec<_> = server.requests().into_iter().filter(|request| request.path.contains("/resolve/")).collect();
+    let first = asked.iter().position(|request| request.method == "GET").unwrap();
+    assert!(asked[..first].iter().any(|request| request.path.contains("0003.parquet")), "{asked:?}");
+}
+
+fn snapshot_of_three(cache: &std::path::Path) -> PathBuf {
+    cache.join("datasets--owner--three/snapshots").join(fake_hub::COMMIT)
+}
+
+#[test]
+fn files_of_two_commits_are_no_set() {
+    for fault in [Fault::OtherCommit("0002.parquet"), Fault::OtherCommit("resolve")] {
+        let (server, cache) = three_files();
+        server.fault(fault);
+        let text = load_three(&server, cache.path(), false).unwrap_err();
+        assert!(text.contains("its answer is of the commit ffff"), "{text}");
+        assert!(load_three(&server, cache.path(), true).is_err());
+    }
+}
+
+/// What `snapshot_download` of Python's `huggingface_hub` leaves in the cache: a listing in `trees`, or none in older versions.
+#[test]
+fn a_set_that_python_fetched_is_read_offline_if_it_is_whole() {
+    let (server, cache) = three_files();
+    assert_eq!(load_three(&server, cache.path(), false), Ok(12));
+    let repo = cache.path().join("datasets--owner--three");
+    std::fs::remove_dir_all(repo.join(".listings")).unwrap();
+    assert_eq!(load_three(&server, cache.path(), true), Ok(12));
+
+    let entry = |name: &str| format!("\"default/train/{name}\": {{\"size\": 1, \"blob_id\": \"0\"}}");
+    let names = ["0000.parquet", "0001.parquet", "0002.parquet"];
+    let tree = |names: &[&str]| {
+        let files = names.iter().map(|name| entry(name)).collect::<Vec<_>>().join(", ");
+        format!("{{\"format_version\": 1, \"files\": {{{files}}}}}")
+    };
+    let path = repo.join(format!("trees/{}.json", fake_hub::COMMIT));
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, tree(&names)).unwrap();
+    assert_eq!(load_three(&server, cache.path(), true), Ok(12));
+    std::fs::write(&path, tree(&[&names[..], &["0003.parquet"]].concat())).unwrap();
+    let text = load_three(&server, cache.path(), true).unwrap_err();
+    assert!(text.contains("1 of the 4 files of owner/three"), "{text}");
+}
+
+#[test]
+fn the_splits_and_configurations_that_there_are_are_told() {
+    let (server, cache) = (FakeHub::start(), tempfile::tempdir().unwrap());
+    let file = || parquet("image", Some("label"), &pictures(0..3), 9);
+    server.serve("datasets/owner/large", "default/partial-train/0000.parquet", file());
+    server.serve("datasets/owner/zoo", "bees/train/0000.parquet", file());
+    server.serve("datasets/owner/zoo", "apes/test/0000.parquet", file());
+    server.serve("datasets/owner/zoo", "apes/validation/0000.parquet", file());
+    server.serve("datasets/owner/none", "README.md", "nothing yet");
+    let hub = Hub::new(HubConfig::new(server.url(), cache.path()));
+    let refused = |config: &DataConfig| load(config, &hub).unwrap_err().to_string();
+    for fault in [None, Some(Fault::NoListing)] {
+        server.fault(fault);
+        let text = refused(&any_set("owner/large"));
+        assert!(
+            text.contains("owner/large has no split \"train\" of \"default\"; there is \"partial-train\""),
+            "{text}"
+        );
+    }
+    server.fault(None);
+    let partial = DataConfig { split: Some("partial-train".to_owned()), ..any_set("owner/large") };
+    assert_eq!(load(&partial, &hub).unwrap().images.len(), 3);
+
+    let text = refused(&any_set("owner/zoo"));
+    assert!(
+        text.contains("`config_name` is one of these (with their splits): apes (test, validation), bees (train)"),
+        "{text}"
+    );
+    let text = refused(&DataConfig { config_name: Some("apes".to_owned()), ..any_set("owner/zoo") });
+    assert!(text.contains("no split \"train\" of \"apes\"; `split` is one of test, validation"), "{text}");
+    let text = refused(&any_set("owner/none"));
+    assert!(text.contains("owner/none has no parquet files at refs/convert/parquet"), "{text}");
 }
 
 #[test]

@@ -42,6 +42,9 @@ impl Progress {
                     loaded.images.len(),
                     loaded.source.description
                 ));
+                if let Some(reason) = &loaded.unlabelled {
+                    self.say(&format!("Data: the images have no classes: {reason}"));
+                }
             }
             Event::Begin { dir, model, parameters, scheduler, device, steps_done, total_steps, steps_per_epoch } => {
                 let parameters = thousands(*parameters);

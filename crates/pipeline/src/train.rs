@@ -164,6 +164,10 @@ impl Training<'_> {
         }
         let loaded = kakusan_data::load(&self.config.data, self.hub)?;
         watch(Event::Data(&loaded));
+        if let (Some(_), Some(reason)) = (self.config.model.num_classes(), &loaded.unlabelled) {
+            let reason = format!("the model is to learn classes, but the images have none: {reason}");
+            return Err(Error::Unfit(reason));
+        }
         let data = DataRecord {
             source: loaded.source.clone(),
             images: loaded.images.len(),

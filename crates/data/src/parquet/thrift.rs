@@ -1,12 +1,13 @@
-//! A look through Thrift's compact structures before the parquet crate reads them. It walks through a list of truth values as far as the list
-//! claims to be long, without a byte for each, and makes room for as many bytes as a page claims to unpack to.
+//! A look through Thrift's compact structures before the parquet crate reads them: that walks through a list of truth values as far as the list
+//! claims to be long, without a byte for each.
 
 use std::io::{BufReader, Read, Seek, SeekFrom};
 
 /// Structures within structures: parquet's own go about ten deep.
 const MAX_DEPTH: usize = 32;
-/// Snappy writes 64 bytes for three at most.
-const MAX_RATIO: u64 = 32;
+/// Kinds of pages, as parquet numbers them.
+const INDEX_PAGE: i64 = 1;
+const DICTIONARY_PAGE: i64 = 2;
 
 /// Types of values, as the compact protocol numbers them.
 const TRUTH: [u8; 2] = [1, 2];
@@ -26,26 +27,41 @@ pub(super) fn check_footer(file: impl Read + Seek, start: u64, len: u64) -> Resu
         .ok_or_else(|| "not a sound parquet file: its footer is damaged".to_owned())
 }
 
-/// Makes sure that the pages of a column's chunk unpack to no more than `len` bytes can hold.
-pub(super) fn check_pages(mut file: impl Read + Seek, mut start: u64, mut len: u64) -> Result<(), String> {
+/// What the header of a page says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Page {
+    /// A dictionary, not values.
+    pub(super) is_dictionary: bool,
+    /// Bytes that it claims to unpack to.
+    pub(super) unpacked: u64,
+}
+
+/// The pages of a column's chunk of `len` bytes, in order, without those that hold no values. Together they unpack to `most` bytes at most.
+pub(super) fn pages(mut file: impl Read + Seek, mut start: u64, mut len: u64, most: u64) -> Result<Vec<Page>, String> {
+    let (of_chunk, mut all, mut pages) = (len, 0u64, Vec::new());
     while len > 0 {
-        let (mut unpacked, mut packed) = (0, 0);
+        let (mut kind, mut unpacked, mut packed) = (-1, 0, 0);
         let page = Walk::new(&mut file, start, len).and_then(|mut walk| {
             walk.structure(0, &mut |field, value| match field {
+                1 => kind = value,
                 2 => unpacked = value,
                 3 => packed = value,
                 _ => {}
             })?;
             let size = |size: i64| i32::try_from(size).ok().and_then(|size| u64::try_from(size).ok());
-            Some((size(unpacked)?, size(packed)?, walk.left.checked_sub(size(packed)?)?))
+            Some((size(unpacked)?, walk.left.checked_sub(size(packed)?)?))
         });
-        let (unpacked, packed, left) = page.ok_or("the header of a page is damaged")?;
-        if unpacked > MAX_RATIO * (packed + 1) {
-            return Err(format!("a page of {packed} bytes claims to unpack to {unpacked}"));
+        let (unpacked, left) = page.ok_or("the header of a page is damaged")?;
+        all = all.saturating_add(unpacked);
+        if all > most {
+            return Err(format!("its {of_chunk} bytes claim to unpack to {all}; {most} at most are read"));
+        }
+        if kind != INDEX_PAGE {
+            pages.push(Page { is_dictionary: kind == DICTIONARY_PAGE, unpacked });
         }
         (start, len) = (start + (len - left), left);
     }
-    Ok(())
+    Ok(pages)
 }
 
 /// Where a walk is; each of its steps is nothing where the bytes are not what they should be.

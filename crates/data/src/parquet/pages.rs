@@ -1,0 +1,301 @@
+//! The pages of a column's chunk, unpacked here. The parquet crate's own codecs make room for whatever a page claims, and gzip's and brotli's go on
+//! for as long as there is more: a few kilobytes may stand for gigabytes.
+
+use std::{io::Read, sync::Arc};
+
+use ::parquet::{
+    basic::Compression,
+    column::page::{Page, PageMetadata, PageReader},
+    errors::{ParquetError, Result},
+    file::{metadata::ColumnChunkMetaData, serialized_reader::SerializedPageReader},
+};
+use brotli_decompressor::BrotliDecoderParameter::BROTLI_DECODER_PARAM_LARGE_WINDOW;
+
+use super::{source::Source, thrift};
+
+/// A chunk that unpacks to more than this, and to more than so many times its bytes in the file, is taken for a trap: pictures' files are packed
+/// already, and hardly shrink.
+const TRUSTED: u64 = 64 << 20;
+const MAX_RATIO: u64 = 256;
+/// As much as a chunk may unpack to: all of it is held while its row group is read.
+const MAX_BYTES: u64 = 1 << 32;
+
+/// The sizes of a chunk's pages.
+#[derive(Clone, Debug)]
+pub(super) struct Sizes(Arc<[thrift::Page]>);
+
+impl Sizes {
+    /// Reads the headers of the pages, and makes sure that what they claim to unpack to can be held.
+    pub(super) fn read(file: &Source, chunk: &ColumnChunkMetaData) -> std::result::Result<Self, String> {
+        let (start, len) = chunk.byte_range();
+        let most = TRUSTED.max(len.saturating_mul(MAX_RATIO)).min(MAX_BYTES);
+        Ok(Self(thrift::pages(&file.0, start, len, most)?.into()))
+    }
+
+    /// What all pages unpack to.
+    pub(super) fn unpacked(&self) -> u64 {
+        self.0.iter().map(|page| page.unpacked).fold(0, u64::saturating_add)
+    }
+}
+
+/// The pages of a chunk, unpacked when they are asked for.
+pub(super) struct Pages {
+    /// Gives the pages as they are in the file.
+    packed: SerializedPageReader<Source>,
+    compression: Compression,
+    sizes: Sizes,
+    /// The page that comes next.
+    next: usize,
+    /// The size of the dictionary that was passed over.
+    dictionary: Option<u64>,
+}
+
+impl Pages {
+    pub(super) fn new(file: Source, chunk: &ColumnChunkMetaData, rows: usize, sizes: Sizes) -> Result<Self> {
+        let as_it_is = chunk.clone().into_builder().set_compression(Compression::UNCOMPRESSED).build()?;
+        let packed = SerializedPageReader::new(Arc::new(file), &as_it_is, rows, None)?;
+        Ok(Self { packed, compression: chunk.compression(), sizes, next: 0, dictionary: None })
+    }
+
+    /// The size of the page that was just taken or passed over.
+    fn size(&mut self) -> Result<thrift::Page> {
+        let size = self.sizes.0.get(self.next).copied();
+        self.next += 1;
+        size.ok_or_else(|| ParquetError::General("a page too many".to_owned()))
+    }
+
+    fn unpacked(&self, page: Page, size: u64) -> Result<Page> {
+        // The levels before the values are not packed in pages of the second kind, which may also say that nothing is.
+        let levels = match &page {
+            Page::DataPageV2 { is_compressed: false, .. } => return Ok(page),
+            Page::DataPageV2 { def_levels_byte_len, rep_levels_byte_len, .. } => {
+                (*def_levels_byte_len as usize).saturating_add(*rep_levels_byte_len as usize)
+            }
+            Page::DataPage { .. } | Page::DictionaryPage { .. } => 0,
+        };
+        if self.compression == Compression::UNCOMPRESSED {
+            return Ok(page);
+        }
+        let wrong = || ParquetError::General("the sizes in the header of a page do not fit together".to_owned());
+        let values = page.buffer().get(levels..).ok_or_else(wrong)?;
+        let size = usize::try_from(size).ok().and_then(|size| size.checked_sub(levels)).ok_or_else(wrong)?;
+        // A page of nulls alone has no values, and nothing that unpacks to none.
+        let values = if size == 0 { Vec::new() } else { unpack(self.compression, values, size)? };
+        let buffer = match levels {
+            0 => values,
+            _ => [&page.buffer()[..levels], &values].concat(),
+        };
+        Ok(with_buffer(page, buffer.into()))
+    }
+}
+
+impl Iterator for Pages {
+    type Item = Result<Page>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.get_next_page().transpose()
+    }
+}
+
+impl PageReader for Pages {
+    fn get_next_page(&mut self) -> Result<Option<Page>> {
+        let Some(page) = self.packed.get_next_page()? else { return Ok(None) };
+        let size = self.size()?;
+        self.unpacked(page, size.unpacked).map(Some)
+    }
+
+    fn peek_next_page(&mut self) -> Result<Option<PageMetadata>> {
+        self.packed.peek_next_page()
+    }
+
+    fn skip_next_page(&mut self) -> Result<()> {
+        self.packed.skip_next_page()?;
+        let size = self.size()?;
+        if size.is_dictionary {
+            self.dictionary = Some(size.unpacked);
+        }
+        Ok(())
+    }
+
+    fn supports_deferred_dictionary(&self) -> bool {
+        self.packed.supports_deferred_dictionary()
+    }
+
+    fn take_deferred_dictionary(&mut self) -> Result<Option<Page>> {
+        match (self.packed.take_deferred_dictionary()?, self.dictionary.take()) {
+            (Some(page), Some(size)) => self.unpacked(page, size).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn at_record_boundary(&mut self) -> Result<bool> {
+        self.packed.at_record_boundary()
+    }
+}
+
+fn with_buffer(mut page: Page, new: bytes::Bytes) -> Page {
+    match &mut page {
+        Page::DataPage { buf, .. } | Page::DataPageV2 { buf, .. } | Page::DictionaryPage { buf, .. } => *buf = new,
+    }
+    page
+}
+
+/// Unpacks `packed`, which must give `size` bytes; no more than these are ever held.
+fn unpack(compression: Compression, packed: &[u8], size: usize) -> Result<Vec<u8>> {
+    let damaged = |reason: &dyn std::fmt::Display| {
+        ParquetError::General(format!("a page is damaged ({}: {reason})", name(compression)))
+    };
+    let unpacked = match compression {
+        Compression::UNCOMPRESSED => Ok(packed.to_vec()),
+        Compression::SNAPPY => {
+            let mut unpacked = vec![0; size];
+            let written = snap::raw::Decoder::new().decompress(packed, &mut unpacked);
+            written.map(|written| resized(unpacked, written)).map_err(|error| damaged(&error))
+        }
+        Compression::GZIP(_) => read(flate2::read::MultiGzDecoder::new(packed), size).map_err(|error| damaged(&error)),
+        Compression::BROTLI(_) => {
+            let mut decoder = brotli_decompressor::Decompressor::new(packed, 1 << 12);
+            // Windows of up to a gigabyte are no part of the format that parquet means.
+            decoder.set_parameter(BROTLI_DECODER_PARAM_LARGE_WINDOW, 0);
+            read(decoder, size).map_err(|error| damaged(&error))
+        }
+        Compression::ZSTD(_) => zstd::bulk::decompress(packed, size).map_err(|error| damaged(&error)),
+        Compression::LZ4_RAW => lz4_block(packed, size).map_err(|error| damaged(&error)),
+        // Three formats have gone under this name: Hadoop's, LZ4's own frames, and plain blocks.
+        Compression::LZ4 => lz4_hadoop(packed, size)
+            .or_else(|| read(lz4_flex::frame::FrameDecoder::new(packed), size).ok().filter(|all| all.len() == size))
+            .map_or_else(|| lz4_block(packed, size), Ok)
+            .map_err(|error| damaged(&error)),
+        Compression::LZO => Err(ParquetError::General(
+            "its pages are packed by LZO, which is not known here; write the file anew with zstd or snappy".to_owned(),
+        )),
+    }?;
+    match unpacked.len() == size {
+        true => Ok(unpacked),
+        false => Err(damaged(&format!("it unpacks to other than the {size} bytes that it claims"))),
+    }
+}
+
+fn name(compression: Compression) -> &'static str {
+    match compression {
+        Compression::UNCOMPRESSED => "not packed",
+        Compression::SNAPPY => "snappy",
+        Compression::GZIP(_) => "gzip",
+        Compression::LZO => "LZO",
+        Compression::BROTLI(_) => "brotli",
+        Compression::LZ4 | Compression::LZ4_RAW => "LZ4",
+        Compression::ZSTD(_) => "zstd",
+    }
+}
+
+fn resized(mut bytes: Vec<u8>, len: usize) -> Vec<u8> {
+    bytes.truncate(len);
+    bytes
+}
+
+/// All that `from` has, and one byte more than `size` at most.
+fn read(from: impl Read, size: usize) -> std::io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    from.take(size as u64 + 1).read_to_end(&mut all)?;
+    Ok(all)
+}
+
+fn lz4_block(packed: &[u8], size: usize) -> std::result::Result<Vec<u8>, lz4_flex::block::DecompressError> {
+    let mut unpacked = vec![0; size];
+    let written = lz4_flex::block::decompress_into(packed, &mut unpacked)?;
+    Ok(resized(unpacked, written))
+}
+
+/// Hadoop's blocks, each after its two sizes: unpacked and packed, of four bytes, the most significant first.
+fn lz4_hadoop(mut packed: &[u8], size: usize) -> Option<Vec<u8>> {
+    let mut unpacked = vec![0; size];
+    let mut rest = &mut unpacked[..];
+    while !packed.is_empty() {
+        let (of_block, after) = packed.split_first_chunk()?;
+        let (in_file, after) = after.split_first_chunk()?;
+        let (block, after) = after.split_at_checked(u32::from_be_bytes(*in_file) as usize)?;
+        let (here, others) = rest.split_at_mut_checked(u32::from_be_bytes(*of_block) as usize)?;
+        let written = lz4_flex::block::decompress_into(block, here).ok()?;
+        (written == here.len()).then_some(())?;
+        (packed, rest) = (after, others);
+    }
+    rest.is_empty().then_some(unpacked)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    /// Blocks of 1,000 bytes as Hadoop writes them.
+    fn hadoop(bytes: &[u8]) -> Vec<u8> {
+        let block = |bytes: &[u8]| {
+            let packed = lz4_flex::block::compress(bytes);
+            [&(bytes.len() as u32).to_be_bytes()[..], &(packed.len() as u32).to_be_bytes(), &packed].concat()
+        };
+        bytes.chunks(1000).flat_map(block).collect()
+    }
+
+    fn frame(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn snappy(bytes: &[u8]) -> Vec<u8> {
+        snap::raw::Encoder::new().compress_vec(bytes).unwrap()
+    }
+
+    /// Each packing by a name, and `bytes` packed by it.
+    fn packed(bytes: &[u8]) -> [(Compression, Vec<u8>); 7] {
+        [
+            (Compression::SNAPPY, snappy(bytes)),
+            (Compression::GZIP(Default::default()), gzip(bytes)),
+            (Compression::ZSTD(Default::default()), zstd::bulk::compress(bytes, 1).unwrap()),
+            (Compression::LZ4_RAW, lz4_flex::block::compress(bytes)),
+            (Compression::LZ4, hadoop(bytes)),
+            (Compression::LZ4, frame(bytes)),
+            (Compression::LZ4, lz4_flex::block::compress(bytes)),
+        ]
+    }
+
+    #[test]
+    fn what_unpacks_to_other_than_it_claims_is_refused() {
+        let bytes: Vec<u8> = (0..5000u32).map(|i| ((i * i) >> 5) as u8).collect();
+        for (compression, packed) in packed(&bytes) {
+            assert_eq!(unpack(compression, &packed, bytes.len()).unwrap(), bytes);
+            for size in [0, 1, bytes.len() - 1, bytes.len() + 1, 2 * bytes.len()] {
+                assert!(unpack(compression, &packed, size).is_err(), "{compression:?}: {size}");
+            }
+            for end in [0, 1, 4, 8, packed.len() / 2, packed.len() - 5] {
+                assert!(unpack(compression, &packed[..end], bytes.len()).is_err(), "{compression:?} cut at {end}");
+            }
+        }
+        let error = unpack(Compression::LZO, b"x", 1).unwrap_err().to_string();
+        assert!(error.contains("LZO"), "{error}");
+    }
+
+    /// A stream of a gigabyte of zeros, of which no more is unpacked than the page claims: all of it would take seconds.
+    #[test]
+    fn more_than_a_page_claims_is_never_unpacked() {
+        let member = gzip(&vec![0; 1 << 20]);
+        let gigabyte = member.repeat(1 << 10);
+        let mut decoder = flate2::read::MultiGzDecoder::new(&gigabyte[..]);
+        assert_eq!(read(&mut decoder, 1000).unwrap().len(), 1001);
+        assert!(unpack(Compression::GZIP(Default::default()), &gigabyte, 1000).is_err());
+    }
+
+    /// A window of a gigabyte, which brotli's own format does not have.
+    #[test]
+    fn brotlis_large_windows_are_refused() {
+        let large_window = [0x11, 30, 0x03];
+        assert!(unpack(Compression::BROTLI(Default::default()), &large_window, 1).is_err());
+    }
+}
