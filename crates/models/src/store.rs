@@ -141,7 +141,8 @@ pub fn from_pretrained(
 /// Reads the configuration of the model saved in `dir`.
 ///
 /// # Errors
-/// When the file cannot be read or is not a model's configuration.
+/// When the file cannot be read or is not a model's configuration, as where it has a field that the class does not have:
+/// [`from_pretrained`] passes over those.
 pub fn load_config(dir: &Path) -> Result<ModelConfig> {
     Ok(load_config_and_fields(dir)?.0)
 }
