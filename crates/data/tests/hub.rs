@@ -1,12 +1,15 @@
-//! MNIST from the Hub, end to end: a stand-in serves the Hub's own file. Set `KAKUSAN_HUB_DIR` to the folder that holds `ylecun-mnist/`
-//! for the tests on the real file.
+//! MNIST from the Hub, end to end: a stand-in serves its first 512 images as the Hub has them, or the Hub's own file, in the folder
+//! `ylecun-mnist` of that which the environment variable `KAKUSAN_HUB_DIR` names: `cargo test -- --ignored whole_mnist`.
 
 mod common;
 
 #[path = "../../../tests/support/fake_hub.rs"]
 mod fake_hub;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use fake_hub::{FakeHub, Fault};
 use kakusan_data::{DataConfig, DatasetName, Error, OnBadImage, SourceKind, load};
@@ -15,8 +18,19 @@ use kakusan_hub::{Hub, HubConfig};
 const REPO: &str = "datasets/ylecun/mnist";
 const FILE: &str = "mnist/train/0000.parquet";
 
-fn real_mnist() -> Option<PathBuf> {
-    std::env::var_os("KAKUSAN_HUB_DIR").map(|folder| PathBuf::from(folder).join("ylecun-mnist"))
+fn excerpt() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/mnist/hub")
+}
+
+mod whole_mnist {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs the Hub's file of MNIST, in KAKUSAN_HUB_DIR"]
+    fn mnist_comes_from_the_hub_once_and_from_the_cache_offline() {
+        let folder = std::env::var_os("KAKUSAN_HUB_DIR").expect("KAKUSAN_HUB_DIR names the folder of the Hub's files");
+        comes_from_the_hub_once(&PathBuf::from(folder).join("ylecun-mnist"), 18_435);
+    }
 }
 
 fn config(sources: &[SourceKind]) -> DataConfig {
@@ -29,13 +43,16 @@ fn config(sources: &[SourceKind]) -> DataConfig {
 
 #[test]
 fn mnist_comes_from_the_hub_once_and_from_the_cache_offline() {
-    let Some(folder) = real_mnist() else { return };
+    comes_from_the_hub_once(&excerpt(), 161);
+}
+
+fn comes_from_the_hub_once(folder: &Path, count: usize) {
     let (server, cache) = (FakeHub::start(), tempfile::tempdir().unwrap());
-    server.serve_folder(REPO, &folder);
+    server.serve_folder(REPO, folder);
     let mut settings = HubConfig::new(server.url(), cache.path());
     let first = load(&config(&[SourceKind::Hub]), &Hub::new(settings.clone())).unwrap();
     assert_eq!(first.source.kind, SourceKind::Hub);
-    assert_eq!((first.images.height(), first.images.width(), first.images.len()), (28, 28, 18_435));
+    assert_eq!((first.images.height(), first.images.width(), first.images.len()), (28, 28, count));
     let is_download = |request: &&fake_hub::Request| request.method == "GET" && request.path.contains("/resolve/");
     assert_eq!(server.requests().iter().filter(is_download).count(), 1);
 
@@ -48,10 +65,9 @@ fn mnist_comes_from_the_hub_once_and_from_the_cache_offline() {
 
 #[test]
 fn the_hubs_file_altered_or_cut_short_is_refused_and_the_next_source_is_asked() {
-    let Some(folder) = real_mnist() else { return };
     for fault in [Fault::Altered, Fault::CutShort, Fault::Half] {
         let (server, cache) = (FakeHub::start(), tempfile::tempdir().unwrap());
-        server.serve_folder(REPO, &folder);
+        server.serve_folder(REPO, &excerpt());
         server.fault(fault.clone());
         let hub = Hub::new(HubConfig::new(server.url(), cache.path()));
         let loaded = load(&config(&[SourceKind::Hub, SourceKind::Drawn]), &hub).unwrap();
@@ -211,7 +227,7 @@ fn three_files() -> (FakeHub, tempfile::TempDir) {
     (server, cache)
 }
 
-fn load_three(server: &FakeHub, cache: &std::path::Path, offline: bool) -> Result<usize, String> {
+fn load_three(server: &FakeHub, cache: &Path, offline: bool) -> Result<usize, String> {
     let mut settings = HubConfig::new(server.url(), cache);
     settings.offline = offline;
     load(&any_set("owner/three"), &Hub::new(settings)).map(|set| set.images.len()).map_err(|error| error.to_string())
@@ -248,7 +264,7 @@ fn a_part_of_a_set_never_passes_for_the_whole() {
     assert!(asked[..first].iter().any(|request| request.path.contains("0003.parquet")), "{asked:?}");
 }
 
-fn snapshot_of_three(cache: &std::path::Path) -> PathBuf {
+fn snapshot_of_three(cache: &Path) -> PathBuf {
     cache.join("datasets--owner--three/snapshots").join(fake_hub::COMMIT)
 }
 

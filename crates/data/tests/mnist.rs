@@ -1,33 +1,65 @@
-//! The real MNIST, where the environment variable `KAKUSAN_MNIST_DIR` names a folder that holds it. Without it these tests pass.
+//! MNIST as it is published: its first 512 images (`tests/golden/mnist`), and all of it, in the folder that the environment variable
+//! `KAKUSAN_MNIST_DIR` names: `cargo test -- --ignored whole_mnist`.
 
 mod common;
 
-use std::{env, fs, io::Read, path::PathBuf, sync::Arc};
+use std::{fs, io::Read, path::Path, path::PathBuf, sync::Arc};
 
 use common::{from_dir, header, no_hub};
 use flate2::read::GzDecoder;
 use kakusan_data::{ImageSet, draw_digits, load};
 
-fn folder() -> Option<PathBuf> {
-    env::var_os("KAKUSAN_MNIST_DIR").map(PathBuf::from)
+fn excerpt() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/mnist")
+}
+
+mod whole_mnist {
+    use super::*;
+
+    fn folder() -> PathBuf {
+        std::env::var_os("KAKUSAN_MNIST_DIR").expect("KAKUSAN_MNIST_DIR names the folder of MNIST's files").into()
+    }
+
+    #[test]
+    #[ignore = "needs all of MNIST, in KAKUSAN_MNIST_DIR"]
+    fn the_tutorials_digits() {
+        let images = digits_of_the_tutorial(&folder(), 60_000);
+        assert_eq!(images.class_counts(), [0, 6742, 0, 0, 5842, 0, 0, 0, 5851, 0]);
+    }
+
+    #[test]
+    #[ignore = "needs all of MNIST, in KAKUSAN_MNIST_DIR"]
+    fn candle_reads_the_same() {
+        candle_reads_the_same_of(&folder());
+    }
+
+    #[test]
+    #[ignore = "needs all of MNIST, in KAKUSAN_MNIST_DIR"]
+    fn drawn_digits_teach_to_read_real_ones() {
+        drawn_digits_teach_to_read(&folder(), [0.9, 0.75]);
+    }
+}
+
+/// All images of the folder, `count` of them, and of these the ones, eights and fours.
+fn digits_of_the_tutorial(dir: &Path, count: usize) -> Arc<ImageSet> {
+    let all = load(&from_dir(dir), &no_hub()).unwrap().images;
+    assert_eq!((all.shape(), all.len()), ([1, 28, 28], count));
+    assert_eq!(all.labels()[..12], [5, 0, 4, 1, 9, 2, 1, 3, 1, 4, 3, 5]); // the order of the file
+    let row = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 18, 18, 18, 126, 136, 175, 26, 166, 255, 247, 127, 0, 0, 0, 0];
+    assert_eq!(all.image(0).unwrap()[5 * 28..6 * 28], row);
+    let images = load(&from_dir(dir).with_classes([1, 8, 4]), &no_hub()).unwrap().images;
+    assert_eq!(images.labels()[..8], [4, 1, 1, 1, 4, 1, 8, 4]);
+    images
 }
 
 #[test]
 fn the_tutorials_digits() {
-    let Some(dir) = folder() else { return };
-    let mut config = from_dir(&dir);
-    assert_eq!(load(&config, &no_hub()).unwrap().images.len(), 60_000);
-    config = config.with_classes([1, 8, 4]);
-    let images = load(&config, &no_hub()).unwrap().images;
-    assert_eq!(images.len(), 18_435);
-    assert_eq!(images.class_counts(), [0, 6742, 0, 0, 5842, 0, 0, 0, 5851, 0]);
-    assert_eq!(images.labels()[..8], [4, 1, 1, 1, 4, 1, 8, 4]); // the order of the file
+    let images = digits_of_the_tutorial(&excerpt(), 512);
+    assert_eq!(images.class_counts(), [0, 69, 0, 0, 52, 0, 0, 0, 40, 0]);
 }
 
 /// candle's own reader as a second opinion. It reads plain files alone, and wants the test files too.
-#[test]
-fn candle_reads_the_same() {
-    let Some(dir) = folder() else { return };
+fn candle_reads_the_same_of(dir: &Path) {
     let plain = tempfile::tempdir().unwrap();
     for name in ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"] {
         let mut bytes = Vec::new();
@@ -42,7 +74,7 @@ fn candle_reads_the_same() {
     fs::write(plain.path().join("t10k-images-idx3-ubyte"), header(&[2051, 0, 28, 28])).unwrap();
     fs::write(plain.path().join("t10k-labels-idx1-ubyte"), header(&[2049, 0])).unwrap();
     let theirs = candle_datasets::vision::mnist::load_dir(plain.path()).unwrap();
-    let ours = load(&from_dir(&dir), &no_hub()).unwrap().images;
+    let ours = load(&from_dir(dir), &no_hub()).unwrap().images;
     assert_eq!(theirs.train_labels.to_dtype(candle_core::DType::U32).unwrap().to_vec1::<u32>().unwrap(), ours.labels());
     let pixels = theirs.train_images.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     for i in 0..ours.len() {
@@ -50,6 +82,11 @@ fn candle_reads_the_same() {
             assert!((ours - theirs).abs() <= f32::EPSILON / 2.0); // they multiply by 1/255, we divide, as torchvision does
         }
     }
+}
+
+#[test]
+fn candle_reads_the_same() {
+    candle_reads_the_same_of(&excerpt());
 }
 
 /// The share of the images in `set` whose nearest neighbour among the `known` is of the same class.
@@ -63,15 +100,19 @@ fn nearest_neighbour(known: &ImageSet, set: &ImageSet, count: usize) -> f64 {
     right.count() as f64 / count as f64
 }
 
-#[test]
-fn drawn_digits_teach_to_read_real_ones() {
-    let Some(dir) = folder() else { return };
-    let mut config = from_dir(&dir);
-    for (classes, least) in [(vec![1u8, 8, 4], 0.9), ((0..10).collect(), 0.75)] {
+/// The ones, eights and fours, and all digits, each with at least so many right.
+fn drawn_digits_teach_to_read(dir: &Path, least: [f64; 2]) {
+    let mut config = from_dir(dir);
+    for (classes, least) in [vec![1u8, 8, 4], (0..10).collect()].into_iter().zip(least) {
         config = config.with_classes(classes.iter().map(|&class| u32::from(class)));
         let real: Arc<ImageSet> = load(&config, &no_hub()).unwrap().images;
         let drawn = draw_digits(&classes, 300, 0).unwrap();
-        let share = nearest_neighbour(&drawn, &real, 500);
+        let share = nearest_neighbour(&drawn, &real, real.len().min(500));
         assert!(share > least, "{share} of {classes:?}");
     }
+}
+
+#[test]
+fn drawn_digits_teach_to_read_real_ones() {
+    drawn_digits_teach_to_read(&excerpt(), [0.9, 0.75]);
 }
