@@ -18,8 +18,10 @@ pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 pub(crate) enum Fault {
     /// Every request gets this status, this `X-Error-Code` and, if not empty, this header line.
     Refuse(u16, &'static str, &'static str),
-    /// The first so many requests get 500.
-    Flaky(usize),
+    /// The first so many requests meet this fault, those after them none.
+    Times(usize, Box<Fault>),
+    /// The first so many requests meet no fault, those after them this one.
+    Later(usize, Box<Fault>),
     /// HEAD is well; GET gets an error page with this status.
     GetStatus(u16),
     /// HEAD is well; GET gets an error page with status 200.
@@ -148,9 +150,14 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
     let (file, listing, fault) = {
         let mut state = state.lock().expect("no thread of ours panics");
         state.requests.push(request.clone());
-        let fault = state.fault.clone();
-        if let Some(Fault::Flaky(times)) = fault {
-            state.fault = (times > 1).then_some(Fault::Flaky(times - 1));
+        let mut fault = state.fault.clone();
+        if let Some(Fault::Later(times, then)) = fault {
+            state.fault = Some(if times > 1 { Fault::Later(times - 1, then) } else { *then });
+            fault = None;
+        }
+        if let Some(Fault::Times(times, of_them)) = fault {
+            state.fault = (times > 1).then(|| Fault::Times(times - 1, of_them.clone()));
+            fault = Some(*of_them);
         }
         // /owner/name/resolve/<one segment>/path, with "/datasets" before it for a dataset
         let found = request.path.split_once("/resolve/").and_then(|(repo, rest)| {
@@ -189,7 +196,6 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
             return;
         }
         Some(Fault::Drop(part)) if file.is_some() && request.path.contains(part) => return,
-        Some(Fault::Flaky(_)) => return send("500 Internal Server Error", "", b"oops"),
         Some(Fault::Refuse(status, code, header)) => {
             return send(&format!("{status} No"), &format!("X-Error-Code: {code}\r\n{header}"), b"<h1>No</h1>");
         }

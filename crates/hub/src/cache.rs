@@ -85,8 +85,9 @@ impl Cache {
                 fs::remove_file(&part).map_err(at(&part))?;
                 result = bring();
             }
+            let begun = fs::metadata(&part).is_ok_and(|part| part.len() > 0);
             if let Err(error) = &result
-                && !(head.has_checksum() && error.is_broken_off())
+                && !(begun && head.has_checksum() && error.is_broken_off())
             {
                 // Best effort: the next writer begins this file anew, and no reader looks at it.
                 let _ = fs::remove_file(&part);

@@ -35,6 +35,8 @@ pub struct HubConfig {
     pub etag_timeout: Duration,
     /// The time a download may stand still (10 s).
     pub download_timeout: Duration,
+    /// How long a Hub that asks us to wait (`Retry-After`) is waited for, for one file in all (5 min, after which the Hub's limits are new).
+    pub max_wait: Duration,
 }
 
 impl HubConfig {
@@ -47,6 +49,7 @@ impl HubConfig {
             offline: false,
             etag_timeout: Duration::from_secs(10),
             download_timeout: Duration::from_secs(10),
+            max_wait: Duration::from_secs(300),
         }
     }
 
@@ -133,6 +136,7 @@ impl fmt::Debug for HubConfig {
             .field("offline", &self.offline)
             .field("etag_timeout", &self.etag_timeout)
             .field("download_timeout", &self.download_timeout)
+            .field("max_wait", &self.max_wait)
             .finish()
     }
 }

@@ -117,7 +117,8 @@ pub enum Error {
     },
     /// Any other HTTP status that is not a success.
     #[error(
-        "the Hub at {endpoint} answers HTTP {status} for {file}: try again later, or look at the Hub's status page"
+        "the Hub at {endpoint} answers HTTP {status} for {file}: {}, or look at the Hub's status page",
+        wait(*retry_after)
     )]
     Status {
         /// The Hub's address.
@@ -126,6 +127,8 @@ pub enum Error {
         file: String,
         /// The HTTP status.
         status: u16,
+        /// The time the Hub asks for, where it says one.
+        retry_after: Option<Duration>,
     },
     /// The connection broke off, or what came is not HTTP.
     #[error(
@@ -170,17 +173,38 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether a download ended before its time and what came of it may be gone on with.
+    /// Whether a download ended before its time and what came of it may be gone on with: asking again may help.
     pub(crate) fn is_broken_off(&self) -> bool {
-        matches!(self, Self::Interrupted { .. } | Self::Timeout { .. } | Self::Unreachable { .. })
+        self.is_passing() || matches!(self, Self::Timeout { .. } | Self::Unreachable { .. })
     }
 
-    /// Whether asking again at once may help.
+    /// Whether asking again soon may help.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
             Self::Interrupted { .. } => true,
-            Self::Status { status, .. } => matches!(status, 408 | 500..),
-            _ => false,
+            _ => matches!(self.status(), Some(408 | 425 | 429 | 500..)),
+        }
+    }
+
+    /// Whether the Hub refuses for now, and may say until when.
+    pub(crate) fn is_for_now(&self) -> bool {
+        matches!(self.status(), Some(429 | 503))
+    }
+
+    /// The HTTP status of a refusal that may pass.
+    pub(crate) fn status(&self) -> Option<u16> {
+        match self {
+            Self::RateLimited { .. } => Some(429),
+            Self::Status { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// How long the Hub asks us to wait.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after, .. } | Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
         }
     }
 }

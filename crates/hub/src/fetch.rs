@@ -7,20 +7,22 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use hf_hub::{HFClient, HFError, HFRepository, RepoType};
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, DATE, ETAG, HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Client, ClientBuilder, Url, redirect};
 
 use crate::cache::at;
 use crate::name::{Kind, RepoFile, is_commit, is_hex};
-use crate::watch::{Download, Watcher};
+use crate::watch::{Download, Wait, Watcher};
 use crate::{Error, HubConfig};
 
 /// Waits before the second and the third attempt, where an attempt failed in passing.
 const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
+/// A download that broke off has as many attempts again once it has come so much further.
+const PROGRESS: u64 = 1 << 20;
 const MAX_REDIRECTS: usize = 5;
 
 /// What the Hub says of a file.
@@ -52,13 +54,15 @@ impl Fetch<'_> {
     pub(crate) fn head(&self) -> Result<Head, Error> {
         let endpoint = self.config.check()?;
         let limit = self.config.etag_timeout;
-        self.patiently(async || {
-            let client = self.build(self.client().redirect(redirect::Policy::none()))?;
-            match tokio::time::timeout(limit, self.ask(&client, &endpoint)).await {
-                Ok(answer) => answer,
-                Err(_) => Err(self.timeout(limit)),
-            }
-        })
+        self.patiently(Error::is_passing, async || self.ask_within(limit, &endpoint).await)
+    }
+
+    async fn ask_within(&self, limit: Duration, endpoint: &Url) -> Result<Head, Error> {
+        let client = self.build(self.client().redirect(redirect::Policy::none()))?;
+        match tokio::time::timeout(limit, self.ask(&client, endpoint)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.timeout(limit)),
+        }
     }
 
     async fn ask(&self, client: &Client, endpoint: &Url) -> Result<Head, Error> {
@@ -79,8 +83,7 @@ impl Fetch<'_> {
                 }
                 None => {
                     let code = header(headers, "x-error-code").unwrap_or_default();
-                    let wait = header(headers, RETRY_AFTER.as_str()).and_then(|text| text.trim().parse().ok());
-                    return Err(self.refusal(status.as_u16(), code, wait.map(Duration::from_secs)));
+                    return Err(self.refusal(status.as_u16(), code, retry_after(headers)));
                 }
             }
         }
@@ -114,14 +117,34 @@ impl Fetch<'_> {
     /// Writes the file's bytes to `path`, as many as `head` says at most. Where a checksum will tell, an attempt goes on with
     /// what is there of the file already.
     pub(crate) fn download(&self, head: &Head, path: &Path) -> Result<(), Error> {
-        self.patiently(async || {
-            let hub = self.hub()?;
-            let (owner, name) = hf_hub::split_id(self.file.repo_id);
-            match self.file.kind {
-                Kind::Model => self.stream(hub.model(owner, name), head, path).await,
-                Kind::Dataset => self.stream(hub.dataset(owner, name), head, path).await,
+        let there = || std::fs::metadata(path).map_or(0, |part| part.len());
+        loop {
+            let before = there();
+            let result = self.patiently(Error::is_broken_off, async || {
+                let hub = self.hub()?;
+                let (owner, name) = hf_hub::split_id(self.file.repo_id);
+                let result = match self.file.kind {
+                    Kind::Model => self.stream(hub.model(owner, name), head, path).await,
+                    Kind::Dataset => self.stream(hub.dataset(owner, name), head, path).await,
+                };
+                self.with_time(result).await
+            });
+            match result {
+                Err(error) if error.is_broken_off() && head.has_checksum() && there() >= before + PROGRESS => {}
+                result => return result,
             }
-        })
+        }
+    }
+
+    /// hf-hub tells a `Retry-After` of 429 in seconds and no other, so what it does not tell is asked for.
+    async fn with_time<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        match result {
+            Err(error) if error.is_for_now() && error.retry_after().is_none() => {
+                let asked = self.ask_within(self.config.etag_timeout, &self.config.check()?).await;
+                Err(asked.err().filter(|asked| asked.retry_after().is_some()).unwrap_or(error))
+            }
+            result => result,
+        }
     }
 
     async fn stream<T: RepoType>(&self, repo: HFRepository<T>, head: &Head, path: &Path) -> Result<(), Error> {
@@ -161,31 +184,33 @@ impl Fetch<'_> {
 
     /// The commit that the revision stands at, and the paths of its files.
     pub(crate) fn list(&self) -> Result<(String, Vec<String>), Error> {
-        self.patiently(async || {
-            let hub = self.hub()?;
-            let (owner, name) = hf_hub::split_id(self.file.repo_id);
-            let limit = self.config.etag_timeout + self.config.download_timeout;
-            let expand = ["sha", "siblings"].map(str::to_owned).to_vec();
-            let revision = self.file.revision;
-            let request = async {
-                match self.file.kind {
-                    Kind::Model => {
-                        let repo = hub.model(owner, name);
-                        repo.info().revision(revision).expand(expand).send().await.map(|info| (info.sha, info.siblings))
-                    }
-                    Kind::Dataset => {
-                        let repo = hub.dataset(owner, name);
-                        repo.info().revision(revision).expand(expand).send().await.map(|info| (info.sha, info.siblings))
-                    }
+        self.patiently(Error::is_passing, async || self.with_time(self.listing().await).await)
+    }
+
+    async fn listing(&self) -> Result<(String, Vec<String>), Error> {
+        let hub = self.hub()?;
+        let (owner, name) = hf_hub::split_id(self.file.repo_id);
+        let limit = self.config.etag_timeout + self.config.download_timeout;
+        let expand = ["sha", "siblings"].map(str::to_owned).to_vec();
+        let revision = self.file.revision;
+        let request = async {
+            match self.file.kind {
+                Kind::Model => {
+                    let repo = hub.model(owner, name);
+                    repo.info().revision(revision).expand(expand).send().await.map(|info| (info.sha, info.siblings))
                 }
-            };
-            let answer = tokio::time::timeout(limit, request).await.map_err(|_| self.timeout(limit))?;
-            let (commit, files) = answer.map_err(|error| self.translate(error))?;
-            let commit = commit.filter(|commit| is_commit(commit));
-            let (commit, files) =
-                commit.zip(files).ok_or_else(|| self.protocol("its listing has no commit or no files".to_owned()))?;
-            Ok((commit, files.into_iter().map(|file| file.rfilename).collect()))
-        })
+                Kind::Dataset => {
+                    let repo = hub.dataset(owner, name);
+                    repo.info().revision(revision).expand(expand).send().await.map(|info| (info.sha, info.siblings))
+                }
+            }
+        };
+        let answer = tokio::time::timeout(limit, request).await.map_err(|_| self.timeout(limit))?;
+        let (commit, files) = answer.map_err(|error| self.translate(error))?;
+        let commit = commit.filter(|commit| is_commit(commit));
+        let (commit, files) =
+            commit.zip(files).ok_or_else(|| self.protocol("its listing has no commit or no files".to_owned()))?;
+        Ok((commit, files.into_iter().map(|file| file.rfilename).collect()))
     }
 
     fn hub(&self) -> Result<HFClient, Error> {
@@ -213,19 +238,39 @@ impl Fetch<'_> {
         client.build().map_err(|error| Error::Config { reason: format!("no HTTP client: {}", root_cause(&error)) })
     }
 
-    /// Runs `attempt` up to three times on a thread of its own, so that the caller may itself sit in an async runtime.
-    fn patiently<T: Send>(&self, attempt: impl AsyncFn() -> Result<T, Error> + Sync) -> Result<T, Error> {
+    /// Runs `attempt` until it succeeds, up to three times where it fails as `passing` says, and again after the time that the Hub asks for, on a
+    /// thread of its own, so that the caller may itself sit in an async runtime.
+    fn patiently<T: Send>(
+        &self,
+        passing: fn(&Error) -> bool,
+        attempt: impl AsyncFn() -> Result<T, Error> + Sync,
+    ) -> Result<T, Error> {
         let work = || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|error| Error::Config { reason: format!("no async runtime: {error}") })?;
             let result = runtime.block_on(async {
-                for pause in PAUSES {
-                    match attempt().await {
-                        Err(error) if error.is_passing() => tokio::time::sleep(pause).await,
-                        result => return result,
-                    }
+                let (mut pauses, mut left) = (PAUSES.into_iter(), self.config.max_wait);
+                loop {
+                    let error = match attempt().await {
+                        Ok(result) => return Ok(result),
+                        Err(error) => error,
+                    };
+                    let pause = match error.retry_after().filter(|time| !time.is_zero()) {
+                        Some(time) => {
+                            let Some(rest) = left.checked_sub(time) else { return Err(error) };
+                            left = rest;
+                            let status = error.status().unwrap_or_default();
+                            self.watcher.tell_of_wait(Wait { file: self.file.filename, status, time });
+                            time
+                        }
+                        None if !passing(&error) => return Err(error),
+                        None => match pauses.next() {
+                            Some(pause) => pause,
+                            None => return Err(error),
+                        },
+                    };
+                    tokio::time::sleep(pause).await;
                 }
-                attempt().await
             });
             // A name look-up that hangs must not hold us up.
             runtime.shutdown_background();
@@ -288,7 +333,7 @@ impl Fetch<'_> {
                 Error::NotFound { endpoint, file, missing }
             }
             429 => Error::RateLimited { endpoint, retry_after },
-            _ => Error::Status { endpoint, file, status },
+            _ => Error::Status { endpoint, file, status, retry_after },
         }
     }
 
@@ -309,6 +354,18 @@ const USER_AGENT: &str = concat!("kakusan/", env!("CARGO_PKG_VERSION"));
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
+}
+
+/// How long the Hub asks us to wait: in seconds, or until a date, by its own clock where it tells the time.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = header(headers, RETRY_AFTER.as_str())?.trim();
+    let until = |date| {
+        let now = header(headers, DATE.as_str()).and_then(|now| httpdate::parse_http_date(now).ok());
+        let now = now.unwrap_or_else(SystemTime::now);
+        SystemTime::duration_since(&date, now).unwrap_or_default()
+    };
+    let seconds = text.parse().ok().map(Duration::from_secs);
+    seconds.or_else(|| httpdate::parse_http_date(text).ok().map(until))
 }
 
 /// The innermost reason, which alone tells something; the outer ones repeat the URL.

@@ -15,11 +15,12 @@ mod snapshot;
 mod watch;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub use config::{DEFAULT_ENDPOINT, HubConfig};
 pub use error::Error;
 pub use snapshot::Snapshot;
-pub use watch::Download;
+pub use watch::{Download, Wait};
 
 use cache::Cache;
 use fetch::Fetch;
@@ -49,8 +50,15 @@ impl Hub {
     }
 
     /// The same, telling `watch` of every download as its bytes come in.
-    pub fn watched(self, watch: impl Fn(Download) + Send + Sync + 'static) -> Self {
-        Self { watcher: Watcher::new(watch), ..self }
+    pub fn watched(mut self, watch: impl Fn(Download) + Send + Sync + 'static) -> Self {
+        self.watcher.downloads = Some(Arc::new(watch));
+        self
+    }
+
+    /// The same, telling `watch` of every wait that the Hub asks for (`Retry-After`) as it begins.
+    pub fn telling_of_waits(mut self, watch: impl Fn(Wait) + Send + Sync + 'static) -> Self {
+        self.watcher.waits = Some(Arc::new(watch));
+        self
     }
 
     /// The configuration in use.

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A download on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,26 +13,40 @@ pub struct Download<'a> {
     pub size: u64,
 }
 
-type Watch = dyn Fn(Download) + Send + Sync;
+/// A wait that the Hub asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait<'a> {
+    /// The path in its repository of the file that is waited for.
+    pub file: &'a str,
+    /// The HTTP status: 429 for too many requests, 503 for a Hub that is busy.
+    pub status: u16,
+    /// How long.
+    pub time: Duration,
+}
 
-/// Who is told of downloads, if anybody.
+/// Who is told of downloads and of waits, if anybody.
 #[derive(Clone, Default)]
-pub(crate) struct Watcher(Option<Arc<Watch>>);
+pub(crate) struct Watcher {
+    pub(crate) downloads: Option<Arc<dyn Fn(Download) + Send + Sync>>,
+    pub(crate) waits: Option<Arc<dyn Fn(Wait) + Send + Sync>>,
+}
 
 impl Watcher {
-    pub(crate) fn new(watch: impl Fn(Download) + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(watch)))
+    pub(crate) fn tell(&self, download: Download) {
+        if let Some(watch) = &self.downloads {
+            watch(download);
+        }
     }
 
-    pub(crate) fn tell(&self, download: Download) {
-        if let Self(Some(watch)) = self {
-            watch(download);
+    pub(crate) fn tell_of_wait(&self, wait: Wait) {
+        if let Some(watch) = &self.waits {
+            watch(wait);
         }
     }
 }
 
 impl fmt::Debug for Watcher {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "watched" } else { "unwatched" })
+        f.write_str(if self.downloads.is_some() || self.waits.is_some() { "watched" } else { "unwatched" })
     }
 }

@@ -23,7 +23,8 @@ fn bytes() -> Vec<u8> {
 fn config(endpoint: &str, cache: &Path) -> HubConfig {
     let mut config = HubConfig::new(endpoint, cache);
     config.etag_timeout = Duration::from_secs(2);
-    config.download_timeout = Duration::from_secs(2);
+    config.download_timeout = Duration::from_secs(1);
+    config.max_wait = Duration::from_secs(4);
     config
 }
 
@@ -217,11 +218,90 @@ fn a_hub_that_refuses_or_talks_rubbish_gets_an_error_with_a_remedy() {
     }
 }
 
+fn times(times: usize, fault: Fault) -> Fault {
+    Fault::Times(times, Box::new(fault))
+}
+
 #[test]
 fn a_passing_failure_is_tried_again() {
+    for fault in [
+        times(2, Fault::Refuse(408, "", "")),
+        times(2, Fault::Refuse(429, "", "")),
+        times(2, Fault::Refuse(500, "", "")),
+        times(2, Fault::Refuse(502, "", "")),
+        times(2, Fault::Refuse(503, "", "")),
+        times(2, Fault::Refuse(504, "", "")),
+        times(2, Fault::Drop(FILE)),
+        times(2, Fault::Rubbish),
+        // the question is answered, and the download meets it
+        times(2, Fault::GetStatus(503)),
+        times(3, Fault::GetStatus(504)),
+        times(2, Fault::CutShort),
+        times(2, Fault::StandStill),
+    ] {
+        let case = Case::new();
+        case.server.fault(fault.clone());
+        assert_eq!(fs::read(case.fetch().unwrap_or_else(|error| panic!("{fault:?}: {error}"))).unwrap(), bytes());
+    }
+}
+
+/// Waits that the Hub asks for are told and kept, in seconds or as a date, asked (HEAD), listing or downloading.
+#[test]
+fn a_hub_that_asks_us_to_wait_is_waited_for() {
+    // the Hub's clock is the one that counts
+    let until = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:49:38 GMT\r\n";
+    for (fault, status) in [
+        (times(1, Fault::Refuse(429, "", "Retry-After: 1\r\n")), 429),
+        (times(3, Fault::Refuse(429, "", "Retry-After: 1\r\n")), 429),
+        (times(1, Fault::Refuse(503, "", "Retry-After: 1\r\n")), 503),
+        (times(1, Fault::Refuse(429, "", until)), 429),
+        (times(1, Fault::Refuse(503, "", until)), 503),
+    ] {
+        let case = Case::new();
+        let waits = std::sync::Arc::new(std::sync::Mutex::new(vec![]));
+        let told = waits.clone();
+        let hub = case.hub.clone().telling_of_waits(move |wait| {
+            assert_eq!(wait.file, FILE);
+            told.lock().unwrap().push((wait.status, wait.time));
+        });
+        case.server.fault(fault.clone());
+        let begin = std::time::Instant::now();
+        assert_eq!(fs::read(hub.dataset_file(REPO, REVISION, FILE).unwrap()).unwrap(), bytes());
+        let waits = waits.lock().unwrap();
+        let Fault::Times(count, _) = fault else { unreachable!() };
+        assert_eq!(*waits, vec![(status, Duration::from_secs(1)); count]);
+        assert!(begin.elapsed() >= Duration::from_secs(count as u64));
+    }
+    // The client that downloads and lists tells neither of dates nor of 503: these are asked for.
+    let later = |count, refusal| Fault::Later(1, Box::new(times(count, refusal)));
+    for fault in [
+        later(1, Fault::Refuse(429, "", "Retry-After: 1\r\n")),
+        later(2, Fault::Refuse(429, "", until)),
+        later(2, Fault::Refuse(503, "", "Retry-After: 1\r\n")),
+    ] {
+        let case = Case::new();
+        let told = std::sync::Arc::new(std::sync::Mutex::new(0));
+        let hub = case.hub.clone();
+        let hub = hub.telling_of_waits({
+            let told = told.clone();
+            move |_| *told.lock().unwrap() += 1
+        });
+        case.server.fault(fault);
+        assert_eq!(fs::read(hub.dataset_file(REPO, REVISION, FILE).unwrap()).unwrap(), bytes());
+        assert_eq!(*told.lock().unwrap(), 1);
+    }
+    // More than the bound is not waited for, at once or in all.
+    for (fault, seconds) in [("Retry-After: 5\r\n", "5"), ("Retry-After: 3\r\n", "3")] {
+        let case = Case::new();
+        case.server.fault(Fault::Refuse(429, "", fault));
+        let error = case.fetch().unwrap_err();
+        assert!(matches!(error, Error::RateLimited { .. }), "{error:?}");
+        assert!(error.to_string().contains(&format!("try again in {seconds} s")), "{error}");
+    }
+    // What is no time at all is no time to wait.
     let case = Case::new();
-    case.server.fault(Fault::Flaky(2));
-    assert_eq!(fs::read(case.fetch().unwrap()).unwrap(), bytes());
+    case.server.fault(times(1, Fault::Refuse(503, "", "Retry-After: soon\r\n")));
+    assert!(case.fetch().is_ok());
 }
 
 #[test]
@@ -281,7 +361,7 @@ fn a_download_that_broke_off_is_gone_on_with() {
     case.server.requests();
     assert_eq!(fs::read(case.fetch().unwrap()).unwrap(), bytes());
     let ranges: Vec<_> = case.server.requests().into_iter().filter_map(|request| request.range).collect();
-    assert_eq!(ranges, [(150_000, 299_999)]);
+    assert_eq!(ranges, [(262_500, 299_999)]); // three attempts, each of which got half of what was left
     assert!(case.kept().iter().all(|path| path.extension().is_none_or(|extension| extension != "incomplete")));
 
     // A beginning that is not this file's, a Hub that sends the whole file again, a file as long as it should be.

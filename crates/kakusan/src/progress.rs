@@ -9,7 +9,7 @@ use kakusan::hub::{Hub, HubConfig};
 use kakusan::pipeline::{Event, Result, thousands};
 
 use crate::preview;
-use crate::terminal::say;
+use crate::terminal::{say, warn};
 
 #[derive(Default)]
 pub(crate) struct Progress {
@@ -138,13 +138,18 @@ fn bar(done: usize, total: usize) -> ProgressBar {
     bar
 }
 
-/// The Hub as the environment configures it, its downloads shown on a terminal.
+/// The Hub as the environment configures it: its waits are shown, and on a terminal its downloads.
 pub(crate) fn hub() -> Result<Hub> {
-    let hub = Hub::new(HubConfig::from_env()?);
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
+    let shown = bar.clone();
+    let hub = Hub::new(HubConfig::from_env()?).telling_of_waits(move |wait| {
+        let (seconds, status, file) = (wait.time.as_secs_f32().ceil(), wait.status, wait.file);
+        let line = format!("The Hub asks us to wait (HTTP {status}): going on with {file} in {seconds} s.");
+        shown.suspend(|| warn(&line));
+    });
     if !std::io::stderr().is_terminal() {
         return Ok(hub);
     }
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {msg}") {
         bar.set_style(style.progress_chars("━━ "));
     }
