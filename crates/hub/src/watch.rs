@@ -24,11 +24,14 @@ pub struct Wait<'a> {
     pub time: Duration,
 }
 
+type OfDownloads = dyn Fn(Download) + Send + Sync;
+type OfWaits = dyn Fn(Wait) + Send + Sync;
+
 /// Who is told of downloads and of waits, if anybody.
 #[derive(Clone, Default)]
 pub(crate) struct Watcher {
-    pub(crate) downloads: Option<Arc<dyn Fn(Download) + Send + Sync>>,
-    pub(crate) waits: Option<Arc<dyn Fn(Wait) + Send + Sync>>,
+    pub(crate) downloads: Option<Arc<OfDownloads>>,
+    pub(crate) waits: Option<Arc<OfWaits>>,
 }
 
 impl Watcher {
