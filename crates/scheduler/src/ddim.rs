@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Alphas, check_steps};
+use crate::schedule::{Alphas, check_positive, check_steps};
 use crate::tensors::{check_same, mix, noise_like};
 use crate::{
     BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig,
@@ -87,6 +87,7 @@ impl DDIMScheduler {
         config.threshold.check(Self::CLASS_NAME)?;
         config.beta.check(Self::CLASS_NAME, &[Linear, ScaledLinear, SquaredcosCapV2])?;
         let scheduler = Self::build(config);
+        check_positive(Self::CLASS_NAME, &[("clip_sample_range", scheduler.config.clip_sample_range)])?;
         scheduler.alphas.check(Self::CLASS_NAME)?;
         Ok(scheduler)
     }

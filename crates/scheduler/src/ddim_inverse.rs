@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Alphas, check_steps};
+use crate::schedule::{Alphas, check_positive, check_steps};
 use crate::tensors::{check_same, mix};
 use crate::{
     BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig,
@@ -80,6 +80,7 @@ impl DDIMInverseScheduler {
             return Err(Error::Config { class_name: Self::CLASS_NAME.into(), reason });
         }
         let scheduler = Self::build(config);
+        check_positive(Self::CLASS_NAME, &[("clip_sample_range", scheduler.config.clip_sample_range)])?;
         scheduler.alphas.check(Self::CLASS_NAME)?;
         Ok(scheduler)
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Alphas, Posterior, check_steps, check_whole_timesteps};
+use crate::schedule::{Alphas, Posterior, check_positive, check_steps, check_whole_timesteps};
 use crate::tensors::{noise_like, scale, split_variance};
 use crate::{
     BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Schedule, Scheduler, SpacingConfig,
@@ -103,6 +103,7 @@ impl DDPMScheduler {
         let known = [Linear, ScaledLinear, SquaredcosCapV2, Sigmoid, Laplace];
         config.beta.check(Self::CLASS_NAME, &known)?;
         let scheduler = Self::build(config);
+        check_positive(Self::CLASS_NAME, &[("clip_sample_range", scheduler.config.clip_sample_range)])?;
         scheduler.alphas.check(Self::CLASS_NAME)?;
         Ok(scheduler)
     }

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{History, Integrand, Level, Process, Spaced, check_order, inference_steps, multistep_order};
+use crate::schedule::{
+    History, Integrand, Level, Process, Spaced, check_last, check_order, inference_steps, multistep_order,
+};
 use crate::tensors::scale;
 use crate::{
     Draw, DynamicShiftConfig, Result, Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput, Steps,
@@ -101,7 +103,7 @@ impl DEISMultistepScheduler {
         config.dynamic_shift.check(Self::CLASS_NAME, &config.solver.flow, &[TimeShiftType::Exponential])?;
         check_order(Self::CLASS_NAME, "solver_order", config.solver_order, 3)?;
         let scheduler = Self::build(config);
-        scheduler.process.alphas.check_sigmas(Self::CLASS_NAME)?;
+        scheduler.process.alphas.check(Self::CLASS_NAME)?;
         Ok(scheduler)
     }
 
@@ -162,6 +164,7 @@ impl Scheduler for DEISMultistepScheduler {
             true => path.sigmas[path.sigmas.len() - 1],
             false => process.alphas.sigmas()[0].into(),
         });
+        check_last(Self::CLASS_NAME, &sigmas)?;
         let steps = Steps::new(Self::CLASS_NAME, path.timesteps, options.start)?;
         let history = History::new(config.solver_order);
         Ok(Box::new(DEISMultistepRun { config: config.clone(), process: process.clone(), steps, sigmas, history }))

@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{
-    DPMMultistep, History, Process, SigmaConversion, Spaced, check_order, inference_steps, last_timestep,
-    learned_or_none, null_is_false,
+    DPMMultistep, History, Integrand, Process, SigmaConversion, Spaced, check_last, check_order, inference_steps,
+    last_timestep, learned_or_none, null_is_false,
 };
 use crate::{
     DPMAlgorithmType, DPMSolverType, Draw, DynamicShiftConfig, Error, FinalSigmasType, LearnedVarianceType, Result,
@@ -126,7 +126,7 @@ impl DPMSolverMultistepScheduler {
             );
         }
         let scheduler = Self::build(config);
-        scheduler.process.alphas.check_sigmas(Self::CLASS_NAME)?;
+        scheduler.process.alphas.check(Self::CLASS_NAME)?;
         scheduler.spaced(None)?;
         Ok(scheduler)
     }
@@ -209,6 +209,9 @@ impl Scheduler for DPMSolverMultistepScheduler {
             euler_at_final: config.euler_at_final,
             history: History::new(config.solver_order),
         };
+        if config.algorithm_type.integrand() == Integrand::Noise {
+            check_last(Self::CLASS_NAME, &sigmas)?;
+        }
         let steps = Steps::new(Self::CLASS_NAME, path.timesteps, options.start)?;
         Ok(Box::new(DPMSolverMultistepRun { process: process.clone(), steps, sigmas, solver }))
     }

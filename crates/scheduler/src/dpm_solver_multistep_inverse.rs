@@ -94,7 +94,7 @@ impl DPMSolverMultistepInverseScheduler {
             return Err(Error::Config { class_name: Self::CLASS_NAME.into(), reason: reason.into() });
         }
         let scheduler = Self::build(config);
-        scheduler.process.alphas.check_sigmas(Self::CLASS_NAME)?;
+        scheduler.process.alphas.check(Self::CLASS_NAME)?;
         last_timestep(Self::CLASS_NAME, &scheduler.process, scheduler.config.lambda_min_clipped.0)?;
         Ok(scheduler)
     }

@@ -138,7 +138,7 @@ impl Scheduler for DPMSolverSDEScheduler {
         // in f64, where the other classes have timesteps in f32
         let timesteps = spacing.exact(Self::CLASS_NAME, training.len(), options.num_steps())?;
         let (timesteps, sigmas) = sigmas_at(timesteps, training, sigma.conversion(), [None, None], options.num_steps());
-        check_calls(Self::CLASS_NAME, &timesteps, &sigmas, training)?;
+        check_calls(Self::CLASS_NAME, &timesteps, &sigmas)?;
         let sigmas: Vec<f32> = sigmas.into_iter().chain([0.0]).map(|sigma| sigma as f32).collect();
         check_apart(Self::CLASS_NAME, &sigmas, training.len())?;
         let (levels, calls) = TwoCalls::new(&timesteps, sigmas, halfway, training);

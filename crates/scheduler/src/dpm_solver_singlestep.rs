@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{DPMStep, History, Level, Process, Spaced, check_order, last_timestep, learned_or_none};
+use crate::schedule::{
+    DPMStep, History, Integrand, Level, Process, Spaced, check_last, check_order, last_timestep, learned_or_none,
+};
 use crate::tensors::noise_like;
 use crate::{
     DPMAlgorithmType, DPMSolverType, Draw, DynamicShiftConfig, Error, FinalSigmasType, LearnedVarianceType, Result,
@@ -99,7 +101,7 @@ impl DPMSolverSinglestepScheduler {
             _ => {}
         }
         let scheduler = Self::build(config);
-        scheduler.process.alphas.check_sigmas(Self::CLASS_NAME)?;
+        scheduler.process.alphas.check(Self::CLASS_NAME)?;
         last_timestep(Self::CLASS_NAME, &scheduler.process, scheduler.config.lambda_min_clipped.0)?;
         Ok(scheduler)
     }
@@ -176,6 +178,9 @@ impl Scheduler for DPMSolverSinglestepScheduler {
             FinalSigmasType::SigmaMin => process.alphas.sigmas()[0].into(),
         });
         let orders = self.orders(path.timesteps.len());
+        if config.algorithm_type.integrand() == Integrand::Noise {
+            check_last(Self::CLASS_NAME, &sigmas)?;
+        }
         let steps = Steps::new(Self::CLASS_NAME, path.timesteps, options.start)?;
         let history = History::new(config.solver_order);
         let (config, process) = (config.clone(), process.clone());

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{
-    Alphas, check_calls, check_descending, check_timesteps, linspace_f32, ln_f32, sigmas_at, timesteps_of,
+    Alphas, check_calls, check_descending, check_first_two, check_timesteps, linspace_f32, ln_f32, sigmas_at,
+    timesteps_of,
 };
 use crate::tensors::{check_same, mix, noise_like, scale_by_sigma};
 use crate::{
@@ -128,7 +129,7 @@ impl EulerDiscreteScheduler {
                 check_descending(Self::CLASS_NAME, sigmas)?;
                 let calls: Vec<f64> = sigmas[..sigmas.len() - 1].iter().map(|&sigma| f64::from(sigma as f32)).collect();
                 let timesteps = timesteps_of(&calls, training);
-                check_calls(Self::CLASS_NAME, &timesteps, &calls, training)?;
+                check_calls(Self::CLASS_NAME, &timesteps, &calls)?;
                 return Ok(self.told(timesteps, sigmas.iter().map(|&sigma| sigma as f32).collect()));
             }
             Schedule::Timesteps(_) if conversion.is_some() || self.is_continuous() => {
@@ -164,7 +165,8 @@ impl EulerDiscreteScheduler {
                 sigmas_at(timesteps, training, conversion, limits, options.num_steps())
             }
         };
-        check_calls(Self::CLASS_NAME, &timesteps, &sigmas, training)?;
+        check_first_two(Self::CLASS_NAME, &timesteps, training.len())?;
+        check_calls(Self::CLASS_NAME, &timesteps, &sigmas)?;
         sigmas.push(match config.final_sigmas_type {
             FinalSigmasType::Zero => 0.0,
             FinalSigmasType::SigmaMin => training[0].into(),

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Alphas, check_calls, check_timesteps, sigma_schedule, sigmas_at, with_second_calls};
+use crate::schedule::{
+    Alphas, check_calls, check_positive, check_timesteps, sigma_schedule, sigmas_at, with_second_calls,
+};
 use crate::tensors::{check_same, mix, scale, scale_by_sigma};
 use crate::{
     BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Schedule, Scheduler, SigmaConfig,
@@ -72,6 +74,7 @@ impl HeunDiscreteScheduler {
         config.beta.check(Self::CLASS_NAME, &[Linear, ScaledLinear, SquaredcosCapV2, Exp])?;
         config.sigma.check(Self::CLASS_NAME, [None, None])?;
         let scheduler = Self::build(config);
+        check_positive(Self::CLASS_NAME, &[("clip_sample_range", scheduler.config.clip_sample_range)])?;
         scheduler.alphas.check_sigmas(Self::CLASS_NAME)?;
         Ok(scheduler)
     }
@@ -138,7 +141,7 @@ impl Scheduler for HeunDiscreteScheduler {
                 let timesteps = check_timesteps(Self::CLASS_NAME, timesteps, training.len())?;
                 let timesteps = timesteps.into_iter().map(f64::from).collect();
                 let (timesteps, sigmas) = sigmas_at(timesteps, training, None, [None, None], options.num_steps());
-                check_calls(Self::CLASS_NAME, &timesteps, &sigmas, training)?;
+                check_calls(Self::CLASS_NAME, &timesteps, &sigmas)?;
                 (timesteps, sigmas.into_iter().chain([0.0]).map(|sigma| sigma as f32).collect())
             }
             _ => sigma_schedule(Self::CLASS_NAME, training, spacing, sigma.conversion(), options.num_steps())?,

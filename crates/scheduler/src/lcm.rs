@@ -87,6 +87,7 @@ impl LCMScheduler {
         check_original_steps(Self::CLASS_NAME, config.original_inference_steps, config.beta.num_train_timesteps)?;
         check_positive(Self::CLASS_NAME, &[("timestep_scaling", config.timestep_scaling)])?;
         let scheduler = Self::build(config);
+        check_positive(Self::CLASS_NAME, &[("clip_sample_range", scheduler.config.clip_sample_range)])?;
         scheduler.alphas.check(Self::CLASS_NAME)?;
         Ok(scheduler)
     }

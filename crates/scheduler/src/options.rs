@@ -81,6 +81,19 @@ impl Default for Churn {
 }
 
 impl Churn {
+    /// Refuses what is not a number, or below 0; the highest level alone may be infinite.
+    fn check(&self) -> Result<()> {
+        let levels = [("s_tmin", self.s_tmin), ("s_tmax", self.s_tmax)];
+        let amounts = [("s_churn", self.s_churn), ("s_noise", self.s_noise)];
+        let expected = "it must be a number of at least 0";
+        let bad =
+            |&(option, value): &(&str, f64)| value.is_nan() || value < 0.0 || value.is_infinite() && option != "s_tmax";
+        match amounts.into_iter().chain(levels).find(bad) {
+            Some((option, value)) => Err(Error::OptionValue { option, value, expected }),
+            None => Ok(()),
+        }
+    }
+
     /// By what share a step of `steps` raises the noise level `sigma` before it begins.
     pub(crate) fn gamma(&self, sigma: f32, steps: usize) -> f32 {
         match (self.s_tmin..=self.s_tmax).contains(&sigma.into()) {
@@ -130,10 +143,11 @@ impl RunOptions {
         self.schedule.num_steps()
     }
 
-    /// Refuses every option that was set and is not among those that the scheduler `class_name` takes.
+    /// Refuses every option that was set and is not among those that the scheduler `class_name` takes, and a
+    /// [`Churn`] of values that mean nothing.
     ///
     /// # Errors
-    /// [`Error::Option`] with the option's name.
+    /// [`Error::Option`] with the option's name, [`Error::OptionValue`] with the value.
     pub fn only(&self, class_name: &str, takes: &[Takes]) -> Result<()> {
         let set = [
             ("timesteps", Takes::Timesteps, matches!(self.schedule, Schedule::Timesteps(_))),
@@ -144,9 +158,9 @@ impl RunOptions {
             ("order", Takes::Order, self.order.is_some()),
             ("mu", Takes::Mu, self.mu.is_some()),
         ];
-        match set.into_iter().find(|(_, option, set)| *set && !takes.contains(option)) {
-            Some((option, ..)) => Err(Error::Option { class_name: class_name.to_owned(), option }),
-            None => Ok(()),
+        if let Some((option, ..)) = set.into_iter().find(|(_, option, set)| *set && !takes.contains(option)) {
+            return Err(Error::Option { class_name: class_name.to_owned(), option });
         }
+        self.churn.map_or(Ok(()), |churn| churn.check())
     }
 }

@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{
-    History, Integrand, Level, Process, Spaced, StochasticAdams, check_order, inference_steps, last_timestep,
-    learned_or_none,
+    History, Integrand, Level, Process, Spaced, StochasticAdams, check_last, check_order, inference_steps,
+    last_timestep, learned_or_none,
 };
 use crate::tensors::noise_like;
 use crate::{
@@ -128,7 +128,7 @@ impl SASolverScheduler {
             return Err(Error::Config { class_name: Self::CLASS_NAME.into(), reason });
         }
         let scheduler = Self::build(config);
-        scheduler.process.alphas.check_sigmas(Self::CLASS_NAME)?;
+        scheduler.process.alphas.check(Self::CLASS_NAME)?;
         last_timestep(Self::CLASS_NAME, &scheduler.process, scheduler.config.lambda_min_clipped.0)?;
         Ok(scheduler)
     }
@@ -198,6 +198,7 @@ impl Scheduler for SASolverScheduler {
             SAAlgorithmType::NoisePrediction => Integrand::Noise,
         };
         let history = History::new(config.predictor_order.max(config.corrector_order - 1));
+        check_last(Self::CLASS_NAME, &sigmas)?;
         let steps = Steps::new(Self::CLASS_NAME, path.timesteps, options.start)?;
         let (config, process) = (config.clone(), process.clone());
         let solver = StochasticAdams { integrand, history };

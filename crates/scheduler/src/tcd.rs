@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Alphas, check_original_steps, distilled_timesteps};
+use crate::schedule::{Alphas, check_original_steps, check_positive, distilled_timesteps};
 use crate::tensors::{check_same, mix, noise_like};
 use crate::{
     BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig,
@@ -88,6 +88,7 @@ impl TCDScheduler {
         config.threshold.check(Self::CLASS_NAME)?;
         check_original_steps(Self::CLASS_NAME, config.original_inference_steps, config.beta.num_train_timesteps)?;
         let scheduler = Self::build(config);
+        check_positive(Self::CLASS_NAME, &[("clip_sample_range", scheduler.config.clip_sample_range)])?;
         scheduler.alphas.check(Self::CLASS_NAME)?;
         Ok(scheduler)
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Alphas, Posterior, linspace_f64};
+use crate::schedule::{Alphas, Posterior, check_positive, linspace_f64};
 use crate::tensors::{noise_like, scale, split_variance};
 use crate::{
     BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, StepOutput, Steps,
@@ -73,6 +73,7 @@ impl UnCLIPScheduler {
             return Err(Error::Config { class_name: Self::CLASS_NAME.into(), reason });
         }
         let scheduler = Self::build(config);
+        check_positive(Self::CLASS_NAME, &[("clip_sample_range", scheduler.config.clip_sample_range)])?;
         scheduler.alphas.check(Self::CLASS_NAME)?;
         Ok(scheduler)
     }

@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 use crate::registry::to_map;
 use crate::schedule::{
-    History, Integrand, Path, Process, Spaced, UniPC, check_calls, check_count, check_descending, check_flow_levels,
-    check_order, inference_steps, linspace_f64, shifted, stretched,
+    History, Integrand, Path, Process, Spaced, UniPC, check_calls, check_count, check_descending, check_first_two,
+    check_flow_levels, check_order, inference_steps, linspace_f64, shifted, stretched,
 };
 use crate::{
     Draw, DynamicShiftConfig, Error, FinalSigmasType, Registry, Result, Run, RunOptions, Schedule, Scheduler,
@@ -129,7 +129,7 @@ impl UniPCMultistepScheduler {
             },
         };
         let scheduler = Self { solver_p, ..Self::build(config) };
-        scheduler.process.alphas.check_sigmas(Self::CLASS_NAME)?;
+        scheduler.process.alphas.check(Self::CLASS_NAME)?;
         Ok(scheduler)
     }
 
@@ -190,7 +190,8 @@ impl UniPCMultistepScheduler {
             FinalSigmasType::SigmaMin => sigmas[sigmas.len() - 1],
         });
         let path = Path { timesteps: sigmas.iter().map(|sigma| (sigma * t as f64).trunc() as f32).collect(), sigmas };
-        check_calls(Self::CLASS_NAME, &path.timesteps, &path.sigmas, process.alphas.sigmas())?;
+        check_first_two(Self::CLASS_NAME, &path.timesteps, t)?;
+        check_calls(Self::CLASS_NAME, &path.timesteps, &path.sigmas)?;
         let sigmas = path.sigmas_to(last);
         Ok((path.timesteps, sigmas))
     }

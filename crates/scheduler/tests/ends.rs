@@ -2,7 +2,9 @@
 
 use candle_core::{Device, Tensor};
 use kakusan_rng::Generator;
-use kakusan_scheduler::{KarrasVeScheduler, LinearMixScheduler, Registry, Scheduler, ScoreSdeVeScheduler, conformance};
+use kakusan_scheduler::{
+    Churn, KarrasVeScheduler, LinearMixScheduler, Registry, RunOptions, Scheduler, ScoreSdeVeScheduler, conformance,
+};
 use serde_json::{Map, Value, json};
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -93,5 +95,73 @@ fn every_scheduler_keeps_the_contract_with_its_defaults_and_with_few_timesteps()
         }
     }
     assert_eq!(checked, 30 * 5 - 2);
+    Ok(())
+}
+
+#[test]
+fn noise_that_means_nothing_is_refused() -> TestResult {
+    let registry = Registry::default();
+    let churn = |s_churn, s_tmin, s_tmax, s_noise| Churn { s_churn, s_tmin, s_tmax, s_noise };
+    let (nan, infinite) = (f64::NAN, f64::INFINITY);
+    for class_name in ["EulerDiscreteScheduler", "EDMEulerScheduler", "FlowMatchHeunDiscreteScheduler"] {
+        let scheduler = registry.build(class_name, &Map::new())?;
+        let run = |churn| scheduler.run_with(&RunOptions { churn: Some(churn), ..RunOptions::steps(5) });
+        run(churn(1.0, 0.0, infinite, 1.0))?;
+        for (option, churn) in [
+            ("s_churn", churn(nan, 0.0, 1.0, 1.0)),
+            ("s_churn", churn(-1.0, 0.0, 1.0, 1.0)),
+            ("s_churn", churn(infinite, 0.0, 1.0, 1.0)),
+            ("s_noise", churn(1.0, 0.0, 1.0, nan)),
+            ("s_noise", churn(1.0, 0.0, 1.0, -0.5)),
+            ("s_tmin", churn(1.0, nan, 1.0, 1.0)),
+            ("s_tmax", churn(1.0, 0.0, -1.0, 1.0)),
+        ] {
+            let error = run(churn).err().ok_or("it runs")?.to_string();
+            assert!(error.starts_with(&format!("`{option}` is ")) && error.contains("at least 0"), "{error}");
+        }
+    }
+    Ok(())
+}
+
+/// What has no finite schedule is refused, where diffusers gives NaN.
+#[test]
+fn schedules_of_nothing_are_refused_with_a_reason() -> TestResult {
+    let registry = Registry::default();
+    let error = |class_name: &str, config: Value| -> Result<String, Box<dyn std::error::Error>> {
+        let built = registry.build(class_name, config.as_object().ok_or("no object")?);
+        Ok(built.and_then(|scheduler| scheduler.run(1)).err().ok_or("it runs")?.to_string())
+    };
+    let one = json!({"num_train_timesteps": 1, "rescale_betas_zero_snr": true});
+    assert!(error("DDPMScheduler", one.clone())?.contains("rescale_betas_zero_snr cannot rescale these betas"));
+    registry.build("EulerDiscreteScheduler", one.as_object().ok_or("no object")?)?.run(1)?; // at σ 4096, as diffusers
+    let zero = json!({"beta_start": 0.0, "num_train_timesteps": 1});
+    assert!(error("EulerDiscreteScheduler", zero)?.contains("the first β is 0"));
+    for conversion in ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"] {
+        for class_name in ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "HeunDiscreteScheduler"] {
+            let config = json!({"beta_start": 0.0, conversion: true});
+            let scheduler = registry.build(class_name, config.as_object().ok_or("no object")?)?;
+            let error = scheduler.run(5).err().ok_or("it runs")?.to_string();
+            assert!(error.contains("the first β is 0"), "{class_name} {conversion}: {error}");
+        }
+    }
+    let steep = json!({"beta_start": 0.9, "beta_end": 0.99});
+    assert!(error("EulerDiscreteScheduler", steep.clone())?.contains("the betas leave nothing of the image"));
+    assert!(error("DPMSolverMultistepScheduler", steep)?.contains("the betas leave nothing of the image"));
+    Ok(())
+}
+
+/// The Euler family goes on where `steps_offset` leads beyond the last timestep, and in more steps than timesteps.
+#[test]
+fn more_steps_than_timesteps() -> TestResult {
+    let registry = Registry::default();
+    let config = json!({"timestep_spacing": "leading", "steps_offset": 1});
+    let euler = registry.build("EulerDiscreteScheduler", config.as_object().ok_or("no object")?)?;
+    let run = euler.run(1000)?;
+    assert_eq!((run.timesteps()[0], run.timesteps()[999]), (1000.0, 1.0));
+    let sigmas = run.sigmas().ok_or("no sigmas")?;
+    assert_eq!((sigmas[0], sigmas[1]), (157.40727, 157.40727));
+    let few = json!({"num_train_timesteps": 5});
+    let run = registry.build("EulerDiscreteScheduler", few.as_object().ok_or("no object")?)?.run(9)?;
+    assert_eq!(run.timesteps(), [4.0, 3.5, 3.0, 2.5, 2.0, 1.5, 1.0, 0.5, 0.0]);
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Every scheduler's samplings beside diffusers', over its configurations: `tests/golden/schedulers.py` wrote them down.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use kakusan_config::Config;
@@ -19,7 +19,34 @@ const TOLERANCE: f32 = 2e-5;
 
 #[test]
 fn samplings_are_diffusers_own() -> TestResult {
-    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/schedulers");
+    let cases = compare_all(&root().join("tests/golden/schedulers"), TOLERANCE)?;
+    assert!(cases >= 600, "only {cases} cases");
+    Ok(())
+}
+
+/// As many random configurations as `KAKUSAN_CASES` says (600), from the seed `KAKUSAN_SEED` (0), by the Python that
+/// `KAKUSAN_PYTHON` names. Where diffusers raises or gives what is not a number, ours refuses or gives numbers.
+#[test]
+#[ignore = "needs a Python with torch and diffusers, named by KAKUSAN_PYTHON"]
+fn random_configurations_are_diffusers_own() -> TestResult {
+    let var = |name: &str, default: &str| std::env::var(name).unwrap_or(default.into());
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("random-schedules");
+    std::fs::create_dir_all(&folder)?;
+    let done = std::process::Command::new(var("KAKUSAN_PYTHON", "python"))
+        .arg(root().join("tests/python/random_schedules.py"))
+        .arg(&folder)
+        .args([var("KAKUSAN_CASES", "600"), var("KAKUSAN_SEED", "0")])
+        .status()?;
+    assert!(done.success());
+    compare_all(&folder, 1e-4).map(drop)
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Compares every case of every class in a folder; how many there are.
+fn compare_all(dir: &Path, tolerance: f32) -> TestResult<usize> {
     let (mut cases, mut wrong) = (0, vec![]);
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
@@ -42,8 +69,8 @@ fn samplings_are_diffusers_own() -> TestResult {
                 }
                 _ => {
                     cases += 1;
-                    let case: Config = serde_json::from_str(&text)?;
-                    match compare(&class_name, &case, &key, &file) {
+                    let case = kakusan_config::from_json(&text)?;
+                    match compare(&class_name, &case, &key, &file, tolerance) {
                         Ok(None) => {}
                         Ok(Some(difference)) => wrong.push(format!("{class_name} {text}: {difference}")),
                         Err(e) => wrong.push(format!("{class_name} {text}: {e}")),
@@ -54,32 +81,49 @@ fn samplings_are_diffusers_own() -> TestResult {
     }
     wrong.sort();
     assert!(wrong.is_empty(), "{} of {cases} cases differ:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(cases >= 600, "only {cases} cases");
-    Ok(())
+    Ok(cases)
 }
 
 /// Samples as the case says; what differs from diffusers.
-fn compare(class_name: &str, case: &Config, key: &str, file: &SafeTensors) -> TestResult<Option<String>> {
+fn compare(
+    class_name: &str,
+    case: &Config,
+    key: &str,
+    file: &SafeTensors,
+    tolerance: f32,
+) -> TestResult<Option<String>> {
     let Some(Value::Object(config)) = case.get("config") else { return Err("a case without config".into()) };
-    let scheduler = Registry::default().build(class_name, config)?;
-    let mut rng = Generator::new(case["seed"].as_u64().unwrap_or(0));
-    let mut run = match class_name {
-        RePaintScheduler::CLASS_NAME => repaint_run(scheduler.as_ref(), case, &mut rng)?,
-        _ => scheduler.run_with(&options(case)?)?,
-    };
+    if case.contains_key("fails") {
+        let finite = match trajectory(class_name, config, case) {
+            Ok((_, ours)) => ours.iter().all(|number| number.is_finite()),
+            Err(_) => true,
+        };
+        return Ok((!finite).then(|| "ours is not a number either".into()));
+    }
+    let (run, ours) = trajectory(class_name, config, case)?;
     let golden = |name: &str| numbers(file, &format!("{key}.{name}"));
-
-    if let Some(difference) = differ(run.timesteps(), &golden("timesteps")?, 1e-6) {
+    if let Some(difference) = differ(run.timesteps(), &golden("timesteps")?, tolerance.min(1e-5)) {
         return Ok(Some(format!("timesteps: {difference}")));
     }
     if let (Some(ours), Ok(mut theirs)) = (run.sigmas(), golden("sigmas")) {
         if ours.len() < theirs.len() {
             theirs.dedup(); // some classes repeat a level for each of a step's calls
         }
-        if let Some(difference) = differ(ours, &theirs, 1e-6) {
+        if let Some(difference) = differ(ours, &theirs, tolerance.min(1e-5)) {
             return Ok(Some(format!("sigmas: {difference}")));
         }
     }
+    Ok(differ(&ours, &golden("trajectory")?, tolerance).map(|difference| format!("trajectory: {difference}")))
+}
+
+/// Samples as the case says: the run at its end, and the sample before and after every step.
+fn trajectory(class_name: &str, config: &Config, case: &Config) -> TestResult<(Box<dyn Run>, Vec<f32>)> {
+    let scheduler = Registry::default().build(class_name, config)?;
+    let mut rng = Generator::new(case["seed"].as_u64().unwrap_or(0));
+    let mut run = match class_name {
+        RePaintScheduler::CLASS_NAME => repaint_run(scheduler.as_ref(), case, &mut rng)?,
+        _ => scheduler.run_with(&options(case)?)?,
+    };
     let mut x = match case["options"].get("start") {
         None => run.initial_noise(&SHAPE, &Device::Cpu, &mut rng)?,
         Some(_) => {
@@ -88,7 +132,6 @@ fn compare(class_name: &str, case: &Config, key: &str, file: &SafeTensors) -> Te
             run.add_noise(&clean?, &noise?)?
         }
     };
-    let theirs = golden("trajectory")?;
     let mut ours = x.flatten_all()?.to_vec1::<f32>()?;
     while let Some(t) = run.level() {
         let mut output = run.scale_model_input(&x)?.affine(0.5, 0.2 * f64::from((t / 100.0).cos()) + 0.1)?;
@@ -99,7 +142,7 @@ fn compare(class_name: &str, case: &Config, key: &str, file: &SafeTensors) -> Te
         x = run.step(&output, &x, &mut rng)?.prev_sample;
         ours.extend(x.flatten_all()?.to_vec1::<f32>()?);
     }
-    Ok(differ(&ours, &theirs, TOLERANCE).map(|difference| format!("trajectory: {difference}")))
+    Ok((run, ours))
 }
 
 /// Paints into an image of noise, but for every other pixel.

@@ -57,8 +57,8 @@ impl Alphas {
     pub(crate) fn check(&self, class_name: &str) -> Result<()> {
         match self.cumprod.iter().position(|alpha| !alpha.is_finite()) {
             Some(_) => {
-                let reason = "rescale_betas_zero_snr takes what is left of the image at the last timestep away from the \
-                              others, and nothing is left at the first: it needs two timesteps and a β above 0 after it";
+                let reason = "rescale_betas_zero_snr cannot rescale these betas: there have to be two timesteps or more, and \
+                              of the image less at the last than at the first, but something before the last";
                 Err(Error::Config { class_name: class_name.to_owned(), reason: reason.into() })
             }
             None => Ok(()),

@@ -97,13 +97,13 @@ impl DPMStep {
                 let phi = (-k).exp_m1();
                 let (d0, d1) = (-t.alpha * phi, t.alpha * (phi / k + 1.0));
                 let d2 = -t.alpha * ((phi + k) / (k * k) + 0.5);
-                Self { h, sample: t.sigma / s.sigma * (-h).exp(), d0, d1, d2, noise: t.sigma * (-phi).sqrt() }
+                Self { h, sample: t.sigma / s.sigma * (-h).exp(), d0, d1, d2, noise: t.sigma * (-phi).max(0.0).sqrt() }
             }
             DPMAlgorithmType::SdeDPMSolver => {
                 let psi = h.exp_m1();
                 let (d0, d1) = (-2.0 * t.sigma * psi, -2.0 * t.sigma * (psi / h - 1.0));
                 let d2 = -2.0 * t.sigma * ((psi - h) / (h * h) - 0.5);
-                Self { h, sample: t.alpha / s.alpha, d0, d1, d2, noise: t.sigma * (2.0 * h).exp_m1().sqrt() }
+                Self { h, sample: t.alpha / s.alpha, d0, d1, d2, noise: t.sigma * (2.0 * h).exp_m1().max(0.0).sqrt() }
             }
         }
     }

@@ -80,3 +80,32 @@ pub(crate) fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
     }
     b
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// numpy's own, of which the last is not the nearest number.
+    #[test]
+    fn logarithms_are_numpys() {
+        let logs = [
+            (0.0012, -6.725434),
+            (0.29, -1.2378744),
+            (1.0, 0.0),
+            (1.5, 0.4054651),
+            (157.40727, 5.0588365),
+            (20291.3, 9.917948),
+            (0.70710677, -0.3465736),
+        ];
+        logs.into_iter().for_each(|(x, log): (f32, f32)| assert_eq!(ln_f32(x).to_bits(), log.to_bits(), "{x}"));
+        assert_eq!((ln_f32(0.0), ln_f32(f32::INFINITY)), (f32::NEG_INFINITY, f32::INFINITY));
+        assert!(ln_f32(-1.0).is_nan() && ln_f32(f32::NAN).is_nan());
+        assert_ne!(ln_f32(0.70710677), 0.70710677f32.ln());
+    }
+
+    #[test]
+    fn numpys_arange_has_one_more_where_it_rounds_so() {
+        let counts = |t: usize| (1..=t).filter(move |&n| arange_down(t as f64, t as f64 / n as f64).len() > n);
+        assert_eq!(counts(1000).take(3).collect::<Vec<_>>(), [61, 103, 121]);
+    }
+}

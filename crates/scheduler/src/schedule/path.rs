@@ -1,6 +1,6 @@
 use std::ops::RangeInclusive;
 
-use super::sigmas::{SigmaConversion, check_apart, check_calls, sigma_to_t};
+use super::sigmas::{SigmaConversion, check_apart, check_calls, check_first_two, sigma_to_t};
 use super::{
     Process, SpacingConfig, TimestepSpacing, arange_down, check_count, check_whole_timesteps, interpolate,
     linspace_f64, ln_f32, shifted,
@@ -54,7 +54,8 @@ impl Spaced {
         if path.sigmas.len() > t {
             check_apart(class_name, &path.sigmas.iter().map(|&sigma| sigma as f32).collect::<Vec<_>>(), t)?;
         }
-        check_calls(class_name, &path.timesteps, &path.sigmas, training)?;
+        check_first_two(class_name, &path.timesteps, t)?;
+        check_calls(class_name, &path.timesteps, &path.sigmas)?;
         Ok(path)
     }
 

@@ -116,25 +116,48 @@ pub(crate) fn sigma_schedule(
     let timesteps = spacing.exact(class_name, training.len(), n)?;
     let timesteps = timesteps.into_iter().map(|t| f64::from(t as f32)).collect(); // f32 in diffusers
     let (timesteps, sigmas) = sigmas_at(timesteps, training, conversion, [None, None], n);
-    check_calls(class_name, &timesteps, &sigmas, training)?;
+    check_first_two(class_name, &timesteps, training.len())?;
+    check_calls(class_name, &timesteps, &sigmas)?;
     Ok((timesteps, sigmas.into_iter().chain([0.0]).map(|sigma| sigma as f32).collect()))
 }
 
-/// Refuses model calls without noise, which there is nothing to say of; and more steps than timesteps, `training` being the
-/// noise levels of those, where the first two were the same: diffusers would begin with the second.
-pub(crate) fn check_calls(class_name: &str, timesteps: &[f32], sigmas: &[f64], training: &[f32]) -> Result<()> {
-    let (steps, t) = (timesteps.len(), training.len());
-    let refuse = |reason: String| Err(Error::Steps { class_name: class_name.to_owned(), steps, reason });
-    if sigmas.iter().any(|&sigma| sigma as f32 == 0.0) || !timesteps.iter().all(|timestep| timestep.is_finite()) {
-        return refuse(
-            "it divides by the noise level, or takes its logarithm, and at timestep 0 there is no noise: the first β is 0"
-                .into(),
-        );
-    }
+/// Refuses more steps than timesteps, `t`, where the first two were the same: diffusers would begin with the second.
+pub(crate) fn check_first_two(class_name: &str, timesteps: &[f32], t: usize) -> Result<()> {
     match timesteps {
-        [first, second, ..] if steps > t && first == second => refuse(format!(
-            "it was trained on {t} timesteps, so that the first two steps would be the same; it can do {t}"
-        )),
+        [first, second, ..] if timesteps.len() > t && first == second => {
+            let reason = format!(
+                "it was trained on {t} timesteps, so that the first two steps would be the same; it can do {t}"
+            );
+            Err(Error::Steps { class_name: class_name.to_owned(), steps: timesteps.len(), reason })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses model calls without noise, which there is nothing to say of, and with nothing but noise.
+pub(crate) fn check_calls(class_name: &str, timesteps: &[f32], sigmas: &[f64]) -> Result<()> {
+    let refuse = |reason: &str| {
+        let (class_name, reason) = (class_name.to_owned(), reason.to_owned());
+        Err(Error::Steps { class_name, steps: timesteps.len(), reason })
+    };
+    match () {
+        () if sigmas.iter().any(|sigma| sigma.is_infinite()) => {
+            refuse("the betas leave nothing of the image where it would begin: take smaller ones, or fewer timesteps")
+        }
+        () if sigmas.iter().any(|&sigma| sigma as f32 == 0.0) || !timesteps.iter().all(|t| t.is_finite()) => refuse(
+            "it divides by the noise level, or takes its logarithm, and at timestep 0 there is no noise: the first β is 0",
+        ),
+        () => Ok(()),
+    }
+}
+
+/// Refuses to lead to no noise by a method whose last step divides by it.
+pub(crate) fn check_last(class_name: &str, sigmas: &[f32]) -> Result<()> {
+    match sigmas.last() {
+        Some(0.0) => {
+            let reason = "its last step leads to the noise level of timestep 0, where there is none: the first β is 0";
+            Err(Error::Steps { class_name: class_name.to_owned(), steps: sigmas.len() - 1, reason: reason.into() })
+        }
         _ => Ok(()),
     }
 }
@@ -161,8 +184,9 @@ pub(crate) fn halfway(a: f32, b: f32) -> f32 {
 /// How a step from one noise level to another is parted into a step further down and noise back up: `(down, up)` with
 /// `down² + up² = to²`. (diffusers subtracts the squares, which after a long step leaves rounding alone, or no number.)
 pub(crate) fn ancestral_step(from: f32, to: f32) -> (f32, f32) {
+    let (from, to) = (f64::from(from), f64::from(to));
     let up = (to * to * (from * from - to * to) / (from * from)).sqrt();
-    (to * to / from, up)
+    ((to * to / from) as f32, up as f32)
 }
 
 /// The timesteps, whole or not, that have these noise levels.
@@ -188,8 +212,11 @@ pub(crate) fn interpolate(at: f64, table: &[f32]) -> f64 {
 /// The timestep, whole or between two, whose noise level is `sigma`; `log_sigmas` ascend over the timesteps, and their
 /// differences are taken in f32, as numpy does it.
 pub(crate) fn sigma_to_t(sigma: f64, log_sigmas: &[f32]) -> f64 {
-    let Some(highest) = log_sigmas.len().checked_sub(2) else { return 0.0 }; // the only one
     let log_sigma = sigma.max(1e-10).ln();
+    let Some(highest) = log_sigmas.len().checked_sub(2) else {
+        // of one timestep alone numpy counts the one before from the end
+        return if log_sigmas.iter().any(|&log| log_sigma > f64::from(log)) { -1.0 } else { 0.0 };
+    };
     let below = log_sigmas.iter().rposition(|&log| log_sigma - f64::from(log) >= 0.0).unwrap_or(0).min(highest);
     let (low, high) = (log_sigmas[below], log_sigmas[below + 1]);
     let weight = ((f64::from(low) - log_sigma) / f64::from(low - high)).clamp(0.0, 1.0);

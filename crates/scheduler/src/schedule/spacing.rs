@@ -62,7 +62,7 @@ impl SpacingConfig {
     /// Refuses an offset that leads beyond all timesteps.
     pub(crate) fn check_offset(&self, class_name: &str, t: usize, n: usize) -> Result<()> {
         let offset = self.steps_offset;
-        if self.timestep_spacing == TimestepSpacing::Leading && offset >= t {
+        if self.timestep_spacing == TimestepSpacing::Leading && offset > t {
             let reason = format!("steps_offset is {offset}, but there is none after {}", t - 1);
             return Err(Error::Steps { class_name: class_name.to_owned(), steps: n, reason });
         }

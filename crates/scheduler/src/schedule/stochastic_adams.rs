@@ -71,11 +71,11 @@ impl StochasticAdams {
         let tau2 = tau * tau;
         let (of_x, of_integral, of_z) = match self.integrand {
             Integrand::Data => {
-                let of_z = t.sigma * (-(-2.0 * tau2 * h).exp_m1()).sqrt();
+                let of_z = t.sigma * (-(-2.0 * tau2 * h).exp_m1()).max(0.0).sqrt();
                 ((-tau2 * h).exp() * t.sigma / s.sigma, (1.0 + tau2) * t.alpha, of_z)
             }
             Integrand::Noise => {
-                let of_z = tau * t.sigma * (2.0 * h).exp_m1().sqrt();
+                let of_z = tau * t.sigma * (2.0 * h).exp_m1().max(0.0).sqrt();
                 (t.alpha / s.alpha, -(1.0 + tau2) * t.sigma, of_z)
             }
         };
