@@ -1,119 +1,395 @@
-//! A training that is killed at any moment goes on to the same bytes as one that is left alone.
+//! A training that is killed before any of the changes that it makes to its folder goes on to the same bytes as one that
+//! is left alone; and one of whose changes any one fails ends with an error, and has lost nothing.
 //!
-//! The long form, with 50 kills: `cargo test -p kakusan --test kill -- --ignored`.
-#![cfg(unix)]
+//! Every change is tried: each file made, written, renamed, synced or deleted (`kakusan::models::disk`). What a kill leaves
+//! is what lies on the disk before the change, so one run shows what each of its kills would leave.
 
-#[path = "support/command.rs"]
-mod command;
-
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::atomic::AtomicBool;
 
-use command::Workplace;
-use kakusan::rng::Generator;
+use kakusan::hub::{DEFAULT_ENDPOINT, Hub, HubConfig};
+use kakusan::models::disk::{Change, with_faults};
+use kakusan::pipeline::{DeviceChoice, Error, Existing, Outcome, RunConfig, Training};
+use kakusan::scheduler::Registry;
 
 /// Everything that a checkpoint must remember: averages, moments, a place within an epoch, a rate that changes.
-const SETTINGS: [&str; 10] = [
-    "train.epochs=3",
-    "train.checkpoint_every=1",
-    "train.keep_checkpoints=3",
-    "train.keep_best=true",
-    "train.optimizer=adamw",
-    "train.lr_scheduler=cosine",
-    "train.gradient_accumulation_steps=2",
-    "train.use_ema=true",
-    "train.tensorboard=true",
-    "train.sample_every=1",
-];
+const CONFIG: &str = r#"
+[data]
+name = "mnist"
+classes = [1, 8]
+sources = ["drawn"]
+drawn_per_class = 3
 
-/// The file, or for a folder of checkpoints each file in it, without what tells the time.
-fn whole(run: &Path) -> Vec<(String, Vec<u8>)> {
-    let mut found = vec![];
-    for file in
-        ["unet/diffusion_pytorch_model.safetensors", "images/samples.png", "images/epoch-002.png", "config.toml"]
-    {
-        found.push((file.to_owned(), fs::read(run.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"))));
-    }
-    let mut checkpoints: Vec<_> = fs::read_dir(run.join("checkpoints")).unwrap().map(|entry| entry.unwrap()).collect();
-    checkpoints.sort_by_key(|entry| entry.file_name());
-    for entry in checkpoints {
-        let name = entry.file_name().into_string().unwrap();
-        assert!(name.starts_with("checkpoint-"), "{name} was left behind");
-        found.push((name, fs::read(entry.path().join("SHA256SUMS")).unwrap()));
-    }
-    for dir in ["", "images", "logs", "unet", "checkpoints"] {
-        let hidden = |entry: fs::DirEntry| entry.file_name().to_string_lossy().starts_with('.');
-        assert!(!fs::read_dir(run.join(dir)).unwrap().any(|entry| hidden(entry.unwrap())), "something half in {dir}");
-    }
-    let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    let steps = metrics.lines().map(|line| line.split_once(",\"seconds\"").unwrap().0);
-    found.push(("metrics.jsonl".into(), steps.collect::<Vec<_>>().join("\n").into_bytes()));
-    found
+[model]
+_class_name = "UNet2DModel"
+sample_size = 28
+in_channels = 1
+out_channels = 1
+layers_per_block = 1
+block_out_channels = [2, 2]
+down_block_types = ["DownBlock2D", "DownBlock2D"]
+up_block_types = ["UpBlock2D", "UpBlock2D"]
+mid_block_type = "null"
+norm_num_groups = 1
+
+[scheduler]
+_class_name = "LinearMixScheduler"
+
+[train]
+epochs = 2
+max_steps = 3
+batch_size = 2
+gradient_accumulation_steps = 2
+checkpoint_every = 1
+keep_checkpoints = 2
+keep_best = true
+optimizer = "adamw"
+lr_scheduler = "cosine"
+use_ema = true
+tensorboard = true
+sample_every = 1
+
+[sample]
+steps = 1
+batch_size = 1
+trajectory_steps = 1
+"#;
+
+/// A folder of runs, of which one is under test: `runs/run`.
+struct Place {
+    dir: tempfile::TempDir,
 }
 
-/// Trains once undisturbed, and then again and again with kills at random moments, until there were so many.
-fn kills(count: usize, seed: u64) {
-    let place = Workplace::new();
-    let settings: Vec<&str> = SETTINGS.iter().flat_map(|setting| ["--set", setting]).collect();
-    let train = |out: &str| Workplace::quick(out, &settings);
-    let begin = Instant::now();
-    place.train("whole", &settings).expect(0);
-    let mut usual = begin.elapsed();
-    let expected = whole(&place.path("whole"));
+impl Place {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
 
-    let mut rng = Generator::new(seed);
-    let (mut killed, mut round) = (0, 0);
-    while killed < count {
-        round += 1;
-        let run = format!("run-{round}");
-        loop {
-            let args = match place.path(&run).join("config.toml").exists() {
-                true => vec!["train".to_owned(), "--resume".to_owned(), run.clone()],
-                false => train(&run),
-            };
-            let args: Vec<&str> = args.iter().map(String::as_str).collect();
-            if killed == count {
-                place.run(&args).expect(0);
-                break;
-            }
-            let mut child = place.kakusan(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-            let begin = Instant::now();
-            let moment = begin + usual.mul_f32(0.9 * rng.rand(1)[0]);
-            let status = loop {
-                match child.try_wait().unwrap() {
-                    None if Instant::now() < moment => std::thread::sleep(Duration::from_millis(1)),
-                    status => break status,
-                }
-            };
-            match status {
-                None => {
-                    child.kill().unwrap();
-                    child.wait().unwrap();
-                    killed += 1;
-                }
-                Some(_) => {
-                    command::Done(child.wait_with_output().unwrap()).expect(0);
-                    usual = usual.min(begin.elapsed()); // the machine may have got faster
-                    break;
-                }
+    fn runs(&self) -> PathBuf {
+        self.dir.path().join("runs")
+    }
+
+    fn run(&self) -> PathBuf {
+        self.runs().join("run")
+    }
+
+    fn train(&self, existing: Existing, seed: u64) -> Result<Outcome, Error> {
+        let set = [format!("train.seed={seed}")];
+        let registry = Registry::default();
+        let training = Training {
+            config: RunConfig::parse(CONFIG, "test", &set, &registry)?,
+            out: self.run(),
+            program: "kakusan",
+            existing,
+            device: DeviceChoice::Cpu,
+            registry: &registry,
+            hub: &Hub::new(HubConfig::new(DEFAULT_ENDPOINT, self.dir.path().join("hub"))),
+            stop: &AtomicBool::new(false),
+        };
+        training.run(&mut |_| {})
+    }
+
+    fn resume(&self, seed: u64) -> Result<Outcome, Error> {
+        self.train(Existing::Resume { allow_changes: false }, seed)
+    }
+
+    /// All that lies under `runs`.
+    fn state(&self) -> State {
+        let mut state = State::new();
+        read(&self.runs(), &self.runs(), &mut state);
+        state
+    }
+
+    fn with(state: &State) -> Self {
+        let place = Self::new();
+        for (name, bytes) in state {
+            let path = place.runs().join(name);
+            match bytes {
+                None => fs::create_dir_all(path).unwrap(),
+                Some(bytes) => fs::write(path, bytes).unwrap(),
             }
         }
-        for ((name, expected), (same, ours)) in expected.iter().zip(whole(&place.path(&run))) {
-            assert_eq!(*name, same, "after {killed} kills");
-            assert!(*expected == ours, "{name} differs after {killed} kills, seed {seed}");
+        place
+    }
+}
+
+/// The step of the newest checkpoint of a run.
+fn newest(run: &Path) -> usize {
+    let entries = fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
+    let step = |entry: fs::DirEntry| entry.file_name().to_str()?.strip_prefix("checkpoint-")?.parse().ok();
+    entries.filter_map(step).max().unwrap_or(0)
+}
+
+/// Folders and files by their names, folders before what is in them.
+type State = BTreeMap<PathBuf, Option<Vec<u8>>>;
+
+fn read(root: &Path, dir: &Path, state: &mut State) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let (path, is_dir) = (entry.path(), entry.file_type().unwrap().is_dir());
+        state.insert(path.strip_prefix(root).unwrap().to_owned(), (!is_dir).then(|| fs::read(&path).unwrap()));
+        if is_dir {
+            read(root, &path, state);
         }
+    }
+}
+
+/// What is the same however often a run was stopped: all but the times that the log, the report and TensorBoard tell.
+fn lasting(state: &State) -> State {
+    let mut lasting = state.clone();
+    for (name, bytes) in &mut lasting {
+        let Some(bytes) = bytes else { continue };
+        match name.file_name().unwrap().to_str().unwrap() {
+            "metrics.jsonl" => {
+                let text = std::str::from_utf8(bytes).unwrap();
+                let steps = text.lines().map(|line| line.split_once(",\"seconds\"").unwrap().0);
+                *bytes = steps.collect::<Vec<_>>().join("\n").into_bytes();
+            }
+            "report.html" | "README.md" => *bytes = vec![],
+            name if name.contains("tfevents") => *bytes = bytes.len().to_string().into_bytes(),
+            _ => {}
+        }
+    }
+    lasting
+}
+
+/// Panics where two folders are not the same.
+#[track_caller]
+fn same(ours: &State, expected: &State, after: &str) {
+    let (ours, expected) = (lasting(ours), lasting(expected));
+    assert_eq!(ours.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "after {after}");
+    for (name, bytes) in &expected {
+        assert!(ours[name] == *bytes, "{} differs after {after}", name.display());
+    }
+}
+
+/// What kills during `work` would leave under `runs`, each once, with the change before which it lies there. A line that is
+/// being added to a file is also left in half.
+fn kills(place: &Place, work: impl FnOnce()) -> Vec<(String, State)> {
+    let found: Rc<RefCell<Vec<(String, State)>>> = Rc::default();
+    let (root, seen) = (place.runs(), found.clone());
+    let look = move |change: Change| {
+        let mut state = State::new();
+        read(&root, &root, &mut state);
+        let name = change.path.strip_prefix(&root).unwrap_or(change.path).to_owned();
+        let what = format!("a kill before: {} {}", change.action, name.display());
+        let mut seen = seen.borrow_mut();
+        if change.action == "append" {
+            let mut torn = state.clone();
+            torn.get_mut(&name).unwrap().as_mut().unwrap().extend(&change.bytes[..change.bytes.len() / 2]);
+            seen.push((what.clone() + ", half of it done", torn));
+        }
+        // how much of a file is there that has no name yet makes no difference
+        if !seen
+            .iter()
+            .rev()
+            .take(2)
+            .any(|(_, last)| last.keys().eq(state.keys()) && (change.action == "write" || *last == state))
+        {
+            seen.push((what, state));
+        }
+        Ok(())
+    };
+    with_faults(look, work);
+    found.take()
+}
+
+/// The number of changes that `work` makes; what is written to one file counts once.
+fn changes(work: impl FnOnce()) -> usize {
+    let count = Rc::new(RefCell::new(Counter::default()));
+    let counter = count.clone();
+    with_faults(
+        move |change| {
+            counter.borrow_mut().next(change);
+            Ok(())
+        },
+        work,
+    );
+    let count = count.borrow();
+    count.count
+}
+
+#[derive(Default)]
+struct Counter {
+    count: usize,
+    written: PathBuf,
+}
+
+impl Counter {
+    /// The number of the change, from 0.
+    fn next(&mut self, change: Change) -> usize {
+        let path = if change.action == "write" { change.path.to_owned() } else { PathBuf::new() };
+        self.count += usize::from(path.as_os_str().is_empty() || self.written != path);
+        self.written = path;
+        self.count - 1
     }
 }
 
 #[test]
-fn a_few_kills_change_no_byte() {
-    kills(4, 1);
+fn a_kill_before_any_change_changes_no_byte() {
+    let place = Place::new();
+    let left = kills(&place, || assert_eq!(place.train(Existing::Refuse, 3).unwrap(), Outcome::Finished));
+    let whole = place.state();
+    println!("{} kills", left.len());
+    assert!(left.len() > 100, "{} kills", left.len());
+    for (kill, state) in &left {
+        let place = Place::with(state);
+        match place.resume(3) {
+            Ok(Outcome::Finished) => {}
+            Err(e @ Error::NotARun { .. }) if !place.run().join("config.toml").exists() => {
+                assert!(e.to_string().contains("it has no config.toml"), "{e}");
+                place.train(Existing::Refuse, 3).unwrap_or_else(|e| panic!("{e} after {kill}"));
+            }
+            other => panic!("{other:?} after {kill}"),
+        }
+        same(&place.state(), &whole, kill);
+    }
+}
+
+/// A run that goes on has more to put in order: a checkpoint that was damaged, one half written, one half deleted.
+#[test]
+fn a_kill_while_a_run_goes_on_changes_no_byte() {
+    let place = Place::new();
+    let left = kills(&place, || assert_eq!(place.train(Existing::Refuse, 3).unwrap(), Outcome::Finished));
+    let whole = place.state();
+    let has = |state: &State, name: &str| state.keys().any(|path| path.to_string_lossy().contains(name));
+    let mixed =
+        |(_, state): &&(String, State)| has(state, "checkpoints/checkpoint-2") && has(state, ".partial-3/unet_ema");
+    let (_, mut state) = left.iter().find(mixed).expect("a checkpoint half written").clone();
+    state.get_mut(Path::new("run/checkpoints/checkpoint-2/optimizer.safetensors")).unwrap().as_mut().unwrap().pop();
+
+    let place = Place::with(&state);
+    let left = kills(&place, || assert_eq!(place.resume(3).unwrap(), Outcome::Finished));
+    let mut expected = whole.clone();
+    expected.extend(place.state().into_iter().filter(|(name, _)| name.to_string_lossy().contains("damaged-")));
+    assert!(expected.len() > whole.len(), "the damaged checkpoint is kept to be looked at");
+    same(&place.state(), &expected, "a damaged checkpoint");
+    let begin = left.iter().position(|(what, _)| what.contains("append")).unwrap();
+    println!("{begin} kills");
+    for (kill, state) in &left[..begin] {
+        let place = Place::with(state);
+        place.resume(3).unwrap_or_else(|e| panic!("{e} after {kill}"));
+        same(&place.state(), &expected, kill);
+    }
+}
+
+/// There is always the old run, whole, or the new one.
+#[test]
+fn a_kill_while_a_run_is_overwritten_leaves_one_of_the_two() {
+    let place = Place::new();
+    place.train(Existing::Refuse, 3).unwrap();
+    let old = place.state();
+    let left = kills(&place, || assert_eq!(place.train(Existing::Overwrite, 4).unwrap(), Outcome::Finished));
+    let new = place.state();
+    let begin = left.iter().position(|(what, _)| what.contains("append")).unwrap();
+    println!("{begin} kills");
+    let (mut came_back, mut went_on) = (0, 0);
+    for (kill, state) in &left[..begin] {
+        let place = Place::with(state);
+        match place.resume(4) {
+            Ok(_) => {
+                same(&place.state(), &new, kill);
+                went_on += 1;
+            }
+            Err(Error::OtherConfig { .. }) => {
+                same(&place.state(), &old, kill);
+                place.train(Existing::Overwrite, 4).unwrap_or_else(|e| panic!("{e} after {kill}"));
+                same(&place.state(), &new, kill);
+                came_back += 1;
+            }
+            Err(e) => panic!("{e} after {kill}"),
+        }
+    }
+    assert!(came_back > 2 && went_on > 10, "{came_back} and {went_on}");
+}
+
+/// A disk that is full from some change on, or that fails once.
+#[test]
+fn a_change_that_fails_ends_the_run_and_loses_nothing() {
+    let whole = Place::new();
+    let count = changes(|| assert_eq!(whole.train(Existing::Refuse, 3).unwrap(), Outcome::Finished));
+    let whole = whole.state();
+    println!("{count} changes");
+    for failing in 0..count {
+        let is_full = failing % 2 == 0;
+        let place = Place::new();
+        let (mut counter, run) = (Counter::default(), place.run());
+        let failed = Rc::new(RefCell::new((0, String::new())));
+        let look = failed.clone();
+        let fault = move |change: Change| {
+            let number = counter.next(change);
+            if number == failing {
+                *look.borrow_mut() = (newest(&run), format!("{} {}", change.action, change.path.display()));
+            }
+            let needs_room = ["create", "write", "append"].contains(&change.action);
+            match (number == failing, is_full && number > failing && needs_room) {
+                (true, _) | (_, true) => {
+                    Err(if is_full { ErrorKind::StorageFull.into() } else { ErrorKind::Other.into() })
+                }
+                _ => Ok(()),
+            }
+        };
+        let ended = with_faults(fault, || place.train(Existing::Refuse, 3));
+        let (before, change) = failed.take();
+        let Err(error) = ended else { panic!("the error of {change} was lost") };
+        assert!(!error.is_usage() && error.to_string().contains("cannot "), "{error}, of {change}");
+        assert!(newest(&place.run()) >= before, "{change}: step {before} was lost");
+        match place.resume(3) {
+            Ok(_) => {}
+            Err(Error::NotARun { .. }) if !place.run().join("config.toml").exists() => {
+                place.train(Existing::Refuse, 3).unwrap_or_else(|e| panic!("{e} after {change}"));
+            }
+            Err(e) => panic!("{e} after {change}"),
+        }
+        same(&place.state(), &whole, &format!("an error of {change}"));
+    }
 }
 
 #[test]
-#[ignore = "takes minutes"]
-fn fifty_kills_change_no_byte() {
-    kills(50, 2);
+fn the_log_never_costs_a_checkpoint() {
+    let place = Place::new();
+    let left = kills(&place, || assert_eq!(place.train(Existing::Refuse, 3).unwrap(), Outcome::Finished));
+    let weights = |state: State| -> State {
+        let is_kept = |name: &Path| name.extension().is_some_and(|end| end == "safetensors");
+        state
+            .into_iter()
+            .filter(|(name, _)| is_kept(name) && !name.starts_with("run/checkpoints/checkpoint-1"))
+            .collect()
+    };
+    let whole = weights(place.state());
+    let log = Path::new("run/metrics.jsonl");
+    let (_, state) = left.iter().rfind(|(what, _)| what.ends_with("append run/metrics.jsonl")).unwrap();
+    let text = String::from_utf8(state[log].clone().unwrap()).unwrap();
+    let [first, second] = text.split_inclusive('\n').collect::<Vec<_>>().try_into().unwrap();
+    let third = second.replace("\"step\":2", "\"step\":3");
+    let damaged: [(&str, Option<Vec<u8>>, &[usize]); 10] = [
+        ("absent", None, &[3]),
+        ("empty", Some(vec![]), &[3]),
+        ("without its first line", Some(second.into()), &[2, 3]),
+        ("without its last line", Some(first.into()), &[1, 3]),
+        ("cut within a line", Some(text[..text.len() - 20].into()), &[1, 3]),
+        ("cut before the end of a line", Some(text.trim_end().into()), &[1, 2, 3]),
+        ("no text", Some([&[0xff, 0xfe, b'\n'], second.as_bytes()].concat()), &[2, 3]),
+        ("there twice", Some(text.repeat(2).into()), &[1, 2, 3]),
+        ("in another order", Some(format!("{second}{first}").into()), &[1, 2, 3]),
+        ("ahead of its checkpoint", Some(format!("{text}{third}{}", third.replace(":3", ":9")).into()), &[1, 2, 3]),
+    ];
+    for (what, bytes, steps) in damaged {
+        let mut state = state.clone();
+        match bytes {
+            Some(bytes) => state.insert(log.to_owned(), Some(bytes)),
+            None => state.remove(log),
+        };
+        let place = Place::with(&state);
+        place.resume(3).unwrap_or_else(|e| panic!("a log that is {what}: {e}"));
+        let state = place.state();
+        let text = String::from_utf8(state[log].clone().unwrap()).unwrap();
+        let kept = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].as_u64());
+        assert_eq!(kept.map(|step| step.unwrap() as usize).collect::<Vec<_>>(), steps, "a log that is {what}");
+        same(&weights(state), &whole, what);
+    }
 }

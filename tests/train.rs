@@ -2,6 +2,8 @@
 
 #[path = "support/command.rs"]
 mod command;
+#[path = "support/fake_hub.rs"]
+mod fake_hub;
 
 use std::fs;
 use std::path::Path;
@@ -9,6 +11,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use command::Workplace;
+use fake_hub::{FakeHub, Fault};
 
 const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
 
@@ -81,17 +84,32 @@ fn the_same_seed_gives_the_same_bytes_on_any_number_of_threads() {
     assert!(one != bytes(&place.path("other").join(WEIGHTS)));
 }
 
-/// Starts a training of many steps and waits until it has done `steps`.
-fn start(place: &Workplace, args: &[String], steps: usize) -> std::process::Child {
+/// Starts a training of more steps than anybody waits for, and waits until it has done `steps`.
+fn start(place: &Workplace, steps: usize) -> std::process::Child {
+    let args = Workplace::quick("run", &["--set", "train.epochs=5000"]);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let child = place.kakusan(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let begin = Instant::now();
-    let metrics = place.path("run/metrics.jsonl");
-    while fs::read_to_string(&metrics).unwrap_or_default().lines().count() < steps {
-        assert!(begin.elapsed() < Duration::from_secs(120), "the training does not get on");
+    while steps_done(place) < steps {
+        assert!(begin.elapsed() < Duration::from_secs(300), "the training does not get on");
         std::thread::sleep(Duration::from_millis(5));
     }
     child
+}
+
+fn steps_done(place: &Workplace) -> usize {
+    fs::read_to_string(place.path("run/metrics.jsonl")).unwrap_or_default().lines().count()
+}
+
+/// The setting with which a run ends an epoch after that in which it was stopped.
+fn an_epoch_more(place: &Workplace) -> String {
+    format!("train.epochs={}", steps_done(place) / 4 + 1)
+}
+
+#[cfg(unix)]
+fn signal(child: &std::process::Child, name: &str) {
+    let status = std::process::Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
 }
 
 fn same_run(place: &Workplace) {
@@ -112,66 +130,73 @@ fn same_run(place: &Workplace) {
 #[cfg(unix)]
 fn an_interrupted_training_saves_and_goes_on_to_the_same_weights() {
     let place = Workplace::new();
-    place.train("whole", &["--set", "train.epochs=4"]).expect(0);
-    let child = start(&place, &Workplace::quick("run", &["--set", "train.epochs=4"]), 6);
-    let status = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(status.success());
-    let done = command::Done(child.wait_with_output().unwrap());
-    if done.code() == Some(0) {
-        return same_run(&place); // it was faster than the signal
-    }
-    let said = done.expect(130).stdout();
+    let child = start(&place, 6);
+    signal(&child, "-INT");
+    let said = command::Done(child.wait_with_output().unwrap()).expect(130).stdout();
     assert!(said.contains("kakusan train --resume run\n"), "{said}");
     assert!(fs::read_to_string(place.path("run/report.html")).unwrap().contains("stopped before its end"));
-
-    let refused = place.run(&["sample", "--model", "run"]).expect(1).stderr();
-    assert!(refused.contains("its training has not ended"), "{refused}");
-    place.run(&["train", "--resume", "run"]).expect(0);
+    let epochs = an_epoch_more(&place);
+    place.run(&["train", "--resume", "run", "--set", &epochs]).expect(0);
+    place.train("whole", &["--set", &epochs]).expect(0);
     same_run(&place);
+}
+
+/// There is nothing to save while it waits for the Hub.
+#[test]
+#[cfg(unix)]
+fn a_training_that_has_not_begun_is_interrupted_at_once() {
+    let (place, hub) = (Workplace::new(), FakeHub::start());
+    hub.fault(Fault::Silent);
+    let config = command::config("184.toml");
+    let args = ["train", "--config", config.to_str().unwrap(), "--out", "run", "--set", "data.sources=[\"hub\"]"];
+    let mut command = place.kakusan(&args);
+    command.env("HF_ENDPOINT", hub.url()).env("HF_HUB_OFFLINE", "0");
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while hub.requests().is_empty() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let begin = Instant::now();
+    signal(&child, "-INT");
+    command::Done(child.wait_with_output().unwrap()).expect(130);
+    assert!(begin.elapsed() < Duration::from_secs(10), "it waited for the Hub all the same");
+    assert!(!place.path("run").exists());
 }
 
 #[test]
 #[cfg(unix)]
 fn a_run_is_one_trainings_at_a_time() {
     let place = Workplace::new();
-    let child = start(&place, &Workplace::quick("run", &["--set", "train.epochs=5000"]), 5);
+    let child = start(&place, 5);
     for args in [Workplace::quick("run", &["--overwrite"]), vec!["train".into(), "--resume".into(), "run".into()]] {
         let said = place.run(&args.iter().map(String::as_str).collect::<Vec<_>>()).expect(2).stderr();
         assert!(said.contains("run is in use: another training writes there"), "{said}");
     }
-    let status = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(status.success());
+    signal(&child, "-TERM");
     command::Done(child.wait_with_output().unwrap()).expect(130);
 }
 
+/// One kill of the real thing; `tests/kill.rs` tries every moment.
 #[test]
 #[cfg(unix)]
 fn a_killed_training_leaves_nothing_half_and_goes_on_to_the_same_weights() {
     let place = Workplace::new();
-    place.train("whole", &["--set", "train.epochs=4"]).expect(0);
-    let args = Workplace::quick("run", &["--set", "train.epochs=4"]);
-    let mut child = start(&place, &args, 5);
+    let mut child = start(&place, 5);
     child.kill().unwrap();
     child.wait().unwrap();
     let report = fs::read_to_string(place.path("run/report.html")).unwrap();
     assert!(report.contains("This training is under way") && report.contains("http-equiv=\"refresh\""));
-    for _ in 0..2 {
-        // whatever has its final name is whole
-        for entry in fs::read_dir(place.path("run/checkpoints")).unwrap() {
-            let path = entry.unwrap().path();
-            if path.file_name().unwrap().to_string_lossy().starts_with("checkpoint-") {
-                for file in [WEIGHTS, "unet/config.json", "optimizer.safetensors", "progress.json", "SHA256SUMS"] {
-                    assert!(path.join(file).is_file(), "{} lacks {file}", path.display());
-                }
+    // whatever has its final name is whole
+    for entry in fs::read_dir(place.path("run/checkpoints")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_string_lossy().starts_with("checkpoint-") {
+            for file in [WEIGHTS, "unet/config.json", "optimizer.safetensors", "progress.json", "SHA256SUMS"] {
+                assert!(path.join(file).is_file(), "{} lacks {file}", path.display());
             }
         }
-        let mut child =
-            place.kakusan(&["train", "--resume", "run"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(700));
-        let _ = child.kill();
-        child.wait().unwrap();
     }
-    place.run(&["train", "--resume", "run"]).expect(0);
+    let epochs = an_epoch_more(&place);
+    place.run(&["train", "--resume", "run", "--set", &epochs]).expect(0);
+    place.train("whole", &["--set", &epochs]).expect(0);
     same_run(&place);
 }
 

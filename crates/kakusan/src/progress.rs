@@ -59,6 +59,10 @@ impl Progress {
                 }
             }
             Event::CheckpointSkipped(error) => self.say(&format!("{error}; trying the one before")),
+            Event::LogIncomplete { path, missing, steps } => self.say(&format!(
+                "{} lacks {missing} of the {steps} steps done, or they are damaged; curves and averages go without them.",
+                path.display()
+            )),
             Event::Step { record, images, skipped } => {
                 if record.epoch == 1 {
                     self.name(skipped); // they are the same in the next epoch

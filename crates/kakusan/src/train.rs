@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use kakusan::data::SourceKind;
-use kakusan::pipeline::{DeviceChoice, Error, Existing, Outcome, Result, RunConfig, Training, quote_path, run_config};
+use kakusan::pipeline::{
+    DeviceChoice, Error, Event, Existing, Outcome, Result, RunConfig, Training, quote_path, run_config,
+};
 use kakusan::scheduler::Registry;
 
 use crate::failure;
@@ -95,8 +97,8 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
         _ => Existing::Refuse,
     };
 
-    let stop = Arc::new(AtomicBool::new(false));
-    stop_on_ctrl_c(stop.clone());
+    let (stop, in_steps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    stop_on_ctrl_c(stop.clone(), in_steps.clone());
     let (hub, program) = (crate::progress::hub()?, program());
     let learning_rate = config.train.learning_rate;
     let training = Training {
@@ -110,7 +112,19 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
         stop: &stop,
     };
     let mut progress = Progress::default();
-    let outcome = training.run(&mut |event| progress.show(&event));
+    let (mut done, mut all) = (0, 0);
+    let outcome = training.run(&mut |event| {
+        match event {
+            Event::Begin { steps_done, total_steps, .. } => {
+                (done, all) = (steps_done, total_steps);
+                in_steps.store(done < all, Ordering::Relaxed);
+            }
+            Event::Step { record, .. } => done = record.step,
+            Event::Checkpoint(_) => in_steps.store(done < all, Ordering::Relaxed), // after the last, all is saved
+            _ => {}
+        }
+        progress.show(&event);
+    });
     progress.clear();
     let resume = format!("{program} train --resume {}", quote_path(&out));
     match outcome {
@@ -142,10 +156,11 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
     }
 }
 
-/// The first Ctrl-C (or SIGTERM) asks the training to save and stop, the second ends it at once.
-fn stop_on_ctrl_c(stop: Arc<AtomicBool>) {
+/// The first Ctrl-C (or SIGTERM) during training steps asks the training to save and stop; the second, and one when there
+/// is nothing to save, ends it at once.
+fn stop_on_ctrl_c(stop: Arc<AtomicBool>, in_steps: Arc<AtomicBool>) {
     let handler = move || {
-        if stop.swap(true, Ordering::Relaxed) {
+        if stop.swap(true, Ordering::Relaxed) || !in_steps.load(Ordering::Relaxed) {
             std::process::exit(130);
         }
         warn("\nStopping after this step; once more to quit without saving.");

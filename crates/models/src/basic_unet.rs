@@ -1,10 +1,9 @@
 use candle_core::Tensor;
-use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::layers::Conv2d;
-use crate::{Error, Model, ModelConfig, Result};
+use crate::{Error, Model, ModelConfig, Result, VarBuilder};
 
 /// The configuration of [`BasicUNet`], under diffusers' names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,11 +1,10 @@
 use candle_core::Tensor;
-use candle_nn::VarBuilder;
 use serde_json::{Map, Value};
 
 use crate::layers::embedding;
 use crate::outline::outline;
 use crate::unet_2d::look_up;
-use crate::{Dropout, Error, Model, ModelConfig, Result, UNet2DConfig, UNet2DModel};
+use crate::{Dropout, Error, Model, ModelConfig, Result, UNet2DConfig, UNet2DModel, VarBuilder};
 
 /// The configuration of [`ClassConditionedUnet`]: two keys of its own beside those of `UNet2DModel`.
 #[derive(Debug, Clone, PartialEq)]

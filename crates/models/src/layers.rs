@@ -1,11 +1,11 @@
 //! The layers of torch.nn that networks are made of, with torch's initialisation, on [`Features`].
 
 use candle_core::{DType, Tensor};
+use candle_nn::Init;
 use candle_nn::init::{ONE, ZERO};
-use candle_nn::{Init, VarBuilder};
 use kakusan_ops::{ConvOptions, Features};
 
-use crate::{Error, Result};
+use crate::{Error, Result, VarBuilder};
 
 /// Asks for the weight and the bias of a convolution or a linear layer, as torch initialises both:
 /// `kaiming_uniform_(a=sqrt(5))` for the weight, then uniform within `1 / sqrt(fan_in)` for the bias.
@@ -15,9 +15,9 @@ pub(crate) fn weight_and_bias(shape: &[usize], vb: &VarBuilder) -> Result<(Tenso
     let fan_in = shape[1..].iter().product::<usize>() as f64;
     // torch's own order of operations, so that the bound has torch's bits
     let bound = 3f64.sqrt() * ((2.0f64 / 6.0).sqrt() / fan_in.sqrt());
-    let weight = vb.get_with_hints(shape, "weight", Init::Uniform { lo: -bound, up: bound })?;
+    let weight = vb.get_with_hints(shape, "weight", Init::Uniform { lo: -bound, up: bound }.into())?;
     let bound = 1.0 / fan_in.sqrt();
-    let bias = vb.get_with_hints(shape[0], "bias", Init::Uniform { lo: -bound, up: bound })?;
+    let bias = vb.get_with_hints(shape[0], "bias", Init::Uniform { lo: -bound, up: bound }.into())?;
     Ok((weight, bias))
 }
 
@@ -90,8 +90,8 @@ impl GroupNorm {
             );
             return Err(Error::Config { origin: vb.prefix(), reason });
         }
-        let weight = vb.get_with_hints(channels, "weight", ONE)?;
-        let bias = vb.get_with_hints(channels, "bias", ZERO)?;
+        let weight = vb.get_with_hints(channels, "weight", ONE.into())?;
+        let bias = vb.get_with_hints(channels, "bias", ZERO.into())?;
         Ok(Self { weight, bias, groups, eps })
     }
 
@@ -107,5 +107,5 @@ impl GroupNorm {
 
 /// The table of `nn.Embedding`: a row of `width` numbers for each of `count` things.
 pub(crate) fn embedding(count: usize, width: usize, vb: VarBuilder) -> Result<Tensor> {
-    Ok(vb.get_with_hints((count, width), "weight", Init::Randn { mean: 0.0, stdev: 1.0 })?)
+    Ok(vb.get_with_hints((count, width), "weight", Init::Randn { mean: 0.0, stdev: 1.0 }.into())?)
 }

@@ -3,7 +3,7 @@
 //! [`BasicUNet`] is the tutorial's; [`UNet2DModel`] is diffusers', with every block and key that it has there;
 //! [`ClassConditionedUnet`] is the diffusion course's, told classes in planes beside the image. Each is a [`Model`]; [`ModelConfig`] is its configuration, from a file or from a table, and builds it.
 //!
-//! A network is built from a [`candle_nn::VarBuilder`], in candle's idiom. [`Weights`] hands that builder out: with
+//! A network is built from a [`VarBuilder`], in candle's idiom. [`Weights`] hands that builder out: with
 //! torch's initialisation in torch's order ([`Weights::initialise`]), from a checkpoint, strictly checked
 //! ([`Weights::load`]), or as a frozen view that records no gradient, for sampling ([`Weights::frozen`]).
 //!
@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod basic_unet;
+mod builder;
 mod class_conditioned_unet;
 mod dropout;
 mod error;
@@ -39,10 +40,12 @@ mod warning;
 mod weights;
 
 pub use basic_unet::{BasicUNet, BasicUNetConfig};
+pub use builder::{Store, TensorSpec, VarBuilder};
 pub use class_conditioned_unet::{ClassConditionedUnet, ClassConditionedUnetConfig};
 pub use dropout::Dropout;
 pub use error::{Error, Result};
 pub use model::{Model, ModelConfig, Part};
+pub use store::disk;
 pub use store::{
     CONFIG_FILE, Checkpoint, FloatType, Pretrained, SaveOptions, TensorInfo, WEIGHTS_FILE, WeightsFile, choose_weights,
     convert, from_pretrained, load_config, load_config_and_fields, parse_size, save, save_with,

@@ -1,5 +1,4 @@
 use candle_core::Tensor;
-use candle_nn::VarBuilder;
 use kakusan_config::{Config, DIFFUSERS_VERSION, as_in_file};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -7,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::outline::outline;
 use crate::{
     BasicUNet, BasicUNetConfig, ClassConditionedUnet, ClassConditionedUnetConfig, Dropout, Error, Result, UNet2DConfig,
-    UNet2DModel, legacy,
+    UNet2DModel, VarBuilder, legacy,
 };
 
 /// What predicts: from corrupted images and their level to what the scheduler calls the target.

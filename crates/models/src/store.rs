@@ -3,6 +3,7 @@
 mod checkpoint;
 mod choose;
 mod convert;
+pub mod disk;
 mod file;
 mod index;
 mod order;

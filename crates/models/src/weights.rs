@@ -3,10 +3,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Shape, Tensor, Var};
-use candle_nn::var_builder::SimpleBackend;
-use candle_nn::{Init, VarBuilder};
+use candle_nn::Init;
 use kakusan_rng::Generator;
 
+use crate::builder::{Source, TensorSpec, VarBuilder, builder};
 use crate::store::save_file;
 use crate::{Checkpoint, Error, Result, TensorInfo};
 
@@ -16,8 +16,16 @@ use crate::{Checkpoint, Error, Result, TensorInfo};
 /// the result.
 #[derive(Debug, Clone)]
 pub struct Weights {
-    entries: Vec<(String, Var)>,
+    entries: Vec<Entry>,
     device: Device,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    name: String,
+    var: Var,
+    /// What the model said of it: [`TensorSpec::trained`].
+    trained: bool,
 }
 
 impl Weights {
@@ -32,7 +40,7 @@ impl Weights {
     ) -> Result<(Self, M)> {
         let source = Initialiser { rng: Mutex::new(rng.clone()), entries: Mutex::default() };
         let source = Arc::new(source);
-        let model = build(builder(Shared(source.clone()), device))?;
+        let model = build(builder(source.clone(), DType::F32, device))?;
         *rng = locked(&source.rng).clone();
         let entries = std::mem::take(&mut *locked(&source.entries));
         Ok((Self { entries, device: device.clone() }, model))
@@ -84,7 +92,7 @@ impl Weights {
             entries: Mutex::default(),
             problems: Mutex::new(problems),
         });
-        let model = build(builder(Shared(source.clone()), device))?;
+        let model = build(builder(source.clone(), DType::F32, device))?;
         let mut problems = std::mem::take(&mut *locked(&source.problems));
         let asked = std::mem::take(&mut *locked(&source.asked));
         let unexpected = source.names.iter().filter(|(name, _)| !asked.contains(*name));
@@ -102,12 +110,22 @@ impl Weights {
     /// # Errors
     /// When `build` fails or asks for a tensor that these weights lack.
     pub fn frozen<M>(&self, build: impl FnOnce(VarBuilder) -> Result<M>) -> Result<M> {
-        build(builder(Frozen(self.clone()), &self.device))
+        build(builder(Arc::new(Frozen(self.clone())), DType::F32, &self.device))
+    }
+
+    /// The same tensors once more, on memory of their own.
+    ///
+    /// # Errors
+    /// Those of candle's copies.
+    pub fn copy(&self) -> Result<Self> {
+        let copied =
+            |entry: &Entry| Ok(Entry { var: Var::from_tensor(&entry.var.as_detached_tensor())?, ..entry.clone() });
+        Ok(Self { entries: self.entries.iter().map(copied).collect::<Result<_>>()?, device: self.device.clone() })
     }
 
     /// Names and tensors, in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Var)> {
-        self.entries.iter().map(|(name, var)| (name.as_str(), var))
+        self.entries.iter().map(|entry| (entry.name.as_str(), &entry.var))
     }
 
     /// The tensors that are trained, in order.
@@ -117,7 +135,7 @@ impl Weights {
 
     /// Names and tensors of those that are trained, in order: all but the random frequencies of a Fourier embedding.
     pub fn trained(&self) -> impl Iterator<Item = (&str, &Var)> {
-        self.iter().filter(|(name, var)| !is_fixed(name, var.rank()))
+        self.entries.iter().filter(|entry| entry.trained).map(|entry| (entry.name.as_str(), &entry.var))
     }
 
     /// The device that they are on.
@@ -127,7 +145,7 @@ impl Weights {
 
     /// The number of parameters.
     pub fn parameter_count(&self) -> usize {
-        self.entries.iter().map(|(_, var)| var.elem_count()).sum()
+        self.iter().map(|(_, var)| var.elem_count()).sum()
     }
 
     /// Writes the weights as safetensors with diffusers' metadata, whole or not at all.
@@ -141,33 +159,25 @@ impl Weights {
     /// Names, types and shapes, in order.
     pub(crate) fn infos(&self) -> Vec<(String, TensorInfo)> {
         let info = |var: &Var| TensorInfo { dtype: safetensors::Dtype::F32, shape: var.dims().to_vec() };
-        self.entries.iter().map(|(name, var)| (name.clone(), info(var))).collect()
+        self.iter().map(|(name, var)| (name.to_owned(), info(var))).collect()
+    }
+
+    fn find(&self, name: &str) -> Option<&Var> {
+        self.iter().find(|(own, _)| *own == name).map(|(_, var)| var)
     }
 
     /// The values of one tensor, little-endian.
     pub(crate) fn bytes(&self, name: &str) -> Result<Vec<u8>> {
-        let values = match self.entries.iter().find(|(own, _)| own == name) {
-            Some((_, var)) => var.flatten_all()?.to_device(&Device::Cpu)?.to_vec1::<f32>()?,
+        let values = match self.find(name) {
+            Some(var) => var.flatten_all()?.to_device(&Device::Cpu)?.to_vec1::<f32>()?,
             None => vec![],
         };
         Ok(values.into_iter().flat_map(f32::to_le_bytes).collect())
     }
 }
 
-/// Whether a tensor is saved and loaded as the others, but never trained: torch's parameters without `requires_grad`.
-///
-/// There is one: the frequencies of `GaussianFourierProjection` (`time_proj.weight` of a table has two dimensions). The
-/// model detaches it.
-fn is_fixed(name: &str, rank: usize) -> bool {
-    name == "time_proj.weight" && rank == 1
-}
-
 fn stray(name: &String) -> String {
     format!("{name}: unexpected, the model has no such tensor")
-}
-
-fn builder(source: impl SimpleBackend + 'static, device: &Device) -> VarBuilder<'static> {
-    VarBuilder::from_backend(Box::new(source), DType::F32, device.clone())
 }
 
 /// A panic elsewhere leaves these plain values whole.
@@ -175,52 +185,30 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where [`builder`] gets its tensors from: each answers a name and a shape.
-trait Source: Send + Sync {
-    fn tensor(&self, name: &str, shape: &Shape, init: Init, device: &Device) -> candle_core::Result<Tensor>;
-}
-
-/// Lets the caller keep hold of a source while the builder uses it.
-struct Shared<S>(Arc<S>);
-
-impl<S: Source> SimpleBackend for Shared<S> {
-    fn get(&self, shape: Shape, name: &str, init: Init, _: DType, device: &Device) -> candle_core::Result<Tensor> {
-        self.0.tensor(name, &shape, init, device)
-    }
-
-    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
-        candle_core::bail!("{name} was asked for without its shape")
-    }
-
-    fn contains_tensor(&self, _: &str) -> bool {
-        true
-    }
-}
-
 /// Draws each tensor as torch initialises it.
 struct Initialiser {
     rng: Mutex<Generator>,
-    entries: Mutex<Vec<(String, Var)>>,
+    entries: Mutex<Vec<Entry>>,
 }
 
 impl Source for Initialiser {
-    fn tensor(&self, name: &str, shape: &Shape, init: Init, device: &Device) -> candle_core::Result<Tensor> {
+    fn tensor(&self, name: &str, shape: &Shape, spec: TensorSpec, device: &Device) -> candle_core::Result<Tensor> {
         let (mut rng, count) = (locked(&self.rng), shape.elem_count());
-        if is_fixed(name, shape.rank()) {
-            rng.randn(count); // torch draws them twice and forgets the first
+        let mut values = vec![];
+        for _ in 0..spec.draws.max(1) {
+            values = match spec.init {
+                Init::Uniform { lo, up } => rng.uniform(count, lo, up),
+                Init::Randn { mean, stdev } => rng.normal(count, mean, stdev),
+                Init::Const(value) => vec![value as f32; count],
+                Init::Kaiming { .. } => {
+                    candle_core::bail!("{name}: {:?} is not an initialisation of torch's layers", spec.init)
+                }
+            };
         }
-        let values = match init {
-            Init::Uniform { lo, up } => rng.uniform(count, lo, up),
-            Init::Randn { mean, stdev } => rng.normal(count, mean, stdev),
-            Init::Const(value) => vec![value as f32; count],
-            Init::Kaiming { .. } => {
-                candle_core::bail!("{name}: {init:?} is not an initialisation of torch's layers")
-            }
-        };
         drop(rng);
         let var = Var::from_vec(values, shape, device)?;
         let tensor = var.as_tensor().clone();
-        locked(&self.entries).push((name.to_owned(), var));
+        locked(&self.entries).push(Entry { name: name.to_owned(), var, trained: spec.trained });
         Ok(tensor)
     }
 }
@@ -231,7 +219,7 @@ struct Loader {
     /// The checkpoint's names by the model's.
     names: BTreeMap<String, String>,
     asked: Mutex<BTreeSet<String>>,
-    entries: Mutex<Vec<(String, Var)>>,
+    entries: Mutex<Vec<Entry>>,
     problems: Mutex<Vec<String>>,
 }
 
@@ -252,13 +240,13 @@ impl Loader {
 }
 
 impl Source for Loader {
-    fn tensor(&self, name: &str, shape: &Shape, _: Init, device: &Device) -> candle_core::Result<Tensor> {
+    fn tensor(&self, name: &str, shape: &Shape, spec: TensorSpec, device: &Device) -> candle_core::Result<Tensor> {
         locked(&self.asked).insert(name.to_owned());
         match self.values(name, shape) {
             Ok(values) => {
                 let var = Var::from_vec(values, shape, device)?;
                 let tensor = var.as_tensor().clone();
-                locked(&self.entries).push((name.to_owned(), var));
+                locked(&self.entries).push(Entry { name: name.to_owned(), var, trained: spec.trained });
                 Ok(tensor)
             }
             Err(problem) => {
@@ -272,23 +260,12 @@ impl Source for Loader {
 /// Hands out the weights as plain tensors on the same memory.
 struct Frozen(Weights);
 
-impl SimpleBackend for Frozen {
-    fn get(&self, shape: Shape, name: &str, _: Init, _: DType, _: &Device) -> candle_core::Result<Tensor> {
-        let tensor = self.get_unchecked(name, DType::F32, &self.0.device)?;
-        if tensor.shape() != &shape {
-            candle_core::bail!("{name}: its shape is {:?}, expected {shape:?}", tensor.dims());
-        }
-        Ok(tensor)
-    }
-
-    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
-        match self.0.entries.iter().find(|(own, _)| own == name) {
-            Some((_, var)) => Ok(var.as_detached_tensor()),
+impl Source for Frozen {
+    fn tensor(&self, name: &str, shape: &Shape, _: TensorSpec, _: &Device) -> candle_core::Result<Tensor> {
+        match self.0.find(name) {
+            Some(var) if var.shape() == shape => Ok(var.as_detached_tensor()),
+            Some(var) => candle_core::bail!("{name}: its shape is {:?}, expected {shape:?}", var.dims()),
             None => candle_core::bail!("the model has no tensor called {name}"),
         }
-    }
-
-    fn contains_tensor(&self, name: &str) -> bool {
-        self.0.entries.iter().any(|(own, _)| own == name)
     }
 }

@@ -7,9 +7,10 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use candle_nn::VarBuilder;
 use kakusan_models::legacy::attention_name;
-use kakusan_models::{Checkpoint, Error, FloatType, SaveOptions, Warning, Weights, choose_weights, convert};
+use kakusan_models::{
+    Checkpoint, Error, FloatType, SaveOptions, VarBuilder, Warning, Weights, choose_weights, convert,
+};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::{Init, VarBuilder};
+use candle_nn::Init;
 use kakusan_models::{
-    BasicUNetConfig, CONFIG_FILE, Checkpoint, Error, FloatType, ModelConfig, SaveOptions, Weights,
+    BasicUNetConfig, CONFIG_FILE, Checkpoint, Error, FloatType, ModelConfig, SaveOptions, VarBuilder, Weights,
     load_config_and_fields, parse_size, save, save_with,
 };
 use kakusan_rng::Generator;
@@ -107,7 +107,7 @@ fn a_save_leaves_nothing_of_the_one_before_it() -> TestResult {
 
 #[test]
 fn what_f16_cannot_hold_is_an_error_and_leaves_the_old_file() -> TestResult {
-    let build = |vb: VarBuilder| Ok(vb.get_with_hints(4, "w", Init::Uniform { lo: 0.0, up: 1.0 })?);
+    let build = |vb: VarBuilder| Ok(vb.get_with_hints(4, "w", Init::Uniform { lo: 0.0, up: 1.0 }.into())?);
     let (weights, _) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), build)?;
     let dir = tempfile::tempdir()?;
     let half = options(|o| o.dtype = Some(FloatType::F16));

@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
-use kakusan_models::{Dropout, Error, Model, ModelConfig, WEIGHTS_FILE, Weights, save};
+use kakusan_models::{Dropout, Error, Model, ModelConfig, VarBuilder, WEIGHTS_FILE, Weights, save};
 use kakusan_ops::{Adam, AdamConfig, backward};
 use kakusan_rng::Generator;
 use serde_json::{Value, json};
@@ -141,7 +140,9 @@ fn the_reference_agrees() -> TestResult {
         let (weights, model) = initialised(more.clone());
         let wide = weights.iter().map(|(name, var)| Ok((name.to_owned(), var.to_dtype(DType::F64)?)));
         let wide = wide.collect::<Result<HashMap<_, _>, candle_core::Error>>()?;
-        let reference = config(more.clone())?.build(VarBuilder::from_tensors(wide, DType::F64, &Device::Cpu))?;
+        let candles = candle_nn::VarBuilder::from_tensors(wide, DType::F64, &Device::Cpu);
+        let reference =
+            config(more.clone())?.build(VarBuilder::new_with_args(candles.into(), DType::F64, &Device::Cpu))?;
         let (x, level) = (noise(1, &[2, 3, 8, 8]), levels(&[3.0, 8.0]));
         let dropout = Dropout { seed: 1, step: 2, first_image: 3 };
         let y = model.forward_train(&x, &level, None, dropout)?;

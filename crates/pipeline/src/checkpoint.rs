@@ -16,7 +16,7 @@ use kakusan_rng::Generator;
 use serde::{Deserialize, Serialize};
 
 use crate::checksums;
-use crate::files::{read_text, sync_folder, write_whole};
+use crate::files::{create_folders, delete_folder, read_text, rename, write_whole};
 use crate::{Error, Result};
 
 const PROGRESS_FILE: &str = "progress.json";
@@ -71,21 +71,24 @@ pub(crate) fn write(
     save: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
     let partial = parent.join(format!("{PARTIAL}{}", progress.step));
-    delete(&partial)?;
-    let filled = fs::create_dir_all(&partial)
-        .map_err(Error::io("create", &partial))
+    delete_folder(&partial)?;
+    let filled = create_folders(&partial)
         .and_then(|()| save(&partial))
         .and_then(|()| fill(&partial, progress, mean_loss, optimizer))
         .and_then(|()| checksums::seal(&partial));
     if let Err(e) = filled {
-        let _ = delete(&partial); // the disk may be full: make room
+        let _ = delete_folder(&partial); // the disk may be full: make room
         return Err(e);
     }
     let dir = parent.join(format!("{PREFIX}{}", progress.step));
     put_away(&dir)?;
-    fs::rename(&partial, &dir).map_err(Error::io("rename", &partial))?;
-    sync_folder(parent)?;
+    rename(&partial, &dir)?;
+    prune(parent, keep)?;
+    Ok(dir)
+}
 
+/// Deletes the checkpoints that need not stay.
+pub(crate) fn prune(parent: &Path, keep: Keep) -> Result<()> {
     let all = newest_first(parent)?;
     let best = match keep.best {
         true => all.iter().filter_map(|(_, dir)| Some((mean_loss_of(dir)?, dir))).min_by(|a, b| a.0.total_cmp(&b.0)),
@@ -96,7 +99,7 @@ pub(crate) fn write(
             put_away(old)?;
         }
     }
-    Ok(dir)
+    Ok(())
 }
 
 fn fill(dir: &Path, progress: &Progress, mean_loss: f64, optimizer: &HashMap<String, Tensor>) -> Result<()> {
@@ -160,7 +163,7 @@ pub(crate) fn sweep(parent: &Path) -> Result<()> {
     for path in entries(parent)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with(PARTIAL) || name.starts_with(OLD) {
-            delete(&path)?;
+            delete_folder(&path)?;
         }
     }
     Ok(())
@@ -170,8 +173,8 @@ pub(crate) fn sweep(parent: &Path) -> Result<()> {
 pub(crate) fn set_aside(dir: &Path) -> Result<()> {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     let aside = dir.with_file_name(format!("damaged-{name}"));
-    delete(&aside)?;
-    fs::rename(dir, &aside).map_err(Error::io("rename", dir))
+    delete_folder(&aside)?;
+    rename(dir, &aside)
 }
 
 /// Deletes a checkpoint; it loses its name first.
@@ -181,16 +184,9 @@ fn put_away(dir: &Path) -> Result<()> {
     }
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     let old = dir.with_file_name(format!("{OLD}{name}"));
-    delete(&old)?;
-    fs::rename(dir, &old).map_err(Error::io("rename", dir))?;
-    delete(&old)
-}
-
-fn delete(dir: &Path) -> Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("delete", dir)(e)),
-        _ => Ok(()),
-    }
+    delete_folder(&old)?;
+    rename(dir, &old)?;
+    delete_folder(&old)
 }
 
 fn entries(parent: &Path) -> Result<Vec<PathBuf>> {

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
+use kakusan_models::disk;
 use sha2::{Digest, Sha256};
 
 use crate::files::{read_text, sync_folder, write_whole};
@@ -23,7 +24,7 @@ pub(crate) fn seal(dir: &Path) -> Result<()> {
     for path in &files {
         let file = File::options().read(true).write(true).open(path).map_err(Error::io("open", path))?;
         let sum = sha256(&file).map_err(Error::io("read", path))?;
-        file.sync_all().map_err(Error::io("write", path))?;
+        disk::sync_file(&file, path).map_err(Error::io("write", path))?;
         let name: Vec<_> = path.strip_prefix(dir).unwrap_or(path).iter().map(|part| part.to_string_lossy()).collect();
         let _ = writeln!(sums, "{sum}  {}", name.join("/"));
     }

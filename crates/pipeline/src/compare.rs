@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::files::read_text;
 use crate::report::{STYLE, escape, thousands};
-use crate::run_folder::{CONFIG_FILE, METRICS_FILE};
+use crate::run_folder::{CONFIG_FILE, METRICS_FILE, read_log};
 use crate::{Error, Record, Result};
 
 /// More runs than this are not told apart.
@@ -65,9 +65,7 @@ fn read(dir: &Path) -> Result<Told> {
         settings.extend(values.map(|(key, value)| (format!("{table}.{key}"), value.to_string())));
     }
     let log = dir.join(METRICS_FILE);
-    let text = if log.is_file() { read_text(&log)? } else { String::new() };
-    // a run under way may just be writing its last line
-    let records = text.lines().map_while(|line| serde_json::from_str(line).ok()).collect();
+    let records = read_log(&log).into_iter().map(|(_, record)| record).collect();
     Ok(Told { name: dir.display().to_string(), settings, records })
 }
 

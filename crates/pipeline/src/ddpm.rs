@@ -8,7 +8,7 @@ use kakusan_models::{BasicUNet, ClassConditionedUnet, Model, ModelConfig, SaveOp
 use kakusan_scheduler::{LinearMixScheduler, Registry, Scheduler, ScoreSdeVpScheduler};
 use serde_json::json;
 
-use crate::files::{read_text, write_whole};
+use crate::files::{create_folders, read_text, write_whole};
 use crate::layout::{self, INDEX_FILE, Index, SCHEDULER_FILE, part_dir};
 use crate::{Error, PipelineClass, Result, Warning};
 
@@ -143,7 +143,7 @@ impl DDPMPipeline {
         }
         kakusan_models::save_with(&self.config, &self.weights, &dir.join("unet"), &options)?;
         let scheduler = dir.join("scheduler");
-        std::fs::create_dir_all(&scheduler).map_err(Error::io("create", &scheduler))?;
+        create_folders(&scheduler)?;
         write_whole(&scheduler.join(SCHEDULER_FILE), kakusan_scheduler::to_json(self.scheduler.as_ref()).as_bytes())?;
         let index = json!({
             "_class_name": self.class.class_name(),

@@ -1,7 +1,7 @@
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use atomic_write_file::AtomicWriteFile;
+use kakusan_models::disk;
 
 use crate::{Error, Result};
 
@@ -11,16 +11,9 @@ use crate::{Error, Result};
 /// # Errors
 /// When it cannot be written; a file that was there before is then untouched.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let place = place(path);
-        if is_device(&place) {
-            return std::fs::write(place, bytes);
-        }
-        let mut file = AtomicWriteFile::open(place)?;
-        file.write_all(bytes)?;
-        file.commit()
-    };
-    write().map_err(Error::io("write", path))
+    let place = place(path);
+    let written = if is_device(&place) { std::fs::write(place, bytes) } else { disk::write_whole(&place, bytes) };
+    written.map_err(Error::io("write", path))
 }
 
 /// Makes sure that [`write_whole`] can write a file, before the work whose result it is to hold; changes nothing.
@@ -63,11 +56,27 @@ pub(crate) fn is_leftover(name: &str) -> bool {
 
 /// Brings the names in a folder to the disk.
 pub(crate) fn sync_folder(dir: &Path) -> Result<()> {
-    // elsewhere a folder cannot be opened, and its names need no such care
-    if cfg!(unix) {
-        std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("write", dir))?;
-    }
-    Ok(())
+    disk::sync_folder(dir).map_err(Error::io("write", dir))
+}
+
+/// Makes a folder and those that it lies in, whose names are then on the disk.
+pub(crate) fn create_folders(dir: &Path) -> Result<()> {
+    disk::create_folders(dir).map_err(Error::io("create", dir))
+}
+
+/// Renames a file or folder; its new name is then on the disk.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
+    disk::rename(from, to).map_err(Error::io("rename", from))
+}
+
+/// Deletes a folder and what is in it, if it is there.
+pub(crate) fn delete_folder(dir: &Path) -> Result<()> {
+    disk::remove_folder(dir).map_err(Error::io("delete", dir))
+}
+
+/// Deletes a file, if it is there.
+pub(crate) fn delete_file(path: &Path) -> Result<()> {
+    disk::remove_file(path).map_err(Error::io("delete", path))
 }
 
 pub(crate) fn read_text(path: &Path) -> Result<String> {

@@ -62,9 +62,10 @@ impl Optimizer {
         Ok(())
     }
 
-    /// What a checkpoint holds of it: tensors called as torch calls them, and the name of their weight.
+    /// What a checkpoint holds of it: tensors called as torch calls them, and the name of their weight; `weights` are those
+    /// whose trained tensors [`new`](Self::new) was given.
     pub(crate) fn state(&self, weights: &Weights) -> Result<HashMap<String, Tensor>> {
-        let names = weights.iter().map(|(name, _)| name);
+        let names = weights.trained().map(|(name, _)| name);
         let mut state = HashMap::new();
         match self {
             Self::Adam(adam) => {
@@ -95,7 +96,7 @@ impl Optimizer {
             missing = missing.take().or(found.is_none().then_some(key));
             found
         };
-        let names = weights.iter().map(|(name, _)| name);
+        let names = weights.trained().map(|(name, _)| name);
         match self {
             Self::Adam(adam) => {
                 let moments = names.filter_map(|name| Some((take(EXP_AVG, name)?, take(EXP_AVG_SQ, name)?))).collect();

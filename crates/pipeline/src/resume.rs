@@ -72,7 +72,13 @@ pub(crate) fn go_on(
         match trainer.load_checkpoint(dir) {
             Ok(()) => {
                 found[..i].iter().try_for_each(|(_, damaged)| checkpoint::set_aside(damaged))?;
-                return folder.resume_metrics(trainer.steps_done());
+                checkpoint::prune(&checkpoints, trainer.keep())?; // it may have been killed before it came to that
+                let steps = trainer.steps_done();
+                let (metrics, records) = folder.resume_metrics(steps)?;
+                if records.len() < steps {
+                    watch(Event::LogIncomplete { path: metrics.path(), missing: steps - records.len(), steps });
+                }
+                return Ok((metrics, records));
             }
             Err(e) => watch(Event::CheckpointSkipped(&e)),
         }

@@ -1,12 +1,13 @@
 //! The folder of a training run: a pipeline in diffusers' layout, and beside it how it came about.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use kakusan_models::disk;
 use serde::{Deserialize, Serialize};
 
-use crate::files::{is_leftover, read_text, write_whole};
+use crate::files::{create_folders, delete_file, delete_folder, is_leftover, read_text, rename, write_whole};
 use crate::{Error, Result, Step};
 
 /// The resolved configuration; a folder that has it is a run.
@@ -20,8 +21,9 @@ pub(crate) struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes sure that `dir` may become the folder of a new run, and changes nothing.
+    /// Makes sure that `dir` may become the folder of a new run, and changes nothing but what a killed `--overwrite` left.
     pub(crate) fn check(dir: &Path, overwrite: bool) -> Result<()> {
+        finish_overwrite(dir)?;
         let mut entries = match fs::read_dir(dir) {
             Ok(entries) => entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -29,7 +31,7 @@ impl RunFolder {
         };
         // a run that was killed before it had its configuration has nothing worth keeping
         let empty = entries.all(|name| is_leftover(&name));
-        let is_run = dir.join(CONFIG_FILE).is_file();
+        let is_run = is_run(dir);
         if empty || (overwrite && is_run) {
             return Ok(());
         }
@@ -41,30 +43,34 @@ impl RunFolder {
         Err(Error::RunExists { dir: dir.to_owned(), fresh: fresh_name(dir), resumable })
     }
 
-    /// Makes the folder of a new run and keeps its configuration there.
+    /// Makes the folder of a new run and keeps its configuration there. A run that it overwrites is put aside first, and
+    /// deleted when the new one is there: killed at any moment, there is the one or the other.
     pub(crate) fn create(dir: &Path, overwrite: bool, config: &str) -> Result<Self> {
         Self::check(dir, overwrite)?;
-        if overwrite && dir.join(CONFIG_FILE).is_file() {
-            Self::open(dir)?.lock()?; // for a moment: to see that nobody is at work there
-        }
-        if overwrite && dir.is_dir() {
-            fs::remove_dir_all(dir).map_err(Error::io("delete", dir))?;
+        let mut lock = None;
+        if overwrite && is_run(dir) {
+            lock = Self::open(dir)?.lock()?; // nobody may be at work there, nor bring it back meanwhile
+            rename(dir, &aside(dir)?)?;
         }
         // the configuration comes first: a folder with anything in it is a run, also one that was killed right here
-        fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        create_folders(dir)?;
         write_whole(&dir.join(CONFIG_FILE), config.as_bytes())?;
-        Self::open(dir)
+        drop(lock);
+        let folder = Self::open(dir)?;
+        folder.sweep()?;
+        Ok(folder)
     }
 
     /// The folder of a run that exists.
     pub(crate) fn open(dir: &Path) -> Result<Self> {
-        if !dir.join(CONFIG_FILE).is_file() {
+        finish_overwrite(dir)?;
+        if !is_run(dir) {
             let reason = format!("it has no {CONFIG_FILE}; name the folder of an earlier training");
             return Err(Error::NotARun { dir: dir.to_owned(), reason });
         }
         let folder = Self { dir: dir.to_owned() };
         for dir in [folder.images(), folder.checkpoints()] {
-            fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+            create_folders(&dir)?;
         }
         Ok(folder)
     }
@@ -87,7 +93,7 @@ impl RunFolder {
         for dir in [self.dir.clone(), self.images(), self.logs(), self.dir.join("unet"), self.dir.join("scheduler")] {
             for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
                 if is_leftover(&entry.file_name().to_string_lossy()) {
-                    fs::remove_file(entry.path()).map_err(Error::io("delete", &entry.path()))?;
+                    delete_file(&entry.path())?;
                 }
             }
         }
@@ -126,28 +132,21 @@ impl RunFolder {
     /// The log of a run that begins.
     pub(crate) fn new_metrics(&self) -> Result<Metrics> {
         let path = self.dir.join(METRICS_FILE);
-        let file = File::create(&path).map_err(Error::io("create", &path))?;
-        Ok(Metrics { path, file })
+        write_whole(&path, b"")?;
+        Metrics::open(path)
     }
 
-    /// The log of a run that goes on after `steps` steps, cut back to them, and their records.
+    /// The log of a run that goes on after `steps` steps, cut back to them, and their records. What a log lacks is lacking:
+    /// no checkpoint depends on it.
     pub(crate) fn resume_metrics(&self, steps: usize) -> Result<(Metrics, Vec<Record>)> {
         let path = self.dir.join(METRICS_FILE);
-        let text = read_text(&path)?;
-        let lines: Vec<&str> = text.lines().take(steps).collect();
-        let records: Vec<Record> = lines.iter().map_while(|line| serde_json::from_str(line).ok()).collect();
-        let whole = records.iter().map(|record| record.step).eq(1..=steps);
-        if !whole {
-            let reason = format!(
-                "{METRICS_FILE} does not hold the first {steps} steps, after which its newest checkpoint goes on; bring it \
-                 back, or begin anew with --overwrite"
-            );
-            return Err(Error::NotARun { dir: self.dir.clone(), reason });
-        }
+        let mut log = read_log(&path);
+        log.retain(|(_, record)| record.step <= steps);
         // the lines as they were: a number that is read and written again may end in another digit
-        write_whole(&path, lines.iter().flat_map(|line| [line, "\n"]).collect::<String>().as_bytes())?;
-        let file = File::options().append(true).open(&path).map_err(Error::io("open", &path))?;
-        Ok((Metrics { path, file }, records))
+        let lines: String = log.iter().flat_map(|(line, _)| [line.as_str(), "\n"]).collect();
+        write_whole(&path, lines.as_bytes())?;
+        let records = log.into_iter().map(|(_, record)| record).collect();
+        Ok((Metrics::open(path)?, records))
     }
 }
 
@@ -183,6 +182,19 @@ impl Record {
     }
 }
 
+/// The lines of a log that are whole, with their records, in the order of their steps. What cannot be read is as good as
+/// lost: a run under way may just be writing its last line.
+pub(crate) fn read_log(path: &Path) -> Vec<(String, Record)> {
+    let bytes = fs::read(path).unwrap_or_default();
+    let record = |line: &[u8]| -> Option<(usize, (String, Record))> {
+        let line = std::str::from_utf8(line).ok()?;
+        let record: Record = serde_json::from_str(line).ok()?;
+        (record.step > 0).then(|| (record.step, (line.to_owned(), record)))
+    };
+    let lines: BTreeMap<usize, _> = bytes.split(|&byte| byte == b'\n').filter_map(record).collect();
+    lines.into_values().collect()
+}
+
 /// `metrics.jsonl`, written a line a step.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -191,14 +203,54 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
+    fn open(path: PathBuf) -> Result<Self> {
+        let file = File::options().append(true).open(&path).map_err(Error::io("open", &path))?;
+        Ok(Self { path, file })
+    }
+
     pub(crate) fn append(&mut self, record: &Record) -> Result<()> {
-        self.file.write_all(record.line()?.as_bytes()).map_err(Error::io("write", &self.path))
+        disk::append(&mut self.file, &self.path, record.line()?.as_bytes()).map_err(Error::io("write", &self.path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Brings what was appended to the disk.
     pub(crate) fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(Error::io("write", &self.path))
+        disk::sync_file(&self.file, &self.path).map_err(Error::io("write", &self.path))
     }
+}
+
+fn is_run(dir: &Path) -> bool {
+    dir.join(CONFIG_FILE).is_file()
+}
+
+/// Where a run lies while another takes its name.
+fn aside(dir: &Path) -> Result<PathBuf> {
+    let unnamed =
+        || Error::Unfit(format!("--overwrite takes a run's folder by its name, and {} is none", dir.display()));
+    let name = dir.file_name().ok_or_else(unnamed)?;
+    Ok(dir.with_file_name(format!(".{}.overwritten", name.to_string_lossy())))
+}
+
+/// Ends an `--overwrite` that was killed: where the new run has begun, the old one goes; else it comes back.
+fn finish_overwrite(dir: &Path) -> Result<()> {
+    let Ok(old) = aside(dir) else { return Ok(()) };
+    if !old.is_dir() {
+        return Ok(());
+    }
+    let _lock = RunFolder { dir: old.clone() }.lock()?; // whoever overwrites has it
+    if is_run(&old) && !is_run(dir) {
+        let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        if entries.all(|entry| is_leftover(&entry.file_name().to_string_lossy())) {
+            delete_folder(dir)?;
+            rename(&old, dir)?;
+        }
+        return Ok(());
+    }
+    delete_file(&old.join(CONFIG_FILE))?; // so that half of it is taken for no run
+    delete_folder(&old)
 }
 
 /// `runs/184-2` for `runs/184`: the first name of its kind that is free.

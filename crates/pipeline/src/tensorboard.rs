@@ -1,11 +1,12 @@
 //! TensorBoard's event files: TFRecord frames around `Event` messages of Protocol Buffers.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::files::write_whole;
+use kakusan_models::disk;
+
+use crate::files::{create_folders, write_whole};
 use crate::{Error, Record, Result};
 
 /// One file a run: TensorBoard takes every file with `tfevents` in its name.
@@ -22,7 +23,7 @@ impl Events {
     /// Begins the file in `dir` with what was done before, so that a run that goes on has neither a gap nor a repeat: the
     /// steps, and pictures each with its step.
     pub(crate) fn begin(dir: &Path, records: &[Record], pictures: &[(usize, Vec<u8>)]) -> Result<Self> {
-        fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        create_folders(dir)?;
         let (now, path) = (now(), dir.join(FILE));
         let end = records.last().map_or(0.0, |record| record.seconds);
         let time = |record: &Record| now - end + record.seconds;
@@ -49,7 +50,7 @@ impl Events {
     }
 
     fn append(&mut self, event: &[u8]) -> Result<()> {
-        self.file.write_all(&frame(event)).map_err(Error::io("write", &self.path))
+        disk::append(&mut self.file, &self.path, &frame(event)).map_err(Error::io("write", &self.path))
     }
 }
 

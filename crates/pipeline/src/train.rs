@@ -88,6 +88,15 @@ pub enum Event<'a> {
     },
     /// A checkpoint that could not be used, and why; an older one is tried.
     CheckpointSkipped(&'a Error),
+    /// The log of a run that goes on lacks steps that its checkpoint has: curves and averages go without them.
+    LogIncomplete {
+        /// The log.
+        path: &'a Path,
+        /// How many steps it lacks.
+        missing: usize,
+        /// Of how many.
+        steps: usize,
+    },
     /// An optimiser step is done.
     Step {
         /// The step's record, as in `metrics.jsonl`.
@@ -270,7 +279,7 @@ impl Training<'_> {
             records.push(record);
             if step.ends_epoch {
                 let (steps, images) = (trainer.steps_per_epoch(), trainer.images_per_epoch());
-                let (earlier, epoch) = records.split_at(records.len() - steps.min(records.len()));
+                let (earlier, epoch) = records.split_at(records.partition_point(|earlier| earlier.epoch < step.epoch));
                 let since = earlier.last().map_or(0.0, |record| record.seconds);
                 watch(Event::Epoch(&summarise_epoch(epoch, since, steps, images)));
             }
@@ -344,7 +353,7 @@ fn mean_of_last(records: &[Record]) -> f64 {
 /// The epochs that the records hold, the last one perhaps in part.
 fn summarise(records: &[Record], steps_per_epoch: usize, images: usize) -> Vec<EpochSummary> {
     let mut since = 0.0;
-    let epochs = records.chunks(steps_per_epoch).map(|epoch| {
+    let epochs = records.chunk_by(|a, b| a.epoch == b.epoch).map(|epoch| {
         let summary = summarise_epoch(epoch, since, steps_per_epoch, images);
         since += summary.seconds;
         summary

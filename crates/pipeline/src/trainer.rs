@@ -298,8 +298,7 @@ impl Trainer {
     /// When the tensor library fails.
     pub fn sampling_weights(&self) -> Result<Weights> {
         let Some(ema) = &self.ema else { return Ok(self.weights.clone()) };
-        let mut scratch = Generator::new(0); // what it draws is overwritten
-        let (weights, _) = Weights::initialise(&self.device, &mut scratch, |vb| self.config.build(vb))?;
+        let weights = self.weights.copy()?;
         ema.copy_to(&weights.vars())?;
         Ok(weights)
     }
@@ -311,15 +310,19 @@ impl Trainer {
     /// # Errors
     /// When the folder cannot be written.
     pub fn save_checkpoint(&self, parent: &Path, mean_loss: f64) -> Result<PathBuf> {
-        let keep = Keep { newest: self.train.keep_checkpoints, best: self.train.keep_best };
         let state = self.optimizer.state(&self.weights)?;
-        checkpoint::write(parent, &self.progress, mean_loss, &state, keep, |dir| {
+        checkpoint::write(parent, &self.progress, mean_loss, &state, self.keep(), |dir| {
             kakusan_models::save(&self.config, &self.weights, &dir.join(UNET))?;
             if self.ema.is_some() {
                 kakusan_models::save(&self.config, &self.sampling_weights()?, &dir.join(UNET_EMA))?;
             }
             Ok(())
         })
+    }
+
+    /// Which checkpoints stay.
+    pub(crate) fn keep(&self) -> Keep {
+        Keep { newest: self.train.keep_checkpoints, best: self.train.keep_best }
     }
 
     /// Goes back to a checkpoint: from there on every number is the one that the uninterrupted training has. One that is
@@ -351,7 +354,7 @@ impl Trainer {
             true => {
                 let mut ema = Ema::new(weights.vars(), self.train.ema())?;
                 let (average, _) = load(UNET_EMA)?;
-                let shadow = average.iter().map(|(_, var)| var.as_tensor().clone()).collect();
+                let shadow = average.trained().map(|(_, var)| var.as_tensor().clone()).collect();
                 ema.load_state(&EmaState { steps: progress.step as u64, shadow })?;
                 Some(ema)
             }

@@ -1,10 +1,9 @@
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use atomic_write_file::AtomicWriteFile;
-
+use super::disk::WholeFile;
 use crate::{Error, Result};
 
 /// A file that is read in pieces, none of which is asked for before it is known to lie within the file.
@@ -95,9 +94,9 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 pub(crate) fn write_pieces(
     path: &Path,
     pieces: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
-) -> Result<AtomicWriteFile> {
+) -> Result<WholeFile> {
     let unwritable = |source| Error::Io { action: "write", path: path.to_owned(), source };
-    let mut file = AtomicWriteFile::open(path).map_err(unwritable)?;
-    pieces(&mut |bytes| file.write_all(bytes).map_err(unwritable))?;
+    let mut file = WholeFile::create(path).map_err(unwritable)?;
+    pieces(&mut |bytes| file.write(bytes).map_err(unwritable))?;
     Ok(file)
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use atomic_write_file::AtomicWriteFile;
 use half::{bf16, f16};
 use kakusan_config::{Config, to_json};
 use safetensors::Dtype;
@@ -13,6 +12,7 @@ use serde_json::json;
 
 use super::checkpoint::{TensorInfo, is_float, to_f32};
 use super::choose::{is_shard_suffix, is_variant};
+use super::disk::{self, WholeFile};
 use super::file::write_pieces;
 use crate::{Error, Result};
 
@@ -107,7 +107,7 @@ pub(crate) fn save_tensors(
         let reason = format!("the variant {variant:?} is no word of letters, digits, '-' and '_'");
         return Err(Error::Config { origin: dir.display().to_string(), reason });
     }
-    std::fs::create_dir_all(dir).map_err(|source| Error::Io { action: "create", path: dir.to_owned(), source })?;
+    disk::create_folders(dir).map_err(|source| Error::Io { action: "create", path: dir.to_owned(), source })?;
     let sizes: Vec<u64> = tensors.iter().map(|(_, info)| saved_size(info, options.dtype)).collect();
     let shards = split(&sizes, options.max_shard_size);
     let dotted = variant.map(|variant| format!(".{variant}")).unwrap_or_default();
@@ -180,12 +180,7 @@ fn remove_stale(dir: &Path, stem: &str, variant: Option<&str>, kept: &[PathBuf])
 }
 
 fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::Io { action: "delete", path: path.to_owned(), source })
-        }
-        _ => Ok(()),
-    }
+    disk::remove_file(path).map_err(|source| Error::Io { action: "delete", path: path.to_owned(), source })
 }
 
 fn saved_dtype(info: &TensorInfo, float: Option<FloatType>) -> Dtype {
@@ -224,7 +219,7 @@ fn write_safetensors(
     tensors: &[&(String, TensorInfo)],
     float: Option<FloatType>,
     bytes: impl Fn(&str) -> Result<Vec<u8>>,
-) -> Result<AtomicWriteFile> {
+) -> Result<WholeFile> {
     let mut order: Vec<(&str, Dtype, &TensorInfo)> =
         tensors.iter().map(|(name, info)| (name.as_str(), saved_dtype(info, float), info)).collect();
     order.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));

@@ -1,10 +1,9 @@
 use candle_core::Result;
-use candle_nn::VarBuilder;
 use kakusan_ops::Features;
 
 use super::resnet::{Common, divide};
-use crate::Error;
 use crate::layers::{GroupNorm, Linear};
+use crate::{Error, VarBuilder};
 
 /// diffusers' `Attention` as its UNets use it: every pixel attends to every pixel, with a way around.
 #[derive(Debug, Clone)]

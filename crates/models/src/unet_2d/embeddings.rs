@@ -1,11 +1,12 @@
 use std::f32::consts::PI;
 
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::{Init, VarBuilder};
+use candle_nn::Init;
 use kakusan_ops::Features;
 
 use super::{ClassEmbedType, TimeEmbeddingType, UNet2DConfig, unfit};
 use crate::layers::{Linear, embedding};
+use crate::{TensorSpec, VarBuilder};
 
 /// diffusers' `time_proj`: from levels `[b]` to vectors `[b, width]`.
 #[derive(Debug, Clone)]
@@ -24,8 +25,9 @@ impl TimeProjection {
                 Self::Positional { width, freq_shift, flip_sin_to_cos }
             }
             TimeEmbeddingType::Fourier => {
-                let frequencies = vb.get_with_hints(width, "weight", Init::Randn { mean: 0.0, stdev: 16.0 })?;
-                Self::Fourier { frequencies: frequencies.detach() } // never trained
+                let init = Init::Randn { mean: 0.0, stdev: 16.0 };
+                let spec = TensorSpec { init, trained: false, draws: 2 }; // as `W`, and then as `weight`
+                Self::Fourier { frequencies: vb.get_with_hints(width, "weight", spec)?.detach() }
             }
             TimeEmbeddingType::Learned => {
                 Self::Learned { table: embedding(config.num_train_timesteps.unwrap_or(0), width, vb)? }

@@ -1,5 +1,4 @@
 use candle_core::Result;
-use candle_nn::VarBuilder;
 use kakusan_ops::Features;
 
 use super::attention::Attention;
@@ -7,6 +6,7 @@ use super::block::Block;
 use super::resnet::{Common, Resample, ResnetArgs, ResnetBlock};
 use super::signal::Signal;
 use super::{TimeScaleShift, UNet2DConfig, skip_groups};
+use crate::VarBuilder;
 
 /// diffusers' `UNetMidBlock2D`: a residual block, attention, and another residual block on the lowest level.
 #[derive(Debug, Clone)]

@@ -13,7 +13,6 @@ mod up;
 mod validate;
 
 use candle_core::Tensor;
-use candle_nn::VarBuilder;
 use kakusan_ops::{Features, network};
 
 pub use block_type::{BlockType, DownBlock, UpBlock};
@@ -29,7 +28,7 @@ use signal::Signal;
 use up::UpLevel;
 
 use crate::layers::{Conv2d, GroupNorm};
-use crate::{Dropout, Error, Model, ModelConfig, Result};
+use crate::{Dropout, Error, Model, ModelConfig, Result, VarBuilder};
 
 /// The UNet of diffusion models (Ho et al. 2020, and what came after it), as diffusers' `UNet2DModel`: its configuration,
 /// its names of weights, its initialisation and its numbers.

@@ -1,9 +1,9 @@
 use candle_core::Result;
-use candle_nn::VarBuilder;
 use kakusan_ops::{Activation, Features};
 
 use super::signal::BlockDropout;
 use super::{ActFn, TimeScaleShift};
+use crate::VarBuilder;
 use crate::layers::{Conv2d, GroupNorm, Linear};
 
 /// What all blocks of a network have in common.

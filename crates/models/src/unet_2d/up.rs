@@ -1,7 +1,6 @@
 use std::f64::consts::SQRT_2;
 
 use candle_core::{Result, bail};
-use candle_nn::VarBuilder;
 use kakusan_ops::Features;
 
 use super::attention::Attention;
@@ -9,6 +8,7 @@ use super::block::Block;
 use super::resnet::{Common, Resample, ResnetArgs, ResnetBlock};
 use super::signal::Signal;
 use super::{SampleType, UNet2DConfig, UpBlock, skip_groups};
+use crate::VarBuilder;
 use crate::layers::{Conv2d, GroupNorm};
 
 /// The blocks of one level on the way up.

@@ -171,20 +171,31 @@ fn y(loss: f64, highest: f64) -> f64 {
     BOTTOM as f64 - (BOTTOM - TOP) as f64 * loss.clamp(0.0, highest) / highest
 }
 
-/// Averages squares of `FINE` x `FINE` pixels.
+/// Averages squares of `FINE` x `FINE` pixels. Most of the picture is paper, which is passed over in stretches.
 fn shrink(fine: &Canvas) -> Result<Canvas, PictureError> {
+    const STRETCH: usize = 10;
+    const PAPER: [u8; 3 * STRETCH * FINE] = [255; 3 * STRETCH * FINE];
     let mut canvas = Canvas::new(fine.width / FINE, fine.height / FINE)?;
     let rows = fine.bytes.chunks_exact(fine.width * 3 * FINE);
     for (row, fine_rows) in canvas.bytes.chunks_exact_mut(canvas.width * 3).zip(rows) {
-        let mut sums = vec![0u16; row.len()];
-        for fine_row in fine_rows.chunks_exact(fine.width * 3) {
-            for (sum, pixels) in sums.chunks_exact_mut(3).zip(fine_row.chunks_exact(3 * FINE)) {
-                for pixel in pixels.chunks_exact(3) {
-                    sum.iter_mut().zip(pixel).for_each(|(sum, &value)| *sum += u16::from(value));
+        for (i, stretch) in row.chunks_mut(3 * STRETCH).enumerate() {
+            let of_row = |row: usize| {
+                let begin = (row * fine.width + i * STRETCH * FINE) * 3;
+                &fine_rows[begin..begin + stretch.len() * FINE]
+            };
+            if (0..FINE).all(|row| of_row(row) == &PAPER[..stretch.len() * FINE]) {
+                continue; // as the canvas begins
+            }
+            let mut sums = vec![0u16; stretch.len()];
+            for row in 0..FINE {
+                for (square, pixels) in of_row(row).chunks_exact(3 * FINE).enumerate() {
+                    for (i, &value) in pixels.iter().enumerate() {
+                        sums[3 * square + i % 3] += u16::from(value);
+                    }
                 }
             }
+            stretch.iter_mut().zip(sums).for_each(|(value, sum)| *value = (sum / (FINE * FINE) as u16) as u8);
         }
-        row.iter_mut().zip(sums).for_each(|(value, sum)| *value = (sum / (FINE * FINE) as u16) as u8);
     }
     Ok(canvas)
 }

@@ -1,0 +1,94 @@
+//! How a network asks for its tensors: candle's builder, and what is said of a tensor beside its name and shape.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Shape, Tensor};
+use candle_nn::Init;
+use candle_nn::var_builder::{Backend, VarBuilderArgs};
+
+/// candle's builder on a [`Store`]: a network is built from it, in candle's idiom.
+pub type VarBuilder = VarBuilderArgs<'static, Store>;
+
+/// What a network says of a tensor that it asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct TensorSpec {
+    /// How it begins.
+    pub init: Init,
+    /// Whether it is trained. One that is not (torch's `requires_grad=False`) is saved and loaded as the others, but no
+    /// optimiser and no average touches it.
+    pub trained: bool,
+    /// How often torch's constructor draws it; the last time counts.
+    pub draws: usize,
+}
+
+impl From<Init> for TensorSpec {
+    /// A tensor that is trained and drawn once, as nearly all are.
+    fn from(init: Init) -> Self {
+        Self { init, trained: true, draws: 1 }
+    }
+}
+
+impl Default for TensorSpec {
+    fn default() -> Self {
+        Init::default().into()
+    }
+}
+
+/// Where a [`VarBuilder`] gets its tensors from: [`Weights`](crate::Weights), or a builder of candle's.
+///
+/// ```
+/// use std::collections::HashMap;
+///
+/// use candle_core::{DType, Device, Tensor};
+/// use kakusan_models::VarBuilder;
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let tensors = HashMap::from([("conv.bias".to_owned(), Tensor::zeros(3, DType::F64, &Device::Cpu)?)]);
+/// let candles = candle_nn::VarBuilder::from_tensors(tensors, DType::F64, &Device::Cpu);
+/// let vb = VarBuilder::new_with_args(candles.into(), DType::F64, &Device::Cpu);
+/// assert_eq!(vb.pp("conv").get(3, "bias")?.dims(), [3]);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Store(Arc<dyn Source>);
+
+/// What answers a name and a shape with a tensor.
+pub(crate) trait Source: Send + Sync {
+    fn tensor(&self, name: &str, shape: &Shape, spec: TensorSpec, device: &Device) -> Result<Tensor>;
+}
+
+/// A builder on `source`; who keeps it, too, can ask it later what was asked of it.
+pub(crate) fn builder(source: Arc<dyn Source>, dtype: DType, device: &Device) -> VarBuilder {
+    VarBuilder::new_with_args(Store(source), dtype, device)
+}
+
+impl Backend for Store {
+    type Hints = TensorSpec;
+
+    fn get(&self, shape: Shape, name: &str, spec: TensorSpec, _: DType, device: &Device) -> Result<Tensor> {
+        self.0.tensor(name, &shape, spec, device)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+        candle_core::bail!("{name} was asked for without its shape")
+    }
+
+    /// Whatever a network asks for is looked for, and missed by name.
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
+}
+
+impl From<candle_nn::VarBuilder<'static>> for Store {
+    fn from(vb: candle_nn::VarBuilder<'static>) -> Self {
+        Self(Arc::new(Candles(vb)))
+    }
+}
+
+struct Candles(candle_nn::VarBuilder<'static>);
+
+impl Source for Candles {
+    fn tensor(&self, name: &str, shape: &Shape, spec: TensorSpec, _: &Device) -> Result<Tensor> {
+        self.0.get_with_hints(shape, name, spec.init)
+    }
+}
