@@ -5,18 +5,25 @@ mod command;
 #[path = "support/fake_hub.rs"]
 mod fake_hub;
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use command::{Done, Workplace, config};
 use fake_hub::{FakeHub, Fault};
 
 fn train(place: &Workplace, hub: &FakeHub, out: &str, offline: bool) -> Done {
+    Done(training(place, hub, out, offline).output().unwrap())
+}
+
+fn training(place: &Workplace, hub: &FakeHub, out: &str, offline: bool) -> Command {
     let config = config("184.toml");
     let args =
         ["train", "--config", config.to_str().unwrap(), "--out", out, "--max-steps", "2", "--set", "sample.steps=2"];
     let mut command = place.kakusan(&args);
     command.env("HF_ENDPOINT", hub.url()).env("HF_HUB_OFFLINE", if offline { "1" } else { "0" });
-    Done(command.output().unwrap())
+    command
 }
 
 fn golden() -> PathBuf {
@@ -48,6 +55,69 @@ fn a_damaged_download_is_refused_aloud_and_the_next_source_answers() {
     let said = train(&place, &hub, "run", false).expect(0).stdout();
     assert!(said.contains("Data: not from `hub`: ") && said.contains("digits drawn"), "{said}");
     assert_eq!(std::fs::read_dir(place.path("hf/hub/datasets--ylecun--mnist/blobs")).unwrap().count(), 0);
+}
+
+/// Sends Ctrl-C, and expects the command to end at once: what it waits for takes longer.
+#[cfg(unix)]
+fn interrupt(mut child: Child) {
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(8) {
+        if let Some(status) = child.try_wait().unwrap() {
+            return assert_eq!(status.code(), Some(130));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    panic!("it goes on for {:?} after Ctrl-C", begin.elapsed());
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_during_a_download_ends_at_once_and_the_next_run_goes_on_with_it() {
+    let (hub, place) = (serve(), Workplace::new());
+    hub.fault(Fault::StandStill);
+    let mut command = training(&place, &hub, "run", false);
+    let child =
+        command.env("HF_HUB_DOWNLOAD_TIMEOUT", "60").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let blobs = place.path("hf/hub/datasets--ylecun--mnist/blobs");
+    let received = || {
+        let files = std::fs::read_dir(&blobs).into_iter().flatten().flatten();
+        files.map(|file| file.metadata().unwrap().len()).sum::<u64>()
+    };
+    let begin = Instant::now();
+    while received() == 0 {
+        assert!(begin.elapsed() < Duration::from_secs(60), "no download begins");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(200)); // until it stands still
+    interrupt(child);
+    let there = received() as usize;
+    assert!(!place.path("run").exists());
+
+    hub.fault(None);
+    hub.requests();
+    let said = train(&place, &hub, "run", false).expect(0).stdout();
+    assert!(said.contains("161 images from the Hub's data set ylecun/mnist"), "{said}");
+    let ranges: Vec<_> = hub.requests().into_iter().filter_map(|request| request.range).collect();
+    assert_eq!(ranges.iter().map(|range| range.0).collect::<Vec<_>>(), [there]);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_wait_that_the_hub_asks_for_is_said_and_ctrl_c_ends_it() {
+    let (hub, place) = (serve(), Workplace::new());
+    hub.fault(Fault::Refuse(429, "", "Retry-After: 250\r\n"));
+    let mut command = training(&place, &hub, "run", false);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    assert!(
+        said.starts_with("The Hub asks us to wait (HTTP 429): going on with") && said.ends_with("in 250 s.\n"),
+        "{said}"
+    );
+    interrupt(child);
 }
 
 /// A tiny network on golden files of pyarrow's, served as a set of the Hub.
