@@ -42,7 +42,7 @@ impl Known {
             return Ok(vec![label]); // a name may have commas and dots
         }
         let mut labels = vec![];
-        for word in text.split(',').map(str::trim) {
+        for word in text.split(',').map(|word| if self.named(word).is_some() { word } else { word.trim() }) {
             let ends = word.split_once("..").map(|(first, last)| (first, last.trim_start_matches('=')));
             let (first, last) = ends.filter(|_| self.label(word).is_none()).unwrap_or((word, word));
             match (self.label(first), self.label(last)) {

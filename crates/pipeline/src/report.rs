@@ -28,8 +28,8 @@ pub(crate) struct Report<'a> {
     pub(crate) dir: &'a Path,
     /// How the command is called.
     pub(crate) program: &'a str,
-    /// The labels that take turns in the samples, of a model that is told classes.
-    pub(crate) classes: &'a [u32],
+    /// The classes that take turns in the samples and their labels, of a model that is told classes.
+    pub(crate) classes: &'a [(u32, String)],
     pub(crate) parameters: usize,
     pub(crate) epochs: &'a [EpochSummary],
     pub(crate) state: State,

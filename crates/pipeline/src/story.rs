@@ -179,7 +179,7 @@ impl<'a> Storyteller<'a> {
         // one column a class, where the model is told classes
         let classes = self.told_classes();
         let names = self.images.class_names();
-        let column_labels = classes.iter().map(|&class| names[class as usize].clone()).collect();
+        let column_labels = classes.iter().map(|&(class, _)| names[class as usize].clone()).collect();
         let [channels, height, width] = self.images.shape();
         let block = Block {
             title: "",
@@ -227,9 +227,10 @@ impl<'a> Storyteller<'a> {
         sample_command(self.program, &model, self.config, &self.told_classes(), seed)
     }
 
-    /// The classes that take turns in the samples, if the model is told classes.
-    fn told_classes(&self) -> Vec<u32> {
-        self.config.model.num_classes().map(|_| classes_of(&self.images)).unwrap_or_default()
+    /// The classes that take turns in the samples and their labels, if the model is told classes.
+    fn told_classes(&self) -> Vec<(u32, String)> {
+        let classes = self.config.model.num_classes().map(|_| classes_of(&self.images)).unwrap_or_default();
+        classes.into_iter().map(|class| (class, class.to_string())).collect()
     }
 
     /// Some of the pictures that were drawn after epochs, the first and the last among them: the epoch, and the file.
