@@ -245,6 +245,10 @@ fn what_an_error_tells_to_type_can_be_typed() {
     let config = fs::read_to_string(place.path("a run/config.toml")).unwrap();
     assert_eq!(between(&config, "learning_rate = ", "\n").parse(), Ok(1e29));
 
+    let said = place.run(&["sample", "--model", "a run"]).expect(1).stderr();
+    let again = Done(place.shell(between(&said, "Go on with it by: ", "\n"), ".").output().unwrap()).expect(1);
+    assert!(again.stdout().contains("Going on after step 1"), "{}", again.stderr());
+
     let page = fs::read_to_string(place.path("a run/report.html")).unwrap();
     let resume = between(&page, "go on with <code>", "</code>");
     assert!(resume.ends_with(" train --resume 'a run'"), "{resume}");

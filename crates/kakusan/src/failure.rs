@@ -3,9 +3,10 @@
 use std::ops::Range;
 use std::process::ExitCode;
 
-use kakusan::pipeline::{ConfigError, Error};
+use kakusan::pipeline::{ConfigError, Error, quote_path};
 use miette::{Diagnostic, LabeledSpan, MietteHandlerOpts, NamedSource, Report, SourceCode};
 
+use crate::program::program;
 use crate::terminal::warn;
 
 /// A configuration error beside the lines that it is about.
@@ -43,6 +44,11 @@ pub(crate) fn show(error: &Error) -> ExitCode {
             warn(&format!("{:?}", Report::new(shown)));
         }
         None => warn(&format!("error: {error}")),
+    }
+    if let Error::NotAPipeline { dir, .. } = error
+        && dir.join("config.toml").is_file()
+    {
+        warn(&format!("Go on with it by: {} train --resume {}", program(), quote_path(dir)));
     }
     ExitCode::from(if error.is_usage() { 2 } else { 1 })
 }

@@ -40,7 +40,7 @@ impl Index {
             } else if !dir.is_dir() {
                 "there is no such folder".into()
             } else if dir.join(crate::run_folder::CONFIG_FILE).is_file() {
-                format!("its training has not ended; go on with `kakusan train --resume {}`", dir.display())
+                "its training has not ended".into()
             } else if let Some(above) = dir.parent().filter(|above| above.join(INDEX_FILE).is_file()) {
                 format!("it is a part of one; name the folder {}", above.display())
             } else {
