@@ -4,6 +4,10 @@
 
 `crates/scheduler/tests/golden.rs` runs it and compares. Needs what `tests/golden/schedulers.py` needs. Where diffusers
 raises, or gives what is not a number, the case says so under `fails`, and has no numbers.
+
+Of 1,500 cases from seed 3 all but 35 are diffusers' within 1e-4. Those are differences that the classes' documentation names
+(timesteps that an inversion shares, PNDM begun in the middle, KDPM2Ancestral where diffusers subtracts squares), and
+rounding: the highest noise level at the timestep before (torch's square root), zero SNR of cosine betas.
 """
 
 import inspect

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Alphas, BrownianMotion, TwoCalls, ancestral_step, check_apart, check_calls, halfway, sigmas_at};
+use crate::schedule::{Alphas, BrownianMotion, TwoCalls, ancestral_step, check_calls, halfway, sigmas_at};
 use crate::tensors::{check_same, mix, scale_by_sigma};
 use crate::{
     BetaConfig, BetaSchedule, Churn, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, SigmaConfig,
@@ -140,7 +140,6 @@ impl Scheduler for DPMSolverSDEScheduler {
         let (timesteps, sigmas) = sigmas_at(timesteps, training, sigma.conversion(), [None, None], options.num_steps());
         check_calls(Self::CLASS_NAME, &timesteps, &sigmas)?;
         let sigmas: Vec<f32> = sigmas.into_iter().chain([0.0]).map(|sigma| sigma as f32).collect();
-        check_apart(Self::CLASS_NAME, &sigmas, training.len())?;
         let (levels, calls) = TwoCalls::new(&timesteps, sigmas, halfway, training);
         let steps = Steps::with_second_calls(Self::CLASS_NAME, calls, options.start)?;
         let s_noise = churn.s_noise as f32;

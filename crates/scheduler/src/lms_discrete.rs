@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::to_map;
-use crate::schedule::{Alphas, check_apart, sigma_schedule};
+use crate::schedule::{Alphas, sigma_schedule};
 use crate::tensors::{check_same, mix, scale, scale_by_sigma};
 use crate::{
     BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, SigmaConfig,
@@ -134,7 +134,6 @@ impl Scheduler for LMSDiscreteScheduler {
         let training = self.alphas.sigmas();
         let (timesteps, sigmas) =
             sigma_schedule(Self::CLASS_NAME, training, spacing, sigma.conversion(), options.num_steps())?;
-        check_apart(Self::CLASS_NAME, &sigmas, training.len())?;
         let steps = Steps::new(Self::CLASS_NAME, timesteps, options.start)?;
         Ok(Box::new(LMSDiscreteRun { scheduler: self.clone(), steps, sigmas, order, derivatives: VecDeque::new() }))
     }
@@ -147,7 +146,7 @@ struct LMSDiscreteRun {
     steps: Steps,
     sigmas: Vec<f32>,
     order: usize,
-    /// The newest first.
+    /// The newest first, one a noise level.
     derivatives: VecDeque<Tensor>,
 }
 
@@ -178,11 +177,17 @@ impl Run for LMSDiscreteRun {
         let sigma = self.sigmas[i];
         let x0 = self.scheduler.config.prediction_type.denoised(model_output, sample, sigma)?;
 
+        if i > 0 && self.sigmas[i - 1] == sigma {
+            self.derivatives.pop_front(); // a call at the same level again
+        }
         self.derivatives.push_front(scale(&(sample - &x0)?, 1.0 / sigma)?);
         self.derivatives.truncate(self.order);
+        // as in diffusers those, too, at which a run that begins in the middle has no derivative
+        let mut levels: Vec<f32> = self.sigmas[..=i].iter().rev().copied().collect();
+        levels.dedup();
+        levels.truncate(self.order);
         let mut prev = sample.clone();
-        let order = self.order.min(i + 1);
-        for (weight, derivative) in coefficients(&self.sigmas, i, order).into_iter().zip(&self.derivatives) {
+        for (weight, derivative) in coefficients(&levels, self.sigmas[i + 1]).into_iter().zip(&self.derivatives) {
             prev = mix(1.0, &prev, weight as f32, derivative)?;
         }
         self.steps.advance();
@@ -190,12 +195,16 @@ impl Run for LMSDiscreteRun {
     }
 }
 
-/// What each of the last `order` derivatives, the newest first, adds to step `i`: the integral over the step of the polynomial
-/// that is 1 at its σ and 0 at the others'. (diffusers integrates numerically.)
-fn coefficients(sigmas: &[f32], i: usize, order: usize) -> Vec<f64> {
-    let (from, length) = (f64::from(sigmas[i]), f64::from(sigmas[i + 1]) - f64::from(sigmas[i]));
+/// What the derivatives at these noise levels, the newest first, add to the step from the newest to `to`: the integral over
+/// the step of the polynomial that is 1 at its σ and 0 at the others'. (diffusers integrates numerically.)
+fn coefficients(levels: &[f32], to: f32) -> Vec<f64> {
+    let order = levels.len();
+    let (from, length) = (f64::from(levels[0]), f64::from(to) - f64::from(levels[0]));
+    if length == 0.0 {
+        return vec![0.0; order];
+    }
     // as shares of the step, which is then from 0 to 1
-    let nodes: Vec<f64> = (0..order).map(|k| (f64::from(sigmas[i - k]) - from) / length).collect();
+    let nodes: Vec<f64> = levels.iter().map(|&level| (f64::from(level) - from) / length).collect();
     let integral = |j: usize| {
         let mut polynomial = vec![1.0]; // its coefficients, the constant first
         for (_, node) in nodes.iter().enumerate().filter(|(k, _)| *k != j) {
@@ -217,12 +226,12 @@ mod tests {
 
     #[test]
     fn coefficients_integrate_polynomials_exactly() {
-        let sigmas = [9.0, 7.0, 4.0, 2.5, 1.0];
+        let sigmas = [9.0f64, 7.0, 4.0, 2.5, 1.0];
         for order in 1..=4 {
-            let weights = coefficients(&sigmas, 3, order);
+            let weights = coefficients(&[2.5, 4.0, 7.0, 9.0][..order], 1.0);
             for power in 0..order as i32 {
                 // of σ^power, from 2.5 to 1
-                let ours: f64 = weights.iter().enumerate().map(|(k, w)| w * f64::from(sigmas[3 - k]).powi(power)).sum();
+                let ours: f64 = weights.iter().enumerate().map(|(k, w)| w * sigmas[3 - k].powi(power)).sum();
                 let exact = (1.0 - 2.5f64.powi(power + 1)) / f64::from(power + 1);
                 assert!(
                     (ours - exact).abs() < 1e-12 * exact.abs().max(1.0),
@@ -231,7 +240,7 @@ mod tests {
             }
         }
         // Adams and Bashforth's own for even steps
-        let even = coefficients(&[4.0, 3.0, 2.0, 1.0, 0.0], 3, 4);
+        let even = coefficients(&[1.0, 2.0, 3.0, 4.0], 0.0);
         for (ours, theirs) in even.iter().zip([55.0, -59.0, 37.0, -9.0]) {
             assert!((ours + theirs / 24.0).abs() < 1e-12, "{ours}");
         }

@@ -39,6 +39,9 @@ impl BrownianMotion {
     pub(crate) fn increment(&mut self, from: f32, to: f32, x: &Tensor) -> Result<Tensor> {
         check_dims("the sample", x, &self.shape)?;
         let deviation = (from - to).abs().sqrt();
+        if deviation == 0.0 {
+            return Ok(x.zeros_like()?);
+        }
         let (begin, end) = (self.at(from), self.at(to));
         let increment = begin.iter().zip(&end).map(|(begin, end)| (end - begin) / deviation).collect::<Vec<f32>>();
         Ok(Tensor::from_vec(increment, self.shape.as_slice(), x.device())?)

@@ -91,8 +91,9 @@ impl Flow {
 
 /// Noise levels stretched so that the last is `terminal`; `None` where the last is 1, and nothing can be stretched.
 pub(crate) fn stretched_to(sigmas: &[f64], terminal: f64) -> Option<Vec<f64>> {
-    let factor = (1.0 - terminal) / (1.0 - sigmas.last()?);
-    factor.is_finite().then(|| sigmas.iter().map(|sigma| 1.0 - (1.0 - sigma) * factor).collect())
+    // in numpy's order, which decides where timesteps are cut off
+    let divisor = (1.0 - sigmas.last()?) / (1.0 - terminal);
+    (divisor != 0.0).then(|| sigmas.iter().map(|sigma| 1.0 - (1.0 - sigma) / divisor).collect())
 }
 
 /// Refuses levels asked for by hand that do not descend, or do not lie between 0 and `highest`.

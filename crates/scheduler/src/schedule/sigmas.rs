@@ -144,9 +144,13 @@ pub(crate) fn check_calls(class_name: &str, timesteps: &[f32], sigmas: &[f64]) -
         () if sigmas.iter().any(|sigma| sigma.is_infinite()) => {
             refuse("the betas leave nothing of the image where it would begin: take smaller ones, or fewer timesteps")
         }
-        () if sigmas.iter().any(|&sigma| sigma as f32 == 0.0) || !timesteps.iter().all(|t| t.is_finite()) => refuse(
-            "it divides by the noise level, or takes its logarithm, and at timestep 0 there is no noise: the first β is 0",
-        ),
+        () if sigmas.iter().any(|&sigma| sigma as f32 == 0.0 || sigma.is_nan())
+            || !timesteps.iter().all(|t| t.is_finite()) =>
+        {
+            refuse(
+                "it divides by the noise level, or takes its logarithm, and at timestep 0 there is no noise: the first β is 0",
+            )
+        }
         () => Ok(()),
     }
 }
