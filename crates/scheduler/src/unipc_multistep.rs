@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::registry::to_map;
 use crate::schedule::{
     History, Integrand, Path, Process, Spaced, UniPC, check_calls, check_count, check_descending, check_first_two,
-    check_flow_levels, check_order, inference_steps, linspace_f64, shifted, stretched,
+    check_flow_levels, check_order, inference_steps, linspace_f64, shifted, shifted_by_run, stretched,
 };
 use crate::{
     Draw, DynamicShiftConfig, Error, FinalSigmasType, Registry, Result, Run, RunOptions, Schedule, Scheduler,
@@ -146,7 +146,10 @@ impl UniPCMultistepScheduler {
             let what = "sample without `mu`, which use_dynamic_shifting asks for".into();
             return Err(Error::Unsupported { class_name: Self::CLASS_NAME.into(), what });
         }
-        let shift = shift.unwrap_or(config.solver.flow.flow_shift);
+        let shifted = |&sigma: &f64| match shift {
+            Some(shift) => shifted_by_run(sigma, shift),
+            None => shifted(sigma, config.solver.flow.flow_shift),
+        };
         let conversion = config.solver.sigma.conversion();
         let is_flow = config.solver.flow.use_flow_sigmas;
         let (sigmas, last) = match &options.schedule {
@@ -159,14 +162,18 @@ impl UniPCMultistepScheduler {
                 check_descending(Self::CLASS_NAME, sigmas)?;
                 check_flow_levels(Self::CLASS_NAME, sigmas, 1.0)?;
                 (
-                    stretched(Self::CLASS_NAME, &sigmas[..sigmas.len() - 1], shift, config.shift_terminal)?,
-                    sigmas.last().map(|&last| shifted(last, shift)),
+                    stretched(
+                        Self::CLASS_NAME,
+                        sigmas[..sigmas.len() - 1].iter().map(shifted).collect(),
+                        config.shift_terminal,
+                    )?,
+                    sigmas.last().map(shifted),
                 )
             }
             Schedule::Steps(n) if is_flow && conversion.is_none() => {
                 check_count(Self::CLASS_NAME, *n)?;
                 let even = linspace_f64(1.0, 1.0 / t as f64, n + 1);
-                (stretched(Self::CLASS_NAME, &even[..*n], shift, config.shift_terminal)?, None)
+                (stretched(Self::CLASS_NAME, even[..*n].iter().map(shifted).collect(), config.shift_terminal)?, None)
             }
             schedule => {
                 let limits = [config.sigma_min, config.sigma_max];

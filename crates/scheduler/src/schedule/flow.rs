@@ -90,10 +90,14 @@ pub(crate) fn shifted(sigma: f64, s: f64) -> f64 {
     s * sigma / (1.0 + (s - 1.0) * sigma)
 }
 
-/// A flow's noise levels shifted by `s`, and stretched for the last to be `terminal`. One at which nothing is left of
+/// The same in the order in which diffusers computes it for a run's own shift.
+pub(crate) fn shifted_by_run(sigma: f64, s: f64) -> f64 {
+    s / (s + (1.0 / sigma - 1.0))
+}
+
+/// A flow's shifted noise levels, stretched for the last to be `terminal`. One at which nothing is left of
 /// the image, so that its λ is infinite, is brought below.
-pub(crate) fn stretched(class_name: &str, sigmas: &[f64], s: f64, terminal: Option<f64>) -> Result<Vec<f64>> {
-    let mut sigmas: Vec<f64> = sigmas.iter().map(|&sigma| shifted(sigma, s)).collect();
+pub(crate) fn stretched(class_name: &str, mut sigmas: Vec<f64>, terminal: Option<f64>) -> Result<Vec<f64>> {
     if let Some(terminal) = terminal.filter(|terminal| *terminal > 0.0) {
         sigmas = stretched_to(&sigmas, terminal).ok_or_else(|| {
             let reason = format!("shift_terminal is {terminal}, but its only step begins at 1; more would do");

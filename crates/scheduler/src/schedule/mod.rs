@@ -35,7 +35,7 @@ pub use dpm_solver::{DPMAlgorithmType, DPMSolverType};
 pub(crate) use dpm_solver::{DPMMultistep, DPMStep};
 pub use edm::{EDMConfig, SigmaSchedule};
 pub use flow::{DynamicShiftConfig, FlowConfig, TimeShiftType};
-pub(crate) use flow::{shifted, stretched};
+pub(crate) use flow::{shifted, shifted_by_run, stretched};
 pub(crate) use flow_match::{Flow, check_flow_levels, stretched_to};
 pub(crate) use history::{History, multistep_order};
 pub(crate) use jumps::jumps;
