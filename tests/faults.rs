@@ -174,8 +174,8 @@ fn a_run_goes_on_with_its_own_configuration_or_says_what_differs() {
     for (set, words, changeable) in [
         ("train.learning_rate=0.01", "train.learning_rate is `0.01`, the run's is `0.001`", true),
         ("train.max_grad_norm=1.0", "train.max_grad_norm is `1.0`, the run's is not set", true),
-        ("train.batch_size=16", "train.batch_size is `16`, the run's is `32`", false),
-        ("data.classes=[3]", "data.classes is `[3]`, the run's is `[1, 8, 4]`", false),
+        ("train.batch_size=16", "train.batch_size is `16`, the run's is `32`", true),
+        ("data.classes=[3]", "data.classes is `[3]`, the run's is `[1, 8, 4]`", true),
         ("train.lr_scheduler=cosine", "train.max_steps is `2`, the run's is `1`", true),
     ] {
         let said = resume(&changed(set)).expect(2).stderr();
@@ -193,6 +193,33 @@ fn a_run_goes_on_with_its_own_configuration_or_says_what_differs() {
     assert_eq!(rates, ["old", "new"]);
     let fixed = [&changed("train.seed=5")[..], &["--allow-changes".to_owned()]].concat();
     assert!(resume(&fixed).expect(2).stderr().contains("train.seed"));
+}
+
+/// A set that grew, another batch size, more epochs at a rate that falls.
+#[test]
+fn a_run_goes_on_with_changes_where_they_are_allowed() {
+    let place = Workplace::new();
+    place.train("run", &["--set", "train.lr_scheduler=linear"]).expect(0);
+    let changes = ["data.drawn_per_class=50", "train.batch_size=16", "train.epochs=3"];
+    let mut args = vec!["train", "--resume", "run"];
+    args.extend(changes.iter().flat_map(|change| ["--set", change]));
+    let said = place.run(&args).expect(2).stderr();
+    for word in ["drawn_per_class is `50`, the run's is `40`", "batch_size is `16`", "epochs is `3`", "--allow-changes"]
+    {
+        assert!(said.contains(word) && !said.contains("is not the folder of a run"), "{said}");
+    }
+    args.push("--allow-changes");
+    let said = place.run(&args).expect(0).stdout();
+    for word in
+        ["not to the same bytes", "the set has 150 images, the run's has 120 (50 of `1`, the run's 40", "Epoch 3 of 3"]
+    {
+        assert!(said.contains(word), "{word}\nnot in\n{said}");
+    }
+    // 8 steps of the old kind, and 10 of the new
+    let steps = || fs::read_to_string(place.path("run/metrics.jsonl")).unwrap().lines().count();
+    assert_eq!(steps(), 18);
+    let said = place.run(&["train", "--resume", "run"]).expect(0).stdout();
+    assert!(said.contains("Going on after step 18") && steps() == 18, "{said}");
 }
 
 #[test]

@@ -95,7 +95,7 @@ impl Place {
     }
 
     fn resume(&self, seed: u64) -> Result<Outcome, Error> {
-        self.train(Existing::Resume { allow_changes: false }, seed)
+        self.train(Existing::Resume { allow_changes: false, checkpoint: None }, seed)
     }
 
     /// All that lies under `runs`.
@@ -234,7 +234,6 @@ fn a_kill_before_any_change_changes_no_byte() {
     let place = Place::new();
     let left = kills(&place, || assert_eq!(place.train(Existing::Refuse, 3).unwrap(), Outcome::Finished));
     let whole = place.state();
-    println!("{} kills", left.len());
     assert!(left.len() > 100, "{} kills", left.len());
     for (kill, state) in &left {
         let place = Place::with(state);
@@ -269,7 +268,6 @@ fn a_kill_while_a_run_goes_on_changes_no_byte() {
     assert!(expected.len() > whole.len(), "the damaged checkpoint is kept to be looked at");
     same(&place.state(), &expected, "a damaged checkpoint");
     let begin = left.iter().position(|(what, _)| what.contains("append")).unwrap();
-    println!("{begin} kills");
     for (kill, state) in &left[..begin] {
         let place = Place::with(state);
         place.resume(3).unwrap_or_else(|e| panic!("{e} after {kill}"));
@@ -286,7 +284,6 @@ fn a_kill_while_a_run_is_overwritten_leaves_one_of_the_two() {
     let left = kills(&place, || assert_eq!(place.train(Existing::Overwrite, 4).unwrap(), Outcome::Finished));
     let new = place.state();
     let begin = left.iter().position(|(what, _)| what.contains("append")).unwrap();
-    println!("{begin} kills");
     let (mut came_back, mut went_on) = (0, 0);
     for (kill, state) in &left[..begin] {
         let place = Place::with(state);
@@ -313,7 +310,6 @@ fn a_change_that_fails_ends_the_run_and_loses_nothing() {
     let whole = Place::new();
     let count = changes(|| assert_eq!(whole.train(Existing::Refuse, 3).unwrap(), Outcome::Finished));
     let whole = whole.state();
-    println!("{count} changes");
     for failing in 0..count {
         let is_full = failing % 2 == 0;
         let place = Place::new();
@@ -366,7 +362,9 @@ fn the_log_never_costs_a_checkpoint() {
     let text = String::from_utf8(state[log].clone().unwrap()).unwrap();
     let [first, second] = text.split_inclusive('\n').collect::<Vec<_>>().try_into().unwrap();
     let third = second.replace("\"step\":2", "\"step\":3");
-    let damaged: [(&str, Option<Vec<u8>>, &[usize]); 10] = [
+    /// What became of the log, its bytes, and the steps that are kept.
+    type Damage = (&'static str, Option<Vec<u8>>, &'static [usize]);
+    let damaged: [Damage; 10] = [
         ("absent", None, &[3]),
         ("empty", Some(vec![]), &[3]),
         ("without its first line", Some(second.into()), &[2, 3]),

@@ -135,10 +135,31 @@ fn an_interrupted_training_saves_and_goes_on_to_the_same_weights() {
     let said = command::Done(child.wait_with_output().unwrap()).expect(130).stdout();
     assert!(said.contains("kakusan train --resume run\n"), "{said}");
     assert!(fs::read_to_string(place.path("run/report.html")).unwrap().contains("stopped before its end"));
+    let said = place.run(&["sample", "--model", "run", "--batch", "1", "--steps", "1"]).expect(0).stdout();
+    let newest =
+        format!("The training has not ended. From the weights of run/checkpoints/checkpoint-{}.", steps_done(&place));
+    assert!(said.contains(&newest), "{said}");
+    assert!(place.run(&["info", "run"]).expect(0).stdout().contains(&newest));
     let epochs = an_epoch_more(&place);
     place.run(&["train", "--resume", "run", "--set", &epochs]).expect(0);
     place.train("whole", &["--set", &epochs]).expect(0);
     same_run(&place);
+}
+
+#[test]
+fn a_run_goes_on_from_an_earlier_checkpoint() {
+    let place = Workplace::new();
+    place.train("run", &[]).expect(0);
+    let before = bytes(&place.path("run").join(WEIGHTS));
+    let said = place.run(&["train", "--resume", "run", "--checkpoint", "5"]).expect(2).stderr();
+    assert!(said.contains("there is no checkpoint of step 5 in run/checkpoints; there are those of 4, 8"), "{said}");
+    let said = place.run(&["train", "--resume", "run", "--checkpoint", "4"]).expect(0).stdout();
+    assert!(said.contains("Going on after step 4"), "{said}");
+    assert!(before == bytes(&place.path("run").join(WEIGHTS)));
+    let mut kept: Vec<_> =
+        fs::read_dir(place.path("run/checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    kept.sort();
+    assert_eq!(kept, ["checkpoint-4", "checkpoint-8", "later-checkpoint-8"]);
 }
 
 /// There is nothing to save while it waits for the Hub.
@@ -254,6 +275,13 @@ fn the_average_is_saved_and_watched() {
     let average = bytes(&checkpoint.join("unet_ema/diffusion_pytorch_model.safetensors"));
     assert!(average == bytes(&place.path("run").join(WEIGHTS)), "the run's model is the average");
     assert!(average != bytes(&checkpoint.join(WEIGHTS)));
+    let sample = |file: &str, more: &[&str]| {
+        let args = ["sample", "--model", "run", "--batch", "1", "--steps", "1", "--save-tensor", file];
+        (place.run(&[&args[..], more].concat()).expect(0).stdout(), bytes(&place.path(file)))
+    };
+    let (said, drawn) = sample("a.safetensors", &["--checkpoint", "8"]);
+    assert!(said.contains("From the averaged weights of run/checkpoints/checkpoint-8."), "{said}");
+    assert!(drawn == sample("b.safetensors", &[]).1 && drawn != sample("c.safetensors", &["--checkpoint", "4"]).1);
     assert!(place.path("run/images/epoch-002.png").is_file() && !place.path("run/images/epoch-001.png").exists());
     let report = fs::read_to_string(place.path("run/report.html")).unwrap();
     assert!(report.contains("after epoch 2") && !report.contains("http-equiv"));

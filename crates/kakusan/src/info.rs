@@ -17,6 +17,9 @@ pub(crate) struct InfoArgs {
     /// Refuse a model whose files hold what it does not know, instead of passing over it with a warning
     #[arg(long, requires = "model")]
     strict: bool,
+    /// Of a run, its checkpoint of step N instead of its finished model or its newest checkpoint
+    #[arg(long, value_name = "N", requires = "model")]
+    checkpoint: Option<usize>,
     /// List every tensor with its shape, too
     #[arg(long, requires = "model")]
     tensors: bool,
@@ -31,7 +34,7 @@ pub(crate) fn info(args: &InfoArgs) -> Result<ExitCode> {
 }
 
 fn about_model(model: &str, args: &InfoArgs) -> Result<()> {
-    let pipeline = crate::sample::load(model, args.strict, &Registry::default(), &Device::Cpu)?;
+    let pipeline = crate::sample::load(model, args.checkpoint, args.strict, &Registry::default(), &Device::Cpu)?;
     let config = pipeline.model_config();
     let count = pipeline.weights().parameter_count();
     say(&format!("{model}: {} with {}", config.class_name(), pipeline.scheduler().class_name()));

@@ -14,8 +14,7 @@ use crate::terminal::{say, warn};
 #[derive(Default)]
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
-    steps_per_epoch: usize,
-    total_steps: usize,
+    epochs: usize,
     /// Time and images of the steps since the bar's figures were last drawn.
     shown_at: f64,
     images: usize,
@@ -46,17 +45,21 @@ impl Progress {
                     self.say(&format!("Data: the images have no classes: {reason}"));
                 }
             }
-            Event::Begin { dir, model, parameters, scheduler, device, steps_done, total_steps, steps_per_epoch } => {
+            Event::Begin { dir, model, parameters, scheduler, device, steps_done, total_steps, steps_per_epoch, epochs } => {
                 let parameters = thousands(*parameters);
                 self.say(&format!("Model: {model}, {parameters} parameters, {scheduler}, on {device}."));
                 if *steps_done > 0 {
                     self.say(&format!("Going on after step {steps_done}."));
                 }
                 self.say(&format!("Run: {}, {total_steps} steps, {steps_per_epoch} an epoch.", dir.display()));
-                (self.total_steps, self.steps_per_epoch) = (*total_steps, *steps_per_epoch);
+                self.epochs = *epochs;
                 if std::io::stderr().is_terminal() {
                     self.bar = Some(bar(*steps_done, *total_steps));
                 }
+            }
+            Event::Changes(changes) => {
+                self.say("Going on with changes, and so not to the same bytes as without them:");
+                changes.iter().for_each(|change| self.say(&format!("  {change}")));
             }
             Event::CheckpointSkipped(error) => self.say(&format!("{error}; trying the one before")),
             Event::LogIncomplete { path, missing, steps } => self.say(&format!(
@@ -79,10 +82,9 @@ impl Progress {
                 }
             }
             Event::Epoch(epoch) => {
-                let epochs = self.total_steps.div_ceil(self.steps_per_epoch.max(1));
                 self.say(&format!(
-                    "Epoch {} of {epochs}: average loss {:.5}, {:.1} s, {:.0} images/s",
-                    epoch.epoch, epoch.mean_loss, epoch.seconds, epoch.images_per_second
+                    "Epoch {} of {}: average loss {:.5}, {:.1} s, {:.0} images/s",
+                    epoch.epoch, self.epochs, epoch.mean_loss, epoch.seconds, epoch.images_per_second
                 ));
             }
             Event::Samples { epoch, picture } => {

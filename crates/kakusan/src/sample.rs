@@ -7,7 +7,9 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kakusan::pipeline::pictures::{self, Images};
-use kakusan::pipeline::{DDPMPipeline, DeviceChoice, Error, Result, SampleOptions, check_writable, write_whole};
+use kakusan::pipeline::{
+    Checkpointed, DDPMPipeline, DeviceChoice, Error, Result, SampleOptions, check_writable, write_whole,
+};
 use kakusan::rng::{Generator, Noise, PerImage};
 use kakusan::scheduler::{Churn, PixelRange, Registry, RunOptions};
 
@@ -26,6 +28,9 @@ pub(crate) struct SampleArgs {
     /// Refuse a model whose files hold what it does not know, instead of passing over it with a warning
     #[arg(long)]
     strict: bool,
+    /// Sample from the checkpoint of step N of a run, instead of its finished model or its newest checkpoint
+    #[arg(long, value_name = "N")]
+    checkpoint: Option<usize>,
     /// Sampling steps [default: 50; 1 for consistency models]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     steps: Option<u64>,
@@ -94,7 +99,7 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
     }
     let registry = Registry::default();
     let device = args.device.open()?;
-    let mut pipeline = load(&args.model, args.strict, &registry, &device)?;
+    let mut pipeline = load(&args.model, args.checkpoint, args.strict, &registry, &device)?;
     if let Some(name) = &args.scheduler {
         let class_name = registry.resolve(name)?;
         let scheduler = registry.from_config(class_name, &pipeline.scheduler().config())?;
@@ -233,8 +238,19 @@ impl Film {
 }
 
 /// Loads a pipeline from a folder, or from the Hub where no such folder exists and the name is an owner/name, with or
-/// without @revision. What is odd about its files is said, or with `strict` refused.
-pub(crate) fn load(model: &str, strict: bool, registry: &Registry, device: &Device) -> Result<DDPMPipeline> {
+/// without @revision. Of a run that has not ended, or where a step is named, it is that of a checkpoint, which is said. What is
+/// odd about its files is said, or with `strict` refused.
+pub(crate) fn load(
+    model: &str,
+    checkpoint: Option<usize>,
+    strict: bool,
+    registry: &Registry,
+    device: &Device,
+) -> Result<DDPMPipeline> {
+    let dir = Path::new(model);
+    if checkpoint.is_some() || DDPMPipeline::is_unfinished(dir) {
+        return from_run(dir, checkpoint, registry, device);
+    }
     let pipeline = find(model, registry, device)?;
     if strict {
         return pipeline.strict();
@@ -242,6 +258,17 @@ pub(crate) fn load(model: &str, strict: bool, registry: &Registry, device: &Devi
     for warning in pipeline.warnings() {
         warn(&format!("warning: {warning}"));
     }
+    Ok(pipeline)
+}
+
+fn from_run(dir: &Path, step: Option<usize>, registry: &Registry, device: &Device) -> Result<DDPMPipeline> {
+    let Checkpointed { pipeline, dir, averaged, skipped } = DDPMPipeline::from_run(dir, step, registry, device)?;
+    for error in skipped {
+        warn(&format!("{error}; trying the one before"));
+    }
+    let why = if step.is_some() { "" } else { "The training has not ended. " };
+    let weights = if averaged { "averaged weights" } else { "weights" };
+    say(&format!("{why}From the {weights} of {}.", dir.display()));
     Ok(pipeline)
 }
 

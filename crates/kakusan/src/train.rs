@@ -61,9 +61,13 @@ pub(crate) struct TrainArgs {
     /// [default: the folder that --out or --config mean]
     #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "overwrite")]
     resume: Option<Option<PathBuf>>,
-    /// Go on with other settings of [train] and [sample] than the run had, say after it diverged
+    /// Go on with other settings or images than the run had: a set that grew, another batch_size, a lower learning_rate
+    /// after it diverged
     #[arg(long, requires = "resume")]
     allow_changes: bool,
+    /// Go on from the checkpoint of step N instead of the newest; what is newer is put aside as later-checkpoint-…
+    #[arg(long, value_name = "N", requires = "resume")]
+    checkpoint: Option<usize>,
     /// Delete the run that is in the folder already
     #[arg(long)]
     overwrite: bool,
@@ -92,7 +96,7 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
         config.data.sources = vec![SourceKind::Dir];
     }
     let existing = match (args.resume.is_some(), args.overwrite) {
-        (true, _) => Existing::Resume { allow_changes: args.allow_changes },
+        (true, _) => Existing::Resume { allow_changes: args.allow_changes, checkpoint: args.checkpoint },
         (_, true) => Existing::Overwrite,
         _ => Existing::Refuse,
     };

@@ -35,10 +35,37 @@ pub(crate) struct Progress {
     pub(crate) epoch: usize,
     /// Batches done in the epoch that has begun.
     pub(crate) batch: usize,
+    /// Optimiser steps done when it began.
+    pub(crate) epoch_began: usize,
+    /// What its steps are made of.
+    pub(crate) batching: Batching,
     /// The generator as it was when that epoch began: it gives the epoch's order again.
     pub(crate) epoch_rng: Generator,
     /// The generator as it is now.
     pub(crate) rng: Generator,
+}
+
+/// What the steps of a training are made of. Where that changes, a place within an epoch means nothing any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Batching {
+    pub(crate) images: usize,
+    pub(crate) batch_size: usize,
+    pub(crate) gradient_accumulation_steps: usize,
+}
+
+impl Batching {
+    pub(crate) fn batches_per_epoch(&self) -> usize {
+        self.images.div_ceil(self.batch_size.max(1))
+    }
+
+    pub(crate) fn steps_per_epoch(&self) -> usize {
+        self.steps(self.batches_per_epoch())
+    }
+
+    /// The optimiser steps that so many batches make.
+    pub(crate) fn steps(&self, batches: usize) -> usize {
+        batches.div_ceil(self.gradient_accumulation_steps.max(1))
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -46,6 +73,10 @@ struct ProgressFile {
     step: usize,
     epoch: usize,
     batch: usize,
+    /// Absent where it follows from the others, in checkpoints of before steps could change.
+    epoch_began: Option<usize>,
+    #[serde(flatten)]
+    batching: Option<Batching>,
     /// The loss by which the best checkpoint is found.
     mean_loss: f64,
     epoch_rng: String,
@@ -109,6 +140,8 @@ fn fill(dir: &Path, progress: &Progress, mean_loss: f64, optimizer: &HashMap<Str
         step: progress.step,
         epoch: progress.epoch,
         batch: progress.batch,
+        epoch_began: Some(progress.epoch_began),
+        batching: Some(progress.batching),
         mean_loss,
         epoch_rng: BASE64.encode(progress.epoch_rng.state()),
         rng: BASE64.encode(progress.rng.state()),
@@ -118,18 +151,21 @@ fn fill(dir: &Path, progress: &Progress, mean_loss: f64, optimizer: &HashMap<Str
 }
 
 /// Reads how far a checkpoint's training had come, and the optimiser's tensors, of a checkpoint in which every byte is
-/// the one that was written.
-pub(crate) fn read(dir: &Path) -> Result<(Progress, HashMap<String, Tensor>)> {
+/// the one that was written; `batching` is that of the training, which a checkpoint without one had.
+pub(crate) fn read(dir: &Path, batching: Batching) -> Result<(Progress, HashMap<String, Tensor>)> {
     checksums::verify(dir).map_err(|reason| unusable(dir, &reason))?;
     let file = read_progress(dir)?;
     let generator = |text: &str| -> Result<Generator> {
         let state = BASE64.decode(text).map_err(|e| unusable(dir, &format!("{PROGRESS_FILE}: {e}")))?;
         Generator::from_state(&state).map_err(|e| unusable(dir, &format!("{PROGRESS_FILE}: {e}")))
     };
+    let batching = file.batching.unwrap_or(batching);
     let progress = Progress {
         step: file.step,
         epoch: file.epoch,
         batch: file.batch,
+        epoch_began: file.epoch_began.unwrap_or(file.epoch.saturating_mul(batching.steps_per_epoch())),
+        batching,
         epoch_rng: generator(&file.epoch_rng)?,
         rng: generator(&file.rng)?,
     };
@@ -158,6 +194,20 @@ pub(crate) fn newest_first(parent: &Path) -> Result<Vec<(usize, PathBuf)>> {
     Ok(found)
 }
 
+/// The checkpoint of step `step` under `parent`.
+pub(crate) fn find(parent: &Path, step: usize) -> Result<PathBuf> {
+    let all = newest_first(parent)?;
+    let steps: Vec<String> = all.iter().rev().map(|(step, _)| step.to_string()).collect();
+    match all.into_iter().find(|(own, _)| *own == step) {
+        Some((_, dir)) => Ok(dir),
+        None if steps.is_empty() => Err(Error::Unfit(format!("there is no checkpoint in {}", parent.display()))),
+        None => {
+            let (parent, steps) = (parent.display(), steps.join(", "));
+            Err(Error::Unfit(format!("there is no checkpoint of step {step} in {parent}; there are those of {steps}")))
+        }
+    }
+}
+
 /// Deletes what a run that was killed left half written or half deleted.
 pub(crate) fn sweep(parent: &Path) -> Result<()> {
     for path in entries(parent)? {
@@ -169,10 +219,11 @@ pub(crate) fn sweep(parent: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes a damaged checkpoint out of the row, so that it is not kept in place of a good one; it stays to be looked at.
-pub(crate) fn set_aside(dir: &Path) -> Result<()> {
+/// Takes a checkpoint that is not gone on from out of the row, so that it is not kept in place of a good one, or taken for
+/// the newest; it stays to be looked at. `why` begins its name: `damaged`.
+pub(crate) fn set_aside(dir: &Path, why: &str) -> Result<()> {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
-    let aside = dir.with_file_name(format!("damaged-{name}"));
+    let aside = dir.with_file_name(format!("{why}-{name}"));
     delete_folder(&aside)?;
     rename(dir, &aside)
 }

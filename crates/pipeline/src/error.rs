@@ -78,17 +78,16 @@ pub enum Error {
         /// The folder.
         dir: PathBuf,
     },
-    /// A run is to go on with another configuration than its own.
+    /// A run is to go on with another configuration than its own, or with other images.
     #[error(
-        "the run {} was begun with another configuration: {}. Leave that out to go on exactly as it was, {}or begin \
-         another run with --out",
+        "the run {} is another one: {}. Take that back to go on exactly as it was, {}or begin another run with --out",
         dir.display(), differences.join("; "),
         if *changeable { "add --allow-changes to go on with it all the same, " } else { "" }
     )]
     OtherConfig {
         /// The run's folder.
         dir: PathBuf,
-        /// Each setting that differs, with both values.
+        /// Each difference, with both values.
         differences: Vec<String>,
         /// Whether the run could go on with them.
         changeable: bool,

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint;
+mod checkpointed;
 mod checksums;
 mod class;
 mod compare;
@@ -34,6 +35,7 @@ mod train_config;
 mod trainer;
 mod warning;
 
+pub use checkpointed::Checkpointed;
 pub use class::PipelineClass;
 pub use compare::compare;
 pub use config::{ConfigError, RunConfig, SampleConfig};

@@ -41,16 +41,17 @@ impl<'a> Previews<'a> {
         watch: &mut dyn FnMut(Event),
     ) -> Result<Self> {
         let mut previews = Self { config, folder, images, events: None };
-        let (steps, done) = (trainer.steps_per_epoch(), trainer.steps_done());
-        if done > 0 && done.is_multiple_of(steps) && !previews.path(done / steps).is_file() {
+        let done = trainer.epochs_done();
+        let is_at_its_end = records.last().is_some_and(|last| last.step == trainer.steps_done() && last.epoch == done);
+        if is_at_its_end && !previews.path(done).is_file() {
             previews.draw(trainer, watch)?; // it was killed right after the epoch's checkpoint
         }
         if config.train.tensorboard {
             let mut before = vec![];
-            for epoch in 1..=done / steps {
-                let path = previews.path(epoch);
-                if previews.is_due(epoch) && path.is_file() {
-                    before.push((epoch * steps, fs::read(&path).map_err(Error::io("read", &path))?));
+            for last in records.chunk_by(|a, b| a.epoch == b.epoch).filter_map(|epoch| epoch.last()) {
+                let path = previews.path(last.epoch);
+                if last.epoch <= done && previews.is_due(last.epoch) && path.is_file() {
+                    before.push((last.step, fs::read(&path).map_err(Error::io("read", &path))?));
                 }
             }
             previews.events = Some(Events::begin(&folder.logs(), records, &before)?);
@@ -81,7 +82,7 @@ impl<'a> Previews<'a> {
     /// The samples of the epoch that has just ended, if it is time for some.
     fn draw(&self, trainer: &Trainer, watch: &mut dyn FnMut(Event)) -> Result<Option<Vec<u8>>> {
         let RunConfig { model, sampler: scheduler, train, sample, .. } = self.config;
-        let epoch = trainer.steps_done() / trainer.steps_per_epoch();
+        let epoch = trainer.epochs_done();
         if !self.is_due(epoch) {
             return Ok(None);
         }

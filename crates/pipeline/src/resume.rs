@@ -13,20 +13,21 @@ const FREE: [&str; 2] = ["data.dir", "data.sources"];
 /// How long a training lasts may change, unless its learning rates depend on it.
 const LENGTH: [&str; 2] = ["train.epochs", "train.max_steps"];
 /// Without these, no step of a checkpoint's training can be gone on from.
-const FIXED: [&str; 5] =
-    ["train.batch_size", "train.gradient_accumulation_steps", "train.seed", "train.optimizer", "train.use_ema"];
+const FIXED: [&str; 3] = ["train.seed", "train.optimizer", "train.use_ema"];
+/// The tables in which the other settings may change, where that is allowed.
+const CHANGEABLE: [&str; 3] = ["train.", "sample.", "data."];
 
 /// Makes sure that `config` is that of the run, so that it goes on as if it had never stopped; `allow_changes` accepts
-/// other settings where there is a way to go on with them.
+/// other settings where there is a way to go on with them, which are then given, in words.
 pub(crate) fn check_same(
     folder: &RunFolder,
     config: &RunConfig,
     allow_changes: bool,
     registry: &Registry,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let own = RunConfig::load(&folder.dir().join(CONFIG_FILE), &[], registry)?;
     let (own, new) = (settings(&own)?, settings(config)?);
-    let mut differences = vec![];
+    let (mut differences, mut accepted) = (vec![], vec![]);
     let mut changeable = true;
     for key in own.keys().chain(new.keys().filter(|key| !own.contains_key(*key))) {
         let is_free = FREE.contains(&key.as_str())
@@ -34,15 +35,18 @@ pub(crate) fn check_same(
         if is_free || own.get(key) == new.get(key) {
             continue;
         }
-        let is_changeable = !FIXED.contains(&key.as_str()) && (key.starts_with("train.") || key.starts_with("sample."));
-        if !(allow_changes && is_changeable) {
-            let show = |value: Option<&String>| value.map_or("not set".to_owned(), |value| format!("`{value}`"));
-            differences.push(format!("{key} is {}, the run's is {}", show(new.get(key)), show(own.get(key))));
+        let is_changeable = !FIXED.contains(&key.as_str()) && CHANGEABLE.iter().any(|table| key.starts_with(table));
+        let show = |value: Option<&String>| value.map_or("not set".to_owned(), |value| format!("`{value}`"));
+        let difference = format!("{key} is {}, the run's is {}", show(new.get(key)), show(own.get(key)));
+        if allow_changes && is_changeable {
+            accepted.push(difference);
+        } else {
+            differences.push(difference);
             changeable &= is_changeable;
         }
     }
     if differences.is_empty() {
-        return Ok(());
+        return Ok(accepted);
     }
     Err(Error::OtherConfig { dir: folder.dir().to_owned(), differences, changeable })
 }
@@ -58,20 +62,30 @@ fn settings(config: &RunConfig) -> Result<BTreeMap<String, String>> {
     Ok(values.flat_map(dotted).collect())
 }
 
-/// Brings the trainer to the newest checkpoint that is whole, and the log with it.
+/// Brings the trainer to the newest checkpoint that is whole, or to that of step `from`, and the log with it.
 pub(crate) fn go_on(
     folder: &RunFolder,
     trainer: &mut Trainer,
+    from: Option<usize>,
+    allow_changes: bool,
     watch: &mut dyn FnMut(Event),
 ) -> Result<(Metrics, Vec<Record>)> {
     let checkpoints = folder.checkpoints();
     checkpoint::sweep(&checkpoints)?;
     folder.sweep()?;
     let found = checkpoint::newest_first(&checkpoints)?;
-    for (i, (_, dir)) in found.iter().enumerate() {
-        match trainer.load_checkpoint(dir) {
+    let chosen = from.map(|step| checkpoint::find(&checkpoints, step)).transpose()?;
+    let first = found.iter().position(|(_, dir)| chosen.as_ref().is_none_or(|chosen| chosen == dir)).unwrap_or(0);
+    let mut refused = None;
+    for (i, (_, dir)) in found.iter().enumerate().skip(first) {
+        let loaded = match allow_changes {
+            true => trainer.load_changed_checkpoint(dir),
+            false => trainer.load_checkpoint(dir),
+        };
+        match loaded {
             Ok(()) => {
-                found[..i].iter().try_for_each(|(_, damaged)| checkpoint::set_aside(damaged))?;
+                let why = if chosen.is_some() { "later" } else { "damaged" };
+                found[..i].iter().try_for_each(|(_, newer)| checkpoint::set_aside(newer, why))?;
                 checkpoint::prune(&checkpoints, trainer.keep())?; // it may have been killed before it came to that
                 let steps = trainer.steps_done();
                 let (metrics, records) = folder.resume_metrics(steps)?;
@@ -80,14 +94,21 @@ pub(crate) fn go_on(
                 }
                 return Ok((metrics, records));
             }
-            Err(e) => watch(Event::CheckpointSkipped(&e)),
+            Err(e) if chosen.is_some() => return Err(e),
+            Err(e) => {
+                watch(Event::CheckpointSkipped(&e));
+                refused.get_or_insert(e);
+            }
         }
     }
-    if found.is_empty() {
-        return Ok((folder.new_metrics()?, vec![])); // it was stopped before its first checkpoint
+    match refused {
+        None => Ok((folder.new_metrics()?, vec![])), // it was stopped before its first checkpoint
+        Some(Error::Checkpoint { dir, reason }) => {
+            let reason = format!("{reason}; nor can another one of the run, so begin anew with --overwrite");
+            Err(Error::Checkpoint { dir, reason })
+        }
+        Some(other) => Err(other),
     }
-    let reason = "none of its checkpoints can be used; begin anew with --overwrite".into();
-    Err(Error::NotARun { dir: folder.dir().to_owned(), reason })
 }
 
 /// A training that diverged says from where it can go on.

@@ -13,6 +13,8 @@ use crate::{Error, Result, Step};
 /// The resolved configuration; a folder that has it is a run.
 pub(crate) const CONFIG_FILE: &str = "config.toml";
 pub(crate) const METRICS_FILE: &str = "metrics.jsonl";
+/// The folder of its checkpoints.
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
 
 /// The folder of one training run.
 #[derive(Debug, Clone)]
@@ -113,7 +115,7 @@ impl RunFolder {
     }
 
     pub(crate) fn checkpoints(&self) -> PathBuf {
-        self.dir.join("checkpoints")
+        self.dir.join(CHECKPOINTS)
     }
 
     /// Writes a file of the folder, whole or not at all.

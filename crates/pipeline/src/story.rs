@@ -214,7 +214,7 @@ impl<'a> Storyteller<'a> {
             epochs,
             state,
             figures: &self.figures,
-            on_the_way: &self.on_the_way(epochs.len()),
+            on_the_way: &self.on_the_way(epochs.last().map_or(0, |last| last.epoch)),
         };
         watch(Event::Wrote(&self.folder.write("README.md", report.model_card()?.as_bytes())?));
         watch(Event::Wrote(&self.folder.write("report.html", report.html().as_bytes())?));

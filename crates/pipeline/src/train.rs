@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -48,8 +49,10 @@ pub enum Existing {
     Overwrite,
     /// It goes on from the newest whole checkpoint, with the run's own configuration.
     Resume {
-        /// Whether settings of `[train]` and `[sample]` may differ where there is a way to go on with them.
+        /// Whether images and settings may differ where there is a way to go on with them.
         allow_changes: bool,
+        /// The step of the checkpoint to go on from, where it is not the newest; what is newer is put aside.
+        checkpoint: Option<usize>,
     },
 }
 
@@ -85,7 +88,11 @@ pub enum Event<'a> {
         total_steps: usize,
         /// Optimiser steps in an epoch.
         steps_per_epoch: usize,
+        /// Epochs in all, the last one perhaps in part.
+        epochs: usize,
     },
+    /// The run goes on with other images or settings than it had, each in words: not to the same bytes as with its own.
+    Changes(&'a [String]),
     /// A checkpoint that could not be used, and why; an older one is tried.
     CheckpointSkipped(&'a Error),
     /// The log of a run that goes on lacks steps that its checkpoint has: curves and averages go without them.
@@ -147,6 +154,31 @@ struct DataRecord {
     class_counts: Vec<(String, usize)>,
 }
 
+impl DataRecord {
+    /// How the images differ from those of `now`, in words.
+    fn difference(&self, now: &Self) -> Option<String> {
+        if (self.images, &self.class_counts) == (now.images, &now.class_counts) {
+            return None;
+        }
+        let count = |counts: &[(String, usize)], class: &str| {
+            counts.iter().find(|(name, _)| name == class).map_or(0, |(_, count)| *count)
+        };
+        let all: BTreeSet<&String> = self.class_counts.iter().chain(&now.class_counts).map(|(name, _)| name).collect();
+        let differing = all.into_iter().filter_map(|class| {
+            let [ours, theirs] = [now, self].map(|record| count(&record.class_counts, class));
+            (ours != theirs).then(|| format!("{ours} of `{class}`, the run's {theirs}"))
+        });
+        let differing: Vec<String> = differing.take(5).collect();
+        Some(format!("the set has {} images, the run's has {} ({})", now.images, self.images, differing.join("; ")))
+    }
+
+    /// Whether each class still has the number by which a model knows it.
+    fn numbers_classes_as(&self, now: &Self) -> bool {
+        let names = |record: &Self| record.class_counts.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        names(now).starts_with(&names(self))
+    }
+}
+
 const DATA_FILE: &str = "data.json";
 /// The report is written again after an epoch, but not so often that it would take time from a training of short ones.
 const BETWEEN_REPORTS: Duration = Duration::from_secs(5);
@@ -159,9 +191,11 @@ impl Training<'_> {
     /// diverges, or there is no checkpoint to go on from. What was saved before stays.
     pub fn run(mut self, watch: &mut dyn FnMut(Event)) -> Result<Outcome> {
         let resume = matches!(self.existing, Existing::Resume { .. });
+        let mut changes = vec![];
         match self.existing {
-            Existing::Resume { allow_changes } => {
-                resume::check_same(&RunFolder::open(&self.out)?, &self.config, allow_changes, self.registry)?;
+            Existing::Resume { allow_changes, .. } => {
+                let folder = RunFolder::open(&self.out)?;
+                changes = resume::check_same(&folder, &self.config, allow_changes, self.registry)?;
             }
             fresh => RunFolder::check(&self.out, fresh == Existing::Overwrite)?,
         }
@@ -182,11 +216,17 @@ impl Training<'_> {
             images: loaded.images.len(),
             class_counts: class_counts(&loaded.images),
         };
-        if let Some(recorded) = recorded
-            && (recorded.images, &recorded.class_counts) != (data.images, &data.class_counts)
+        if let Some(recorded) = &recorded
+            && let Some(difference) = recorded.difference(&data)
         {
-            let reason = format!("it was trained on {} images, but now there are {}", recorded.images, data.images);
-            return Err(Error::NotARun { dir: self.out, reason });
+            let changeable = self.config.model.num_classes().is_none() || recorded.numbers_classes_as(&data);
+            if !(changeable && matches!(self.existing, Existing::Resume { allow_changes: true, .. })) {
+                return Err(Error::OtherConfig { dir: self.out, differences: vec![difference], changeable });
+            }
+            changes.push(difference);
+        }
+        if !changes.is_empty() {
+            watch(Event::Changes(&changes));
         }
         let mut trainer = Trainer::new(&self.config, loaded.images.clone(), &device)?;
 
@@ -198,9 +238,11 @@ impl Training<'_> {
         let _lock = folder.lock()?;
         let json = serde_json::to_string_pretty(&data).map_err(|e| Error::Unfit(e.to_string()))?;
         folder.write(DATA_FILE, (json + "\n").as_bytes())?;
-        let (mut metrics, mut records) = match resume {
-            true => resume::go_on(&folder, &mut trainer, watch)?,
-            false => (folder.new_metrics()?, vec![]),
+        let (mut metrics, mut records) = match self.existing {
+            Existing::Resume { allow_changes, checkpoint } => {
+                resume::go_on(&folder, &mut trainer, checkpoint, allow_changes, watch)?
+            }
+            _ => (folder.new_metrics()?, vec![]),
         };
         if resume {
             folder.write(CONFIG_FILE, config_toml.as_bytes())?; // it may last longer now
@@ -214,6 +256,7 @@ impl Training<'_> {
             steps_done: trainer.steps_done(),
             total_steps: trainer.total_steps(),
             steps_per_epoch: trainer.steps_per_epoch(),
+            epochs: trainer.total_epochs(),
         });
         let mut previews = Previews::begin(&self.config, &folder, loaded.images.clone(), &trainer, &records, watch)?;
         let mut story =

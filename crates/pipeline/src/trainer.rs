@@ -10,15 +10,15 @@ use kakusan_ops::{Ema, EmaState};
 use kakusan_rng::Generator;
 use kakusan_scheduler::{Draw, PixelRange, Scheduler};
 
-use crate::checkpoint::{self, Keep, Progress};
+use crate::checkpoint::{self, Batching, Keep, Progress};
 use crate::lr_schedule::LrSchedule;
 use crate::objective::Objective;
 use crate::optimizer::Optimizer;
 use crate::{Error, Result, RunConfig, TrainConfig};
 
 /// The folders of a checkpoint, as diffusers' script names them: the weights, and their average.
-const UNET: &str = "unet";
-const UNET_EMA: &str = "unet_ema";
+pub(crate) const UNET: &str = "unet";
+pub(crate) const UNET_EMA: &str = "unet_ema";
 
 /// The training loop: any model, any scheduler, any images; one optimiser step at a time.
 ///
@@ -126,9 +126,10 @@ impl Trainer {
             Some(threads) => loader.threads(threads),
             None => loader,
         };
-        let steps_per_epoch = loader.steps_per_epoch().div_ceil(train.gradient_accumulation_steps.max(1));
-        let all_steps = train.epochs.saturating_mul(steps_per_epoch);
-        let total_steps = train.max_steps.map_or(all_steps, |most| most.min(all_steps));
+        let TrainConfig { batch_size, gradient_accumulation_steps, .. } = train;
+        let batching = Batching { images: images_per_epoch, batch_size, gradient_accumulation_steps };
+        let progress = Progress { step: 0, epoch: 0, batch: 0, epoch_began: 0, batching, epoch_rng: rng.clone(), rng };
+        let total_steps = total_steps(&train, &progress);
         Ok(Self {
             config: config.model.clone(),
             model,
@@ -139,7 +140,7 @@ impl Trainer {
             objective: Objective::new(&train, &config.scheduler).map_err(Error::Unfit)?,
             scheduler: config.scheduler.clone(),
             batches: None,
-            progress: Progress { step: 0, epoch: 0, batch: 0, epoch_rng: rng.clone(), rng },
+            progress,
             images_per_epoch,
             total_steps,
             loader,
@@ -199,6 +200,7 @@ impl Trainer {
         if ends_epoch {
             self.progress.epoch += 1;
             self.progress.batch = 0;
+            self.progress.epoch_began = self.progress.step;
             self.batches = None;
         }
         let (step, loss) = (self.progress.step, loss as f32);
@@ -279,7 +281,18 @@ impl Trainer {
 
     /// Optimiser steps in an epoch.
     pub fn steps_per_epoch(&self) -> usize {
-        self.loader.steps_per_epoch().div_ceil(self.train.gradient_accumulation_steps.max(1))
+        self.progress.batching.steps_per_epoch()
+    }
+
+    /// Epochs that are over.
+    pub fn epochs_done(&self) -> usize {
+        self.progress.epoch
+    }
+
+    /// Epochs that the whole training has, the last one perhaps in part.
+    pub fn total_epochs(&self) -> usize {
+        let left = self.total_steps.saturating_sub(self.progress.epoch_began);
+        self.progress.epoch + left.div_ceil(self.steps_per_epoch().max(1))
     }
 
     /// Images in an epoch.
@@ -331,13 +344,33 @@ impl Trainer {
     /// # Errors
     /// When a file of `dir` is missing or not as it was written, or is of another training.
     pub fn load_checkpoint(&mut self, dir: &Path) -> Result<()> {
-        let (progress, state) = checkpoint::read(dir)?;
-        let of_epoch = self.loader.steps_per_epoch();
-        let steps = |batches: usize| batches.div_ceil(self.train.gradient_accumulation_steps.max(1));
-        let done = progress.epoch.checked_mul(steps(of_epoch)).and_then(|done| done.checked_add(steps(progress.batch)));
-        if done != Some(progress.step) || progress.batch >= of_epoch {
+        self.go_back(dir, false)
+    }
+
+    /// As [`load_checkpoint`](Self::load_checkpoint), also to a checkpoint of a training on more or fewer images, or with
+    /// another `batch_size` or `gradient_accumulation_steps`: the epoch that was under way then begins anew.
+    ///
+    /// # Errors
+    /// As [`load_checkpoint`](Self::load_checkpoint).
+    pub fn load_changed_checkpoint(&mut self, dir: &Path) -> Result<()> {
+        self.go_back(dir, true)
+    }
+
+    fn go_back(&mut self, dir: &Path, allow_changes: bool) -> Result<()> {
+        let batching = self.progress.batching;
+        let (mut progress, state) = checkpoint::read(dir, batching)?;
+        if progress.batching != batching && allow_changes {
+            (progress.batching, progress.batch, progress.epoch_began) = (batching, 0, progress.step);
+        }
+        let done = progress.epoch_began.checked_add(batching.steps(progress.batch));
+        if progress.batching != batching
+            || done != Some(progress.step)
+            || progress.batch >= batching.batches_per_epoch()
+        {
             return Err(checkpoint::unusable(dir, "it is from a training with other data or another batch_size"));
         }
+        let total_steps = total_steps(&self.train, &progress);
+        let schedule = LrSchedule::new(&self.train, total_steps).map_err(Error::Unfit)?;
         let load = |part: &str| {
             let path = dir.join(part).join(kakusan_models::WEIGHTS_FILE);
             let rename = |name: &str| self.config.tensor_name(name);
@@ -364,8 +397,16 @@ impl Trainer {
         self.batches = (progress.batch > 0).then(begun);
         (self.weights, self.model, self.optimizer, self.ema, self.progress) =
             (weights, model, optimizer, ema, progress);
+        (self.total_steps, self.schedule) = (total_steps, schedule);
         Ok(())
     }
+}
+
+/// The optimiser steps that a training has in all: those before its epoch began, and those of the epochs from there on.
+fn total_steps(train: &TrainConfig, progress: &Progress) -> usize {
+    let epochs = train.epochs.saturating_sub(progress.epoch);
+    let all = progress.epoch_began.saturating_add(epochs.saturating_mul(progress.batching.steps_per_epoch()));
+    train.max_steps.map_or(all, |most| most.min(all))
 }
 
 /// Refuses images of classes that the model does not know, or that stand for none.
@@ -409,6 +450,28 @@ mod tests {
             weights.iter().flat_map(|(_, var)| var.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
         };
         (steps, vec![numbers(&trainer.weights), numbers(&trainer.sampling_weights().unwrap())])
+    }
+
+    #[test]
+    fn another_batch_size_begins_the_epoch_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut old = trainer(&[]);
+        while old.steps_done() < 6 {
+            old.step().unwrap();
+        }
+        let checkpoint = old.save_checkpoint(dir.path(), 0.0).unwrap();
+        let mut changed = trainer(&["batch_size=5"]);
+        assert!(matches!(changed.load_checkpoint(&checkpoint), Err(Error::Checkpoint { .. })));
+        changed.load_changed_checkpoint(&checkpoint).unwrap();
+        // six steps in one epoch and a half of four, and two in each of the two that are left
+        assert_eq!((changed.steps_done(), changed.epochs_done()), (6, 1));
+        assert_eq!((changed.total_steps(), changed.total_epochs()), (10, 3));
+        changed.step().unwrap();
+        let checkpoint = changed.save_checkpoint(dir.path(), 0.0).unwrap();
+        let mut resumed = trainer(&["batch_size=5"]);
+        resumed.load_checkpoint(&checkpoint).unwrap();
+        assert_eq!((resumed.total_steps(), resumed.total_epochs()), (10, 3));
+        assert!(to_the_end(&mut resumed) == to_the_end(&mut changed));
     }
 
     #[test]

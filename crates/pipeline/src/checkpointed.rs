@@ -1,0 +1,72 @@
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use kakusan_models::{Checkpoint, Weights};
+use kakusan_scheduler::Registry;
+
+use crate::layout::INDEX_FILE;
+use crate::run_folder::{CHECKPOINTS, CONFIG_FILE};
+use crate::trainer::{UNET, UNET_EMA};
+use crate::{DDPMPipeline, Error, Result, RunConfig, checkpoint, checksums};
+
+/// The pipeline of a run as it was at a checkpoint.
+pub struct Checkpointed {
+    /// It samples as the finished run would.
+    pub pipeline: DDPMPipeline,
+    /// The checkpoint's folder.
+    pub dir: PathBuf,
+    /// Whether its weights are the averaged ones.
+    pub averaged: bool,
+    /// Newer checkpoints that cannot be used, and why.
+    pub skipped: Vec<Error>,
+}
+
+impl DDPMPipeline {
+    /// Whether `dir` is the folder of a run that has saved no pipeline yet.
+    pub fn is_unfinished(dir: &Path) -> bool {
+        dir.join(CONFIG_FILE).is_file() && !dir.join(INDEX_FILE).is_file()
+    }
+
+    /// Loads the pipeline of the run in `dir` from its checkpoint of step `step`, or from the newest that is whole: the
+    /// averaged weights where there are some. Changes nothing there.
+    ///
+    /// # Errors
+    /// When `dir` is no run, or has no such checkpoint.
+    pub fn from_run(dir: &Path, step: Option<usize>, registry: &Registry, device: &Device) -> Result<Checkpointed> {
+        let file = dir.join(CONFIG_FILE);
+        if !file.is_file() {
+            let reason = format!("it has no {CONFIG_FILE}; checkpoints are those of a run");
+            return Err(Error::NotARun { dir: dir.to_owned(), reason });
+        }
+        let config = RunConfig::load(&file, &[], registry)?;
+        let parent = dir.join(CHECKPOINTS);
+        let found = match step {
+            Some(step) => vec![checkpoint::find(&parent, step)?],
+            None => checkpoint::newest_first(&parent)?.into_iter().map(|(_, dir)| dir).collect(),
+        };
+        let mut skipped = vec![];
+        for dir in found {
+            match load(&config, &dir, device) {
+                Ok((pipeline, averaged)) => return Ok(Checkpointed { pipeline, dir, averaged, skipped }),
+                Err(e) => skipped.push(e),
+            }
+        }
+        Err(skipped.into_iter().next().unwrap_or_else(|| {
+            let reason = format!(
+                "its training has not come to its first checkpoint; go on with `kakusan train --resume {}`",
+                dir.display()
+            );
+            Error::NotAPipeline { dir: dir.to_owned(), reason }
+        }))
+    }
+}
+
+fn load(config: &RunConfig, dir: &Path, device: &Device) -> Result<(DDPMPipeline, bool)> {
+    checksums::verify(dir).map_err(|reason| checkpoint::unusable(dir, &reason))?;
+    let averaged = dir.join(UNET_EMA).is_dir();
+    let checkpoint = Checkpoint::find(&dir.join(if averaged { UNET_EMA } else { UNET }), None)?;
+    let model = &config.model;
+    let rename = |name: &str| model.tensor_name(name);
+    let (weights, ..) = Weights::from_checkpoint(checkpoint, device, rename, |vb| model.build(vb))?;
+    Ok((DDPMPipeline::new(model.clone(), weights, config.scheduler.clone())?, averaged))
+}
