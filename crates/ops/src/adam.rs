@@ -10,7 +10,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::denormals::FlushDenormals;
-use crate::host::{PIECE, arch, is_f32, numbers, with_numbers};
+use crate::host::{arch, is_f32, numbers, with_numbers};
 use crate::{clip, compose};
 
 /// The settings of [`Adam`]; the defaults are torch's.
@@ -279,28 +279,21 @@ struct Task<'a> {
 
 /// Steps all parameters that lie in f32 on the CPU.
 ///
-/// candle lends a tensor for writing to one in-place operation at a time. A single loop over the pieces of all tensors
-/// would have to nest these operations and lock all parameters at once, in an order that another thread, which reads the
-/// model meanwhile, need not keep: both could wait for ever. So a tensor that is large beside a thread's share is cut
-/// into pieces, one tensor after another, and all others are the tasks of one loop, whole, the largest first; a task
-/// locks one parameter and starts no loop in turn. No element depends on another: the cut changes no bit.
+/// candle lends a tensor for writing to one in-place operation at a time, and locks it meanwhile. A thread that waited for
+/// others with a parameter locked could take up a job that reads the model, and wait for itself. So the parameters are
+/// the tasks of one loop, whole, the largest first; a task locks one and starts no loop in turn.
 fn step_all(mut tasks: Vec<Task>, factors: &Factors) -> Result<()> {
-    let all: usize = tasks.iter().map(|task| task.m.len()).sum();
-    let share = (all / (4 * rayon::current_num_threads())).max(PIECE);
     tasks.sort_by_key(|task| Reverse(task.m.len()));
-    let small = tasks.split_off(tasks.partition_point(|task| task.m.len() > share));
-    tasks.into_iter().try_for_each(|task| task.run(factors, true))?;
-    small.into_par_iter().with_max_len(1).try_for_each(|task| task.run(factors, false))
+    tasks.into_par_iter().with_max_len(1).try_for_each(|task| task.run(factors))
 }
 
 impl Task<'_> {
-    /// Runs on all threads or on this one.
-    fn run(self, factors: &Factors, parallel: bool) -> Result<()> {
+    fn run(self, factors: &Factors) -> Result<()> {
         let Self { param, grad, m, v } = self;
         let f = factors;
         let factors = [f.grad_scale, f.keep, 1.0 - f.beta1, f.beta2, 1.0 - f.beta2, f.correction, f.eps, f.step_size];
         let factors = factors.map(|factor| factor as f32);
-        param.inplace_op2(grad, &InPlace { factors, moments: RefCell::new((m, v)), parallel })
+        param.inplace_op2(grad, &InPlace { factors, moments: RefCell::new((m, v)) })
     }
 }
 
@@ -309,7 +302,6 @@ struct InPlace<'a> {
     factors: [f32; 8],
     /// candle hands an in-place operation one tensor to write to; the moments come along here.
     moments: RefCell<(&'a mut [f32], &'a mut [f32])>,
-    parallel: bool,
 }
 
 impl InplaceOp2 for InPlace<'_> {
@@ -324,14 +316,7 @@ impl InplaceOp2 for InPlace<'_> {
         };
         let param = &mut param[start..end];
         let (m, v) = &mut *self.moments.borrow_mut();
-        let factors = self.factors;
-        if self.parallel {
-            let pieces = param.par_chunks_mut(PIECE).zip(grad.par_chunks(PIECE));
-            let pieces = pieces.zip(m.par_chunks_mut(PIECE).zip(v.par_chunks_mut(PIECE)));
-            pieces.for_each(|((param, grad), (m, v))| Kernel { param, grad, m, v, factors }.run());
-        } else {
-            Kernel { param, grad, m, v, factors }.run();
-        }
+        Kernel { param, grad, m, v, factors: self.factors }.run();
         Ok(())
     }
 }

@@ -51,8 +51,9 @@ pub fn checkpoint<const N: usize>(
     let (dims, floats) = (y.sizes(), on_tape(&y, &forgetting)?.floats.clone());
     let by_features = kept.iter().any(|(_, _, id)| id.is_some());
     let id = tape.tracks(by_features, forgetting.used_weights()).then(|| {
-        let again = Arc::new(tape.of_part(false));
+        let again = tape.of_part(false);
         tape.record(Box::new(move |grad, gradients| {
+            let again = Arc::new(again.keeping(gradients.still()));
             let leaves: [_; N] = array::from_fn(|i| kept[i].2.map(|_| again.leaf()));
             let inputs = array::from_fn(|i| Features::host(kept[i].0, kept[i].1.clone(), &again, leaves[i]));
             let outside: [_; N] = array::from_fn(|i| kept[i].2);
@@ -60,7 +61,7 @@ pub fn checkpoint<const N: usize>(
             let y = part(inputs)?;
             let Some(id) = on_tape(&y, &again)?.id else { return Ok(()) };
             drop(y);
-            let Some(mut of_part) = again.backward(id, grad)? else { return Ok(()) };
+            let Some(mut of_part) = again.backward(id, grad, gradients.still())? else { return Ok(()) };
             for (leaf, id) in leaves.into_iter().zip(outside) {
                 if let (Some(leaf), Some(id)) = (leaf, id)
                     && let Some(grad) = of_part.take(leaf)

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::compose;
 use crate::denormals::FlushDenormals;
-use crate::host::{PIECE, arch, is_f32, with_all_numbers};
+use crate::host::{PIECE, arch, is_f32, piece, with_numbers};
 
 /// The Euclidean norm of the gradients of `vars`, taken as one vector: `torch.nn.utils.get_total_norm`.
 ///
@@ -91,16 +91,15 @@ fn storage_of(tensor: &Tensor) -> usize {
 /// The norm of contiguous gradients.
 pub(crate) fn norm(grads: &[Tensor]) -> Result<f64> {
     let (host, other): (Vec<_>, Vec<_>) = grads.iter().partition(|grad| is_f32(grad));
-    let host = with_all_numbers(&host, |grads| {
-        let pieces: Vec<&[f32]> = grads.iter().flat_map(|grad| grad.chunks(PIECE)).collect();
-        let sum = |numbers| {
+    let pieces = host.iter().flat_map(|grad| (0..grad.elem_count().div_ceil(PIECE)).map(move |i| (grad, i)));
+    let sum = |(grad, i): (&&Tensor, usize)| {
+        with_numbers(grad, |numbers| {
             let _flush = FlushDenormals::new();
-            arch().dispatch(SumOfSquares { numbers })
-        };
-        let sums: Vec<f64> = pieces.into_par_iter().map(sum).collect();
-        Ok(sums.iter().sum::<f64>())
-    })?;
-    Ok((host + compose::sum_of_squares(&other)?).sqrt())
+            Ok(arch().dispatch(SumOfSquares { numbers: piece(numbers, i, PIECE) }))
+        })
+    };
+    let sums = pieces.collect::<Vec<_>>().into_par_iter().map(sum).collect::<Result<Vec<f64>>>()?;
+    Ok((sums.iter().sum::<f64>() + compose::sum_of_squares(&other)?).sqrt())
 }
 
 struct SumOfSquares<'a> {

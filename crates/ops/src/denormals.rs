@@ -1,5 +1,7 @@
 //! Numbers below the normal range, which a CPU multiplies a hundred times slower than others.
 
+use std::cell::Cell;
+
 /// While it lives, this thread's vector unit takes denormal numbers (below 1.2e-38 in f32) for zero and makes none.
 ///
 /// A convolution on inputs near 1e-36 is a hundred times slower otherwise, and Adam's moments pass through that range
@@ -22,6 +24,49 @@ impl FlushDenormals {
     #[cfg(not(target_arch = "x86_64"))]
     pub(crate) fn new() -> Self {
         Self {}
+    }
+}
+
+thread_local! {
+    /// What is to be put back for [`unflushed`] work, while this thread is [`flushing`].
+    static OUTSIDE: Cell<Option<FlushDenormals>> = const { Cell::new(None) };
+}
+
+/// Runs `work`, a whole part of a batch, as if a [`FlushDenormals`] lived around it.
+pub(crate) fn flushing<R>(work: impl FnOnce() -> R) -> R {
+    let _restore = Outside(OUTSIDE.replace(Some(FlushDenormals::new())));
+    work()
+}
+
+/// Runs `work` as this thread would without any [`flushing`] around it.
+pub(crate) fn unflushed<R>(work: impl FnOnce() -> R) -> R {
+    match OUTSIDE.take() {
+        None => work(),
+        Some(flush) => {
+            drop(flush);
+            let _restore = Again;
+            work()
+        }
+    }
+}
+
+/// Ends [`flushing`], after a panic too.
+struct Outside(Option<FlushDenormals>);
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        // its own goes first: it puts back the control word that the one before had set
+        drop(OUTSIDE.take());
+        OUTSIDE.set(self.0.take());
+    }
+}
+
+/// Goes on with [`flushing`], after a panic too.
+struct Again;
+
+impl Drop for Again {
+    fn drop(&mut self) {
+        OUTSIDE.set(Some(FlushDenormals::new()));
     }
 }
 
@@ -73,6 +118,26 @@ mod tests {
             assert_eq!(inner, if cfg!(target_arch = "x86_64") { 0.0 } else { f32::MIN_POSITIVE / 2.0 });
         }
         assert!(half(f32::MIN_POSITIVE) > 0.0);
+    }
+
+    #[test]
+    fn what_is_computed_apart_keeps_them() {
+        let half = || black_box(f32::MIN_POSITIVE) * black_box(0.5);
+        let flushed = if cfg!(target_arch = "x86_64") { 0.0 } else { f32::MIN_POSITIVE / 2.0 };
+        flushing(|| {
+            assert_eq!(half(), flushed);
+            let panic = std::panic::catch_unwind(|| {
+                unflushed(|| {
+                    assert!(half() > 0.0);
+                    flushing(|| assert_eq!(half(), flushed));
+                    assert!(half() > 0.0);
+                    panic!("a kernel")
+                })
+            });
+            assert!(panic.is_err());
+            assert_eq!(half(), flushed);
+        });
+        assert!(half() > 0.0);
     }
 
     #[test]

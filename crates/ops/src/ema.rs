@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::compose;
 use crate::denormals::FlushDenormals;
-use crate::host::{PIECE, arch, is_f32, with_all_numbers, with_numbers};
+use crate::host::{PIECE, arch, is_f32, piece, with_numbers};
 
 /// The settings of [`Ema`]; names and defaults are diffusers' but for `max_decay`, which it calls `decay`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -143,25 +143,23 @@ impl Ema {
     pub fn step(&mut self) -> Result<f64> {
         let decay = self.config.decay(self.steps + 1);
         let rate = 1.0 - decay;
-        let (mut shadows, mut params) = (vec![], vec![]);
+        let mut pieces = vec![];
         for (shadow, param) in self.shadow.iter_mut().zip(&self.params) {
             match shadow {
                 Shadow::Host(shadow) => {
-                    shadows.push(shadow);
-                    params.push(param.as_tensor());
+                    pieces
+                        .extend(shadow.chunks_mut(PIECE).enumerate().map(|(i, shadow)| (i, shadow, param.as_tensor())));
                 }
                 Shadow::Device(shadow) => *shadow = compose::ema(shadow, &param.as_detached_tensor(), rate)?,
             }
         }
-        with_all_numbers(&params, |params| {
-            let pairs = shadows.into_iter().zip(params);
-            let pieces: Vec<_> =
-                pairs.flat_map(|(shadow, param)| shadow.chunks_mut(PIECE).zip(param.chunks(PIECE))).collect();
-            pieces.into_par_iter().for_each(|(shadow, param)| {
+        // A parameter is locked for one piece at a time: nobody waits for others with it locked.
+        pieces.into_par_iter().try_for_each(|(i, shadow, param)| {
+            with_numbers(param, |param| {
                 let _flush = FlushDenormals::new();
-                arch().dispatch(Kernel { shadow, param, rate: rate as f32 });
-            });
-            Ok(())
+                arch().dispatch(Kernel { shadow, param: piece(param, i, PIECE), rate: rate as f32 });
+                Ok(())
+            })
         })?;
         self.steps += 1;
         Ok(decay)

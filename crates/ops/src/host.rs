@@ -7,12 +7,18 @@ use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType,
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::denormals::FlushDenormals;
+use crate::denormals::{FlushDenormals, unflushed};
+use crate::still;
 pub(crate) use crate::vectors::arch;
 
 /// How many of its tasks an operation leaves to one thread at least: all of them where every thread works [`alone`].
 pub(crate) fn grain() -> usize {
-    if ALONE.get() { usize::MAX } else { 1 }
+    if is_alone() { usize::MAX } else { 1 }
+}
+
+/// Whether every operation is to stay on this thread.
+pub(crate) fn is_alone() -> bool {
+    ALONE.get()
 }
 
 /// [`grain`] for tasks of so many numbers, which are too small to be sent to another thread one by one.
@@ -22,6 +28,11 @@ pub(crate) fn grain_of(numbers: usize) -> usize {
 
 /// Runs `work` with every operation of it on this thread.
 pub(crate) fn alone<R>(work: impl FnOnce() -> R) -> R {
+    with_alone(true, work)
+}
+
+/// Runs `work` [`alone`] or not, whatever held before.
+pub(crate) fn with_alone<R>(alone: bool, work: impl FnOnce() -> R) -> R {
     /// Puts the former state back, after a panic too.
     struct Restore(bool);
     impl Drop for Restore {
@@ -29,12 +40,20 @@ pub(crate) fn alone<R>(work: impl FnOnce() -> R) -> R {
             ALONE.set(self.0);
         }
     }
-    let _restore = Restore(ALONE.replace(true));
+    let _restore = Restore(ALONE.replace(alone));
     work()
 }
 
 thread_local! {
     static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work`, which may wait for rayon's threads, without what this thread keeps for the call that it works for.
+///
+/// A thread that waits takes up whatever job is there, one of another call too, which must neither use weights that were
+/// prepared for this call, when its own may have changed since, nor compute under this call's flags.
+pub(crate) fn apart<R>(work: impl FnOnce() -> R) -> R {
+    still::with(None, || if is_alone() { work() } else { unflushed(work) })
 }
 
 /// Floats of a vector.
@@ -126,16 +145,4 @@ pub(crate) fn with_numbers<T: WithDType, R>(tensor: &Tensor, read: impl FnOnce(&
 /// Whether the tensor is of the kind that the optimisers' kernels take.
 pub(crate) fn is_f32(tensor: &Tensor) -> bool {
     tensor.device().is_cpu() && tensor.dtype() == DType::F32
-}
-
-/// Runs `read` on the numbers of many contiguous f32 tensors of the CPU at once.
-///
-/// All of them are locked against writing meanwhile; other threads may read them.
-pub(crate) fn with_all_numbers<R>(tensors: &[&Tensor], read: impl FnOnce(&[&[f32]]) -> Result<R>) -> Result<R> {
-    let locked: Vec<_> = tensors.iter().map(|tensor| tensor.storage_and_layout()).collect();
-    let slices = locked.iter().map(|(storage, layout)| match &**storage {
-        Storage::Cpu(storage) => numbers(storage, layout),
-        _ => bail!("a kernel for the CPU got a tensor of another device"),
-    });
-    read(&slices.collect::<Result<Vec<_>>>()?)
 }

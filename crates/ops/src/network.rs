@@ -9,8 +9,9 @@ use rayon::prelude::*;
 
 use crate::buffer::Buffer;
 use crate::check::{image_dims, on_host};
-use crate::host::{grain_of, with_numbers};
-use crate::tape::{Gradients, NodeId, Tape};
+use crate::host::{apart, grain_of, with_numbers};
+use crate::still::{self, Still};
+use crate::tape::{self, NodeId, Tape};
 use crate::transpose::transpose;
 
 /// Features `[b, c, h, w]` inside a [`network`].
@@ -120,11 +121,23 @@ pub(crate) fn operation<const N: usize>(
     weights: &[&Tensor],
     build: impl FnOnce([Features; N]) -> Result<Features>,
 ) -> Result<Tensor> {
+    let still = still::current();
+    apart(|| recorded(op, inputs, Tape::new(weights.iter().map(|weight| weight.id()).collect(), still), weights, build))
+}
+
+/// The same, on a `tape`.
+fn recorded<const N: usize>(
+    op: &'static str,
+    inputs: [&Tensor; N],
+    tape: Tape,
+    weights: &[&Tensor],
+    build: impl FnOnce([Features; N]) -> Result<Features>,
+) -> Result<Tensor> {
     let mut host = true;
     for x in inputs {
         host &= on_host(op, x)? && x.dtype() == DType::F32;
     }
-    let tape = Arc::new(Tape::new(weights.iter().map(|weight| weight.id()).collect()));
+    let tape = Arc::new(tape);
     let mut arguments: Vec<Argument> = Vec::new();
     let mut features = Vec::with_capacity(N);
     for x in inputs {
@@ -220,9 +233,15 @@ impl Recorded {
         Ok((CpuStorage::F32(numbers), Shape::from((b, c, h, w))))
     }
 
-    /// The gradients of the arguments, in order; those of other weights are deposited.
-    fn backward(&self, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
-        let Some(mut gradients) = self.tape.backward(self.output, channels_last(grad, self.dims)?.into())? else {
+    /// The gradients of the arguments, in order; those of other weights are deposited for `output`.
+    fn backward(&self, output: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        let still = still::current();
+        apart(|| self.go_back(output, grad, still))
+    }
+
+    fn go_back(&self, output: &Tensor, grad: &Tensor, still: Option<Arc<Still>>) -> Result<[Option<Tensor>; 3]> {
+        let grad = channels_last(grad, self.dims)?.into();
+        let Some(mut gradients) = self.tape.backward(self.output, grad, still)? else {
             bail!("{}: went back through this network a second time; compute its output anew", self.op)
         };
         let mut found = [None, None, None];
@@ -239,7 +258,7 @@ impl Recorded {
                 Place::Anchor => None,
             };
         }
-        Gradients::deposit(gradients)?;
+        tape::deposit(output, gradients)?;
         Ok(found)
     }
 }
@@ -253,8 +272,8 @@ impl CustomOp1 for Recorded {
         self.forward()
     }
 
-    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let [a, ..] = self.backward(grad)?;
+    fn bwd(&self, _: &Tensor, output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let [a, ..] = self.backward(output, grad)?;
         Ok(a)
     }
 }
@@ -268,8 +287,8 @@ impl CustomOp2 for Recorded {
         self.forward()
     }
 
-    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [a, b, _] = self.backward(grad)?;
+    fn bwd(&self, _: &Tensor, _: &Tensor, output: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [a, b, _] = self.backward(output, grad)?;
         Ok((a, b))
     }
 }
@@ -296,10 +315,10 @@ impl CustomOp3 for Recorded {
         _: &Tensor,
         _: &Tensor,
         _: &Tensor,
-        _: &Tensor,
+        output: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [a, b, c] = self.backward(grad)?;
+        let [a, b, c] = self.backward(output, grad)?;
         Ok((a, b, c))
     }
 }

@@ -7,13 +7,13 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Error, Tensor};
 
-use crate::denormals::FlushDenormals;
-use crate::host::alone;
+use crate::denormals::flushing;
+use crate::host::{alone, apart, is_alone, with_alone};
 use crate::{still, tape};
 
 /// Images of a part at least, and parts of a large batch at most. They depend on the batch alone, so that the order of
@@ -38,59 +38,97 @@ where
 {
     let part = part(batch);
     let count = batch.div_ceil(part);
-    let threads = rayon::current_num_threads().min(count).max(1);
+    // Where there are fewer parts than threads, the operations share the others among themselves.
+    let on_one = is_alone() || count >= rayon::current_num_threads();
+    let threads = if is_alone() { 1 } else { rayon::current_num_threads().min(count).max(1) };
     let still = still::current().unwrap_or_default();
-    let queue = Mutex::new(Queue { next: 0, waiting: BTreeMap::new(), merge, outcome: Ok(()) });
+    let queue = Queue {
+        state: Mutex::new(State { next: 0, waiting: BTreeMap::new(), merger: Some(Merger { merge, outcome: Ok(()) }) }),
+    };
     let next = AtomicUsize::new(0);
     let worker = || {
-        let _flush = FlushDenormals::new();
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
             if i >= count {
                 break;
             }
             let range = i * part..batch.min((i + 1) * part);
-            // Where there are fewer parts than threads, the operations share the others among themselves.
-            let result = still::with(Some(still.clone()), || {
-                if count >= rayon::current_num_threads() { alone(|| work(range)) } else { work(range) }
-            });
-            let failed = result.is_err();
-            queue.lock().unwrap_or_else(PoisonError::into_inner).give(i, result);
-            if failed {
+            // All that the work is to know is set here: another call's thread may have taken up this worker while it waited.
+            let result = still::with(Some(still.clone()), || flushing(|| with_alone(on_one, || work(range))));
+            if result.is_err() {
                 next.store(count, Ordering::Relaxed); // nothing after it is wanted
             }
+            queue.give(i, result);
         }
     };
     if threads == 1 {
         worker();
     } else {
-        rayon::scope(|scope| {
-            for _ in 1..threads {
-                scope.spawn(|_| worker());
-            }
-            worker();
+        apart(|| {
+            rayon::scope(|scope| {
+                for _ in 1..threads {
+                    scope.spawn(|_| worker());
+                }
+                worker();
+            })
         });
     }
-    queue.into_inner().unwrap_or_else(PoisonError::into_inner).outcome
+    queue.outcome()
 }
 
 /// Merges results in the order of their numbers; those that come too soon wait.
 struct Queue<R, E, M> {
+    state: Mutex<State<R, E, M>>,
+}
+
+struct State<R, E, M> {
     next: usize,
     waiting: BTreeMap<usize, Result<R, E>>,
+    /// Nothing while a thread is at it.
+    merger: Option<Merger<E, M>>,
+}
+
+/// What merges, and the first error.
+struct Merger<E, M> {
     merge: M,
     outcome: Result<(), E>,
 }
 
 impl<R, E, M: FnMut(R) -> Result<(), E>> Queue<R, E, M> {
-    fn give(&mut self, i: usize, result: Result<R, E>) {
-        self.waiting.insert(i, result);
-        while let Some(result) = self.waiting.remove(&self.next) {
-            if self.outcome.is_ok() {
-                self.outcome = result.and_then(&mut self.merge);
+    /// Leaves a result, and merges what is due unless another thread does so already, which then merges this one too.
+    ///
+    /// Nothing is locked while it merges: if merging waits for rayon, its thread may take up another worker of the same
+    /// batch, which comes here in turn. It merges alone, so that it does not wait.
+    fn give(&self, i: usize, result: Result<R, E>) {
+        self.lock().waiting.insert(i, result);
+        while let Some((result, mut merger)) = self.due() {
+            if merger.outcome.is_ok() {
+                merger.outcome = alone(|| result.and_then(&mut merger.merge));
             }
-            self.next += 1;
+            self.lock().merger = Some(merger);
         }
+    }
+
+    /// The next result and what merges it, if both are there.
+    fn due(&self) -> Option<(Result<R, E>, Merger<E, M>)> {
+        let mut state = self.lock();
+        let merger = state.merger.take()?;
+        let State { next, waiting, .. } = &mut *state;
+        let Some(result) = waiting.remove(next) else {
+            state.merger = Some(merger);
+            return None;
+        };
+        *next += 1;
+        Some((result, merger))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<R, E, M>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first error in the order of the parts. A panic while merging has gone through the caller before this.
+    fn outcome(self) -> Result<(), E> {
+        self.state.into_inner().unwrap_or_else(PoisonError::into_inner).merger.map_or(Ok(()), |merger| merger.outcome)
     }
 }
 
@@ -173,4 +211,76 @@ where
         Ok(())
     })?;
     Ok(Tensor::cat(&parts, 0)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::{Sender, channel};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A pool of whose threads all but one are busy until what comes with it is dropped: that one finds all jobs by itself.
+    fn one_free_thread(threads: usize) -> (Arc<rayon::ThreadPool>, Vec<Sender<()>>) {
+        let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool"));
+        let (tell, told) = channel();
+        let busy = (1..threads).map(|_| {
+            let (busy, free) = channel();
+            let tell = tell.clone();
+            pool.spawn(move || {
+                tell.send(()).expect("a listener");
+                let _ = free.recv();
+            });
+            told.recv().expect("a busy thread");
+            busy
+        });
+        let busy = busy.collect();
+        (pool, busy)
+    }
+
+    /// Does what a thread does while it waits for others: all that there is to do.
+    fn wait() {
+        while rayon::yield_now() == Some(rayon::Yield::Executed) {}
+    }
+
+    #[test]
+    fn a_thread_that_waits_while_it_merges_may_take_up_a_worker_of_the_same_batch() {
+        let (pool, _busy) = one_free_thread(2);
+        let (tell, told) = channel();
+        std::thread::spawn(move || {
+            let mut merged = vec![];
+            let merge = |part: Range<usize>| {
+                merged.push(part.start);
+                wait();
+                Ok::<_, Error>(())
+            };
+            let done = pool.install(|| in_parts(40, Ok::<_, Error>, merge));
+            tell.send((done.is_ok(), merged)).expect("a listener");
+        });
+        let (done, merged) = told.recv_timeout(Duration::from_secs(60)).expect("the worker waits for ever");
+        assert!(done);
+        assert_eq!(merged, [0, 8, 16, 24, 32]);
+    }
+
+    #[test]
+    fn a_worker_is_alone_because_of_its_batch_not_of_the_thread_that_takes_it_up() {
+        let (pool, _busy) = one_free_thread(3);
+        let alone_in = |batch: usize| {
+            let seen = Mutex::new(vec![]);
+            let work = |_| {
+                seen.lock().expect("no panic").push(is_alone());
+                alone(wait); // takes up the other worker
+                Ok::<_, Error>(())
+            };
+            in_parts(batch, work, Ok).expect("no error");
+            seen.into_inner().expect("no panic")
+        };
+        pool.install(|| {
+            assert_eq!(alone_in(24), [true; 3], "a part for each thread");
+            assert_eq!(alone_in(16), [false; 2], "three threads share two parts");
+            assert_eq!(alone(|| alone_in(16)), [true; 2], "a batch within a part stays on its thread");
+            assert!(!is_alone());
+        });
+    }
 }

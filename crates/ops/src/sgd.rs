@@ -8,7 +8,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::denormals::FlushDenormals;
-use crate::host::{PIECE, arch, is_f32, numbers, with_numbers};
+use crate::host::{arch, is_f32, numbers, with_numbers};
 use crate::{clip, compose};
 
 /// The settings of [`Sgd`]; names and defaults are torch's.
@@ -91,6 +91,7 @@ impl Sgd {
     pub fn step_scaled(&mut self, grads: &GradStore, scale: f64) -> Result<()> {
         let grads = clip::gradients("sgd", grads, &self.params)?;
         let mut buffers = self.buffers.iter_mut();
+        let mut on_host = vec![];
         for (param, grad) in self.params.iter().zip(&grads) {
             let buffer = match buffers.next() {
                 Some(Buffer::Device(buffer)) => Some(buffer),
@@ -100,7 +101,7 @@ impl Sgd {
                         Buffer::Device(_) => None,
                     });
                     let step = InPlace { config: self.config, scale, buffer: RefCell::new(buffer.unwrap_or_default()) };
-                    param.inplace_op2(grad, &step)?;
+                    on_host.push((param, grad, step));
                     continue;
                 }
                 _ => None,
@@ -111,7 +112,8 @@ impl Sgd {
                 *buffer = buffer_after.detach();
             }
         }
-        Ok(())
+        // As Adam's: nobody waits for others with a parameter locked.
+        on_host.into_par_iter().with_max_len(1).try_for_each(|(param, grad, step)| param.inplace_op2(grad, &step))
     }
 
     /// Sets the learning rate of the next step, as torch's schedulers do between steps.
@@ -184,14 +186,7 @@ impl InplaceOp2 for InPlace<'_> {
         };
         let SgdConfig { lr, momentum, weight_decay } = self.config;
         let factors = [self.scale, weight_decay, momentum, lr].map(|factor| factor as f32);
-        let pieces = param[start..end].par_chunks_mut(PIECE).zip(grad.par_chunks(PIECE));
-        let buffer = &mut **self.buffer.borrow_mut();
-        if buffer.is_empty() {
-            pieces.for_each(|(param, grad)| Kernel { param, grad, buffer: &mut [], factors }.run());
-        } else {
-            let pieces = pieces.zip(buffer.par_chunks_mut(PIECE));
-            pieces.for_each(|((param, grad), buffer)| Kernel { param, grad, buffer, factors }.run());
-        }
+        Kernel { param: &mut param[start..end], grad, buffer: &mut self.buffer.borrow_mut(), factors }.run();
         Ok(())
     }
 }

@@ -26,7 +26,8 @@ thread_local! {
 ///
 /// A sampling is such a work, and so is one training step up to the optimiser. Without this every convolution turns its
 /// weights into its own form at each call, which for large networks and small batches takes as long as the convolution.
-/// Weights that change meanwhile (`Var::set`, an optimiser's step) give results from a mixture of old and new ones.
+/// Weights that change meanwhile (`Var::set`, an optimiser's step) give results from a mixture of old and new ones. What is
+/// kept is `work`'s own: a call within it keeps its own again.
 ///
 /// ```
 /// # fn main() -> candle_core::Result<()> {
@@ -43,8 +44,7 @@ thread_local! {
 /// # }
 /// ```
 pub fn with_still_weights<R>(work: impl FnOnce() -> R) -> R {
-    let still = current().unwrap_or_default();
-    with(Some(still), work)
+    with(Some(Arc::default()), work)
 }
 
 /// What this thread keeps, to be handed to the threads that work for it.
@@ -65,13 +65,14 @@ pub(crate) fn with<R>(still: Option<Arc<Still>>, work: impl FnOnce() -> R) -> R 
     work()
 }
 
-/// The `form` of a weight: made by `make`, or kept from before.
+/// The `form` of a weight: made by `make`, or kept in `still` from before.
 pub(crate) fn form<T: Any + Send + Sync>(
+    still: Option<&Still>,
     weight: &Tensor,
     form: Form,
     make: impl FnOnce() -> Result<T>,
 ) -> Result<Arc<T>> {
-    let Some(still) = current() else { return Ok(Arc::new(make()?)) };
+    let Some(still) = still else { return Ok(Arc::new(make()?)) };
     let slot =
         still.slots.lock().unwrap_or_else(PoisonError::into_inner).entry((weight.id(), form)).or_default().clone();
     let kept = match slot.get() {

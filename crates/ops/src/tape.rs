@@ -5,7 +5,7 @@
 //! so that their memory serves the next gradient.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,6 +16,7 @@ use rayon::prelude::*;
 use crate::buffer::Buffer;
 use crate::elementwise::accumulate;
 use crate::host::{PIECE, grain};
+use crate::still::Still;
 
 /// The way back through one operation: from the gradient of its result to those of its arguments.
 ///
@@ -31,6 +32,8 @@ pub(crate) struct NodeId(usize);
 pub(crate) struct Tape {
     /// The weights that candle computed and has to take the gradients of.
     computed: Vec<TensorId>,
+    /// What is kept of weights that stand still.
+    still: Option<Arc<Still>>,
     count: AtomicUsize,
     /// Nothing once somebody went back through it.
     steps: Mutex<Option<Vec<(NodeId, Backward)>>>,
@@ -47,9 +50,10 @@ impl std::fmt::Debug for Tape {
 }
 
 impl Tape {
-    pub(crate) fn new(computed: Vec<TensorId>) -> Self {
+    pub(crate) fn new(computed: Vec<TensorId>, still: Option<Arc<Still>>) -> Self {
         Self {
             computed,
+            still,
             count: AtomicUsize::new(0),
             steps: Mutex::new(Some(Vec::new())),
             forgets: false,
@@ -59,7 +63,17 @@ impl Tape {
 
     /// An empty tape for a part of the network that this one is of, which records nothing if it `forgets`.
     pub(crate) fn of_part(&self, forgets: bool) -> Self {
-        Self { forgets, ..Self::new(self.computed.clone()) }
+        Self { forgets, ..Self::new(self.computed.clone(), self.still.clone()) }
+    }
+
+    /// The same with what is kept now.
+    pub(crate) fn keeping(self, still: Option<Arc<Still>>) -> Self {
+        Self { still, ..self }
+    }
+
+    /// What is kept of weights that stand still.
+    pub(crate) fn still(&self) -> Option<&Still> {
+        self.still.as_deref()
     }
 
     /// Whether an operation is to be recorded whose features or weights need a gradient.
@@ -101,12 +115,17 @@ impl Tape {
         id
     }
 
-    /// Goes back from `output`, whose gradient is `grad`; nothing if somebody did so before.
-    pub(crate) fn backward(&self, output: NodeId, grad: Arc<Buffer>) -> Result<Option<Gradients>> {
+    /// Goes back from `output`, whose gradient is `grad`, with what is kept now; nothing if somebody did so before.
+    pub(crate) fn backward(
+        &self,
+        output: NodeId,
+        grad: Arc<Buffer>,
+        still: Option<Arc<Still>>,
+    ) -> Result<Option<Gradients>> {
         let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(steps) = steps else { return Ok(None) };
         let count = self.count.load(Ordering::Relaxed);
-        let mut gradients = Gradients { features: vec![None; count], weights: HashMap::new() };
+        let mut gradients = Gradients { features: vec![None; count], weights: HashMap::new(), still };
         gradients.features[output.0] = Some(grad);
         for (id, backward) in steps.into_iter().rev() {
             if let Some(grad) = gradients.features[id.0].take() {
@@ -120,10 +139,16 @@ impl Tape {
 /// The gradients gathered on the way back.
 pub(crate) struct Gradients {
     features: Vec<Option<Arc<Buffer>>>,
-    weights: HashMap<TensorId, (Shape, Buffer)>,
+    weights: WeightGradients,
+    still: Option<Arc<Still>>,
 }
 
 impl Gradients {
+    /// What is kept of weights that stand still.
+    pub(crate) fn still(&self) -> Option<Arc<Still>> {
+        self.still.clone()
+    }
+
     /// The gradient of an input.
     pub(crate) fn take(&mut self, id: NodeId) -> Option<Arc<Buffer>> {
         self.features[id.0].take()
@@ -172,24 +197,6 @@ impl Gradients {
             add_weight(&mut self.weights, id, shape, grad);
         }
     }
-
-    /// Hands the weights' gradients to the [`backward`] under way.
-    pub(crate) fn deposit(self) -> Result<()> {
-        if self.weights.is_empty() {
-            return Ok(());
-        }
-        DEPOSIT.with_borrow_mut(|deposit| match deposit {
-            Some(deposit) => {
-                for (id, (shape, grad)) in self.weights {
-                    add_weight(deposit, id, shape, grad);
-                }
-                Ok(())
-            }
-            None => {
-                bail!("a network's weights get their gradients from kakusan_ops::backward(&loss), not loss.backward()")
-            }
-        })
-    }
 }
 
 pub(crate) type WeightGradients = HashMap<TensorId, (Shape, Buffer)>;
@@ -205,7 +212,36 @@ fn add_weight(weights: &mut WeightGradients, id: TensorId, shape: Shape, grad: B
 
 thread_local! {
     /// Where networks leave their weights' gradients while [`backward`] runs on this thread.
-    static DEPOSIT: RefCell<Option<WeightGradients>> = const { RefCell::new(None) };
+    static DEPOSIT: RefCell<Option<Deposit>> = const { RefCell::new(None) };
+}
+
+/// The gradients of the weights of the networks that one loss depends on.
+struct Deposit {
+    /// All that candle goes back through. While the thread waits for others it may take up another call's job, which goes
+    /// back from another loss and has no business here.
+    graph: HashSet<TensorId>,
+    weights: WeightGradients,
+}
+
+/// Hands the weights' gradients of the network that gave `output` to the [`backward`] under way.
+pub(crate) fn deposit(output: &Tensor, gradients: Gradients) -> Result<()> {
+    if gradients.weights.is_empty() {
+        return Ok(());
+    }
+    // Taken out meanwhile: nothing is borrowed while gradients are added up, and nobody else finds it.
+    match DEPOSIT.take() {
+        Some(Deposit { graph, mut weights }) if graph.contains(&output.id()) => {
+            for (id, (shape, grad)) in gradients.weights {
+                add_weight(&mut weights, id, shape, grad);
+            }
+            DEPOSIT.set(Some(Deposit { graph, weights }));
+            Ok(())
+        }
+        other => {
+            DEPOSIT.set(other);
+            bail!("a network's weights get their gradients from kakusan_ops::backward(&loss), not loss.backward()")
+        }
+    }
 }
 
 /// The gradients of everything that `loss`, a scalar, depends on: candle's `loss.backward()`, and the weights of every
@@ -220,10 +256,18 @@ pub fn backward(loss: &Tensor) -> Result<GradStore> {
 
 /// The same with the networks' weights apart, as buffers that can be added to.
 pub(crate) fn backward_parts(loss: &Tensor) -> Result<(GradStore, WeightGradients)> {
-    let before = DEPOSIT.replace(Some(HashMap::new()));
-    let grads = loss.backward();
-    let weights = DEPOSIT.replace(before).unwrap_or_default();
-    Ok((grads?, weights))
+    /// Puts the deposit of the call around this one back, after a panic too.
+    struct Restore(Option<Deposit>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            DEPOSIT.set(self.0.take());
+        }
+    }
+    let graph = loss.sorted_nodes().iter().map(|node| node.id()).collect();
+    let _restore = Restore(DEPOSIT.replace(Some(Deposit { graph, weights: HashMap::new() })));
+    let grads = loss.backward()?;
+    let weights = DEPOSIT.take().map(|deposit| deposit.weights).unwrap_or_default();
+    Ok((grads, weights))
 }
 
 /// Adds the networks' weights to candle's store.

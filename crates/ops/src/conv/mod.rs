@@ -116,8 +116,9 @@ fn convolve(
 }
 
 fn on_host(s: ConvShape, x: &Host, weight: &Tensor, bias: Option<&Tensor>, silu: bool) -> Result<Features> {
-    let prepared =
-        still::form(weight, ("conv2d forward", s.key()), || with_numbers(weight, |w| Prepared::forward(&s, w)))?;
+    let prepared = still::form(x.tape.still(), weight, ("conv2d forward", s.key()), || {
+        with_numbers(weight, |w| Prepared::forward(&s, w))
+    })?;
     let tracked = x.tape.tracks(x.id.is_some(), weight.track_op() || bias.is_some_and(Tensor::track_op));
     let mut y = Buffer::new(s.b * s.co * s.oh * s.ow)?;
     let mut derivative = if tracked && silu { Some(Buffer::new(y.len())?) } else { None };
@@ -172,8 +173,10 @@ fn backward(
     }
     if let Some(id) = id {
         drop(x); // its memory may serve the gradient
-        let prepared =
-            still::form(weight, ("conv2d back", s.key()), || with_numbers(weight, |w| Prepared::back(s, w)))?;
+        let still = gradients.still();
+        let prepared = still::form(still.as_deref(), weight, ("conv2d back", s.key()), || {
+            with_numbers(weight, |w| Prepared::back(s, w))
+        })?;
         let mut dx = Buffer::new(s.b * s.ci * s.h * s.w)?;
         run::forward(&prepared, &grad, None, false, &mut dx, None);
         gradients.add(id, Arc::new(dx))?;
