@@ -16,6 +16,19 @@ SEEDS = [0, 1, 42, 2**32 + 5, -1]
 SIZES = [1, 15, 16, 17, 31, 32, 100, 1000]
 LARGE = [100_000, 100_003]  # a multiple of 16, and none
 SHORT = 100  # values kept as they are
+# Ranges of few floats, where what is drawn rounds to the upper bound.
+EDGES = [
+    (1.0, 1.0000001),
+    (16777216.0, 16777217.0),
+    (16777216.0, 16777218.0),
+    (-1.0000001, -1.0),
+    (-1.0, -0.9999999),
+    (0.0, 1e-45),
+    (-1e-40, 1e-40),
+    (3.0, 3.0000005),
+    (0.1, 0.10000001),
+    (-3e38, 0.0),
+]
 
 
 def strided_randn(n):
@@ -80,6 +93,16 @@ def program():
     yield "rand", 3
     yield "resume",
     yield "randn", 100_000
+    for bounds in EDGES:
+        yield "uniform", 1000, *bounds
+    for mean, std in [(5.0, 0.0), (0.0, 1e38), (0.0, 3e38), (3e38, 1e38), (1e30, 1e-30), (0.0, 1e-42), (0.0, 1e300)]:
+        yield "normal", 5, mean, std
+        yield "normal", 67, mean, std
+    for low, high in [(0, 1), (-5, 2**28 - 5), (-(2**62), 2**62)]:
+        yield "randint", 1000, low, high
+    for p in [1e-300, 1 - 1e-16]:
+        yield "bernoulli", 1000, p
+    yield "randperm", 2
 
 
 def main():

@@ -34,10 +34,13 @@ impl Generator {
 
     /// `torch.empty(n).uniform_(from, to)`: uniform on [from, to), for `from <= to`. Layers draw their first weights so.
     pub fn uniform(&mut self, n: usize, from: f64, to: f64) -> Vec<f32> {
-        let from = from as f32;
-        let range = to as f32 - from;
+        let (from, to) = (from as f32, to as f32);
+        let range = to - from;
         let mut out = vec![0.0; n];
-        self.engine.fill(&mut out, |draw| unit_f32(draw).mul_add(range, from)); // torch rounds once, too
+        self.engine.fill(&mut out, |draw| {
+            let value = unit_f32(draw).mul_add(range, from); // torch rounds once, too
+            if value == to { from } else { value } // and takes what rounds to the upper bound to the lower
+        });
         out
     }
 
