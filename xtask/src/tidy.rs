@@ -92,14 +92,14 @@ fn uses(manifest: &str) -> Vec<String> {
     own.filter_map(|line| Some(line.split(['.', ' ', '=']).next()?.to_owned())).collect()
 }
 
-/// What is wrong with one file of a library, tests at its end left out.
+/// What is wrong with one file of a library, what is compiled for tests alone left out.
 fn source_problems(path: &str, text: &str) -> Vec<String> {
     let mut problems = vec![];
     let lines = text.lines().count();
     if lines > MAX_LINES {
         problems.push(format!("{path}: {lines} lines, at most {MAX_LINES}"));
     }
-    let code = text.lines().take_while(|line| !line.contains("#[cfg(test)]")).enumerate();
+    let code = without_tests(text).into_iter();
     for (number, line) in code.filter(|(_, line)| !line.trim_start().starts_with("//")) {
         for (rule, words, allowed) in RESERVED {
             if !allowed.iter().any(|place| path.starts_with(place)) && words.iter().any(|word| says(line, word)) {
@@ -108,6 +108,27 @@ fn source_problems(path: &str, text: &str) -> Vec<String> {
         }
     }
     problems
+}
+
+/// The lines of a file with their numbers from 0, but for the items under `#[cfg(test)]`. In what rustfmt writes, an item ends
+/// where a line as far in as its attribute ends with a semicolon, a comma or a brace.
+fn without_tests(text: &str) -> Vec<(usize, &str)> {
+    let mut code = vec![];
+    let mut test: Option<usize> = None;
+    for (number, line) in text.lines().enumerate() {
+        let indent = line.len() - line.trim_start().len();
+        match test {
+            Some(of) => {
+                let ends = line.ends_with([';', '}', ',']) && !line.trim_start().starts_with("//");
+                if indent == of && ends && !line.trim_start().starts_with("#[") {
+                    test = None;
+                }
+            }
+            None if line.trim_start().starts_with("#[cfg(test)]") => test = Some(indent),
+            None => code.push((number, line)),
+        }
+    }
+    code
 }
 
 /// Whether `line` has `word`, and not just as the end of a longer name (`kakusan_rng::` does not say `rng::`).
@@ -155,6 +176,17 @@ mod tests {
         assert_eq!(found("crates/pipeline/src/lib.rs", "// value.unwrap()"), 0);
         assert_eq!(found("crates/pipeline/src/lib.rs", "use kakusan_rand::x;"), 0);
         assert_eq!(found("crates/hub/src/lib.rs", &"\n".repeat(601)), 1);
+        let after_tests = "#[cfg(test)]\nmod tests;\n\nfn f() {\n    x.unwrap();\n}\n";
+        assert_eq!(found("crates/pipeline/src/lib.rs", after_tests), 1);
+        let within = "impl X {\n    #[cfg(test)]\n    fn f(x: Y) {\n        x.unwrap();\n    }\n\n    fn g() {\n        y.unwrap();\n    }\n}\n";
+        assert_eq!(source_problems("crates/pipeline/src/lib.rs", within).len(), 1);
+        assert_eq!(
+            found(
+                "crates/pipeline/src/lib.rs",
+                "#[cfg(test)]\nmod tests {\n    fn f() {\n        x.unwrap();\n    }\n}\n"
+            ),
+            0
+        );
         assert_eq!(
             uses("[dependencies]\nkakusan-rng.workspace = true\nserde = \"1\"\n[dev-dependencies]\nkakusan-x = 1\n"),
             ["rng"]
