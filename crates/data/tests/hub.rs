@@ -199,6 +199,8 @@ fn a_set_that_is_not_there_or_not_clear_is_explained() {
     let (server, cache) = (FakeHub::start(), tempfile::tempdir().unwrap());
     let hub = Hub::new(HubConfig::new(server.url(), cache.path()));
     let refused = |config: &DataConfig| load(config, &hub).unwrap_err().to_string();
+    // Nothing of these sets is in the cache: Python would take a repository without a file for damaged.
+    assert!(!cache.path().join("datasets--owner--zoo").exists());
     let text = refused(&any_set("owner/none"));
     assert!(text.contains("default/train/0000.parquet") && text.contains("`repo`, `config_name`"), "{text}");
 
@@ -333,6 +335,8 @@ fn the_splits_and_configurations_that_there_are_are_told() {
     );
     let text = refused(&DataConfig { config_name: Some("apes".to_owned()), ..any_set("owner/zoo") });
     assert!(text.contains("no split \"train\" of \"apes\"; `split` is one of test, validation"), "{text}");
+    // Nothing of these sets is in the cache: Python would take a repository without a file for damaged.
+    assert!(!cache.path().join("datasets--owner--zoo").exists());
     let text = refused(&any_set("owner/none"));
     assert!(text.contains("owner/none has no parquet files at refs/convert/parquet"), "{text}");
 }

@@ -135,6 +135,7 @@ impl Cache {
         let path = self.root.join(LISTINGS).join(format!("{commit}.json"));
         if read_json(&path).is_none_or(|noted| noted != listing) {
             let _ = self.write(&path, format!("{listing:#}\n").as_bytes());
+            let _ = fs::create_dir_all(self.snapshot(commit)); // a repository without any is damaged in Python's eyes
         }
     }
 

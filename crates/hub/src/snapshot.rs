@@ -30,6 +30,8 @@ pub struct Snapshot<'h> {
     revision: String,
     commit: String,
     files: Vec<String>,
+    /// The Hub itself listed the files just now.
+    listed: bool,
 }
 
 /// The Hub numbers a set's files with four digits.
@@ -71,20 +73,15 @@ impl<'h> Snapshot<'h> {
                 (listed, _) => listed,
             }
         };
-        let (commit, files) = match hub.config().offline {
-            true => cached().ok_or_else(offline)?,
+        let ((commit, files), listed) = match hub.config().offline {
+            true => (cached().ok_or_else(offline)?, false),
             false => match online() {
-                Ok((commit, files)) => {
-                    if let Kind::Dataset = kind {
-                        cache.note_listing(revision, &commit, &files);
-                    }
-                    (commit, files)
-                }
+                Ok(listed) => (listed, true),
                 Err(error @ (Error::NotFound { .. } | Error::Config { .. })) => return Err(error),
-                Err(error) => cached().ok_or(error)?,
+                Err(error) => (cached().ok_or(error)?, false),
             },
         };
-        Ok(Self { hub, kind, repo_id: repo_id.to_owned(), revision: revision.to_owned(), commit, files })
+        Ok(Self { hub, kind, repo_id: repo_id.to_owned(), revision: revision.to_owned(), commit, files, listed })
     }
 
     /// Asks for one part after the other until there is none.
@@ -131,11 +128,15 @@ impl<'h> Snapshot<'h> {
         self.hub.file(RepoFile::new(self.kind, &self.repo_id, &self.commit, filename)?)
     }
 
-    /// Fetches some files, all or none: gives their paths once all of them are there.
+    /// Fetches some files, all or none: gives their paths once all of them are there. What a data set consists of is noted in the cache
+    /// before, so that a part of it is known to be one.
     ///
     /// # Errors
     /// [`Error::Incomplete`] offline, where some are missing; else as [`fetch`](Self::fetch).
     pub fn fetch_all(&self, filenames: &[&str]) -> Result<Vec<PathBuf>, Error> {
+        if let (Kind::Dataset, true) = (self.kind, self.listed) {
+            self.cache().note_listing(&self.revision, &self.commit, &self.files);
+        }
         if self.hub.config().offline {
             let missing: Vec<&str> =
                 filenames.iter().copied().filter(|name| !self.folder().join(name).is_file()).collect();
