@@ -102,8 +102,8 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
     let mut pipeline = load(&args.model, args.checkpoint, args.strict, &registry, &device)?;
     if let Some(name) = &args.scheduler {
         let class_name = registry.resolve(name)?;
-        let scheduler = registry.from_config(class_name, &pipeline.scheduler().config())?;
-        pipeline.set_scheduler(scheduler);
+        let scheduler = registry.swap(class_name, pipeline.scheduler())?;
+        pipeline.set_scheduler(scheduler)?;
     }
     let steps = args.steps.unwrap_or(pipeline.class().default_steps().min(50) as u64) as usize;
     let options = args.options(steps, classes::labels(&args.class, &pipeline)?);

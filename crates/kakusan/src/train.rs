@@ -95,6 +95,9 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
         config.data.dir = Some(std::path::absolute(&dir).unwrap_or(dir)); // the run may be resumed from elsewhere
         config.data.sources = vec![SourceKind::Dir];
     }
+    for warning in config.warnings() {
+        warn(&format!("warning: {warning}"));
+    }
     let existing = match (args.resume.is_some(), args.overwrite) {
         (true, _) => Existing::Resume { allow_changes: args.allow_changes, checkpoint: args.checkpoint },
         (_, true) => Existing::Overwrite,

@@ -70,6 +70,13 @@ pub enum ModelConfig {
 }
 
 impl ModelConfig {
+    /// A number below which no output of the model can be, where its architecture has such a bound: a `BasicUNet` ends with
+    /// SiLU.
+    pub fn lowest_output(&self) -> Option<f32> {
+        const LEAST_OF_SILU: f32 = -0.278_465;
+        matches!(self, Self::BasicUNet(_)).then_some(LEAST_OF_SILU)
+    }
+
     /// The names of the classes that [`from_map`](Self::from_map) knows.
     pub const CLASS_NAMES: &[&str] =
         &[BasicUNet::CLASS_NAME, UNet2DModel::CLASS_NAME, ClassConditionedUnet::CLASS_NAME];

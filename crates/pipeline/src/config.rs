@@ -5,10 +5,12 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use candle_core::{Device, Tensor};
 use kakusan_config::did_you_mean;
 use kakusan_data::DataConfig;
 use kakusan_models::ModelConfig;
-use kakusan_scheduler::{Registry, RunOptions, Scheduler};
+use kakusan_rng::Generator;
+use kakusan_scheduler::{Draw, Registry, RunOptions, Scheduler, saved_config};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -64,8 +66,8 @@ pub struct SampleConfig {
     pub steps: usize,
     /// How many images.
     pub batch_size: usize,
-    /// The class of the scheduler that draws, built from the configuration of the one that was trained with; that one
-    /// itself where absent.
+    /// The class of the scheduler that draws, built from the configuration that the trained pipeline saves, so that the
+    /// training and a later `sample --scheduler` draw the same; that scheduler itself where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheduler: Option<String>,
     /// How much of the noise in a step is new, for schedulers such as DDIM, 0 to 1; 0, none, by default.
@@ -84,6 +86,36 @@ impl Default for SampleConfig {
     fn default() -> Self {
         Self { steps: 40, batch_size: 64, scheduler: None, eta: None, guidance_scale: None, trajectory_steps: 5 }
     }
+}
+
+/// A configuration that can run, and will hardly do what is wanted: [`RunConfig::warnings`].
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigWarning {
+    /// The model has to predict numbers that it cannot put out.
+    #[error(
+        "the outputs of a {model} are never below {lowest:.2}, and {scheduler} has it predict numbers down to {least:.2}: its \
+         images will be poor; use a UNet2DModel, or LinearMixScheduler"
+    )]
+    TargetOutOfReach {
+        /// The model's class.
+        model: &'static str,
+        /// The scheduler's class.
+        scheduler: String,
+        /// The lowest output of the model.
+        lowest: f32,
+        /// The lowest number that it has to predict, of a draw of them.
+        least: f32,
+    },
+}
+
+/// The lowest number that a model has to predict of black and of white images, in a draw of noise and levels.
+fn lowest_target(scheduler: &dyn Scheduler) -> kakusan_scheduler::Result<f32> {
+    let mut rng = Generator::new(0);
+    let ends = [0f32, 1.0].repeat(32);
+    let clean = scheduler.pixel_range().from_unit(&Tensor::from_vec(ends, (64, 1, 1, 1), &Device::Cpu)?)?;
+    let Draw { noise, levels } = scheduler.draw(&clean, &mut rng)?;
+    Ok(scheduler.target(&clean, &noise, &levels)?.flatten_all()?.min_all()?.to_scalar()?)
 }
 
 /// A configuration that cannot run: what is wrong, where, and what would be right.
@@ -160,12 +192,16 @@ impl RunConfig {
         let data: DataConfig = source.section("data")?;
         data.check().map_err(|e| source.refusal("data", &e.to_string()))?;
 
-        let (class_name, fields) = source.class("model", ModelConfig::CLASS_NAMES)?;
+        let (class_name, fields) =
+            source.class("model", ModelConfig::CLASS_NAMES, |wrong| did_you_mean(wrong, ModelConfig::CLASS_NAMES))?;
         let model = ModelConfig::from_map(&class_name, &fields).map_err(|e| source.refusal("model", &e.to_string()))?;
 
         let known = registry.class_names();
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
-        let (class_name, fields) = source.class("scheduler", &known)?;
+        let (class_name, fields) = source.class("scheduler", &known, |wrong| match registry.nearest(wrong) {
+            Some(class_name) => format!("; did you mean `{class_name}`?"),
+            None => did_you_mean(wrong, &known),
+        })?;
         let scheduler =
             registry.build(&class_name, &fields).map_err(|e| source.refusal("scheduler", &e.to_string()))?;
 
@@ -175,7 +211,11 @@ impl RunConfig {
             None => scheduler.clone(),
             Some(name) => registry
                 .resolve(name)
-                .and_then(|class_name| registry.from_config(class_name, &scheduler.config()))
+                .and_then(|class_name| {
+                    // as if it was saved and loaded: a later `sample --scheduler` draws the same
+                    let saved = registry.from_config(scheduler.class_name(), &saved_config(scheduler.as_ref()))?;
+                    registry.swap(class_name, saved.as_ref())
+                })
                 .map_err(|e| source.error(&["sample", "scheduler"], e.to_string()))?,
         };
         for (key, steps) in [("steps", sample.steps), ("trajectory_steps", sample.trajectory_steps)] {
@@ -234,6 +274,18 @@ impl RunConfig {
         Ok(())
     }
 
+    /// What is allowed and will hardly do what is wanted.
+    pub fn warnings(&self) -> Vec<ConfigWarning> {
+        let mut warnings = vec![];
+        if let (Some(lowest), Ok(least)) = (self.model.lowest_output(), lowest_target(self.scheduler.as_ref()))
+            && least < lowest
+        {
+            let (model, scheduler) = (self.model.class_name(), self.scheduler.class_name().to_owned());
+            warnings.push(ConfigWarning::TargetOutOfReach { model, scheduler, lowest, least });
+        }
+        warnings
+    }
+
     /// The whole configuration as TOML, defaults and overrides included: what a run folder keeps.
     ///
     /// # Errors
@@ -250,7 +302,7 @@ impl RunConfig {
         let whole = Whole {
             data: &self.data,
             model: class(self.model.class_name(), self.model.to_map(), self.model.default_map()),
-            scheduler: class(self.scheduler.class_name(), self.scheduler.config(), Map::new()),
+            scheduler: class(self.scheduler.class_name(), saved_config(self.scheduler.as_ref()), Map::new()),
             train: &self.train,
             sample: &self.sample,
         };
@@ -330,15 +382,21 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// Reads a table that names its class: the class, and the other keys as JSON.
-    fn class(&self, name: &str, known: &[&str]) -> Result<(String, Map<String, Value>), ConfigError> {
+    /// Reads a table that names its class: the class, and the other keys as JSON. `meant` ends the message about a class that
+    /// does not exist.
+    fn class(
+        &self,
+        name: &str,
+        known: &[&str],
+        meant: impl Fn(&str) -> String,
+    ) -> Result<(String, Map<String, Value>), ConfigError> {
         let section: toml::Table = self.section(name)?;
         let Some(toml::Value::String(class_name)) = section.get("_class_name") else {
             let message = format!("[{name}] needs `_class_name`, one of {}", known.join(", "));
             return Err(self.error(&[name], message));
         };
         if !known.contains(&class_name.as_str()) {
-            let message = format!("no {name} is called `{class_name}`{}", did_you_mean(class_name, known));
+            let message = format!("no {name} is called `{class_name}`{}", meant(class_name));
             return Err(self.error(&[name, "_class_name"], message));
         }
         match serde_json::to_value(&section) {

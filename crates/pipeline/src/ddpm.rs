@@ -6,7 +6,7 @@ use kakusan_config::{Config, from_json};
 use kakusan_hub::Hub;
 use kakusan_models::{BasicUNet, ClassConditionedUnet, Model, ModelConfig, SaveOptions, Weights};
 use kakusan_scheduler::{LinearMixScheduler, Registry, Scheduler, ScoreSdeVpScheduler};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::files::{create_folders, read_text, write_whole};
 use crate::layout::{self, INDEX_FILE, Index, SCHEDULER_FILE, part_dir};
@@ -68,7 +68,8 @@ impl DDPMPipeline {
     /// in `registry`. Parts lie in folders of their own (`unet/`, `scheduler/`) or all in `dir`.
     ///
     /// What is odd about the files and changes nothing is passed over as diffusers does, and said by
-    /// [`warnings`](Self::warnings): fields that the model does not know, tensors that it does not have.
+    /// [`warnings`](Self::warnings): fields that the model does not know, tensors that it does not have, a scheduler of
+    /// another class than the index says, which is built as the index says.
     ///
     /// # Errors
     /// When a part is missing or damaged, or its class is not known.
@@ -90,16 +91,20 @@ impl DDPMPipeline {
         let unfit = |reason: String| Error::NotAPipeline { dir: dir.to_owned(), reason };
         let scheduler = part_dir(dir, "scheduler").join(SCHEDULER_FILE);
         let damaged = |reason: String| unfit(format!("{}: {reason}", scheduler.display()));
-        let mut own = from_json(&read_text(&scheduler)?).map_err(|e| damaged(e.to_string()))?;
-        let found = own.entry("_class_name").or_insert_with(|| scheduler_class.as_str().into());
-        let found = found.as_str().unwrap_or_default();
-        if found != scheduler_class {
-            let reason =
-                format!("{INDEX_FILE} says that `scheduler` is {scheduler_class}, the part's own file {found}");
-            return Err(unfit(reason));
+        let own = from_json(&read_text(&scheduler)?).map_err(|e| damaged(e.to_string()))?;
+        let found = own.get("_class_name");
+        if found.and_then(Value::as_str) != Some(scheduler_class.as_str()) {
+            let (path, found) = (scheduler.clone(), found.map(Value::to_string));
+            warnings.push(Warning::OtherScheduler { path, found, class_name: scheduler_class.clone() });
         }
-        let class_name = class.scheduler_class().unwrap_or(&scheduler_class);
-        let scheduler = registry.from_config(class_name, &own).map_err(|e| damaged(e.to_string()))?;
+        let load = || {
+            let scheduler = registry.from_config(&scheduler_class, &own)?;
+            match class.scheduler_class() {
+                Some(class_name) => registry.swap(class_name, scheduler.as_ref()),
+                None => Ok(scheduler),
+            }
+        };
+        let scheduler = load().map_err(|e| damaged(e.to_string()))?;
 
         let unet = kakusan_models::from_pretrained(&part_dir(dir, "unet"), Some(&unet), variant, device)?;
         warnings.extend(unet.warnings.into_iter().map(Warning::from));
@@ -200,9 +205,14 @@ impl DDPMPipeline {
         self.scheduler.as_ref()
     }
 
-    /// Samples by another scheduler from now on.
-    pub fn set_scheduler(&mut self, scheduler: Arc<dyn Scheduler>) {
+    /// Samples by another scheduler from now on, such as one of [`Registry::swap`].
+    ///
+    /// # Errors
+    /// When it is for models of another [`Family`](kakusan_scheduler::Family) than this one.
+    pub fn set_scheduler(&mut self, scheduler: Arc<dyn Scheduler>) -> Result<()> {
+        Registry::default().check_fit(scheduler.as_ref(), self.scheduler.as_ref())?;
         self.scheduler = scheduler;
+        Ok(())
     }
 
     pub(crate) fn device(&self) -> &Device {

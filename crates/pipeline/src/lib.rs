@@ -38,7 +38,7 @@ mod warning;
 pub use checkpointed::Checkpointed;
 pub use class::PipelineClass;
 pub use compare::compare;
-pub use config::{ConfigError, RunConfig, SampleConfig};
+pub use config::{ConfigError, ConfigWarning, RunConfig, SampleConfig};
 pub use convert::convert;
 pub use ddpm::DDPMPipeline;
 pub use device::DeviceChoice;

@@ -272,7 +272,7 @@ impl Training<'_> {
             let (model, weights) = (self.config.model.clone(), trainer.sampling_weights()?);
             let mut pipeline = DDPMPipeline::new(model, weights, self.config.sampler.clone())?;
             story.show_results(&pipeline, watch)?;
-            pipeline.set_scheduler(self.config.scheduler.clone());
+            pipeline.set_scheduler(self.config.scheduler.clone())?;
             pipeline.save_pretrained(folder.dir())?;
             watch(Event::Wrote(folder.dir()));
         }

@@ -29,6 +29,19 @@ pub enum Warning {
         /// Their names.
         names: Vec<String>,
     },
+    /// `scheduler_config.json` is read as one of another class than it says, or says none.
+    #[error(
+        "{}: its `_class_name` is {}, and it is read as {class_name}, which the pipeline's index says",
+        path.display(), found.as_deref().unwrap_or("missing")
+    )]
+    OtherScheduler {
+        /// The file.
+        path: PathBuf,
+        /// What stands there, as JSON.
+        found: Option<String>,
+        /// The class that was built.
+        class_name: String,
+    },
     /// Of the model's files.
     #[error(transparent)]
     Model(#[from] kakusan_models::Warning),

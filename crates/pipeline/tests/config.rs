@@ -193,3 +193,37 @@ fn null_has_a_word_in_toml_and_comes_back() {
     let again = parse(&config.to_toml().unwrap(), &[]).unwrap();
     assert_eq!(again.model, config.model);
 }
+
+#[test]
+fn a_sampler_that_does_not_fit_and_a_target_out_of_reach_are_told() {
+    let ddpm = TEXT.replace("LinearMixScheduler", "DDPMScheduler");
+    for (text, sampler) in
+        [(ddpm.as_str(), "edm_euler"), (&ddpm, "linear_mix"), (&ddpm, "flow_match_euler"), (TEXT, "ddim")]
+    {
+        let message = parse(text, &[&format!("sample.scheduler={sampler}")]).unwrap_err().to_string();
+        assert!(message.contains("cannot sample this model") && message.contains("that fit are"), "{message}");
+    }
+    let wrong = error(&TEXT.replace("LinearMixScheduler", "DPMSolver++"));
+    assert!(
+        wrong.contains("no scheduler is called `DPMSolver++`; did you mean `DPMSolverMultistepScheduler`?"),
+        "{wrong}"
+    );
+
+    assert!(parse(TEXT, &[]).unwrap().warnings().is_empty());
+    for (scheduler, least) in [("prediction_type=epsilon", "-"), ("prediction_type=sample", "-1.00")] {
+        let warnings = parse(&ddpm, &[&format!("scheduler.{scheduler}")]).unwrap().warnings();
+        let warning = warnings[0].to_string();
+        assert!(warning.contains("never below -0.28") && warning.contains(&format!("down to {least}")), "{warning}");
+    }
+}
+
+/// What a training draws is what the saved pipeline draws by `sample --scheduler`.
+#[test]
+fn a_sampler_is_built_from_what_the_training_saves() {
+    let text = TEXT.replace("LinearMixScheduler", "DDPMScheduler");
+    let config = parse(&text, &["sample.scheduler=heun"]).unwrap();
+    assert_eq!(config.sampler.config()["beta_start"], 0.0001);
+    let saved = Registry::default().from_json(&kakusan_scheduler::to_json(config.scheduler.as_ref())).unwrap();
+    let later = Registry::default().swap("HeunDiscreteScheduler", saved.as_ref()).unwrap();
+    assert_eq!(kakusan_scheduler::to_json(later.as_ref()), kakusan_scheduler::to_json(config.sampler.as_ref()));
+}

@@ -120,8 +120,8 @@ fn an_index_that_does_not_fit_is_refused_by_name() -> TestResult {
     assert!(damaged.contains("model_index.json is damaged"), "{damaged}");
     let left_out = refused("\"unet\"", "\"vqvae\": [null, null],\n  \"unet\"");
     assert_eq!(left_out, "");
-    let class = refused("\"LinearMixScheduler\"", "\"DDIMScheduler\"");
-    assert!(class.contains("`scheduler` is DDIMScheduler, the part's own file LinearMixScheduler"), "{class}");
+    let scheduler = refused("\"LinearMixScheduler\"", "\"dpmsolver\"");
+    assert!(scheduler.contains("is called `dpmsolver`; did you mean `DPMSolverMultistepScheduler`?"), "{scheduler}");
     Ok(())
 }
 
@@ -155,6 +155,18 @@ fn what_is_odd_is_passed_over_aloud_or_refused_where_nothing_may_be() -> TestRes
     assert!(list.contains("is [\"BasicUNet\"], and it is read as BasicUNet"), "{list}");
     let other = said(config, class, "\"_class_name\": \"UNet2DModel\",");
     assert!(other.contains("is \"UNet2DModel\", and it is read as BasicUNet"), "{other}");
+
+    // the index says which class the scheduler is of, and the file what it is set to
+    let scheduler = "scheduler/scheduler_config.json";
+    let class = "\"_class_name\": \"LinearMixScheduler\",";
+    let missing = said(scheduler, class, "");
+    assert!(missing.contains("its `_class_name` is missing, and it is read as LinearMixScheduler"), "{missing}");
+    let list = said(scheduler, class, "\"_class_name\": [\"LinearMixScheduler\"],");
+    assert!(list.contains("is [\"LinearMixScheduler\"], and it is read as LinearMixScheduler"), "{list}");
+    let other = said(scheduler, class, "\"_class_name\": \"DDIMScheduler\", \"beta_end\": 0.03,");
+    assert!(
+        other.contains("is \"DDIMScheduler\", and it is read as LinearMixScheduler, which the pipeline's index says")
+    );
 
     let index = "model_index.json";
     let class = "\"_class_name\": \"DDPMPipeline\",";

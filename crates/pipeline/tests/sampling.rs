@@ -12,6 +12,10 @@ type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 /// A network of a few thousand parameters with random weights.
 fn pipeline(more: &str) -> TestResult<DDPMPipeline> {
+    pipeline_with(more, Arc::new(DDPMScheduler::default()))
+}
+
+fn pipeline_with(more: &str, scheduler: Arc<dyn Scheduler>) -> TestResult<DDPMPipeline> {
     let json = format!(
         r#"{{"_class_name": "UNet2DModel", "sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1,
             "block_out_channels": [4, 8], "norm_num_groups": 4, "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
@@ -19,7 +23,7 @@ fn pipeline(more: &str) -> TestResult<DDPMPipeline> {
     );
     let config = ModelConfig::from_json(&json, "test")?;
     let (weights, _) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.build(vb))?;
-    Ok(DDPMPipeline::new(config, weights, Arc::new(DDPMScheduler::default()))?)
+    Ok(DDPMPipeline::new(config, weights, scheduler)?)
 }
 
 fn values(tensor: &Tensor) -> TestResult<Vec<f32>> {
@@ -28,7 +32,7 @@ fn values(tensor: &Tensor) -> TestResult<Vec<f32>> {
 
 #[test]
 fn every_scheduler_draws_with_one_generator_and_with_one_for_each_image() -> TestResult {
-    let (mut pipeline, registry) = (pipeline("")?, Registry::default());
+    let registry = Registry::default();
     let trained_with = DDPMScheduler::default().config();
     for class_name in registry.class_names() {
         if class_name == "RePaintScheduler" {
@@ -36,7 +40,7 @@ fn every_scheduler_draws_with_one_generator_and_with_one_for_each_image() -> Tes
         }
         // some have betas of their own
         let config = if class_name == "UnCLIPScheduler" { &Default::default() } else { &trained_with };
-        pipeline.set_scheduler(registry.from_config(&class_name, config)?);
+        let pipeline = pipeline_with("", registry.from_config(&class_name, config)?)?;
         let options = |batch| SampleOptions { run: RunOptions::steps(6), ..SampleOptions::new(batch) };
         let sample = pipeline.sample(2, 6, &mut Generator::new(0), |_| {})?;
         let sample = values(&sample)?;
@@ -132,7 +136,6 @@ fn repaint_leaves_what_the_mask_keeps() -> TestResult {
 
 #[test]
 fn the_index_says_which_classes_python_has() -> TestResult {
-    let mut pipeline = pipeline("")?;
     for (class_name, library) in [
         ("DDPMScheduler", "diffusers"),
         ("KarrasVeScheduler", "diffusers"),
@@ -140,12 +143,70 @@ fn the_index_says_which_classes_python_has() -> TestResult {
         ("LinearMixScheduler", "kakusan"),
     ] {
         let dir = tempfile::tempdir()?;
-        pipeline.set_scheduler(Registry::default().build(class_name, &Default::default())?);
+        let pipeline = pipeline_with("", Registry::default().build(class_name, &Default::default())?)?;
         pipeline.save_pretrained(dir.path())?;
         let index: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.path().join("model_index.json"))?)?;
         assert_eq!(index["scheduler"], serde_json::json!([library, class_name]));
         assert_eq!(index["unet"], serde_json::json!(["diffusers", "UNet2DModel"]));
     }
+    Ok(())
+}
+
+/// Every pair of classes: the sampler draws what the model has learned, or is refused by the names of those that do.
+#[test]
+fn a_scheduler_that_does_not_fit_the_model_is_refused() -> TestResult {
+    let registry = Registry::default();
+    let alone = ["CMStochastic", "IPNDM", "KarrasVe", "LinearMix", "ScoreSdeVe", "ScoreSdeVp"];
+    let families = [["EDM", "EDM"], ["FlowMatch", "FlowMatch"]];
+    // solvers that are set to sample a flow
+    let solvers = ["DEISMultistep", "DPMSolverMultistep", "DPMSolverSinglestep", "SASolver", "UniPCMultistep"];
+    let family = |class_name: &str| {
+        let is = |name: &&str| class_name.starts_with(*name);
+        alone.into_iter().find(is).or(families.into_iter().flatten().find(is)).unwrap_or("diffusion")
+    };
+    for trained_with in registry.class_names() {
+        let trained = registry.build(&trained_with, &Default::default())?;
+        let mut pipeline = pipeline_with("", trained.clone())?;
+        for class_name in registry.class_names() {
+            let flows = family(&trained_with) == "FlowMatch" && solvers.iter().any(|name| class_name.starts_with(name));
+            let fits = family(&class_name) == family(&trained_with) || flows;
+            let pair = format!("{class_name} for {trained_with}");
+            match registry.swap(&class_name, trained.as_ref()) {
+                Ok(scheduler) => {
+                    assert!(fits, "{pair} is let through");
+                    assert!(
+                        scheduler.family() == trained.family() && pipeline.set_scheduler(scheduler).is_ok(),
+                        "{pair}"
+                    );
+                }
+                Err(e) => {
+                    assert!(!fits, "{pair}: {e}");
+                    let text = e.to_string();
+                    assert!(text.contains("schedulers that fit are ") && text.contains(&trained_with), "{text}");
+                    let by_hand = registry.build(&class_name, &Default::default())?;
+                    assert!(pipeline.set_scheduler(by_hand).is_err(), "{pair}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_sampler_predicts_what_the_model_was_trained_for() -> TestResult {
+    let registry = Registry::default();
+    let v = serde_json::json!({"_class_name": "DDPMScheduler", "prediction_type": "v_prediction"}).to_string();
+    let trained = registry.from_json(&v)?;
+    assert!(registry.swap("DDIMScheduler", trained.as_ref()).is_ok());
+    assert!(registry.swap("UnCLIPScheduler", trained.as_ref()).is_err());
+    let repaint = registry.swap("RePaintScheduler", trained.as_ref()).unwrap_err().to_string();
+    assert!(repaint.contains("prediction_type v_prediction; schedulers that fit are DDIMInverse"), "{repaint}");
+
+    let flow = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}"#;
+    let solver = registry.swap("UniPCMultistepScheduler", registry.from_json(flow)?.as_ref())?;
+    assert_eq!((&solver.config()["flow_shift"], &solver.config()["use_flow_sigmas"]), (&3.0.into(), &true.into()));
+    let back = registry.swap("FlowMatchHeunDiscreteScheduler", solver.as_ref())?;
+    assert_eq!(back.config()["shift"], 3.0);
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{check_positive, check_sigma_range, check_train_timesteps, check_whole_timesteps};
 use crate::tensors::{check_same, draw_from, mix, mix_by_level, noise_like, of_levels, scale, scale_by_level};
 use crate::{Draw, Error, Result, Run, RunOptions, Schedule, Scheduler, StepOutput, Steps, Takes};
@@ -137,7 +137,7 @@ impl Scheduler for CMStochasticIterativeScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
     }
 
     fn summary(&self) -> &str {

@@ -5,11 +5,11 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{Alphas, check_positive, check_steps};
 use crate::tensors::{check_same, mix};
 use crate::{
-    BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig,
+    BetaConfig, BetaSchedule, Draw, Error, Family, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig,
     StepOutput, Steps, TimestepSpacing,
 };
 
@@ -103,7 +103,11 @@ impl Scheduler for DDIMInverseScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        Family::Diffusion(self.config.prediction_type)
     }
 
     fn summary(&self) -> &str {

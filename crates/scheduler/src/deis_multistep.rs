@@ -5,14 +5,14 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{
     History, Integrand, Level, Process, Spaced, check_last, check_order, inference_steps, multistep_order,
 };
 use crate::tensors::scale;
 use crate::{
-    Draw, DynamicShiftConfig, Result, Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput, Steps,
-    Takes, TimeShiftType, TimestepSpacing,
+    Draw, DynamicShiftConfig, Family, Result, Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput,
+    Steps, Takes, TimeShiftType, TimestepSpacing,
 };
 
 /// DEIS: the noise that was predicted, interpolated over log ρ and integrated (Zhang and Chen 2023, "ρAB-DEIS"):
@@ -125,7 +125,11 @@ impl Scheduler for DEISMultistepScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        self.config.solver.family()
     }
 
     fn summary(&self) -> &str {

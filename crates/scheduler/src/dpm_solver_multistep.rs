@@ -6,14 +6,15 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{
     DPMMultistep, History, Integrand, Process, SigmaConversion, Spaced, check_last, check_order, inference_steps,
-    last_timestep, learned_or_none, null_is_false,
+    last_timestep, learned_or_none,
 };
 use crate::{
-    DPMAlgorithmType, DPMSolverType, Draw, DynamicShiftConfig, Error, FinalSigmasType, LearnedVarianceType, Result,
-    Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput, Steps, Takes, TimeShiftType, TimestepSpacing,
+    DPMAlgorithmType, DPMSolverType, Draw, DynamicShiftConfig, Error, Family, FinalSigmasType, LearnedVarianceType,
+    Result, Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput, Steps, Takes, TimeShiftType,
+    TimestepSpacing,
 };
 
 /// DPM-Solver and DPM-Solver++ with earlier outputs in place of further model calls (Lu et al. 2022, "DPM-Solver++",
@@ -54,7 +55,6 @@ pub struct DPMSolverMultistepConfig {
     /// Whether the last step is of the first order, however many there are.
     pub euler_at_final: bool,
     /// Evenly spaced in λ (Lu et al. 2022).
-    #[serde(deserialize_with = "null_is_false")]
     pub use_lu_lambdas: bool,
     /// The noise level that the last step leads to; `dpmsolver` and `sde-dpmsolver` cannot lead to zero.
     pub final_sigmas_type: FinalSigmasType,
@@ -165,7 +165,11 @@ impl Scheduler for DPMSolverMultistepScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        self.config.solver.family()
     }
 
     fn summary(&self) -> &str {

@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::dpm_solver_multistep::DPMSolverMultistepRun;
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{
     DPMMultistep, History, Process, Spaced, check_order, inference_steps, last_timestep, learned_or_none,
 };
 use crate::{
-    DPMAlgorithmType, DPMSolverType, Draw, Error, LearnedVarianceType, Result, Run, RunOptions, Scheduler,
+    DPMAlgorithmType, DPMSolverType, Draw, Error, Family, LearnedVarianceType, Result, Run, RunOptions, Scheduler,
     SolverConfig, SpacingConfig, Steps, TimestepSpacing,
 };
 
@@ -117,7 +117,11 @@ impl Scheduler for DPMSolverMultistepInverseScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        self.config.solver.family()
     }
 
     fn summary(&self) -> &str {

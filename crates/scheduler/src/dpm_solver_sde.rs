@@ -5,12 +5,12 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{Alphas, BrownianMotion, TwoCalls, ancestral_step, check_calls, halfway, sigmas_at};
 use crate::tensors::{check_same, mix, scale_by_sigma};
 use crate::{
-    BetaConfig, BetaSchedule, Churn, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, SigmaConfig,
-    SpacingConfig, StepOutput, Steps, Takes, TimestepSpacing,
+    BetaConfig, BetaSchedule, Churn, Draw, Error, Family, PredictionType, Result, Run, RunOptions, Scheduler,
+    SigmaConfig, SpacingConfig, StepOutput, Steps, Takes, TimestepSpacing,
 };
 
 /// The stochastic DPM-Solver++ of second order, in one step of two model calls (Lu et al. 2022, with noise after k-diffusion's
@@ -95,7 +95,11 @@ impl Scheduler for DPMSolverSDEScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        Family::Diffusion(self.config.prediction_type)
     }
 
     fn summary(&self) -> &str {

@@ -6,14 +6,15 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{
     DPMStep, History, Integrand, Level, Process, Spaced, check_last, check_order, last_timestep, learned_or_none,
 };
 use crate::tensors::noise_like;
 use crate::{
-    DPMAlgorithmType, DPMSolverType, Draw, DynamicShiftConfig, Error, FinalSigmasType, LearnedVarianceType, Result,
-    Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput, Steps, Takes, TimeShiftType, TimestepSpacing,
+    DPMAlgorithmType, DPMSolverType, Draw, DynamicShiftConfig, Error, Family, FinalSigmasType, LearnedVarianceType,
+    Result, Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput, Steps, Takes, TimeShiftType,
+    TimestepSpacing,
 };
 
 /// DPM-Solver and DPM-Solver++ in steps that call the model as often as their order (Lu et al. 2022, "DPM-Solver",
@@ -135,7 +136,11 @@ impl Scheduler for DPMSolverSinglestepScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        self.config.solver.family()
     }
 
     fn summary(&self) -> &str {

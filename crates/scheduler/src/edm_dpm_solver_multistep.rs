@@ -5,12 +5,12 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{DPMMultistep, History, Level, MOST_STEPS, check_count, check_descending, check_order};
 use crate::tensors::{check_same, mix, scale};
 use crate::{
-    DPMAlgorithmType, DPMSolverType, Draw, EDMConfig, Error, FinalSigmasType, Result, Run, RunOptions, Schedule,
-    Scheduler, StepOutput, Steps, Takes, ThresholdConfig,
+    DPMAlgorithmType, DPMSolverType, Draw, EDMConfig, Error, Family, FinalSigmasType, Result, Run, RunOptions,
+    Schedule, Scheduler, StepOutput, Steps, Takes, ThresholdConfig,
 };
 
 /// DPM-Solver++ with earlier outputs (Lu et al. 2022, "DPM-Solver++", algorithm 2) for models with EDM's
@@ -115,7 +115,11 @@ impl Scheduler for EDMDPMSolverMultistepScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        Family::Edm(self.config.edm.prediction_type)
     }
 
     fn summary(&self) -> &str {

@@ -5,11 +5,12 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{MOST_STEPS, check_count, check_descending};
 use crate::tensors::{check_same, mix, noise_like, scale};
 use crate::{
-    Churn, Draw, EDMConfig, FinalSigmasType, Result, Run, RunOptions, Schedule, Scheduler, StepOutput, Steps, Takes,
+    Churn, Draw, EDMConfig, Family, FinalSigmasType, Result, Run, RunOptions, Schedule, Scheduler, StepOutput, Steps,
+    Takes,
 };
 
 /// Euler's method on the probability flow ODE with EDM's preconditioning, with noise added before a step where asked
@@ -67,7 +68,11 @@ impl Scheduler for EDMEulerScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        Family::Edm(self.config.edm.prediction_type)
     }
 
     fn summary(&self) -> &str {

@@ -1,14 +1,34 @@
+use crate::Family;
+use crate::registry::meant;
+
 /// What can go wrong in a scheduler.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// No scheduler of this `_class_name` is registered.
-    #[error("no scheduler is called `{name}`; known are {}", known.join(", "))]
+    #[error("no scheduler is called `{name}`; {}known are {}", did_you_mean(name, known), known.join(", "))]
     UnknownClass {
         /// The name that was asked for.
         name: String,
         /// The names that are registered, in alphabetical order.
         known: Vec<String>,
+    },
+    /// A scheduler cannot sample a model, which was trained with one of another [`Family`].
+    #[error(
+        "{class_name} cannot sample this model: it is for {samples}, and the model was trained with {trained_with}, {trained}; \
+         schedulers that fit are {}", fitting.join(", ")
+    )]
+    Misfit {
+        /// The class of the scheduler that does not fit.
+        class_name: String,
+        /// The models that it samples.
+        samples: Family,
+        /// The class of the scheduler that the model was trained with.
+        trained_with: String,
+        /// The model's family.
+        trained: Family,
+        /// The classes that fit, in alphabetical order.
+        fitting: Vec<String>,
     },
     /// The configuration of a scheduler does not fit its class.
     #[error("{class_name}: {reason}")]
@@ -87,6 +107,10 @@ pub enum Error {
     /// An error of the tensor library.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+fn did_you_mean(name: &str, known: &[String]) -> String {
+    meant(name, known).map(|class_name| format!("did you mean `{class_name}`? ")).unwrap_or_default()
 }
 
 /// A result with this crate's [`Error`].

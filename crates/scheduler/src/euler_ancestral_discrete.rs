@@ -5,12 +5,12 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{Alphas, ancestral_step, sigma_schedule};
 use crate::tensors::{check_same, mix, noise_like, scale_by_sigma};
 use crate::{
-    BetaConfig, BetaSchedule, Draw, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig, StepOutput,
-    Steps, TimestepSpacing,
+    BetaConfig, BetaSchedule, Draw, Family, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig,
+    StepOutput, Steps, TimestepSpacing,
 };
 
 /// Euler's method in σ, ancestral: each step goes further down than its level and adds new noise to come back up to it
@@ -84,7 +84,11 @@ impl Scheduler for EulerAncestralDiscreteScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        Family::Diffusion(self.config.prediction_type)
     }
 
     fn summary(&self) -> &str {

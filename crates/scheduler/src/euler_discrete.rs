@@ -5,15 +5,15 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{
     Alphas, check_calls, check_descending, check_first_two, check_timesteps, linspace_f32, ln_f32, sigmas_at,
     timesteps_of,
 };
 use crate::tensors::{check_same, mix, noise_like, scale_by_sigma};
 use crate::{
-    BetaConfig, BetaSchedule, Churn, Draw, Error, FinalSigmasType, PredictionType, Result, Run, RunOptions, Schedule,
-    Scheduler, SigmaConfig, SpacingConfig, StepOutput, Steps, Takes, TimestepSpacing,
+    BetaConfig, BetaSchedule, Churn, Draw, Error, Family, FinalSigmasType, PredictionType, Result, Run, RunOptions,
+    Schedule, Scheduler, SigmaConfig, SpacingConfig, StepOutput, Steps, Takes, TimestepSpacing,
 };
 
 /// Euler's method on the probability flow ODE in σ, with noise added before a step where asked for (Karras et al. 2022,
@@ -196,7 +196,14 @@ impl Scheduler for EulerDiscreteScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        match self.is_continuous() {
+            true => Family::Own(format!("{} with timestep_type continuous", Self::CLASS_NAME)),
+            false => Family::Diffusion(self.config.prediction_type),
+        }
     }
 
     fn summary(&self) -> &str {

@@ -5,11 +5,12 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{Flow, MOST_STEPS, check_count, check_descending, check_flow_levels, stretched_to};
 use crate::tensors::{check_same, mix, noise_like};
 use crate::{
-    Draw, Error, Result, Run, RunOptions, Schedule, Scheduler, SigmaConfig, StepOutput, Steps, Takes, TimeShiftType,
+    Draw, Error, Family, PredictionType, Result, Run, RunOptions, Schedule, Scheduler, SigmaConfig, StepOutput, Steps,
+    Takes, TimeShiftType,
 };
 
 /// Euler's method along the straight paths of a flow (Liu et al. 2022; Esser et al. 2024): diffusers'
@@ -201,7 +202,11 @@ impl Scheduler for FlowMatchEulerDiscreteScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        Family::Flow(PredictionType::FlowPrediction)
     }
 
     fn summary(&self) -> &str {

@@ -5,10 +5,10 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{Flow, MOST_STEPS, check_count};
 use crate::tensors::{check_same, mix, noise_like};
-use crate::{Churn, Draw, Result, Run, RunOptions, Scheduler, StepOutput, Steps, Takes};
+use crate::{Churn, Draw, Family, PredictionType, Result, Run, RunOptions, Scheduler, StepOutput, Steps, Takes};
 
 /// Heun's method along the paths of a flow (Karras et al. 2022, algorithm 2; Lipman et al. 2022): diffusers'
 /// `FlowMatchHeunDiscreteScheduler`.
@@ -62,7 +62,11 @@ impl Scheduler for FlowMatchHeunDiscreteScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        Family::Flow(PredictionType::FlowPrediction)
     }
 
     fn summary(&self) -> &str {

@@ -5,14 +5,14 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{
     Alphas, check_calls, check_positive, check_timesteps, sigma_schedule, sigmas_at, with_second_calls,
 };
 use crate::tensors::{check_same, mix, scale, scale_by_sigma};
 use crate::{
-    BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Schedule, Scheduler, SigmaConfig,
-    SpacingConfig, StepOutput, Steps, Takes, TimestepSpacing,
+    BetaConfig, BetaSchedule, Draw, Error, Family, PredictionType, Result, Run, RunOptions, Schedule, Scheduler,
+    SigmaConfig, SpacingConfig, StepOutput, Steps, Takes, TimestepSpacing,
 };
 
 /// Heun's method in σ: Euler's step, then the same step by the mean of the slopes at both its ends (Karras et al. 2022,
@@ -97,7 +97,11 @@ impl Scheduler for HeunDiscreteScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        Family::Diffusion(self.config.prediction_type)
     }
 
     fn summary(&self) -> &str {

@@ -5,7 +5,7 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{MOST_STEPS, check_count, check_positive, check_sigma_range, serialize_whole};
 use crate::tensors::{check_same, mix, mix_by_level, noise_like, of_levels, randn, scale};
 use crate::{Churn, Draw, Error, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
@@ -86,7 +86,7 @@ impl Scheduler for KarrasVeScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
     }
 
     fn summary(&self) -> &str {

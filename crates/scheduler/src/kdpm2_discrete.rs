@@ -5,12 +5,12 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{Alphas, TwoCalls, halfway, sigma_schedule};
 use crate::tensors::{check_same, mix, scale, scale_by_sigma};
 use crate::{
-    BetaConfig, BetaSchedule, Draw, PredictionType, Result, Run, RunOptions, Scheduler, SigmaConfig, SpacingConfig,
-    StepOutput, Steps, TimestepSpacing,
+    BetaConfig, BetaSchedule, Draw, Family, PredictionType, Result, Run, RunOptions, Scheduler, SigmaConfig,
+    SpacingConfig, StepOutput, Steps, TimestepSpacing,
 };
 
 /// The midpoint method in σ, halfway in log σ (DPM-Solver-2, Lu et al. 2022, algorithm 1, in the terms of Karras et al. 2022;
@@ -87,7 +87,11 @@ impl Scheduler for KDPM2DiscreteScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        Family::Diffusion(self.config.prediction_type)
     }
 
     fn summary(&self) -> &str {

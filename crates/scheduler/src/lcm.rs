@@ -5,12 +5,12 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{Alphas, check_original_steps, check_positive, distilled_timesteps};
 use crate::tensors::{check_same, mix, noise_like};
 use crate::{
-    BetaConfig, BetaSchedule, Draw, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig, StepOutput,
-    Steps, Takes, ThresholdConfig, TimestepSpacing,
+    BetaConfig, BetaSchedule, Draw, Family, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig,
+    StepOutput, Steps, Takes, ThresholdConfig, TimestepSpacing,
 };
 
 /// Multistep sampling of latent consistency models (Luo et al. 2023, algorithm 3): diffusers' `LCMScheduler`.
@@ -119,7 +119,11 @@ impl Scheduler for LCMScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        Family::Diffusion(self.config.prediction_type)
     }
 
     fn summary(&self) -> &str {

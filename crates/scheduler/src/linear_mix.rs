@@ -5,7 +5,7 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{MOST_STEPS, check_count};
 use crate::tensors::{check_same, levels_of, per_image};
 use crate::{Draw, PixelRange, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
@@ -36,7 +36,7 @@ impl Scheduler for LinearMixScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(self)
+        config_map(self)
     }
 
     fn summary(&self) -> &str {

@@ -6,11 +6,11 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{Alphas, sigma_schedule};
 use crate::tensors::{check_same, mix, scale, scale_by_sigma};
 use crate::{
-    BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, SigmaConfig,
+    BetaConfig, BetaSchedule, Draw, Error, Family, PredictionType, Result, Run, RunOptions, Scheduler, SigmaConfig,
     SpacingConfig, StepOutput, Steps, Takes, TimestepSpacing,
 };
 
@@ -92,7 +92,11 @@ impl Scheduler for LMSDiscreteScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        Family::Diffusion(self.config.prediction_type)
     }
 
     fn summary(&self) -> &str {

@@ -5,11 +5,11 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::Alphas;
 use crate::tensors::{check_same, mix, scale};
 use crate::{
-    BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig,
+    BetaConfig, BetaSchedule, Draw, Error, Family, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig,
     StepOutput, Steps, TimestepSpacing,
 };
 
@@ -111,7 +111,11 @@ impl Scheduler for PNDMScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        Family::Diffusion(self.config.prediction_type)
     }
 
     fn summary(&self) -> &str {

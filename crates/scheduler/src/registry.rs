@@ -3,7 +3,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use kakusan_config::{DIFFUSERS_VERSION, did_you_mean};
+use kakusan_config::{DIFFUSERS_VERSION, did_you_mean, nearest};
 use kakusan_rng::Generator;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -13,15 +13,15 @@ use crate::{
     CMStochasticIterativeScheduler, DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, DEISMultistepScheduler,
     DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler, DPMSolverSDEScheduler,
     DPMSolverSinglestepScheduler, Draw, EDMDPMSolverMultistepScheduler, EDMEulerScheduler, Error,
-    EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler,
+    EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, Family, FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler, HeunDiscreteScheduler, IPNDMScheduler, KDPM2AncestralDiscreteScheduler,
     KDPM2DiscreteScheduler, KarrasVeScheduler, LCMScheduler, LMSDiscreteScheduler, LinearMixScheduler, PNDMScheduler,
     PixelRange, RePaintScheduler, Result, Run, RunOptions, SASolverScheduler, Scheduler, ScoreSdeVeScheduler,
     ScoreSdeVpScheduler, TCDScheduler, UnCLIPScheduler, UniPCMultistepScheduler,
 };
 
-/// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It is only given keys
-/// that the scheduler of an empty configuration has in its [`Scheduler::config`].
+/// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It receives only keys
+/// that occur in the class's default configuration, the [`Scheduler::config`] of an empty one.
 pub type Constructor = fn(Map<String, Value>) -> Result<Arc<dyn Scheduler>>;
 
 /// Schedulers by their `_class_name`: how a configuration becomes a scheduler.
@@ -116,13 +116,7 @@ impl Registry {
     /// # Errors
     /// When no class, or more than one, is called so.
     pub fn resolve(&self, name: &str) -> Result<&str> {
-        let plain = |name: &str| -> String {
-            let letters: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
-            let lower = letters.to_lowercase();
-            lower.strip_suffix("scheduler").unwrap_or(&lower).to_owned()
-        };
         let wanted = plain(name);
-        let short = |class_name: &str| plain(class_name).trim_end_matches("discrete").to_owned();
         let names = || self.constructors.keys().map(String::as_str);
         if let Some(class_name) = names().find(|&known| plain(known) == wanted || short(known) == wanted) {
             return Ok(class_name);
@@ -134,35 +128,97 @@ impl Registry {
         }
     }
 
+    /// The registered class that was probably meant by a wrong name: by what others call it (`dpmsolver`, `k_euler`), or
+    /// else by its letters.
+    pub fn nearest(&self, name: &str) -> Option<String> {
+        self.resolve(name).map(str::to_owned).ok().or_else(|| meant(name, &self.class_names()).map(str::to_owned))
+    }
+
     /// Builds the scheduler `class_name` from a configuration that was written for it: a key that it does not know is
     /// refused. Keys that begin with `_` are ignored, as in diffusers.
     ///
     /// # Errors
     /// For a class that is not registered, and for a configuration that its class refuses.
     pub fn build(&self, class_name: &str, config: &Map<String, Value>) -> Result<Arc<dyn Scheduler>> {
-        let (scheduler, unknown) = self.construct(class_name, config)?;
-        match unknown.first() {
-            None => Ok(scheduler),
-            Some(key) => {
-                let known = self.construct(class_name, &Map::new())?.0.config();
-                let known: Vec<&str> = known.keys().map(String::as_str).collect();
-                let reason = format!("there is no key `{key}`{}", did_you_mean(key, &known));
-                Err(Error::Config { class_name: class_name.to_owned(), reason })
-            }
+        let given = config.iter().filter(|(key, _)| !key.starts_with('_'));
+        let given: Map<_, _> = given.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let constructor = self.constructor(class_name)?;
+        let known = constructor(Map::new())?.config();
+        if let Some(key) = given.keys().find(|key| !known.contains_key(*key)) {
+            let known: Vec<&str> = known.keys().map(String::as_str).filter(|key| !key.starts_with('_')).collect();
+            let reason = format!("there is no key `{key}`{}", did_you_mean(key, &known));
+            return Err(Error::Config { class_name: class_name.to_owned(), reason });
         }
+        AsGiven::build(class_name, constructor, given)
     }
 
     /// Builds the scheduler `class_name` from a configuration that may be another class's, as diffusers'
-    /// `X.from_config(y.config)` does of a `y` that was loaded: the keys that both know are used, absent ones take
-    /// the class's default, and the others are kept and saved again.
+    /// `X.from_config(y.config)` does. Keys that both know are used. Keys that were not set in `config`, because they are
+    /// absent or listed in its `_use_default_values` (see [`Scheduler::config`]), take this class's default. Keys that
+    /// only other classes know are kept and saved again.
+    ///
+    /// In memory only what was set is handed on; a configuration that was saved and loaded has every key set.
+    ///
+    /// It differs from diffusers where that fails later or draws no images. Null counts as false for `use_*_sigmas`, and as the
+    /// default for UnCLIP's `variance_type`, which fail there. What is only refused there when a run begins is refused here
+    /// at once, and so is `flow_prediction` without `use_flow_sigmas`. `sigma_min` and `sigma_max` that only another class
+    /// knows do not bound `use_*_sigmas`. A run never changes the configuration (there, odd numbers of steps set
+    /// `lower_order_final` of `DPMSolverSinglestepScheduler`).
     ///
     /// # Errors
     /// For a class that is not registered, and for a configuration that its class refuses.
     pub fn from_config(&self, class_name: &str, config: &Map<String, Value>) -> Result<Arc<dyn Scheduler>> {
-        let (inner, _) = self.construct(class_name, config)?;
-        let given = config.iter().filter(|(key, _)| !key.starts_with('_'));
-        let given = given.map(|(key, value)| (key.clone(), value.clone())).collect();
-        Ok(Arc::new(AsGiven { inner, given }))
+        AsGiven::build(class_name, self.constructor(class_name)?, set_values(config))
+    }
+
+    /// Builds the scheduler `class_name` for a model that was trained with `trained`, as [`from_config`](Self::from_config)
+    /// of its configuration. For a model that has learned a flow, a solver that can do so is set to sample one:
+    /// `use_flow_sigmas`, `prediction_type` and the shift, which diffusers leaves to the caller.
+    ///
+    /// # Errors
+    /// As [`from_config`](Self::from_config), and [`Error::Misfit`] where such a scheduler cannot sample such a model.
+    pub fn swap(&self, class_name: &str, trained: &dyn Scheduler) -> Result<Arc<dyn Scheduler>> {
+        let scheduler = self.convert(class_name, trained)?;
+        self.check_fit(scheduler.as_ref(), trained)?;
+        Ok(scheduler)
+    }
+
+    /// Refuses a `sampler` for a model that was trained with `trained` where they are not of one [`Family`].
+    ///
+    /// # Errors
+    /// [`Error::Misfit`], which names the classes that fit.
+    pub fn check_fit(&self, sampler: &dyn Scheduler, trained: &dyn Scheduler) -> Result<()> {
+        if sampler.family() == trained.family() {
+            return Ok(());
+        }
+        let fits = |name: &String| self.convert(name, trained).is_ok_and(|other| other.family() == trained.family());
+        Err(Error::Misfit {
+            class_name: sampler.class_name().to_owned(),
+            samples: sampler.family(),
+            trained_with: trained.class_name().to_owned(),
+            trained: trained.family(),
+            fitting: self.class_names().into_iter().filter(fits).collect(),
+        })
+    }
+
+    fn convert(&self, class_name: &str, trained: &dyn Scheduler) -> Result<Arc<dyn Scheduler>> {
+        let mut config = trained.config();
+        if let Family::Flow(prediction) = trained.family() {
+            let shift = ["shift", "flow_shift"].into_iter().find_map(|key| config.get(key).cloned());
+            let keys = self.constructor(class_name)?(Map::new())?.config();
+            let flow = [
+                ("use_flow_sigmas", Some(true.into())),
+                ("prediction_type", Some(prediction.to_string().into())),
+                ("flow_shift", shift.clone()),
+                ("shift", shift),
+            ];
+            let mut set = set_values(&config);
+            for (key, value) in flow.into_iter().filter(|(key, _)| keys.contains_key(*key)) {
+                set.extend(value.map(|value| (key.to_owned(), value)));
+            }
+            config = set;
+        }
+        self.from_config(class_name, &config)
     }
 
     /// Builds a scheduler from the text of a `scheduler_config.json`.
@@ -171,32 +227,119 @@ impl Registry {
     /// When the text is not a JSON object with a `_class_name`, and as [`from_config`](Self::from_config).
     pub fn from_json(&self, text: &str) -> Result<Arc<dyn Scheduler>> {
         let config = kakusan_config::from_json(text).map_err(|e| Error::Json(e.to_string()))?;
-        let Some(Value::String(class_name)) = config.get("_class_name") else {
-            return Err(Error::Json("it has no `_class_name`".into()));
-        };
-        self.from_config(class_name, &config)
+        match config.get("_class_name") {
+            Some(Value::String(class_name)) => self.from_config(class_name, &config),
+            Some(other) => Err(Error::Json(format!("its `_class_name` is {other}, not the name of a class"))),
+            None => Err(Error::Json("it has no `_class_name`".into())),
+        }
     }
 
-    /// The scheduler, and the keys that its class does not know.
-    fn construct(&self, class_name: &str, config: &Map<String, Value>) -> Result<(Arc<dyn Scheduler>, Vec<String>)> {
-        let Some(constructor) = self.constructors.get(class_name) else {
-            return Err(Error::UnknownClass { name: class_name.to_owned(), known: self.class_names() });
-        };
-        let defaults = constructor(Map::new())?.config();
-        let own = config.iter().filter(|(key, _)| !key.starts_with('_'));
-        let (known, unknown): (Vec<_>, Vec<_>) = own.partition(|(key, _)| defaults.contains_key(*key));
-        let known = known.into_iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        let named = |e: Error| match e {
-            Error::Config { class_name: _, reason } => Error::Config { class_name: class_name.to_owned(), reason },
-            other => other,
-        };
-        Ok((constructor(known).map_err(named)?, unknown.into_iter().map(|(key, _)| key.clone()).collect()))
+    fn constructor(&self, class_name: &str) -> Result<Constructor> {
+        let unknown = || Error::UnknownClass { name: class_name.to_owned(), known: self.class_names() };
+        self.constructors.get(class_name).copied().ok_or_else(unknown)
     }
+}
+
+/// What others call schedulers: k-diffusion, the web interfaces for Stable Diffusion, papers and older versions of diffusers.
+const ALIASES: [(&str, &str); 33] = [
+    ("ancestral", "EulerAncestralDiscreteScheduler"),
+    ("consistency", "CMStochasticIterativeScheduler"),
+    ("consistencymodel", "CMStochasticIterativeScheduler"),
+    ("dpm", "DPMSolverMultistepScheduler"),
+    ("dpm2", "KDPM2DiscreteScheduler"),
+    ("dpm2a", "KDPM2AncestralDiscreteScheduler"),
+    ("dpm2ancestral", "KDPM2AncestralDiscreteScheduler"),
+    ("dpm2m", "DPMSolverMultistepScheduler"),
+    ("dpm2msde", "DPMSolverMultistepScheduler"),
+    ("dpm2s", "DPMSolverSinglestepScheduler"),
+    ("dpm2sa", "DPMSolverSinglestepScheduler"),
+    ("dpm2sancestral", "DPMSolverSinglestepScheduler"),
+    ("dpm3msde", "DPMSolverMultistepScheduler"),
+    ("dpmmultistep", "DPMSolverMultistepScheduler"),
+    ("dpmsde", "DPMSolverSDEScheduler"),
+    ("dpmsinglestep", "DPMSolverSinglestepScheduler"),
+    ("dpmsolver", "DPMSolverMultistepScheduler"),
+    ("dpmsolver1", "DPMSolverMultistepScheduler"),
+    ("dpmsolver2", "DPMSolverMultistepScheduler"),
+    ("dpmsolver3", "DPMSolverMultistepScheduler"),
+    ("edm", "EDMEulerScheduler"),
+    ("eulera", "EulerAncestralDiscreteScheduler"),
+    ("flow", "FlowMatchEulerDiscreteScheduler"),
+    ("flowmatch", "FlowMatchEulerDiscreteScheduler"),
+    ("flowmatching", "FlowMatchEulerDiscreteScheduler"),
+    ("plms", "PNDMScheduler"),
+    ("rectifiedflow", "FlowMatchEulerDiscreteScheduler"),
+    ("sde", "DPMSolverSDEScheduler"),
+    ("sdeve", "ScoreSdeVeScheduler"),
+    ("sdevp", "ScoreSdeVpScheduler"),
+    ("tutorial", "LinearMixScheduler"),
+    ("uni", "UniPCMultistepScheduler"),
+    ("unipcbh2", "UniPCMultistepScheduler"),
+];
+
+/// The letters and digits of a scheduler's name: `k_euler`, `Euler` and `EulerScheduler` differ in the first letter only.
+fn plain(name: &str) -> String {
+    let letters: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+    let lower = letters.to_lowercase();
+    lower.strip_suffix("scheduler").unwrap_or(&lower).to_owned()
+}
+
+/// A class's name without what is left out where it is talked about.
+fn short(class_name: &str) -> String {
+    plain(class_name).trim_end_matches("discrete").trim_end_matches("multistep").to_owned()
+}
+
+/// The one of the `known` classes that was probably meant by a name that none of them has.
+pub(crate) fn meant<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
+    let name = name.to_lowercase();
+    // "DPM++ 2M Karras" is a sampler and a spacing of noise levels; "dpmpp" and "dpm++" are the newer "dpm"
+    let name = ["karras", "exponential"].iter().fold(name, |name, spacing| name.replace(spacing, ""));
+    let name =
+        plain(&name).replace("dpmpp", "dpm").replace("dpmsolverpp", "dpmsolver").replace("dpmsolversde", "dpmsde");
+    let of = |name: &str| {
+        let alias = ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, class_name)| *class_name);
+        let is_it = |class_name: &&'a String| {
+            alias == Some(class_name.as_str()) || alias.is_none() && short(class_name) == name
+        };
+        known.iter().find(is_it).map(String::as_str)
+    };
+    let k = name.strip_prefix("sample").unwrap_or(&name).trim_start_matches('k');
+    of(&name).or_else(|| of(k)).or_else(|| {
+        let shorts: Vec<String> = known.iter().map(|class_name| short(class_name)).collect();
+        let shorts: Vec<&str> = shorts.iter().map(String::as_str).collect();
+        let near = nearest(&name, &shorts)?;
+        known.iter().find(|class_name| short(class_name) == near).map(String::as_str)
+    })
+}
+
+/// Lists the keys of a configuration that were not set: diffusers' name for it.
+const NOT_SET: &str = "_use_default_values";
+/// Keys that say something of a file or an object, not of the scheduler: they are not handed on.
+const NOT_HANDED_ON: [&str; 5] =
+    ["_class_name", "_diffusers_version", "_ignore_files", "_pre_quantization_dtype", NOT_SET];
+/// Keys whose value a class replaces by its own name for it, where it knows another class's (`logrho` for `midpoint`).
+/// diffusers writes its own name into the configuration; any other value stays as it was given.
+const RENAMED: [&str; 2] = ["algorithm_type", "solver_type"];
+
+/// What was set in a configuration: what another class built from it takes over.
+pub(crate) fn set_values(config: &Map<String, Value>) -> Map<String, Value> {
+    let not_set: Vec<&str> =
+        config.get(NOT_SET).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let is_set = |key: &str| !NOT_HANDED_ON.contains(&key) && !not_set.contains(&key);
+    config.iter().filter(|(key, _)| is_set(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// What the scheduler's `scheduler_config.json` holds, without `_class_name` and version: every key of its
+/// [`config`](Scheduler::config) with its value, whether set or left to the default.
+pub fn saved_config(scheduler: &dyn Scheduler) -> Map<String, Value> {
+    let mut config = scheduler.config();
+    config.remove(NOT_SET);
+    config
 }
 
 /// The text of the scheduler's `scheduler_config.json`, byte for byte as diffusers writes it.
 pub fn to_json(scheduler: &dyn Scheduler) -> String {
-    let mut config = scheduler.config();
+    let mut config = saved_config(scheduler);
     config.insert("_class_name".into(), scheduler.class_name().into());
     config.insert("_diffusers_version".into(), DIFFUSERS_VERSION.into());
     kakusan_config::to_json(&config)
@@ -217,8 +360,10 @@ where
     C: Serialize + DeserializeOwned + Default,
 {
     let read = |given: Map<String, Value>| -> std::result::Result<C, String> {
-        let mut config = to_map(&C::default());
+        let defaults = to_map(&C::default());
+        let mut config = defaults.clone();
         config.extend(given);
+        replace_nulls(&mut config, &defaults);
         serde_json::from_value(Value::Object(config)).map_err(|e| e.to_string())
     };
     let refuse = |reason: String| Error::Config { class_name: class_name.to_owned(), reason };
@@ -232,6 +377,42 @@ where
     })
 }
 
+/// Puts in the place of null what diffusers makes of it: false for a flag, no bound for `sample_max_value`, and the default
+/// for a key that the other keys leave without effect. A null that has an effect stays, and is refused.
+fn replace_nulls(config: &mut Map<String, Value>, defaults: &Map<String, Value>) {
+    let nulls = config.iter().filter(|(_, value)| value.is_null());
+    let nulls: Vec<String> = nulls.map(|(key, _)| key.clone()).collect();
+    let is_off = |key: &str| matches!(config.get(key), None | Some(Value::Null | Value::Bool(false)));
+    let has = |key: &str| config.get(key).is_some_and(|value| !value.is_null());
+    let word = |key: &str| config.get(key).and_then(Value::as_str).unwrap_or_default();
+    let has_no_effect = |key: &str| match key {
+        "dynamic_thresholding_ratio" => is_off("thresholding"),
+        "clip_sample_range" => is_off("clip_sample"),
+        "flow_shift" => is_off("use_flow_sigmas"),
+        "time_shift_type" => is_off("use_dynamic_shifting"),
+        "timestep_spacing" => has("original_inference_steps"),
+        "steps_offset" => word("timestep_spacing") != "leading" || has("original_inference_steps"),
+        "beta_schedule" => has("trained_betas"),
+        "beta_start" | "beta_end" => {
+            has("trained_betas") || ["squaredcos_cap_v2", "laplace", "exp"].contains(&word("beta_schedule"))
+        }
+        // null is told apart from one value of these only, which is not the default
+        "timestep_type" | "variance_type" => true,
+        "base_shift" | "max_shift" | "base_image_seq_len" | "max_image_seq_len" => true,
+        _ => false,
+    };
+    let mut replaced = vec![];
+    for key in nulls {
+        match defaults.get(&key) {
+            Some(Value::Bool(_)) => replaced.push((key, Value::Bool(false))),
+            Some(_) if key == "sample_max_value" => replaced.push((key, f64::MAX.into())), // no bound
+            Some(default) if has_no_effect(&key) => replaced.push((key, default.clone())),
+            _ => {}
+        }
+    }
+    config.extend(replaced);
+}
+
 /// A configuration as the map that its file holds.
 pub(crate) fn to_map(config: &impl Serialize) -> Map<String, Value> {
     match serde_json::to_value(config) {
@@ -240,11 +421,44 @@ pub(crate) fn to_map(config: &impl Serialize) -> Map<String, Value> {
     }
 }
 
-/// A scheduler that saves its configuration as it was given, with the keys that only other classes know.
+/// A scheduler's [`Scheduler::config`]. A struct does not say which of its fields were set: those that differ from the
+/// default are taken to be.
+pub(crate) fn config_map<C: Serialize + Default>(config: &C) -> Map<String, Value> {
+    let (values, defaults) = (to_map(config), to_map(&C::default()));
+    let set: Vec<&String> =
+        values.iter().filter(|(key, value)| defaults.get(*key) != Some(*value)).map(|(key, _)| key).collect();
+    with_not_set(values.clone(), |key| set.iter().any(|set| *set == key))
+}
+
+/// `config`, with the keys that were not set listed in it.
+fn with_not_set(mut config: Map<String, Value>, is_set: impl Fn(&str) -> bool) -> Map<String, Value> {
+    let not_set: Vec<Value> =
+        config.keys().filter(|key| !key.starts_with('_') && !is_set(key)).map(|key| key.as_str().into()).collect();
+    if !not_set.is_empty() {
+        config.insert(NOT_SET.to_owned(), not_set.into());
+    }
+    config
+}
+
+/// A scheduler that knows which keys of its configuration were set, and keeps those that only other classes know.
 #[derive(Debug)]
 struct AsGiven {
     inner: Arc<dyn Scheduler>,
     given: Map<String, Value>,
+}
+
+impl AsGiven {
+    /// Builds a scheduler from the keys in `given` that its class knows.
+    fn build(class_name: &str, constructor: Constructor, given: Map<String, Value>) -> Result<Arc<dyn Scheduler>> {
+        let defaults = constructor(Map::new())?.config();
+        let known = given.iter().filter(|(key, _)| !key.starts_with('_') && defaults.contains_key(*key));
+        let known = known.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let inner = constructor(known).map_err(|e| match e {
+            Error::Config { class_name: _, reason } => Error::Config { class_name: class_name.to_owned(), reason },
+            other => other,
+        })?;
+        Ok(Arc::new(Self { inner, given }))
+    }
 }
 
 impl Scheduler for AsGiven {
@@ -253,9 +467,15 @@ impl Scheduler for AsGiven {
     }
 
     fn config(&self) -> Map<String, Value> {
-        let mut config = self.inner.config();
-        config.extend(self.given.clone());
-        config
+        let mut config = saved_config(self.inner.as_ref());
+        let renamed = |key: &str| RENAMED.contains(&key) && config.contains_key(key);
+        let given: Map<_, _> = self.given.clone().into_iter().filter(|(key, _)| !renamed(key)).collect();
+        config.extend(given);
+        with_not_set(config, |key| self.given.contains_key(key))
+    }
+
+    fn family(&self) -> Family {
+        self.inner.family()
     }
 
     fn summary(&self) -> &str {

@@ -5,11 +5,12 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::{read_config, to_map};
+use crate::registry::{config_map, read_config, set_values, to_map};
 use crate::schedule::{Alphas, jumps};
 use crate::tensors::{check_same, mix, noise_like};
 use crate::{
-    BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, StepOutput, Steps,
+    BetaConfig, BetaSchedule, Draw, Error, Family, PredictionType, Result, Run, RunOptions, Scheduler, StepOutput,
+    Steps,
 };
 
 /// Inpainting with a model trained for images alone (Lugmayr et al. 2022, algorithm 1): diffusers' `RePaintScheduler`.
@@ -103,14 +104,14 @@ impl RePaintScheduler {
     }
 
     /// Builds it from a configuration that may be another scheduler's, such as the DDPM that a model was trained with: keys
-    /// that it does not know are left out, absent ones take their default.
+    /// that it does not know are left out; absent ones, and those in `_use_default_values`, take their default.
     ///
     /// # Errors
     /// As [`new`](Self::new), and when a value is of the wrong type.
     pub fn from_config(config: &Map<String, Value>) -> Result<Self> {
         let known = to_map(&RePaintConfig::default());
-        let given = config.iter().filter(|(key, _)| known.contains_key(*key));
-        Self::new(read_config(Self::CLASS_NAME, given.map(|(key, value)| (key.clone(), value.clone())).collect())?)
+        let given = set_values(config).into_iter().filter(|(key, _)| known.contains_key(key));
+        Self::new(read_config(Self::CLASS_NAME, given.collect())?)
     }
 
     fn build(config: RePaintConfig) -> Self {
@@ -188,7 +189,11 @@ impl Scheduler for RePaintScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        Family::Diffusion(PredictionType::Epsilon)
     }
 
     fn summary(&self) -> &str {

@@ -6,15 +6,15 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{
     History, Integrand, Level, Process, Spaced, StochasticAdams, check_last, check_order, inference_steps,
     last_timestep, learned_or_none,
 };
 use crate::tensors::noise_like;
 use crate::{
-    Draw, Error, LearnedVarianceType, Result, Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput,
-    Steps, TimestepSpacing,
+    Draw, Error, Family, LearnedVarianceType, Result, Run, RunOptions, Scheduler, SolverConfig, SpacingConfig,
+    StepOutput, Steps, TimestepSpacing,
 };
 
 /// SA-Solver: Adams' multistep methods, a predictor and a corrector, for reverse SDEs with as much noise as one likes
@@ -151,7 +151,11 @@ impl Scheduler for SASolverScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        self.config.solver.family()
     }
 
     fn summary(&self) -> &str {

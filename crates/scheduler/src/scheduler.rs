@@ -6,7 +6,7 @@ use kakusan_rng::{Generator, Noise};
 use serde_json::{Map, Value};
 
 use crate::tensors::{check_same, levels_of, mix, per_image, randn, scale};
-use crate::{Error, Result, RunOptions, Steps};
+use crate::{Error, Family, Result, RunOptions, Steps};
 
 /// When and how much noise: diffusers' `SchedulerMixin`, with the training side made explicit.
 ///
@@ -19,7 +19,19 @@ pub trait Scheduler: Debug + Send + Sync {
 
     /// The configuration, without `_class_name`: what `scheduler_config.json` holds and what the registered
     /// constructor builds an equal scheduler from.
+    ///
+    /// As in diffusers, a key `_use_default_values` may list the keys that were not set, so that another class built from
+    /// this configuration takes its own default for them ([`Registry::from_config`](crate::Registry::from_config)); it is
+    /// not saved. An implementation need not write it: the registry knows what a scheduler was built from and adds the
+    /// list. A scheduler built without the registry hands on every key that it does not list.
     fn config(&self) -> Map<String, Value>;
+
+    /// The models that it trains and samples. The default is a family of its own: a model that was trained with this class
+    /// is sampled with this class. A sampler for models of another class names their family, such as
+    /// `Family::Diffusion(PredictionType::Epsilon)`.
+    fn family(&self) -> Family {
+        Family::Own(self.class_name().to_owned())
+    }
 
     /// What it is, in one line.
     fn summary(&self) -> &str {

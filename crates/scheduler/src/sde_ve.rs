@@ -5,7 +5,7 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{
     MOST_STEPS, check_count, check_positive, check_sigma_range, check_train_timesteps, linspace_f32,
 };
@@ -95,7 +95,7 @@ impl Scheduler for ScoreSdeVeScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
     }
 
     fn summary(&self) -> &str {

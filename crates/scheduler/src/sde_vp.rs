@@ -5,7 +5,7 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{MOST_STEPS, check_count, check_train_timesteps, linspace_f32, serialize_whole};
 use crate::tensors::{check_same, draw_from, mix, mix_by_level, noise_like, of_levels};
 use crate::{Draw, Error, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
@@ -76,7 +76,7 @@ impl Scheduler for ScoreSdeVpScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
     }
 
     fn summary(&self) -> &str {

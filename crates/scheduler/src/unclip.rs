@@ -5,12 +5,12 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{Alphas, Posterior, check_positive, linspace_f64};
 use crate::tensors::{noise_like, scale, split_variance};
 use crate::{
-    BetaConfig, BetaSchedule, Draw, Error, PredictionType, Result, Run, RunOptions, Scheduler, StepOutput, Steps,
-    VarianceType,
+    BetaConfig, BetaSchedule, Draw, Error, Family, PredictionType, Result, Run, RunOptions, Scheduler, StepOutput,
+    Steps, VarianceType,
 };
 
 /// DDPM's sampler as Karlo has it for unCLIP (Ho et al. 2020; Ramesh et al. 2022): diffusers' `UnCLIPScheduler`.
@@ -117,7 +117,11 @@ impl Scheduler for UnCLIPScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        Family::Diffusion(self.config.prediction_type)
     }
 
     fn summary(&self) -> &str {

@@ -6,13 +6,13 @@ use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::to_map;
+use crate::registry::config_map;
 use crate::schedule::{
     History, Integrand, Path, Process, Spaced, UniPC, check_calls, check_count, check_descending, check_first_two,
     check_flow_levels, check_order, inference_steps, linspace_f64, shifted, shifted_by_run, stretched,
 };
 use crate::{
-    Draw, DynamicShiftConfig, Error, FinalSigmasType, Registry, Result, Run, RunOptions, Schedule, Scheduler,
+    Draw, DynamicShiftConfig, Error, Family, FinalSigmasType, Registry, Result, Run, RunOptions, Schedule, Scheduler,
     SolverConfig, SpacingConfig, StepOutput, Steps, Takes, TimeShiftType, TimestepSpacing, UniPCSolverType,
 };
 
@@ -217,7 +217,11 @@ impl Scheduler for UniPCMultistepScheduler {
     }
 
     fn config(&self) -> Map<String, Value> {
-        to_map(&self.config)
+        config_map(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        self.config.solver.family()
     }
 
     fn summary(&self) -> &str {

@@ -138,7 +138,7 @@ fn a_predicted_variance_is_left_aside() -> TestResult {
 fn classes_take_each_others_configurations() -> TestResult {
     // diffusers' `test_switch`: a configuration that went through all classes gives the same images
     let registry = Registry::default();
-    let config = json!({"final_sigmas_type": "sigma_min", "solver_type": "bh1", "solver_order": 3});
+    let config = json!({"final_sigmas_type": "sigma_min", "solver_order": 3});
     let unipc = scheduler(UNIPC, config)?;
     let mut switched = unipc.clone();
     for class_name in [SINGLE, DEIS, DPM, INVERSE, UNIPC] {

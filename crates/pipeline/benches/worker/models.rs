@@ -15,7 +15,7 @@ use kakusan_models::{Dropout, ModelConfig, Weights};
 use kakusan_ops::{Adam, AdamConfig};
 use kakusan_pipeline::{DDPMPipeline, DeviceChoice, Event, Existing, RunConfig, SampleOptions, Trainer, Training};
 use kakusan_rng::Generator;
-use kakusan_scheduler::{Registry, RunOptions};
+use kakusan_scheduler::{Registry, RunOptions, to_json};
 
 use crate::{Item, Result, Work, number};
 
@@ -72,7 +72,7 @@ pub(crate) fn items(configs: &Path) -> Result<(Vec<Item>, Vec<String>)> {
 }
 
 fn same_work(a: &RunConfig, b: &RunConfig) -> bool {
-    let schedulers = [a, b].map(|config| (config.scheduler.class_name().to_owned(), config.scheduler.config()));
+    let schedulers = [a, b].map(|config| to_json(config.scheduler.as_ref()));
     a.model == b.model && a.train.batch_size == b.train.batch_size && schedulers[0] == schedulers[1]
 }
 

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{check_positive, null_is_false, stretched_to};
+use super::{check_positive, stretched_to};
 use crate::{Error, Result};
 
 /// The noise levels of a flow (Liu et al. 2022), under diffusers' names: `x = (1 - σ) x₀ + σ ε` in place of a
@@ -8,7 +8,6 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct FlowConfig {
     /// Whether images are noised as in a flow; timestep `t` of T then has the noise level `t / T`.
-    #[serde(deserialize_with = "null_is_false")]
     pub use_flow_sigmas: bool,
     /// How much more of a sampling is spent at high noise levels: `s σ / (1 + (s - 1) σ)` in place of σ; 1 is even.
     pub flow_shift: f64,

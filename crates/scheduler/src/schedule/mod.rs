@@ -47,8 +47,8 @@ pub(crate) use process::{Integrand, Level, Process, check_order, learned_or_none
 pub use process::{LearnedVarianceType, SolverConfig};
 pub use sigmas::{FinalSigmasType, SigmaConfig};
 pub(crate) use sigmas::{
-    SigmaConversion, ancestral_step, check_calls, check_first_two, check_last, halfway, interpolate, null_is_false,
-    sigma_schedule, sigmas_at, timesteps_of,
+    SigmaConversion, ancestral_step, check_calls, check_first_two, check_last, halfway, interpolate, sigma_schedule,
+    sigmas_at, timesteps_of,
 };
 pub use spacing::{SpacingConfig, TimestepSpacing};
 pub(crate) use spacing::{check_descending, check_timesteps};

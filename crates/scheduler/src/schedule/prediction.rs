@@ -1,3 +1,5 @@
+use std::fmt;
+
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +20,17 @@ pub enum PredictionType {
     VPrediction,
     /// A flow's velocity `ε - x₀` (Liu et al. 2022).
     FlowPrediction,
+}
+
+impl fmt::Display for PredictionType {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Epsilon => "epsilon",
+            Self::Sample => "sample",
+            Self::VPrediction => "v_prediction",
+            Self::FlowPrediction => "flow_prediction",
+        })
+    }
 }
 
 impl PredictionType {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Alphas, BetaConfig, BetaSchedule, FlowConfig, PredictionType, SigmaConfig, ThresholdConfig};
 use crate::tensors::{mix_by_level, of_levels, scale, split_variance};
-use crate::{Draw, Error, Result, VarianceType};
+use crate::{Draw, Error, Family, Result, VarianceType};
 
 /// What all solvers of the DPM-Solver family are configured by, under diffusers' names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,6 +78,14 @@ impl Default for SolverConfig {
 }
 
 impl SolverConfig {
+    /// The models that a solver so configured samples.
+    pub(crate) fn family(&self) -> Family {
+        match self.flow.use_flow_sigmas {
+            true => Family::Flow(self.prediction_type),
+            false => Family::Diffusion(self.prediction_type),
+        }
+    }
+
     /// Says what is out of range, or does not go together.
     pub(crate) fn check(&self, class_name: &str) -> Result<()> {
         use BetaSchedule::{Linear, ScaledLinear, SquaredcosCapV2};

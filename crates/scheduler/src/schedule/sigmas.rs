@@ -1,4 +1,4 @@
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::{SpacingConfig, linspace_f64, ln_f32};
 use crate::{Error, Result};
@@ -7,13 +7,10 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SigmaConfig {
     /// Evenly in `σ^(1/7)` (Karras et al. 2022, equation 5).
-    #[serde(deserialize_with = "null_is_false")]
     pub use_karras_sigmas: bool,
     /// Evenly in `log σ`.
-    #[serde(deserialize_with = "null_is_false")]
     pub use_exponential_sigmas: bool,
     /// By the quantiles of a beta distribution (Lee et al. 2024).
-    #[serde(deserialize_with = "null_is_false")]
     pub use_beta_sigmas: bool,
 }
 
@@ -225,9 +222,4 @@ pub(crate) fn sigma_to_t(sigma: f64, log_sigmas: &[f32]) -> f64 {
     let (low, high) = (log_sigmas[below], log_sigmas[below + 1]);
     let weight = ((f64::from(low) - log_sigma) / f64::from(low - high)).clamp(0.0, 1.0);
     (1.0 - weight) * below as f64 + weight * (below + 1) as f64
-}
-
-/// diffusers' flags are `Optional[bool]`, and files hold null.
-pub(crate) fn null_is_false<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<bool, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
