@@ -225,14 +225,25 @@ fn a_run_goes_on_with_changes_where_they_are_allowed() {
 #[test]
 fn a_training_that_diverges_says_where_and_how_to_go_on() {
     let place = Workplace::new();
-    let set = ["train.optimizer=sgd", "train.learning_rate=1e30", "train.checkpoint_every=1"];
-    let args: Vec<&str> = set.iter().flat_map(|set| ["--set", set]).collect();
-    let said = place.train("run", &args).expect(1).stderr();
-    for word in ["step 2 is", "the images ", "and 16 more of the set", "run/checkpoints/checkpoint-1, is intact"] {
-        assert!(said.contains(word), "{said}");
-    }
-    assert!(said.contains("kakusan train --resume run --allow-changes --set train.learning_rate"), "{said}");
-    assert!(place.path("run/checkpoints/checkpoint-1/SHA256SUMS").is_file());
+    // the third step takes the weights far away
+    let rules = ["train.lr_scheduler=piecewise_constant", "train.lr_step_rules=1:2,1e33"];
+    let diverges = |run: &str, set: &[&str], words: &[&str]| {
+        let set = [&["train.optimizer=sgd", "train.checkpoint_every=2"], &rules[..], set].concat();
+        let args: Vec<&str> = set.iter().flat_map(|set| ["--set", set]).collect();
+        let said = place.train(run, &args).expect(1).stderr();
+        for word in words {
+            assert!(said.contains(word), "{said}");
+        }
+        let resume = format!("kakusan train --resume {run} --allow-changes --set train.learning_rate");
+        assert!(said.contains(&resume), "{said}");
+        assert!(place.path(run).join("checkpoints/checkpoint-2/SHA256SUMS").is_file());
+        assert!(!place.path(run).join("model_index.json").exists());
+    };
+    let words = ["step 4 is", "the images ", "more of the set", "run/checkpoints/checkpoint-2, is intact"];
+    diverges("run", &[], &words);
+    let words = ["after step 3: the training has diverged", "last/checkpoints/checkpoint-2, is intact"];
+    diverges("last", &["train.max_steps=3"], &words); // its own loss is that of the weights before it
+    diverges("kept", &["train.checkpoint_every=1"], &["after step 3: the training has diverged"]);
 }
 
 /// A checkpoint of the tutorial's network takes 3.7 MB: the second finds no place any more.

@@ -369,3 +369,32 @@ fn digits_are_drawn_on_demand() {
     let said = train("guided", &["train.class_dropout=1.5"]).expect(2).stderr();
     assert!(said.contains("between 0 and 1"), "{said}");
 }
+
+#[test]
+fn values_that_are_no_numbers_are_counted_and_end_with_1() {
+    let place = Workplace::new();
+    place.train("run", &["--max-steps", "1"]).expect(0);
+    // finite weights, as a step that diverges leaves them, and nothing finite comes of them
+    let file = place.path("run/unet/diffusion_pytorch_model.safetensors");
+    let whole = fs::read(&file).unwrap();
+    let begin = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let huge = whole[begin..].as_chunks::<4>().0.iter().flat_map(|_| 1e30f32.to_le_bytes());
+    fs::write(&file, whole[..begin].iter().copied().chain(huge).collect::<Vec<u8>>()).unwrap();
+
+    let args = ["sample", "--model", "run", "--batch", "2", "--steps", "3", "--save-tensor", "a.safetensors"];
+    let said = place.run(&[&args[..], &["--separate", "each"]].concat()).expect(1);
+    let words = "error: in 2 of 2 images 1,568 of 1,568 values are not finite; such are drawn in magenta";
+    assert!(said.stderr().contains(words), "{}", said.stderr());
+    let bytes = fs::read(place.path("a.safetensors")).unwrap();
+    let tensor = SafeTensors::deserialize(&bytes).unwrap();
+    let values = tensor.tensor("images").unwrap().data().as_chunks::<4>().0.to_vec();
+    assert!(values.len() == 1568 && values.into_iter().all(|bytes| f32::from_le_bytes(bytes).is_nan()));
+    for picture in ["samples.png", "each/0000.png"] {
+        let decoder = png::Decoder::new(std::io::BufReader::new(fs::File::open(place.path(picture)).unwrap()));
+        let mut reader = decoder.read_info().unwrap();
+        let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut rgb).unwrap();
+        let magenta = rgb.as_chunks::<3>().0.iter().filter(|pixel| **pixel == [255, 0, 255]).count();
+        assert_eq!(magenta, if picture == "samples.png" { 2 * 9 * 784 } else { 784 }, "{picture}");
+    }
+}

@@ -95,6 +95,9 @@ impl Progress {
                 self.suspended(|| preview::show(&title, picture));
             }
             Event::Finished { draw_more } => self.draw_more = (*draw_more).to_owned(),
+            Event::PictureTrouble { picture, reason } => {
+                self.suspended(|| warn(&format!("warning: the picture {picture}: {reason}")));
+            }
             Event::Checkpoint(_) | Event::Wrote(_) => {}
         }
     }

@@ -123,7 +123,7 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
     })?;
     bar.finish_and_clear();
 
-    let images = range.to_unit(&sample)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+    let images = range.to_unit(&sample)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?; // NaN where it is not finite
     let about = args.about(pipeline.scheduler().class_name(), steps);
     let (count, shown) = (options.batch_size, visible(&images)?);
     picture::write(&args.out, grid(&shown, &about)?)?;
@@ -146,7 +146,24 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
         write_whole(file, &bytes)?;
         say(&format!("The tensor `images` {:?}: {}", images.dims(), file.display()));
     }
-    Ok(ExitCode::SUCCESS)
+    match not_finite(&images)? {
+        Some(trouble) => {
+            warn(&format!(
+                "error: {trouble}; the model's weights have diverged in training, or do not fit the scheduler"
+            ));
+            Ok(ExitCode::FAILURE)
+        }
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// How many values of which images are no numbers, if any.
+fn not_finite(images: &Tensor) -> Result<Option<String>> {
+    let n = images.dim(0)?;
+    let pixels = images.flatten_from(1)?.to_vec2::<f32>()?;
+    let bad = pixels.iter().filter(|image| image.iter().any(|value| !value.is_finite())).count();
+    let values = pictures::not_finite(pixels.into_iter().flatten());
+    Ok(values.map(|values| format!("in {bad} of {n} images {values}")))
 }
 
 impl SampleArgs {

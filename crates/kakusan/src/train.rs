@@ -153,7 +153,9 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
             warn(&format!("What was saved before is whole. When that is mended, go on with: {resume}"));
             Ok(code)
         }
-        Err(e @ Error::Diverged { last_checkpoint: Some(_), .. }) => {
+        Err(
+            e @ (Error::Diverged { last_checkpoint: Some(_), .. } | Error::Unsound { last_checkpoint: Some(_), .. }),
+        ) => {
             let code = failure::show(&e);
             let lower = format!("--allow-changes --set train.learning_rate={:.1e}", learning_rate / 10.0);
             warn(&format!("Go on with, say: {resume} {lower}"));

@@ -230,6 +230,18 @@ impl ModelConfig {
         }
     }
 
+    /// Refuses levels that the model cannot be told, as its [`forward`](Model::forward) would.
+    ///
+    /// # Errors
+    /// [`Error::Input`], with the first of them.
+    pub fn check_levels(&self, levels: &[f32]) -> Result<()> {
+        match self {
+            Self::BasicUNet(_) => Ok(()),
+            Self::UNet2DModel(config) => config.check_levels(levels),
+            Self::ClassConditionedUnet(config) => config.unet.check_levels(levels),
+        }
+    }
+
     /// Whether [`Model::enable_gradient_checkpointing`] has an effect.
     pub fn supports_gradient_checkpointing(&self) -> bool {
         matches!(self, Self::UNet2DModel(_) | Self::ClassConditionedUnet(_))

@@ -148,6 +148,20 @@ impl Weights {
         self.iter().map(|(_, var)| var.elem_count()).sum()
     }
 
+    /// The first tensor that holds a value which is not finite, by its name.
+    ///
+    /// # Errors
+    /// When the tensor library fails.
+    pub fn not_finite(&self) -> Result<Option<&str>> {
+        for (name, var) in self.iter() {
+            let values = var.flatten_all()?.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
+            if values.iter().any(|value| !value.is_finite()) {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
     /// Writes the weights as safetensors with diffusers' metadata, whole or not at all.
     ///
     /// # Errors

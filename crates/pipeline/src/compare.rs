@@ -121,10 +121,13 @@ fn pen(run: usize) -> (&'static str, &'static str) {
     (COLOURS[run % COLOURS.len()], if run < COLOURS.len() { "" } else { " stroke-dasharray=\"6 4\"" })
 }
 
-/// Means over at most `most` stretches, each with its middle step.
+/// Means over at most `most` stretches, each with its middle step. They are of one length, or one step longer: the mean of
+/// a few steps that are left over would stand out.
 fn means(records: &[Record], most: usize) -> Vec<(f64, f64)> {
     let mean = |part: &[Record], of: fn(&Record) -> f64| part.iter().map(of).sum::<f64>() / part.len() as f64;
-    let parts = records.chunks(records.len().div_ceil(most).max(1));
+    let count = records.len().min(most);
+    let begin = |part: usize| part * records.len() / count;
+    let parts = (0..count).map(|part| &records[begin(part)..begin(part + 1)]);
     parts.map(|part| (mean(part, |r| r.step as f64), mean(part, |r| f64::from(r.loss)))).collect()
 }
 
@@ -208,6 +211,28 @@ mod tests {
         assert!(page.contains("<td>1,000</td><td>1</td><td>0.00053</td>"), "{page}");
         let alone = compare(&runs[2..]).unwrap();
         assert!(alone.contains("No step was done yet") && alone.contains("There is none"));
+    }
+
+    #[test]
+    fn a_curve_ends_on_as_many_steps_as_it_goes_by() {
+        for steps in [1, 2, 199, 200, 201, 399, 401, 1001, 20_001] {
+            // every second step is a bad one, the last, too
+            let record = |step: usize| Record {
+                step,
+                epoch: 1,
+                loss: if step % 2 == steps % 2 { 1.0 } else { 0.0 },
+                lr: 0.0,
+                grad_norm: 0.0,
+                ema_decay: None,
+                seconds: 0.0,
+            };
+            let records: Vec<Record> = (1..=steps).map(record).collect();
+            let means = means(&records, 200);
+            assert_eq!(means.len(), steps.min(200), "{steps}");
+            let (_, last) = means[means.len() - 1];
+            let length = steps / means.len();
+            assert!(length == 1 || last <= 0.5 + 0.5 / length as f64, "{last} of {steps}");
+        }
     }
 
     #[test]

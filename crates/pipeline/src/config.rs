@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 use toml::de::{DeTable, DeValue};
 
 use crate::TrainConfig;
+use crate::levels::told_in_training;
 use crate::objective::Objective;
 
 /// What a run is made of: the tables of a file such as `configs/184.toml`, with the overrides applied.
@@ -218,12 +219,23 @@ impl RunConfig {
                 })
                 .map_err(|e| source.error(&["sample", "scheduler"], e.to_string()))?,
         };
+        let unfit = |by: &dyn Scheduler, e: &dyn fmt::Display| {
+            let message = format!(
+                "`time_embedding_type`: {} tells the model levels that it does not know: {e}; positional takes any",
+                by.class_name()
+            );
+            source.refusal("model", &message)
+        };
+        let told = told_in_training(scheduler.as_ref())
+            .map_err(|e| source.error(&["scheduler"], format!("{class_name} cannot train: {e}")))?;
+        model.check_levels(&told).map_err(|e| unfit(scheduler.as_ref(), &e))?;
         for (key, steps) in [("steps", sample.steps), ("trajectory_steps", sample.trajectory_steps)] {
             let refused =
                 |key: &str, e: &kakusan_scheduler::Error| source.error(&["sample", key], format!("`{key}`: {e}"));
             sampler.run(steps).map_err(|e| refused(key, &e))?;
             let run = RunOptions { eta: sample.eta, ..RunOptions::steps(steps) };
-            sampler.run_with(&run).map_err(|e| refused("eta", &e))?;
+            let run = sampler.run_with(&run).map_err(|e| refused("eta", &e))?;
+            model.check_levels(run.timesteps()).map_err(|e| unfit(sampler.as_ref(), &e))?;
         }
         let config = Self { data, model, scheduler, train, sample, sampler };
         config.check_ranges().map_err(|(table, message)| source.refusal(table, &message))?;

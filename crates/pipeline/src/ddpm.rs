@@ -215,6 +215,12 @@ impl DDPMPipeline {
         Ok(())
     }
 
+    /// Puts a model of known output in the network's place.
+    #[cfg(test)]
+    pub(crate) fn set_model(&mut self, model: Box<dyn Model>) {
+        self.model = model;
+    }
+
     pub(crate) fn device(&self) -> &Device {
         self.weights.device()
     }

@@ -69,6 +69,16 @@ pub enum Error {
         /// From where the training can go on.
         last_checkpoint: Option<PathBuf>,
     },
+    /// The weights that a step left are of no use, which its loss, that of the weights before it, could not tell.
+    #[error("{what} after step {step}: the training has diverged. {}", advice(last_checkpoint.as_deref()))]
+    Unsound {
+        /// What is not finite.
+        what: String,
+        /// The step, from 1.
+        step: usize,
+        /// From where the training can go on.
+        last_checkpoint: Option<PathBuf>,
+    },
     /// Another process trains in the folder.
     #[error(
         "{} is in use: another training writes there; wait for its end, stop it, or choose a fresh folder with --out",

@@ -18,6 +18,7 @@ mod device;
 mod error;
 mod files;
 mod layout;
+mod levels;
 mod lr_schedule;
 mod objective;
 mod optimizer;

@@ -79,13 +79,33 @@ impl<'a> Previews<'a> {
         preview_path(self.folder, epoch)
     }
 
-    /// The samples of the epoch that has just ended, if it is time for some.
+    /// The samples of the epoch that has just ended, if it is time for some and they can be drawn.
     fn draw(&self, trainer: &Trainer, watch: &mut dyn FnMut(Event)) -> Result<Option<Vec<u8>>> {
-        let RunConfig { model, sampler: scheduler, train, sample, .. } = self.config;
         let epoch = trainer.epochs_done();
         if !self.is_due(epoch) {
             return Ok(None);
         }
+        let path = self.path(epoch);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let (png, trouble) = match self.samples(trainer, epoch) {
+            Ok(drawn) => drawn,
+            Err(error) => {
+                let reason = format!("it could not be drawn: {error}");
+                watch(Event::PictureTrouble { picture: &name, reason: &reason });
+                return Ok(None);
+            }
+        };
+        crate::files::write_whole(&path, &png)?;
+        watch(Event::Samples { epoch: Some(epoch), picture: &path });
+        if let Some(reason) = trouble {
+            watch(Event::PictureTrouble { picture: &name, reason: &reason });
+        }
+        Ok(Some(png))
+    }
+
+    /// Samples as PNG, and what is wrong with them.
+    fn samples(&self, trainer: &Trainer, epoch: usize) -> Result<(Vec<u8>, Option<String>)> {
+        let RunConfig { model, sampler: scheduler, train, sample, .. } = self.config;
         let pipeline = DDPMPipeline::new(model.clone(), trainer.sampling_weights()?, scheduler.clone())?;
         let options = options(self.config, &self.images, sample.batch_size, sample.steps);
         let samples = pipeline.sample_with(&options, &mut Generator::new(train.seed), |_| {})?;
@@ -95,9 +115,6 @@ impl<'a> Previews<'a> {
         let images = pictures::Images { pixels: &pixels, channels, height, width };
         let about = [("epoch", epoch.to_string()), ("seed", train.seed.to_string())];
         let png = pictures::grid(images, COLUMNS, SCALE, &about)?;
-        let path = self.path(epoch);
-        crate::files::write_whole(&path, &png)?;
-        watch(Event::Samples { epoch: Some(epoch), picture: &path });
-        Ok(Some(png))
+        Ok((png, pictures::not_finite(pixels)))
     }
 }

@@ -16,7 +16,8 @@ pub(crate) struct Figure {
     pub(crate) file: &'static str,
     pub(crate) title: String,
     pub(crate) caption: String,
-    pub(crate) png: Vec<u8>,
+    /// Absent where it could not be drawn, which the caption says.
+    pub(crate) png: Option<Vec<u8>>,
 }
 
 /// All that the report tells.
@@ -307,9 +308,11 @@ impl Report<'_> {
 
 /// A picture under its heading, within the page. Its size keeps the page from jumping while it loads.
 fn section(figure: &Figure) -> String {
-    let [width, height] = size(&figure.png);
+    let (title, caption) = (escape(&figure.title), escape(&figure.caption));
+    let Some(png) = &figure.png else { return format!("<h2>{title}</h2>\n<p class=\"notice\">{caption}</p>\n") };
+    let [width, height] = size(png);
     let wide = if width > 1000 { " class=\"wide\"" } else { "" }; // a small screen scrolls it
-    let (title, caption, data) = (escape(&figure.title), escape(&figure.caption), BASE64.encode(&figure.png));
+    let data = BASE64.encode(png);
     format!(
         "<h2>{title}</h2>\n<figure><div class=\"scroll\"><img src=\"data:image/png;base64,{data}\" alt=\"{}\" \
          width=\"{width}\" height=\"{height}\"{wide}></div><figcaption>{caption}</figcaption></figure>\n",
@@ -325,13 +328,11 @@ fn size(png: &[u8]) -> [u32; 2] {
 /// What there is to see, for those who do not see it.
 fn alt(figure: &Figure) -> &str {
     match figure.file {
-        "corrupted.png" => "Eight images in a row, and below them the same eight vanishing in more and more noise",
+        "corrupted.png" => "Images in a row, and below them the same vanishing in more and more noise",
         LOSS => {
             "A curve of the loss over the steps, falling steeply at first and slowly later, with the average of each epoch"
         }
-        "predictions.png" => {
-            "Three rows of eight: images, the same under more and more noise, and the predictions from those"
-        }
+        "predictions.png" => "Three rows: images, the same under more and more noise, and the predictions from those",
         "mean.png" => "The blurred mean of all images, beside predictions from pure noise",
         "trajectory.png" => {
             "A row for each step: at the left noise that turns into images, at the right the predictions from it"
@@ -386,7 +387,7 @@ mod tests {
             file,
             title: format!("Figure <{i}>"),
             caption: format!("caption & \"{i}\""),
-            png: grid(Images { pixels: &vec![0.5; i + 1], channels: 1, height: 1, width: 1 }, 8, 3, &[]).unwrap(),
+            png: grid(Images { pixels: &vec![0.5; i + 1], channels: 1, height: 1, width: 1 }, 8, 3, &[]).ok(),
         };
         let figures: Vec<_> = files.iter().enumerate().map(figure).collect();
         let epochs: Vec<_> = (1..=epochs)
@@ -404,7 +405,11 @@ mod tests {
             epochs: &epochs,
             state,
             figures: &figures,
-            on_the_way: &figures.first().map(|figure| (1, figure.png.clone())).into_iter().collect::<Vec<_>>(),
+            on_the_way: &figures
+                .first()
+                .and_then(|figure| Some((1, figure.png.clone()?)))
+                .into_iter()
+                .collect::<Vec<_>>(),
         };
         (report.html(), report.model_card().unwrap())
     }

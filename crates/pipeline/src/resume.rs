@@ -113,7 +113,7 @@ pub(crate) fn go_on(
 
 /// A training that diverged says from where it can go on.
 pub(crate) fn with_last_checkpoint(mut error: Error, checkpoints: &Path) -> Error {
-    if let Error::Diverged { last_checkpoint, .. } = &mut error {
+    if let Error::Diverged { last_checkpoint, .. } | Error::Unsound { last_checkpoint, .. } = &mut error {
         let newest = checkpoint::newest_first(checkpoints).ok().and_then(|found| found.into_iter().next());
         *last_checkpoint = newest.map(|(_, dir)| dir);
     }

@@ -168,7 +168,7 @@ pub struct Record {
     /// The decay with which the average of the weights took the step, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_decay: Option<f64>,
-    /// Seconds of training up to here, interruptions not counted.
+    /// Seconds of training up to here: of the steps alone, not of checkpoints, pictures and interruptions.
     pub seconds: f64,
 }
 

@@ -109,6 +109,17 @@ impl DDPMPipeline {
         self.follow(run.as_mut(), sample, &predictor, rng, watch)
     }
 
+    /// What the first step of a sampling takes for the images `[b, c, h, w]`: a guess from noise alone.
+    pub(crate) fn first_prediction(&self, options: &SampleOptions, rng: &mut dyn Noise) -> Result<Tensor> {
+        let predictor = Predictor::new(self, options)?;
+        let [channels, height, width] = self.sample_shape()?;
+        let mut run = self.scheduler().run_with(&options.run)?;
+        let noise = run.initial_noise(&[options.batch_size, channels, height, width], self.device(), rng)?;
+        let level = run.level().ok_or_else(|| Error::Unfit("a sampling without steps predicts nothing".into()))?;
+        let output = predictor.predict(&run.scale_model_input(&noise)?, level)?;
+        Ok(run.step(&output, &noise, rng)?.pred_original_sample)
+    }
+
     /// Paints the masked part of images anew so that it fits the rest (RePaint, Lugmayr et al. 2022): diffusers'
     /// `RePaintPipeline`. Where `mask` is 1 the images stay, where it is 0 they are painted.
     ///

@@ -131,6 +131,13 @@ pub enum Event<'a> {
         /// The command that draws new images as the run did.
         draw_more: &'a str,
     },
+    /// A picture could not be drawn, or shows what is no number; the training goes on.
+    PictureTrouble {
+        /// Its file under `images/`.
+        picture: &'a str,
+        /// What is wrong.
+        reason: &'a str,
+    },
 }
 
 /// One epoch in numbers.
@@ -260,7 +267,7 @@ impl Training<'_> {
         });
         let mut previews = Previews::begin(&self.config, &folder, loaded.images.clone(), &trainer, &records, watch)?;
         let mut story =
-            Storyteller::new(&self.config, config_toml, &data.source, loaded.images, &folder, &device, self.program)?;
+            Storyteller::new(&self.config, config_toml, &data.source, loaded.images, &folder, &device, self.program);
         story.show_data(watch)?;
         tell_so_far(&mut story, &trainer, &records, watch)?;
 
@@ -269,12 +276,14 @@ impl Training<'_> {
         let epochs = summarise(&records, trainer.steps_per_epoch(), trainer.images_per_epoch());
         story.show_training(&records, &epochs, watch)?;
         if outcome == Outcome::Finished {
+            // what was learnt is safe before anything is made of it
+            trainer.check_sound().map_err(|e| resume::with_last_checkpoint(e, &folder.checkpoints()))?;
             let (model, weights) = (self.config.model.clone(), trainer.sampling_weights()?);
-            let mut pipeline = DDPMPipeline::new(model, weights, self.config.sampler.clone())?;
-            story.show_results(&pipeline, watch)?;
-            pipeline.set_scheduler(self.config.scheduler.clone())?;
+            let mut pipeline = DDPMPipeline::new(model, weights, self.config.scheduler.clone())?;
             pipeline.save_pretrained(folder.dir())?;
             watch(Event::Wrote(folder.dir()));
+            pipeline.set_scheduler(self.config.sampler.clone())?;
+            story.show_results(&pipeline, watch)?;
         }
         let state = if outcome == Outcome::Finished { State::Finished } else { State::Stopped };
         story.write_report(trainer.weights().parameter_count(), &epochs, state, watch)?;
@@ -294,27 +303,28 @@ impl Training<'_> {
         Watched { previews, story }: Watched,
         watch: &mut dyn FnMut(Event),
     ) -> Result<Outcome> {
-        let before = records.last().map_or(0.0, |record| record.seconds);
-        let begin = Instant::now();
-        let mut told = begin;
+        let mut seconds = records.last().map_or(0.0, |record| record.seconds);
+        let mut told = Instant::now();
         let mut saved_at = trainer.steps_done();
         let checkpoints = folder.checkpoints();
         let mut checkpoint =
             |trainer: &Trainer, metrics: &Metrics, records: &[Record], watch: &mut dyn FnMut(Event)| {
                 if trainer.steps_done() > saved_at {
                     metrics.sync()?; // the log must not lag behind the checkpoint
-                    watch(Event::Checkpoint(&trainer.save_checkpoint(&checkpoints, mean_of_last(records))?));
+                    let saved = trainer.save_checkpoint(&checkpoints, mean_of_last(records));
+                    watch(Event::Checkpoint(&saved.map_err(|e| resume::with_last_checkpoint(e, &checkpoints))?));
                     saved_at = trainer.steps_done();
                 }
                 Ok::<_, Error>(())
             };
         while !self.stop.load(Ordering::Relaxed) {
+            let begin = Instant::now();
             let step = trainer.step().map_err(|e| resume::with_last_checkpoint(e, &checkpoints))?;
+            seconds += begin.elapsed().as_secs_f64(); // of the steps alone: pictures and checkpoints take theirs
             let Some(step) = step else {
                 checkpoint(trainer, metrics, records, watch)?;
                 return Ok(Outcome::Finished);
             };
-            let seconds = before + begin.elapsed().as_secs_f64();
             let record = Record::new(&step, seconds);
             metrics.append(&record)?;
             previews.after_step(&record)?;

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use kakusan_data::{BadImage, Batch, Batches, ImageSet, Loader};
 use kakusan_models::{Dropout, Model, ModelConfig, Weights};
 use kakusan_ops::{Ema, EmaState};
@@ -316,13 +316,62 @@ impl Trainer {
         Ok(weights)
     }
 
+    /// Makes sure that the weights, and their average where one is kept, are finite, and that the network still predicts
+    /// finite numbers: a step's loss is that of the weights before it. Takes no random number of the training.
+    ///
+    /// # Errors
+    /// [`Error::Unsound`] where they are not.
+    pub fn check_sound(&self) -> Result<()> {
+        let refuse = |what: String| Err(Error::Unsound { what, step: self.progress.step, last_checkpoint: None });
+        let average = self.ema.is_some().then(|| self.sampling_weights()).transpose()?;
+        let all = [("", Some(&self.weights)), ("the average of ", average.as_ref())];
+        for (of, weights) in all.into_iter().filter_map(|(of, weights)| Some((of, weights?))) {
+            if let Some(name) = weights.not_finite()? {
+                return refuse(format!("{of}the weight {name} is not finite"));
+            }
+            let loss = self.trial_loss(weights)?;
+            if !loss.is_finite() {
+                return refuse(format!("the loss that {of}the weights would have is {loss}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The loss of `weights` on a few images of noise, at levels as training draws them.
+    fn trial_loss(&self, weights: &Weights) -> Result<f32> {
+        const IMAGES: usize = 8;
+        let [channels, height, width] = self.config.sample_shape()?;
+        let mut rng = Generator::new(self.train.seed);
+        let unit = rng.rand(IMAGES * channels * height * width);
+        let unit = Tensor::from_vec(unit, (IMAGES, channels, height, width), &self.device)?;
+        let clean = PixelRange::from_unit(self.scheduler.pixel_range(), &unit)?;
+        let Draw { noise, levels } = self.scheduler.draw(&clean, &mut rng)?;
+        let labels = match self.config.num_classes() {
+            Some(_) => Some(Tensor::zeros(IMAGES, DType::U32, &self.device)?),
+            None => None,
+        };
+        let scheduler = &self.scheduler;
+        let noisy = scheduler.add_noise(&clean, &noise, &levels)?;
+        let target = scheduler.target(&clean, &noise, &levels)?;
+        let (input, timesteps) = (scheduler.scale_model_input(&noisy, &levels)?, scheduler.timesteps(&levels)?);
+        let model = weights.frozen(|vb| self.config.build(vb))?;
+        let prediction = kakusan_ops::predict(IMAGES, &self.device, |part| -> Result<Tensor> {
+            let of = |batch: &Tensor| batch.narrow(0, part.start, part.len());
+            let labels = labels.as_ref().map(of).transpose()?;
+            Ok(model.forward(&of(&input)?, &of(&timesteps)?, labels.as_ref())?)
+        })?;
+        Ok(self.objective.loss(&prediction, &target, &levels)?.to_scalar()?)
+    }
+
     /// Writes a checkpoint under `parent` and gives its folder, `checkpoint-<step>`, which appears whole or not at all;
     /// `mean_loss` is that of the last steps. Of the older ones there stay those that `train.keep_checkpoints` and
     /// `train.keep_best` say.
     ///
     /// # Errors
-    /// When the folder cannot be written.
+    /// When the folder cannot be written, and [`Error::Unsound`]: what cannot be gone on from is not kept in place of what
+    /// can.
     pub fn save_checkpoint(&self, parent: &Path, mean_loss: f64) -> Result<PathBuf> {
+        self.check_sound()?;
         let state = self.optimizer.state(&self.weights)?;
         checkpoint::write(parent, &self.progress, mean_loss, &state, self.keep(), |dir| {
             kakusan_models::save(&self.config, &self.weights, &dir.join(UNET))?;
@@ -472,6 +521,26 @@ mod tests {
         resumed.load_checkpoint(&checkpoint).unwrap();
         assert_eq!((resumed.total_steps(), resumed.total_epochs()), (10, 3));
         assert!(to_the_end(&mut resumed) == to_the_end(&mut changed));
+    }
+
+    #[test]
+    fn weights_and_averages_that_are_no_numbers_are_found_and_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        for value in [f32::NAN, f32::INFINITY] {
+            let mut trainer = trainer(&["use_ema=true"]);
+            trainer.step().unwrap();
+            trainer.check_sound().unwrap();
+            let (name, var) = trainer.weights.iter().nth(1).map(|(name, var)| (name.to_owned(), var.clone())).unwrap();
+            let good = var.as_tensor().copy().unwrap();
+            var.set(&Tensor::full(value, var.dims(), &Device::Cpu).unwrap()).unwrap();
+            let said = trainer.save_checkpoint(dir.path(), 0.0).unwrap_err().to_string();
+            assert!(said.starts_with(&format!("the weight {name} is not finite after step 1")), "{said}");
+            trainer.ema.as_mut().unwrap().step().unwrap();
+            var.set(&good).unwrap();
+            let said = trainer.save_checkpoint(dir.path(), 0.0).unwrap_err().to_string();
+            assert!(said.starts_with(&format!("the average of the weight {name} is not finite")), "{said}");
+        }
+        assert!(checkpoint::newest_first(dir.path()).unwrap().is_empty());
     }
 
     #[test]

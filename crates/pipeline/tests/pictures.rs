@@ -77,17 +77,20 @@ fn wrong_sizes_and_pictures_too_large_are_refused() {
 
 #[test]
 fn coloured_images_keep_their_colours_and_files_their_pixels() {
-    let pixels = [1.0, 0.0, 0.5, 0.0, 1.0, 0.5, 0.0, 0.0, f32::NAN]; // red, green, grey with a blue that is no number
+    let pixels = [1.0, 0.0, 0.5, 0.0, 1.0, 0.5, 0.0, 0.0, f32::NAN]; // red, green, and a blue that is no number
     let images = Images { pixels: &pixels, channels: 3, height: 1, width: 3 };
     let (width, _, rgb) = decode(&grid(images, 1, 1, &[]).unwrap());
-    assert_eq!(rgb[(2 * width + 2) * 3..(2 * width + 5) * 3], [255, 0, 0, 0, 255, 0, 128, 128, 255]);
+    assert_eq!(rgb[(2 * width + 2) * 3..(2 * width + 5) * 3], [255, 0, 0, 0, 255, 0, 255, 0, 255]);
 
     // PIL's round(255 * x): 0.5 / 255 to 0, 1.5 / 255 to 2
     let (_, _, bytes) = decode(&file(images, &[]).unwrap());
-    assert_eq!(bytes, [255, 0, 0, 0, 255, 0, 128, 128, 0]);
+    assert_eq!(bytes, [255, 0, 0, 0, 255, 0, 255, 0, 255]);
     let grey = [0.5 / 255.0, 1.5 / 255.0, 2.5 / 255.0, 1.0];
     let (_, _, bytes) = decode(&file(Images { pixels: &grey, channels: 1, height: 2, width: 2 }, &[]).unwrap());
     assert_eq!(bytes, [0, 2, 2, 255]);
+    let lost = [0.0, 1.0, f32::INFINITY, 1.0];
+    let (_, _, bytes) = decode(&file(Images { pixels: &lost, channels: 1, height: 2, width: 2 }, &[]).unwrap());
+    assert_eq!(bytes, [[0; 3], [255; 3], [255, 0, 255], [255; 3]].concat());
     let two = Images { pixels: &grey, channels: 2, height: 1, width: 2 };
     assert!(matches!(file(two, &[]), Err(PictureError::Channels { channels: 2 })));
 }

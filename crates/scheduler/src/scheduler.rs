@@ -266,7 +266,7 @@ impl PixelRange {
         })
     }
 
-    /// From this range to pixels in 0..1, clipped: diffusers' post-processing of a sample.
+    /// From this range to pixels in 0..1, clipped: diffusers' post-processing of a sample. What is not finite becomes NaN.
     ///
     /// # Errors
     /// When the tensor library fails.
@@ -275,6 +275,7 @@ impl PixelRange {
             Self::ZeroToOne => sample.clone(),
             Self::MinusOneToOne => sample.affine(0.5, 0.5)?,
         };
-        Ok(unit.clamp(0f32, 1f32)?)
+        let no_number = (sample * 0.0)?; // NaN for an infinity, too, which clipping alone would turn into black or white
+        Ok((unit.clamp(0f32, 1f32)? + no_number)?)
     }
 }

@@ -52,10 +52,8 @@ impl TimeProjection {
             Self::Fourier { frequencies } => Some(frequencies.to_dtype(DType::F32)?.to_vec1::<f32>()?),
         };
         let levels_f32 = levels.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-        if let (Self::Fourier { .. }, Some(wrong)) =
-            (self, levels_f32.iter().find(|level| **level <= 0.0 || level.is_nan()))
-        {
-            return Err(unfit(format!("{what} {wrong} has no logarithm; a fourier embedding is of positive numbers")));
+        if matches!(self, Self::Fourier { .. }) {
+            check_logarithms(&levels_f32, what)?;
         }
         let mut numbers = Vec::with_capacity(levels_f32.len() * self.width()?);
         for level in &levels_f32 {
@@ -98,14 +96,45 @@ fn fourier(level: f32, frequencies: &[f32], to: &mut Vec<f32>) {
     to.extend(frequencies.iter().map(|frequency| angle(frequency).cos() as f32));
 }
 
+impl UNet2DConfig {
+    /// Refuses levels that the embedding cannot take.
+    pub(crate) fn check_levels(&self, levels: &[f32]) -> crate::Result<()> {
+        match self.time_embedding_type {
+            TimeEmbeddingType::Positional => Ok(()),
+            TimeEmbeddingType::Fourier => check_logarithms(levels, "level"),
+            TimeEmbeddingType::Learned => {
+                let levels: Vec<f64> = levels.iter().map(|&level| level.into()).collect();
+                check_rows(&levels, self.num_train_timesteps.unwrap_or(0), "level")
+            }
+        }
+    }
+}
+
+fn check_logarithms(levels: &[f32], what: &str) -> crate::Result<()> {
+    match levels.iter().find(|level| **level <= 0.0 || level.is_nan()) {
+        Some(wrong) => {
+            Err(unfit(format!("{what} {wrong} has no logarithm; a fourier embedding is of positive numbers")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_rows(numbers: &[f64], rows: usize, what: &str) -> crate::Result<()> {
+    let is_row = |number: f64| number.fract() == 0.0 && (0.0..rows as f64).contains(&number);
+    match numbers.iter().find(|&&number| !is_row(number)) {
+        Some(wrong) => {
+            let last = rows.saturating_sub(1);
+            Err(unfit(format!("{what} {wrong} is not there; they are whole numbers from 0 to {last}")))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The rows of `table` that `numbers` `[b]` name.
 pub(crate) fn look_up(table: &Tensor, numbers: &Tensor, what: &str) -> crate::Result<Tensor> {
     let rows = table.dim(0)?;
     let whole = numbers.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-    if let Some(wrong) = whole.iter().find(|&&number| !(number.fract() == 0.0 && (0.0..rows as f64).contains(&number)))
-    {
-        return Err(unfit(format!("{what} {wrong} is not there; they are whole numbers from 0 to {}", rows - 1)));
-    }
+    check_rows(&whole, rows, what)?;
     let whole: Vec<u32> = whole.iter().map(|&number| number as u32).collect();
     let count = whole.len();
     Ok(table.index_select(&Tensor::from_vec(whole, count, table.device())?, 0)?)

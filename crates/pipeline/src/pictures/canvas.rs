@@ -15,6 +15,8 @@ pub(super) const LABEL: f32 = 17.0;
 pub(super) const INK: [u8; 3] = [0; 3];
 pub(super) const PALE: [u8; 3] = [80; 3];
 const FRAME: [u8; 3] = [205; 3];
+/// What stands for a pixel that is no number: no image is all of this colour.
+pub(super) const NOT_FINITE: [u8; 3] = [255, 0, 255];
 
 /// Where a line of text lies: what its coordinates name.
 #[derive(Clone, Copy)]
@@ -49,13 +51,13 @@ impl Canvas {
     /// Draws one image, each of its pixels a square of `scale`, with its corner at `(x, y)`.
     pub(super) fn image(&mut self, image: Images, scale: usize, (x, y): (usize, usize)) {
         let Images { pixels, channels, height, width } = image;
-        let unit = |value: f32| if value.is_nan() { None } else { Some(value.clamp(0.0, 1.0)) };
-        let byte = |value: f32| (255.0 * value).round() as u8;
+        let byte = |value: f32| (255.0 * value.clamp(0.0, 1.0)).round() as u8;
         for (row, column) in (0..height).flat_map(|row| (0..width).map(move |column| (row, column))) {
-            let value = |channel: usize| unit(pixels[(channel * height + row) * width + column]);
+            let value = |channel: usize| pixels[(channel * height + row) * width + column];
             let rgb = match channels {
-                3 => [0, 1, 2].map(|channel| byte(value(channel).unwrap_or(1.0))),
-                _ => [byte(1.0 - value(0).unwrap_or(0.0)); 3],
+                _ if (0..channels).any(|channel| !value(channel).is_finite()) => NOT_FINITE,
+                3 => [0, 1, 2].map(|channel| byte(value(channel))),
+                _ => [byte(1.0 - value(0).clamp(0.0, 1.0)); 3],
             };
             for dy in 0..scale {
                 for dx in 0..scale {

@@ -167,12 +167,16 @@ mod tests {
     }
 
     #[test]
-    fn values_are_clipped_and_nan_is_white() {
+    fn values_are_clipped_and_what_is_not_finite_is_magenta() {
         let pixels = [-1.0, 0.5, 2.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
         let picture = decode(&grid(Images { pixels: &pixels, channels: 1, height: 1, width: 6 }, 1, 1, &[]).unwrap());
         assert_eq!((picture.width, picture.height), (2 + 6 + 2, 2 + 1 + 2));
-        let row: Vec<u8> = (2..8).map(|x| picture.at(x, 2)[0]).collect();
-        assert_eq!(row, [255, 128, 0, 255, 0, 255]);
+        let row: Vec<[u8; 3]> = (2..8).map(|x| picture.at(x, 2)).collect();
+        const MAGENTA: [u8; 3] = [255, 0, 255];
+        assert_eq!(row, [WHITE, [128; 3], BLACK, MAGENTA, MAGENTA, MAGENTA]);
+        let coloured = [1.0, 0.0, f32::NAN, 0.0, 0.5, 1.0]; // [3, 1, 2]
+        let picture = decode(&grid(Images { pixels: &coloured, channels: 3, height: 1, width: 2 }, 1, 1, &[]).unwrap());
+        assert_eq!([picture.at(2, 2), picture.at(3, 2)], [MAGENTA, [0, 0, 255]]);
     }
 
     #[test]

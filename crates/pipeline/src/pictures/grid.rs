@@ -1,4 +1,4 @@
-use super::canvas::{Canvas, encode};
+use super::canvas::{Canvas, NOT_FINITE, encode};
 use super::{About, Images, PictureError};
 
 /// How long a frame of an animation stays, and the last one, in milliseconds.
@@ -32,6 +32,7 @@ pub fn animation(frames: &[Images], columns: usize, scale: usize, about: About) 
 }
 
 /// One image as a PNG of its own pixels, as diffusers' pipelines give it: grey or coloured, 1 is white, rounded half to even.
+/// What is not finite is magenta, for which a grey image becomes a coloured one.
 ///
 /// # Errors
 /// When the pixels are not those of one image.
@@ -40,11 +41,21 @@ pub fn file(image: Images, about: About) -> Result<Vec<u8>, PictureError> {
     if image.count()? != 1 {
         return Err(PictureError::Size { pixels: pixels.len(), height, width });
     }
-    let byte = |value: f32| (255.0 * value.clamp(0.0, 1.0)).round_ties_even() as u8; // NaN becomes 0
+    let byte = |value: f32| (255.0 * value.clamp(0.0, 1.0)).round_ties_even() as u8;
     let area = height * width;
+    let bad = |pixel: usize| (0..channels).any(|channel| !pixels[channel * area + pixel].is_finite());
+    let coloured = channels == 3 || (0..area).any(bad);
     // [c, h, w] -> [h, w, c]
-    let bytes = (0..area * channels).map(|i| byte(pixels[i % channels * area + i / channels])).collect();
-    let color = if channels == 3 { png::ColorType::Rgb } else { png::ColorType::Grayscale };
+    let pixel = |pixel: usize| -> Vec<u8> {
+        let value = |channel: usize| byte(pixels[channel.min(channels - 1) * area + pixel]);
+        match (coloured, bad(pixel)) {
+            (_, true) => NOT_FINITE.to_vec(),
+            (true, false) => [0, 1, 2].map(value).to_vec(),
+            (false, false) => vec![value(0)],
+        }
+    };
+    let bytes = (0..area).flat_map(pixel).collect();
+    let color = if coloured { png::ColorType::Rgb } else { png::ColorType::Grayscale };
     encode(&[&Canvas { width, height, bytes }], &[], color, about)
 }
 

@@ -31,7 +31,7 @@ pub use grid::{animation, file, grid};
 /// Images beside each other in memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Images<'a> {
-    /// `[n, channels, height, width]`; values outside 0..1 are clipped, NaN is drawn white.
+    /// `[n, channels, height, width]`; values outside 0..1 are clipped, what is not finite is drawn in magenta.
     pub pixels: &'a [f32],
     /// 1 for grey, 3 for red, green and blue.
     pub channels: usize,
@@ -60,6 +60,26 @@ impl<'a> Images<'a> {
         let Self { pixels, channels, height, width } = self;
         pixels.chunks_exact((channels * height * width).max(1)).map(move |pixels| Self { pixels, ..self })
     }
+}
+
+/// What is to be said of pixels that are not all finite: how many are not.
+///
+/// ```
+/// use kakusan_pipeline::pictures::not_finite;
+///
+/// assert_eq!(not_finite([0.0, 1.0]), None);
+/// let said = "1 of 2 values is not finite; such are drawn in magenta";
+/// assert_eq!(not_finite([0.0, f32::NAN]).as_deref(), Some(said));
+/// ```
+pub fn not_finite(pixels: impl IntoIterator<Item = f32>) -> Option<String> {
+    let (mut all, mut bad) = (0, 0);
+    for pixel in pixels {
+        all += 1;
+        bad += usize::from(!pixel.is_finite());
+    }
+    let are = if bad == 1 { "is" } else { "are" };
+    let (all, count) = (crate::thousands(all), crate::thousands(bad));
+    (bad > 0).then(|| format!("{count} of {all} values {are} not finite; such are drawn in magenta"))
 }
 
 /// Text kept in a PNG file, as keyword and value: the seed, the scheduler, the steps.
