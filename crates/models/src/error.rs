@@ -88,7 +88,27 @@ pub enum Error {
     },
     /// An error of the tensor library.
     #[error(transparent)]
-    Candle(#[from] candle_core::Error),
+    Candle(candle_core::Error),
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Candle(without_backtrace(error))
+    }
+}
+
+/// The error without the backtrace that candle adds where `RUST_BACKTRACE` is set: it is shown to people.
+fn without_backtrace(error: candle_core::Error) -> candle_core::Error {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => without_backtrace(*inner),
+        candle_core::Error::Context { inner, context } => {
+            candle_core::Error::Context { inner: Box::new(without_backtrace(*inner)), context }
+        }
+        candle_core::Error::WithPath { inner, path } => {
+            candle_core::Error::WithPath { inner: Box::new(without_backtrace(*inner)), path }
+        }
+        other => other,
+    }
 }
 
 /// A result with this crate's [`Error`].

@@ -132,7 +132,16 @@ pub enum Error {
     Scheduler(#[from] kakusan_scheduler::Error),
     /// From the tensor library.
     #[error(transparent)]
-    Candle(#[from] candle_core::Error),
+    Candle(candle_core::Error),
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        match kakusan_models::Error::from(error) {
+            kakusan_models::Error::Candle(without_backtrace) => Self::Candle(without_backtrace),
+            other => Self::Model(other),
+        }
+    }
 }
 
 impl From<ConfigError> for Error {

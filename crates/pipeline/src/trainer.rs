@@ -107,6 +107,13 @@ impl Trainer {
                 images.width()
             )));
         }
+        if let Some(predicted) = config.model.to_map().get("out_channels").and_then(|channels| channels.as_u64())
+            && predicted != channels as u64
+        {
+            return Err(Error::Unfit(format!(
+                "the model predicts {predicted} channels of images that have {channels}: set model.out_channels = {channels}"
+            )));
+        }
         check_classes(config, &images)?;
         let train = config.train.clone();
         if train.gradient_checkpointing && !device.is_cpu() {

@@ -106,7 +106,27 @@ pub enum Error {
     Noise(#[from] kakusan_rng::Error),
     /// An error of the tensor library.
     #[error(transparent)]
-    Candle(#[from] candle_core::Error),
+    Candle(candle_core::Error),
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Candle(without_backtrace(error))
+    }
+}
+
+/// The error without the backtrace that candle adds where `RUST_BACKTRACE` is set: it is shown to people.
+fn without_backtrace(error: candle_core::Error) -> candle_core::Error {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => without_backtrace(*inner),
+        candle_core::Error::Context { inner, context } => {
+            candle_core::Error::Context { inner: Box::new(without_backtrace(*inner)), context }
+        }
+        candle_core::Error::WithPath { inner, path } => {
+            candle_core::Error::WithPath { inner: Box::new(without_backtrace(*inner)), path }
+        }
+        other => other,
+    }
 }
 
 fn did_you_mean(name: &str, known: &[String]) -> String {
@@ -115,3 +135,19 @@ fn did_you_mean(name: &str, known: &[String]) -> String {
 
 /// A result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
+
+#[cfg(test)]
+mod tests {
+    use std::backtrace::Backtrace;
+
+    use super::*;
+
+    #[test]
+    fn no_message_carries_a_backtrace() {
+        let inner = Box::new(candle_core::Error::Msg("shapes differ".into()));
+        let error =
+            candle_core::Error::WithBacktrace { inner, backtrace: Box::new(Backtrace::force_capture()) }.context("add");
+        let shown = Error::from(error).to_string();
+        assert!(shown.contains("shapes differ") && !shown.contains("no_message_carries_a_backtrace"), "{shown}");
+    }
+}
