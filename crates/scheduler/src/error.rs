@@ -1,4 +1,3 @@
-use crate::Family;
 use crate::registry::meant;
 
 /// What can go wrong in a scheduler.
@@ -13,20 +12,13 @@ pub enum Error {
         /// The names that are registered, in alphabetical order.
         known: Vec<String>,
     },
-    /// A scheduler cannot sample a model, which was trained with one of another [`Family`].
-    #[error(
-        "{class_name} cannot sample this model: it is for {samples}, and the model was trained with {trained_with}, {trained}; \
-         schedulers that fit are {}", fitting.join(", ")
-    )]
+    /// A scheduler cannot sample a model, which was trained with one of another [`Family`](crate::Family).
+    #[error("{class_name} cannot sample this model: {reason}; schedulers that fit are {}", fitting.join(", "))]
     Misfit {
         /// The class of the scheduler that does not fit.
         class_name: String,
-        /// The models that it samples.
-        samples: Family,
-        /// The class of the scheduler that the model was trained with.
-        trained_with: String,
-        /// The model's family.
-        trained: Family,
+        /// The models that it samples, and what the model was trained with.
+        reason: String,
         /// The classes that fit, in alphabetical order.
         fitting: Vec<String>,
     },

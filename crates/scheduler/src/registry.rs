@@ -192,11 +192,10 @@ impl Registry {
             return Ok(());
         }
         let fits = |name: &String| self.convert(name, trained).is_ok_and(|other| other.family() == trained.family());
+        let (samples, trained_with, family) = (sampler.family(), trained.class_name(), trained.family());
         Err(Error::Misfit {
             class_name: sampler.class_name().to_owned(),
-            samples: sampler.family(),
-            trained_with: trained.class_name().to_owned(),
-            trained: trained.family(),
+            reason: format!("it is for {samples}, and the model was trained with {trained_with}, {family}"),
             fitting: self.class_names().into_iter().filter(fits).collect(),
         })
     }
