@@ -205,9 +205,10 @@ impl Registry {
         if let Family::Flow(prediction) = trained.family() {
             let shift = ["shift", "flow_shift"].into_iter().find_map(|key| config.get(key).cloned());
             let keys = self.constructor(class_name)?(Map::new())?.config();
+            let solves_flows = keys.contains_key("use_flow_sigmas");
             let flow = [
                 ("use_flow_sigmas", Some(true.into())),
-                ("prediction_type", Some(prediction.to_string().into())),
+                ("prediction_type", solves_flows.then(|| prediction.to_string().into())),
                 ("flow_shift", shift.clone()),
                 ("shift", shift),
             ];
