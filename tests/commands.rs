@@ -236,22 +236,26 @@ fn what_is_typed_begins_as_the_command_was_called() {
 fn what_an_error_tells_to_type_can_be_typed() {
     let place = workplace();
     let config = "cargo xtask train --config configs/184.toml --out 'a run'";
-    let diverging = "--set train.optimizer=sgd --set train.learning_rate=1e30 --set train.checkpoint_every=1";
+    let diverging = "--set train.optimizer=sgd --set train.checkpoint_every=1 \
+                     --set train.lr_scheduler=piecewise_constant --set train.lr_step_rules=1:2,1e33";
     let typed = config.replacen("cargo xtask", BINARY, 1) + &short(config).replace("--max-steps 1", diverging);
     let said = Done(place.shell(&typed, ".").output().unwrap()).expect(1).stderr();
     let again = Done(place.shell(between(&said, "Go on with, say: ", "\n"), ".").output().unwrap());
     // a tenth of that is too much as well, and is said with the way on from there
-    assert!(again.stdout().contains("Going on after step 1") && again.stderr().contains("Go on with, say: "));
+    assert!(again.stdout().contains("Going on after step 2") && again.stderr().contains("Go on with, say: "));
     let config = fs::read_to_string(place.path("a run/config.toml")).unwrap();
-    assert_eq!(between(&config, "learning_rate = ", "\n").parse(), Ok(1e29));
+    assert_eq!(between(&config, "learning_rate = ", "\n").parse(), Ok(1e-4));
 
-    let said = place.run(&["sample", "--model", "a run"]).expect(1).stderr();
+    // a run that has no checkpoint yet cannot be drawn from
+    fs::create_dir(place.path("begun")).unwrap();
+    fs::copy(place.path("a run/config.toml"), place.path("begun/config.toml")).unwrap();
+    let said = place.run(&["sample", "--model", "begun"]).expect(1).stderr();
     let again = Done(place.shell(between(&said, "Go on with it by: ", "\n"), ".").output().unwrap()).expect(1);
-    assert!(again.stdout().contains("Going on after step 1"), "{}", again.stderr());
+    assert!(again.stdout().contains("Run: begun, "), "{}", again.stderr());
 
     let page = fs::read_to_string(place.path("a run/report.html")).unwrap();
     let resume = between(&page, "go on with <code>", "</code>");
     assert!(resume.ends_with(" train --resume 'a run'"), "{resume}");
     let again = Done(place.shell(resume, ".").output().unwrap()).expect(1);
-    assert!(again.stdout().contains("Going on after step 1"), "{}", again.stderr());
+    assert!(again.stdout().contains("Going on after step 2"), "{}", again.stderr());
 }

@@ -121,7 +121,7 @@ fn damaged_pipelines_are_refused() {
     damage(weights, &[0xff; 64], &[weights, "not a whole safetensors file"]);
     damage("unet/config.json", b"{}", &["unet/config.json", "_class_name"]);
     damage("unet/config.json", br#"{"_class_name": "BasicUNet", "in_channels": 3}"#, &["expected [32, 3, 5, 5]"]);
-    damage("scheduler/scheduler_config.json", br#"{"_class_name": "PNDM"}"#, &["PNDM", "LinearMixScheduler"]);
+    damage("scheduler/scheduler_config.json", br#"{"_class_name": "#, &["scheduler_config.json", "JSON"]);
     damage("model_index.json", b"{\"unet\": 1}", &["model_index.json", "scheduler"]);
     damage("model_index.json", b"\xff", &["model_index.json"]);
     let said = place.run(&["sample", "--model", "nowhere"]).expect(1).stderr();

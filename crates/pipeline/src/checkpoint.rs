@@ -241,7 +241,10 @@ fn put_away(dir: &Path) -> Result<()> {
 }
 
 fn entries(parent: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(parent).map_err(Error::io("read", parent))?;
+    let entries = match fs::read_dir(parent) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]), // a run that has just begun
+        entries => entries.map_err(Error::io("read", parent))?,
+    };
     entries.map(|entry| entry.map(|entry| entry.path()).map_err(Error::io("read", parent))).collect()
 }
 

@@ -52,10 +52,7 @@ impl DDPMPipeline {
             }
         }
         Err(skipped.into_iter().next().unwrap_or_else(|| {
-            let reason = format!(
-                "its training has not come to its first checkpoint; go on with `kakusan train --resume {}`",
-                dir.display()
-            );
+            let reason = "its training has not come to its first checkpoint".into();
             Error::NotAPipeline { dir: dir.to_owned(), reason }
         }))
     }
