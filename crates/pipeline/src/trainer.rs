@@ -419,8 +419,10 @@ impl Trainer {
             (progress.batching, progress.batch, progress.epoch_began) = (batching, 0, progress.step);
         }
         let done = progress.epoch_began.checked_add(batching.steps(progress.batch));
+        // every epoch has at least one step
         if progress.batching != batching
             || done != Some(progress.step)
+            || progress.epoch > progress.epoch_began
             || progress.batch >= batching.batches_per_epoch()
         {
             return Err(checkpoint::unusable(dir, "it is from a training with other data or another batch_size"));

@@ -184,6 +184,7 @@ fn a_checkpoint_that_claims_the_impossible_is_refused_and_changes_nothing() {
     std::fs::write(&sums, without).unwrap();
     for (from, to) in [
         ("\"epoch\": 0", format!("\"epoch\": {}", u64::MAX)),
+        ("\"epoch\": 0", "\"epoch\": 1".to_owned()),
         ("\"batch\": 1", format!("\"batch\": {}", u64::MAX)),
         ("\"step\": 1", format!("\"step\": {}", u64::MAX)),
     ] {
