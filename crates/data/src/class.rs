@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::Error;
 
-/// A class by its number or by its name: `classes = [3, 5]` or `classes = ["cat", "dog"]`.
+/// A class by its number or by its name: `classes = [3, 5]` or `classes = ["cat", "dog"]`. A number that is a class's name means that class.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Class {
@@ -17,11 +17,18 @@ pub enum Class {
 }
 
 impl Class {
-    /// The label of this class among `names`.
+    /// The label of this class among `names`. Where some are numbers a number means the class that is so called (`2` also `02`), and only
+    /// where none is, or not all are, the class at this place.
     pub(crate) fn label(&self, names: &[String]) -> Option<u32> {
+        let called = |name: &str| names.iter().position(|known| known == name);
         let at = match self {
-            Self::Number(number) => usize::try_from(*number).ok().filter(|&at| at < names.len()),
-            Self::Name(name) => names.iter().position(|known| known == name),
+            Self::Name(name) => called(name),
+            Self::Number(number) => {
+                let means = |name: &String| numeric(name) == Some(*number);
+                let place = usize::try_from(*number).ok().filter(|&at| at < names.len());
+                let place = place.filter(|_| names.iter().any(|name| numeric(name).is_none()));
+                called(&number.to_string()).or_else(|| names.iter().position(means)).or(place)
+            }
         };
         at.and_then(|at| u32::try_from(at).ok())
     }
@@ -96,13 +103,20 @@ impl<'de> Deserialize<'de> for Class {
     }
 }
 
-/// Classes for a message: `0, 1, 2`, or `0 (Trouser), 1 (Coat)` where the names say more than the labels; of very many the first.
+/// The number that is a class's name.
+fn numeric(name: &str) -> Option<u32> {
+    name.parse().ok().filter(|_| name.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Classes for a message: `0, 1, 2` where numbers are their names, or `0 (Trouser), 1 (Coat)`; of very many the first.
 pub(crate) fn known_classes(classes: impl IntoIterator<Item = u32>, names: &[String]) -> String {
     const MOST: usize = 20;
+    let by_name = names.iter().all(|name| numeric(name).is_some());
     let mut known: Vec<String> = classes
         .into_iter()
         .take(MOST + 1)
         .map(|class| match names.get(class as usize) {
+            Some(name) if by_name => name.clone(),
             Some(name) if *name != class.to_string() => format!("{class} ({name})"),
             _ => class.to_string(),
         })

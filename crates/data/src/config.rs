@@ -36,7 +36,7 @@ pub struct DataConfig {
     /// The sources, in the order in which they are asked; none named means all that know the set.
     #[serde(default)]
     pub sources: Vec<SourceKind>,
-    /// The folder that holds the pictures, MNIST's IDX files, CIFAR-10's binary files, or torchvision's root folder of MNIST.
+    /// The folder that holds the pictures or parquet files of such, MNIST's IDX files, CIFAR-10's binary files, or torchvision's root folder of MNIST.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dir: Option<PathBuf>,
     /// How many digits of each class to draw: 1 to 60,000. 6,000 give epochs as long as MNIST's.
@@ -52,13 +52,14 @@ pub struct DataConfig {
     /// `name = "hub"`: which of the set's configurations; `default` if absent. The script of diffusers calls it `dataset_config_name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_name: Option<String>,
-    /// `name = "hub"`: which split; `train` if absent.
+    /// `name = "hub"` and folders with folders of splits: which split; `train` if absent. Of a folder by its name, or by any of the words
+    /// that `datasets` knows (`val` is `validation`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
-    /// `name = "hub"`: the column of images, structs with `bytes` or plain bytes; if absent the only one, or `image`, or `img`.
+    /// Parquet files: the column of images, structs with `bytes` or plain bytes; if absent the only one, or `image`, or `img`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_column: Option<String>,
-    /// `name = "hub"`: the column of labels; if absent `label`, or the only one that the set declares to hold classes; `none` leaves them out.
+    /// Parquet files: the column of labels; if absent `label`, or the only one that the set declares to hold classes; `none` leaves them out.
     /// Whole numbers are labels from 0. Of text and of truth values the distinct ones, in order, are the classes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_column: Option<String>,
@@ -199,14 +200,11 @@ impl DataConfig {
 
     /// The keys that mean something for sets of pictures, or those of the Hub, alone.
     fn check_pictures(&self) -> Result<(), Error> {
-        let of_the_hub = [
-            ("repo", self.repo.is_some()),
-            ("config_name", self.config_name.is_some()),
+        let of_the_hub = [("repo", self.repo.is_some()), ("config_name", self.config_name.is_some())];
+        let of_pictures = [
             ("split", self.split.is_some()),
             ("image_column", self.image_column.is_some()),
             ("label_column", self.label_column.is_some()),
-        ];
-        let of_pictures = [
             ("center_crop", self.center_crop),
             ("background", self.background.is_some()),
             ("on_bad_image", self.on_bad_image != OnBadImage::default()),

@@ -1,39 +1,30 @@
-//! A folder of pictures, with a subfolder for each class or without classes.
+//! A folder of pictures, with a subfolder for each class or without classes, and perhaps in splits.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs,
     path::{Path, PathBuf},
 };
 
 use crate::{
-    Class, Error,
-    photos::{Entry, Photo},
+    Error,
+    photos::Photo,
+    tree::{File, Tree},
 };
 
 /// No folder has more files.
-const MAX_FILES: usize = 20_000_000;
-const MAX_DEPTH: usize = 64;
+pub(crate) const MAX_FILES: usize = 20_000_000;
+pub(crate) const MAX_DEPTH: usize = 64;
 /// What is decoded, and what looks like a picture and is told to be none of those.
 const PICTURES: [&str; 6] = ["png", "jpg", "jpeg", "jfif", "webp", "gif"];
 const OTHERS: [&str; 11] = ["bmp", "tif", "tiff", "ppm", "pgm", "avif", "heic", "heif", "jxl", "jp2", "tga"];
 
-/// The pictures of a folder and their labels, and the names of the classes.
-pub(crate) struct Found {
-    pub(crate) entries: Vec<Entry>,
-    pub(crate) class_names: Vec<String>,
-}
-
-/// Finds the pictures below `dir`, whatever the case of their extension; hidden files and folders are passed over, links are followed.
-///
-/// As torchvision's `ImageFolder`, each subfolder with pictures is a class, and the classes are numbered by the order of their names.
-/// Where `dir` itself holds pictures there are no classes but one, named as the folder. The order is that of the classes, within them of
-/// the folders, within those of the files; names are compared byte by byte.
+/// Finds the pictures below `dir`, whatever the case of their extension. As for `datasets`, names that begin with a dot and folders whose
+/// name begins with `__` are passed over. Links are followed.
 ///
 /// # Errors
-/// [`Error::NotAFolder`], [`Error::Io`] for a folder that cannot be read or leads back into itself, [`Error::Images`] if there is no picture,
-/// and what is wrong with `classes`.
-pub(crate) fn find(dir: &Path, classes: Option<&[Class]>) -> Result<Found, Error> {
+/// [`Error::NotAFolder`], and [`Error::Io`] or [`Error::Images`] for a folder that cannot be read, or leads back into itself.
+pub(crate) fn find(dir: &Path) -> Result<Tree, Error> {
     match fs::metadata(dir) {
         Ok(metadata) if metadata.is_dir() => {}
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
@@ -41,105 +32,95 @@ pub(crate) fn find(dir: &Path, classes: Option<&[Class]>) -> Result<Found, Error
         }
         _ => return Err(Error::NotAFolder { path: dir.to_owned() }),
     }
-    let top = list(dir)?;
-    let mut by_class: Vec<(String, Vec<PathBuf>)> = Vec::new();
-    if top.files.is_empty() {
-        for folder in &top.folders {
-            let mut files = Vec::new();
-            walk(folder, &mut vec![real(dir)?], &mut files)?;
-            if !files.is_empty() {
-                by_class.push((name(folder), files));
-            }
-        }
-    } else {
-        let mut files = Vec::new();
-        walk(dir, &mut Vec::new(), &mut files)?;
-        by_class.push((name(dir), files));
-    }
-    if by_class.is_empty() {
-        let reason = format!("holds no picture: no file below it ends in .{}", PICTURES.join(", ."));
-        return Err(Error::Images { path: dir.to_owned(), reason });
-    }
-    let class_names: Vec<String> = by_class.iter().map(|(name, _)| name.clone()).collect();
-    let kept = match classes {
-        Some(classes) => Class::labels(classes, &class_names, |_| true)?,
-        None => (0..class_names.len() as u32).collect(),
-    };
-    let labelled = (0u32..).zip(by_class).filter(|(label, _)| kept.contains(label));
-    let entry = |label, file| Entry { photo: Photo::File(file), label, header: None };
-    let entries = labelled.flat_map(|(label, (_, files))| files.into_iter().map(move |file| entry(label, file)));
-    Ok(Found { entries: entries.collect(), class_names })
+    let mut count = 0;
+    walk(dir, &mut Vec::new(), &mut count)
 }
 
-/// What lies directly in a folder, sorted.
-#[derive(Default)]
-struct Listing {
-    files: Vec<PathBuf>,
-    folders: Vec<PathBuf>,
+/// What a file is to a set of pictures, by its name.
+pub(crate) enum Kind {
+    Picture,
+    /// A parquet file.
+    Table,
+    /// What `datasets` reads labels and captions from, and we do not.
+    Metadata,
+    Nothing,
 }
 
-fn list(dir: &Path) -> Result<Listing, Error> {
-    let io = |path: &Path| {
-        let path = path.to_owned();
-        |source| Error::Io { path, source }
-    };
-    let mut listing = Listing::default();
-    for entry in fs::read_dir(dir).map_err(io(dir))? {
-        let path = entry.map_err(io(dir))?.path();
-        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
-            continue;
-        }
-        // A link to nothing is a bad picture if its name is a picture's, and nothing if not.
-        match fs::metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => listing.folders.push(path),
-            Ok(metadata) if !metadata.is_file() => {}
-            _ if is_picture(&path) => listing.files.push(path),
-            _ => {}
-        }
-        if listing.files.len() + listing.folders.len() > MAX_FILES {
-            let reason = format!("holds more than {MAX_FILES} files");
-            return Err(Error::Images { path: dir.to_owned(), reason });
+impl Kind {
+    pub(crate) fn of(name: &OsStr) -> Self {
+        let name = name.to_string_lossy().to_ascii_lowercase();
+        let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+        if name.starts_with('.') {
+            Self::Nothing
+        } else if ["metadata.csv", "metadata.jsonl", "metadata.parquet"].contains(&name.as_str()) {
+            Self::Metadata
+        } else if extension == "parquet" {
+            Self::Table
+        } else if PICTURES.iter().chain(&OTHERS).any(|&known| known == extension) {
+            Self::Picture
+        } else {
+            Self::Nothing
         }
     }
-    listing.files.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
-    listing.folders.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
-    Ok(listing)
 }
 
-/// Appends the pictures of `dir` and below. `above` are the folders that lead to it.
-fn walk(dir: &Path, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Result<(), Error> {
-    let real = real(dir)?;
+/// The endings of what is decoded, for a message.
+pub(crate) fn endings() -> String {
+    format!(".{}", PICTURES.join(", ."))
+}
+
+/// Whether `datasets` passes over a folder of this name: a hidden one, or one such as `__MACOSX`.
+pub(crate) fn is_passed_over(folder: &OsStr) -> bool {
+    let name = folder.as_encoded_bytes();
+    name.starts_with(b".") || name.starts_with(b"__")
+}
+
+/// `dir` and what is below. `above` are the folders that lead to it, `count` the files so far.
+fn walk(dir: &Path, above: &mut Vec<PathBuf>, count: &mut usize) -> Result<Tree, Error> {
+    let io = |source| Error::Io { path: dir.to_owned(), source };
     let wrong = |reason: String| Error::Images { path: dir.to_owned(), reason };
+    let real = fs::canonicalize(dir).map_err(io)?;
     if above.contains(&real) {
         return Err(wrong(format!("is a link back to {}, which holds it; take the link away", real.display())));
     }
     if above.len() >= MAX_DEPTH {
         return Err(wrong(format!("lies {MAX_DEPTH} folders deep")));
     }
-    let listing = list(dir)?;
-    files.extend(listing.files);
-    if files.len() > MAX_FILES {
-        return Err(wrong(format!("is one of folders with more than {MAX_FILES} pictures")));
-    }
     above.push(real);
-    for folder in listing.folders {
-        walk(&folder, above, files)?;
+    let mut tree = Tree::default();
+    for entry in fs::read_dir(dir).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        let name = path.file_name().unwrap_or_default().to_owned();
+        // A link to nothing is a bad picture if its name is a picture's, and nothing if not.
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => {
+                if !is_passed_over(&name) {
+                    tree.folders.insert(name, walk(&path, above, count)?);
+                }
+                continue;
+            }
+            Ok(metadata) if !metadata.is_file() => continue,
+            _ => {}
+        }
+        match Kind::of(&name) {
+            Kind::Picture => tree.files.push(File { name, photo: Photo::File(path) }),
+            Kind::Table => tree.tables.push((name, path)),
+            Kind::Metadata => tree.metadata = Some(name),
+            Kind::Nothing => continue,
+        }
+        *count += 1;
+        if *count > MAX_FILES {
+            return Err(wrong(format!("is one of folders with more than {MAX_FILES} files")));
+        }
     }
     above.pop();
-    Ok(())
+    tree.sort();
+    Ok(tree)
 }
 
-fn real(dir: &Path) -> Result<PathBuf, Error> {
-    fs::canonicalize(dir).map_err(|source| Error::Io { path: dir.to_owned(), source })
-}
-
-fn is_picture(path: &Path) -> bool {
-    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default().to_ascii_lowercase();
-    PICTURES.iter().chain(&OTHERS).any(|&known| known == extension)
-}
-
-fn name(dir: &Path) -> String {
+/// What a folder is called.
+pub(crate) fn name(dir: &Path) -> String {
     let full = fs::canonicalize(dir).unwrap_or_default();
-    let name = if dir.file_name().is_some() { dir.file_name() } else { full.file_name() };
-    name.unwrap_or(dir.as_os_str()).to_string_lossy().into_owned()
+    let name: Option<OsString> = dir.file_name().or(full.file_name()).map(OsStr::to_owned);
+    name.unwrap_or(dir.as_os_str().to_owned()).to_string_lossy().into_owned()
 }

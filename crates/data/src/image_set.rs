@@ -286,6 +286,11 @@ impl ImageSet {
         }
     }
 
+    /// Whether images that turn out to be bad when their turn comes are left out of their batches, which may be left empty.
+    pub fn may_skip(&self) -> bool {
+        matches!(&self.pixels, Pixels::Photos(photos) if photos.skips_bad() && !photos.are_held())
+    }
+
     /// What a loader draws for each image.
     pub(crate) fn augment(&self) -> Augment {
         let random_crop = matches!(&self.pixels, Pixels::Photos(photos) if photos.random_crop());

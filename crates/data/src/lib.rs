@@ -39,6 +39,8 @@ mod photos;
 mod raster;
 mod resize;
 mod source;
+mod splits;
+mod tree;
 
 pub use class::Class;
 pub use config::DataConfig;

@@ -43,7 +43,7 @@ pub struct Loader {
 /// Some images and what they are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// Which images of the set these are, `[b]`.
+    /// Which images of the set these are, `[b]`; none where all that should be here are in [`skipped`](Self::skipped).
     pub indices: Vec<usize>,
     /// Their pixels from 0 to 1, `[b, c, h, w]`.
     pub images: Vec<f32>,
@@ -202,10 +202,6 @@ impl Plan {
                     labels.push(self.images.label(index));
                 }
             }
-        }
-        match skipped.pop() {
-            Some(bad) if indices.is_empty() => return Err(Error::BadImage(bad)), // a batch of nothing is no batch
-            bad => skipped.extend(bad),
         }
         Ok(Batch { indices, images, shape, labels, skipped })
     }

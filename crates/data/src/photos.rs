@@ -31,7 +31,7 @@ pub enum OnBadImage {
 }
 
 /// An image that cannot be decoded, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BadImage {
     /// Its file.
     pub path: PathBuf,
@@ -265,12 +265,25 @@ pub(crate) fn image_set(
     } else {
         let labels = good.iter().map(|good| good.label).collect();
         let photos = good.into_iter().map(|good| good.photo).collect();
-        ImageSet::of_photos(shape, Photos { photos, transform, channels }, labels, class_names)?
+        let images = ImageSet::of_photos(shape, Photos { photos, transform, channels }, labels, class_names)?;
+        if images.may_skip() && images.first_pixels_f32(1)?.is_empty() {
+            let count = bad.len() + images.len();
+            return Err(wrong(format!("holds no image but bad ones, {count} of them; {}", first_bad(&images))));
+        }
+        images
     };
     match (images.is_empty(), bad.first()) {
         (false, _) => Ok((images, bad)),
         (true, Some(first)) => Err(wrong(format!("holds no image but bad ones, {} of them; {first}", bad.len()))),
         (true, None) => Err(wrong("holds no image; expected PNG, JPEG, WebP or GIF".to_owned())),
+    }
+}
+
+/// What is wrong with the first image of a set in which all are bad.
+fn first_bad(images: &ImageSet) -> String {
+    match images.image(0) {
+        Err(Error::BadImage(bad)) => bad.to_string(),
+        other => other.err().map(|error| error.to_string()).unwrap_or_default(),
     }
 }
 

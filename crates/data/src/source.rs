@@ -14,6 +14,7 @@ use crate::{
     BadImage, Class, DataConfig, DatasetName, Error, ImageSet, SourceKind, cifar, draw_digits, folder, idx,
     parquet::{self, Classes, Columns},
     photos::{self, Transform},
+    tree::{Content, Pictures},
 };
 
 /// A set, and where it came from.
@@ -28,6 +29,8 @@ pub struct Loaded {
     /// The images that were left out because they cannot be decoded (`on_bad_image = "skip"`). Of sets that are not held in memory only
     /// those with a bad header; the others show when their turn comes, in [`Batch::skipped`](crate::Batch::skipped).
     pub bad_images: Vec<BadImage>,
+    /// What else is to be said aloud: which split and which folders were taken, and what was left out.
+    pub notes: Vec<String>,
     /// Why the images have no classes, where they have none: a model that is told classes cannot learn from them.
     pub unlabelled: Option<String>,
 }
@@ -92,10 +95,10 @@ pub fn load(config: &DataConfig, hub: &Hub) -> Result<Loaded, Error> {
             SourceKind::Drawn => Ok(drawn(config)?),
         };
         match answer {
-            Ok(Answer { images, bad_images, unlabelled, description }) => {
+            Ok(Answer { images, bad_images, description, notes, unlabelled }) => {
                 let images = choose(images, config)?.with_random_flip(config.random_flip);
                 let source = SourceUsed { kind, description };
-                return Ok(Loaded { images: images.into(), source, skipped, bad_images, unlabelled });
+                return Ok(Loaded { images: images.into(), source, skipped, bad_images, notes, unlabelled });
             }
             Err(reason) => skipped.push(Skipped { source: kind, reason }),
         }
@@ -107,13 +110,14 @@ pub fn load(config: &DataConfig, hub: &Hub) -> Result<Loaded, Error> {
 struct Answer {
     images: ImageSet,
     bad_images: Vec<BadImage>,
-    unlabelled: Option<String>,
     description: String,
+    notes: Vec<String>,
+    unlabelled: Option<String>,
 }
 
 impl Answer {
     fn good(images: ImageSet, description: String) -> Self {
-        Self { images, bad_images: Vec::new(), unlabelled: None, description }
+        Self { images, bad_images: Vec::new(), description, notes: Vec::new(), unlabelled: None }
     }
 
     fn of_pictures((images, bad_images): (ImageSet, Vec<BadImage>), description: String) -> Self {
@@ -121,7 +125,7 @@ impl Answer {
             [] => description,
             [first, ..] => format!("{description}, without {} bad ones ({first})", bad_images.len()),
         };
-        Self { images, bad_images, unlabelled: None, description }
+        Self { bad_images, ..Self::good(images, description) }
     }
 }
 
@@ -152,17 +156,52 @@ fn from_dir(dir: &Path, config: &DataConfig) -> Result<Answer, Error> {
             let description = format!("CIFAR-10's binary files in {}", beside.display());
             Ok(Answer::good(cifar::read(&files, names)?, description))
         }
-        DatasetName::Folder | DatasetName::Hub => {
-            let found = folder::find(dir, config.classes.as_deref())?;
-            let classes = match found.class_names.len() {
-                1 => String::new(),
-                several => format!(" of {several} classes"),
-            };
-            let description = format!("the pictures{classes} in {}", dir.display());
-            let set = photos::image_set(found.entries, found.class_names, config.transform(), dir)?;
-            Ok(Answer::of_pictures(set, description))
-        }
+        DatasetName::Folder | DatasetName::Hub => match folder::find(dir)?.read(dir, config)? {
+            Content::Pictures(found) => of_pictures(found, dir, config),
+            Content::Tables { files, split } => of_tables(&files, split.as_deref(), dir, config),
+        },
     }
+}
+
+fn of_pictures(found: Pictures, dir: &Path, config: &DataConfig) -> Result<Answer, Error> {
+    let Pictures { entries, class_names, split, notes, unlabelled } = found;
+    let key = match (config.image_column.is_some(), config.label_column.is_some()) {
+        (true, _) => Some("image_column"),
+        (_, true) => Some("label_column"),
+        _ => None,
+    };
+    if let Some(key) = key {
+        let reason = format!(
+            "names a column, but {} holds pictures and no parquet file that is read; take it out",
+            dir.display()
+        );
+        return Err(Error::Config { key, reason });
+    }
+    let classes = match class_names.len() {
+        1 => String::new(),
+        several => format!(" of {several} classes"),
+    };
+    let split = split.map(|split| format!(" (split {split})")).unwrap_or_default();
+    let description = format!("the pictures{classes} in {}{split}", dir.display());
+    let set = photos::image_set(entries, class_names, config.transform(), dir)?;
+    Ok(Answer { notes, unlabelled, ..Answer::of_pictures(set, description) })
+}
+
+/// Rows of parquet files that lie in a folder.
+fn of_tables(files: &[PathBuf], split: Option<&str>, dir: &Path, config: &DataConfig) -> Result<Answer, Error> {
+    let split = split.map(|split| format!(" (split {split})")).unwrap_or_default();
+    let count = if files.len() == 1 { "a parquet file".to_owned() } else { format!("{} parquet files", files.len()) };
+    of_rows(files, dir, format!("{count} in {}{split}", dir.display()), config)
+}
+
+/// The images and labels of parquet files.
+fn of_rows(files: &[PathBuf], place: &Path, description: String, config: &DataConfig) -> Result<Answer, Error> {
+    let columns = Columns { image: config.image_column.as_deref(), label: config.label_column.as_deref() };
+    let transform = config.transform();
+    let classes = config.classes.as_deref().map_or(Classes::Any, Classes::Some);
+    let rows = parquet::read(files, columns, classes, transform.cache_bytes)?;
+    let set = photos::image_set(rows.entries, rows.class_names, transform, place)?;
+    Ok(Answer { unlabelled: rows.unlabelled, ..Answer::of_pictures(set, description) })
 }
 
 fn drawn(config: &DataConfig) -> Result<Answer, Error> {
@@ -202,12 +241,7 @@ fn from_hub(config: &DataConfig, hub: &Hub) -> Result<Answer, String> {
     };
     let read = |files: &[PathBuf]| -> Result<Answer, Error> {
         let Some((image, shape)) = known else {
-            let columns = Columns { image: config.image_column.as_deref(), label: config.label_column.as_deref() };
-            let transform = config.transform();
-            let classes = config.classes.as_deref().map_or(Classes::Any, Classes::Some);
-            let rows = parquet::read(files, columns, classes, transform.cache_bytes)?;
-            let set = photos::image_set(rows.entries, rows.class_names, transform, Path::new(repo))?;
-            return Ok(Answer { unlabelled: rows.unlabelled, ..Answer::of_pictures(set, description) });
+            return of_rows(files, Path::new(repo), description, config);
         };
         let (columns, names) = (Columns { image: Some(image), label: Some("label") }, config.name.class_names());
         let rows = parquet::read(files, columns, Classes::Known(&names), KNOWN_BYTES)?;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use common::{folder_of, grey_png, no_hub};
-use kakusan_data::{DataConfig, Error, Loaded, Loader, OnBadImage, load};
+use kakusan_data::{Class, DataConfig, Loaded, Loader, OnBadImage, load};
 use kakusan_rng::Generator;
 use tempfile::TempDir;
 
@@ -154,16 +154,11 @@ fn a_bad_picture_is_named_or_left_out_and_reported() {
         let mut bad = lazy.bad_images.clone();
         let mut seen = 0;
         for batch in Loader::new(lazy.images.clone(), NonZeroUsize::new(2).unwrap()).epoch(&mut Generator::new(0)) {
-            match batch {
-                Ok(batch) => {
-                    assert_eq!(batch.images.len(), batch.indices.len() * 64 * 64 * lazy.images.channels());
-                    assert_eq!(batch.labels.len(), batch.indices.len());
-                    seen += batch.indices.len();
-                    bad.extend(batch.skipped);
-                }
-                Err(Error::BadImage(alone)) => bad.push(alone),
-                Err(error) => panic!("{error}"),
-            }
+            let batch = batch.unwrap();
+            assert_eq!(batch.images.len(), batch.indices.len() * 64 * 64 * lazy.images.channels());
+            assert_eq!(batch.labels.len(), batch.indices.len());
+            seen += batch.indices.len();
+            bad.extend(batch.skipped);
         }
         assert_eq!((seen, bad.len(), &bad[0].path), (2, 1, &dir.path().join(name)));
         assert_eq!(lazy.images.first_pixels_f32(2).unwrap().len(), 2 * 64 * 64 * lazy.images.channels());
@@ -183,6 +178,14 @@ fn nothing_to_learn_from_is_said() {
     let dir = folder(&[("a.png", b"a"), ("b.png", b"b")]);
     let skip = DataConfig { on_bad_image: OnBadImage::Skip, ..folder_of(dir.path()) };
     assert!(refused(&skip).contains("no image but bad ones, 2 of them"), "{}", refused(&skip));
+    // the headers are good, the rest is not
+    let dir = folder(&[("a.jpg", &cut("rgb.jpg", 0.7)), ("b.png", &cut("rgb.png", 0.5))]);
+    for cache_mb in [None, Some(0)] {
+        let skip =
+            DataConfig { cache_mb, resolution: Some(8), on_bad_image: OnBadImage::Skip, ..folder_of(dir.path()) };
+        let text = refused(&skip);
+        assert!(text.contains("no image but bad ones, 2 of them") && text.contains("a.jpg: "), "{text}");
+    }
     let nowhere = DataConfig { dir: None, ..folder_of(dir.path()) };
     let text = refused(&nowhere);
     assert!(text.contains("no folder was named") && text.contains("Name a folder of pictures as `dir`"), "{text}");
@@ -236,4 +239,195 @@ fn pictures_that_change_under_the_loader_are_named() {
     assert!(text.contains("a.png") && text.contains("has changed: it has 2 x 2 pixels now"), "{text}");
     fs::remove_file(dir.path().join("a.png")).unwrap();
     assert!(images.image(0).unwrap_err().to_string().contains("a.png: cannot be read"));
+}
+
+/// What a class-conditional model is told of a folder, or why it is refused.
+fn unlabelled(config: &DataConfig) -> String {
+    load(config, &no_hub()).unwrap().unlabelled.unwrap_or_default()
+}
+
+fn counts(loaded: &Loaded) -> Vec<(String, usize)> {
+    let counts = loaded.images.class_names().iter().cloned().zip(loaded.images.class_counts());
+    counts.filter(|(_, count)| *count > 0).collect()
+}
+
+fn classes(pairs: &[(&str, usize)]) -> Vec<(String, usize)> {
+    pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+}
+
+#[test]
+fn pictures_of_no_class_are_named() {
+    let a = png(1);
+    let dir = folder(&[("cat/a.png", &a), ("cat/sub/b.png", &a), ("dog/a.png", &a), ("sheet.png", &a)]);
+    let config = folder_of(dir.path());
+    let loaded = load(&config, &no_hub()).unwrap();
+    assert_eq!((loaded.images.len(), loaded.images.class_names().len()), (4, 1));
+    let text = unlabelled(&config);
+    for part in ["sheet.png beside the folders cat and dog belongs to no class", "move it", "data.classes"] {
+        assert!(text.contains(part), "`{text}` lacks `{part}`");
+    }
+    // whoever names the classes does without it
+    let named = load(&folder_of(dir.path()).with_classes(["cat", "dog"]), &no_hub()).unwrap();
+    assert_eq!((counts(&named), &named.unlabelled), (classes(&[("cat", 2), ("dog", 1)]), &None));
+    assert!(
+        named
+            .notes
+            .iter()
+            .any(|note| note.contains("1 picture beside the folders of the classes left out, such as sheet.png"))
+    );
+    fs::remove_file(dir.path().join("sheet.png")).unwrap();
+    let loaded = load(&config, &no_hub()).unwrap();
+    assert_eq!((counts(&loaded), loaded.unlabelled, loaded.notes), (classes(&[("cat", 2), ("dog", 1)]), None, vec![]));
+
+    // not one of these is a class or a picture
+    for stray in [".x.png", ".cache/x.png", "__MACOSX/cat/x.png", "notes.txt"] {
+        let dir = folder(&[("cat/a.png", &a), ("dog/a.png", &a), (stray, &a)]);
+        let loaded = load(&folder_of(dir.path()), &no_hub()).unwrap();
+        assert_eq!((counts(&loaded), loaded.unlabelled), (classes(&[("cat", 1), ("dog", 1)]), None), "{stray}");
+    }
+    let dir = folder(&[("cat/a.png", &a), ("dog/a.png", &a), ("bird/readme.txt", b"")]);
+    let loaded = load(&folder_of(dir.path()), &no_hub()).unwrap();
+    assert_eq!(counts(&loaded), classes(&[("cat", 1), ("dog", 1)]));
+    assert_eq!(loaded.notes, ["no class, for want of a picture: bird"]);
+
+    let dir = folder(&[("a.png", &a), ("b.png", &a), ("metadata.csv", b"file_name,label\n")]);
+    assert!(unlabelled(&folder_of(dir.path())).contains("lie in no folders of classes (metadata.csv is not read)"));
+    let notes = load(&folder_of(dir.path()), &no_hub()).unwrap().notes;
+    assert_eq!(notes, ["metadata.csv is not read: classes are folders"]);
+    let dir = folder(&[("cat/a.png", &a)]);
+    assert!(unlabelled(&folder_of(dir.path())).contains("of one class, `cat`, the only folder"));
+    assert_eq!(unlabelled(&folder_of(dir.path()).with_classes(["cat"])), "");
+}
+
+#[test]
+fn a_folder_around_the_classes_is_no_class() {
+    let a = png(1);
+    let dir = folder(&[("set/pictures/cat/a.png", &a), ("set/pictures/dog/a.png", &a), ("set/readme.txt", b"")]);
+    let loaded = load(&folder_of(dir.path()), &no_hub()).unwrap();
+    assert_eq!(counts(&loaded), classes(&[("cat", 1), ("dog", 1)]));
+}
+
+#[test]
+fn splits_are_no_classes() {
+    let (a, b) = (png(1), png(2));
+    for (train, other) in [
+        ("train", "val"),
+        ("train", "test"),
+        ("training", "testing"),
+        ("Train", "validation"),
+        ("train2017", "val2017"),
+        ("my-train", "my-dev"),
+        ("set_train.1", "eval"),
+        ("train", "evaluation"),
+        ("data/train", "data/valid"),
+    ] {
+        let file = |split: &str, name: &str| format!("{split}/{name}");
+        let files = [
+            file(train, "cat/a.png"),
+            file(train, "dog/a.png"),
+            file(train, "dog/b.png"),
+            file(other, "cat/a.png"),
+            file(other, "dog/a.png"),
+            file(other, "fox/a.png"),
+        ];
+        let files: Vec<(&str, &[u8])> = files.iter().map(|name| (name.as_str(), &a[..])).collect();
+        let dir = folder(&files);
+        let config = folder_of(dir.path());
+        let loaded = load(&config, &no_hub()).unwrap();
+        assert_eq!(counts(&loaded), classes(&[("cat", 1), ("dog", 2)]), "{train}, {other}");
+        let (train, other) = (train.trim_start_matches("data/"), other.trim_start_matches("data/"));
+        assert!(
+            loaded.source.description.contains(&format!("split train, in {train}/")),
+            "{}",
+            loaded.source.description
+        );
+        let said = format!("the split train is taken, from {train}; not {other} (3 pictures)");
+        assert_eq!(loaded.notes, [said]);
+        let asked = load(&DataConfig { split: Some(other.into()), ..config.clone() }, &no_hub()).unwrap();
+        assert_eq!(counts(&asked), classes(&[("cat", 1), ("dog", 1), ("fox", 1)]));
+        let message = refused(&DataConfig { split: Some("holdout".into()), ..config });
+        assert!(message.contains("`split` is \"holdout\", but the splits in ") && message.contains(other), "{message}");
+    }
+    // any word for a split, several folders of one, and what lies beside
+    let dir = folder(&[
+        ("train_1/cat/a.png", &a),
+        ("train_2/cat/b.png", &a),
+        ("train_2/dog/b.png", &a),
+        ("dev/cat/b.png", &b),
+        ("extra/cat/c.png", &b),
+        ("cover.png", &b),
+    ]);
+    let loaded = load(&folder_of(dir.path()), &no_hub()).unwrap();
+    assert_eq!(counts(&loaded), classes(&[("cat", 2), ("dog", 1)]));
+    assert!(
+        loaded.notes[0].contains("from train_1 and train_2; not dev (1 picture) and extra (1 picture)"),
+        "{:?}",
+        loaded.notes
+    );
+    assert!(loaded.notes[1].contains("1 picture beside the folders of the splits left out, such as cover.png"));
+    for (split, expected) in [("validation", 1), ("val", 1), ("extra", 1), ("train_2", 2), ("train", 3)] {
+        let config = DataConfig { split: Some(split.into()), ..folder_of(dir.path()) };
+        assert_eq!(load(&config, &no_hub()).unwrap().images.len(), expected, "{split}");
+    }
+    let message = refused(&DataConfig { split: Some("test".into()), ..folder_of(dir.path()) });
+    assert!(message.contains("dev (validation), extra, train_1 (train) and train_2 (train)"), "{message}");
+
+    let dir = folder(&[("test/cat/a.png", &a), ("val/cat/a.png", &a)]);
+    let message = refused(&folder_of(dir.path()));
+    assert!(message.contains("has no training split: name one of test and val (validation)"), "{message}");
+
+    // one word among others is a class: a train beside a bus
+    let dir = folder(&[("bus/a.png", &a), ("train/a.png", &a)]);
+    let loaded = load(&folder_of(dir.path()), &no_hub()).unwrap();
+    assert_eq!(counts(&loaded), classes(&[("bus", 1), ("train", 1)]));
+    assert!(loaded.notes[0].starts_with("train is taken for a class"), "{:?}", loaded.notes);
+    let message = refused(&DataConfig { split: Some("val".into()), ..folder_of(dir.path()) });
+    assert!(message.contains("has no folders of splits"), "{message}");
+
+    // splits within the classes
+    let dir = folder(&[
+        ("cat/train/a.png", &a),
+        ("cat/test/b.png", &a),
+        ("dog/train/a.png", &a),
+        ("dog/train/b.png", &a),
+        ("dog/test/a.png", &a),
+    ]);
+    let loaded = load(&folder_of(dir.path()), &no_hub()).unwrap();
+    assert_eq!(counts(&loaded), classes(&[("cat", 1), ("dog", 2)]));
+    assert!(loaded.source.description.contains("split train, in train"), "{}", loaded.source.description);
+    let test = load(&DataConfig { split: Some("test".into()), ..folder_of(dir.path()) }, &no_hub()).unwrap();
+    assert_eq!(counts(&test), classes(&[("cat", 1), ("dog", 1)]));
+}
+
+#[test]
+fn a_number_means_the_folder_of_that_name() {
+    let files: Vec<(String, Vec<u8>)> = (0..12).map(|i| (format!("{i}/a.png"), png(i))).collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
+    let dir = folder(&files);
+    for i in 0..12u32 {
+        let loaded = load(&folder_of(dir.path()).with_classes([i]), &no_hub()).unwrap();
+        assert_eq!((firsts(&loaded), counts(&loaded)), (vec![i as u8], classes(&[(&i.to_string(), 1)])));
+        // the labels are torchvision's and datasets': the place among the sorted names
+        let names = loaded.images.class_names();
+        assert_eq!(names[loaded.images.label(0) as usize], i.to_string());
+        assert!(names.is_sorted());
+    }
+    let message = refused(&folder_of(dir.path()).with_classes([12]));
+    assert_eq!(message, "`classes` names 12, but the set holds the classes 0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9");
+    let message = refused(&folder_of(dir.path()).with_classes([10.into(), Class::from("10")]));
+    assert!(message.contains("\"10\" twice"), "{message}");
+
+    let dir = folder(&[("01/a.png", &png(1)), ("02/a.png", &png(2)), ("10/a.png", &png(10))]);
+    for (class, expected) in [(1, Some(1)), (2, Some(2)), (10, Some(10)), (0, None)] {
+        match (load(&folder_of(dir.path()).with_classes([class]), &no_hub()), expected) {
+            (Ok(loaded), Some(expected)) => assert_eq!(firsts(&loaded), [expected]),
+            (Err(error), None) => assert!(error.to_string().contains("holds the classes 01, 02, 10"), "{error}"),
+            other => panic!("{class}: {other:?}"),
+        }
+    }
+    // some names are no numbers: a place among them, unless it is a name
+    let dir = folder(&[("1/a.png", &png(1)), ("cat/a.png", &png(2)), ("dog/a.png", &png(3))]);
+    for (class, expected) in [(1, 1), (2, 3)] {
+        assert_eq!(firsts(&load(&folder_of(dir.path()).with_classes([class]), &no_hub()).unwrap()), [expected]);
+    }
 }

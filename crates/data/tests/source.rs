@@ -128,7 +128,7 @@ fn tables_that_are_refused_on_checking() {
         (DataConfig { num_workers: Some(0), ..mnist(&[]) }, "`num_workers` is 0"),
         (
             DataConfig { split: Some("test".into()), ..mnist(&[]) },
-            "`split` is for the set \"hub\"; mnist does not need it",
+            "`split` is for pictures of any kind; mnist does not need it",
         ),
         (DataConfig { background: Some([0; 3]), ..mnist(&[]) }, "`background` is for pictures of any kind"),
         (DataConfig { sources: vec![SourceKind::Hub], ..pictures.clone() }, "folder comes from \"dir\" alone"),

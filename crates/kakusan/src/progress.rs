@@ -1,10 +1,11 @@
 //! What is shown of work that takes its time: a bar on a terminal, plain lines otherwise.
 
+use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kakusan::data::{BadImage, SourceKind};
+use kakusan::data::{BadImage, ImageSet, SourceKind};
 use kakusan::hub::{Hub, HubConfig};
 use kakusan::pipeline::{Event, Result, thousands};
 
@@ -18,8 +19,8 @@ pub(crate) struct Progress {
     /// Time and images of the steps since the bar's figures were last drawn.
     shown_at: f64,
     images: usize,
-    /// How many cannot be decoded.
-    bad_images: usize,
+    /// Those that cannot be decoded and were named: they are the same in the next epoch.
+    bad_images: HashSet<BadImage>,
     /// The command that draws new images, once the training is done.
     pub(crate) draw_more: String,
 }
@@ -41,6 +42,10 @@ impl Progress {
                     loaded.images.len(),
                     loaded.source.description
                 ));
+                loaded.notes.iter().for_each(|note| self.say(&format!("Data: {note}.")));
+                if loaded.images.class_names().len() > 1 {
+                    self.say(&format!("Classes: {}.", classes(&loaded.images)));
+                }
                 if let Some(reason) = &loaded.unlabelled {
                     self.say(&format!("Data: the images have no classes: {reason}"));
                 }
@@ -67,9 +72,7 @@ impl Progress {
                 path.display()
             )),
             Event::Step { record, images, skipped } => {
-                if record.epoch == 1 {
-                    self.name(skipped); // they are the same in the next epoch
-                }
+                self.name(skipped);
                 self.images += images;
                 if let Some(bar) = &self.bar {
                     bar.set_position(record.step as u64);
@@ -106,8 +109,10 @@ impl Progress {
     fn name(&mut self, bad: &[BadImage]) {
         const NAMED: usize = 10;
         for image in bad {
-            self.bad_images += 1;
-            match self.bad_images {
+            if !self.bad_images.insert(image.clone()) {
+                continue;
+            }
+            match self.bad_images.len() {
                 ..=NAMED => self.say(&format!("Left out: {image}")),
                 n if n == NAMED + 1 => self.say("Left out: more of them, which are not named any more"),
                 _ => {}
@@ -133,6 +138,22 @@ impl Progress {
             None => write(),
         }
     }
+}
+
+/// The classes that were taken with how many images each has, and how many there are besides.
+fn classes(images: &ImageSet) -> String {
+    const NAMED: usize = 20;
+    let counts = images.class_counts();
+    let taken: Vec<_> = images.class_names().iter().zip(&counts).filter(|(_, count)| **count > 0).collect();
+    let named = taken.iter().take(NAMED).map(|(name, count)| format!("{name} ({count})"));
+    let mut text = named.collect::<Vec<_>>().join(", ");
+    if taken.len() > NAMED {
+        text += &format!(" and {} more", taken.len() - NAMED);
+    }
+    if taken.len() < counts.len() {
+        text += &format!("; {} of {} are left out", counts.len() - taken.len(), counts.len());
+    }
+    text
 }
 
 fn bar(done: usize, total: usize) -> ProgressBar {

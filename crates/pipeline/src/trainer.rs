@@ -62,11 +62,18 @@ pub struct Trainer {
     loader: Loader,
     /// The batches of the epoch that has begun.
     batches: Option<Batches>,
+    /// The next step's batches, where it had to be seen whether any image is left in the epoch.
+    ahead: Option<Group>,
     progress: Progress,
     images_per_epoch: usize,
+    /// Whether images may be left out of their batches.
+    may_skip: bool,
     total_steps: usize,
     device: Device,
 }
+
+/// The batches of an optimiser step that hold an image, and their numbers in the epoch.
+type Group = Vec<(usize, Batch)>;
 
 /// What one optimiser step did.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,7 +134,7 @@ impl Trainer {
             model.enable_gradient_checkpointing()?;
         }
         let batch_size = NonZeroUsize::new(train.batch_size).unwrap_or(NonZeroUsize::MIN);
-        let images_per_epoch = images.len();
+        let (images_per_epoch, may_skip) = (images.len(), images.may_skip());
         let loader = Loader::new(images, batch_size).prefetch(config.data.prefetch());
         let loader = match config.data.num_workers.and_then(NonZeroUsize::new) {
             Some(threads) => loader.threads(threads),
@@ -147,8 +154,10 @@ impl Trainer {
             objective: Objective::new(&train, &config.scheduler).map_err(Error::Unfit)?,
             scheduler: config.scheduler.clone(),
             batches: None,
+            ahead: None,
             progress,
             images_per_epoch,
+            may_skip,
             total_steps,
             loader,
             train,
@@ -156,24 +165,30 @@ impl Trainer {
         })
     }
 
-    /// Does the next optimiser step, or nothing when the training is over.
+    /// Does the next optimiser step, or nothing when the training is over. Batches of which no image can be decoded
+    /// (`data.on_bad_image = "skip"`) are passed over: an epoch has fewer steps then.
     ///
     /// # Errors
-    /// When the loss or the gradients are not finite any more; the weights are then those before the step.
+    /// When the loss or the gradients are not finite any more; the weights are then those before the step. When no image of an
+    /// epoch can be decoded.
     pub fn step(&mut self) -> Result<Option<Step>> {
-        if self.progress.step >= self.total_steps {
+        if self.progress.step >= self.total_steps || self.progress.epoch >= self.train.epochs {
             return Ok(None);
         }
+        let mut skipped = vec![];
+        let group = match self.ahead.take() {
+            Some(group) => Some(group),
+            None => self.next_group(&mut skipped)?,
+        };
+        let Some(batches) = group else {
+            let (epoch, count) = (self.progress.epoch + 1, skipped.len());
+            let first = skipped.first().map(|bad| format!(", the first of them {bad}")).unwrap_or_default();
+            let reason = format!("no image is left in epoch {epoch}: {count} cannot be decoded{first}");
+            return Err(Error::Unfit(reason));
+        };
         let of_epoch = self.loader.steps_per_epoch();
-        let first = self.progress.batch;
-        let last = of_epoch.min(first + self.train.gradient_accumulation_steps.max(1));
-        let mut batches = vec![];
-        for number in first..last {
-            let Some(batch) = self.next_batch()? else { return Ok(None) };
-            batches.push((number, batch));
-        }
+        let last = of_epoch.min(self.progress.batch + self.train.gradient_accumulation_steps.max(1));
         let images: usize = batches.iter().map(|(_, batch)| batch.indices.len()).sum();
-        let skipped = batches.iter().flat_map(|(_, batch)| batch.skipped.iter().cloned()).collect();
         let (mut loss, mut sum, mut indices) = (0.0, None, vec![]);
         for (number, batch) in batches {
             let (more, gradients) = self.gradients(&batch, number, images)?;
@@ -203,7 +218,11 @@ impl Trainer {
         self.progress.step += 1;
         self.progress.batch = last;
         let epoch = self.progress.epoch + 1;
-        let ends_epoch = last == of_epoch;
+        if self.may_skip && last < of_epoch {
+            // the epoch is over if nothing but bad images follows
+            self.ahead = self.next_group(&mut skipped)?;
+        }
+        let ends_epoch = self.progress.batch == of_epoch;
         if ends_epoch {
             self.progress.epoch += 1;
             self.progress.batch = 0;
@@ -212,6 +231,29 @@ impl Trainer {
         }
         let (step, loss) = (self.progress.step, loss as f32);
         Ok(Some(Step { step, epoch, loss, learning_rate, grad_norm, ema_decay, images, skipped, ends_epoch }))
+    }
+
+    /// The batches of the next step, without those that hold no image; steps without any are passed over. Nothing where none is
+    /// left in the epoch.
+    fn next_group(&mut self, skipped: &mut Vec<BadImage>) -> Result<Option<Group>> {
+        let of_epoch = self.loader.steps_per_epoch();
+        while self.progress.batch < of_epoch {
+            let first = self.progress.batch;
+            let last = of_epoch.min(first + self.train.gradient_accumulation_steps.max(1));
+            let mut group = vec![];
+            for number in first..last {
+                let Some(mut batch) = self.next_batch()? else { return Ok(None) };
+                skipped.append(&mut batch.skipped);
+                if !batch.indices.is_empty() {
+                    group.push((number, batch));
+                }
+            }
+            if !group.is_empty() {
+                return Ok(Some(group));
+            }
+            self.progress.batch = last;
+        }
+        Ok(None)
     }
 
     /// The next batch; at the end of an epoch the first of the next one.
@@ -286,7 +328,7 @@ impl Trainer {
         self.total_steps
     }
 
-    /// Optimiser steps in an epoch.
+    /// Optimiser steps in an epoch; fewer are done where all images of one cannot be decoded.
     pub fn steps_per_epoch(&self) -> usize {
         self.progress.batching.steps_per_epoch()
     }
@@ -419,15 +461,21 @@ impl Trainer {
             (progress.batching, progress.batch, progress.epoch_began) = (batching, 0, progress.step);
         }
         let done = progress.epoch_began.checked_add(batching.steps(progress.batch));
+        // steps without an image that can be decoded are not counted
+        let fits = |done| if self.may_skip { progress.step <= done } else { progress.step == done };
         // every epoch has at least one step
         if progress.batching != batching
-            || done != Some(progress.step)
+            || !done.is_some_and(fits)
             || progress.epoch > progress.epoch_began
             || progress.batch >= batching.batches_per_epoch()
         {
             return Err(checkpoint::unusable(dir, "it is from a training with other data or another batch_size"));
         }
-        let total_steps = total_steps(&self.train, &progress);
+        // what was planned at the beginning, also where epochs had fewer steps since
+        let total_steps = match self.may_skip && !allow_changes {
+            true => self.total_steps,
+            false => total_steps(&self.train, &progress),
+        };
         let schedule = LrSchedule::new(&self.train, total_steps).map_err(Error::Unfit)?;
         let load = |part: &str| {
             let path = dir.join(part).join(kakusan_models::WEIGHTS_FILE);
@@ -452,7 +500,7 @@ impl Trainer {
             false => None,
         };
         let begun = || self.loader.epoch(&mut progress.epoch_rng.clone()).skip_batches(progress.batch);
-        self.batches = (progress.batch > 0).then(begun);
+        (self.batches, self.ahead) = ((progress.batch > 0).then(begun), None);
         (self.weights, self.model, self.optimizer, self.ema, self.progress) =
             (weights, model, optimizer, ema, progress);
         (self.total_steps, self.schedule) = (total_steps, schedule);

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
+use kakusan_data::{DataConfig, DatasetName, OnBadImage};
 use kakusan_hub::{DEFAULT_ENDPOINT, Hub, HubConfig};
 use kakusan_models::Weights;
+use kakusan_pipeline::pictures::Images;
 use kakusan_pipeline::{Error, RunConfig, Step, Trainer};
 use kakusan_rng::Generator;
 use kakusan_scheduler::{Draw, LinearMixScheduler, PixelRange, Registry, Run, RunOptions, Scheduler};
@@ -193,4 +195,103 @@ fn a_checkpoint_that_claims_the_impossible_is_refused_and_changes_nothing() {
         assert!(matches!(trainer.load_checkpoint(&checkpoint), Err(Error::Checkpoint { .. })), "{to}");
         assert_eq!(trainer.steps_done(), 1);
     }
+}
+
+/// A folder of grey pictures; of those in `bad` only the header can be read.
+fn pictures(count: usize, bad: &[usize]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for i in 0..count {
+        let pixels = vec![i as f32 / count as f32; 28 * 28];
+        let images = Images { pixels: &pixels, channels: 1, height: 28, width: 28 };
+        let mut bytes = kakusan_pipeline::pictures::file(images, &[]).unwrap();
+        if bad.contains(&i) {
+            bytes.truncate(bytes.len() - 20);
+        }
+        std::fs::write(dir.path().join(format!("{i:02}.png")), bytes).unwrap();
+    }
+    dir
+}
+
+/// Bad images alone in their batches, in whole groups of batches, and at an epoch's beginning and end.
+#[test]
+fn batches_of_bad_images_are_passed_over_and_resumed_past() {
+    let hub = Hub::new(HubConfig::new(DEFAULT_ENDPOINT, "cache"));
+    let dir = pictures(9, &[1, 2, 4, 5, 6, 8]);
+    for (batch_size, accumulate) in [(1, 1), (2, 1), (1, 2), (1, 3), (4, 1)] {
+        let set = [
+            "epochs=4".to_owned(),
+            "use_ema=true".to_owned(),
+            format!("batch_size={batch_size}"),
+            format!("gradient_accumulation_steps={accumulate}"),
+        ];
+        let set: Vec<&str> = set.iter().map(String::as_str).collect();
+        let with_threads = |threads| {
+            let mut config = config(&set);
+            config.data = DataConfig {
+                dir: Some(dir.path().to_owned()),
+                cache_mb: Some(0),
+                on_bad_image: OnBadImage::Skip,
+                num_workers: Some(threads),
+                ..DataConfig::new(DatasetName::Folder)
+            };
+            let images = kakusan_data::load(&config.data, &hub).unwrap().images;
+            Trainer::new(&config, images, &Device::Cpu).unwrap()
+        };
+        let mut whole = with_threads(1);
+        let steps = all_steps(&mut whole);
+        for epoch in 1..=4 {
+            let of_epoch: Vec<&Step> = steps.iter().filter(|step| step.epoch == epoch).collect();
+            assert_eq!(of_epoch.iter().map(|step| step.images).sum::<usize>(), 3, "batches of {batch_size}");
+            assert_eq!(of_epoch.iter().map(|step| step.skipped.len()).sum::<usize>(), 6);
+            let ends: Vec<bool> = of_epoch.iter().map(|step| step.ends_epoch).collect();
+            assert!(matches!(ends.split_last(), Some((true, rest)) if !rest.contains(&true)), "{ends:?}");
+        }
+        assert!(steps.iter().all(|step| step.images > 0 && step.loss.is_finite()));
+        if batch_size * accumulate == 1 {
+            assert_eq!(steps.len(), 12);
+        }
+
+        for stop in 1..steps.len() {
+            let mut first = with_threads(3);
+            let before: Vec<Step> = (0..stop).map(|_| first.step().unwrap().unwrap()).collect();
+            let checkpoints = tempfile::tempdir().unwrap();
+            let at = first.save_checkpoint(checkpoints.path(), 0.0).unwrap();
+            let mut resumed = with_threads(2);
+            resumed.load_checkpoint(&at).unwrap();
+            let after = all_steps(&mut resumed);
+            let numbers_of = |steps: &[Step]| -> Vec<(usize, usize, f32, bool)> {
+                steps.iter().map(|step| (step.step, step.epoch, step.loss, step.ends_epoch)).collect()
+            };
+            assert_eq!(numbers_of(&[before, after].concat()), numbers_of(&steps));
+            assert!(numbers(resumed.weights()) == numbers(whole.weights()));
+            assert!(numbers(&resumed.sampling_weights().unwrap()) == numbers(&whole.sampling_weights().unwrap()));
+        }
+    }
+}
+
+/// The pictures go bad after the training began.
+#[test]
+fn an_epoch_without_an_image_left_is_an_error() {
+    let hub = Hub::new(HubConfig::new(DEFAULT_ENDPOINT, "cache"));
+    let dir = pictures(2, &[]);
+    let mut config = config(&["epochs=3", "batch_size=1"]);
+    config.data = DataConfig {
+        dir: Some(dir.path().to_owned()),
+        cache_mb: Some(0),
+        on_bad_image: OnBadImage::Skip,
+        ..DataConfig::new(DatasetName::Folder)
+    };
+    let mut trainer =
+        Trainer::new(&config, kakusan_data::load(&config.data, &hub).unwrap().images, &Device::Cpu).unwrap();
+    assert!(trainer.step().unwrap().is_some());
+    assert!(trainer.step().unwrap().unwrap().ends_epoch);
+    for name in ["00.png", "01.png"] {
+        std::fs::remove_file(dir.path().join(name)).unwrap();
+    }
+    let message = trainer.step().unwrap_err().to_string();
+    for part in ["no image is left in epoch 2: 2 cannot be decoded, the first of them ", ".png: cannot be read"] {
+        assert!(message.contains(part), "`{message}` lacks `{part}`");
+    }
+    let refused = kakusan_data::load(&config.data, &hub).unwrap_err().to_string();
+    assert!(refused.contains("holds no picture"), "{refused}");
 }

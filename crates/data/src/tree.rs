@@ -1,0 +1,394 @@
+//! What folders of pictures mean, be they on the disk or in an archive: splits, classes, and what belongs to none.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::{OsStr, OsString},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    Class, DataConfig, Error, folder,
+    photos::{Entry, Photo},
+    splits::split_of,
+};
+
+/// A folder: its pictures in the order of their names, and its folders.
+#[derive(Default)]
+pub(crate) struct Tree {
+    pub(crate) files: Vec<File>,
+    /// Parquet files.
+    pub(crate) tables: Vec<(OsString, PathBuf)>,
+    /// A file of labels and captions that is not read.
+    pub(crate) metadata: Option<OsString>,
+    pub(crate) folders: BTreeMap<OsString, Tree>,
+    /// The names of folders without pictures.
+    empty: BTreeSet<String>,
+}
+
+/// A picture.
+pub(crate) struct File {
+    pub(crate) name: OsString,
+    pub(crate) photo: Photo,
+}
+
+/// What a folder holds for a training.
+pub(crate) enum Content {
+    Pictures(Pictures),
+    /// Parquet files and no pictures, with what is to be said about the choice.
+    Tables {
+        files: Vec<PathBuf>,
+        split: Option<String>,
+    },
+}
+
+/// Pictures and their labels.
+pub(crate) struct Pictures {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) class_names: Vec<String>,
+    /// The split that was taken, and from which folders: `train, in train/`.
+    pub(crate) split: Option<String>,
+    /// What is to be said aloud.
+    pub(crate) notes: Vec<String>,
+    /// Why the labels say nothing, where they do.
+    pub(crate) unlabelled: Option<String>,
+}
+
+impl Tree {
+    /// Brings the files into the order of their names, compared byte by byte.
+    pub(crate) fn sort(&mut self) {
+        self.files.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        self.tables.sort_unstable();
+    }
+
+    /// Takes out folders without a picture or table, and notes the names of those that lay directly in this one.
+    fn prune(&mut self) {
+        self.folders.values_mut().for_each(Self::prune);
+        let is_empty = |tree: &Self| tree.files.is_empty() && tree.tables.is_empty() && tree.folders.is_empty();
+        let empty = self.folders.extract_if(.., |_, folder| is_empty(folder));
+        self.empty.extend(empty.map(|(name, _)| text(&name)));
+    }
+
+    /// The pictures here and below.
+    fn count(&self) -> usize {
+        self.files.len() + self.folders.values().map(Self::count).sum::<usize>()
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.files.extend(other.files);
+        self.tables.extend(other.tables);
+        self.metadata = self.metadata.take().or(other.metadata);
+        self.empty.extend(other.empty);
+        for (name, folder) in other.folders {
+            self.folders.entry(name).or_default().merge(folder);
+        }
+        self.sort();
+    }
+
+    /// The pictures here and below: the files of a folder come before its folders.
+    fn into_photos(self) -> Vec<Photo> {
+        let mut photos: Vec<Photo> = self.files.into_iter().map(|file| file.photo).collect();
+        photos.extend(self.folders.into_values().flat_map(Self::into_photos));
+        photos
+    }
+
+    /// The parquet files here and below, each with the names that lead to it.
+    fn into_tables(self) -> Vec<(OsString, PathBuf)> {
+        let mut tables = self.tables;
+        tables.extend(self.folders.into_values().flat_map(Self::into_tables));
+        tables
+    }
+
+    fn has_metadata(&self) -> Option<String> {
+        let own = self.metadata.as_deref().map(text);
+        own.or_else(|| self.folders.values().find_map(Self::has_metadata))
+    }
+
+    /// What the folder `dir` holds.
+    ///
+    /// - Folders that are named after splits, in the spellings that `datasets` knows ([`split_of`]), are splits: the training split is taken,
+    ///   or `config.split`. They are where all folders are so named, or two splits are there. Several folders of one split are one.
+    /// - A folder that holds nothing but one folder of folders stands for that one.
+    /// - As torchvision's `ImageFolder`, each subfolder with pictures is a class, and the classes are numbered by the order of their names.
+    /// - Where pictures lie beside the folders, or there is no folder, there are no classes but one, named as the folder; unless
+    ///   `config.classes` names folders.
+    ///
+    /// The order is that of the classes, within them of the folders, within those of the files; names are compared byte by byte.
+    ///
+    /// # Errors
+    /// [`Error::Images`] if there is no picture, [`Error::Config`] for a split that is not there, and what is wrong with `config.classes`.
+    pub(crate) fn read(mut self, dir: &Path, config: &DataConfig) -> Result<Content, Error> {
+        let wrong = |reason: String| Error::Images { path: dir.to_owned(), reason };
+        self.prune();
+        let (mut place, mut notes, mut split) = (dir.to_owned(), Vec::new(), None);
+        loop {
+            if split.is_none()
+                && let Some(splits) = Splits::of(&self, config.split.as_deref(), true)
+            {
+                split = Some(splits.take(&mut self, &place, config.split.as_deref(), &mut notes)?);
+                continue;
+            }
+            match self.folders.pop_first() {
+                Some((name, only))
+                    if self.files.is_empty()
+                        && self.folders.is_empty()
+                        && only.files.is_empty()
+                        && !only.folders.is_empty() =>
+                {
+                    place.push(&name);
+                    self = only;
+                }
+                Some((name, folder)) => {
+                    self.folders.insert(name, folder);
+                    break;
+                }
+                None => break,
+            }
+        }
+        if self.count() == 0 {
+            return tables(self, dir, config.split.as_deref(), split);
+        }
+        let mut within = BTreeSet::new();
+        for folder in self.folders.values_mut() {
+            folder.choose_within(config.split.as_deref(), &mut within);
+        }
+        if split.is_none() && !within.is_empty() {
+            split = Some(format!("{}, in {}", config.split.as_deref().unwrap_or("train"), list(&within)));
+        }
+        self.prune();
+        match (&split, &config.split) {
+            (None, Some(wanted)) => {
+                let reason = format!(
+                    "is \"{wanted}\", but {} has no folders of splits (train, validation, test); take it out",
+                    dir.display()
+                );
+                return Err(Error::Config { key: "split", reason });
+            }
+            (None, None) => {
+                let like = self.folders.keys().map(|name| text(name)).filter(|name| split_of(name).is_some());
+                notes.extend(like.map(|name| {
+                    format!("{name} is taken for a class, since the folders beside it are no splits; data.split = \"{name}\" takes it alone")
+                }));
+            }
+            _ => {}
+        }
+        if self.count() == 0 {
+            return Err(wrong("holds no picture in the split asked for".to_owned()));
+        }
+        let empty = self.empty.iter().filter(|name| !self.folders.contains_key(OsStr::new(name)));
+        let empty: Vec<&String> = empty.collect();
+        if !empty.is_empty() {
+            notes.push(format!("no class, for want of a picture: {}", list(empty)));
+        }
+        let metadata = self.has_metadata();
+        if let Some(metadata) = &metadata {
+            notes.push(format!("{metadata} is not read: classes are folders"));
+        }
+
+        let folders: Vec<String> = self.folders.keys().map(|name| text(name)).collect();
+        let chosen = config.classes.as_deref();
+        let stray = self.files.first().map(|file| text(&file.name));
+        let strays = self.files.len();
+        if let (Some(stray), false, Some(_)) = (&stray, folders.is_empty(), chosen) {
+            notes.push(format!("{} beside the folders of the classes left out, such as {stray}", pictures(strays)));
+            self.files.clear();
+        }
+        let name = folder::name(&place);
+        let unlabelled = match (&stray, folders.as_slice(), chosen) {
+            (None, [_, _, ..], _) | (_, [_, ..], Some(_)) => None,
+            (Some(stray), [_, ..], None) => {
+                let (stray, several) =
+                    (place.join(stray), if strays > 1 { format!(" and {} more", strays - 1) } else { String::new() });
+                let reason = format!(
+                    "{}{several} beside the folders {} belongs to no class, so no folder is taken for one: \
+                     move it into its class's folder or away, or name the classes as data.classes",
+                    stray.display(),
+                    list(&folders)
+                );
+                Some(reason)
+            }
+            (None, [only], None) => Some(format!(
+                "all pictures are of one class, `{only}`, the only folder in {}: give each class a folder, or say that \
+                 one will do with data.classes = [\"{only}\"]",
+                place.display()
+            )),
+            (_, [], _) => {
+                let labels = metadata.map(|file| format!(" ({file} is not read)")).unwrap_or_default();
+                Some(format!(
+                    "the pictures in {} lie in no folders of classes{labels}: put those of each class into a folder",
+                    place.display()
+                ))
+            }
+        };
+        let by_class: Vec<(String, Tree)> = match self.files.is_empty() {
+            true => self.folders.into_iter().map(|(name, folder)| (text(&name), folder)).collect(),
+            false => vec![(name, self)],
+        };
+        let class_names: Vec<String> = by_class.iter().map(|(name, _)| name.clone()).collect();
+        let kept = match chosen {
+            Some(classes) => Class::labels(classes, &class_names, |_| true)?,
+            None => (0..class_names.len() as u32).collect(),
+        };
+        let labelled = (0u32..).zip(by_class).filter(|(label, _)| kept.contains(label));
+        let entry = |label, photo| Entry { photo, label, header: None };
+        let entries = labelled
+            .flat_map(|(label, (_, folder))| folder.into_photos().into_iter().map(move |photo| entry(label, photo)))
+            .collect();
+        Ok(Content::Pictures(Pictures { entries, class_names, split, notes, unlabelled }))
+    }
+
+    /// Takes the wanted split, or the training split, wherever below here folders are named after two splits.
+    fn choose_within(&mut self, wanted: Option<&str>, found: &mut BTreeSet<String>) {
+        if let Some(splits) = Splits::of(self, wanted, false) {
+            let names = splits.names(wanted);
+            found.extend(names.iter().map(|name| text(name)));
+            splits.keep(self, &names);
+        }
+        self.folders.values_mut().for_each(|folder| folder.choose_within(wanted, found));
+    }
+}
+
+/// The folders of splits in a folder.
+struct Splits {
+    /// The names of all folders, and the splits that they stand for.
+    folders: Vec<(OsString, Option<&'static str>)>,
+}
+
+impl Splits {
+    /// The splits that a folder is divided into, if it is.
+    fn of(tree: &Tree, wanted: Option<&str>, one_will_do: bool) -> Option<Self> {
+        let folders: Vec<_> =
+            tree.folders.keys().map(|name| (name.clone(), split_of(&name.to_string_lossy()))).collect();
+        let kinds: BTreeSet<&str> = folders.iter().filter_map(|(_, split)| *split).collect();
+        let all = folders.iter().all(|(_, split)| split.is_some());
+        let splits = Self { folders };
+        let asked_for = wanted.is_some() && !splits.names(wanted).is_empty();
+        (kinds.len() > 1 || !kinds.is_empty() && one_will_do && (all || asked_for)).then_some(splits)
+    }
+
+    /// The folders of the wanted split, or of the training split: that of this very name, or all that stand for it.
+    fn names(&self, wanted: Option<&str>) -> Vec<OsString> {
+        let wanted = wanted.unwrap_or("train");
+        let named = |exact: bool| {
+            let is = move |(name, split): &&(OsString, Option<&str>)| match exact {
+                true => name.to_str() == Some(wanted),
+                false => split.is_some() && *split == split_of(wanted),
+            };
+            self.folders.iter().filter(is).map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        };
+        let canonical = ["train", "validation", "test"].contains(&wanted);
+        match named(true) {
+            exact if !exact.is_empty() && !canonical => exact,
+            _ => named(false),
+        }
+    }
+
+    /// The splits there are, with their folders, for a message.
+    fn known(&self) -> String {
+        let known = self.folders.iter().map(|(name, split)| match split {
+            Some(split) if text(name) != *split => format!("{} ({split})", text(name)),
+            _ => text(name),
+        });
+        list(&known.collect::<Vec<_>>())
+    }
+
+    /// Puts the wanted split in the place of its folder, says so, and names it.
+    fn take(
+        self,
+        tree: &mut Tree,
+        place: &Path,
+        wanted: Option<&str>,
+        notes: &mut Vec<String>,
+    ) -> Result<String, Error> {
+        let names = self.names(wanted);
+        if names.is_empty() {
+            let reason = match wanted {
+                Some(wanted) => format!("is \"{wanted}\", but the splits in {} are {}", place.display(), self.known()),
+                None => {
+                    format!("is missing, and {} has no training split: name one of {}", place.display(), self.known())
+                }
+            };
+            return Err(Error::Config { key: "split", reason });
+        }
+        let beside: Vec<(String, usize)> = tree
+            .folders
+            .iter()
+            .filter(|(name, _)| !names.contains(name))
+            .map(|(name, tree)| (text(name), tree.count()))
+            .collect();
+        let taken: Vec<String> = names.iter().map(|name| text(name)).collect();
+        let split = match wanted {
+            Some(wanted) => wanted.to_owned(),
+            None => "train".to_owned(),
+        };
+        if !beside.is_empty() {
+            let beside: Vec<String> =
+                beside.iter().map(|(name, count)| format!("{name} ({})", pictures(*count))).collect();
+            notes.push(format!("the split {split} is taken, from {}; not {}", list(&taken), list(&beside)));
+        }
+        if let Some(first) = tree.files.first() {
+            let (count, first) = (pictures(tree.files.len()), text(&first.name));
+            notes.push(format!("{count} beside the folders of the splits left out, such as {first}"));
+        }
+        self.keep(tree, &names);
+        let folders: Vec<String> = taken.iter().map(|name| format!("{name}/")).collect();
+        Ok(format!("{split}, in {}", list(&folders)))
+    }
+
+    /// Puts the folders of these names in their parent's place.
+    fn keep(self, tree: &mut Tree, names: &[OsString]) {
+        let mut whole = std::mem::take(tree);
+        for name in names {
+            tree.merge(whole.folders.remove(name).unwrap_or_default());
+        }
+        tree.metadata = tree.metadata.take().or(whole.metadata);
+    }
+}
+
+/// A folder without pictures: its parquet files, those of a split where their names tell splits.
+fn tables(tree: Tree, dir: &Path, wanted: Option<&str>, split: Option<String>) -> Result<Content, Error> {
+    let mut tables = tree.into_tables();
+    if tables.is_empty() {
+        let reason = format!("holds no picture: no file below it ends in {}, and none in .parquet", folder::endings());
+        return Err(Error::Images { path: dir.to_owned(), reason });
+    }
+    let stem = |name: &OsString| {
+        Path::new(name).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+    };
+    let known: BTreeSet<&str> = tables.iter().filter_map(|(name, _)| split_of(&stem(name))).collect();
+    let known: Vec<String> = known.into_iter().map(str::to_owned).collect();
+    if split.is_some() || known.is_empty() && wanted.is_none() {
+        return Ok(Content::Tables { files: tables.into_iter().map(|(_, path)| path).collect(), split });
+    }
+    let of = wanted.unwrap_or("train");
+    tables.retain(|(name, _)| split_of(&stem(name)).is_some_and(|split| Some(split) == split_of(of)));
+    if tables.is_empty() {
+        let there = match known.as_slice() {
+            [] => "the names of the parquet files tell no splits; take it out".to_owned(),
+            known => format!("the splits of the parquet files are {}", list(known)),
+        };
+        let is = wanted.map_or("is missing".to_owned(), |wanted| format!("is \"{wanted}\""));
+        return Err(Error::Config { key: "split", reason: format!("{is}, but in {} {there}", dir.display()) });
+    }
+    let split = Some(of.to_owned());
+    Ok(Content::Tables { files: tables.into_iter().map(|(_, path)| path).collect(), split })
+}
+
+fn text(name: &(impl AsRef<OsStr> + ?Sized)) -> String {
+    name.as_ref().to_string_lossy().into_owned()
+}
+
+fn pictures(count: usize) -> String {
+    if count == 1 { "1 picture".to_owned() } else { format!("{count} pictures") }
+}
+
+/// `a, b and c`; of very many the first.
+pub(crate) fn list<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
+    const MOST: usize = 10;
+    let names: Vec<&str> = names.into_iter().map(String::as_str).collect();
+    match names.as_slice() {
+        [] => String::new(),
+        [only] => (*only).to_owned(),
+        many if many.len() > MOST => format!("{} and {} more", many[..MOST].join(", "), many.len() - MOST),
+        [rest @ .., last] => format!("{} and {last}", rest.join(", ")),
+    }
+}
