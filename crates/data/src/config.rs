@@ -36,7 +36,7 @@ pub struct DataConfig {
     /// The sources, in the order in which they are asked; none named means all that know the set.
     #[serde(default)]
     pub sources: Vec<SourceKind>,
-    /// The folder that holds the pictures or parquet files of such, MNIST's IDX files, CIFAR-10's binary files, or torchvision's root folder of MNIST.
+    /// The folder, zip, tar or tar.gz that holds the pictures, the folder of parquet files of such, or that of MNIST's IDX files, CIFAR-10's binary files, or torchvision's root folder of MNIST.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dir: Option<PathBuf>,
     /// How many digits of each class to draw: 1 to 60,000. 6,000 give epochs as long as MNIST's.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, ImageSet,
+    archive::Member,
     image_set::Chance,
     parquet::Cell,
     raster::{self, Header, MAX_FILE_BYTES, MAX_PIXELS, Raster},
@@ -56,6 +57,8 @@ impl fmt::Display for BadImage {
 pub(crate) enum Photo {
     /// In a file of its own.
     File(PathBuf),
+    /// In an archive.
+    Member(Member),
     /// In a row of a table: its bytes in memory, or to be read from its cell.
     Cell { cell: Cell, row: usize, bytes: Option<Arc<[u8]>> },
     /// In memory, decoded and resized.
@@ -127,6 +130,7 @@ impl Photo {
                 file.take(most).read_to_end(&mut bytes).map_err(unread)?;
                 Ok(bytes.into())
             }
+            Self::Member(member) => Ok(member.bytes(most)?.into()),
             Self::Cell { bytes: Some(bytes), .. } => Ok((&bytes[..]).into()),
             Self::Cell { cell, .. } => Ok(cell.bytes()?.data().to_vec().into()),
             Self::Held(_) => Ok((&[][..]).into()),
@@ -136,7 +140,7 @@ impl Photo {
     fn header(&self) -> Result<Header, String> {
         let beginning = raster::header(&self.bytes(HEADER_BYTES)?);
         match (&beginning, self) {
-            (Err(_), Self::File(_)) => raster::header(&self.bytes(MAX_FILE_BYTES)?),
+            (Err(_), Self::File(_) | Self::Member(_)) => raster::header(&self.bytes(MAX_FILE_BYTES)?),
             _ => beginning,
         }
     }
@@ -145,6 +149,7 @@ impl Photo {
     fn name(&self) -> String {
         match self {
             Self::File(path) => path.display().to_string(),
+            Self::Member(member) => member.path().display().to_string(),
             Self::Cell { cell, row, .. } => format!("{}, row {row}", cell.path().display()),
             Self::Held(_) => "an image in memory".to_owned(),
         }
@@ -153,6 +158,7 @@ impl Photo {
     fn bad(&self, reason: String) -> BadImage {
         match self {
             Self::File(path) => BadImage { path: path.clone(), row: None, reason },
+            Self::Member(member) => BadImage { path: member.path(), row: None, reason },
             Self::Cell { cell, row, .. } => BadImage { path: cell.path().to_owned(), row: Some(*row), reason },
             Self::Held(_) => BadImage { path: PathBuf::new(), row: None, reason },
         }

@@ -11,10 +11,10 @@ use kakusan_hub::Hub;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BadImage, Class, DataConfig, DatasetName, Error, ImageSet, SourceKind, cifar, draw_digits, folder, idx,
+    BadImage, Class, DataConfig, DatasetName, Error, ImageSet, SourceKind, archive, cifar, draw_digits, folder, idx,
     parquet::{self, Classes, Columns},
     photos::{self, Transform},
-    tree::{Content, Pictures},
+    tree::{Content, Pictures, Tree},
 };
 
 /// A set, and where it came from.
@@ -156,11 +156,16 @@ fn from_dir(dir: &Path, config: &DataConfig) -> Result<Answer, Error> {
             let description = format!("CIFAR-10's binary files in {}", beside.display());
             Ok(Answer::good(cifar::read(&files, names)?, description))
         }
-        DatasetName::Folder | DatasetName::Hub => match folder::find(dir)?.read(dir, config)? {
+        DatasetName::Folder | DatasetName::Hub => match find(dir)?.read(dir, config)? {
             Content::Pictures(found) => of_pictures(found, dir, config),
             Content::Tables { files, split } => of_tables(&files, split.as_deref(), dir, config),
         },
     }
+}
+
+/// What a folder or an archive holds.
+fn find(dir: &Path) -> Result<Tree, Error> {
+    if dir.is_file() && archive::is_archive(dir) { archive::find(dir) } else { folder::find(dir) }
 }
 
 fn of_pictures(found: Pictures, dir: &Path, config: &DataConfig) -> Result<Answer, Error> {

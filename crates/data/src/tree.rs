@@ -60,6 +60,12 @@ impl Tree {
         self.tables.sort_unstable();
     }
 
+    /// The same in all folders.
+    pub(crate) fn sort_all(&mut self) {
+        self.sort();
+        self.folders.values_mut().for_each(Self::sort_all);
+    }
+
     /// Takes out folders without a picture or table, and notes the names of those that lay directly in this one.
     fn prune(&mut self) {
         self.folders.values_mut().for_each(Self::prune);

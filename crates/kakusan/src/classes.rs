@@ -1,5 +1,7 @@
 //! The classes that `--class` asks for.
 
+use std::collections::BTreeMap;
+
 use kakusan::pipeline::{DDPMPipeline, Error, Result};
 
 /// So many are named in a message.
@@ -8,12 +10,12 @@ const NAMED: usize = 20;
 /// The labels that `asked` names, in its order; nothing for a model that knows no classes. Each word is a class by its name, else by
 /// its number; `first..last` are all from one to the other, and commas stand between several.
 pub(crate) fn labels(asked: &[String], pipeline: &DDPMPipeline) -> Result<Option<Vec<u32>>> {
-    let known = pipeline.model_config().num_classes().map(Known::numbers);
+    let known = pipeline.model_config().num_classes().map(|count| Known::of(count, pipeline.class_names()));
     match (asked, known) {
         ([], None) => Ok(None),
         (_, None) => Err(Error::Unfit("--class: this model does not know classes; leave it out".into())),
         ([], Some(known)) => {
-            let (first, list) = (known.names.first().map_or("0", String::as_str), known.list());
+            let (first, list) = (known.names.values().next().map_or("0", String::as_str), known.list());
             Err(Error::Unfit(format!("this model draws a class: name one, as in --class {first}; it knows {list}")))
         }
         (asked, Some(known)) => {
@@ -27,13 +29,16 @@ pub(crate) fn labels(asked: &[String], pipeline: &DDPMPipeline) -> Result<Option
 
 /// The classes of a model.
 struct Known {
-    /// By label.
-    names: Vec<String>,
+    /// Those that it learnt, or all where their names are not known.
+    names: BTreeMap<u32, String>,
+    /// All labels, with the one that may stand for no class.
+    count: usize,
 }
 
 impl Known {
-    fn numbers(count: usize) -> Self {
-        Self { names: (0..count).map(|label| label.to_string()).collect() }
+    fn of(count: usize, names: &BTreeMap<u32, String>) -> Self {
+        let numbers = || (0..count as u32).map(|label| (label, label.to_string())).collect();
+        Self { names: if names.is_empty() { numbers() } else { names.clone() }, count }
     }
 
     /// The labels of a text, or its first word that names none.
@@ -54,21 +59,24 @@ impl Known {
     }
 
     fn named(&self, word: &str) -> Option<u32> {
-        self.names.iter().position(|name| name == word).and_then(|label| label.try_into().ok())
+        let find = |is: &dyn Fn(&str) -> bool| self.names.iter().find(|(_, name)| is(name)).map(|(label, _)| *label);
+        // diffusers' DiTPipeline has several names for a class, divided by commas
+        find(&|name| name == word).or_else(|| find(&|name| name.split(',').any(|one| one.trim() == word)))
     }
 
     fn label(&self, word: &str) -> Option<u32> {
-        self.named(word).or_else(|| word.parse().ok().filter(|&label: &u32| (label as usize) < self.names.len()))
+        self.named(word).or_else(|| word.parse().ok().filter(|&label: &u32| (label as usize) < self.count))
     }
 
     /// The names in words; numbers from 0 on as what they are.
     fn list(&self) -> String {
         let all = self.names.len();
-        if self.names.iter().enumerate().all(|(label, name)| *name == label.to_string()) && all > 2 {
+        if (0..).zip(&self.names).all(|(place, (label, name))| place == *label && *name == label.to_string()) && all > 2
+        {
             return format!("0 to {}", all - 1);
         }
         let more = if all > NAMED { format!(" and {} more", all - NAMED) } else { String::new() };
-        format!("{}{more}", self.names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", "))
+        format!("{}{more}", self.names.values().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", "))
     }
 }
 
@@ -78,7 +86,11 @@ mod tests {
 
     #[test]
     fn a_word_is_a_name_before_it_is_a_number() {
-        let known = |names: &[&str]| Known { names: names.iter().map(|&name| name.to_owned()).collect() };
+        let known = |names: &[&str]| {
+            let names: BTreeMap<u32, String> = (0..).zip(names.iter().map(|&name| name.to_owned())).collect();
+            Known::of(names.len() + 1, &names)
+        };
+        let numbers = |count| Known::of(count, &BTreeMap::new());
         let animals = known(&["cat", "dog", "a, b", "1", "x..y"]);
         let of = |text: &str| animals.labels(text);
         assert_eq!(of("dog,cat"), Ok(vec![1, 0]));
@@ -89,11 +101,19 @@ mod tests {
         );
         assert_eq!([of("cat..1"), of("0..2")], [Ok(vec![0, 1, 2, 3]), Ok(vec![0, 1, 2])]);
         for (text, word) in
-            [("bird", "bird"), ("cat,5", "5"), ("dog..cat", "dog..cat"), ("", ""), ("-1", "-1"), ("cat,", "")]
+            [("bird", "bird"), ("cat,6", "6"), ("dog..cat", "dog..cat"), ("", ""), ("-1", "-1"), ("cat,", "")]
         {
             assert_eq!(of(text), Err(word.to_owned()), "{text}");
         }
-        assert_eq!(Known::numbers(10).labels("0..4,7"), Ok(vec![0, 1, 2, 3, 4, 7]));
-        assert_eq!([Known::numbers(10).list(), animals.list()], ["0 to 9", "cat, dog, a, b, 1, x..y"]);
+        assert_eq!(numbers(10).labels("0..4,7"), Ok(vec![0, 1, 2, 3, 4, 7]));
+        assert_eq!(of("5"), Ok(vec![5])); // no class, for guidance
+        let some = Known::of(
+            12,
+            &BTreeMap::from([(1, "10".to_owned()), (4, "2".to_owned()), (7, "tench, Tinca tinca".to_owned())]),
+        );
+        assert_eq!([some.labels("2"), some.labels("10"), some.labels("4")], [Ok(vec![4]), Ok(vec![1]), Ok(vec![4])]);
+        assert_eq!([some.labels("tench"), some.labels("tench, Tinca tinca")], [Ok(vec![7]), Ok(vec![7])]);
+        assert_eq!(some.list(), "10, 2, tench, Tinca tinca");
+        assert_eq!([numbers(10).list(), animals.list()], ["0 to 9", "cat, dog, a, b, 1, x..y"]);
     }
 }

@@ -48,6 +48,10 @@ fn about_model(model: &str, args: &InfoArgs) -> Result<()> {
         let class = part.class_name.unwrap_or_default();
         say(&format!("  {:20} {:24} {:>12}", part.name, class, thousands(part.parameters)));
     }
+    if !pipeline.class_names().is_empty() {
+        let classes = pipeline.class_names().iter().map(|(label, name)| format!("{label} {name}"));
+        say(&format!("classes: {}", classes.collect::<Vec<_>>().join(", ")));
+    }
     if args.tensors {
         for (name, var) in pipeline.weights().iter() {
             say(&format!("  {name:56} {:?}", var.dims()));

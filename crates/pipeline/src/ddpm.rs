@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use kakusan_scheduler::{LinearMixScheduler, Registry, Scheduler, ScoreSdeVpSched
 use serde_json::{Value, json};
 
 use crate::files::{create_folders, read_text, write_whole};
-use crate::layout::{self, INDEX_FILE, Index, SCHEDULER_FILE, part_dir};
+use crate::layout::{self, CLASS_NAMES, INDEX_FILE, Index, SCHEDULER_FILE, part_dir};
 use crate::{Error, PipelineClass, Result, Warning};
 
 /// Images from a model and a scheduler, in diffusers' folder layout (`model_index.json`, `unet/`, `scheduler/`).
@@ -43,6 +44,8 @@ pub struct DDPMPipeline {
     scheduler: Arc<dyn Scheduler>,
     /// The fields of the `config.json` that it was loaded from.
     fields: Config,
+    /// What classes are called, by label.
+    class_names: BTreeMap<u32, String>,
     warnings: Vec<Warning>,
 }
 
@@ -60,6 +63,7 @@ impl DDPMPipeline {
             model,
             scheduler,
             fields: Config::new(),
+            class_names: BTreeMap::new(),
             warnings: vec![],
         })
     }
@@ -87,7 +91,7 @@ impl DDPMPipeline {
         registry: &Registry,
         device: &Device,
     ) -> Result<Self> {
-        let Index { class, unet, scheduler: scheduler_class, mut warnings } = Index::read(dir)?;
+        let Index { class, unet, scheduler: scheduler_class, class_names, mut warnings } = Index::read(dir)?;
         let unfit = |reason: String| Error::NotAPipeline { dir: dir.to_owned(), reason };
         let scheduler = part_dir(dir, "scheduler").join(SCHEDULER_FILE);
         let damaged = |reason: String| unfit(format!("{}: {reason}", scheduler.display()));
@@ -109,7 +113,7 @@ impl DDPMPipeline {
         let unet = kakusan_models::from_pretrained(&part_dir(dir, "unet"), Some(&unet), variant, device)?;
         warnings.extend(unet.warnings.into_iter().map(Warning::from));
         let pipeline = Self::new(unet.config, unet.weights, scheduler)?;
-        Ok(Self { class, fields: unet.fields, warnings, ..pipeline })
+        Ok(Self { class, fields: unet.fields, class_names, warnings, ..pipeline })
     }
 
     /// Fetches a pipeline from the repository `repo_id` (`owner/name`) of the Hub and gives its folder in the cache, for
@@ -150,12 +154,15 @@ impl DDPMPipeline {
         let scheduler = dir.join("scheduler");
         create_folders(&scheduler)?;
         write_whole(&scheduler.join(SCHEDULER_FILE), kakusan_scheduler::to_json(self.scheduler.as_ref()).as_bytes())?;
-        let index = json!({
+        let mut index = json!({
             "_class_name": self.class.class_name(),
             "_diffusers_version": kakusan_config::DIFFUSERS_VERSION,
             "scheduler": [library(self.scheduler.class_name()), self.scheduler.class_name()],
             "unet": [library(self.config.class_name()), self.config.class_name()],
         });
+        if !self.class_names.is_empty() {
+            index[CLASS_NAMES] = json!(self.class_names);
+        }
         write_whole(&dir.join(INDEX_FILE), format!("{index:#}\n").as_bytes())
     }
 
@@ -198,6 +205,16 @@ impl DDPMPipeline {
     /// The network's weights.
     pub fn weights(&self) -> &Weights {
         &self.weights
+    }
+
+    /// What the classes that the model learnt are called, by label; nothing where that was not saved.
+    pub fn class_names(&self) -> &BTreeMap<u32, String> {
+        &self.class_names
+    }
+
+    /// Says what the classes are called: the index keeps it.
+    pub fn set_class_names(&mut self, class_names: BTreeMap<u32, String>) {
+        self.class_names = class_names;
     }
 
     /// The scheduler.

@@ -1,6 +1,6 @@
 //! Where the parts of a saved pipeline lie: diffusers' `model_index.json`, a folder for each part or all of them in one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use kakusan_config::{Config, did_you_mean};
@@ -14,6 +14,9 @@ use crate::{Error, PipelineClass, Result, Warning};
 /// The file that names a pipeline's parts; it is written last, so that a folder with it is whole.
 pub(crate) const INDEX_FILE: &str = "model_index.json";
 pub(crate) const SCHEDULER_FILE: &str = "scheduler_config.json";
+/// Under which name the index has the names of classes: Python's diffusers passes over what begins with `_`, without a warning.
+pub(crate) const CLASS_NAMES: &str = "_id2label";
+const DIT_CLASS_NAMES: &str = "id2label";
 /// The libraries that a part may say it is of.
 const LIBRARIES: [&str; 2] = ["diffusers", "kakusan"];
 
@@ -25,12 +28,14 @@ pub(crate) struct Index {
     pub(crate) unet: String,
     /// `DDPMScheduler` and the like.
     pub(crate) scheduler: String,
+    /// What classes are called, by label: our `_id2label`, or the `id2label` of diffusers' `DiTPipeline`.
+    pub(crate) class_names: BTreeMap<u32, String>,
     /// What else it says.
     pub(crate) warnings: Vec<Warning>,
 }
 
 impl Index {
-    /// Reads `model_index.json` of the pipeline in `dir`. Names that begin with `_` are ignored.
+    /// Reads `model_index.json` of the pipeline in `dir`. Other names that begin with `_` are ignored.
     pub(crate) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(INDEX_FILE);
         let unfit = |reason: String| Error::NotAPipeline { dir: dir.to_owned(), reason };
@@ -69,7 +74,12 @@ impl Index {
         if let Some(missing) = ["unet", "scheduler"].into_iter().find(|&name| !parts.contains_key(name)) {
             return Err(format!("it names no `{missing}`"));
         }
-        let is_known = |key: &str| key.starts_with('_') || ["unet", "scheduler"].contains(&key);
+        let labels = |key: &str| parts.get(key).and_then(labels);
+        let is_known = |key: &str| {
+            key.starts_with('_')
+                || ["unet", "scheduler"].contains(&key)
+                || key == DIT_CLASS_NAMES && labels(key).is_some()
+        };
         let unknown = parts.iter().filter(|(key, value)| !is_known(key) && !is_left_out(value));
         let names: Vec<String> = unknown.map(|(key, _)| format!("`{}`", key.escape_debug())).collect();
         if !names.is_empty() {
@@ -87,8 +97,15 @@ impl Index {
                 _ => Err(format!("`{name}` is {value}, expected [\"diffusers\", a class]")),
             }
         };
-        Ok(Self { class, unet: part("unet")?, scheduler: part("scheduler")?, warnings })
+        let class_names = labels(CLASS_NAMES).or_else(|| labels(DIT_CLASS_NAMES)).unwrap_or_default();
+        Ok(Self { class, unet: part("unet")?, scheduler: part("scheduler")?, class_names, warnings })
     }
+}
+
+/// A map from numbers, as text, to names.
+fn labels(value: &Value) -> Option<BTreeMap<u32, String>> {
+    let label = |(label, name): (&String, &Value)| Some((label.parse().ok()?, name.as_str()?.to_owned()));
+    value.as_object()?.iter().map(label).collect()
 }
 
 /// Whether a value of the index stands for a part that the pipeline does without: `[null, null]`.

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -235,6 +235,10 @@ impl Training<'_> {
         if !changes.is_empty() {
             watch(Event::Changes(&changes));
         }
+        let class_names = match self.config.model.num_classes() {
+            Some(_) => learnt_classes(&loaded.images),
+            None => BTreeMap::new(),
+        };
         let mut trainer = Trainer::new(&self.config, loaded.images.clone(), &device)?;
 
         let folder = if resume {
@@ -280,6 +284,7 @@ impl Training<'_> {
             trainer.check_sound().map_err(|e| resume::with_last_checkpoint(e, &folder.checkpoints()))?;
             let (model, weights) = (self.config.model.clone(), trainer.sampling_weights()?);
             let mut pipeline = DDPMPipeline::new(model, weights, self.config.scheduler.clone())?;
+            pipeline.set_class_names(class_names);
             pipeline.save_pretrained(folder.dir())?;
             watch(Event::Wrote(folder.dir()));
             pipeline.set_scheduler(self.config.sampler.clone())?;
@@ -394,6 +399,12 @@ fn read_data_record(folder: &RunFolder) -> Result<Option<DataRecord>> {
 pub(crate) fn class_counts(images: &ImageSet) -> Vec<(String, usize)> {
     let all = images.class_names().iter().cloned().zip(images.class_counts());
     all.filter(|(_, count)| *count > 0).collect()
+}
+
+/// The names of the classes that the set holds images of, by label.
+fn learnt_classes(images: &ImageSet) -> BTreeMap<u32, String> {
+    let all = (0..).zip(images.class_names().iter().cloned()).zip(images.class_counts());
+    all.filter(|(_, count)| *count > 0).map(|(class, _)| class).collect()
 }
 
 /// The mean loss of the last steps, by which the best checkpoint is found: one step's own says little.

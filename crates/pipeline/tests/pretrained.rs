@@ -3,6 +3,7 @@
 #[path = "../../../tests/support/fake_hub.rs"]
 mod fake_hub;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -318,5 +319,32 @@ fn a_pipeline_is_converted_there_and_back() -> TestResult {
     fs::write(path("plain/model_index.json"), r#"{"../x": ["diffusers", "UNet2DModel"]}"#)?;
     let elsewhere = convert(&path("plain"), None, &path("elsewhere"), &half()).unwrap_err();
     assert!(elsewhere.to_string().contains("which leads elsewhere"), "{elsewhere}");
+    Ok(())
+}
+
+#[test]
+fn the_names_of_classes_are_kept_in_the_index() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let names = BTreeMap::from([(3, "cat".to_owned()), (5, "a \"dog\", or two".to_owned()), (10, "2".to_owned())]);
+    let mut whole = pipeline();
+    assert!(whole.class_names().is_empty());
+    whole.set_class_names(names.clone());
+    whole.save_pretrained(dir.path())?;
+    let loaded = load(dir.path())?;
+    assert_eq!((loaded.class_names(), loaded.warnings().len()), (&names, 0));
+    let index = dir.path().join("model_index.json");
+    let text = fs::read_to_string(&index)?;
+    // what Python's diffusers passes over without a warning, and what its DiTPipeline writes
+    assert!(text.contains("\"_id2label\""), "{text}");
+    fs::write(&index, text.replace("_id2label", "id2label"))?;
+    let loaded = load(dir.path())?;
+    assert_eq!((loaded.class_names(), loaded.warnings().len()), (&names, 0));
+    fs::write(&index, text.replace("_id2label", "id2label").replace("\"10\"", "\"ten\""))?;
+    let loaded = load(dir.path())?;
+    assert_eq!((loaded.class_names().len(), loaded.warnings().len()), (0, 1));
+    let converted = tempfile::tempdir()?;
+    fs::write(&index, &text)?;
+    convert(dir.path(), None, converted.path(), &half())?;
+    assert_eq!(fs::read_to_string(converted.path().join("model_index.json"))?, text);
     Ok(())
 }

@@ -217,9 +217,9 @@ fn pictures(count: usize, bad: &[usize]) -> tempfile::TempDir {
 fn batches_of_bad_images_are_passed_over_and_resumed_past() {
     let hub = Hub::new(HubConfig::new(DEFAULT_ENDPOINT, "cache"));
     let dir = pictures(9, &[1, 2, 4, 5, 6, 8]);
-    for (batch_size, accumulate) in [(1, 1), (2, 1), (1, 2), (1, 3), (4, 1)] {
+    for (batch_size, accumulate) in [(1, 1), (2, 1), (1, 3)] {
         let set = [
-            "epochs=4".to_owned(),
+            "epochs=2".to_owned(),
             "use_ema=true".to_owned(),
             format!("batch_size={batch_size}"),
             format!("gradient_accumulation_steps={accumulate}"),
@@ -239,7 +239,7 @@ fn batches_of_bad_images_are_passed_over_and_resumed_past() {
         };
         let mut whole = with_threads(1);
         let steps = all_steps(&mut whole);
-        for epoch in 1..=4 {
+        for epoch in 1..=2 {
             let of_epoch: Vec<&Step> = steps.iter().filter(|step| step.epoch == epoch).collect();
             assert_eq!(of_epoch.iter().map(|step| step.images).sum::<usize>(), 3, "batches of {batch_size}");
             assert_eq!(of_epoch.iter().map(|step| step.skipped.len()).sum::<usize>(), 6);
@@ -248,10 +248,10 @@ fn batches_of_bad_images_are_passed_over_and_resumed_past() {
         }
         assert!(steps.iter().all(|step| step.images > 0 && step.loss.is_finite()));
         if batch_size * accumulate == 1 {
-            assert_eq!(steps.len(), 12);
+            assert_eq!(steps.len(), 6);
         }
 
-        for stop in 1..steps.len() {
+        for stop in (1..steps.len()).step_by(2) {
             let mut first = with_threads(3);
             let before: Vec<Step> = (0..stop).map(|_| first.step().unwrap().unwrap()).collect();
             let checkpoints = tempfile::tempdir().unwrap();
