@@ -280,9 +280,9 @@ fn link(name: &str) -> String {
 
 /// The path that an extended header gives the next member: lines of `length path=...`.
 fn pax_path(text: &[u8]) -> Option<String> {
-    let values = text.split(|&byte| byte == b'\n').filter_map(|line| {
+    let mut values = text.split(|&byte| byte == b'\n').filter_map(|line| {
         let after = line.iter().position(|&byte| byte == b' ')? + 1;
         line[after..].strip_prefix(b"path=")
     });
-    values.last().map(|name| String::from_utf8_lossy(name).into_owned())
+    values.next_back().map(|name| String::from_utf8_lossy(name).into_owned())
 }

@@ -170,7 +170,7 @@ impl Tree {
                 return Err(Error::Config { key: "split", reason });
             }
             (None, None) => {
-                let like = self.folders.keys().map(|name| text(name)).filter(|name| split_of(name).is_some());
+                let like = self.folders.keys().map(text).filter(|name| split_of(name).is_some());
                 notes.extend(like.map(|name| {
                     format!("{name} is taken for a class, since the folders beside it are no splits; data.split = \"{name}\" takes it alone")
                 }));
@@ -190,7 +190,7 @@ impl Tree {
             notes.push(format!("{metadata} is not read: classes are folders"));
         }
 
-        let folders: Vec<String> = self.folders.keys().map(|name| text(name)).collect();
+        let folders: Vec<String> = self.folders.keys().map(text).collect();
         let chosen = config.classes.as_deref();
         let stray = self.files.first().map(|file| text(&file.name));
         let strays = self.files.len();
@@ -246,7 +246,7 @@ impl Tree {
     fn choose_within(&mut self, wanted: Option<&str>, found: &mut BTreeSet<String>) {
         if let Some(splits) = Splits::of(self, wanted, false) {
             let names = splits.names(wanted);
-            found.extend(names.iter().map(|name| text(name)));
+            found.extend(names.iter().map(text));
             splits.keep(self, &names);
         }
         self.folders.values_mut().for_each(|folder| folder.choose_within(wanted, found));
@@ -321,7 +321,7 @@ impl Splits {
             .filter(|(name, _)| !names.contains(name))
             .map(|(name, tree)| (text(name), tree.count()))
             .collect();
-        let taken: Vec<String> = names.iter().map(|name| text(name)).collect();
+        let taken: Vec<String> = names.iter().map(text).collect();
         let split = match wanted {
             Some(wanted) => wanted.to_owned(),
             None => "train".to_owned(),
