@@ -227,6 +227,17 @@ fn what_is_typed_begins_as_the_command_was_called() {
     run(&place, "cargo xtask train --config configs/folder.toml --data path/to/pictures --out r", None);
     let card = fs::read_to_string(place.path("r/README.md")).unwrap();
     assert!(card.contains("8 images from a folder of pictures.") && card.contains("unconditional-image-generation"));
+
+    // classes by their names, as the model's folder has them
+    let line =
+        "cargo xtask train --config configs/folder.toml --data path/to/pictures --out c --set model.num_class_embeds=2";
+    fs::rename(place.path("path/to/pictures/cat"), place.path("path/to/pictures/a cat, or two")).unwrap();
+    let said = run(&place, line, None).stdout();
+    let (typed, card) = told(&place, "c", &said);
+    assert!(typed[0].contains(" --class 'a cat, or two' --class dog --steps 3 "), "{typed:?}");
+    typed.iter().for_each(|line| drop(Done(place.shell(line, ".").output().unwrap()).expect(0)));
+    Done(place.shell(&card, "c").output().unwrap()).expect(0);
+    let card = fs::read_to_string(place.path("r/README.md")).unwrap();
     let here = place.path(".").canonicalize().unwrap();
     assert!(!card.contains("path/to") && !card.contains(here.to_str().unwrap()) && !card.contains("dir ="), "{card}");
 }

@@ -179,8 +179,7 @@ impl<'a> Storyteller<'a> {
         let images = self.to_pixels(&pipeline.sample_with(&options, &mut self.rng(), |_| {})?)?;
         // one column a class, where the model is told classes
         let classes = self.told_classes();
-        let names = self.images.class_names();
-        let column_labels = classes.iter().map(|&(class, _)| names[class as usize].clone()).collect();
+        let column_labels = classes.iter().map(|(_, name)| name.clone()).collect();
         let columns = if classes.is_empty() { SHOWN } else { classes.len() };
         let block = Block { column_labels, ..self.block("", &images, columns, vec![]) };
         let caption = format!("{count} new images, each begun from its own noise and drawn in {steps} steps.");
@@ -223,7 +222,8 @@ impl<'a> Storyteller<'a> {
     /// The classes that take turns in the samples and their labels, if the model is told classes.
     fn told_classes(&self) -> Vec<(u32, String)> {
         let classes = self.config.model.num_classes().map(|_| classes_of(&self.images)).unwrap_or_default();
-        classes.into_iter().map(|class| (class, class.to_string())).collect()
+        let names = self.images.class_names();
+        classes.into_iter().map(|class| (class, names[class as usize].clone())).collect()
     }
 
     /// Some of the pictures that were drawn after epochs, the first and the last among them: the epoch, and the file.
