@@ -56,6 +56,8 @@ pub(crate) enum Fault {
     NoRanges,
     /// Serves files, and lists none.
     NoListing,
+    /// The same, and it misbehaves like this besides.
+    Unlisted(Box<Fault>),
     /// Closes the connection when it is asked for a file whose path holds this.
     Drop(&'static str),
     /// Files whose path holds this are of another commit.
@@ -159,6 +161,11 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
             state.fault = (times > 1).then(|| Fault::Times(times - 1, of_them.clone()));
             fault = Some(*of_them);
         }
+        let mut lists = fault != Some(Fault::NoListing);
+        if let Some(Fault::Unlisted(besides)) = fault {
+            lists = false;
+            fault = Some(*besides);
+        }
         // /owner/name/resolve/<one segment>/path, with "/datasets" before it for a dataset
         let found = request.path.split_once("/resolve/").and_then(|(repo, rest)| {
             let (_revision, path) = rest.split_once('/')?;
@@ -174,6 +181,7 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
                 names.sort();
                 (repo[1..].to_owned(), names)
             });
+        let listing = listing.filter(|(_, names)| lists && !names.is_empty());
         (found, listing, fault)
     };
     let head = request.method == "HEAD";
@@ -205,7 +213,6 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
         Some(Fault::ErrorPage) if !head => return send("200 OK", "", b"<h1>Sorry</h1>"),
         _ => {}
     }
-    let listing = listing.filter(|(_, names)| !names.is_empty() && fault != Some(Fault::NoListing));
     if let Some((repo, names)) = listing {
         let siblings: Vec<String> = names.iter().map(|name| format!("{{\"rfilename\": \"{name}\"}}")).collect();
         let listing = format!("{{\"id\": \"{repo}\", \"sha\": \"{COMMIT}\", \"siblings\": [{}]}}", siblings.join(", "));
