@@ -4,8 +4,9 @@
 mod command;
 
 use std::fs;
+use std::path::Path;
 
-use command::{Workplace, config};
+use command::{Done, Workplace, config};
 
 /// Runs the command and checks exit code and words; nothing may have been made.
 #[track_caller]
@@ -49,6 +50,195 @@ fn wrong_usage_and_configurations_end_with_2() {
     refused(&place, &["train", "--config", "my.toml"], 2, &["my.toml:19:1", "did you mean `epochs`?", "epoch = 5"]);
     refused(&place, &["train", "--resume", "."], 2, &["is not the folder of a run"]);
     refused(&place, &["sample", "--model", ".", "--batch", "0"], 2, &["--batch"]);
+}
+
+/// Each flag that takes a number, with values that it must refuse and what it says of its range.
+#[test]
+fn a_number_that_a_flag_does_not_take_is_refused_with_its_range() {
+    let place = Workplace::new();
+    let config = config("184.toml");
+    let train = ["train", "--config", config.to_str().unwrap(), "--resume", "run"];
+    let whole = ["-1", "-0.5", "1.5", "1e3", "nan", "-inf", "", "x", "99999999999999999999999"];
+    let real = ["nan", "-nan", "inf", "-inf", "1e999", "-1e999", "", "x"];
+    let (from_0, of_1024) = ("expected a whole number from 0 to", "expected a whole number from 1 to 1024");
+    let step = format!("{from_0} {}", usize::MAX);
+    let seed = format!("{from_0} {}", u64::MAX);
+    let toml_seed = format!("{from_0} {}", i64::MAX);
+    let toml_steps = format!("expected a whole number from 1 to {}", i64::MAX);
+    let sample = ["sample", "--model", "run"].as_slice();
+    let info = ["info", "run"].as_slice();
+    let check = |command: &[&str], flag: &str, values: &[&[&str]], range: &str| {
+        for value in values.concat() {
+            refused(&place, &[command, &[flag, value]].concat(), 2, &[flag, &format!("'{value}'"), range]);
+        }
+    };
+    check(&train, "--seed", &[&whole, &["9223372036854775808"]], &toml_seed);
+    check(&train, "--max-steps", &[&whole, &["0", "-3", "9223372036854775808"]], &toml_steps);
+    check(&train, "--checkpoint", &[&whole], &step);
+    check(&train, "--threads", &[&whole, &["0", "1025"]], of_1024);
+    check(sample, "--checkpoint", &[&whole], &step);
+    check(sample, "--steps", &[&whole, &["0", "-3", "100001"]], "expected a whole number from 1 to 100000");
+    check(sample, "--batch", &[&whole, &["0", "4097"]], "expected a whole number from 1 to 4096");
+    check(sample, "--seed", &[&whole, &["18446744073709551616"]], &seed);
+    check(sample, "--eta", &[&real, &["-1", "1.5", "-1e-9"]], "expected a number from 0 to 1");
+    check(sample, "--churn", &[&real, &["-1", "-0.001"]], "expected a number of at least 0");
+    check(sample, "--guidance", &[&real], "expected a finite number");
+    check(sample, "--threads", &[&whole, &["0", "1025"]], of_1024);
+    check(info, "--checkpoint", &[&whole], &step);
+    for seeds in ["-1", "-1..3", "3..-1", "1.5", "nan", "5..2", "0..18446744073709551615"] {
+        refused(&place, &[sample, &["--seeds", seeds]].concat(), 2, &["--seeds"]);
+    }
+    for size in ["-1", "-1MB", "0", "0MB", "nanMB", "infGB", "1e30TB"] {
+        refused(&place, &["convert", "run", "half", "--max-shard-size", size], 2, &["--max-shard-size", "like 100MB"]);
+    }
+    // what is in a flag's range is taken: only the model is missing
+    for (flag, value) in [("--guidance", "-1"), ("--guidance", "-2.5e3"), ("--seed", "18446744073709551615")] {
+        let done = place.run(&[sample, &[flag, value]].concat());
+        assert!(done.code() != Some(0) && !done.stderr().contains(flag), "{}", done.stderr());
+    }
+}
+
+/// A small UNet2DModel on drawn digits.
+const SMALL: &str = r#"
+data = { name = "mnist", classes = [1], sources = ["drawn"], drawn_per_class = 4 }
+scheduler = { _class_name = "LinearMixScheduler" }
+train = { epochs = 1, batch_size = 4, optimizer = "adam" }
+sample = { steps = 1, batch_size = 1, trajectory_steps = 1 }
+
+[model]
+_class_name = "UNet2DModel"
+sample_size = 28
+in_channels = 1
+out_channels = 1
+layers_per_block = 1
+block_out_channels = [2, 4]
+down_block_types = ["DownBlock2D", "AttnDownBlock2D"]
+up_block_types = ["AttnUpBlock2D", "UpBlock2D"]
+attention_head_dim = 2
+norm_num_groups = 2
+"#;
+
+/// What no message may hold: candle adds a backtrace to its errors where it is asked for one.
+#[track_caller]
+fn assert_no_backtrace(said: &str) {
+    let frame =
+        |line: &str| line.trim_start().split_once(": ").is_some_and(|(number, _)| number.parse::<u32>().is_ok());
+    let inner = ["stack backtrace", "candle_core::", "kakusan_ops::", "kakusan_models::", "panicked", ".rs:"];
+    let bad = said.lines().any(frame) || inner.iter().any(|word| said.contains(word));
+    assert!(!bad && !said.trim().is_empty(), "{said}");
+}
+
+#[test]
+fn no_message_carries_a_backtrace_or_a_type_of_rust() {
+    let place = Workplace::new();
+    fs::write(place.path("small.toml"), SMALL).unwrap();
+    fs::write(place.path("large.toml"), SMALL.replace("epochs = 1", "epochs = 9223372036854775808")).unwrap();
+    place.run(&["train", "--config", "small.toml", "--out", "run"]).expect(0);
+    // every byte as its checksum says, but not of this optimiser
+    let checkpoint = place.path("run/checkpoints/checkpoint-1");
+    let optimizer = checkpoint.join("optimizer.safetensors");
+    let bytes = fs::read(&optimizer).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let flat = tensors.iter().map(|(name, tensor)| {
+        let elements = tensor.shape().iter().product();
+        (name, safetensors::tensor::TensorView::new(tensor.dtype(), vec![1, 1, elements], tensor.data()).unwrap())
+    });
+    fs::write(&optimizer, safetensors::serialize(flat, None).unwrap()).unwrap();
+    let sums = checkpoint.join("SHA256SUMS");
+    let kept = fs::read_to_string(&sums).unwrap();
+    fs::write(
+        &sums,
+        kept.lines()
+            .filter(|line| !line.ends_with("optimizer.safetensors"))
+            .map(|line| format!("{line}\n"))
+            .collect::<String>(),
+    )
+    .unwrap();
+    // and a model that is damaged, in its header and in its length
+    for (name, keep) in [("header", 4), ("short", 9_000)] {
+        let dir = place.path(name);
+        copy(&place.path("run"), &dir);
+        let weights = dir.join("unet/diffusion_pytorch_model.safetensors");
+        let bytes = fs::read(&weights).unwrap();
+        fs::write(&weights, &bytes[..keep.min(bytes.len() / 2)]).unwrap();
+    }
+
+    let train = ["train", "--config", "small.toml", "--out", "new"];
+    let settings = [
+        ("model.out_channels=3", "model.out_channels = 1"),
+        ("model.in_channels=3", "model.in_channels"),
+        ("model.sample_size=32", "model.sample_size"),
+        ("model.sample_size=27", "model.sample_size"),
+        ("model.block_out_channels=[3,5]", "block_out_channels and norm_num_groups"),
+        ("model.block_out_channels=[2]", "block_out_channels"),
+        ("model.block_out_channels=[2,-4]", "a whole number of at least 0"),
+        ("model.block_out_channels=[2,1.5]", "a whole number of at least 0"),
+        ("model.norm_num_groups=3", "norm_num_groups"),
+        ("model.norm_eps=\"small\"", "a number"),
+        ("scheduler.num_train_timesteps=-1", "a whole number of at least 0"),
+        ("scheduler.beta_start=\"low\"", "a number"),
+        ("train.batch_size=-1", "a whole number of at least 0"),
+        ("train.learning_rate=\"fast\"", "a number"),
+        ("train.seed=-1", "a whole number of at least 0"),
+        ("train.seed=9223372036854775808", "out of range"),
+        ("data.classes=[-1]", "-1"),
+        ("data.drawn_per_class=-4", "a whole number of at least 0"),
+        ("sample.steps=-3", "a whole number of at least 0"),
+    ];
+    let ddpm = ["--set", "scheduler._class_name=DDPMScheduler"];
+    let mut cases: Vec<(Vec<&str>, i32, &str)> = vec![
+        (vec!["train", "--resume", "run", "--checkpoint", "1"], 1, "its moment"),
+        (vec!["train", "--resume", "run", "--set", "train.epochs=2"], 1, "checkpoint-1"),
+        (vec!["train", "--config", "large.toml"], 2, "out of range"),
+        (vec!["sample", "--model", "header"], 1, "diffusion_pytorch_model.safetensors"),
+        (vec!["sample", "--model", "short"], 1, "diffusion_pytorch_model.safetensors"),
+        (vec!["info", "short"], 1, "diffusion_pytorch_model.safetensors"),
+        (vec!["sample", "--model", "run", "--steps", "-3"], 2, "--steps"),
+        (vec!["train", "--config", "small.toml", "--max-steps", "-3"], 2, "--max-steps"),
+    ];
+    cases.extend(settings.iter().map(|(set, word)| {
+        let scheduler = if set.starts_with("scheduler") { ddpm.as_slice() } else { &[] };
+        ([&train[..], scheduler, &["--set", set]].concat(), 2, *word)
+    }));
+    if !cfg!(feature = "cuda") {
+        cases.push((vec!["sample", "--model", "run", "--device", "cuda"], 1, "--features cuda"));
+        cases.push(([&train[..], &["--device", "cuda:1"]].concat(), 1, "--device cpu"));
+    }
+    for (args, code, word) in cases {
+        for backtrace in ["1", "full"] {
+            let done = Done(place.kakusan(&args).env("RUST_BACKTRACE", backtrace).output().unwrap()).expect(code);
+            let said = done.stderr();
+            assert!(said.contains(word), "{args:?} said\n{said}\nwhich lacks {word}");
+            assert_no_backtrace(&said);
+            for name in ["usize", "u64", "u32", "i64", "i128", "f64", "f32"] {
+                assert!(!said.contains(name), "{args:?} said {said}");
+            }
+        }
+    }
+}
+
+/// Nobody asked for a card where the build knows none.
+#[test]
+fn a_build_without_cuda_says_nothing_of_it() {
+    let place = Workplace::new();
+    fs::write(place.path("small.toml"), SMALL).unwrap();
+    let done = place.run(&["train", "--config", "small.toml", "--out", "run", "--device", "cpu"]).expect(0);
+    assert_eq!(done.stderr(), "");
+    let sample = |device: &str| place.run(&["sample", "--model", "run", "--device", device]).expect(0).stderr();
+    assert_eq!(sample("cpu"), "");
+    assert!(cfg!(feature = "cuda") || sample("auto").is_empty());
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
+        if path.is_dir() {
+            copy(&path, &to.join(name));
+        } else {
+            fs::copy(&path, to.join(name)).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -19,11 +19,13 @@ mod nearest;
 mod overlay;
 mod python;
 mod real;
+mod types;
 
 pub use nearest::{did_you_mean, nearest};
 pub use overlay::as_in_file;
 pub use python::{JsonError, from_json, to_json};
 pub use real::Real;
+pub use types::types_in_words;
 
 /// A configuration: values by their name, sorted.
 pub type Config = serde_json::Map<String, serde_json::Value>;

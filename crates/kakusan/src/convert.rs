@@ -19,7 +19,7 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "TYPE")]
     dtype: Option<FloatType>,
     /// Split weights into files of at most so many bytes, e.g. 100MB
-    #[arg(long, value_name = "SIZE", default_value = "10GB", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, default_value = "10GB", value_parser = parse_size)]
     max_shard_size: u64,
     /// Name the files for what they are, e.g. fp16
     #[arg(long, value_name = "NAME")]

@@ -7,6 +7,7 @@ use kakusan::pipeline::{DeviceChoice, Result, thousands};
 use kakusan::scheduler::{Registry, to_json};
 
 use crate::machine::MachineArgs;
+use crate::number::whole;
 use crate::terminal::say;
 
 #[derive(Args)]
@@ -18,7 +19,7 @@ pub(crate) struct InfoArgs {
     #[arg(long, requires = "model")]
     strict: bool,
     /// Of a run, its checkpoint of step N instead of its finished model or its newest checkpoint
-    #[arg(long, value_name = "N", requires = "model")]
+    #[arg(long, value_name = "N", requires = "model", allow_hyphen_values = true, value_parser = whole(0..=usize::MAX))]
     checkpoint: Option<usize>,
     /// List every tensor with its shape, too
     #[arg(long, requires = "model")]

@@ -5,6 +5,7 @@ mod convert;
 mod failure;
 mod info;
 mod machine;
+mod number;
 mod picture;
 mod preview;
 mod program;

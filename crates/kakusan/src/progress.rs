@@ -28,6 +28,7 @@ pub(crate) struct Progress {
 impl Progress {
     pub(crate) fn show(&mut self, event: &Event) {
         match event {
+            Event::DeviceFallback(fallback) => self.suspended(|| warn(&format!("warning: {fallback}"))),
             Event::Data(loaded) => {
                 for skipped in &loaded.skipped {
                     self.say(&format!("Data: not from `{}`: {}", skipped.source, skipped.reason));

@@ -8,12 +8,13 @@ use clap::builder::NonEmptyStringValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kakusan::pipeline::pictures::{self, Images};
 use kakusan::pipeline::{
-    Checkpointed, DDPMPipeline, DeviceChoice, Error, Result, SampleOptions, check_writable, write_whole,
+    Checkpointed, DDPMPipeline, DeviceChoice, Error, Opened, Result, SampleOptions, check_writable, write_whole,
 };
 use kakusan::rng::{Generator, Noise, PerImage};
 use kakusan::scheduler::{Churn, PixelRange, Registry, RunOptions};
 
 use crate::machine::MachineArgs;
+use crate::number::{real, whole};
 use crate::terminal::{say, warn};
 use crate::{classes, picture};
 
@@ -29,35 +30,35 @@ pub(crate) struct SampleArgs {
     #[arg(long)]
     strict: bool,
     /// Sample from the checkpoint of step N of a run, instead of its finished model or its newest checkpoint
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(0..=usize::MAX))]
     checkpoint: Option<usize>,
     /// Sampling steps [default: 50; 1 for consistency models]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(1..=100_000u64))]
     steps: Option<u64>,
     /// How many images, all from one seed [default: 64]
-    #[arg(long, value_name = "N", conflicts_with = "seeds", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    #[arg(long, value_name = "N", conflicts_with = "seeds", allow_hyphen_values = true, value_parser = whole(1..=4096u64))]
     batch: Option<u64>,
     /// Where all randomness begins, as in torch.manual_seed
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true, value_parser = whole(0..=u64::MAX))]
     seed: u64,
     /// An image for each seed, which is the same whatever is drawn beside it: 0..15, both included, or 3,5,8
-    #[arg(long, value_name = "A..B", conflicts_with = "seed", value_parser = parse_seeds)]
+    #[arg(long, value_name = "A..B", conflicts_with = "seed", allow_hyphen_values = true, value_parser = parse_seeds)]
     seeds: Option<Seeds>,
     /// Sample with this scheduler instead of the saved one, built from the saved one's configuration: ddim, euler ... (the command
     /// `schedulers` lists them)
     #[arg(long, value_name = "NAME")]
     scheduler: Option<String>,
     /// How much of the noise in a step is new, 0 to 1, for schedulers such as DDIM
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_hyphen_values = true, value_parser = real(0.0..=1.0))]
     eta: Option<f64>,
     /// How much noise is added over all steps, for schedulers such as Euler
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_hyphen_values = true, value_parser = real(0.0..=f64::INFINITY))]
     churn: Option<f64>,
     /// The class of the images, for models that know classes, by name or number; several (0..9 or cat,dog) take turns
-    #[arg(long, value_name = "CLASS")]
+    #[arg(long, value_name = "CLASS", allow_hyphen_values = true)]
     class: Vec<String>,
     /// Classifier-free guidance: 1 is none, more is closer to the class
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_hyphen_values = true, value_parser = real(f64::NEG_INFINITY..=f64::INFINITY))]
     guidance: f64,
     /// The picture: a grid; grey images as dark ink on white. Its ending says the format: .png, .jpg, .webp or .gif
     #[arg(long, value_name = "FILE", default_value = "samples.png", value_parser = picture::still)]
@@ -98,7 +99,10 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
         check_writable(&dir.join("0000.png"))?;
     }
     let registry = Registry::default();
-    let device = args.device.open()?;
+    let Opened { device, fallback } = args.device.open()?;
+    if let Some(fallback) = fallback {
+        warn(&format!("warning: {fallback}"));
+    }
     let mut pipeline = load(&args.model, args.checkpoint, args.strict, &registry, &device)?;
     if let Some(name) = &args.scheduler {
         let class_name = registry.resolve(name)?;
@@ -347,7 +351,9 @@ fn parse_seeds(text: &str) -> std::result::Result<Seeds, String> {
 /// `0..15`, both included, `3,5,8`, or both: `0..4,7`.
 fn parse_numbers(text: &str) -> std::result::Result<Vec<u64>, String> {
     const MOST: u64 = 4096;
-    let number = |text: &str| text.trim().parse::<u64>().map_err(|_| format!("`{text}` is not a number from 0"));
+    let number = |text: &str| {
+        text.trim().parse::<u64>().map_err(|_| format!("`{text}` is not a whole number from 0 to {}", u64::MAX))
+    };
     let mut numbers = vec![];
     for part in text.split(',') {
         let (first, last) = part.split_once("..").unwrap_or((part, part));

@@ -12,6 +12,7 @@ use kakusan::scheduler::Registry;
 
 use crate::failure;
 use crate::machine::MachineArgs;
+use crate::number::whole;
 use crate::program::program;
 use crate::progress::Progress;
 use crate::terminal::{say, warn};
@@ -27,6 +28,9 @@ Settings of [train], in the configuration or by --set train.KEY=VALUE (all are d
   sample_every=1 tensorboard=true                images/epoch-001.png; logs/ for `tensorboard --logdir runs`
 
 A run that was stopped or killed goes on with --resume to the same bytes as one that was not.";
+
+/// The largest number that the run's configuration can hold, which is TOML.
+const MOST: u64 = i64::MAX as u64;
 
 #[derive(Args)]
 #[command(after_help = SETTINGS)]
@@ -44,11 +48,11 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Where all randomness begins, as in torch.manual_seed
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(0..=MOST))]
     seed: Option<u64>,
     /// End after so many optimiser steps
-    #[arg(long, value_name = "N")]
-    max_steps: Option<usize>,
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(1..=MOST))]
+    max_steps: Option<u64>,
     /// Compute what the network keeps for the way back twice instead: less memory, more time
     #[arg(long)]
     grad_checkpoint: bool,
@@ -66,7 +70,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, requires = "resume")]
     allow_changes: bool,
     /// Go on from the checkpoint of step N instead of the newest; what is newer is put aside as later-checkpoint-…
-    #[arg(long, value_name = "N", requires = "resume")]
+    #[arg(long, value_name = "N", requires = "resume", allow_hyphen_values = true, value_parser = whole(0..=usize::MAX))]
     checkpoint: Option<usize>,
     /// Delete the run that is in the folder already
     #[arg(long)]

@@ -67,7 +67,8 @@ impl ClassConditionedUnetConfig {
         let default = Self::default();
         let mut own = |key: &str, default: usize| match fields.remove(key) {
             None => Ok(default),
-            Some(value) => serde_json::from_value(value).map_err(|e| refused(format!("{key}: {e}"))),
+            Some(value) => serde_json::from_value(value)
+                .map_err(|e| refused(format!("{key}: {}", kakusan_config::types_in_words(&e.to_string())))),
         };
         Ok(Self {
             num_classes: own("num_classes", default.num_classes)?,

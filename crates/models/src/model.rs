@@ -315,7 +315,7 @@ pub(crate) fn no_class_name(found: Option<&Value>) -> String {
 /// The fields of a configuration; errors name the key.
 fn parse<T: DeserializeOwned>(class_name: &str, fields: Map<String, Value>) -> Result<T> {
     serde_path_to_error::deserialize(Value::Object(fields)).map_err(|e| {
-        let (path, reason) = (e.path().to_string(), e.inner().to_string());
+        let (path, reason) = (e.path().to_string(), kakusan_config::types_in_words(&e.inner().to_string()));
         let reason = if path == "." { reason } else { format!("{path}: {reason}") };
         Error::Config { origin: class_name.to_owned(), reason }
     })

@@ -170,7 +170,7 @@ pub(crate) fn read(dir: &Path, batching: Batching) -> Result<(Progress, HashMap<
         rng: generator(&file.rng)?,
     };
     let optimizer = candle_core::safetensors::load(dir.join(OPTIMIZER_FILE), &Device::Cpu)
-        .map_err(|e| unusable(dir, &format!("{OPTIMIZER_FILE}: {e}")))?;
+        .map_err(|e| unusable(dir, &format!("{OPTIMIZER_FILE}: {}", Error::from(e))))?; // ours has no backtrace
     Ok((progress, optimizer))
 }
 

@@ -1,12 +1,13 @@
 //! The configuration of a run: TOML, one table a part, checked once and whole.
 
 use std::fmt;
+use std::num::IntErrorKind;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use kakusan_config::did_you_mean;
+use kakusan_config::{did_you_mean, types_in_words};
 use kakusan_data::DataConfig;
 use kakusan_models::ModelConfig;
 use kakusan_rng::Generator;
@@ -348,11 +349,14 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn parse(text: &'a str, origin: &'a str) -> Result<Self, ConfigError> {
-        let table = text.parse::<toml::Table>().map_err(|e| ConfigError {
-            origin: origin.to_owned(),
-            text: Some(text.to_owned()),
-            span: e.span(),
-            message: e.message().to_owned(),
+        let table = text.parse::<toml::Table>().map_err(|e| {
+            let number = e.span().and_then(|span| text.get(span)).filter(|number| is_too_large(number));
+            ConfigError {
+                origin: origin.to_owned(),
+                text: Some(text.to_owned()),
+                span: e.span(),
+                message: number.map_or_else(|| e.message().to_owned(), out_of_range),
+            }
         })?;
         Ok(Self { origin, text, table, overridden: vec![] })
     }
@@ -371,6 +375,7 @@ impl<'a> Source<'a> {
         let (table, key) = path.split_once('.').ok_or_else(|| refuse(form))?;
         let value = match format!("value = {value}").parse::<toml::Table>() {
             Ok(mut parsed) => parsed.remove("value").ok_or_else(|| refuse(form))?,
+            Err(_) if is_too_large(value) => return Err(refuse(&out_of_range(value))),
             Err(_) => toml::Value::String(value.to_owned()),
         };
         let section = self.table.entry(table).or_insert_with(|| toml::Table::new().into());
@@ -456,6 +461,16 @@ impl<'a> Source<'a> {
     }
 }
 
+/// Whether the text is a whole number that TOML cannot hold.
+fn is_too_large(text: &str) -> bool {
+    let error = text.replace('_', "").parse::<i64>().err();
+    error.is_some_and(|e| matches!(e.kind(), IntErrorKind::PosOverflow | IntErrorKind::NegOverflow))
+}
+
+fn out_of_range(number: &str) -> String {
+    format!("`{number}` is out of range: TOML has whole numbers from {} to {}", i64::MIN, i64::MAX)
+}
+
 /// serde's words for an unknown key or value, made short, with the nearest right one.
 fn explain(message: &str, table: &str) -> String {
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
@@ -465,5 +480,5 @@ fn explain(message: &str, table: &str) -> String {
     if let (true, [wrong, known @ ..]) = (message.starts_with("unknown variant"), quoted.as_slice()) {
         return format!("there is no `{wrong}`{}", did_you_mean(wrong, known));
     }
-    message.to_owned()
+    types_in_words(message)
 }

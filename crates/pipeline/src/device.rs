@@ -11,7 +11,7 @@ use crate::{Error, Result};
 /// use kakusan_pipeline::DeviceChoice;
 ///
 /// assert_eq!("cuda:1".parse(), Ok(DeviceChoice::Cuda(1)));
-/// assert!("cpu".parse::<DeviceChoice>().unwrap().open().unwrap().is_cpu());
+/// assert!("cpu".parse::<DeviceChoice>().unwrap().open().unwrap().device.is_cpu());
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
@@ -22,6 +22,26 @@ pub enum DeviceChoice {
     Cpu,
     /// The CUDA device of this number.
     Cuda(usize),
+}
+
+/// A device that was opened.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// The device.
+    pub device: Device,
+    /// Why it is the CPU, where a CUDA device was to be taken if there is one: to be shown to whoever waits for it.
+    pub fallback: Option<DeviceFallback>,
+}
+
+/// This build has CUDA, but no device of it could be opened, and the CPU takes its place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "no CUDA device can be opened, so this runs on the CPU: {reason}; `nvidia-smi` lists the devices, and --device cpu \
+     chooses the CPU without this warning"
+)]
+pub struct DeviceFallback {
+    /// The driver's word.
+    pub reason: String,
 }
 
 impl FromStr for DeviceChoice {
@@ -53,22 +73,41 @@ impl fmt::Display for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Opens the device.
+    /// Opens the device. Where `auto` finds no CUDA device in a build that has CUDA, it is the CPU, and
+    /// [`Opened::fallback`] says why.
     ///
     /// # Errors
     /// When CUDA was asked for and this build or machine does not have it.
-    pub fn open(self) -> Result<Device> {
+    pub fn open(self) -> Result<Opened> {
+        self.open_with(candle_core::utils::cuda_is_available(), Device::new_cuda)
+    }
+
+    /// As [`open`](Self::open), in a build that has CUDA or not, and with what opens one of its devices.
+    fn open_with(
+        self,
+        has_cuda: bool,
+        open_cuda: impl Fn(usize) -> std::result::Result<Device, candle_core::Error>,
+    ) -> Result<Opened> {
+        // by way of our error, which has no backtrace
+        let open_cuda = |number| open_cuda(number).map_err(|e| Error::from(e).to_string());
+        let opened = |device| Opened { device, fallback: None };
         match self {
-            Self::Cpu => Ok(Device::Cpu),
-            Self::Auto if candle_core::utils::cuda_is_available() => Ok(Device::new_cuda(0).unwrap_or(Device::Cpu)),
-            Self::Auto => Ok(Device::Cpu),
-            Self::Cuda(_) if !candle_core::utils::cuda_is_available() => Err(Error::Device(
+            Self::Cpu => Ok(opened(Device::Cpu)),
+            Self::Auto if !has_cuda => Ok(opened(Device::Cpu)),
+            Self::Auto => Ok(open_cuda(0).map_or_else(
+                |reason| Opened { device: Device::Cpu, fallback: Some(DeviceFallback { reason }) },
+                opened,
+            )),
+            Self::Cuda(_) if !has_cuda => Err(Error::Device(
                 "this build has no CUDA: build with `--features cuda` (needs the CUDA toolkit), or use --device cpu"
                     .into(),
             )),
-            Self::Cuda(number) => {
-                Device::new_cuda(number).map_err(|e| Error::Device(format!("cuda:{number} cannot be opened: {e}")))
-            }
+            Self::Cuda(number) => open_cuda(number).map(opened).map_err(|reason| {
+                Error::Device(format!(
+                    "cuda:{number} cannot be opened: {reason}; `nvidia-smi` lists the devices that there are, or use \
+                     --device cpu"
+                ))
+            }),
         }
     }
 }
@@ -79,5 +118,61 @@ pub(crate) fn name(device: &Device) -> String {
         candle_core::DeviceLocation::Cpu => "cpu".into(),
         candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
         candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::backtrace::Backtrace;
+    use std::cell::Cell;
+
+    use super::*;
+
+    type Card = std::result::Result<Device, candle_core::Error>;
+
+    fn no_card(_: usize) -> Card {
+        let inner = Box::new(candle_core::Error::Msg("no CUDA-capable device is detected".into()));
+        Err(candle_core::Error::WithBacktrace { inner, backtrace: Box::new(Backtrace::force_capture()) })
+    }
+
+    fn untouched(_: usize) -> Card {
+        panic!("no card was asked for")
+    }
+
+    #[test]
+    fn auto_says_why_it_is_the_cpu_where_the_build_has_cuda() {
+        let opened = DeviceChoice::Auto.open_with(true, no_card).unwrap();
+        assert!(opened.device.is_cpu());
+        let fallback = opened.fallback.unwrap();
+        assert_eq!(fallback.reason, "no CUDA-capable device is detected"); // and no backtrace
+        let said = fallback.to_string();
+        assert!(
+            ["on the CPU", "no CUDA-capable device", "--device cpu"].iter().all(|word| said.contains(word)),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn nothing_is_said_where_nothing_is_amiss() {
+        let first = Cell::new(None);
+        let card = |number| {
+            first.set(Some(number));
+            Ok(Device::Cpu)
+        };
+        assert_eq!(DeviceChoice::Auto.open_with(true, card).unwrap().fallback, None);
+        assert_eq!(first.get(), Some(0));
+        for (choice, has_cuda) in [(DeviceChoice::Auto, false), (DeviceChoice::Cpu, false), (DeviceChoice::Cpu, true)] {
+            let opened = choice.open_with(has_cuda, untouched).unwrap();
+            assert!(opened.device.is_cpu() && opened.fallback.is_none(), "{choice}");
+        }
+    }
+
+    #[test]
+    fn a_card_that_was_asked_for_is_never_replaced() {
+        let said = DeviceChoice::Cuda(1).open_with(false, untouched).unwrap_err().to_string();
+        assert!(said.contains("--features cuda") && said.contains("--device cpu"), "{said}");
+        let said = DeviceChoice::Cuda(1).open_with(true, no_card).unwrap_err().to_string();
+        let begin = "cuda:1 cannot be opened: no CUDA-capable device is detected; ";
+        assert!(said.starts_with(begin) && said.ends_with("--device cpu") && said.lines().count() == 1, "{said}");
     }
 }

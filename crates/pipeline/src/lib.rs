@@ -42,7 +42,7 @@ pub use compare::compare;
 pub use config::{ConfigError, ConfigWarning, RunConfig, SampleConfig};
 pub use convert::convert;
 pub use ddpm::DDPMPipeline;
-pub use device::DeviceChoice;
+pub use device::{DeviceChoice, DeviceFallback, Opened};
 pub use error::{Error, Result};
 pub use files::{check_writable, write_whole};
 pub use report::thousands;

@@ -7,7 +7,7 @@ use candle_core::{Tensor, Var};
 use kakusan_models::Weights;
 use kakusan_ops::{Adam, AdamConfig, AdamState, Sgd, SgdConfig};
 
-use crate::{OptimizerName, Result, TrainConfig};
+use crate::{Error, OptimizerName, Result, TrainConfig};
 
 /// One of them, on the weights of a model.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Optimizer {
         steps: usize,
         mut state: HashMap<String, Tensor>,
     ) -> std::result::Result<(), String> {
-        let unfit = |e: candle_core::Error| e.to_string();
+        let unfit = |e: candle_core::Error| Error::from(e).to_string(); // ours has no backtrace
         let mut missing = None;
         let mut take = |key: &str, name: &str| {
             let key = format!("{key}.{name}");

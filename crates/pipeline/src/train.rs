@@ -13,7 +13,7 @@ use crate::previews::Previews;
 use crate::report::State;
 use crate::run_folder::{CONFIG_FILE, Metrics, RunFolder};
 use crate::story::Storyteller;
-use crate::{DDPMPipeline, DeviceChoice, Error, Record, Result, RunConfig, Trainer, resume};
+use crate::{DDPMPipeline, DeviceChoice, DeviceFallback, Error, Opened, Record, Result, RunConfig, Trainer, resume};
 
 /// A training from a configuration to a finished run folder.
 ///
@@ -68,6 +68,8 @@ pub enum Outcome {
 /// What a training tells those who watch it, in this order.
 #[derive(Debug)]
 pub enum Event<'a> {
+    /// No CUDA device can be opened, and the CPU takes its place.
+    DeviceFallback(&'a DeviceFallback),
     /// The data is there.
     Data(&'a Loaded),
     /// The folder is there, and the model is built.
@@ -207,7 +209,10 @@ impl Training<'_> {
             fresh => RunFolder::check(&self.out, fresh == Existing::Overwrite)?,
         }
         let config_toml = self.config.to_toml()?;
-        let device = self.device.open()?;
+        let Opened { device, fallback } = self.device.open()?;
+        if let Some(fallback) = &fallback {
+            watch(Event::DeviceFallback(fallback));
+        }
         let recorded = if resume { read_data_record(&RunFolder::open(&self.out)?)? } else { None };
         if let Some(recorded) = &recorded {
             self.config.data.sources = vec![recorded.source.kind];

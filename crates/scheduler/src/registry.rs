@@ -3,7 +3,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use kakusan_config::{DIFFUSERS_VERSION, did_you_mean, nearest};
+use kakusan_config::{DIFFUSERS_VERSION, did_you_mean, nearest, types_in_words};
 use kakusan_rng::Generator;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -364,7 +364,7 @@ where
         let mut config = defaults.clone();
         config.extend(given);
         replace_nulls(&mut config, &defaults);
-        serde_json::from_value(Value::Object(config)).map_err(|e| e.to_string())
+        serde_json::from_value(Value::Object(config)).map_err(|e| types_in_words(&e.to_string()))
     };
     let refuse = |reason: String| Error::Config { class_name: class_name.to_owned(), reason };
     // serde does not say which of the flattened keys it was

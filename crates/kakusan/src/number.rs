@@ -1,0 +1,30 @@
+//! The numbers of the command line: each has its range, and what is no number of it is refused with the range.
+//!
+//! The flags allow values that begin with a hyphen, for clap takes `-3` for a flag that does not exist otherwise.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+/// Reads a whole number of `range`.
+pub(crate) fn whole<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("expected a whole number from {} to {}", range.start(), range.end()))
+    }
+}
+
+/// Reads a finite number of `range`, whose ends may be infinite.
+pub(crate) fn real(range: RangeInclusive<f64>) -> impl Fn(&str) -> Result<f64, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let number = text.parse().ok().filter(|number: &f64| number.is_finite() && range.contains(number));
+        number.ok_or_else(|| match (range.start(), range.end()) {
+            (least, most) if most.is_finite() => format!("expected a number from {least} to {most}"),
+            (least, _) if least.is_finite() => format!("expected a number of at least {least}"),
+            _ => "expected a finite number".to_owned(),
+        })
+    }
+}
