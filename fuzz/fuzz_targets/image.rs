@@ -14,7 +14,7 @@ fuzz_target!(init: forgive_decoders(), |data: &[u8]| {
     write(dir.path(), "picture.png", bytes);
     let mut config = DataConfig::new(DatasetName::Folder);
     (config.sources, config.dir) = (vec![SourceKind::Dir], Some(dir.path().to_owned()));
-    config.resolution = (how & 1 == 0).then_some(16);
+    config.resolution = (how & 1 == 0).then_some(if how & 32 == 0 { 16.into() } else { [16, 24].into() });
     config.center_crop = how & 2 == 0;
     config.cache_mb = Some(u64::from(how & 4 == 0));
     config.channels = (how & 8 == 0).then_some(if how & 16 == 0 { 1 } else { 3 });

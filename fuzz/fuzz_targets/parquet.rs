@@ -17,7 +17,7 @@ fuzz_target!(init: forgive_decoders(), |data: &[u8]| {
     write(&repo, &format!("snapshots/{COMMIT}/default/train/0000.parquet"), bytes);
     let mut config = DataConfig::new(DatasetName::Hub);
     (config.sources, config.repo) = (vec![SourceKind::Hub], Some("somebody/pictures".to_owned()));
-    config.resolution = Some(8);
+    config.resolution = Some(8.into());
     config.cache_mb = Some(u64::from(how & 1));
     read_pictures(&config, cache.path());
 });

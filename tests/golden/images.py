@@ -50,7 +50,6 @@ rotated = Image.Exif()
 rotated[0x0112] = 6  # turned by a quarter
 palette = photograph(61, 47).quantize(37)
 frames = [photograph(45, 39).quantize(64) for _ in range(3)]
-sixteen = Image.fromarray(np.linspace(0, 65535, 53 * 31).round().astype(np.uint16).reshape(31, 53))
 files = {
     "rgb.png": file(photograph(97, 61), "PNG"),
     "tall.png": file(photograph(33, 120), "PNG"),
@@ -58,7 +57,6 @@ files = {
     "exact.png": file(photograph(32, 32), "PNG"),
     "grey.png": file(photograph(75, 52).convert("L"), "PNG"),
     "one-bit.png": file(photograph(75, 52).convert("1"), "PNG"),
-    "sixteen.png": file(sixteen, "PNG"),
     "palette.png": file(palette, "PNG"),
     "see-through-palette.png": file(palette, "PNG", transparency=5),
     "alpha.png": file(with_alpha(photograph(64, 41)), "PNG"),
@@ -81,10 +79,6 @@ tensors, made = {}, {}
 def opened(name, channels):
     """As Hugging Face's datasets opens a picture, with what is transparent on the background."""
     picture = ImageOps.exif_transpose(Image.open(io.BytesIO(files[name])))
-    if picture.mode.startswith("I"):  # 16 bits: to 8, as the nearest
-        return Image.fromarray((np.asarray(picture).astype(np.float64) / 257).round().astype(np.uint8)).convert(
-            "L" if channels == 1 else "RGB"
-        )
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         ground = Image.new("RGB", picture.size, BACKGROUND)

@@ -65,10 +65,12 @@ pub struct DataConfig {
     pub label_column: Option<String>,
 
     /// The side of the images, 1 to 8192: the shorter side is resized to it (as Pillow does, bilinear with antialiasing), then the square is cut
-    /// out. If absent, the images keep their own size, which must be one for all.
+    /// out. Or `[height, width]`: both sides are resized, nothing is cut out. If absent, the images keep their own size, which must be one for
+    /// all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resolution: Option<usize>,
-    /// Pictures that are no squares: the middle is cut out, instead of a place drawn anew in each epoch.
+    pub resolution: Option<Resolution>,
+    /// Pictures that are no squares: the middle is cut out, instead of a place drawn anew in each epoch. Changes nothing where `resolution` is
+    /// height and width.
     #[serde(default, skip_serializing_if = "is_false")]
     pub center_crop: bool,
     /// Every second image, drawn anew in each epoch, is mirrored left to right.
@@ -92,6 +94,46 @@ pub struct DataConfig {
     /// How many threads make batches, 1 to 256; if absent one, or one a core where images must be decoded. No result depends on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_workers: Option<usize>,
+}
+
+/// The size that pictures are brought to, as the argument of torchvision's `Resize`.
+///
+/// ```
+/// use kakusan_data::{DataConfig, Resolution};
+///
+/// let config: DataConfig = toml::from_str("name = 'folder'\nresolution = [48, 64]")?;
+/// assert_eq!(config.resolution, Some(Resolution::Both([48, 64]))); // height, width
+/// # Ok::<(), toml::de::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "`resolution` is one side of a square, or [height, width]: whole numbers")]
+pub enum Resolution {
+    /// The shorter side becomes so many pixels, the other in proportion; a square of that side is cut out.
+    Shorter(usize),
+    /// Height and width become so many pixels, whatever their proportion was.
+    Both([usize; 2]),
+}
+
+impl Resolution {
+    /// Width and height of the images.
+    pub(crate) fn width_and_height(self) -> (usize, usize) {
+        match self {
+            Self::Shorter(side) => (side, side),
+            Self::Both([height, width]) => (width, height),
+        }
+    }
+}
+
+impl From<usize> for Resolution {
+    fn from(side: usize) -> Self {
+        Self::Shorter(side)
+    }
+}
+
+impl From<[usize; 2]> for Resolution {
+    fn from(height_and_width: [usize; 2]) -> Self {
+        Self::Both(height_and_width)
+    }
 }
 
 fn drawn_per_class() -> usize {
@@ -163,7 +205,12 @@ impl DataConfig {
         self.check_sources()?;
         self.check_pictures()?;
         in_range("drawn_per_class", Some(self.drawn_per_class), 1, 60_000)?;
-        in_range("resolution", self.resolution, 1, 8192)?;
+        for side in self.resolution.map_or([None; 2], |resolution| {
+            let (width, height) = resolution.width_and_height();
+            [Some(height), Some(width)]
+        }) {
+            in_range("resolution", side, 1, 8192)?;
+        }
         in_range("prefetch", self.prefetch, 1, 1024)?;
         in_range("num_workers", self.num_workers, 1, 256)?;
         match self.channels {

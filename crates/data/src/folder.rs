@@ -16,8 +16,8 @@ use crate::{
 pub(crate) const MAX_FILES: usize = 20_000_000;
 pub(crate) const MAX_DEPTH: usize = 64;
 /// What is decoded, and what looks like a picture and is told to be none of those.
-const PICTURES: [&str; 6] = ["png", "jpg", "jpeg", "jfif", "webp", "gif"];
-const OTHERS: [&str; 11] = ["bmp", "tif", "tiff", "ppm", "pgm", "avif", "heic", "heif", "jxl", "jp2", "tga"];
+const PICTURES: [&str; 9] = ["png", "jpg", "jpeg", "jfif", "webp", "gif", "tif", "tiff", "bmp"];
+const OTHERS: [&str; 8] = ["ppm", "pgm", "avif", "heic", "heif", "jxl", "jp2", "tga"];
 
 /// Finds the pictures below `dir`, whatever the case of their extension. As for `datasets`, names that begin with a dot and folders whose
 /// name begins with `__` are passed over. Links are followed.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::{BadImage, Class, Error, photos::Photos};
+use crate::{BadImage, Class, Error, photos::Photos, raster::Sample};
 
 /// Images of one size, grey or RGB, with their classes, in the set's own order.
 ///
@@ -142,8 +142,8 @@ impl ImageSet {
         self.labels[i]
     }
 
-    /// The pixels of image `i`, `[c, h, w]`: 0 is black, 255 is full. What a loader cuts out at random is cut out of the middle here, and
-    /// nothing is mirrored. Like a slice, it panics from [`ImageSet::len`] on.
+    /// The pixels of image `i`, `[c, h, w]`: 0 is black, 255 is full; 16 bits become the nearest of 8. What a loader cuts
+    /// out at random is cut out of the middle here, and nothing is mirrored. Like a slice, it panics from [`ImageSet::len`] on.
     ///
     /// # Errors
     ///
@@ -153,15 +153,15 @@ impl ImageSet {
             Pixels::Held(pixels) => Ok(Cow::Borrowed(&pixels[i * self.size()..(i + 1) * self.size()])),
             Pixels::Photos(photos) => {
                 let mut image = Vec::with_capacity(self.size());
-                photos.window(i, self.shape, Chance::default())?.for_each(|pixel| image.push(pixel));
+                photos.window(i, self.shape, Chance::default())?.for_each_byte(|pixel| image.push(pixel));
                 Ok(Cow::Owned(image))
             }
         }
     }
 
     /// The pixels of some images as numbers from 0 to 1, `[indices.len(), c, h, w]`: each byte divided by 255, as torchvision's
-    /// `ToTensor` does. Nothing is left to chance, as in [`image`](Self::image). Like a slice, it panics for an index from
-    /// [`ImageSet::len`] on.
+    /// `ToTensor` does, and 16 bits by 65,535. Nothing is left to chance, as in [`image`](Self::image). Like a
+    /// slice, it panics for an index from [`ImageSet::len`] on.
     ///
     /// # Errors
     ///
@@ -192,14 +192,13 @@ impl ImageSet {
 
     /// Appends image `i` as numbers from 0 to 1.
     fn append_f32(&self, i: usize, chance: Chance, out: &mut Vec<f32>) -> Result<(), Error> {
-        let number = |pixel: u8| f32::from(pixel) / 255.0;
         match &self.pixels {
             Pixels::Held(_) if chance.flip => {
                 let image = self.image(i)?;
-                out.extend(image.chunks_exact(self.width()).flat_map(|row| row.iter().rev()).map(|&p| number(p)));
+                out.extend(image.chunks_exact(self.width()).flat_map(|row| row.iter().rev()).map(|&p| p.to_f32()));
             }
-            Pixels::Held(_) => out.extend(self.image(i)?.iter().map(|&pixel| number(pixel))),
-            Pixels::Photos(photos) => photos.window(i, self.shape, chance)?.for_each(|pixel| out.push(number(pixel))),
+            Pixels::Held(_) => out.extend(self.image(i)?.iter().map(|&pixel| pixel.to_f32())),
+            Pixels::Photos(photos) => photos.window(i, self.shape, chance)?.for_each_number(|pixel| out.push(pixel)),
         }
         Ok(())
     }

@@ -44,7 +44,7 @@ mod splits;
 mod tree;
 
 pub use class::Class;
-pub use config::DataConfig;
+pub use config::{DataConfig, Resolution};
 pub use dataset::{DatasetName, SourceKind};
 pub use drawn::draw_digits;
 pub use error::Error;

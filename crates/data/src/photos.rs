@@ -13,11 +13,11 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error, ImageSet,
+    Error, ImageSet, Resolution,
     archive::Member,
     image_set::Chance,
     parquet::Cell,
-    raster::{self, Header, MAX_FILE_BYTES, MAX_PIXELS, Raster},
+    raster::{self, Header, MAX_FILE_BYTES, MAX_PIXELS, Picture, Raster, Sample},
 };
 
 /// What to do about an image that cannot be decoded.
@@ -62,7 +62,7 @@ pub(crate) enum Photo {
     /// In a row of a table: its bytes in memory, or to be read from its cell.
     Cell { cell: Cell, row: usize, bytes: Option<Arc<[u8]>> },
     /// In memory, decoded and resized.
-    Held(Raster),
+    Held(Picture),
 }
 
 /// A picture that may become an image of a set.
@@ -73,11 +73,11 @@ pub(crate) struct Entry {
     pub(crate) header: Option<Result<Header, String>>,
 }
 
-/// How pictures become images: torchvision's `Resize(resolution)` and a crop to the square.
+/// How pictures become images: torchvision's `Resize(resolution)` and, where that is one side, a crop to the square.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Transform {
-    /// The side of the images; the pictures' own size if absent.
-    pub(crate) resolution: Option<usize>,
+    /// The side of the images, or both; the pictures' own size if absent.
+    pub(crate) resolution: Option<Resolution>,
     /// The middle is cut out; a place drawn at random if not.
     pub(crate) center_crop: bool,
     /// Grey or RGB; if absent grey where all pictures are.
@@ -99,16 +99,21 @@ pub(crate) struct Photos {
 
 /// A rectangle of a picture.
 pub(crate) struct Window<'a> {
-    raster: Cow<'a, Raster>,
+    picture: Cow<'a, Picture>,
     corner: (usize, usize),
     size: (usize, usize),
     flip: bool,
 }
 
 impl Window<'_> {
-    /// Hands out the pixels, `[c, h, w]`.
-    pub(crate) fn for_each(&self, use_pixel: impl FnMut(u8)) {
-        self.raster.for_each_in_window(self.corner, self.size, self.flip, use_pixel);
+    /// Hands out the pixels as bytes, `[c, h, w]`; of 16 bits the nearest.
+    pub(crate) fn for_each_byte(&self, use_pixel: impl FnMut(u8)) {
+        self.picture.for_each_in_window(self.corner, self.size, self.flip, Sample::to_byte, Sample::to_byte, use_pixel);
+    }
+
+    /// Hands out the pixels at their depth as numbers from 0 to 1, `[c, h, w]`.
+    pub(crate) fn for_each_number(&self, use_pixel: impl FnMut(f32)) {
+        self.picture.for_each_in_window(self.corner, self.size, self.flip, Sample::to_f32, Sample::to_f32, use_pixel);
     }
 }
 
@@ -180,7 +185,7 @@ impl Transform {
 
     /// The place of the crop is left to chance.
     fn random_crop(&self) -> bool {
-        self.resolution.is_some() && !self.center_crop
+        matches!(self.resolution, Some(Resolution::Shorter(_))) && !self.center_crop
     }
 
     fn header(&self, entry: &Entry) -> Result<Header, String> {
@@ -188,7 +193,7 @@ impl Transform {
         let (width, height) = self.resized(header);
         match width as u64 * height as u64 > MAX_PIXELS {
             true => Err(format!(
-                "has {} x {} pixels, and would have {width} x {height} once its shorter side is resized; \
+                "has {} x {} pixels, and would have {width} x {height} once it is resized; \
                  {MAX_PIXELS} pixels at most are taken",
                 header.width, header.height
             )),
@@ -196,16 +201,21 @@ impl Transform {
         }
     }
 
+    /// Pictures held in memory are held whole: where each epoch cuts out another part, and where some have 16 bits.
+    fn keeps_whole(&self, good: &[Good]) -> bool {
+        self.random_crop() || good.iter().any(|good| good.header.deep)
+    }
+
     /// Width and height before the crop.
     fn resized(&self, Header { width, height, .. }: Header) -> (usize, usize) {
-        self.resolution.map_or((width, height), |side| raster::resized(width, height, side))
+        self.resolution.map_or((width, height), |resolution| raster::resized(width, height, resolution))
     }
 
     /// Width and height of the images, if there are any.
     fn common_size(&self, good: &[Good]) -> Result<Option<(usize, usize)>, String> {
         let Some(first) = good.first() else { return Ok(None) };
-        if let Some(side) = self.resolution {
-            return Ok(Some((side, side)));
+        if let Some(resolution) = self.resolution {
+            return Ok(Some(resolution.width_and_height()));
         }
         let size = |good: &Good| (good.header.width, good.header.height);
         let say =
@@ -220,11 +230,11 @@ impl Transform {
         }
     }
 
-    fn decode(&self, photo: &Photo, channels: usize) -> Result<Raster, String> {
-        let raster = raster::decode(&photo.bytes(MAX_FILE_BYTES)?, channels, self.background)?;
+    fn decode(&self, photo: &Photo, channels: usize) -> Result<Picture, String> {
+        let picture = raster::decode(&photo.bytes(MAX_FILE_BYTES)?, channels, self.background)?;
         Ok(match self.resolution {
-            Some(side) => raster.with_shorter_side(side),
-            None => raster,
+            Some(resolution) => picture.resized(resolution),
+            None => picture,
         })
     }
 
@@ -262,9 +272,10 @@ pub(crate) fn image_set(
     let channels = transform.channels.unwrap_or(if good.iter().all(|good| good.header.grey) { 1 } else { 3 });
     let shape = [channels, height, width];
 
+    let whole = transform.keeps_whole(&good);
     let bytes = |good: &Good| {
-        let kept = if transform.random_crop() { transform.resized(good.header) } else { (width, height) };
-        (channels * kept.0 * kept.1) as u64
+        let kept = if whole { transform.resized(good.header) } else { (width, height) };
+        (channels * kept.0 * kept.1) as u64 * if good.header.deep { 2 } else { 1 }
     };
     let images = if good.iter().map(bytes).fold(0, u64::saturating_add) <= transform.cache_bytes {
         hold(good, class_names, transform, shape, &mut bad)?
@@ -281,7 +292,7 @@ pub(crate) fn image_set(
     match (images.is_empty(), bad.first()) {
         (false, _) => Ok((images, bad)),
         (true, Some(first)) => Err(wrong(format!("holds no image but bad ones, {} of them; {first}", bad.len()))),
-        (true, None) => Err(wrong("holds no image; expected PNG, JPEG, WebP or GIF".to_owned())),
+        (true, None) => Err(wrong(format!("holds no image; {}", raster::FORMATS))),
     }
 }
 
@@ -300,7 +311,7 @@ struct Good {
     header: Header,
 }
 
-/// Decodes all pictures; those that need no cropping any more are packed as the images that they are.
+/// Decodes all pictures; those of 8 bits that need no cropping any more are packed as the images that they are.
 fn hold(
     good: Vec<Good>,
     class_names: Vec<String>,
@@ -309,11 +320,12 @@ fn hold(
     bad: &mut Vec<BadImage>,
 ) -> Result<ImageSet, Error> {
     const AT_ONCE: usize = 256;
+    let whole = transform.keeps_whole(&good);
     let (mut photos, mut packed, mut labels) = (Vec::new(), Vec::new(), Vec::with_capacity(good.len()));
     for some in good.chunks(AT_ONCE) {
         let decode = |good: &Good| {
-            let raster = transform.decode(&good.photo, shape[0])?;
-            Window::of(Cow::Owned(raster), shape, Chance::default())
+            let picture = transform.decode(&good.photo, shape[0])?;
+            Window::of(Cow::Owned(picture), shape, Chance::default())
         };
         let middles: Vec<Result<Window, String>> = some.par_iter().map(decode).collect();
         for (middle, good) in middles.into_iter().zip(some) {
@@ -322,13 +334,13 @@ fn hold(
                     transform.leave_out(good.photo.bad(reason), bad)?;
                     continue;
                 }
-                Ok(middle) if transform.random_crop() => photos.push(Photo::Held(middle.raster.into_owned())),
-                Ok(middle) => middle.for_each(|pixel| packed.push(pixel)),
+                Ok(middle) if whole => photos.push(Photo::Held(middle.picture.into_owned())),
+                Ok(middle) => middle.for_each_byte(|pixel| packed.push(pixel)),
             }
             labels.push(good.label);
         }
     }
-    match transform.random_crop() {
+    match whole {
         true => ImageSet::of_photos(shape, Photos { photos, transform, channels: shape[0] }, labels, class_names),
         false => ImageSet::new(shape, packed, labels, class_names),
     }
@@ -338,17 +350,19 @@ fn hold(
 pub(crate) fn resized(set: ImageSet, transform: &Transform) -> Result<ImageSet, Error> {
     let [channels, height, width] = set.shape();
     let wanted = transform.channels.unwrap_or(channels);
-    if wanted == channels && transform.resolution.is_none_or(|side| [side, side] == [height, width]) {
+    let size = transform.resolution.map_or((width, height), Resolution::width_and_height);
+    if wanted == channels && size == (width, height) {
         return Ok(set);
     }
-    let (width, height) = transform.resolution.map_or((width, height), |side| (side, side));
+    let (width, height) = size;
     let shape = [wanted, height, width];
     let image = |i: usize| -> Result<Vec<u8>, Error> {
         let raster = Raster::of_planes(&set.image(i)?, set.shape()).with_channels(wanted);
-        let raster = transform.resolution.into_iter().fold(raster, Raster::with_shorter_side);
+        let raster = transform.resolution.into_iter().fold(raster, Raster::resized);
         let mut image = Vec::with_capacity(shape.iter().product());
-        let window = Window::of(Cow::Owned(raster), shape, Chance::default()).map_err(Error::ImageSet)?;
-        window.for_each(|pixel| image.push(pixel));
+        let picture = Picture::Eight(raster);
+        let window = Window::of(Cow::Owned(picture), shape, Chance::default()).map_err(Error::ImageSet)?;
+        window.for_each_byte(|pixel| image.push(pixel));
         Ok(image)
     };
     let images = (0..set.len()).into_par_iter().map(image).collect::<Result<Vec<_>, _>>()?;
@@ -358,11 +372,12 @@ pub(crate) fn resized(set: ImageSet, transform: &Transform) -> Result<ImageSet, 
 impl Photos {
     pub(crate) fn window(&self, i: usize, shape: [usize; 3], chance: Chance) -> Result<Window<'_>, Error> {
         let photo = &self.photos[i];
-        let raster = match photo {
-            Photo::Held(raster) => Ok(Cow::Borrowed(raster)),
+        let picture = match photo {
+            Photo::Held(picture) => Ok(Cow::Borrowed(picture)),
             _ => self.transform.decode(photo, self.channels).map(Cow::Owned),
         };
-        raster.and_then(|raster| Window::of(raster, shape, chance)).map_err(|reason| Error::BadImage(photo.bad(reason)))
+        let window = picture.and_then(|picture| Window::of(picture, shape, chance));
+        window.map_err(|reason| Error::BadImage(photo.bad(reason)))
     }
 
     pub(crate) fn select(&self, kept: &[usize]) -> Self {
@@ -384,16 +399,17 @@ impl Photos {
 
 impl<'a> Window<'a> {
     /// The middle of the picture, to the pixel where torchvision's `CenterCrop` has it, or where chance says.
-    fn of(raster: Cow<'a, Raster>, [_, height, width]: [usize; 3], chance: Chance) -> Result<Self, String> {
-        let room = raster.height.checked_sub(height).zip(raster.width.checked_sub(width));
+    fn of(picture: Cow<'a, Picture>, [_, height, width]: [usize; 3], chance: Chance) -> Result<Self, String> {
+        let (own_width, own_height) = picture.width_and_height();
+        let room = own_height.checked_sub(height).zip(own_width.checked_sub(width));
         let Some((below, beside)) = room else {
-            return Err(format!("has changed: it has {} x {} pixels now", raster.width, raster.height));
+            return Err(format!("has changed: it has {own_width} x {own_height} pixels now"));
         };
         let corner = match chance.corner {
             Some((top, left)) => (top as usize % (below + 1), left as usize % (beside + 1)),
             None => (middle(below), middle(beside)),
         };
-        Ok(Self { raster, corner, size: (height, width), flip: chance.flip })
+        Ok(Self { picture, corner, size: (height, width), flip: chance.flip })
     }
 }
 

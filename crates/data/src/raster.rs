@@ -1,10 +1,17 @@
-//! One picture decoded: from the bytes of a PNG, JPEG, WebP or GIF file to pixels.
+//! One picture decoded: from the bytes of a PNG, JPEG, WebP, GIF, TIFF or BMP file to pixels.
 
 use std::{io::Cursor, panic::catch_unwind};
 
-use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, metadata::Orientation};
+use image::{
+    ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, codecs::bmp::BmpDecoder,
+    metadata::Orientation,
+};
 
-use crate::{jpeg::Jpeg, resize::resize};
+use crate::{
+    Resolution,
+    jpeg::Jpeg,
+    resize::{Weighed, resize},
+};
 
 /// The most pixels of a picture, as it is and as it is resized. What claims more is taken for a decompression bomb.
 pub(crate) const MAX_PIXELS: u64 = 1 << 27;
@@ -13,11 +20,65 @@ pub(crate) const MAX_FILE_BYTES: u64 = 1 << 28;
 
 /// A picture of any size: `pixels` is `[h, w, c]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Raster {
+pub(crate) struct Raster<T> {
     pub(crate) width: usize,
     pub(crate) height: usize,
     pub(crate) channels: usize,
-    pub(crate) pixels: Vec<u8>,
+    pub(crate) pixels: Vec<T>,
+}
+
+/// A decoded picture, at the depth that its file has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Picture {
+    Eight(Raster<u8>),
+    Sixteen(Raster<u16>),
+}
+
+/// The value of one channel of a pixel: 8 or 16 bits.
+pub(crate) trait Sample: Copy + Into<u32> {
+    /// The largest value.
+    const FULL: u32;
+
+    /// From a number up to [`FULL`](Self::FULL); what is more becomes that.
+    fn of(value: u32) -> Self;
+
+    /// The nearest in 8 bits.
+    fn to_byte(self) -> u8;
+
+    /// From 0 to 1.
+    fn to_f32(self) -> f32;
+}
+
+impl Sample for u8 {
+    const FULL: u32 = 0xff;
+
+    fn of(value: u32) -> Self {
+        value.min(Self::FULL) as u8
+    }
+
+    fn to_byte(self) -> u8 {
+        self
+    }
+
+    fn to_f32(self) -> f32 {
+        f32::from(self) / 255.0
+    }
+}
+
+impl Sample for u16 {
+    const FULL: u32 = 0xffff;
+
+    fn of(value: u32) -> Self {
+        value.min(Self::FULL) as u16
+    }
+
+    fn to_byte(self) -> u8 {
+        ((u32::from(self) + 128) / 257) as u8
+    }
+
+    fn to_f32(self) -> f32 {
+        f32::from(self) / 65_535.0
+    }
 }
 
 /// What a file says of its picture before that is decoded.
@@ -26,6 +87,8 @@ pub(crate) struct Header {
     pub(crate) width: usize,
     pub(crate) height: usize,
     pub(crate) grey: bool,
+    /// Has 16 bits a channel.
+    pub(crate) deep: bool,
 }
 
 /// Reads a picture's header; `bytes` may be just the file's beginning, if the header lies in it.
@@ -35,37 +98,88 @@ pub(crate) fn header(bytes: &[u8]) -> Result<Header, String> {
         let (width, height) = decoder.dimensions();
         let turned = is_turned(orientation(&mut decoder));
         let (width, height) = if turned { (height, width) } else { (width, height) };
-        let grey = !decoder.color_type().has_color();
-        Ok(Header { width: width as usize, height: height as usize, grey })
+        let kind = decoder.color_type();
+        let grey = !kind.has_color() || is_grey_bmp(bytes);
+        let deep = kind.bytes_per_pixel() > kind.channel_count();
+        Ok(Header { width: width as usize, height: height as usize, grey, deep })
     })
 }
 
-/// Decodes a picture, upright as its EXIF says, of a GIF or an animation the first frame. What is transparent lies on `background`; 16 bits
-/// become 8; grey from colour is ITU-R 601's luma, as Pillow's `convert("L")`.
-pub(crate) fn decode(bytes: &[u8], channels: usize, background: [u8; 3]) -> Result<Raster, String> {
+/// Decodes a picture, upright as its EXIF says, of a GIF, an animation or a TIFF the first frame. What is transparent lies on
+/// `background`; 16 bits stay 16; grey from colour is ITU-R 601's luma, as Pillow's `convert("L")`.
+pub(crate) fn decode(bytes: &[u8], channels: usize, background: [u8; 3]) -> Result<Picture, String> {
     guarded(|| {
         let mut decoder = open(bytes)?;
         let orientation = orientation(&mut decoder);
         let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
         image.apply_orientation(orientation);
         let (width, height) = (image.width() as usize, image.height() as usize);
-        let (own, pixels) = match image {
-            DynamicImage::ImageLuma8(image) => (1, image.into_raw()),
-            DynamicImage::ImageRgb8(image) => (3, image.into_raw()),
-            other => (3, other.into_rgba8().pixels().flat_map(|pixel| flatten(pixel.0, background)).collect()),
-        };
-        Ok(Raster { width, height, channels: own, pixels }.with_channels(channels))
+        let size = (width, height);
+        Ok(match image {
+            DynamicImage::ImageLuma8(image) => Picture::Eight(raster(size, 1, image.into_raw(), channels)),
+            DynamicImage::ImageRgb8(image) => Picture::Eight(raster(size, 3, image.into_raw(), channels)),
+            DynamicImage::ImageLuma16(image) => Picture::Sixteen(raster(size, 1, image.into_raw(), channels)),
+            DynamicImage::ImageRgb16(image) => Picture::Sixteen(raster(size, 3, image.into_raw(), channels)),
+            image @ (DynamicImage::ImageLumaA16(_) | DynamicImage::ImageRgba16(_)) => {
+                let pixels = image.into_rgba16().pixels().flat_map(|pixel| flatten(pixel.0, background)).collect();
+                Picture::Sixteen(raster(size, 3, pixels, channels))
+            }
+            other => {
+                let pixels = other.into_rgba8().pixels().flat_map(|pixel| flatten(pixel.0, background)).collect();
+                Picture::Eight(raster(size, 3, pixels, channels))
+            }
+        })
     })
 }
 
-impl Raster {
+/// A raster whose pixels have `own` channels, in grey or in RGB.
+fn raster<T: Sample>((width, height): (usize, usize), own: usize, pixels: Vec<T>, channels: usize) -> Raster<T> {
+    Raster { width, height, channels: own, pixels }.with_channels(channels)
+}
+
+impl Picture {
+    pub(crate) fn width_and_height(&self) -> (usize, usize) {
+        match self {
+            Self::Eight(raster) => (raster.width, raster.height),
+            Self::Sixteen(raster) => (raster.width, raster.height),
+        }
+    }
+
+    /// The picture resized at its depth, as torchvision's `Resize(resolution)`.
+    pub(crate) fn resized(self, resolution: Resolution) -> Self {
+        match self {
+            Self::Eight(raster) => Self::Eight(raster.resized(resolution)),
+            Self::Sixteen(raster) => Self::Sixteen(raster.resized(resolution)),
+        }
+    }
+
+    /// The pixels of a window, `[c, h, w]`, each made a `V` by the function for its depth.
+    pub(crate) fn for_each_in_window<V>(
+        &self,
+        corner: (usize, usize),
+        size: (usize, usize),
+        flip: bool,
+        of_8: impl Fn(u8) -> V,
+        of_16: impl Fn(u16) -> V,
+        mut use_pixel: impl FnMut(V),
+    ) {
+        match self {
+            Self::Eight(raster) => raster.for_each_in_window(corner, size, flip, |pixel| use_pixel(of_8(pixel))),
+            Self::Sixteen(raster) => raster.for_each_in_window(corner, size, flip, |pixel| use_pixel(of_16(pixel))),
+        }
+    }
+}
+
+impl Raster<u8> {
     /// From pixels `[c, h, w]`.
     pub(crate) fn of_planes(planes: &[u8], [channels, height, width]: [usize; 3]) -> Self {
         let size = height * width;
         let pixels = (0..size).flat_map(|at| (0..channels).map(move |channel| planes[channel * size + at])).collect();
         Self { width, height, channels, pixels }
     }
+}
 
+impl<T: Sample> Raster<T> {
     /// The picture in grey or in RGB.
     pub(crate) fn with_channels(self, channels: usize) -> Self {
         let pixels = match (self.channels, channels) {
@@ -76,9 +190,12 @@ impl Raster {
         Self { channels, pixels, ..self }
     }
 
-    /// The picture with its shorter side resized, as torchvision's `Resize(side)`.
-    pub(crate) fn with_shorter_side(self, side: usize) -> Self {
-        let (width, height) = resized(self.width, self.height, side);
+    /// The picture resized, as torchvision's `Resize(resolution)`.
+    pub(crate) fn resized(self, resolution: Resolution) -> Self
+    where
+        T: Weighed,
+    {
+        let (width, height) = resized(self.width, self.height, resolution);
         if (width, height) == (self.width, self.height) { self } else { resize(self, width, height) }
     }
 
@@ -88,7 +205,7 @@ impl Raster {
         (top, left): (usize, usize),
         (height, width): (usize, usize),
         flip: bool,
-        mut use_pixel: impl FnMut(u8),
+        mut use_pixel: impl FnMut(T),
     ) {
         for channel in 0..self.channels {
             for y in top..top + height {
@@ -105,28 +222,36 @@ impl Raster {
     }
 }
 
-/// Width and height of a picture whose shorter side becomes `side`.
-pub(crate) fn resized(width: usize, height: usize, side: usize) -> (usize, usize) {
+/// Width and height of a picture that is resized: one side is what its shorter one becomes, two are what both become.
+pub(crate) fn resized(width: usize, height: usize, resolution: Resolution) -> (usize, usize) {
+    let side = match resolution {
+        Resolution::Shorter(side) => side,
+        Resolution::Both([height, width]) => return (width, height),
+    };
     let long = |long: usize, short: usize| (side as u64 * long as u64 / short as u64) as usize;
     if width <= height { (side, long(height, width)) } else { (long(width, height), side) }
 }
 
-fn flatten([r, g, b, alpha]: [u8; 4], background: [u8; 3]) -> [u8; 3] {
-    let mix = |over: u8, under: u8| {
-        let sum = u32::from(over) * u32::from(alpha) + u32::from(under) * (255 - u32::from(alpha));
-        ((sum + 127) / 255) as u8
+fn flatten<T: Sample>([r, g, b, alpha]: [T; 4], background: [u8; 3]) -> [T; 3] {
+    let alpha: u32 = alpha.into();
+    let mix = |over: T, under: u8| {
+        // u32 holds it: no more than FULL * FULL + FULL / 2
+        let sum = over.into() * alpha + u32::from(under) * (T::FULL / 255) * (T::FULL - alpha);
+        T::of((sum + T::FULL / 2) / T::FULL)
     };
     [mix(r, background[0]), mix(g, background[1]), mix(b, background[2])]
 }
 
-pub(crate) fn luma([r, g, b]: [u8; 3]) -> u8 {
-    ((u32::from(r) * 19_595 + u32::from(g) * 38_470 + u32::from(b) * 7_471 + 0x8000) >> 16) as u8
+pub(crate) fn luma<T: Sample>([r, g, b]: [T; 3]) -> T {
+    // the weights are 65,536 in all, so that u32 holds the sum for 16 bits too
+    T::of((r.into() * 19_595 + g.into() * 38_470 + b.into() * 7_471 + 0x8000) >> 16)
 }
 
 /// The decoder of a picture whose size is within the limits.
 fn open(bytes: &[u8]) -> Result<Box<dyn ImageDecoder + '_>, String> {
     let format = image::guess_format(bytes).map_err(|_| format!("is no picture that is known; {FORMATS}"))?;
-    if !matches!(format, ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP | ImageFormat::Gif) {
+    use ImageFormat::{Bmp, Gif, Jpeg as Jfif, Png, Tiff, WebP};
+    if !matches!(format, Png | Jfif | WebP | Gif | Tiff | Bmp) {
         return Err(format!("is a {} file; {FORMATS}", format.extensions_str().first().unwrap_or(&"foreign")));
     }
     let limits = |bytes: u64| {
@@ -141,6 +266,9 @@ fn open(bytes: &[u8]) -> Result<Box<dyn ImageDecoder + '_>, String> {
         reader.limits(limits(MAX_PIXELS * 8)); // a pixel has 8 bytes at most: four channels of 16 bits
         Box::new(reader.into_decoder().map_err(damaged)?)
     };
+    if matches!(decoder.color_type(), ColorType::Rgb32F | ColorType::Rgba32F) {
+        return Err("has floating-point numbers for pixels, of no known range; expected 8 or 16 bits".to_owned());
+    }
     let (width, height) = decoder.dimensions();
     match u64::from(width) * u64::from(height) {
         0 => Err(format!("has {width} x {height} pixels")),
@@ -161,10 +289,22 @@ fn open(bytes: &[u8]) -> Result<Box<dyn ImageDecoder + '_>, String> {
 }
 
 fn damaged(error: ImageError) -> String {
-    format!("is damaged: {error}")
+    match error {
+        ImageError::Unsupported(error) => format!("is of a kind that is not read: {error}"),
+        error => format!("is damaged: {error}"),
+    }
 }
 
-const FORMATS: &str = "expected PNG, JPEG, WebP or GIF";
+/// What is decoded, for a message.
+pub(crate) const FORMATS: &str = "expected PNG, JPEG, WebP, GIF, TIFF or BMP";
+
+/// Whether a picture is a BMP whose colours are all grey: BMP has no other way to say so.
+fn is_grey_bmp(bytes: &[u8]) -> bool {
+    let palette = |decoder: BmpDecoder<_>| {
+        decoder.get_palette().is_some_and(|colors| colors.iter().all(|[r, g, b]| r == g && g == b))
+    };
+    bytes.starts_with(b"BM") && BmpDecoder::new(Cursor::new(bytes)).is_ok_and(palette)
+}
 
 /// Damaged EXIF is as none.
 fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
@@ -228,7 +368,7 @@ mod tests {
             let chunks = [chunk(b"VP8X", &[0, 0, 0, 0, 8, 0, 0, 6, 0, 0]), chunk(b"VP8 ", &frame)].concat();
             header(&[b"RIFF", &(chunks.len() as u32 + 4).to_le_bytes()[..], b"WEBP", &chunks].concat())
         };
-        assert_eq!(of_side(7), Ok(Header { width: 9, height: 7, grey: false }));
+        assert_eq!(of_side(7), Ok(Header { width: 9, height: 7, grey: false, deep: false }));
         assert!(of_side(0x3fff).unwrap_err().contains("larger than the picture of 9 x 7"));
     }
 }

@@ -2,21 +2,70 @@
 //!
 //! Each new pixel is the mean of the old ones around its place, weighted by a triangle. Where the picture shrinks, the triangle grows with it,
 //! so that every old pixel counts (antialiasing). Rows and columns one after the other, each rounded to bytes; the weights are whole numbers of
-//! 2^-22.
+//! 2^-22. Of 16 bits, each channel is resized as Pillow resizes a picture of the mode `I;16`: the weights are f64.
 
-use crate::raster::Raster;
+use crate::raster::{Raster, Sample};
 
 /// Fraction bits of a weight: 32, less 8 of the pixel and 2 against overflow of the sum.
 const BITS: u32 = 22;
 
 /// The weights of one new pixel, and the first old pixel that they belong to.
-struct Taps {
+struct Taps<W> {
     first: usize,
-    weights: Vec<i32>,
+    weights: Vec<W>,
+}
+
+/// How the old pixels of a depth are summed up to a new one.
+pub(crate) trait Weighed: Sample {
+    /// A weight; a sum of weighted pixels.
+    type Number: Copy;
+    /// What a sum begins with, so that its end is rounded to the nearest.
+    const HALF: Self::Number;
+
+    /// The weight for a share of 1.
+    fn weight(share: f64) -> Self::Number;
+
+    fn add(sum: &mut Self::Number, pixel: Self, weight: Self::Number);
+
+    fn end(sum: Self::Number) -> Self;
+}
+
+impl Weighed for u8 {
+    type Number = i32;
+    const HALF: i32 = 1 << (BITS - 1);
+
+    fn weight(share: f64) -> i32 {
+        (share * f64::from(1 << BITS) + 0.5) as i32
+    }
+
+    fn add(sum: &mut i32, pixel: u8, weight: i32) {
+        *sum += i32::from(pixel) * weight;
+    }
+
+    fn end(sum: i32) -> u8 {
+        (sum >> BITS).clamp(0, 255) as u8
+    }
+}
+
+impl Weighed for u16 {
+    type Number = f64;
+    const HALF: f64 = 0.0; // added last, as Pillow does: a sum of f64 depends on its order
+
+    fn weight(share: f64) -> f64 {
+        share
+    }
+
+    fn add(sum: &mut f64, pixel: u16, weight: f64) {
+        *sum += f64::from(pixel) * weight;
+    }
+
+    fn end(sum: f64) -> u16 {
+        (sum + 0.5).floor() as u16
+    }
 }
 
 /// The picture at another size.
-pub(crate) fn resize(raster: Raster, width: usize, height: usize) -> Raster {
+pub(crate) fn resize<T: Weighed>(raster: Raster<T>, width: usize, height: usize) -> Raster<T> {
     let lost = (raster.width as i64 - width as i64, raster.height as i64 - height as i64);
     // What Pillow 13 does first shows in the last bit: it begins with the columns where the height shrinks by more than twice what the width does.
     if lost.1 > 0 && lost.1 > 2 * lost.0 {
@@ -27,61 +76,57 @@ pub(crate) fn resize(raster: Raster, width: usize, height: usize) -> Raster {
 }
 
 /// `[h, w, c]` -> `[h, w', c]`
-fn rows(raster: Raster, width: usize) -> Raster {
+fn rows<T: Weighed>(raster: Raster<T>, width: usize) -> Raster<T> {
     if width == raster.width {
         return raster;
     }
-    let taps = taps(raster.width, width);
+    let taps = taps::<T>(raster.width, width);
     let mut pixels = Vec::with_capacity(raster.height * width * raster.channels);
     for row in raster.pixels.chunks_exact(raster.width * raster.channels) {
         match raster.channels {
-            1 => row_of::<1>(row, &taps, &mut pixels),
-            _ => row_of::<3>(row, &taps, &mut pixels),
+            1 => row_of::<T, 1>(row, &taps, &mut pixels),
+            _ => row_of::<T, 3>(row, &taps, &mut pixels),
         }
     }
     Raster { width, pixels, ..raster }
 }
 
 /// `[w, c]` -> `[w', c]`
-fn row_of<const C: usize>(row: &[u8], taps: &[Taps], out: &mut Vec<u8>) {
+fn row_of<T: Weighed, const C: usize>(row: &[T], taps: &[Taps<T::Number>], out: &mut Vec<T>) {
     let pixels = row.as_chunks::<C>().0;
     for Taps { first, weights } in taps {
-        let mut sums = [1i32 << (BITS - 1); C];
+        let mut sums = [T::HALF; C];
         for (pixel, &weight) in pixels[*first..].iter().zip(weights) {
             for (sum, &value) in sums.iter_mut().zip(pixel) {
-                *sum += i32::from(value) * weight;
+                T::add(sum, value, weight);
             }
         }
-        out.extend(sums.map(to_byte));
+        out.extend(sums.map(T::end));
     }
 }
 
 /// `[h, w, c]` -> `[h', w, c]`
-fn columns(raster: Raster, height: usize) -> Raster {
+fn columns<T: Weighed>(raster: Raster<T>, height: usize) -> Raster<T> {
     if height == raster.height {
         return raster;
     }
     let row = raster.width * raster.channels;
     let mut pixels = Vec::with_capacity(height * row);
-    let mut sums = vec![0i32; row];
-    for Taps { first, weights } in taps(raster.height, height) {
-        sums.fill(1 << (BITS - 1));
+    let mut sums = vec![T::HALF; row];
+    for Taps { first, weights } in taps::<T>(raster.height, height) {
+        sums.fill(T::HALF);
         for (line, &weight) in raster.pixels[first * row..].chunks_exact(row).zip(&weights) {
             for (sum, &value) in sums.iter_mut().zip(line) {
-                *sum += i32::from(value) * weight;
+                T::add(sum, value, weight);
             }
         }
-        pixels.extend(sums.iter().map(|&sum| to_byte(sum)));
+        pixels.extend(sums.iter().map(|&sum| T::end(sum)));
     }
     Raster { height, pixels, ..raster }
 }
 
-fn to_byte(sum: i32) -> u8 {
-    (sum >> BITS).clamp(0, 255) as u8
-}
-
 /// The weights of each of `to` pixels over `from`.
-fn taps(from: usize, to: usize) -> Vec<Taps> {
+fn taps<T: Weighed>(from: usize, to: usize) -> Vec<Taps<T::Number>> {
     let scale = from as f64 / to as f64;
     let support = scale.max(1.0);
     let narrow = 1.0 / support;
@@ -92,8 +137,7 @@ fn taps(from: usize, to: usize) -> Vec<Taps> {
         let triangle: Vec<f64> =
             (first..end).map(|x| (1.0 - ((x as f64 - center + 0.5) * narrow).abs()).max(0.0)).collect();
         let sum: f64 = triangle.iter().sum();
-        let whole = |weight: f64| (weight / sum * f64::from(1 << BITS) + 0.5) as i32;
-        Taps { first, weights: triangle.into_iter().map(whole).collect() }
+        Taps { first, weights: triangle.into_iter().map(|weight| T::weight(weight / sum)).collect() }
     };
     (0..to).map(of_one).collect()
 }

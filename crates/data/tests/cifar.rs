@@ -58,7 +58,7 @@ fn in_grey_and_at_another_size() {
     assert_eq!(grey.shape(), [1, 32, 32]);
     let [r, g, b] = [0, 1024, 2048].map(|at| f64::from(byte(7, at)));
     assert_eq!(f64::from(grey.image(7).unwrap()[0]), (0.299 * r + 0.587 * g + 0.114 * b).round());
-    let small = DataConfig { resolution: Some(16), random_flip: true, ..config(&dir) };
+    let small = DataConfig { resolution: Some(16.into()), random_flip: true, ..config(&dir) };
     assert_eq!(load(&small, &no_hub()).unwrap().images.shape(), [3, 16, 16]);
 }
 

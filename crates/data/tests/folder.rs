@@ -83,7 +83,7 @@ fn images_of_one_size_need_no_resolution_and_others_do() {
     for part in ["several sizes", "a.png has 4 x 4", "b.png has 6 x 4", "set `resolution`"] {
         assert!(message.contains(part), "`{message}` lacks `{part}`");
     }
-    let config = DataConfig { resolution: Some(4), channels: Some(3), ..folder_of(dir.path()) };
+    let config = DataConfig { resolution: Some(4.into()), channels: Some(3), ..folder_of(dir.path()) };
     assert_eq!(load(&config, &no_hub()).unwrap().images.shape(), [3, 4, 4]);
     let dir = folder(&[("b.png", &wide)]);
     assert_eq!(load(&folder_of(dir.path()), &no_hub()).unwrap().images.shape(), [1, 4, 6]);
@@ -122,18 +122,19 @@ fn a_bad_picture_is_named_or_left_out_and_reported() {
         ("bad.jpg", cut("rgb.jpg", 0.02), "is damaged"),
         ("bad.webp", cut("lossy.webp", 0.5), "is damaged"),
         ("bad.gif", cut("animated.gif", 0.1), "is damaged"),
-        ("bad.png", Vec::new(), "is no picture that is known; expected PNG, JPEG, WebP or GIF"),
+        ("bad.png", Vec::new(), "is no picture that is known; expected PNG, JPEG, WebP, GIF, TIFF or BMP"),
         ("bad.jpeg", b"<html>404</html>".to_vec(), "is no picture"),
         ("bad.png", claims(60_000, 60_000), "claims 60000 x 60000 pixels"),
         ("bad.png", claims(0x7fff_ffff, 0x7fff_ffff), "bad.png"),
         ("bad.png", claims(0, 4), "is damaged"),
         ("bad.png", claims(100_000, 1), "has 100000 x 1 pixels, and would have 6400000 x 64"),
-        ("bad.tif", b"II*\0\x08\0\0\0".to_vec(), "is a tiff file; expected PNG"),
-        ("bad.bmp", b"BM".to_vec(), "is a bmp file"),
+        ("bad.tif", b"II*\0\x08\0\0\0".to_vec(), "is damaged"),
+        ("bad.bmp", b"BM".to_vec(), "is damaged"),
+        ("bad.tga", b"qoif\0\0\0\0".to_vec(), "is a qoi file; expected PNG"),
     ] {
         let dir = folder(&[("a.png", &good), (name, &bytes), ("z.png", &good)]);
         for cache_mb in [None, Some(0)] {
-            let config = DataConfig { resolution: Some(64), cache_mb, ..folder_of(dir.path()) };
+            let config = DataConfig { resolution: Some(64.into()), cache_mb, ..folder_of(dir.path()) };
             let message = match load(&config, &no_hub()) {
                 Err(error) => error.to_string(),
                 Ok(loaded) => loaded.images.image(1).unwrap_err().to_string(),
@@ -142,7 +143,7 @@ fn a_bad_picture_is_named_or_left_out_and_reported() {
             assert!(message.contains("on_bad_image"), "{message}");
         }
 
-        let skip = DataConfig { resolution: Some(64), on_bad_image: OnBadImage::Skip, ..folder_of(dir.path()) };
+        let skip = DataConfig { resolution: Some(64.into()), on_bad_image: OnBadImage::Skip, ..folder_of(dir.path()) };
         let loaded = load(&skip, &no_hub()).unwrap();
         assert_eq!(loaded.images.len(), 2);
         let [bad] = loaded.bad_images.as_slice() else { panic!("{:?}", loaded.bad_images) };
@@ -181,8 +182,12 @@ fn nothing_to_learn_from_is_said() {
     // the headers are good, the rest is not
     let dir = folder(&[("a.jpg", &cut("rgb.jpg", 0.7)), ("b.png", &cut("rgb.png", 0.5))]);
     for cache_mb in [None, Some(0)] {
-        let skip =
-            DataConfig { cache_mb, resolution: Some(8), on_bad_image: OnBadImage::Skip, ..folder_of(dir.path()) };
+        let skip = DataConfig {
+            cache_mb,
+            resolution: Some(8.into()),
+            on_bad_image: OnBadImage::Skip,
+            ..folder_of(dir.path())
+        };
         let text = refused(&skip);
         assert!(text.contains("no image but bad ones, 2 of them") && text.contains("a.jpg: "), "{text}");
     }

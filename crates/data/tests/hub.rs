@@ -150,7 +150,7 @@ fn pictures(numbers: std::ops::Range<u8>) -> Vec<(Vec<u8>, i64)> {
 fn any_set(repo: &str) -> DataConfig {
     DataConfig {
         repo: Some(repo.to_owned()),
-        resolution: Some(4),
+        resolution: Some(4.into()),
         center_crop: true,
         ..DataConfig::new(DatasetName::Hub)
     }

@@ -1,4 +1,4 @@
-//! Pictures of every kind against what Pillow and torchvision make of them: `tests/golden/images.py`.
+//! Pictures of every kind against what Pillow and torchvision make of them: `tests/golden/images.py` and `formats.py`.
 
 mod common;
 
@@ -13,13 +13,18 @@ use safetensors::SafeTensors;
 const BACKGROUND: [u8; 3] = [255, 128, 0];
 
 fn golden() -> Vec<u8> {
-    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/images.safetensors")).unwrap()
+    golden_of("images")
+}
+
+fn golden_of(name: &str) -> Vec<u8> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
+    fs::read(dir.join(name).with_extension("safetensors")).unwrap()
 }
 
 /// The pictures of the golden file: names and bytes.
 fn files<'a>(golden: &'a SafeTensors) -> Vec<(&'a str, &'a [u8])> {
     let files = named(golden, "file.");
-    assert_eq!(files.len(), 20);
+    assert_eq!(files.len(), 19);
     files
 }
 
@@ -57,7 +62,7 @@ fn each_pixel_is_torchvisions() {
     for (name, bytes) in files(&golden) {
         for (channels, side) in [1, 3].into_iter().flat_map(|channels| [16, 32, 45].map(|side| (channels, side))) {
             let set = one(name, bytes, |config| DataConfig {
-                resolution: Some(side),
+                resolution: Some(side.into()),
                 center_crop: true,
                 channels: Some(channels),
                 ..config
@@ -88,7 +93,7 @@ fn jpegs_are_libjpeg_turbos() {
 
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a.jpg"), bytes).unwrap();
-        let (resolution, channels, center_crop, random_flip) = (Some(12), Some(3), true, true);
+        let (resolution, channels, center_crop, random_flip) = (Some(12.into()), Some(3), true, true);
         let config = DataConfig { resolution, channels, center_crop, random_flip, ..folder_of(dir.path()) };
         let images = load(&config, &no_hub()).unwrap().images;
         for seed in 0..6 {
@@ -132,7 +137,7 @@ fn grey_stays_grey_unless_asked() {
     let golden = SafeTensors::deserialize(&golden).unwrap();
     for (name, bytes) in files(&golden) {
         let set = one(name, bytes, |config| config);
-        let grey = ["grey.jpg", "grey.png", "grey-alpha.png", "one-bit.png", "sixteen.png"].contains(&name);
+        let grey = ["grey.jpg", "grey.png", "grey-alpha.png", "one-bit.png"].contains(&name);
         assert_eq!(set.channels(), if grey { 1 } else { 3 }, "{name}");
     }
 }
@@ -142,14 +147,14 @@ fn grey_stays_grey_unless_asked() {
 fn random_crops_and_flips_are_torchs() {
     let golden = golden();
     let golden = SafeTensors::deserialize(&golden).unwrap();
-    let (name, bytes) = files(&golden)[17];
+    let (name, bytes) = files(&golden)[16];
     let whole = golden.tensor(&format!("whole.{name}")).unwrap();
     let &[_, height, width] = whole.shape() else { panic!() };
     let mut flips = [0; 2];
     for (seed, cache_mb) in (0..20).flat_map(|seed| [(seed, None), (seed, Some(0))]) {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(name), bytes).unwrap();
-        let (resolution, background) = (Some(24), Some(BACKGROUND));
+        let (resolution, background) = (Some(24.into()), Some(BACKGROUND));
         let config = DataConfig { resolution, background, random_flip: true, cache_mb, ..folder_of(dir.path()) };
         let images = load(&config, &no_hub()).unwrap().images;
         assert_eq!(images.is_held(), cache_mb.is_none());
@@ -173,16 +178,108 @@ fn random_crops_and_flips_are_torchs() {
     assert!(flips[0] > 5 && flips[1] > 5, "{flips:?}");
 }
 
+/// TIFF and BMP of every kind, and 16 bits at their depth, to the bit; `resolution = [height, width]` resizes both sides.
+#[test]
+fn formats_and_depths_are_pillows() {
+    let golden = golden_of("formats");
+    let golden = SafeTensors::deserialize(&golden).unwrap();
+    let files = named(&golden, "file.");
+    assert_eq!(files.len(), 21);
+    for ((name, bytes), channels) in files.into_iter().flat_map(|file| [(file, 1), (file, 3)]) {
+        let expected = golden.tensor(&format!("pair.{name}.{channels}")).unwrap();
+        let (numbers, nearest): (Vec<f32>, Vec<u8>) = if name.starts_with("deep") {
+            let values = expected.data().as_chunks::<2>().0.iter().map(|&bytes| u16::from_le_bytes(bytes));
+            values.map(|v| (f32::from(v) / 65_535.0, (f32::from(v) / 257.0).round() as u8)).unzip()
+        } else {
+            expected.data().iter().map(|&value| (f32::from(value) / 255.0, value)).unzip()
+        };
+        for cache_mb in [None, Some(0)] {
+            let config = |config| DataConfig {
+                resolution: Some([9, 20].into()),
+                channels: Some(channels),
+                random_flip: true,
+                cache_mb,
+                ..config
+            };
+            let set = one(name, bytes, config);
+            assert_eq!((set.shape(), set.is_held()), ([channels, 9, 20], cache_mb.is_none()));
+            if cache_mb.is_some() {
+                continue; // its file is gone
+            }
+            assert_eq!(expected.shape(), set.shape());
+            let image = set.image(0).unwrap();
+            assert!(*image == nearest, "{name}, {channels}: {}", worst(&image, &nearest));
+            assert!(set.pixels_f32(&[0]).unwrap() == numbers, "{name}, {channels}");
+        }
+    }
+}
+
+/// No value of a batch is rounded to 8 bits, whether the pictures are held or not, mirrored or not.
+#[test]
+fn batches_have_all_sixteen_bits() {
+    let golden = golden_of("formats");
+    let golden = SafeTensors::deserialize(&golden).unwrap();
+    let name = "deep-rgb.tif";
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(name), golden.tensor(&format!("file.{name}")).unwrap().data()).unwrap();
+    let expected = golden.tensor(&format!("pair.{name}.3")).unwrap();
+    let values = expected.data().as_chunks::<2>().0.iter().map(|&bytes| u16::from_le_bytes(bytes));
+    let plain: Vec<f32> = values.map(|value| f32::from(value) / 65_535.0).collect();
+    let mirrored: Vec<f32> = plain.chunks_exact(20).flat_map(|row| row.iter().rev().copied()).collect();
+    for cache_mb in [None, Some(0)] {
+        let config =
+            DataConfig { resolution: Some([9, 20].into()), random_flip: true, cache_mb, ..folder_of(dir.path()) };
+        let images = load(&config, &no_hub()).unwrap().images;
+        let mut flips = [0; 2];
+        for seed in 0..12 {
+            let batch = &epoch(&images, 1, 1, &mut Generator::new(seed))[0].images;
+            flips[usize::from(*batch == mirrored)] += 1;
+            assert!(*batch == plain || *batch == mirrored, "{seed}, {cache_mb:?}");
+        }
+        assert!(flips[0] > 0 && flips[1] > 0, "{flips:?}");
+    }
+}
+
+#[test]
+fn grey_tiffs_and_bmps_stay_grey_unless_asked() {
+    let golden = golden_of("formats");
+    let golden = SafeTensors::deserialize(&golden).unwrap();
+    for (name, bytes) in named(&golden, "file.") {
+        let grey = ["grey", "one-bit", "fax"].iter().any(|part| name.contains(part));
+        assert_eq!(one(name, bytes, |config| config).channels(), if grey { 1 } else { 3 }, "{name}");
+    }
+}
+
+/// A TIFF with a palette is refused and named, not guessed at.
+#[test]
+fn a_tiff_that_is_not_read_says_why() {
+    let golden = golden_of("formats");
+    let golden = SafeTensors::deserialize(&golden).unwrap();
+    let tiff = golden.tensor("file.deep-grey.tif").unwrap().data().to_vec();
+    let dir = tempfile::tempdir().unwrap();
+    // The tag of the photometric interpretation, a short: black is zero.
+    let tag = [&262u16.to_le_bytes()[..], &3u16.to_le_bytes(), &1u32.to_le_bytes(), &1u16.to_le_bytes()].concat();
+    let at = tiff.windows(tag.len()).position(|bytes| *bytes == tag).unwrap() + 8;
+    let mut palette = tiff.clone();
+    palette[at] = 3;
+    fs::write(dir.path().join("a.tif"), palette).unwrap();
+    let message = load(&folder_of(dir.path()), &no_hub()).unwrap_err().to_string();
+    assert!(message.contains("a.tif") && message.contains("is of a kind that is not read"), "{message}");
+}
+
 /// Cut short anywhere or with any byte changed, a picture is refused or read, and nothing panics.
 #[test]
 fn damage_is_an_error_or_another_picture() {
     let golden = golden();
     let golden = SafeTensors::deserialize(&golden).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let config = DataConfig { resolution: Some(8), ..folder_of(dir.path()) };
-    for (name, bytes) in files(&golden) {
+    let config = DataConfig { resolution: Some(8.into()), ..folder_of(dir.path()) };
+    let formats = golden_of("formats");
+    let formats = SafeTensors::deserialize(&formats).unwrap();
+    let of_formats = named(&formats, "file.").into_iter().map(|file| (file, 10));
+    for ((name, bytes), places) in files(&golden).into_iter().map(|file| (file, 30)).chain(of_formats) {
         let path = dir.path().join(name);
-        for i in (0..bytes.len()).step_by(1 + bytes.len() / 30).chain(0..30) {
+        for i in (0..bytes.len()).step_by(1 + bytes.len() / places).chain(0..places) {
             let mut damaged = bytes.to_vec();
             damaged[i] ^= 0xff;
             for damaged in [&damaged[..], &bytes[..i]] {
@@ -207,10 +304,11 @@ fn batches_do_not_depend_on_threads_or_memory() {
         fs::write(dir.path().join(name), bytes).unwrap();
     }
     for center_crop in [false, true] {
-        let config = DataConfig { resolution: Some(24), random_flip: true, center_crop, ..folder_of(dir.path()) };
+        let config =
+            DataConfig { resolution: Some(24.into()), random_flip: true, center_crop, ..folder_of(dir.path()) };
         let held = load(&config, &no_hub()).unwrap().images;
         let lazy = load(&DataConfig { cache_mb: Some(0), ..config }, &no_hub()).unwrap().images;
-        assert_eq!((held.is_held(), lazy.is_held(), held.len()), (true, false, 20));
+        assert_eq!((held.is_held(), lazy.is_held(), held.len()), (true, false, 19));
         assert_eq!(held.mean_image().unwrap(), lazy.mean_image().unwrap());
         let expected = epoch(&held, 1, 1, &mut Generator::new(7));
         for (threads, prefetch) in [(1, 1), (2, 3), (3, 2), (4, 4), (16, 7)] {

@@ -66,7 +66,7 @@ fn the_tutorials_table() {
     );
     let every_key = DataConfig {
         dir: Some("x".into()),
-        resolution: Some(64),
+        resolution: Some([64, 48].into()),
         center_crop: true,
         random_flip: true,
         channels: Some(3),
@@ -102,6 +102,9 @@ fn tables_that_are_refused_on_reading() {
         ("name = \"mnist\"\nclasses = 1", "invalid type"),
         ("name = \"mnist\"\nsources = [\"web\"]", "unknown variant `web`"),
         ("name = \"mnist\"\ndrawn_per_class = -3", "invalid value"),
+        ("name = \"mnist\"\nresolution = -3", "one side of a square, or [height, width]"),
+        ("name = \"mnist\"\nresolution = [3]", "one side of a square, or [height, width]"),
+        ("name = \"mnist\"\nresolution = [3, 4, 5]", "one side of a square, or [height, width]"),
     ] {
         let message = toml::from_str::<DataConfig>(table).unwrap_err().to_string();
         assert!(message.contains(part), "`{message}` lacks `{part}`");
@@ -122,7 +125,9 @@ fn tables_that_are_refused_on_checking() {
         (DataConfig { dir: Some("x".into()), ..mnist(&[SourceKind::Drawn]) }, "`sources` lacks \"dir\""),
         (DataConfig { drawn_per_class: 0, ..mnist(&[]) }, "`drawn_per_class` is 0"),
         (mnist(&[]).with_classes(["seven"]), "`classes` names \"seven\", but the set holds the classes 0, 1, 2"),
-        (DataConfig { resolution: Some(0), ..mnist(&[]) }, "`resolution` is 0; it must be from 1 to 8192"),
+        (DataConfig { resolution: Some(0.into()), ..mnist(&[]) }, "`resolution` is 0; it must be from 1 to 8192"),
+        (DataConfig { resolution: Some([0, 8].into()), ..mnist(&[]) }, "`resolution` is 0; it must be from 1 to 8192"),
+        (DataConfig { resolution: Some([8, 9000].into()), ..mnist(&[]) }, "`resolution` is 9000; it must be from 1"),
         (DataConfig { channels: Some(4), ..mnist(&[]) }, "`channels` is 4; it must be 1 (grey) or 3 (RGB)"),
         (DataConfig { prefetch: Some(0), ..mnist(&[]) }, "`prefetch` is 0"),
         (DataConfig { num_workers: Some(0), ..mnist(&[]) }, "`num_workers` is 0"),
