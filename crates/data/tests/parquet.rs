@@ -1,8 +1,11 @@
-//! Parquet files as pyarrow writes them (`tests/golden/parquet.py`), loaded as data sets of the Hub. Row `i` of each has a grey picture of
-//! 4 x 3 pixels that count up from `i`, and the label `i % 3`, or what the file's name says.
+//! Parquet files as pyarrow writes them (`tests/golden/parquet.py`), loaded as data sets of the Hub, and from local folders. Row `i` of each
+//! has a grey picture of 4 x 3 pixels that count up from `i`, and the label `i % 3`, or what the file's name says.
+
+mod common;
 
 use std::{fs, path::Path};
 
+use common::{folder_of, grey_png, no_hub};
 use kakusan_data::{DataConfig, DatasetName, Error, ImageSet, Loaded, OnBadImage, load};
 use kakusan_hub::{Hub, HubConfig};
 
@@ -31,13 +34,29 @@ fn load_files(files: &[&str], config: &DataConfig) -> Result<Loaded, Error> {
     }
     let mut settings = HubConfig::new("http://127.0.0.1:1", cache.path());
     settings.offline = true;
-    let loaded = load(config, &Hub::new(settings))?;
-    // Pictures that stay in their files are read from them now, while these are there.
+    load(config, &Hub::new(settings)).map(held)
+}
+
+/// Loads golden files from a local folder in which they have these names.
+fn load_folder(files: &[(&str, &str)], change: impl FnOnce(&mut DataConfig)) -> Result<Loaded, Error> {
+    let dir = tempfile::tempdir().unwrap();
+    for (path, name) in files {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, golden(name)).unwrap();
+    }
+    let mut config = folder_of(dir.path());
+    change(&mut config);
+    load(&config, &no_hub()).map(held)
+}
+
+/// The same with all images in memory: those that stay in their files are read while these are there.
+fn held(loaded: Loaded) -> Loaded {
     let images: Vec<_> = (0..loaded.images.len()).filter_map(|i| loaded.images.image(i).ok()).collect();
     let (shape, names) = (loaded.images.shape(), loaded.images.class_names().to_vec());
     assert_eq!(images.len(), loaded.images.len());
     let held = ImageSet::new(shape, images.concat(), loaded.images.labels().to_vec(), names).unwrap();
-    Ok(Loaded { images: held.into(), ..loaded })
+    Loaded { images: held.into(), ..loaded }
 }
 
 /// Loads one file, held in memory and row by row, which must give the same.
@@ -203,6 +222,71 @@ fn files_without_rows_are_passed_over_unless_all_are() {
     for name in ["empty", "empty_untyped"] {
         assert!(refused(name, &set()).contains("holds no image"));
     }
+}
+
+#[test]
+fn a_folder_of_parquet_files_is_read_in_the_order_of_their_names() {
+    // the names tell no splits: all of them, whatever lies beside
+    let files = [("b.parquet", "label_text"), ("a.parquet", "label_large_text"), ("metadata.parquet", "paths")];
+    for cache_mb in [None, Some(0)] {
+        let loaded = load_folder(&files, |config| config.cache_mb = cache_mb).unwrap();
+        has_rows(&loaded.images, &[ALL, ALL].concat());
+        assert_eq!(loaded.images.class_names(), ["ant", "cat", "dog"]);
+        assert_eq!(loaded.images.labels()[..3], [2, 0, 1]);
+        assert_eq!(loaded.unlabelled, None);
+        assert!(loaded.source.description.starts_with("2 parquet files in "), "{}", loaded.source);
+    }
+    let files = [("b.parquet", "label_text"), ("a.parquet", "label_null_text")]; // of which row 4 has no label
+    let ants = load_folder(&files, |config| config.classes = Some(vec!["ant".into()])).unwrap();
+    has_rows(&ants.images, &[1, 7, 10, 1, 4, 7, 10]);
+    let unlabelled = load_folder(&files[..1], |config| config.label_column = Some("none".into())).unwrap();
+    assert!(unlabelled.unlabelled.is_some());
+    let text = load_folder(&files, |config| config.split = Some("train".into())).unwrap_err().to_string();
+    assert!(text.contains("the names of the parquet files tell no splits"), "{text}");
+    let text = load_folder(&[("a.parquet", "lists")], |_| ()).unwrap_err().to_string();
+    assert!(text.contains("a.parquet") && text.contains("has no column of images"), "{text}");
+}
+
+/// Splits are told by the files' names, as in a repository of the Hub, or by the folders', as in its conversion to parquet.
+#[test]
+fn splits_of_a_folder_of_parquet_files() {
+    for files in [
+        [
+            ("data/train-00001-of-00002.parquet", "label_null_text"),
+            ("data/train-00000-of-00002.parquet", "label_text"),
+            ("data/val-00000-of-00001.parquet", "label_truth"),
+        ],
+        [
+            ("default/train/0001.parquet", "label_null_text"),
+            ("default/train/0000.parquet", "label_text"),
+            ("default/validation/0000.parquet", "label_truth"),
+        ],
+    ] {
+        let ants = load_folder(&files, |config| config.classes = Some(vec!["ant".into()])).unwrap();
+        has_rows(&ants.images, &[1, 4, 7, 10, 1, 7, 10]);
+        let described = &ants.source.description;
+        assert!(described.contains("2 parquet files") && described.contains("split train"), "{described}");
+        for split in ["validation", "val"] {
+            let loaded = load_folder(&files, |config| config.split = Some(split.into())).unwrap();
+            has_rows(&loaded.images, &ALL);
+            assert_eq!(loaded.images.class_names(), ["False", "True"]);
+        }
+        let text = load_folder(&files, |config| config.split = Some("test".into())).unwrap_err().to_string();
+        assert!(text.contains("`split` is \"test\", but") && text.contains("train and val"), "{text}");
+        let text = load_folder(&files[2..], |_| ()).unwrap_err().to_string();
+        assert!(text.contains("`split` is missing") && text.contains("val"), "{text}");
+    }
+}
+
+#[test]
+fn pictures_beside_parquet_files_are_what_is_read_and_columns_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.parquet"), golden("label_text")).unwrap();
+    fs::write(dir.path().join("a.png"), grey_png(4, 3, 7)).unwrap();
+    has_rows(&load(&folder_of(dir.path()), &no_hub()).unwrap().images, &[7]);
+    let config = DataConfig { image_column: Some("image".to_owned()), ..folder_of(dir.path()) };
+    let text = load(&config, &no_hub()).unwrap_err().to_string();
+    assert!(text.contains("`image_column` names a column, but"), "{text}");
 }
 
 /// 100 MB of zeros in 300 bytes, and a million pictures in two thousand.

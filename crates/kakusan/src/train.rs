@@ -44,7 +44,8 @@ pub(crate) struct TrainArgs {
     /// The folder of the run [default: runs/ and the configuration's name]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Learn from this folder, and from nothing else: of pictures, or of MNIST's or CIFAR-10's files, as data.name says
+    /// Learn from this folder, and from nothing else: of pictures (also a zip, tar or tar.gz) or of parquet files, or of
+    /// MNIST's or CIFAR-10's files, as data.name says
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Where all randomness begins, as in torch.manual_seed
