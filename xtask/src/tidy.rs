@@ -110,10 +110,14 @@ fn source_problems(path: &str, text: &str) -> Vec<String> {
     problems
 }
 
-/// The lines of a file with their numbers from 0, but for the items under `#[cfg(test)]`. In what rustfmt writes, an item ends
-/// where a line as far in as its attribute ends with a semicolon, a comma or a brace.
+/// The lines of a file with their numbers from 0, but for the items under `#[cfg(test)]`: none of a file that begins with
+/// `#![cfg(test)]`. In what rustfmt writes, an item ends where a line as far in as its attribute ends with a semicolon, a
+/// comma or a brace.
 fn without_tests(text: &str) -> Vec<(usize, &str)> {
     let mut code = vec![];
+    if text.starts_with("#![cfg(test)]") {
+        return code;
+    }
     let mut test: Option<usize> = None;
     for (number, line) in text.lines().enumerate() {
         let indent = line.len() - line.trim_start().len();
@@ -176,6 +180,8 @@ mod tests {
         assert_eq!(found("crates/pipeline/src/lib.rs", "// value.unwrap()"), 0);
         assert_eq!(found("crates/pipeline/src/lib.rs", "use kakusan_rand::x;"), 0);
         assert_eq!(found("crates/hub/src/lib.rs", &"\n".repeat(601)), 1);
+        let whole = "#![cfg(test)]\n\nfn f() {\n    x.unwrap();\n}\n";
+        assert_eq!(found("crates/pipeline/src/trainer/tests.rs", whole), 0);
         let after_tests = "#[cfg(test)]\nmod tests;\n\nfn f() {\n    x.unwrap();\n}\n";
         assert_eq!(found("crates/pipeline/src/lib.rs", after_tests), 1);
         let within = "impl X {\n    #[cfg(test)]\n    fn f(x: Y) {\n        x.unwrap();\n    }\n\n    fn g() {\n        y.unwrap();\n    }\n}\n";

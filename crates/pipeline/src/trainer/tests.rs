@@ -1,0 +1,104 @@
+#![cfg(test)]
+
+use kakusan_scheduler::Registry;
+
+use super::*;
+
+fn trainer(set: &[&str]) -> Trainer {
+    let text = r#"
+        data = { name = "mnist", classes = [1, 8] }
+        model = { _class_name = "BasicUNet" }
+        scheduler = { _class_name = "LinearMixScheduler" }
+        train = { epochs = 3, batch_size = 3 }
+    "#;
+    let set: Vec<String> = set.iter().map(|text| format!("train.{text}")).collect();
+    let config = RunConfig::parse(text, "test", &set, &Registry::default()).unwrap();
+    let images = kakusan_data::draw_digits(&[1, 8], 5, 0).unwrap();
+    Trainer::new(&config, Arc::new(images), &Device::Cpu).unwrap()
+}
+
+/// What the rest of the training does, and the weights at its end.
+fn to_the_end(trainer: &mut Trainer) -> (Vec<Step>, Vec<Vec<f32>>) {
+    let steps = std::iter::from_fn(|| trainer.step().unwrap()).collect();
+    let numbers = |weights: &Weights| -> Vec<f32> {
+        weights.iter().flat_map(|(_, var)| var.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+    };
+    (steps, vec![numbers(&trainer.weights), numbers(&trainer.sampling_weights().unwrap())])
+}
+
+#[test]
+fn another_batch_size_begins_the_epoch_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut old = trainer(&[]);
+    while old.steps_done() < 6 {
+        old.step().unwrap();
+    }
+    let checkpoint = old.save_checkpoint(dir.path(), 0.0).unwrap();
+    let mut changed = trainer(&["batch_size=5"]);
+    assert!(matches!(changed.load_checkpoint(&checkpoint), Err(Error::Checkpoint { .. })));
+    changed.load_changed_checkpoint(&checkpoint).unwrap();
+    // six steps in one epoch and a half of four, and two in each of the two that are left
+    assert_eq!((changed.steps_done(), changed.epochs_done()), (6, 1));
+    assert_eq!((changed.total_steps(), changed.total_epochs()), (10, 3));
+    changed.step().unwrap();
+    let checkpoint = changed.save_checkpoint(dir.path(), 0.0).unwrap();
+    let mut resumed = trainer(&["batch_size=5"]);
+    resumed.load_checkpoint(&checkpoint).unwrap();
+    assert_eq!((resumed.total_steps(), resumed.total_epochs()), (10, 3));
+    assert!(to_the_end(&mut resumed) == to_the_end(&mut changed));
+}
+
+#[test]
+fn weights_and_averages_that_are_no_numbers_are_found_and_not_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    for value in [f32::NAN, f32::INFINITY] {
+        let mut trainer = trainer(&["use_ema=true"]);
+        trainer.step().unwrap();
+        trainer.check_sound().unwrap();
+        let (name, var) = trainer.weights.iter().nth(1).map(|(name, var)| (name.to_owned(), var.clone())).unwrap();
+        let good = var.as_tensor().copy().unwrap();
+        var.set(&Tensor::full(value, var.dims(), &Device::Cpu).unwrap()).unwrap();
+        let said = trainer.save_checkpoint(dir.path(), 0.0).unwrap_err().to_string();
+        assert!(said.starts_with(&format!("the weight {name} is not finite after step 1")), "{said}");
+        trainer.ema.as_mut().unwrap().step().unwrap();
+        var.set(&good).unwrap();
+        let said = trainer.save_checkpoint(dir.path(), 0.0).unwrap_err().to_string();
+        assert!(said.starts_with(&format!("the average of the weight {name} is not finite")), "{said}");
+    }
+    assert!(checkpoint::newest_first(dir.path()).unwrap().is_empty());
+}
+
+#[test]
+fn every_optimiser_goes_on_from_its_checkpoint_bit_for_bit() {
+    let settings: [&[&str]; 4] = [
+        &["optimizer=adamw", "use_ema=true", "lr_scheduler=cosine", "lr_warmup_steps=2", "max_grad_norm=0.1"],
+        &["optimizer=sgd", "momentum=0.9"],
+        &["optimizer=sgd", "weight_decay=0.1"],
+        &["gradient_accumulation_steps=3", "loss=huber"],
+    ];
+    for (i, set) in settings.iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut whole = trainer(set);
+        let per_epoch = whole.steps_per_epoch();
+        assert_eq!(per_epoch, if i == 3 { 2 } else { 4 });
+        for stop in [1, per_epoch, per_epoch + 1] {
+            while whole.steps_done() < stop {
+                whole.step().unwrap();
+            }
+            whole.save_checkpoint(dir.path(), 0.0).unwrap();
+            let mut resumed = trainer(set);
+            resumed.load_checkpoint(&dir.path().join(format!("checkpoint-{stop}"))).unwrap();
+            assert_eq!(resumed.steps_done(), stop);
+            let mut straight = trainer(set);
+            while straight.steps_done() < stop {
+                straight.step().unwrap();
+            }
+            assert!(to_the_end(&mut resumed) == to_the_end(&mut straight), "{set:?} after {stop} steps");
+        }
+        for other in settings.iter().filter(|other| *other != set) {
+            let stop = per_epoch + 1;
+            let loaded = trainer(other).load_checkpoint(&dir.path().join(format!("checkpoint-{stop}")));
+            assert!(matches!(loaded, Err(Error::Checkpoint { .. } | Error::Model(_))), "{set:?} to {other:?}");
+        }
+    }
+}
