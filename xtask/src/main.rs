@@ -1,7 +1,9 @@
 //! The project's own commands: `cargo xtask train --config configs/184.toml` and its siblings.
 
 mod bench;
+mod ci;
 mod doctor;
+mod fuzz;
 mod golden;
 mod kakusan;
 mod machine;
@@ -15,10 +17,12 @@ Usage: cargo xtask COMMAND
 
   train|sample|info|schedulers|report|convert
                               build the command `kakusan` in release mode for this machine and run it with all arguments
-  doctor                      say what this machine offers, and what `train` would use
-  bench                       measure the speed, and PyTorch's beside it (bench --help)
-  golden --python P --mnist D make the golden files anew with PyTorch (P has torch, D has MNIST's four files)
-  tidy                        check the invariants of ARCHITECTURE.md
+  doctor                      print what this machine offers, and what `train` would use
+  ci [STEP ...]               run every check that must pass before a change lands, or only some (ci --help)
+  tidy                        check the rules of ARCHITECTURE.md
+  bench                       measure the speed, and PyTorch's for comparison (bench --help)
+  golden --python P --mnist D regenerate the golden files with PyTorch (P has torch, D has MNIST's four files)
+  fuzz TARGET [SECONDS]       run a fuzz target (see fuzz/README.md)
 
 Example: cargo xtask train --config configs/184.toml";
 
@@ -31,7 +35,9 @@ fn main() -> ExitCode {
     let result = match command {
         "train" | "sample" | "report" | "info" | "schedulers" | "convert" => kakusan::run(&args),
         "bench" => bench::run(rest),
+        "ci" => ci::run(rest),
         "doctor" => doctor::run(),
+        "fuzz" => fuzz::run(rest),
         "golden" => golden::run(rest),
         "tidy" => tidy::run(),
         "help" | "--help" | "-h" => {
@@ -49,7 +55,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// What a command of this program gives: its exit code, or a sentence.
+/// The result of a command of this program: its exit code, or a message.
 type Result = std::result::Result<ExitCode, Box<dyn std::error::Error>>;
 
 /// The folder of the workspace.
