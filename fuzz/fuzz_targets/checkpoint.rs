@@ -1,4 +1,5 @@
-//! A training's checkpoint with one of its files replaced: gone on from or refused, and what is read can be trained on.
+//! A training's checkpoint with one of its files replaced: the training resumes from it or refuses it, and can train on
+//! after resuming.
 #![no_main]
 
 use std::{cell::RefCell, fs, sync::Arc};
@@ -27,7 +28,7 @@ fn good() -> (Trainer, Vec<Vec<u8>>) {
     (trainer, FILES.map(|name| fs::read(saved.join(name)).expect("a file")).to_vec())
 }
 
-// The first byte says which file the others replace; checksums are made anew, but where it is theirs.
+// The first byte selects the file that the other bytes replace. Checksums are recomputed, unless they are that file.
 fuzz_target!(|data: &[u8]| GOOD.with_borrow_mut(|(trainer, files)| {
     let Some((&which, bytes)) = data.split_first() else { return };
     allow_memory((8 << 20) + 128 * bytes.len());

@@ -1,12 +1,12 @@
-//! Pictures of a folder, known by their first bytes, decoded, resized and cut out: an image of the right shape or an
-//! error.
+//! Pictures of a folder, recognised by their first bytes, decoded, resized and cropped: an image of the right shape or
+//! an error.
 #![no_main]
 
 use kakusan_data::{DataConfig, DatasetName, SourceKind};
 use kakusan_fuzz::{allow_memory, forgive_decoders, read_pictures, scratch, write};
 use libfuzzer_sys::fuzz_target;
 
-// The first byte says how the picture, the other bytes, becomes an image.
+// The first byte selects the settings; the other bytes are the picture.
 fuzz_target!(init: forgive_decoders(), |data: &[u8]| {
     let Some((&how, bytes)) = data.split_first() else { return };
     allow_memory(64 << 20);

@@ -1,4 +1,4 @@
-//! What `kakusan report` reads of a run's folder, whole or torn off: a page or an error.
+//! The files that `kakusan report` reads in a run's folder, complete or truncated: a page or an error.
 #![no_main]
 
 use kakusan_fuzz::{allow_memory, scratch, write};
@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 const CONFIG: &str = "[train]\nlearning_rate = 0.001\n";
 const LINE: &str = r#"{"step":1,"epoch":1,"loss":0.5,"lr":0.001,"grad_norm":1.0,"seconds":0.25}"#;
 
-// The first byte says which file the others are: 0 the log, 1 the configuration.
+// The first byte selects the file that the other bytes are: 0 the log, 1 the configuration.
 fuzz_target!(|data: &[u8]| {
     let Some((&which, bytes)) = data.split_first() else { return };
     allow_memory((4 << 20) + 128 * bytes.len());

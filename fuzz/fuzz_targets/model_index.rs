@@ -7,7 +7,7 @@ use kakusan_pipeline::DDPMPipeline;
 use kakusan_scheduler::Registry;
 use libfuzzer_sys::fuzz_target;
 
-// No weights are there: the folder is read up to them.
+// There are no weights: loading ends there at the latest.
 fuzz_target!(|data: &[u8]| {
     allow_memory((4 << 20) + 128 * data.len());
     let dir = scratch();

@@ -1,4 +1,4 @@
-//! A model's `config.json`: what is read can be built, and what is saved of it is read again as the same.
+//! A model's `config.json`: an accepted configuration can be built, and saving and reading it gives the same.
 #![no_main]
 
 use kakusan_fuzz::allow_memory;

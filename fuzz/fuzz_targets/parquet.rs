@@ -1,4 +1,4 @@
-//! The Hub's parquet files of images: rows are read or the file refused, held in memory or read when they are needed.
+//! The Hub's parquet files of images, held in memory or read on demand: rows are read or the file is refused.
 #![no_main]
 
 use kakusan_data::{DataConfig, DatasetName, SourceKind};
@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-// The first byte says whether the pictures are held.
+// The first byte selects whether the pictures are held in memory.
 fuzz_target!(init: forgive_decoders(), |data: &[u8]| {
     let Some((&how, bytes)) = data.split_first() else { return };
     allow_memory(160 << 20); // a small file's pages may unpack to 64 MiB

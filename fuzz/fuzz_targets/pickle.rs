@@ -1,5 +1,5 @@
-//! A `.bin` file of PyTorch's, a zip archive or the older pickles in a row: nothing is executed, no tensor lies outside
-//! the file, and memory stays a small multiple of it.
+//! A `.bin` file of PyTorch, a zip archive or the older sequence of pickles: nothing is executed, no tensor lies
+//! outside the file, and memory stays a small multiple of its size.
 #![no_main]
 
 use kakusan_fuzz::{allow_memory, read_checkpoint, scratch, write};

@@ -1,4 +1,4 @@
-//! A file of weights in safetensors: no tensor outside the file, and no memory for what a header only claims.
+//! A file of weights in safetensors: no tensor lies outside the file, and no memory is allocated for unfounded claims.
 #![no_main]
 
 use kakusan_fuzz::{allow_memory, read_checkpoint, scratch, write};

@@ -1,4 +1,4 @@
-//! A `scheduler_config.json`: a scheduler that is built is saved and read as the same, draws, and goes some steps.
+//! A `scheduler_config.json`: saving and reading a scheduler gives the same, and it adds noise and takes some steps.
 #![no_main]
 
 use candle_core::{DType, Device, Tensor};

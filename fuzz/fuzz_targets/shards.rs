@@ -1,11 +1,12 @@
-//! The index of a checkpoint in several files: no file but those beside it, and each tensor where the index says.
+//! The index of a checkpoint in several files: only files in its folder are read, and each tensor from the file that
+//! the index names.
 #![no_main]
 
 use kakusan_fuzz::{allow_memory, read_checkpoint, scratch, write};
 use libfuzzer_sys::fuzz_target;
 
 const INDEX: &str = "diffusion_pytorch_model.safetensors.index.json";
-/// Each holds one number, called `a` and `b`.
+/// Each file holds one number, named `a` or `b`.
 const SHARDS: [(&str, &str); 2] = [("1.safetensors", "a"), ("2.safetensors", "b")];
 
 fuzz_target!(|data: &[u8]| {

@@ -1,4 +1,4 @@
-//! A run's configuration: what is read can be saved, and what was saved is read again as the same.
+//! A run's configuration: an accepted configuration can be saved, and reading it again gives the same.
 #![no_main]
 
 use kakusan_fuzz::allow_memory;

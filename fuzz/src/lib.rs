@@ -1,4 +1,4 @@
-//! What the targets share: a limit on memory, files to read, and whose panics are findings.
+//! Shared by the targets: a memory limit, temporary files, and which panics are findings.
 
 use std::alloc::System;
 use std::fs;
@@ -14,13 +14,14 @@ use tempfile::TempDir;
 #[global_allocator]
 static MEMORY: Cap<System> = Cap::new(System, usize::MAX);
 
-/// From here on at most `bytes` more may be held at a time; what asks for more ends the process, which is a finding.
+/// From now on, at most `bytes` more may be allocated at a time. A larger allocation ends the process, which is a
+/// finding.
 pub fn allow_memory(bytes: usize) {
     let _ = MEMORY.set_limit(usize::MAX);
     MEMORY.set_limit(MEMORY.allocated().saturating_add(bytes)).expect("a limit above what is held");
 }
 
-/// A folder in memory, where the system has such, that goes with the value.
+/// A temporary folder, in memory if the system supports it. It is deleted with the value.
 pub fn scratch() -> TempDir {
     let memory = Path::new("/dev/shm");
     let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
@@ -34,7 +35,7 @@ pub fn write(dir: &Path, name: &str, bytes: &[u8]) {
     fs::write(path, bytes).expect("a file can be written");
 }
 
-/// Reads whatever a checkpoint's file holds: each tensor is as its description says, or refused.
+/// Reads all tensors of a checkpoint's file: each has the shape of its description, or is an error.
 pub fn read_checkpoint(path: &Path) {
     let Ok(checkpoint) = Checkpoint::open(path) else { return };
     for (name, info) in checkpoint.tensors() {
@@ -44,7 +45,7 @@ pub fn read_checkpoint(path: &Path) {
     }
 }
 
-/// Loads a set of images, the Hub's from `cache`, and decodes them: each has the set's shape, or is refused.
+/// Loads a set of images (a set of the Hub from `cache`) and decodes them: each has the set's shape, or is an error.
 pub fn read_images(config: &DataConfig, cache: &Path) {
     let mut hub = HubConfig::new("http://127.0.0.1:9", cache);
     hub.offline = true;
@@ -59,8 +60,8 @@ pub fn read_images(config: &DataConfig, cache: &Path) {
     }
 }
 
-/// As [`read_images`], of pictures whose headers claim no more than a few thousand pixels: up to 2^27, the crate's own
-/// limit, they may take their time and memory.
+/// As [`read_images`], if the headers claim no more than a few thousand pixels: larger pictures, up to the crate's
+/// limit of 2^27 pixels, may legitimately take long and need much memory.
 pub fn read_pictures(config: &DataConfig, cache: &Path) {
     let mut hub = HubConfig::new("http://127.0.0.1:9", cache);
     hub.offline = true;
@@ -71,8 +72,8 @@ pub fn read_pictures(config: &DataConfig, cache: &Path) {
     }
 }
 
-/// Lets panics of other people's decoders be: the crate `data` catches them and calls the file damaged. A panic of our
-/// own code, caught or not, and one that nobody catches stay findings.
+/// Ignores panics of third-party decoders, which the crate `data` catches and reports as a damaged file. Panics of our
+/// own code, caught or not, and uncaught panics are findings.
 pub fn forgive_decoders() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -1,4 +1,4 @@
-//! What this machine offers, and what a training here would use.
+//! Prints what this machine offers and what a training here would use.
 
 use std::process::ExitCode;
 
@@ -10,15 +10,15 @@ pub(crate) fn run() -> crate::Result {
     println!("vectors:    {} (chosen at run time)", machine::vector_instructions());
     let cards = machine::cards();
     match cards.as_slice() {
-        [] => println!("CUDA card:  none that the driver shows"),
+        [] => println!("CUDA card:  the driver reports none"),
         cards => cards.iter().for_each(|card| println!("CUDA card:  {card}")),
     }
     match machine::nvcc() {
         Some(nvcc) => println!("CUDA build: {}", nvcc.display()),
-        None => println!("CUDA build: no nvcc; install the CUDA toolkit or set CUDA_HOME to build for a card"),
+        None => println!("CUDA build: nvcc not found; to build for a card, install the CUDA toolkit or set CUDA_HOME"),
     }
     if !cards.is_empty() && machine::nvcc().is_none() {
-        println!("            a card is there but cannot be built for: trainings run on the processor");
+        println!("            there is a card but no nvcc, so trainings run on the processor");
     }
     let features = machine::features();
     let features = if features.is_empty() { "none".to_owned() } else { features.join(", ") };

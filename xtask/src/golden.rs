@@ -1,4 +1,4 @@
-//! Makes the golden files anew: what PyTorch computes, for the tests to compare with.
+//! Regenerates the golden files, which hold PyTorch's results for the tests to compare with.
 
 use std::process::{Command, ExitCode};
 

@@ -16,7 +16,7 @@ fn cargo(command: &str) -> Command {
     let manifest = crate::root().join("Cargo.toml");
     cargo.arg(command).arg("--manifest-path").arg(manifest);
     cargo.args(["--release", "--package", "kakusan", "--bin", "kakusan"]);
-    cargo.env("KAKUSAN_CALLED_AS", "cargo xtask"); // what it tells to type begins so
+    cargo.env("KAKUSAN_CALLED_AS", "cargo xtask"); // printed commands begin with this
     let features = machine::features();
     if !features.is_empty() {
         cargo.arg("--features").arg(features.join(","));
@@ -24,7 +24,7 @@ fn cargo(command: &str) -> Command {
     cargo
 }
 
-/// Runs the command in this process's place, so that signals and the exit code are its own.
+/// Replaces this process by the command, so that it gets the signals and returns its own exit code.
 #[cfg(unix)]
 fn hand_over(command: &mut Command) -> crate::Result {
     use std::os::unix::process::CommandExt;

@@ -1,9 +1,9 @@
-//! What this machine offers.
+//! The hardware and software of this machine.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// The CUDA compiler, where a build would find it.
+/// The CUDA compiler that a build would use.
 pub(crate) fn nvcc() -> Option<PathBuf> {
     let named = ["NVCC", "CUDA_HOME", "CUDA_PATH", "CUDA_ROOT"].iter().filter_map(|name| {
         let path = PathBuf::from(std::env::var_os(name)?);
@@ -25,7 +25,7 @@ pub(crate) fn cards() -> Vec<String> {
     }
 }
 
-/// The features of the crate `kakusan` that fit this machine.
+/// The features of the command that fit this machine.
 pub(crate) fn features() -> Vec<&'static str> {
     if !cards().is_empty() && nvcc().is_some() { vec!["cuda"] } else { vec![] }
 }
@@ -48,7 +48,7 @@ pub(crate) fn vector_instructions() -> &'static str {
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     {
-        "none that the kernels know"
+        "none that the kernels use"
     }
 }
 
@@ -57,7 +57,7 @@ fn answers(program: &PathBuf, argument: &str) -> bool {
     status.is_ok_and(|status| status.success())
 }
 
-/// What the processor calls itself, where the system tells.
+/// The name of the processor, else its architecture.
 pub(crate) fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
@@ -82,19 +82,19 @@ pub(crate) fn first_line(command: &mut Command) -> Option<String> {
     Some(String::from_utf8_lossy(&output.stdout).lines().next()?.trim().to_owned())
 }
 
-/// Linux counts processor time in hundredths of a second for whoever reads /proc.
+/// Linux reports processor time in /proc in hundredths of a second.
 const TICKS: f64 = 100.0;
 
-/// The processor time that all threads of a process have used, where the system tells.
+/// The processor time of all threads of a process, if the system reports it.
 pub(crate) fn cpu_seconds(process: u32) -> Option<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(')')?; // behind the name, which may have spaces
+    let (_, fields) = stat.rsplit_once(')')?; // after the name, which may contain spaces
     let ticks = |place: usize| fields.split_whitespace().nth(place)?.parse::<f64>().ok();
     Some((ticks(11)? + ticks(12)?) / TICKS) // user and system
 }
 
-/// The processor time that this machine has spent on anything, other machines that it shares its processors with
-/// included, where the system tells.
+/// The processor time of everything on this machine, including time stolen by other virtual machines, if the system
+/// reports it.
 pub(crate) fn busy_seconds() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
     let times: Vec<f64> = stat.lines().next()?.split_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();

@@ -110,9 +110,9 @@ fn source_problems(path: &str, text: &str) -> Vec<String> {
     problems
 }
 
-/// The lines of a file with their numbers from 0, but for the items under `#[cfg(test)]`: none of a file that begins with
-/// `#![cfg(test)]`. In what rustfmt writes, an item ends where a line as far in as its attribute ends with a semicolon, a
-/// comma or a brace.
+/// The lines of a file with their numbers from 0, but for the items under `#[cfg(test)]`: none of a file that begins
+/// with `#![cfg(test)]`. In what rustfmt writes, an item ends where a line as far in as its attribute ends with a
+/// semicolon, a comma or a brace.
 fn without_tests(text: &str) -> Vec<(usize, &str)> {
     let mut code = vec![];
     if text.starts_with("#![cfg(test)]") {

@@ -1,9 +1,9 @@
-//! diffusers' configuration files, read and written as Python's `json` does it.
+//! diffusers' configuration files, read and written as Python's `json` does.
 //!
-//! `config.json` and `scheduler_config.json` are JSON objects, but Python's: numbers may be `-Infinity` (the default of
-//! `lambda_min_clipped`), and floats are written as Python's `repr` has them, `1e-05` for serde's `1e-5`. A scheduler or
-//! a model has its configuration as a map from names to values ([`Config`]); [`from_json`] and [`to_json`] go between
-//! the map and the file's text, byte for byte as diffusers would write it.
+//! `config.json` and `scheduler_config.json` are JSON objects as Python writes them: numbers may be `-Infinity` (the
+//! default of `lambda_min_clipped`), and floats have the form of Python's `repr`, `1e-05` where serde writes `1e-5`.
+//! The configuration of a scheduler or a model is a map from names to values ([`Config`]). [`from_json`] and
+//! [`to_json`] convert between the map and the file's text, byte for byte as diffusers writes it.
 //!
 //! ```
 //! let text = "{\n  \"beta_start\": 1e-05,\n  \"lambda_min_clipped\": -Infinity\n}\n";
@@ -27,8 +27,8 @@ pub use python::{JsonError, from_json, to_json};
 pub use real::Real;
 pub use types::types_in_words;
 
-/// A configuration: values by their name, sorted.
+/// A configuration: values by name, sorted.
 pub type Config = serde_json::Map<String, serde_json::Value>;
 
-/// The version of diffusers whose files we write, as `_diffusers_version`.
+/// The version of diffusers whose file format we write, as `_diffusers_version`.
 pub const DIFFUSERS_VERSION: &str = "0.42.1";

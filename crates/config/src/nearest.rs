@@ -1,13 +1,13 @@
-/// How alike two names have to be for one to be taken for a slip of the other.
+/// The least Jaro-Winkler similarity for which one name counts as a misspelling of the other.
 const ALIKE: f64 = 0.7;
 
-/// The name of `known` that `wrong` was probably meant to be.
+/// The name in `known` that is most similar to `wrong`, if any is similar enough to be what was meant.
 pub fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
     let alike = |name: &str| strsim::jaro_winkler(wrong, name);
     known.iter().copied().max_by(|a, b| alike(a).total_cmp(&alike(b))).filter(|name| alike(name) > ALIKE)
 }
 
-/// The end of an error about a name that does not exist: `; did you mean ...?`, or else `; known are ...`.
+/// The end of a message about an unknown name: `; did you mean ...?`, else `; known are ...`.
 ///
 /// ```
 /// let known = ["epochs", "batch_size"];

@@ -2,9 +2,9 @@ use serde_json::Value;
 
 use crate::Config;
 
-/// `written`, in the words of the `file` that it was read from: where a value is the same, the file's way of writing it
-/// stays (`1` and not `1.0`), and so do the fields that only the file has. What the file says under a name that begins
-/// with `_` is left out, as `_class_name` and `_diffusers_version` are the writer's to say.
+/// `written`, with the spelling of the `file` that it was read from: an unchanged value keeps the file's form (`1`, not
+/// `1.0`), and fields that only the file has are kept. Names that begin with `_` are not taken from the file, because
+/// the writer sets `_class_name` and `_diffusers_version`.
 ///
 /// ```
 /// use kakusan_config::{as_in_file, from_json};

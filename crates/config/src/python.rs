@@ -4,10 +4,10 @@ use serde_json::Value;
 
 use crate::Config;
 
-/// What Python writes for floats that JSON lacks.
+/// What Python writes for floats that JSON cannot express.
 const NON_FINITE: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 
-/// A text that is no JSON object.
+/// A text that is not a JSON object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JsonError(String);
 
@@ -20,7 +20,7 @@ impl fmt::Display for JsonError {
 impl std::error::Error for JsonError {}
 
 /// Reads a JSON object as Python does. `Infinity`, `-Infinity` and `NaN` become strings of that name, which
-/// [`Real`](crate::Real) takes for numbers.
+/// [`Real`](crate::Real) reads as numbers.
 ///
 /// # Errors
 /// When the text is not a JSON object.
@@ -28,7 +28,7 @@ pub fn from_json(text: &str) -> Result<Config, JsonError> {
     serde_json::from_str(&quote_non_finite(text)).map_err(|e| JsonError(e.to_string()))
 }
 
-/// Writes a configuration as Python's `json.dumps(config, indent=2, sort_keys=True)` does, and a last newline.
+/// Writes a configuration as Python's `json.dumps(config, indent=2, sort_keys=True)` does, with a final newline.
 pub fn to_json(config: &Config) -> String {
     let mut out = String::new();
     write_object(config, 0, &mut out);
@@ -36,7 +36,7 @@ pub fn to_json(config: &Config) -> String {
     out
 }
 
-/// Puts quotes round the bare words that stand for floats without a JSON form.
+/// Puts quotes around the bare words that stand for non-finite floats.
 fn quote_non_finite(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let (mut in_string, mut rest) = (false, text);
@@ -112,7 +112,7 @@ fn end_line(depth: usize, out: &mut String) {
     out.push_str(&"  ".repeat(depth));
 }
 
-/// A string in ASCII alone, everything else as escaped UTF-16.
+/// Writes a string in ASCII; all other characters are escaped as UTF-16.
 fn write_string(text: &str, out: &mut String) {
     out.push('"');
     for c in text.chars() {
@@ -131,7 +131,7 @@ fn write_string(text: &str, out: &mut String) {
     out.push('"');
 }
 
-/// Python's `repr` of a float: the shortest digits that give it back, with an exponent below 1e-4 and from 1e16 on.
+/// Python's `repr` of a float: the shortest digits that round-trip, with an exponent below 1e-4 and from 1e16 on.
 fn float(value: f64) -> String {
     let scientific = format!("{value:e}");
     let Some((digits, exponent)) = scientific.split_once('e') else { return scientific };
@@ -164,13 +164,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn text_round_trips() {
         let text = "{\n  \"a\": [\n    1,\n    2.5,\n    0.021844674407370954,\n    -Infinity\n  ],\n  \"b\": {},\n  \"c\": \"Infinity \\\" NaN\\u00e9\\ud83d\\ude00\",\n  \"d\": NaN,\n  \"e\": []\n}\n";
         assert_eq!(to_json(&from_json(text).unwrap()), text);
     }
 
     #[test]
-    fn what_is_no_object_is_refused() {
+    fn other_json_is_refused() {
         for text in ["", "[1]", "{\"a\": Infinit}", "{\"a\": 1", "\"\\", "{\"a\": \"\\"] {
             assert!(from_json(text).is_err(), "{text}");
         }

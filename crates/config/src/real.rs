@@ -1,10 +1,10 @@
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A float of a configuration that may be infinite, as `lambda_min_clipped` is by default.
+/// A float in a configuration that may be infinite, as `lambda_min_clipped` is by default.
 ///
-/// Infinities and NaN go to and from serde as the strings that [`from_json`](crate::from_json) and
-/// [`to_json`](crate::to_json) have for Python's bare words; in TOML they are `inf` and `nan`.
+/// serde sees infinities and NaN as strings, which [`from_json`](crate::from_json) and [`to_json`](crate::to_json)
+/// convert to Python's bare words; in TOML they are `inf` and `nan`.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 pub struct Real(pub f64);
 

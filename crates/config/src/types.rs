@@ -1,4 +1,5 @@
-/// serde's message about a value, its types in words: `expected usize` is `expected a whole number of at least 0`.
+/// serde's message about a value, with types in plain words: `expected usize` becomes `expected a whole number of at
+/// least 0`.
 ///
 /// ```
 /// let of_serde = "invalid value: integer `-1`, expected usize";

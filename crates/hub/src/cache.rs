@@ -1,12 +1,12 @@
 //! The cache on disk, in the layout that Python's `huggingface_hub` reads and writes:
 //!
 //! ```text
-//! datasets--owner--name/blobs/<etag>                 the bytes, named by their checksum
-//!                       snapshots/<commit>/<path>    a link to its blob
-//!                       refs/<revision>              the commit that a branch stood at
-//!                       trees/<commit>.json          all files of the commit, where Python listed them
-//!                       .listings/<commit>.json      the same, where we did
-//! .locks/datasets--owner--name/<etag>.lock           one writer a blob
+//! datasets--owner--name/blobs/<etag>                 the file's bytes, named by their checksum
+//!                       snapshots/<commit>/<path>    a link to the blob
+//!                       refs/<revision>              the commit of the branch when it was last fetched
+//!                       trees/<commit>.json          all files of the commit, if Python listed them
+//!                       .listings/<commit>.json      all files of the commit, if we listed them
+//! .locks/datasets--owner--name/<etag>.lock           held by the process that writes the blob
 //! ```
 
 use std::fs::{self, File};
@@ -23,7 +23,7 @@ use crate::Error;
 use crate::fetch::Head;
 use crate::name::{Kind, RepoFile, is_commit, is_hex};
 
-/// One repository's part of the cache.
+/// The cache of one repository.
 pub(crate) struct Cache {
     root: PathBuf,
     locks: PathBuf,
@@ -35,7 +35,7 @@ impl Cache {
         Self { root: cache_dir.join(&folder), locks: cache_dir.join(".locks").join(folder) }
     }
 
-    /// The file as the cache last saw it, without a network. A blob that is not what its name says is an error.
+    /// The cached version of the file; uses no network. A blob whose checksum differs from its name is an error.
     pub(crate) fn lookup(&self, file: &RepoFile) -> Result<Option<PathBuf>, Error> {
         let Some(commit) = self.commit(file.revision) else { return Ok(None) };
         let pointer = self.snapshot(&commit).join(file.filename);
@@ -43,19 +43,19 @@ impl Cache {
             return Ok(None);
         }
         let blob = fs::canonicalize(&pointer).map_err(at(&pointer))?;
-        // Where links cannot be made, a snapshot holds the file itself, and no name tells its checksum.
+        // On systems without links the snapshot holds the file itself, whose name does not tell a checksum.
         if blob.parent() == fs::canonicalize(self.root.join("blobs")).ok().as_deref()
             && let Some(etag) = blob.file_name().and_then(|name| name.to_str())
             && let Some(reason) = fault(&blob, etag).map_err(at(&blob))?
         {
-            let remedy = format!("delete {} or run once with a network, and it is fetched anew", blob.display());
+            let remedy = format!("delete {}, or run once with a network to fetch it again", blob.display());
             return Err(Error::Integrity { file: file.to_string(), reason, remedy });
         }
         Ok(Some(pointer))
     }
 
-    /// Brings the file that `head` describes into the cache, by `download` into the path it is given where it is not there yet.
-    /// What `download` leaves counts only once its checksum is right: the blob appears whole or not at all.
+    /// Stores the file that `head` describes, calling `download` with a temporary path if it is not cached yet. The
+    /// blob appears atomically, after its checksum was verified.
     pub(crate) fn store(
         &self,
         file: &RepoFile,
@@ -74,22 +74,22 @@ impl Cache {
                     Some(reason) => Err(Error::Integrity {
                         file: file.to_string(),
                         reason,
-                        remedy: "what came is not kept: try again, and check HF_ENDPOINT and proxies".to_owned(),
+                        remedy: "the download was discarded: try again, and check HF_ENDPOINT and proxies".to_owned(),
                     }),
                 }
             };
             let begun = fs::metadata(&part).is_ok_and(|part| part.len() > 0);
             let mut result = bring();
             if begun && matches!(result, Err(Error::Integrity { .. })) {
-                // The beginning that an earlier download left may be the damaged half.
+                // The damage may be in the part that an earlier download left: start over.
                 fs::remove_file(&part).map_err(at(&part))?;
                 result = bring();
             }
             let begun = fs::metadata(&part).is_ok_and(|part| part.len() > 0);
             if let Err(error) = &result
-                && !(begun && head.has_checksum() && error.is_broken_off())
+                && !(begun && head.has_checksum() && error.is_interrupted())
             {
-                // Best effort: the next writer begins this file anew, and no reader looks at it.
+                // Best effort: the next writer starts this file over, and readers ignore it.
                 let _ = fs::remove_file(&part);
             }
             result?;
@@ -97,7 +97,7 @@ impl Cache {
         self.link(file, head)
     }
 
-    /// The commit that the revision stood at when it was last fetched.
+    /// The commit of the revision when it was last fetched.
     pub(crate) fn commit(&self, revision: &str) -> Option<String> {
         let commit = match is_commit(revision) {
             true => revision.to_owned(),
@@ -106,12 +106,12 @@ impl Cache {
         is_commit(&commit).then_some(commit)
     }
 
-    /// The folder of a commit's files.
+    /// The folder that holds the files of a commit.
     pub(crate) fn snapshot(&self, commit: &str) -> PathBuf {
         self.root.join("snapshots").join(commit)
     }
 
-    /// The files of a commit that the cache has, by their paths.
+    /// The paths of the cached files of a commit.
     pub(crate) fn files(&self, commit: &str) -> Vec<String> {
         let root = self.snapshot(commit);
         let (mut files, mut open) = (vec![], vec![root.clone()]);
@@ -128,18 +128,18 @@ impl Cache {
         files
     }
 
-    /// Notes what a commit consists of before any of it is fetched, so that a part of it never passes for the whole. Best effort: where
-    /// this cannot be written, no file of it can.
+    /// Records the files of a commit before any of them is fetched, so that an incomplete download is recognised as
+    /// such. Best effort: if this cannot be written, no file of the commit can be written either.
     pub(crate) fn note_listing(&self, revision: &str, commit: &str, files: &[String]) {
         let listing = json!({ "revision": revision, "files": files });
         let path = self.root.join(LISTINGS).join(format!("{commit}.json"));
         if read_json(&path).is_none_or(|noted| noted != listing) {
             let _ = self.write(&path, format!("{listing:#}\n").as_bytes());
-            let _ = fs::create_dir_all(self.snapshot(commit)); // a repository without any is damaged in Python's eyes
+            let _ = fs::create_dir_all(self.snapshot(commit)); // Python reports a repository without one as damaged
         }
     }
 
-    /// All files of a commit, by their paths, where they were listed.
+    /// The paths of all files of a commit, if they were listed.
     pub(crate) fn listing(&self, commit: &str) -> Option<Vec<String>> {
         let name = format!("{commit}.json");
         let trees = || {
@@ -152,7 +152,7 @@ impl Cache {
         trees().or_else(ours)
     }
 
-    /// The commit that was listed last for a revision of which no commit was ever fetched whole.
+    /// The commit of the revision that was listed last, for a revision of which no commit was fetched completely.
     pub(crate) fn listed(&self, revision: &str) -> Option<String> {
         let entries = fs::read_dir(self.root.join(LISTINGS)).ok()?.flatten();
         let of_revision = entries.filter_map(|entry| {
@@ -163,7 +163,8 @@ impl Cache {
         of_revision.max().map(|(_, commit)| commit)
     }
 
-    /// Waits until no other process writes this blob; the lock ends with the file handle, or with the process.
+    /// Waits until no other process writes this blob. The lock is released with the file handle, or when the process
+    /// ends.
     fn lock(&self, etag: &str) -> Result<File, Error> {
         let path = self.locks.join(format!("{etag}.lock"));
         make_parent(&path)?;
@@ -175,9 +176,9 @@ impl Cache {
         }
     }
 
-    /// Points the snapshot at the blob, then the revision at the commit; each by a rename, so that neither is ever half there.
+    /// Points the snapshot at the blob, then the revision at the commit, each atomically.
     fn link(&self, file: &RepoFile, head: &Head) -> Result<PathBuf, Error> {
-        let temporary = self.root.join(format!(".{}.tmp", head.etag)); // under the blob's lock: nobody else's
+        let temporary = self.root.join(format!(".{}.tmp", head.etag)); // unique, because we hold the blob's lock
         let pointer = self.snapshot(&head.commit).join(file.filename);
         make_parent(&pointer)?;
         point(&pointer, &self.root, file.filename, &head.etag, &temporary).map_err(at(&pointer))?;
@@ -188,7 +189,7 @@ impl Cache {
         Ok(pointer)
     }
 
-    /// Notes that the revision stands at the commit.
+    /// Records that the revision is at this commit.
     pub(crate) fn refer(&self, revision: &str, commit: &str) -> Result<(), Error> {
         let reference = self.root.join("refs").join(revision);
         if fs::read_to_string(&reference).ok().as_deref() == Some(commit) {
@@ -197,7 +198,8 @@ impl Cache {
         self.write(&reference, commit.as_bytes())
     }
 
-    /// Writes a small file beside its place and renames it. Others may do the same at the same time, so no two names are alike.
+    /// Writes a small file atomically. The temporary name is unique, because other threads and processes may write it
+    /// too.
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
         static WRITTEN: AtomicUsize = AtomicUsize::new(0);
         let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
@@ -208,10 +210,10 @@ impl Cache {
     }
 }
 
-/// Where we keep what a commit consists of: Python looks at no such folder.
+/// The folder of our listings, which Python ignores.
 const LISTINGS: &str = ".listings";
 
-/// What is in a file, if it is there and JSON.
+/// The content of a JSON file, if it exists and is valid.
 fn read_json(path: &Path) -> Option<Value> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
@@ -223,7 +225,7 @@ fn point(pointer: &Path, _root: &Path, filename: &str, etag: &str, temporary: &P
     if fs::read_link(pointer).is_ok_and(|old| old == target) {
         return Ok(());
     }
-    // Left over where an earlier run was killed right here.
+    // An earlier process that was killed at this point may have left one.
     let _ = fs::remove_file(temporary);
     std::os::unix::fs::symlink(target, temporary)?;
     fs::rename(temporary, pointer)
@@ -235,7 +237,7 @@ fn point(pointer: &Path, root: &Path, _filename: &str, etag: &str, temporary: &P
     fs::rename(temporary, pointer)
 }
 
-/// What keeps `path` from being the file that `head` describes.
+/// How `path` differs from the file that `head` describes.
 fn damage(path: &Path, head: &Head) -> io::Result<Option<String>> {
     match fs::metadata(path) {
         Ok(found) if found.len() != head.size => {
@@ -247,8 +249,8 @@ fn damage(path: &Path, head: &Head) -> io::Result<Option<String>> {
     }
 }
 
-/// What tells the bytes of `path` from the checksum `etag`: SHA-256 for large files, git's blob hash for small ones. Other etags
-/// (some mirrors have them) tell nothing of the bytes.
+/// How the checksum of `path` differs from `etag`: SHA-256 for large files, git's blob hash for small ones. Other
+/// etags, which some mirrors send, are not checksums.
 fn fault(path: &Path, etag: &str) -> io::Result<Option<String>> {
     let file = File::open(path)?;
     let (name, found) = if is_hex(etag, 64) {

@@ -1,4 +1,4 @@
-//! Where the Hub is, who asks, and where its files are kept: the switches of Python's `huggingface_hub`.
+//! The address, the token and the cache folder, configured as in Python's `huggingface_hub`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::Error;
 /// The public Hub.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
-/// How to reach the Hub and where to keep what it sends.
+/// How to reach the Hub and where to cache its files.
 ///
 /// ```
 /// use kakusan_hub::HubConfig;
@@ -25,22 +25,23 @@ pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 pub struct HubConfig {
     /// The Hub's address, `https://huggingface.co` or a mirror.
     pub endpoint: String,
-    /// Sent to the endpoint alone, never printed.
+    /// Sent only to the endpoint, never printed.
     pub token: Option<String>,
-    /// The Hub cache, in the layout that Python shares: `~/.cache/huggingface/hub` unless said otherwise.
+    /// The cache, in the layout that Python uses: `~/.cache/huggingface/hub` by default.
     pub cache_dir: PathBuf,
-    /// Use the cache alone and open no socket.
+    /// Use only the cache; open no connection.
     pub offline: bool,
-    /// The time a file's metadata may take, connection included (10 s).
+    /// Time limit for a file's metadata, including the connection (10 s).
     pub etag_timeout: Duration,
-    /// The time a download may stand still (10 s).
+    /// Time limit for a download that receives no bytes (10 s).
     pub download_timeout: Duration,
-    /// How long a Hub that asks us to wait (`Retry-After`) is waited for, for one file in all (5 min, after which the Hub's limits are new).
+    /// The longest total wait for one file if the Hub asks us to wait by `Retry-After` (5 min, the period of its
+    /// limits).
     pub max_wait: Duration,
 }
 
 impl HubConfig {
-    /// The endpoint and the cache folder given, no token, online, Python's time limits.
+    /// A configuration with this endpoint and cache folder: no token, online, Python's time limits.
     pub fn new(endpoint: impl Into<String>, cache_dir: impl Into<PathBuf>) -> Self {
         Self {
             endpoint: endpoint.into(),
@@ -53,14 +54,19 @@ impl HubConfig {
         }
     }
 
-    /// What the environment says, read as `huggingface_hub` reads it: `HF_ENDPOINT`; `HF_TOKEN`, else the file `HF_TOKEN_PATH` or
-    /// `$HF_HOME/token`, unless `HF_HUB_DISABLE_IMPLICIT_TOKEN`; `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE` or `$HF_HOME/hub`;
-    /// `HF_HOME`, else `$XDG_CACHE_HOME/huggingface`, else `~/.cache/huggingface`; `HF_HUB_OFFLINE`; `HF_HUB_ETAG_TIMEOUT` and
-    /// `HF_HUB_DOWNLOAD_TIMEOUT` in seconds. An empty variable counts as unset.
+    /// Reads the environment as `huggingface_hub` does. An empty variable counts as unset.
+    ///
+    /// - endpoint: `HF_ENDPOINT`
+    /// - token: `HF_TOKEN`, else the file `HF_TOKEN_PATH`, else the file `$HF_HOME/token`; none if
+    ///   `HF_HUB_DISABLE_IMPLICIT_TOKEN` is on
+    /// - cache: `HF_HUB_CACHE`, else `HUGGINGFACE_HUB_CACHE`, else `$HF_HOME/hub`
+    /// - `HF_HOME` defaults to `$XDG_CACHE_HOME/huggingface`, else `~/.cache/huggingface`
+    /// - offline: `HF_HUB_OFFLINE`
+    /// - time limits in seconds: `HF_HUB_ETAG_TIMEOUT` and `HF_HUB_DOWNLOAD_TIMEOUT`
     ///
     /// # Errors
-    /// [`Error::Config`] for an endpoint that is no http(s) address, a time limit that is no number, a token that no header can
-    /// carry, or no home folder; [`Error::Io`] for a token file that cannot be read.
+    /// [`Error::Config`] for an endpoint that is not an http(s) address, a time limit that is not a number, a token
+    /// that cannot be sent in a header, or a missing home folder; [`Error::Io`] for a token file that cannot be read.
     pub fn from_env() -> Result<Self, Error> {
         Self::from_lookup(|name| std::env::var(name).ok())
     }
@@ -105,19 +111,19 @@ impl HubConfig {
         Ok(config)
     }
 
-    /// The endpoint as a URL, after a look at what the user may have set wrongly.
+    /// Validates the settings and returns the endpoint as a URL.
     pub(crate) fn check(&self) -> Result<Url, Error> {
         let fail = |reason: String| Err(Error::Config { reason });
         if let Some(token) = &self.token
             && !token.bytes().all(|byte| byte.is_ascii_graphic())
         {
-            return fail("the token holds characters that no token has: set HF_TOKEN anew".to_owned());
+            return fail("the token contains invalid characters: correct HF_TOKEN".to_owned());
         }
         let Ok(url) = Url::parse(&self.endpoint) else {
             return fail(format!("HF_ENDPOINT is {:?}: expected an address like {DEFAULT_ENDPOINT}", self.endpoint));
         };
         if !url.username().is_empty() || url.password().is_some() {
-            return fail("HF_ENDPOINT holds a user name or password: give the token by HF_TOKEN".to_owned());
+            return fail("HF_ENDPOINT contains a user name or password: set HF_TOKEN instead".to_owned());
         }
         if !matches!(url.scheme(), "http" | "https") || url.query().is_some() || url.fragment().is_some() {
             let what = "expected an http or https address without query, like";
@@ -141,7 +147,7 @@ impl fmt::Debug for HubConfig {
     }
 }
 
-/// Python's truth of an environment variable.
+/// Whether Python takes the value of an environment variable as true.
 fn is_on(value: &str) -> bool {
     ["1", "ON", "YES", "TRUE"].iter().any(|word| value.trim().eq_ignore_ascii_case(word))
 }
@@ -202,7 +208,7 @@ mod tests {
             vars.insert(0, (name, value));
             assert_eq!(config(&vars).unwrap().cache_dir, Path::new(cache), "{name}");
         }
-        // Empty is unset, and a missing home matters only where it is needed.
+        // An empty variable is unset; a missing home is an error only if it is needed.
         assert_eq!(
             config(&[("HF_HOME", ""), ("HOME", "/h")]).unwrap().cache_dir,
             Path::new("/h/.cache/huggingface/hub")
@@ -212,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn switches_are_on_for_pythons_words_only() {
+    fn switches_take_pythons_words() {
         for (value, on) in [
             ("1", true),
             ("on", true),
@@ -255,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_endpoints_and_tokens_are_named_and_never_shown() {
+    fn messages_never_show_secrets() {
         for endpoint in
             ["huggingface.co", "ftp://huggingface.co", "https://hf.co/?a=b", "https://u:secret@hf.co", "http://"]
         {

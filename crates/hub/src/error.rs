@@ -1,12 +1,12 @@
-//! What can go wrong between here and the Hub, and what to do about it.
+//! What can fail on the way to the Hub, and the remedies.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why a file of the Hub could not be had.
+/// Why a file of the Hub is not available.
 ///
-/// `file` is written out in full, "`train.parquet` of dataset `owner/name` at `main`". No message holds a token, nor anything the
-/// server said beyond its status and its error code.
+/// `file` is a full description: "`train.parquet` of dataset `owner/name` at `main`". No message contains a token, or
+/// anything from the server except its status and its error code.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -16,7 +16,7 @@ pub enum Error {
         /// What is wrong, and what is expected.
         reason: String,
     },
-    /// A repository id, revision or file name that the Hub cannot have.
+    /// A repository id, revision or file name that is not valid on the Hub.
     #[error("{what} {value:?} is not valid: {reason}")]
     Name {
         /// "repository id", "revision" or "file name".
@@ -38,7 +38,7 @@ pub enum Error {
         /// The cache folder that was searched.
         cache: PathBuf,
     },
-    /// Offline, and only a part of what belongs together is in the cache.
+    /// Offline, and only some of the files are in the cache.
     #[error(
         "{missing} of the {of} files of {repo} at {revision} are missing in the cache {}, among them {first}, \
          and HF_HUB_OFFLINE forbids fetching them: unset HF_HUB_OFFLINE and run once with a network",
@@ -49,11 +49,11 @@ pub enum Error {
         repo: String,
         /// The revision asked for.
         revision: String,
-        /// How many files are missing.
+        /// The number of missing files.
         missing: usize,
-        /// How many there should be.
+        /// The number of all files.
         of: usize,
-        /// The first that is missing.
+        /// The first missing file.
         first: String,
         /// The cache folder that was searched.
         cache: PathBuf,
@@ -71,7 +71,7 @@ pub enum Error {
         /// The system's reason.
         reason: String,
     },
-    /// The Hub took the connection and then kept silent.
+    /// The Hub accepted the connection and then sent nothing.
     #[error(
         "the Hub at {endpoint} sent nothing for {} s while fetching {file}: try again later, \
          or raise HF_HUB_ETAG_TIMEOUT or HF_HUB_DOWNLOAD_TIMEOUT (seconds)",
@@ -82,10 +82,10 @@ pub enum Error {
         endpoint: String,
         /// The file asked for.
         file: String,
-        /// How long we waited.
+        /// The time limit.
         after: Duration,
     },
-    /// 401 or 403: not for everybody, or not for this token.
+    /// 401 or 403: the file needs a token, or this token may not read it.
     #[error("the Hub at {endpoint} refuses {file} (HTTP {status}): {remedy}")]
     Denied {
         /// The Hub's address.
@@ -104,7 +104,8 @@ pub enum Error {
         endpoint: String,
         /// The file asked for.
         file: String,
-        /// What is missing, as far as the Hub says: "repository", "revision", "file" or "such repository, revision or file".
+        /// What is missing, as far as the Hub says: "repository", "revision", "file" or "such repository, revision or
+        /// file".
         missing: &'static str,
     },
     /// 429: too many requests.
@@ -130,7 +131,7 @@ pub enum Error {
         /// The time the Hub asks for, where it says one.
         retry_after: Option<Duration>,
     },
-    /// The connection broke off, or what came is not HTTP.
+    /// The connection was interrupted, or the answer is not HTTP.
     #[error(
         "the answer of the Hub at {endpoint} for {file} broke off ({reason}): try again, and check HF_ENDPOINT and proxies"
     )]
@@ -142,7 +143,7 @@ pub enum Error {
         /// The HTTP client's reason.
         reason: String,
     },
-    /// HTTP, but not the Hub's protocol.
+    /// The answer is HTTP, but not the Hub's protocol.
     #[error("{endpoint} does not answer as a Hub does for {file} ({reason}): check HF_ENDPOINT and proxies")]
     Protocol {
         /// The address.
@@ -152,7 +153,7 @@ pub enum Error {
         /// What is missing or wrong.
         reason: String,
     },
-    /// What came, or what lies in the cache, is not what the Hub says the file is. What came is not kept.
+    /// The size or checksum of a download or of a cached file is wrong. A wrong download is discarded.
     #[error("{file} is damaged: {reason}; {remedy}")]
     Integrity {
         /// The file asked for.
@@ -173,25 +174,25 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether a download ended before its time and what came of it may be gone on with: asking again may help.
-    pub(crate) fn is_broken_off(&self) -> bool {
-        self.is_passing() || matches!(self, Self::Timeout { .. } | Self::Unreachable { .. })
+    /// Whether a download was interrupted, so that another attempt may continue it.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.is_temporary() || matches!(self, Self::Timeout { .. } | Self::Unreachable { .. })
     }
 
-    /// Whether asking again soon may help.
-    pub(crate) fn is_passing(&self) -> bool {
+    /// Whether another attempt, soon, may succeed.
+    pub(crate) fn is_temporary(&self) -> bool {
         match self {
             Self::Interrupted { .. } => true,
             _ => matches!(self.status(), Some(408 | 425 | 429 | 500..)),
         }
     }
 
-    /// Whether the Hub refuses for now, and may say until when.
-    pub(crate) fn is_for_now(&self) -> bool {
+    /// Whether the Hub refuses temporarily; it may send the time until which.
+    pub(crate) fn asks_to_wait(&self) -> bool {
         matches!(self.status(), Some(429 | 503))
     }
 
-    /// The HTTP status of a refusal that may pass.
+    /// The HTTP status of a refusal that may be temporary.
     pub(crate) fn status(&self) -> Option<u16> {
         match self {
             Self::RateLimited { .. } => Some(429),

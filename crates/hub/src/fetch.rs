@@ -1,8 +1,8 @@
-//! The two questions that the Hub is asked: what is this file (HEAD), and give me its bytes (GET).
+//! The requests to the Hub: a file's metadata (HEAD), its bytes (GET), and the listing of a repository.
 //!
-//! hf-hub streams the bytes. The HEAD is our own: hf-hub's public one follows the redirect to the storage host, where the Hub's
-//! headers are lost, and its download into a cache stores error pages, compares neither size nor checksum, takes whatever a server
-//! sends as an etag for a path, and may wait for ever.
+//! hf-hub streams the bytes. We send HEAD ourselves, because hf-hub's public function follows the redirect to the
+//! storage host and loses the Hub's headers. We write the cache ourselves, because hf-hub's stores error pages,
+//! compares neither size nor checksum, uses any etag as a path, and may wait forever.
 
 use std::fs::File;
 use std::io::Write;
@@ -19,15 +19,15 @@ use crate::name::{Kind, RepoFile, is_commit, is_hex};
 use crate::watch::{Download, Wait, Watcher};
 use crate::{Error, HubConfig};
 
-/// Waits before the second and the third attempt, where an attempt failed in passing.
+/// Pauses before the second and the third attempt after a temporary failure.
 const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
-/// A download that broke off has as many attempts again once it has come so much further.
+/// After this many more bytes, an interrupted download gets its attempts back.
 const PROGRESS: u64 = 1 << 20;
 const MAX_REDIRECTS: usize = 5;
 
-/// What the Hub says of a file.
+/// A file's metadata.
 pub(crate) struct Head {
-    /// The checksum of its bytes, or a mirror's name for them; fit to be a file name.
+    /// The checksum of its bytes, or another identifier from a mirror; valid as a file name.
     pub(crate) etag: String,
     pub(crate) commit: String,
     /// In bytes.
@@ -35,13 +35,13 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// Whether the etag tells a file's bytes, so that the beginning of a download may be kept.
+    /// Whether the etag is a checksum, so that a partial download may be kept.
     pub(crate) fn has_checksum(&self) -> bool {
         is_hex(&self.etag, 64) || is_hex(&self.etag, 40)
     }
 }
 
-/// One file asked of one Hub.
+/// A request for one file.
 pub(crate) struct Fetch<'a> {
     pub(crate) config: &'a HubConfig,
     pub(crate) watcher: &'a Watcher,
@@ -49,12 +49,12 @@ pub(crate) struct Fetch<'a> {
 }
 
 impl Fetch<'_> {
-    /// Asks what the file is. Redirects are followed within the endpoint alone: one that leads elsewhere points at the bytes, and
-    /// carries what the Hub has to say of them.
+    /// The file's metadata. Redirects are followed only within the endpoint: a redirect to another host points at the
+    /// bytes, and its headers are the metadata.
     pub(crate) fn head(&self) -> Result<Head, Error> {
         let endpoint = self.config.check()?;
         let limit = self.config.etag_timeout;
-        self.patiently(Error::is_passing, async || self.ask_within(limit, &endpoint).await)
+        self.with_retries(Error::is_temporary, async || self.ask_within(limit, &endpoint).await)
     }
 
     async fn ask_within(&self, limit: Duration, endpoint: &Url) -> Result<Head, Error> {
@@ -68,7 +68,7 @@ impl Fetch<'_> {
     async fn ask(&self, client: &Client, endpoint: &Url) -> Result<Head, Error> {
         let mut url = self.file.url(endpoint);
         for _ in 0..=MAX_REDIRECTS {
-            // Compressed, a length would not be the file's.
+            // With compression, the length would not be the file's.
             let mut request = client.head(url.clone()).header(ACCEPT_ENCODING, "identity");
             if let Some(token) = &self.config.token {
                 request = request.bearer_auth(token);
@@ -90,7 +90,7 @@ impl Fetch<'_> {
         Err(self.protocol(format!("more than {MAX_REDIRECTS} redirects")))
     }
 
-    /// `own_length`: the length is the file's, not that of a redirect's body.
+    /// Reads the headers. `own_length`: `Content-Length` is the file's, not that of a redirect's body.
     fn read(&self, own_length: bool, headers: &HeaderMap) -> Result<Head, Error> {
         let elsewhere = header(headers, LOCATION.as_str()).and_then(|location| Url::parse(location).ok());
         let elsewhere = elsewhere.map(|url| format!(", and it sends us to {}", url.origin().ascii_serialization()));
@@ -114,32 +114,32 @@ impl Fetch<'_> {
         Ok(Head { etag: etag.to_owned(), commit: commit.to_owned(), size })
     }
 
-    /// Writes the file's bytes to `path`, as many as `head` says at most. Where a checksum will tell, an attempt goes on with
-    /// what is there of the file already.
+    /// Writes the file's bytes to `path`, at most as many as `head` gives. If the etag is a checksum, it continues a
+    /// partial download.
     pub(crate) fn download(&self, head: &Head, path: &Path) -> Result<(), Error> {
         let there = || std::fs::metadata(path).map_or(0, |part| part.len());
         loop {
             let before = there();
-            let result = self.patiently(Error::is_broken_off, async || {
+            let result = self.with_retries(Error::is_interrupted, async || {
                 let hub = self.hub()?;
                 let (owner, name) = hf_hub::split_id(self.file.repo_id);
                 let result = match self.file.kind {
                     Kind::Model => self.stream(hub.model(owner, name), head, path).await,
                     Kind::Dataset => self.stream(hub.dataset(owner, name), head, path).await,
                 };
-                self.with_time(result).await
+                self.with_retry_after(result).await
             });
             match result {
-                Err(error) if error.is_broken_off() && head.has_checksum() && there() >= before + PROGRESS => {}
+                Err(error) if error.is_interrupted() && head.has_checksum() && there() >= before + PROGRESS => {}
                 result => return result,
             }
         }
     }
 
-    /// hf-hub tells a `Retry-After` of 429 in seconds and no other, so what it does not tell is asked for.
-    async fn with_time<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+    /// hf-hub reports `Retry-After` only for 429 and in seconds; for all others we ask again by HEAD.
+    async fn with_retry_after<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         match result {
-            Err(error) if error.is_for_now() && error.retry_after().is_none() => {
+            Err(error) if error.asks_to_wait() && error.retry_after().is_none() => {
                 let asked = self.ask_within(self.config.etag_timeout, &self.config.check()?).await;
                 Err(asked.err().filter(|asked| asked.retry_after().is_some()).unwrap_or(error))
             }
@@ -164,7 +164,7 @@ impl Fetch<'_> {
             let chunk = chunk.map_err(|error| self.translate(error))?;
             written += chunk.len() as u64;
             if written > size && begun {
-                // It does not know of ranges, and sends the whole file: the next attempt takes it so.
+                // The server ignores ranges and sends the whole file: the next attempt starts over.
                 out.set_len(0).map_err(at(path))?;
                 let (endpoint, file) = (self.endpoint(), self.file.to_string());
                 return Err(Error::Interrupted {
@@ -177,14 +177,14 @@ impl Fetch<'_> {
                 return Err(self.protocol(format!("it sends more than the {size} bytes it announced")));
             }
             out.write_all(&chunk).map_err(at(path))?;
-            self.watcher.tell(Download { file: self.file.filename, received: written, size });
+            self.watcher.report_download(Download { file: self.file.filename, received: written, size });
         }
         Ok(())
     }
 
-    /// The commit that the revision stands at, and the paths of its files.
+    /// The commit of the revision and the paths of its files.
     pub(crate) fn list(&self) -> Result<(String, Vec<String>), Error> {
-        self.patiently(Error::is_passing, async || self.with_time(self.listing().await).await)
+        self.with_retries(Error::is_temporary, async || self.with_retry_after(self.listing().await).await)
     }
 
     async fn listing(&self) -> Result<(String, Vec<String>), Error> {
@@ -218,7 +218,7 @@ impl Fetch<'_> {
             .client(self.build(self.client())?)
             .user_agent(USER_AGENT)
             .endpoint(self.config.endpoint.as_str())
-            // hf-hub 1.0 takes a missing token for leave to search the environment. One that no header can carry is not sent.
+            // Without a token, hf-hub 1.0 searches the environment. A token that is invalid in a header is not sent.
             .token(self.config.token.as_deref().unwrap_or("\n"))
             .cache_dir(&self.config.cache_dir)
             .cache_enabled(false)
@@ -238,11 +238,11 @@ impl Fetch<'_> {
         client.build().map_err(|error| Error::Config { reason: format!("no HTTP client: {}", root_cause(&error)) })
     }
 
-    /// Runs `attempt` until it succeeds, up to three times where it fails as `passing` says, and again after the time that the Hub asks for, on a
-    /// thread of its own, so that the caller may itself sit in an async runtime.
-    fn patiently<T: Send>(
+    /// Runs `attempt` until it succeeds: up to three times for failures that `retryable` accepts, and after each wait
+    /// that the Hub asks for. It runs on a separate thread, so that the caller may itself be in an async runtime.
+    fn with_retries<T: Send>(
         &self,
-        passing: fn(&Error) -> bool,
+        retryable: fn(&Error) -> bool,
         attempt: impl AsyncFn() -> Result<T, Error> + Sync,
     ) -> Result<T, Error> {
         let work = || {
@@ -260,10 +260,10 @@ impl Fetch<'_> {
                             let Some(rest) = left.checked_sub(time) else { return Err(error) };
                             left = rest;
                             let status = error.status().unwrap_or_default();
-                            self.watcher.tell_of_wait(Wait { file: self.file.filename, status, time });
+                            self.watcher.report_wait(Wait { file: self.file.filename, status, time });
                             time
                         }
-                        None if !passing(&error) => return Err(error),
+                        None if !retryable(&error) => return Err(error),
                         None => match pauses.next() {
                             Some(pause) => pause,
                             None => return Err(error),
@@ -272,7 +272,7 @@ impl Fetch<'_> {
                     tokio::time::sleep(pause).await;
                 }
             });
-            // A name look-up that hangs must not hold us up.
+            // Do not wait for a name look-up that hangs.
             runtime.shutdown_background();
             result
         };
@@ -307,7 +307,7 @@ impl Fetch<'_> {
         }
     }
 
-    /// An HTTP status that is no success, with the Hub's `X-Error-Code`.
+    /// The error for an HTTP status other than success, with the Hub's `X-Error-Code`.
     fn refusal(&self, status: u16, code: &str, retry_after: Option<Duration>) -> Error {
         let (endpoint, file, repo) = (self.endpoint(), self.file.to_string(), self.file.repo_id);
         let login = match self.config.token {
@@ -319,7 +319,7 @@ impl Fetch<'_> {
                 format!("accept its conditions on the page of {repo}, with the account of HF_TOKEN ({login})")
             }
             (401, _) => format!("{repo} does not exist there, or it is private and {login}"),
-            _ => format!("{login}, or the Hub or a proxy bars the way"),
+            _ => format!("{login}, or the Hub or a proxy denies access"),
         };
         match status {
             401 | 403 => Error::Denied { endpoint, file, status, remedy },
@@ -356,7 +356,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// How long the Hub asks us to wait: in seconds, or until a date, by its own clock where it tells the time.
+/// The wait that the Hub asks for: in seconds, or until a date, by the Hub's clock if it sends the time.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = header(headers, RETRY_AFTER.as_str())?.trim();
     let until = |date| {
@@ -368,7 +368,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     seconds.or_else(|| httpdate::parse_http_date(text).ok().map(until))
 }
 
-/// The innermost reason, which alone tells something; the outer ones repeat the URL.
+/// The innermost cause, which is the informative one; the outer ones repeat the URL.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {

@@ -1,8 +1,8 @@
-//! The Hugging Face Hub: single files, and models of many files, fetched, checked and cached, with the switches and the cache
-//! layout of Python's `huggingface_hub`. The only crate of Kakusan that talks to the network.
+//! Downloads from the Hugging Face Hub, verified and cached, with the environment variables and the cache layout of
+//! Python's `huggingface_hub`. The only crate of Kakusan that uses the network.
 //!
-//! A file is used only once its size and its checksum are what the Hub says, and the checksum of a cached file is tested each time
-//! it is asked for: an error page, a download cut short or a blob that somebody changed never passes for the file.
+//! A file is used only if its size and checksum are those that the Hub gives; the checksum of a cached file is verified
+//! each time it is requested. An error page, an incomplete download or a modified blob is never mistaken for the file.
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
@@ -27,7 +27,7 @@ use fetch::Fetch;
 use name::{Kind, RepoFile};
 use watch::Watcher;
 
-/// The Hub as one configuration sees it. Making one costs nothing: no socket, no file, no HTTP client until a file is asked for.
+/// The Hub, reached by one configuration. Creating it opens no connection and no file; the first request does.
 ///
 /// ```
 /// use kakusan_hub::{Error, Hub, HubConfig};
@@ -44,19 +44,19 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// A Hub reached by `config`.
+    /// The Hub reached by `config`.
     pub fn new(config: HubConfig) -> Self {
         Self { config, watcher: Watcher::default() }
     }
 
-    /// The same, telling `watch` of every download as its bytes come in.
-    pub fn watched(mut self, watch: impl Fn(Download) + Send + Sync + 'static) -> Self {
+    /// Calls `watch` as the bytes of a download arrive.
+    pub fn on_download(mut self, watch: impl Fn(Download) + Send + Sync + 'static) -> Self {
         self.watcher.downloads = Some(Arc::new(watch));
         self
     }
 
-    /// The same, telling `watch` of every wait that the Hub asks for (`Retry-After`) as it begins.
-    pub fn telling_of_waits(mut self, watch: impl Fn(Wait) + Send + Sync + 'static) -> Self {
+    /// Calls `watch` at the start of each wait that the Hub asks for (`Retry-After`).
+    pub fn on_wait(mut self, watch: impl Fn(Wait) + Send + Sync + 'static) -> Self {
         self.watcher.waits = Some(Arc::new(watch));
         self
     }
@@ -66,11 +66,11 @@ impl Hub {
         &self.config
     }
 
-    /// The path of `filename` in dataset `repo_id` (`owner/name`) at `revision` (branch, tag, `refs/…` or commit), fetched where the
-    /// cache does not hold the Hub's present version.
+    /// The local path of `filename` in dataset `repo_id` (`owner/name`) at `revision` (branch, tag, `refs/…` or
+    /// commit). The file is downloaded unless its current version is cached.
     ///
-    /// As Python does, the Hub is asked first, unless `revision` is a commit that the cache holds; a Hub that is away or refuses is
-    /// overlooked where the cache holds the revision's last known version.
+    /// As in Python, the Hub is asked first, unless `revision` is a cached commit. If the Hub cannot be reached or
+    /// refuses, the last known version of the revision is taken from the cache.
     ///
     /// # Errors
     /// Every variant of [`Error`]; none leaves anything in the cache that a later call would use.
@@ -78,7 +78,7 @@ impl Hub {
         self.file(RepoFile::new(Kind::Dataset, repo_id, revision, filename)?)
     }
 
-    /// The path of `filename` in model `repo_id` at `revision`: as [`dataset_file`](Self::dataset_file).
+    /// The local path of `filename` in model `repo_id` at `revision`, as for [`dataset_file`](Self::dataset_file).
     ///
     /// # Errors
     /// As [`dataset_file`](Self::dataset_file).
@@ -86,8 +86,8 @@ impl Hub {
         self.file(RepoFile::new(Kind::Model, repo_id, revision, filename)?)
     }
 
-    /// The files that model `repo_id` has at `revision`, by their names; each is fetched when it is asked for. Offline, or where
-    /// the Hub is away: those that the cache holds of the revision's last known version.
+    /// The files of model `repo_id` at `revision`; each is downloaded when it is requested. If the Hub cannot be
+    /// reached, or offline: the cached files of the revision's last known version.
     ///
     /// # Errors
     /// As [`dataset_file`](Self::dataset_file).
@@ -95,10 +95,11 @@ impl Hub {
         Snapshot::new(self, Kind::Model, repo_id, revision, None)
     }
 
-    /// The files that dataset `repo_id` has at `revision`, by their names, each of them fetched when it is asked for. Offline, or where
-    /// the Hub is away: those of the revision's last known version, also those that the cache lacks.
+    /// The files of dataset `repo_id` at `revision`; each is downloaded when it is requested. If the Hub cannot be
+    /// reached, or offline: all files of the revision's last known version, whether cached or not.
     ///
-    /// Some mirrors serve files and list none (they answer 404): these are asked for `part(0)`, `part(1)` and so on until there is none.
+    /// Some mirrors serve files but no listing (they answer 404). They are asked for `part(0)`, `part(1)` and so on,
+    /// until one does not exist.
     ///
     /// # Errors
     /// As [`dataset_file`](Self::dataset_file).

@@ -1,4 +1,4 @@
-//! One file of one repository, its name checked: it becomes both a URL and a path.
+//! A file of a repository, with a validated name: it becomes both a URL and a path.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// The folder's prefix in the cache; in URLs models have none.
+    /// The folder's prefix in the cache. URLs of models have no prefix.
     pub(crate) fn plural(self) -> &'static str {
         match self {
             Self::Model => "models",
@@ -22,7 +22,7 @@ impl Kind {
     }
 }
 
-/// A file that may be asked for: no part of it leads out of its repository's folder.
+/// A file that may be requested: its path cannot leave the folder of its repository.
 #[derive(Clone, Copy)]
 pub(crate) struct RepoFile<'a> {
     pub(crate) kind: Kind,
@@ -39,10 +39,11 @@ impl<'a> RepoFile<'a> {
         Ok(Self { kind, repo_id, revision, filename })
     }
 
-    /// Where the Hub resolves it: `{endpoint}[/datasets]/{owner}/{name}/resolve/{revision}/{path}`, the revision one segment.
+    /// The file's address: `{endpoint}[/datasets]/{owner}/{name}/resolve/{revision}/{path}`, the revision in one
+    /// segment.
     pub(crate) fn url(&self, endpoint: &Url) -> Url {
         let mut url = endpoint.clone();
-        // Only a URL that cannot be a base has no segments, and an http address always can.
+        // An http address always has path segments.
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty();
             if let Kind::Dataset = self.kind {
@@ -54,7 +55,7 @@ impl<'a> RepoFile<'a> {
         url
     }
 
-    /// A revision that can never change.
+    /// Whether the revision is a commit, which never changes.
     pub(crate) fn is_pinned(&self) -> bool {
         is_commit(self.revision)
     }
@@ -85,7 +86,7 @@ fn check(what: &'static str, value: &str, fault: Option<&'static str>) -> Result
     }
 }
 
-/// The Hub's rules, as `huggingface_hub.utils.validate_repo_id` has them.
+/// The Hub's rules, as in `huggingface_hub.utils.validate_repo_id`.
 fn repo_id_fault(id: &str) -> Option<&'static str> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/');
     if id.len() > 96 || !id.bytes().all(allowed) || id.split('/').count() > 2 {

@@ -5,8 +5,7 @@ use crate::fetch::Fetch;
 use crate::name::{Kind, RepoFile};
 use crate::{Error, Hub};
 
-/// The files of a repository as they are at one commit: what is fetched together belongs together, whatever happens to the branch
-/// meanwhile.
+/// The files of a repository at one commit. All of them are fetched at that commit, even if the branch moves meanwhile.
 ///
 /// ```no_run
 /// use kakusan_hub::{Hub, HubConfig};
@@ -30,14 +29,14 @@ pub struct Snapshot<'h> {
     revision: String,
     commit: String,
     files: Vec<String>,
-    /// The Hub itself listed the files just now.
+    /// Whether the Hub listed the files just now.
     listed: bool,
 }
 
-/// The Hub numbers a set's files with four digits.
+/// The Hub numbers the files of a data set with four digits.
 const MAX_PARTS: usize = 10_000;
 
-/// How a server that serves files and lists none is asked for those that a numbered set consists of.
+/// The name of the `n`th file of a numbered data set, for servers without a listing.
 type Part<'a> = &'a dyn Fn(usize) -> String;
 
 impl<'h> Snapshot<'h> {
@@ -48,12 +47,12 @@ impl<'h> Snapshot<'h> {
         revision: &str,
         part: Option<Part>,
     ) -> Result<Self, Error> {
-        // the name stands for all of them in messages; it is not fetched
+        // messages name this file; it is not fetched
         let name = part.map_or_else(|| "model_index.json".to_owned(), |part| part(0));
         let file = RepoFile::new(kind, repo_id, revision, &name)?;
         let cache = Cache::new(&hub.config().cache_dir, kind, repo_id);
         let cached = || {
-            // Of a set all files count, of a model those that were chosen.
+            // A data set needs all its files, a model only those that were chosen.
             let (commit, listing) = match kind {
                 Kind::Model => (cache.commit(revision)?, None),
                 Kind::Dataset => {
@@ -84,7 +83,7 @@ impl<'h> Snapshot<'h> {
         Ok(Self { hub, kind, repo_id: repo_id.to_owned(), revision: revision.to_owned(), commit, files, listed })
     }
 
-    /// Asks for one part after the other until there is none.
+    /// Requests one numbered file after the other until one does not exist.
     fn probe(hub: &Hub, file: RepoFile, part: Part) -> Result<(String, Vec<String>), Error> {
         let (mut commit, mut files) = (None, Vec::new());
         while files.len() < MAX_PARTS {
@@ -105,7 +104,7 @@ impl<'h> Snapshot<'h> {
         Ok((commit.unwrap_or_default(), files))
     }
 
-    /// The paths of the files, as the repository has them.
+    /// The paths of the files in the repository.
     pub fn files(&self) -> &[String] {
         &self.files
     }
@@ -115,12 +114,12 @@ impl<'h> Snapshot<'h> {
         &self.commit
     }
 
-    /// The folder in the cache under which the files that were fetched lie by their paths.
+    /// The folder in the cache that holds the fetched files.
     pub fn folder(&self) -> PathBuf {
         self.cache().snapshot(&self.commit)
     }
 
-    /// Fetches one file where the cache does not hold it, and gives its path.
+    /// Fetches one file unless it is cached, and returns its local path.
     ///
     /// # Errors
     /// As [`Hub::model_file`].
@@ -128,11 +127,11 @@ impl<'h> Snapshot<'h> {
         self.hub.file(RepoFile::new(self.kind, &self.repo_id, &self.commit, filename)?)
     }
 
-    /// Fetches some files, all or none: gives their paths once all of them are there. What a data set consists of is noted in the cache
-    /// before, so that a part of it is known to be one.
+    /// Fetches several files and returns their local paths when all of them are there. For a data set, the list of its
+    /// files is recorded in the cache first, so that an incomplete download is recognised later.
     ///
     /// # Errors
-    /// [`Error::Incomplete`] offline, where some are missing; else as [`fetch`](Self::fetch).
+    /// [`Error::Incomplete`] if some are missing offline; else as [`fetch`](Self::fetch).
     pub fn fetch_all(&self, filenames: &[&str]) -> Result<Vec<PathBuf>, Error> {
         if let (Kind::Dataset, true) = (self.kind, self.listed) {
             self.cache().note_listing(&self.revision, &self.commit, &self.files);
@@ -154,8 +153,8 @@ impl<'h> Snapshot<'h> {
         filenames.iter().map(|name| self.fetch(name)).collect()
     }
 
-    /// Notes in the cache that the revision stands at this commit: called once all that is needed has been fetched, so that
-    /// the last whole version is the one found offline.
+    /// Records in the cache that the revision is at this commit. Call it after all needed files were fetched: offline,
+    /// the last complete version is then found.
     ///
     /// # Errors
     /// [`Error::Io`].

@@ -2,32 +2,32 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A download on its way.
+/// The progress of a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Download<'a> {
     /// The file's path in its repository.
     pub file: &'a str,
-    /// Bytes that are there, those of an earlier attempt included.
+    /// The number of bytes received, including those of earlier attempts.
     pub received: u64,
-    /// Bytes that the file has.
+    /// The size of the file in bytes.
     pub size: u64,
 }
 
 /// A wait that the Hub asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wait<'a> {
-    /// The path in its repository of the file that is waited for.
+    /// The path of the requested file in its repository.
     pub file: &'a str,
-    /// The HTTP status: 429 for too many requests, 503 for a Hub that is busy.
+    /// The HTTP status: 429 for too many requests, 503 for a busy Hub.
     pub status: u16,
-    /// How long.
+    /// The duration of the wait.
     pub time: Duration,
 }
 
 type OfDownloads = dyn Fn(Download) + Send + Sync;
 type OfWaits = dyn Fn(Wait) + Send + Sync;
 
-/// Who is told of downloads and of waits, if anybody.
+/// The callbacks for downloads and waits.
 #[derive(Clone, Default)]
 pub(crate) struct Watcher {
     pub(crate) downloads: Option<Arc<OfDownloads>>,
@@ -35,13 +35,13 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    pub(crate) fn tell(&self, download: Download) {
+    pub(crate) fn report_download(&self, download: Download) {
         if let Some(watch) = &self.downloads {
             watch(download);
         }
     }
 
-    pub(crate) fn tell_of_wait(&self, wait: Wait) {
+    pub(crate) fn report_wait(&self, wait: Wait) {
         if let Some(watch) = &self.waits {
             watch(wait);
         }

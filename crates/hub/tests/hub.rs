@@ -260,7 +260,7 @@ fn a_hub_that_asks_us_to_wait_is_waited_for() {
         let case = Case::new();
         let waits = std::sync::Arc::new(std::sync::Mutex::new(vec![]));
         let told = waits.clone();
-        let hub = case.hub.clone().telling_of_waits(move |wait| {
+        let hub = case.hub.clone().on_wait(move |wait| {
             assert_eq!(wait.file, FILE);
             told.lock().unwrap().push((wait.status, wait.time));
         });
@@ -282,7 +282,7 @@ fn a_hub_that_asks_us_to_wait_is_waited_for() {
         let case = Case::new();
         let told = std::sync::Arc::new(std::sync::Mutex::new(0));
         let hub = case.hub.clone();
-        let hub = hub.telling_of_waits({
+        let hub = hub.on_wait({
             let told = told.clone();
             move |_| *told.lock().unwrap() += 1
         });
@@ -533,7 +533,7 @@ fn a_download_can_be_watched() {
     let seen = std::sync::Arc::new(std::sync::Mutex::new(vec![]));
     let watched = {
         let seen = seen.clone();
-        case.hub.clone().watched(move |download| {
+        case.hub.clone().on_download(move |download| {
             assert_eq!(download.file, FILE);
             seen.lock().unwrap().push((download.received, download.size));
         })

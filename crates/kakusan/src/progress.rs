@@ -173,7 +173,7 @@ fn bar(done: usize, total: usize) -> ProgressBar {
 pub(crate) fn hub() -> Result<Hub> {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
     let shown = bar.clone();
-    let hub = Hub::new(HubConfig::from_env()?).telling_of_waits(move |wait| {
+    let hub = Hub::new(HubConfig::from_env()?).on_wait(move |wait| {
         let (seconds, status, file) = (wait.time.as_secs_f32().ceil(), wait.status, wait.file);
         let line = format!("The Hub asks us to wait (HTTP {status}): going on with {file} in {seconds} s.");
         shown.suspend(|| warn(&line));
@@ -184,7 +184,7 @@ pub(crate) fn hub() -> Result<Hub> {
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {msg}") {
         bar.set_style(style.progress_chars("━━ "));
     }
-    Ok(hub.watched(move |download| {
+    Ok(hub.on_download(move |download| {
         if bar.message() != download.file {
             bar.set_message(download.file.to_owned());
             bar.reset();

@@ -1,16 +1,16 @@
 //! Logarithm, sine and cosine in `f32` as torch's AVX2 kernels compute them, rounding for rounding.
 //!
 //! The polynomials are from Stephen Moshier's Cephes library; the branch-free form with fused multiply-adds is that of
-//! avx_mathfun (Giovanni Garberoglio, after Julien Pommier's sse_mathfun; zlib licence), which torch uses. Written anew here;
-//! every constant and every place where a result is rounded is theirs.
+//! avx_mathfun (Giovanni Garberoglio, after Julien Pommier's sse_mathfun; zlib licence), which torch uses. This is an
+//! independent implementation with their constants and their order of rounding.
 
-// The constants are Cephes' own digits: some are nearly, and on purpose not quite, well-known numbers.
+// The constants have exactly Cephes' digits: some are close to well-known numbers, but deliberately not equal to them.
 #![allow(clippy::excessive_precision, clippy::approx_constant)]
 
 /// ln(x) for normal x > 0.
 #[inline(always)]
 pub(crate) fn ln(x: f32) -> f32 {
-    // x = m * 2^e, m in [0.5, 1), then in [sqrt(0.5), sqrt(2)) and taken from 1
+    // x = m * 2^e with m in [0.5, 1), then in [sqrt(0.5), sqrt(2)); the polynomial takes m - 1
     let bits = x.to_bits() as i32;
     let e = ((bits >> 23) - 126) as f32;
     let m = f32::from_bits((bits & 0x007f_ffff | 0x3f00_0000) as u32);
@@ -37,10 +37,10 @@ pub(crate) fn ln(x: f32) -> f32 {
     e.mul_add(0.693_359_375, x + y)
 }
 
-/// (sin(x), cos(x)) for 0 <= x <= 2 pi, the angles that a normal needs.
+/// (sin(x), cos(x)) for 0 <= x <= 2 pi, the range that the Box-Muller transform needs.
 #[inline(always)]
 pub(crate) fn sin_cos(x: f32) -> (f32, f32) {
-    // the octant, then x less that many times pi/4, subtracted in three parts
+    // the octant j, then x - j * pi/4, with pi/4 subtracted in three parts of decreasing size
     let j = ((x * 1.273_239_544_735_16) as i32 + 1) & !1;
     let y = j as f32;
     let x = y.mul_add(-0.785_156_25, x);

@@ -1,8 +1,8 @@
 use crate::mt19937::Mt19937;
 
-/// torch's CPU generator: a Mersenne Twister and the half of a pair of normals that was not asked for yet.
+/// torch's CPU generator: a Mersenne Twister, and the second value of a pair of normals until it is drawn.
 ///
-/// Two generators are equal where all they will ever draw is equal and they come from the same seed.
+/// Two generators are equal if they have the same seed and the same state.
 ///
 /// ```
 /// use kakusan_rng::Generator;
@@ -20,18 +20,18 @@ use crate::mt19937::Mt19937;
 pub struct Generator {
     pub(crate) seed: u64,
     pub(crate) engine: Mt19937,
-    /// The sine half of the last pair of scalar normals. It survives every other draw and belongs to the state.
+    /// The sine half of the last pair of scalar normals. Other draws leave it alone; it is part of the state.
     pub(crate) cached_normal: Option<f64>,
 }
 
 impl Generator {
-    /// The generator after `torch.manual_seed(seed)`. Only the low 32 bits matter to what is drawn, as in torch; torch's negative
-    /// seeds are their two's complement (`-1` is [`u64::MAX`]).
+    /// The generator after `torch.manual_seed(seed)`. As in torch, only the low 32 bits affect the values; a negative
+    /// seed of torch is its two's complement (`-1` is [`u64::MAX`]).
     pub fn new(seed: u64) -> Self {
         Self { seed, engine: Mt19937::new(seed as u32), cached_normal: None }
     }
 
-    /// The seed this generator started from.
+    /// The seed that this generator started from.
     pub fn seed(&self) -> u64 {
         self.seed
     }
@@ -41,7 +41,7 @@ impl Generator {
         self.engine.next_u32()
     }
 
-    /// The next 64 random bits: two draws, the first one above.
+    /// The next 64 random bits: two draws, the first in the upper half.
     pub fn next_u64(&mut self) -> u64 {
         let high = u64::from(self.next_u32());
         (high << 32) | u64::from(self.next_u32())
@@ -49,7 +49,7 @@ impl Generator {
 }
 
 impl Default for Generator {
-    /// torch's generator before anyone seeds it.
+    /// torch's generator before it is seeded.
     fn default() -> Self {
         Self::new(67_280_421_310_721)
     }

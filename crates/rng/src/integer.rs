@@ -1,4 +1,4 @@
-//! Whole numbers and orders.
+//! Integers and permutations.
 
 use crate::{Error, Generator};
 
@@ -8,7 +8,10 @@ const WIDE_RANGE: u64 = 1 << 28;
 const LONG_PERMUTATION: usize = u32::MAX as usize / 20;
 
 impl Generator {
-    /// `torch.randint(low, high, (n,))`: integers from `low` to `high`, without `high` itself.
+    /// `torch.randint(low, high, (n,))`: integers from `low` (inclusive) to `high` (exclusive).
+    ///
+    /// # Errors
+    /// [`Error::EmptyRange`] unless `low < high`.
     pub fn randint(&mut self, n: usize, low: i64, high: i64) -> Result<Vec<i64>, Error> {
         if low >= high {
             return Err(Error::EmptyRange { low, high });
@@ -21,7 +24,8 @@ impl Generator {
         Ok((0..n).map(draw).collect())
     }
 
-    /// `torch.empty((), dtype=torch.int64).random_()`: an integer from 0 to 2^63 - 1. torch seeds its data loaders with such.
+    /// `torch.empty((), dtype=torch.int64).random_()`: an integer from 0 to 2^63 - 1. torch seeds its data loaders with
+    /// it.
     pub fn random(&mut self) -> i64 {
         (self.next_u64() & i64::MAX as u64) as i64
     }
@@ -42,10 +46,12 @@ impl Generator {
     }
 }
 
-/// One epoch of torch's `DataLoader(shuffle=True)` without a generator of its own: the order in which it visits `n` items.
+/// One epoch of torch's `DataLoader(shuffle=True)` without an explicit generator: the order in which it visits `n`
+/// items.
 ///
-/// The loader takes two 64-bit draws from the global generator. The first would seed its workers; the second seeds the private
-/// generator that shuffles. Batches are consecutive slices of the order, the last one short where `n` is no multiple of their size.
+/// The loader takes two 64-bit draws from the global generator. The first seeds the loader's workers; the second seeds
+/// the private generator that shuffles. Batches are consecutive slices of the order; the last one is shorter where `n`
+/// is not a multiple of their size.
 ///
 /// ```
 /// let mut global = kakusan_rng::Generator::new(0);

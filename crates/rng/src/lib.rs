@@ -1,8 +1,8 @@
 //! torch's CPU random numbers, bit for bit.
 //!
-//! A diffusion model is noise from its first weight to its last sample, so a run can be checked against PyTorch only if the
-//! noise is PyTorch's own. [`Generator`] is torch's CPU generator (PyTorch 2.15, x86-64 with AVX2): the same seed gives the same
-//! values, drawn in the same order, whatever is drawn between.
+//! A diffusion model draws its initial weights, its batches, its noise and its samples at random, so a training can be
+//! compared with PyTorch only if the random numbers are PyTorch's. [`Generator`] is torch's CPU generator (PyTorch
+//! 2.15, x86-64 with AVX2): the same seed and the same sequence of draws give the same values.
 //!
 //! ```
 //! use kakusan_rng::Generator;
@@ -14,12 +14,18 @@
 //! assert_eq!(generator.randn(17), twin.randn(17)); // torch.randn(17), twice from the same place
 //! ```
 //!
-//! What is exact where: uniform values, integers, permutations and `f32` normals of 16 values or more are the same bits on every
-//! machine. Fewer than 16 normals, and all `f64` normals, go through the platform's `ln`, `sin` and `cos`, as torch's do: on Linux
-//! with glibc they are torch's bits, elsewhere they may differ in the last bit of an `f64`.
+//! Uniform values, integers, permutations and `f32` normals of 16 values or more have the same bits on every machine.
+//! Fewer than 16 normals, and all `f64` normals, use the platform's `ln`, `sin` and `cos`, as torch does: on Linux with
+//! glibc they have torch's bits, elsewhere they may differ in the last bit of an `f64`.
 
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
+
+// Every crate that computes depends on this one, so this line is the check for all of them.
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!(
+    "Kakusan needs a 64-bit target: sizes of tensors and files are computed in usize and could overflow 32 bits"
+);
 
 mod cephes;
 mod error;

@@ -1,14 +1,15 @@
-//! The Mersenne Twister (Matsumoto & Nishimura, 1998), a block of 624 words at a time so that compilers can vectorise it.
+//! The Mersenne Twister (Matsumoto & Nishimura, 1998). It makes a block of 624 words at a time, which the compiler can
+//! vectorise.
 
 /// Words in the state, and in a block.
 pub(crate) const N: usize = 624;
-/// Distance between the two words that a new word is made of.
+/// Distance between the two words that a new word is computed from.
 const M: usize = 397;
 
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Mt19937 {
     pub(crate) words: [u32; N],
-    /// Words of the block handed out so far; 0 stands for a seed whose first block is still to come.
+    /// Number of words of the block that were drawn; 0 before the first block is made.
     pub(crate) next: usize,
 }
 
@@ -34,7 +35,7 @@ impl Mt19937 {
         pulp::Arch::new().dispatch(Fill { engine: self, out, f });
     }
 
-    /// Makes the next block where this one is used up.
+    /// Makes the next block if this one is used up.
     #[inline(always)]
     fn refill(&mut self) {
         if !matches!(self.next, 0 | N) {
@@ -52,7 +53,7 @@ impl Mt19937 {
     }
 }
 
-/// [`Mt19937::fill`], compiled for each width of vectors. (A closure would do, were it certain to be inlined.)
+/// [`Mt19937::fill`], compiled for each vector width. (A struct, because a closure is not certain to be inlined.)
 struct Fill<'a, T, F> {
     engine: &'a mut Mt19937,
     out: &'a mut [T],

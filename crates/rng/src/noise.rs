@@ -1,8 +1,8 @@
 use crate::{Error, Generator};
 
-/// Where the noise of a batch comes from: one generator for all images, or one for each ([`PerImage`]).
+/// The source of a batch's noise: one generator for all images, or one for each ([`PerImage`]).
 ///
-/// diffusers' `randn_tensor`, which takes a generator or a list of them.
+/// It corresponds to diffusers' `randn_tensor`, which takes a generator or a list of generators.
 pub trait Noise: Send {
     /// Standard normal numbers for a tensor of `shape`, whose first dimension counts the images.
     ///
@@ -27,7 +27,7 @@ impl Noise for Generator {
     }
 }
 
-/// A generator for each image of a batch: image `k` is drawn as it would be alone, whatever is drawn beside it.
+/// A generator for each image of a batch: the noise of image `k` does not depend on the other images.
 ///
 /// ```
 /// use kakusan_rng::{Generator, Noise, PerImage};

@@ -1,22 +1,23 @@
-//! Normal values by Box and Muller's transform. torch has two forms of it, and which one a tensor gets depends on its size.
+//! Normal values by the Box-Muller transform. torch has two forms of it and chooses by the size of the tensor.
 
 use std::f64::consts::TAU;
 
 use crate::{Generator, cephes};
 
-/// Values that torch transforms at a time: eight radii and eight angles.
+/// The number of values that torch transforms at a time: eight radii and eight angles.
 const BLOCK: usize = 16;
 const HALF: usize = BLOCK / 2;
-/// Blocks gathered at a time.
+/// The number of blocks that are transformed together.
 const BLOCKS: usize = 32;
 
 impl Generator {
-    /// `torch.randn(n)`: normal with mean 0 and deviation 1. `n` counts the whole tensor, whatever its shape.
+    /// `torch.randn(n)`: normal with mean 0 and standard deviation 1. `n` is the number of elements; the shape does not
+    /// matter.
     pub fn randn(&mut self, n: usize) -> Vec<f32> {
         self.normal(n, 0.0, 1.0)
     }
 
-    /// [`Generator::randn`] into memory that is already there.
+    /// [`Generator::randn`] into existing memory.
     pub fn fill_randn(&mut self, out: &mut [f32]) {
         self.fill_normal(out, 0.0, 1.0);
     }
@@ -57,7 +58,8 @@ impl Generator {
         let (mean, std) = (mean as f32, std as f32);
         self.fill_rand(out);
         pulp::Arch::new().dispatch(Transform { blocks: out.as_chunks_mut().0, mean, std });
-        // What is over is drawn anew together with the end of the last whole block, whose values are overwritten.
+        // torch draws the last 16 values again if the length is not a multiple of 16; they overwrite the end of a
+        // block.
         if !n.is_multiple_of(BLOCK)
             && let Some(tail) = out.last_chunk_mut::<BLOCK>()
         {
@@ -66,7 +68,7 @@ impl Generator {
         }
     }
 
-    /// One value at a time, made in pairs: the second waits for the next call.
+    /// One value. Values are made in pairs; the second is kept for the next call.
     fn next_normal(&mut self) -> f64 {
         if let Some(normal) = self.cached_normal.take() {
             return normal;
@@ -78,7 +80,8 @@ impl Generator {
     }
 }
 
-/// Sixteen uniforms to sixteen normals, block by block: the first eight give the radii, the others the angles.
+/// Transforms 16 uniform values to 16 normal values, block by block: the first eight give the radii, the others the
+/// angles.
 struct Transform<'a> {
     blocks: &'a mut [[f32; BLOCK]],
     mean: f32,
@@ -88,7 +91,7 @@ struct Transform<'a> {
 impl pulp::NullaryFnOnce for Transform<'_> {
     type Output = ();
 
-    /// Compiled for each width of vectors; in long loops over many blocks' halves, because short ones are not vectorised.
+    /// Compiled for each vector width. It loops over the halves of many blocks, because short loops are not vectorised.
     #[inline(always)]
     fn call(self) {
         for blocks in self.blocks.chunks_mut(BLOCKS) {

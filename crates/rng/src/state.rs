@@ -1,4 +1,4 @@
-//! `torch.get_rng_state()`'s bytes. Little-endian, with the fields that older versions of torch had left at zero:
+//! The bytes of `torch.get_rng_state()`, little-endian. Fields that only older versions of torch used are zero:
 //!
 //! | offset | field |
 //! |---|---|
@@ -11,7 +11,7 @@
 //! | 5024 | cached normal, f64 |
 //! | 5032 | unused, f64 |
 //! | 5040 | whether there is a cached normal, i32 (and 4 bytes of padding) |
-//! | 5048 | a cached f32 normal and whether there is one: not made by any draw of this crate, and ignored |
+//! | 5048 | a cached f32 normal and whether there is one: no draw of this crate makes one, so it is ignored |
 
 use crate::mt19937::{Mt19937, N};
 use crate::{Error, Generator};
@@ -22,7 +22,7 @@ const HAS_CACHED_NORMAL: usize = 5040;
 const LEN: usize = 5056;
 
 impl Generator {
-    /// `torch.get_rng_state()`: 5056 bytes from which this generator, or torch, goes on.
+    /// `torch.get_rng_state()`: 5056 bytes from which [`Generator::from_state`] or torch continues.
     pub fn state(&self) -> Vec<u8> {
         let engine = &self.engine;
         let left = if engine.next == 0 { 1 } else { N + 1 - engine.next };
@@ -42,7 +42,10 @@ impl Generator {
         bytes
     }
 
-    /// `torch.set_rng_state()`: the generator that [`Generator::state`] or torch wrote down.
+    /// `torch.set_rng_state()`: the generator whose state [`Generator::state`] or torch has written.
+    ///
+    /// # Errors
+    /// [`Error::State`] for bytes that are not such a state.
     pub fn from_state(bytes: &[u8]) -> Result<Self, Error> {
         let bytes: &[u8; LEN] =
             bytes.try_into().map_err(|_| Error::State(format!("it has {} bytes instead of {LEN}", bytes.len())))?;

@@ -1,8 +1,8 @@
-//! Uniform values, and the coins thrown with them.
+//! Uniform and Bernoulli values.
 
 use crate::{Error, Generator};
 
-/// The low 24 bits of a draw as an `f32` in [0, 1). (`i32`, because machines convert that in one instruction.)
+/// The low 24 bits of a draw as an `f32` in [0, 1). (By way of `i32`, which converts in one instruction.)
 #[inline(always)]
 fn unit_f32(draw: u32) -> f32 {
     const SCALE: f32 = 1.0 / (1 << 24) as f32;
@@ -17,7 +17,7 @@ impl Generator {
         out
     }
 
-    /// [`Generator::rand`] into memory that is already there.
+    /// [`Generator::rand`] into existing memory.
     pub fn fill_rand(&mut self, out: &mut [f32]) {
         self.engine.fill(out, unit_f32);
     }
@@ -32,26 +32,32 @@ impl Generator {
         (self.next_u64() & ((1 << 53) - 1)) as f64 * SCALE
     }
 
-    /// `torch.empty(n).uniform_(from, to)`: uniform on [from, to), for `from <= to`. Layers draw their first weights so.
+    /// `torch.empty(n).uniform_(from, to)`: uniform on [from, to), for `from <= to`. Used to initialise layers.
     pub fn uniform(&mut self, n: usize, from: f64, to: f64) -> Vec<f32> {
         let (from, to) = (from as f32, to as f32);
         let range = to - from;
         let mut out = vec![0.0; n];
         self.engine.fill(&mut out, |draw| {
-            let value = unit_f32(draw).mul_add(range, from); // torch rounds once, too
-            if value == to { from } else { value } // and takes what rounds to the upper bound to the lower
+            let value = unit_f32(draw).mul_add(range, from); // one rounding, as in torch
+            if value == to { from } else { value } // torch returns `from` for a value that rounds to `to`
         });
         out
     }
 
     /// `torch.empty(n).bernoulli_(p)`: `true` with probability `p`, a number from 0 to 1.
+    ///
+    /// # Errors
+    /// [`Error::Probability`] for a `p` outside that range.
     pub fn bernoulli(&mut self, n: usize, p: f64) -> Result<Vec<bool>, Error> {
         check_probability(p)?;
         Ok((0..n).map(|_| self.unit_f64() < p).collect())
     }
 
-    /// `torch.bernoulli(probabilities)` of an `f32` tensor: a coin for each element, which says how often it is `true`.
-    /// Its coins are not those of [`Generator::bernoulli`].
+    /// `torch.bernoulli(probabilities)` of an `f32` tensor: `true` with the probability that each element gives. It
+    /// draws other bits than [`Generator::bernoulli`].
+    ///
+    /// # Errors
+    /// [`Error::Probability`] for an element outside 0 to 1.
     pub fn bernoulli_tensor(&mut self, probabilities: &[f32]) -> Result<Vec<bool>, Error> {
         for &p in probabilities {
             check_probability(p.into())?;

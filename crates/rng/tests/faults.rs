@@ -1,4 +1,4 @@
-//! What is refused, and with what words.
+//! The errors of the generator and their messages.
 
 use kakusan_rng::{Error, Generator};
 
@@ -16,7 +16,7 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
 }
 
 #[test]
-fn a_state_unaltered_goes_on() {
+fn a_state_continues_unaltered() {
     let mut generator = Generator::new(9);
     generator.randn(3);
     let mut resumed = altered(|_| ()).unwrap();
@@ -26,7 +26,7 @@ fn a_state_unaltered_goes_on() {
 }
 
 #[test]
-fn a_lying_state_is_refused() {
+fn an_invalid_state_is_refused() {
     let refused = |alter: &dyn Fn(&mut Vec<u8>), reason: &str| {
         let message = altered(alter).unwrap_err().to_string();
         assert!(message.contains(reason), "{message}");
@@ -56,7 +56,7 @@ fn an_empty_range_is_refused() {
 }
 
 #[test]
-fn no_probability_is_refused() {
+fn an_invalid_probability_is_refused() {
     let mut generator = Generator::new(0);
     for p in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
         assert!(matches!(generator.bernoulli(4, p), Err(Error::Probability(_))));

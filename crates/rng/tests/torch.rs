@@ -1,10 +1,10 @@
-//! Every value against torch's own, bit for bit: `tests/golden/rng.py` wrote what these tests read.
+//! Every value compared with torch's, bit for bit. `tests/golden/rng.py` writes the golden file.
 
 use kakusan_rng::{Generator, dataloader_permutation};
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 
-/// One step of a stream: draws, and gives the bytes that torch's tensor would have.
+/// One step of a stream: draws, and returns the bytes of torch's tensor.
 fn draw(generator: &mut Generator, operation: &str, arguments: &[f64], golden: &[u8]) -> Vec<u8> {
     let n = arguments.first().copied().unwrap_or_default() as usize;
     let f32s = |values: Vec<f32>| values.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -47,7 +47,7 @@ fn every_stream_is_torchs() {
     let golden = SafeTensors::deserialize(&file).unwrap();
     let mut names: Vec<&str> = golden.names().into_iter().filter(|name| !name.ends_with("/head")).collect();
     names.sort_unstable(); // steps have three digits each
-    assert!(names.len() > 500, "the golden file is not whole");
+    assert!(names.len() > 500, "the golden file is incomplete");
 
     let mut generator = Generator::default();
     for name in names {

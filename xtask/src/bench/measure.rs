@@ -1,4 +1,4 @@
-//! Takes turns: one round of every layout, then the next, so that what disturbs the machine disturbs all of them.
+//! Measures in turns: one round of every layout, then the next, so that disturbances of the machine affect all of them.
 
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 pub(crate) const PEAK: &str = "peak";
 pub(crate) const LAYOUTS: [&str; 3] = ["nchw", "channels-last", "compiled"];
 
-/// How many rounds a piece of work gets: so many at least (three, where even these take twice the time), then as many as
-/// fit into the time, if they are not too many.
+/// The number of rounds of an item: at least `least` (three, if these take twice the time), then as many as fit into
+/// the time, up to `most`.
 struct Rounds {
     least: usize,
     most: usize,
@@ -41,11 +41,11 @@ impl Rounds {
     }
 }
 
-/// What one piece of work took.
+/// The times of one item.
 pub(crate) struct Row {
     pub(crate) item: Item,
     pub(crate) kakusan: Option<Summary>,
-    /// For each of `LAYOUTS` that was measured.
+    /// One for each of `LAYOUTS`, if it was measured.
     pub(crate) pytorch: [Option<Summary>; 3],
 }
 
@@ -53,7 +53,7 @@ pub(crate) struct Measured {
     pub(crate) setting: Setting,
     pub(crate) rows: Vec<Row>,
     pub(crate) notes: Vec<String>,
-    /// What the PyTorch at the other end says of itself.
+    /// What PyTorch's worker answers to `about`.
     pub(crate) pytorch: Vec<(String, String)>,
     /// In GFLOP/s.
     pub(crate) peak: Option<f64>,
@@ -88,7 +88,7 @@ pub(crate) fn measure(options: &Options, setting: Setting, mut kakusan: Worker) 
     Ok(Measured { setting, rows, notes, pytorch: about, peak })
 }
 
-/// All rounds of one piece of work.
+/// All rounds of one item.
 fn take_turns(
     item: &Item,
     options: &Options,
@@ -105,7 +105,7 @@ fn take_turns(
     let mut start = Instant::now();
     let mut round = 0;
     while !rounds.are_enough(round, start.elapsed()) {
-        // back and forth, so that a machine that slows down is nobody's advantage
+        // in alternating order, so that a machine that slows down favours no layout
         let order: Vec<usize> =
             if round % 2 == 0 { (0..lanes.len()).collect() } else { (0..lanes.len()).rev().collect() };
         for lane in order.into_iter().filter(|&lane| !silent[lane]).collect::<Vec<_>>() {
@@ -125,7 +125,7 @@ fn take_turns(
             }
         }
         if round == 0 {
-            start = Instant::now(); // the first round has also made everything ready
+            start = Instant::now(); // the first round was the warm-up
         }
         round += 1;
     }
@@ -140,17 +140,17 @@ fn contains(name: &str, text: &str) -> bool {
     name.to_lowercase().contains(&text.to_lowercase())
 }
 
-/// In % of one core, what others may use before the reader is warned. Even one busy core more than there are makes
-/// libraries whose threads wait by spinning, as PyTorch's do, many times slower.
+/// The load of other processes, in % of one core, above which the report carries a warning. Libraries whose threads
+/// wait by spinning, such as PyTorch, become many times slower if there is one busy thread more than there are cores.
 const DISTURBED: f64 = 10.0;
 
-/// Who else used the processor while a worker was at work.
+/// The load of other processes while a worker ran.
 #[derive(Default)]
 struct Others {
     wall: f64,
-    /// By the worker whose turn it was not.
+    /// Of the idle worker.
     idle: f64,
-    /// By the rest of the machine.
+    /// Of the rest of the machine.
     strangers: f64,
 }
 

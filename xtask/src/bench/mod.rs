@@ -1,4 +1,4 @@
-//! Measures Kakusan, and PyTorch beside it: what docs/performance.md says comes from here.
+//! Measures Kakusan, and PyTorch for comparison. It writes docs/performance.md.
 
 mod measure;
 mod options;
@@ -15,7 +15,7 @@ use self::worker::Worker;
 use crate::root;
 
 const FILE: &str = "docs/performance.md";
-/// What the scripts import; tomllib came with Python 3.11.
+/// The modules that the scripts import; tomllib needs Python 3.11.
 const IMPORTS: &str = "import tomllib, numpy, safetensors, torch";
 
 pub(crate) fn run(args: &[String]) -> crate::Result {
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &[String]) -> crate::Result {
             let whole = whole::measure(&options, setting, &kakusan);
             Ok((measured, whole))
         });
-        // what one setting cannot do is no reason to lose the others
+        // if one setting fails, the others are still reported
         match measured {
             Ok((measured, whole)) => {
                 let whole = whole.unwrap_or_else(|error| {
@@ -76,7 +76,7 @@ pub(crate) fn run(args: &[String]) -> crate::Result {
     Ok(code)
 }
 
-/// Builds one program in release mode and says where it lies.
+/// Builds one program in release mode and returns its path.
 fn build(what: &[&str]) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--release", "--message-format=json-render-diagnostics", "--manifest-path"]);
@@ -85,10 +85,10 @@ fn build(what: &[&str]) -> Result<PathBuf, Box<dyn std::error::Error>> {
         return Err("the build failed".into());
     }
     let messages = String::from_utf8_lossy(&output.stdout);
-    messages.lines().rev().find_map(executable).ok_or_else(|| "cargo names no program that it has built".into())
+    messages.lines().rev().find_map(executable).ok_or_else(|| "cargo reports no executable".into())
 }
 
-/// The program in one of cargo's messages.
+/// The path of the executable in one of cargo's messages.
 fn executable(message: &str) -> Option<PathBuf> {
     let (_, rest) = message.split_once(r#""executable":""#)?;
     let (path, _) = rest.split_once('"')?;
@@ -107,7 +107,7 @@ fn check_python(python: &str) -> Result<(), Box<dyn std::error::Error>> {
     Err(format!("{python} cannot run the comparison: {}; {remedy}", said.lines().last().unwrap_or("it failed")).into())
 }
 
-/// Whether a whole network is measured, and not an operation.
+/// Whether an item is a whole network rather than an operation.
 fn is_model(name: &str) -> bool {
     ["bare ", "step ", "train ", "sample ", "forward "].into_iter().any(|kind| name.starts_with(kind))
 }

@@ -1,4 +1,4 @@
-//! What the command line asks for, and the settings that follow from it.
+//! The options of `cargo xtask bench` and the settings that they select.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -6,20 +6,20 @@ use std::process::Command;
 pub(crate) const HELP: &str = "\
 Usage: cargo xtask bench [OPTIONS]
 
-Measures each operation, and the training step and the sampling of each configuration in configs/. A run of everything
-writes docs/performance.md. For figures that mean something let nothing else run.
+Measures each operation, and the training step and the sampling of each configuration in configs/. A full run writes
+docs/performance.md. For meaningful figures, run nothing else on the machine.
 
-  --against-pytorch   the same work in PyTorch too, in turns, with the ratio to its best layout
+  --against-pytorch   also measure PyTorch, in turns, with the ratio to its best layout
   --python PYTHON     the Python that has torch, numpy and safetensors [default: python3]
   --threads N         threads on both sides [default: all]
   --vectors avx2      no wider vectors than AVX2 on both sides
   --all-settings      all threads, one thread, and AVX2, one after the other
-  --whole             all of `kakusan train --config configs/184.toml` as a process too: time and peak memory (Linux)
-  --whole-rounds N    how often [default: 1]
+  --whole             also run `kakusan train --config configs/184.toml` as a process: time and peak memory (Linux)
+  --whole-rounds N    number of such runs [default: 1]
   --mnist DIR         MNIST's files, for --whole
-  --only TEXT         only the work whose name has TEXT; writes no file
+  --only TEXT         only items whose name contains TEXT; writes no file
   --quick             fewer rounds; writes no file
-  --out FILE          write the results here, whatever was measured
+  --out FILE          write the results to FILE
 
 Noise, in parentheses, is the interquartile range in % of the median.
 
@@ -33,14 +33,14 @@ pub(crate) struct Options {
     pub(crate) python: String,
     pub(crate) settings: Vec<Setting>,
     pub(crate) all_settings: bool,
-    /// How often to run a whole training, and the folder of its data.
+    /// The number of whole trainings, and the folder of their data.
     pub(crate) whole: Option<(usize, PathBuf)>,
     pub(crate) only: Option<String>,
     pub(crate) quick: bool,
     pub(crate) out: Option<PathBuf>,
 }
 
-/// What one table of results was measured with.
+/// The setting of one table of results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Setting {
     pub(crate) threads: usize,
@@ -90,7 +90,7 @@ impl Options {
             true => vec![setting, Setting { threads: 1, ..setting }, Setting { avx2: true, ..setting }],
             false => vec![setting],
         };
-        options.settings.dedup(); // a machine may have one thread only
+        options.settings.dedup(); // a machine may have a single thread
         options.whole = match (whole, mnist) {
             (true, Some(mnist)) => Some((rounds, mnist)),
             (true, None) => return Err("--whole needs --mnist DIR, the folder of MNIST's files".into()),
@@ -99,7 +99,7 @@ impl Options {
         Ok(options)
     }
 
-    /// The command that measures this again, without the paths of this machine.
+    /// The command that repeats this measurement, without the paths of this machine.
     pub(crate) fn command(&self) -> String {
         let mut command = "cargo xtask bench".to_owned();
         if self.against_pytorch {
@@ -128,13 +128,13 @@ impl Setting {
         threads + if self.avx2 { ", vectors no wider than AVX2" } else { "" }
     }
 
-    /// Sets a process of ours up. How many threads it gets is in its environment; the worker is told its vectors by an
-    /// option, in `worker.rs`.
+    /// Configures a process of ours: the number of threads by its environment. The vectors are an option of the worker
+    /// (`worker.rs`).
     pub(crate) fn for_kakusan(self, command: &mut Command) {
         command.env("RAYON_NUM_THREADS", self.threads.to_string());
     }
 
-    /// Sets a process of PyTorch's up; the script takes `--threads`.
+    /// Configures a process of PyTorch's; the script takes `--threads`.
     pub(crate) fn for_pytorch(self, command: &mut Command) {
         command.arg("--threads").arg(self.threads.to_string());
         if self.avx2 {

@@ -1,4 +1,4 @@
-//! The results as Markdown: what the terminal shows is what the file has.
+//! The results as Markdown, the same for the terminal and the file.
 
 use std::fmt::Write;
 use std::process::Command;
@@ -10,7 +10,7 @@ use super::stats::Summary;
 use super::whole::Whole;
 use crate::machine;
 
-/// What is said above all tables.
+/// The text above all tables.
 pub(crate) fn heading(options: &Options, measured: &[Measured]) -> String {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
@@ -26,16 +26,16 @@ pub(crate) fn heading(options: &Options, measured: &[Measured]) -> String {
     if let Some(torch) = torch.first() {
         let _ = writeln!(text, "- compared with: PyTorch {torch}");
     }
-    let _ = write!(text, "- measure anew: `{}`\n\n", options.command());
+    let _ = write!(text, "- measure again: `{}`\n\n", options.command());
     text.push_str(
-        "Milliseconds are medians; in parentheses the noise, the interquartile range in % of the median. GFLOP/s count the\n\
-         arithmetic of the plain method, whatever the kernel does; the peak is what multiply-adds without memory reach.\n",
+        "Milliseconds are medians; the noise, in parentheses, is the interquartile range in % of the median. GFLOP/s count the\n\
+         operations of the direct method, whatever method the kernel uses; the peak is the rate of multiply-adds in registers.\n",
     );
     if options.against_pytorch {
         text.push_str(
-            "Kakusan and PyTorch take turns, one round each. The ratio is Kakusan's time over that of PyTorch's best layout:\n\
-             below 1 Kakusan is faster. An operation by itself includes the way from candle's layout into ours and back, which a\n\
-             network pays once for all of its operations: what does little arithmetic looks slow alone.\n",
+            "Kakusan and PyTorch take turns, one round each. The ratio is Kakusan's time divided by that of PyTorch's best\n\
+             layout; below 1, Kakusan is faster. A single operation includes the conversion from candle's layout to ours and\n\
+             back, which a network does once for all its operations, so cheap operations look slow here.\n",
         );
     }
     text
@@ -87,7 +87,7 @@ fn work_table(rows: &[&Row], peak: Option<f64>) -> String {
     table(&cells)
 }
 
-/// Kakusan's median over that of PyTorch's best layout.
+/// Kakusan's median divided by that of PyTorch's best layout.
 fn ratio(row: &Row) -> Option<f64> {
     let best = row.pytorch.iter().flatten().map(|summary| summary.median).min_by(f64::total_cmp)?;
     Some(row.kakusan?.median / best)
@@ -118,7 +118,7 @@ fn or_dash(text: Option<String>) -> String {
     text.unwrap_or_else(|| "–".into())
 }
 
-/// A Markdown table, the first row its head, everything but the first column to the right.
+/// A Markdown table. The first row is the head; all columns but the first are right-aligned.
 fn table(rows: &[Vec<String>]) -> String {
     let Some(head) = rows.first() else { return String::new() };
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
@@ -145,7 +145,7 @@ fn capitalised(text: &str) -> String {
     chars.next().map_or(String::new(), |first| first.to_uppercase().chain(chars).collect())
 }
 
-/// The day so many days after 1970-01-01 (Howard Hinnant's civil_from_days).
+/// The date of a number of days since 1970-01-01 (Howard Hinnant's civil_from_days).
 fn date(days: i64) -> String {
     let shifted = days + 719_468; // days since 0000-03-01
     let (era, day) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));

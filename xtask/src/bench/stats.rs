@@ -1,6 +1,6 @@
-//! What a few repetitions say.
+//! Statistics of a few repetitions.
 
-/// The middle of some numbers, and how far they lie apart.
+/// The median of some numbers, and their spread.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Summary {
     pub(crate) median: f64,
@@ -11,7 +11,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// Of nothing there is none.
+    /// `None` for no numbers.
     pub(crate) fn of(numbers: &[f64]) -> Option<Self> {
         let mut sorted = numbers.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -21,7 +21,7 @@ impl Summary {
     }
 }
 
-/// Between the two nearest of sorted numbers, as numpy does.
+/// The quantile of sorted numbers, interpolated linearly as numpy does.
 fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     let place = q * sorted.len().checked_sub(1)? as f64;
     let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);

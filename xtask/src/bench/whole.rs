@@ -1,4 +1,4 @@
-//! A whole training as a process: how long it takes and how much memory it has at most.
+//! A whole training as a process: its time and its peak memory.
 
 use std::fs;
 use std::path::Path;
@@ -12,17 +12,17 @@ use crate::root;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// How often the memory of the process is read. Linux keeps the maximum, so a late look misses nothing but the very end.
+/// How often the memory of the process is read. Linux keeps the maximum, so only growth at the very end is missed.
 const LOOK: Duration = Duration::from_millis(10);
 
 pub(crate) struct Whole {
     pub(crate) title: &'static str,
     pub(crate) seconds: Summary,
-    /// The most memory that any round had, in MiB, where the system tells.
+    /// The peak memory of all rounds in MiB, if the system reports it.
     pub(crate) peak_mib: Option<f64>,
 }
 
-/// Trains as configs/184.toml says, pictures and all; and tests/golden/tutorial.py does it in PyTorch, in turns.
+/// Trains configs/184.toml, pictures included, in turns with tests/golden/tutorial.py in PyTorch.
 pub(crate) fn measure(options: &Options, setting: Setting, kakusan: &Path) -> Result<Vec<Whole>> {
     let Some((rounds, mnist)) = &options.whole else { return Ok(vec![]) };
     let mnist = fs::canonicalize(mnist).map_err(|e| format!("{}: {e}", mnist.display()))?;
@@ -64,12 +64,12 @@ pub(crate) fn measure(options: &Options, setting: Setting, kakusan: &Path) -> Re
     Ok(lanes.iter().zip(seen).filter_map(whole).collect())
 }
 
-/// Runs a process to its end: seconds, and its peak memory in KiB.
+/// Runs a process to its end and returns its seconds and its peak memory in KiB.
 fn watch(mut command: Command) -> Result<(f64, Option<u64>)> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let start = Instant::now();
     let mut child = command.spawn().map_err(|e| format!("cannot start {}: {e}", command.get_program().display()))?;
-    // what it says on stderr is read by another thread, so that it never waits for us
+    // another thread reads stderr, so that the process never blocks on a full pipe
     let said = child.stderr.take().map(|stderr| std::thread::spawn(move || std::io::read_to_string(stderr)));
     let status_file = format!("/proc/{}/status", child.id());
     let mut peak = None;

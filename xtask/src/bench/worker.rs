@@ -1,4 +1,4 @@
-//! The processes that do the work, and the few words that are spoken with them: see crates/pipeline/benches/worker.
+//! The worker processes and their protocol: see crates/pipeline/benches/worker.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -16,18 +16,18 @@ pub(crate) struct Worker {
     stdout: BufReader<ChildStdout>,
 }
 
-/// One piece of work on the list.
+/// One item of the list of work.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Item {
     pub(crate) name: String,
     pub(crate) flops: Option<f64>,
 }
 
-/// What a worker says to `run`.
+/// A worker's answer to `run`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Answer {
     Milliseconds(f64),
-    /// The layout makes no difference to this work.
+    /// The layout makes no difference to this item.
     None,
     Failed(String),
 }
@@ -46,7 +46,7 @@ impl Worker {
         let mut command = Command::new(python);
         command.arg(root().join("xtask/bench/pytorch.py")).arg("--configs").arg(root().join("configs"));
         setting.for_pytorch(&mut command);
-        // torch.compile keeps half a file where it was stopped, and stumbles over it ever after: each time a new folder
+        // an interrupted torch.compile leaves a damaged cache that later runs fail on: use a new folder each time
         let compiled = root().join("target/bench/inductor");
         let _ = std::fs::remove_dir_all(&compiled);
         command.env("TORCHINDUCTOR_CACHE_DIR", compiled);
@@ -62,14 +62,14 @@ impl Worker {
         }
     }
 
-    /// Everything that there is to run, and notes on it.
+    /// All items, and notes on them.
     pub(crate) fn list(&mut self) -> Result<(Vec<Item>, Vec<String>)> {
         let lines = self.ask_lines("list")?;
         let notes = lines.iter().filter_map(|line| Some(line.strip_prefix("note ")?.to_owned())).collect();
         Ok((lines.iter().filter_map(|line| parse_item(line)).collect(), notes))
     }
 
-    /// What the worker says of itself.
+    /// The worker's description of itself.
     pub(crate) fn about(&mut self) -> Result<Vec<(String, String)>> {
         let lines = self.ask_lines("about")?;
         let pair = |line: &String| {
@@ -85,7 +85,7 @@ impl Worker {
         parse_answer(&line).ok_or_else(|| format!("{} answered `{line}` to {name}", self.title).into())
     }
 
-    /// The processor time that it has used, where the system tells.
+    /// The processor time that it has used, if the system reports it.
     pub(crate) fn cpu_seconds(&self) -> Option<f64> {
         machine::cpu_seconds(self.child.id())
     }
@@ -116,7 +116,7 @@ impl Worker {
 }
 
 impl Drop for Worker {
-    /// It would end with its stdin; this does not wait for what it is at.
+    /// The worker would end when its stdin closes; this does not wait for its current item.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
