@@ -131,6 +131,7 @@ pub(crate) fn find(path: &Path) -> Result<Tree, Error> {
         return Err(wrong("holds parquet files, which are not read in an archive; unpack it into a folder".to_owned()));
     }
     let mut tree = found.tree;
+    tree.packed_tables = found.tables;
     tree.sort_all();
     Ok(tree)
 }

@@ -36,7 +36,7 @@ pub struct DataConfig {
     /// The sources, in the order in which they are asked; none named means all that know the set.
     #[serde(default)]
     pub sources: Vec<SourceKind>,
-    /// The folder, zip, tar or tar.gz that holds the pictures, the folder of parquet files of such, or that of MNIST's IDX files, CIFAR-10's binary files, or torchvision's root folder of MNIST.
+    /// The folder, zip, tar or tar.gz that holds the pictures, a parquet file or a folder of such, or the folder of MNIST's IDX files, CIFAR-10's binary files, or torchvision's root folder of MNIST.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dir: Option<PathBuf>,
     /// How many digits of each class to draw: 1 to 60,000. 6,000 give epochs as long as MNIST's.
@@ -106,7 +106,7 @@ pub struct DataConfig {
 /// # Ok::<(), toml::de::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "`resolution` is one side of a square, or [height, width]: whole numbers")]
+#[serde(untagged, expecting = "expected one side of a square, or [height, width], in whole numbers")]
 pub enum Resolution {
     /// The shorter side becomes so many pixels, the other in proportion; a square of that side is cut out.
     Shorter(usize),

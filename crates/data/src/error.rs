@@ -35,7 +35,7 @@ pub enum Error {
     #[error("an image set does not fit together: {0}")]
     ImageSet(String),
     /// The folder that was named is not there, or is no folder.
-    #[error("{} is not a folder; name the folder that holds the set as `dir`", path.display())]
+    #[error("{} is not a folder, an archive or a parquet file; name the one that holds the set as `dir`", path.display())]
     NotAFolder {
         /// What was named.
         path: PathBuf,

@@ -156,6 +156,10 @@ fn from_dir(dir: &Path, config: &DataConfig) -> Result<Answer, Error> {
             let description = format!("CIFAR-10's binary files in {}", beside.display());
             Ok(Answer::good(cifar::read(&files, names)?, description))
         }
+        // a file that is named is meant, whatever split its name tells
+        DatasetName::Folder | DatasetName::Hub if config.split.is_none() && is_table(dir) => {
+            of_rows(&[dir.to_owned()], dir, format!("the parquet file {}", dir.display()), config)
+        }
         DatasetName::Folder | DatasetName::Hub => match find(dir)?.read(dir, config)? {
             Content::Pictures(found) => of_pictures(found, dir, config),
             Content::Tables { files, split } => of_tables(&files, split.as_deref(), dir, config),
@@ -163,9 +167,20 @@ fn from_dir(dir: &Path, config: &DataConfig) -> Result<Answer, Error> {
     }
 }
 
-/// What a folder or an archive holds.
+/// What a folder, an archive or a parquet file holds.
 fn find(dir: &Path) -> Result<Tree, Error> {
-    if dir.is_file() && archive::is_archive(dir) { archive::find(dir) } else { folder::find(dir) }
+    if is_table(dir) {
+        Ok(Tree::of_table(dir))
+    } else if dir.is_file() && archive::is_archive(dir) {
+        archive::find(dir)
+    } else {
+        folder::find(dir)
+    }
+}
+
+/// Whether this is a parquet file by its name.
+fn is_table(path: &Path) -> bool {
+    path.is_file() && path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"))
 }
 
 fn of_pictures(found: Pictures, dir: &Path, config: &DataConfig) -> Result<Answer, Error> {

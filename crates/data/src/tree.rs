@@ -23,6 +23,8 @@ pub(crate) struct Tree {
     pub(crate) folders: BTreeMap<OsString, Tree>,
     /// The names of folders without pictures.
     empty: BTreeSet<String>,
+    /// How many parquet files an archive holds, where they are not read.
+    pub(crate) packed_tables: usize,
 }
 
 /// A picture.
@@ -54,6 +56,12 @@ pub(crate) struct Pictures {
 }
 
 impl Tree {
+    /// A parquet file by itself, as the folder of which it is all.
+    pub(crate) fn of_table(path: &Path) -> Self {
+        let name = path.file_name().unwrap_or_default().to_owned();
+        Self { tables: vec![(name, path.to_owned())], ..Self::default() }
+    }
+
     /// Brings the files into the order of their names, compared byte by byte.
     pub(crate) fn sort(&mut self) {
         self.files.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -83,6 +91,7 @@ impl Tree {
         self.files.extend(other.files);
         self.tables.extend(other.tables);
         self.metadata = self.metadata.take().or(other.metadata);
+        self.packed_tables += other.packed_tables;
         self.empty.extend(other.empty);
         for (name, folder) in other.folders {
             self.folders.entry(name).or_default().merge(folder);
@@ -102,6 +111,11 @@ impl Tree {
         let mut tables = self.tables;
         tables.extend(self.folders.into_values().flat_map(Self::into_tables));
         tables
+    }
+
+    /// The parquet files here and below.
+    fn count_tables(&self) -> usize {
+        self.packed_tables + self.tables.len() + self.folders.values().map(Self::count_tables).sum::<usize>()
     }
 
     fn has_metadata(&self) -> Option<String> {
@@ -184,6 +198,11 @@ impl Tree {
         let empty: Vec<&String> = empty.collect();
         if !empty.is_empty() {
             notes.push(format!("no class, for want of a picture: {}", list(empty)));
+        }
+        match self.count_tables() {
+            0 => {}
+            1 => notes.push("a parquet file is left out, since there are pictures".to_owned()),
+            several => notes.push(format!("{several} parquet files are left out, since there are pictures")),
         }
         let metadata = self.has_metadata();
         if let Some(metadata) = &metadata {
@@ -347,6 +366,7 @@ impl Splits {
             tree.merge(whole.folders.remove(name).unwrap_or_default());
         }
         tree.metadata = tree.metadata.take().or(whole.metadata);
+        tree.packed_tables += whole.packed_tables;
     }
 }
 

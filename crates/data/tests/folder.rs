@@ -170,7 +170,9 @@ fn a_bad_picture_is_named_or_left_out_and_reported() {
 #[test]
 fn nothing_to_learn_from_is_said() {
     let message = |dir: &Path| refused(&folder_of(dir));
-    assert!(message(Path::new("no/such/folder")).contains("no/such/folder is not a folder"));
+    assert!(
+        message(Path::new("no/such/folder")).contains("no/such/folder is not a folder, an archive or a parquet file")
+    );
     let dir = folder(&[("a.png", &png(1))]);
     assert!(message(&dir.path().join("a.png")).contains("is not a folder"));
     assert!(message(tempfile::tempdir().unwrap().path()).contains("holds no picture: no file below it ends in .png"));

@@ -279,11 +279,27 @@ fn splits_of_a_folder_of_parquet_files() {
 }
 
 #[test]
+fn a_parquet_file_is_a_set_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("test-00000-of-00001.PARQUET"); // meant as it is named, whatever split that tells
+    fs::write(&file, golden("label_text")).unwrap();
+    let loaded = load(&folder_of(&file), &no_hub()).unwrap();
+    has_rows(&loaded.images, &ALL);
+    assert_eq!(loaded.source.description, format!("the parquet file {}", file.display()));
+    let split = |name: &str| DataConfig { split: Some(name.into()), ..folder_of(&file) };
+    has_rows(&load(&split("test"), &no_hub()).unwrap().images, &ALL);
+    let text = load(&split("train"), &no_hub()).unwrap_err().to_string();
+    assert!(text.contains("the splits of the parquet files are test"), "{text}");
+}
+
+#[test]
 fn pictures_beside_parquet_files_are_what_is_read_and_columns_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("a.parquet"), golden("label_text")).unwrap();
     fs::write(dir.path().join("a.png"), grey_png(4, 3, 7)).unwrap();
-    has_rows(&load(&folder_of(dir.path()), &no_hub()).unwrap().images, &[7]);
+    let loaded = load(&folder_of(dir.path()), &no_hub()).unwrap();
+    has_rows(&loaded.images, &[7]);
+    assert_eq!(loaded.notes, ["a parquet file is left out, since there are pictures"]);
     let config = DataConfig { image_column: Some("image".to_owned()), ..folder_of(dir.path()) };
     let text = load(&config, &no_hub()).unwrap_err().to_string();
     assert!(text.contains("`image_column` names a column, but"), "{text}");
