@@ -4,7 +4,7 @@ use std::path::Path;
 use kakusan_config::{Config, from_json};
 use kakusan_models::{Checkpoint, SaveOptions};
 
-use crate::files::{read_text, write_whole};
+use crate::files::{create_folders, delete_folder, read_text, write_whole};
 use crate::layout::INDEX_FILE;
 use crate::{Error, Result};
 
@@ -22,11 +22,21 @@ const MAX_BESIDE: u64 = 10 << 20;
 ///
 /// # Errors
 /// When `target` is there already and not empty, when there are no weights in `source` or they cannot be read, and when
-/// a value does not fit the type asked for.
+/// a value does not fit the type asked for. Nothing is left in `target` then.
 pub fn convert(source: &Path, variant: Option<&str>, target: &Path, options: &SaveOptions) -> Result<usize> {
     if fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some()) || target.is_file() {
         return Err(Error::Unfit(format!("{} is there already; choose a fresh folder", target.display())));
     }
+    let was_there = target.is_dir();
+    convert_all(source, variant, target, options).inspect_err(|_| {
+        // what it began stands in the way of another try; the first error says more than one of these
+        if delete_folder(target).is_ok() && was_there {
+            let _ = create_folders(target);
+        }
+    })
+}
+
+fn convert_all(source: &Path, variant: Option<&str>, target: &Path, options: &SaveOptions) -> Result<usize> {
     if !source.is_dir() {
         kakusan_models::convert(&Checkpoint::open(source)?, target, options)?;
         return Ok(1);

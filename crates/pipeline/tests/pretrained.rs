@@ -319,6 +319,14 @@ fn a_pipeline_is_converted_there_and_back() -> TestResult {
     fs::write(path("plain/model_index.json"), r#"{"../x": ["diffusers", "UNet2DModel"]}"#)?;
     let elsewhere = convert(&path("plain"), None, &path("elsewhere"), &half()).unwrap_err();
     assert!(elsewhere.to_string().contains("which leads elsewhere"), "{elsewhere}");
+    // what failed leaves nothing that stands in the way of another try
+    fs::write(path("again").join(format!("unet/{STEM}.safetensors")), "cut short")?;
+    fs::create_dir(path("empty"))?;
+    for target in ["damaged", "empty"] {
+        convert(&path("again"), None, &path(target), &half()).unwrap_err();
+    }
+    let left = ["nothing", "evil", "elsewhere", "damaged"].map(|target| path(target).exists());
+    assert_eq!((left, fs::read_dir(path("empty"))?.count()), ([false; 4], 0));
     Ok(())
 }
 
