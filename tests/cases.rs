@@ -92,6 +92,10 @@ fn a_picture_beside_the_folders_of_classes_is_named() {
     let done = run(&place, folder, &format!("{line} --set data.classes=[\"cat\",\"dog\"]"));
     tells(&is_trained(&place, done, 3), &["Data: 9 images", "contact_sheet.png", "Classes: cat (6), dog (3)."]);
     tells(&run(&place, ".", "info $W/r").expect(0).stdout(), &["classes: 0 cat, 1 dog"]);
+    // its checkpoint knows the names, too
+    fs::remove_file(place.path("r/model_index.json")).unwrap();
+    tells(&run(&place, ".", "info $W/r --strict").expect(0).stdout(), &["has not ended", "classes: 0 cat, 1 dog"]);
+    run(&place, ".", "sample --model $W/r --class dog --batch 1 --steps 2 --out $W/dog.png").expect(0);
 }
 
 #[test]

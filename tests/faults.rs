@@ -31,6 +31,11 @@ fn wrong_usage_and_configurations_end_with_2() {
     refused(&place, &["train", "--config", config, "--threads", "0"], 2, &["--threads", "from 1 to 1024"]);
     refused(&place, &["train", "--config", config, "--threads", "999999"], 2, &["--threads", "from 1 to 1024"]);
     refused(&place, &["train", "--config", config, "--vectors", "mmx"], 2, &["mmx", "avx512, avx2, neon or scalar"]);
+    for threads in ["many", "-1", "2.5", "9999"] {
+        let done = place.kakusan(&["info"]).env("RAYON_NUM_THREADS", threads).output().unwrap();
+        let said = Done(done).expect(2).stderr();
+        assert!(said.contains("RAYON_NUM_THREADS is") && said.contains(threads), "{said}");
+    }
     let foreign = if cfg!(target_arch = "aarch64") { "avx2" } else { "neon" };
     refused(&place, &["train", "--config", config, "--vectors", foreign], 2, &["this machine has no", foreign]);
     for (set, words) in [

@@ -25,8 +25,21 @@ impl MachineArgs {
         if let Some(vectors) = self.vectors {
             limit_vectors(vectors).map_err(unfit)?;
         }
-        let from_env = || std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok();
-        use_threads(self.threads.and_then(NonZeroUsize::new).or_else(from_env)).map_err(unfit)?;
+        let threads = match self.threads {
+            Some(threads) => NonZeroUsize::new(threads),
+            None => threads_of_environment()?,
+        };
+        use_threads(threads).map_err(unfit)?;
         Ok(())
+    }
+}
+
+/// What `RAYON_NUM_THREADS` asks for; rayon takes 0 and an empty text for its own choice.
+fn threads_of_environment() -> Result<Option<NonZeroUsize>> {
+    const NAME: &str = "RAYON_NUM_THREADS";
+    let Some(text) = std::env::var_os(NAME).filter(|text| !text.is_empty() && text != "0") else { return Ok(None) };
+    match text.to_str().and_then(|text| whole(1..=1024usize)(text).ok()) {
+        Some(threads) => Ok(NonZeroUsize::new(threads)),
+        None => Err(Error::Unfit(format!("{NAME} is {text:?}; expected a whole number from 1 to 1024, or 0 for all"))),
     }
 }

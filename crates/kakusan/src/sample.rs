@@ -8,7 +8,8 @@ use clap::builder::NonEmptyStringValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kakusan::pipeline::pictures::{self, Images};
 use kakusan::pipeline::{
-    Checkpointed, DDPMPipeline, DeviceChoice, Error, Opened, Result, SampleOptions, check_writable, write_whole,
+    Checkpointed, ConfigWarning, DDPMPipeline, DeviceChoice, Error, Opened, Result, SampleOptions, check_writable,
+    write_whole,
 };
 use kakusan::rng::{Generator, Noise, PerImage};
 use kakusan::scheduler::{Churn, PixelRange, Registry, RunOptions};
@@ -109,6 +110,10 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
         let scheduler = registry.swap(class_name, pipeline.scheduler())?;
         pipeline.set_scheduler(scheduler)?;
     }
+    if pipeline.inverts() {
+        let scheduler = pipeline.scheduler().class_name().to_owned();
+        warn(&format!("warning: {}", ConfigWarning::Inverts { scheduler }));
+    }
     let steps = args.steps.unwrap_or(pipeline.class().default_steps().min(50) as u64) as usize;
     let options = args.options(steps, classes::labels(&args.class, &pipeline)?);
     let mut noise: Box<dyn Noise> = match &args.seeds {
@@ -130,6 +135,12 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
     let images = range.to_unit(&sample)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?; // NaN where it is not finite
     let about = args.about(pipeline.scheduler().class_name(), steps);
     let (count, shown) = (options.batch_size, visible(&images)?);
+    if let Some(file) = &args.save_tensor {
+        let tensors = [("images".to_owned(), images.contiguous()?)];
+        let bytes = safetensors::serialize(tensors, None).map_err(|e| Error::Unfit(e.to_string()))?;
+        write_whole(file, &bytes)?;
+        say(&format!("The tensor `images` {:?}: {}", images.dims(), file.display()));
+    }
     picture::write(&args.out, grid(&shown, &about)?)?;
     say(&format!("{count} images in {steps} steps: {}", args.out.display()));
     if shown.dim(1)? < images.dim(1)? {
@@ -143,12 +154,6 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
     if let Some(file) = &args.animate {
         picture::write(file, film.develop(&shown, &about)?)?;
         say(&format!("How they came about: {}", file.display()));
-    }
-    if let Some(file) = &args.save_tensor {
-        let tensors = [("images".to_owned(), images.contiguous()?)];
-        let bytes = safetensors::serialize(tensors, None).map_err(|e| Error::Unfit(e.to_string()))?;
-        write_whole(file, &bytes)?;
-        say(&format!("The tensor `images` {:?}: {}", images.dims(), file.display()));
     }
     match not_finite(&images)? {
         Some(trouble) => {
@@ -269,10 +274,11 @@ pub(crate) fn load(
     device: &Device,
 ) -> Result<DDPMPipeline> {
     let dir = Path::new(model);
-    if checkpoint.is_some() || DDPMPipeline::is_unfinished(dir) {
-        return from_run(dir, checkpoint, registry, device);
-    }
-    let pipeline = find(model, registry, device)?;
+    let pipeline = if checkpoint.is_some() || DDPMPipeline::is_unfinished(dir) {
+        from_run(dir, checkpoint, registry, device)?
+    } else {
+        find(model, registry, device)?
+    };
     if strict {
         return pipeline.strict();
     }

@@ -7,7 +7,7 @@ use kakusan_scheduler::Registry;
 use crate::layout::INDEX_FILE;
 use crate::run_folder::{CHECKPOINTS, CONFIG_FILE};
 use crate::trainer::{UNET, UNET_EMA};
-use crate::{DDPMPipeline, Error, Result, RunConfig, checkpoint, checksums};
+use crate::{DDPMPipeline, Error, Result, RunConfig, Warning, checkpoint, checksums, train};
 
 /// The pipeline of a run as it was at a checkpoint.
 pub struct Checkpointed {
@@ -44,10 +44,14 @@ impl DDPMPipeline {
             Some(step) => vec![checkpoint::find(&parent, step)?],
             None => checkpoint::newest_first(&parent)?.into_iter().map(|(_, dir)| dir).collect(),
         };
+        let class_names = train::class_names(dir)?;
         let mut skipped = vec![];
         for dir in found {
             match load(&config, &dir, device) {
-                Ok((pipeline, averaged)) => return Ok(Checkpointed { pipeline, dir, averaged, skipped }),
+                Ok((mut pipeline, averaged)) => {
+                    pipeline.set_class_names(class_names);
+                    return Ok(Checkpointed { pipeline, dir, averaged, skipped });
+                }
                 Err(e) => skipped.push(e),
             }
         }
@@ -64,6 +68,11 @@ fn load(config: &RunConfig, dir: &Path, device: &Device) -> Result<(DDPMPipeline
     let checkpoint = Checkpoint::find(&dir.join(if averaged { UNET_EMA } else { UNET }), None)?;
     let model = &config.model;
     let rename = |name: &str| model.tensor_name(name);
-    let (weights, ..) = Weights::from_checkpoint(checkpoint, device, rename, |vb| model.build(vb))?;
-    Ok((DDPMPipeline::new(model.clone(), weights, config.scheduler.clone())?, averaged))
+    let path = checkpoint.path().to_owned();
+    let (weights, _, names) = Weights::from_checkpoint(checkpoint, device, rename, |vb| model.build(vb))?;
+    let mut pipeline = DDPMPipeline::new(model.clone(), weights, config.scheduler.clone())?;
+    if !names.is_empty() {
+        pipeline.warn(Warning::Model(kakusan_models::Warning::UnexpectedTensors { path, names }));
+    }
+    Ok((pipeline, averaged))
 }

@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 use toml::de::{DeTable, DeValue};
 
 use crate::TrainConfig;
+use crate::ddpm::inverts;
 use crate::levels::told_in_training;
 use crate::objective::Objective;
 
@@ -108,6 +109,12 @@ pub enum ConfigWarning {
         lowest: f32,
         /// The lowest number that it has to predict, of a draw of them.
         least: f32,
+    },
+    /// The scheduler that samples leads from images to noise.
+    #[error("{scheduler} turns images into noise: it inverts sampling, and from noise it draws no images")]
+    Inverts {
+        /// The scheduler's class.
+        scheduler: String,
     },
 }
 
@@ -296,6 +303,9 @@ impl RunConfig {
             let (model, scheduler) = (self.model.class_name(), self.scheduler.class_name().to_owned());
             warnings.push(ConfigWarning::TargetOutOfReach { model, scheduler, lowest, least });
         }
+        if inverts(self.sampler.as_ref()) {
+            warnings.push(ConfigWarning::Inverts { scheduler: self.sampler.class_name().to_owned() });
+        }
         warnings
     }
 
@@ -416,6 +426,9 @@ impl<'a> Source<'a> {
             let message = format!("no {name} is called `{class_name}`{}", meant(class_name));
             return Err(self.error(&[name, "_class_name"], message));
         }
+        if let Some((key, value)) = section.iter().find(|(_, value)| holds_non_finite(value)) {
+            return Err(self.error(&[name, key], format!("`{key}` is {value}; it must be finite")));
+        }
         match serde_json::to_value(&section) {
             Ok(Value::Object(mut fields)) => {
                 fields.values_mut().filter(|value| *value == NULL).for_each(|value| *value = Value::Null);
@@ -458,6 +471,16 @@ impl<'a> Source<'a> {
             table = inner;
         }
         span
+    }
+}
+
+/// Whether there is a NaN or an infinity in a value: JSON has none, and would hold null in its place.
+fn holds_non_finite(value: &toml::Value) -> bool {
+    match value {
+        toml::Value::Float(number) => !number.is_finite(),
+        toml::Value::Array(values) => values.iter().any(holds_non_finite),
+        toml::Value::Table(table) => table.values().any(holds_non_finite),
+        _ => false,
     }
 }
 

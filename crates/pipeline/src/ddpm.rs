@@ -171,6 +171,10 @@ impl DDPMPipeline {
         &self.warnings
     }
 
+    pub(crate) fn warn(&mut self, warning: Warning) {
+        self.warnings.push(warning);
+    }
+
     /// The pipeline, if nothing was odd about the files that it was loaded from.
     ///
     /// # Errors
@@ -232,6 +236,11 @@ impl DDPMPipeline {
         Ok(())
     }
 
+    /// Whether the scheduler inverts sampling, as `DDIMInverseScheduler` does: its steps lead from images to noise.
+    pub fn inverts(&self) -> bool {
+        inverts(self.scheduler.as_ref())
+    }
+
     /// Puts a model of known output in the network's place.
     #[cfg(test)]
     pub(crate) fn set_model(&mut self, model: Box<dyn Model>) {
@@ -241,6 +250,13 @@ impl DDPMPipeline {
     pub(crate) fn device(&self) -> &Device {
         self.weights.device()
     }
+}
+
+/// Whether a scheduler's steps lead from images to noise: their timesteps rise.
+pub(crate) fn inverts(scheduler: &dyn Scheduler) -> bool {
+    let possible = scheduler.inference_steps();
+    let run = scheduler.run(10.clamp(*possible.start(), *possible.end()));
+    run.is_ok_and(|run| run.timesteps().first() < run.timesteps().last())
 }
 
 /// Whose class it is: Python loads those of diffusers only. What somebody registered is not among them.

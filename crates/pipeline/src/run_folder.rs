@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use kakusan_models::disk;
 use serde::{Deserialize, Serialize};
 
-use crate::files::{create_folders, delete_file, delete_folder, is_leftover, read_text, rename, write_whole};
+use crate::files::{create_folders, delete_file, delete_folder, is_leftover, rename, write_whole};
 use crate::{Error, Result, Step};
 
 /// The resolved configuration; a folder that has it is a run.
@@ -123,12 +123,6 @@ impl RunFolder {
         let path = self.dir.join(name);
         write_whole(&path, bytes)?;
         Ok(path)
-    }
-
-    /// The text of a file of the folder, if the run came so far as to write it.
-    pub(crate) fn read(&self, name: &str) -> Result<Option<String>> {
-        let path = self.dir.join(name);
-        if path.exists() { read_text(&path).map(Some) } else { Ok(None) }
     }
 
     /// The log of a run that begins.

@@ -9,6 +9,7 @@ use kakusan_scheduler::Registry;
 use serde::{Deserialize, Serialize};
 
 use crate::device::name;
+use crate::files::read_text;
 use crate::previews::Previews;
 use crate::report::State;
 use crate::run_folder::{CONFIG_FILE, Metrics, RunFolder};
@@ -161,6 +162,9 @@ struct DataRecord {
     source: SourceUsed,
     images: usize,
     class_counts: Vec<(String, usize)>,
+    /// What the classes that the model learns are called, by label, until the pipeline's index says so.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    class_names: BTreeMap<u32, String>,
 }
 
 impl DataRecord {
@@ -213,7 +217,7 @@ impl Training<'_> {
         if let Some(fallback) = &fallback {
             watch(Event::DeviceFallback(fallback));
         }
-        let recorded = if resume { read_data_record(&RunFolder::open(&self.out)?)? } else { None };
+        let recorded = if resume { read_data_record(&self.out)? } else { None };
         if let Some(recorded) = &recorded {
             self.config.data.sources = vec![recorded.source.kind];
         }
@@ -223,10 +227,15 @@ impl Training<'_> {
             let reason = format!("the model is to learn classes, but the images have none: {reason}");
             return Err(Error::Unfit(reason));
         }
+        let class_names = match self.config.model.num_classes() {
+            Some(_) => learnt_classes(&loaded.images),
+            None => BTreeMap::new(),
+        };
         let data = DataRecord {
             source: loaded.source.clone(),
             images: loaded.images.len(),
             class_counts: class_counts(&loaded.images),
+            class_names,
         };
         if let Some(recorded) = &recorded
             && let Some(difference) = recorded.difference(&data)
@@ -240,10 +249,6 @@ impl Training<'_> {
         if !changes.is_empty() {
             watch(Event::Changes(&changes));
         }
-        let class_names = match self.config.model.num_classes() {
-            Some(_) => learnt_classes(&loaded.images),
-            None => BTreeMap::new(),
-        };
         let mut trainer = Trainer::new(&self.config, loaded.images.clone(), &device)?;
 
         let folder = if resume {
@@ -289,7 +294,7 @@ impl Training<'_> {
             trainer.check_sound().map_err(|e| resume::with_last_checkpoint(e, &folder.checkpoints()))?;
             let (model, weights) = (self.config.model.clone(), trainer.sampling_weights()?);
             let mut pipeline = DDPMPipeline::new(model, weights, self.config.scheduler.clone())?;
-            pipeline.set_class_names(class_names);
+            pipeline.set_class_names(data.class_names);
             pipeline.save_pretrained(folder.dir())?;
             watch(Event::Wrote(folder.dir()));
             pipeline.set_scheduler(self.config.sampler.clone())?;
@@ -392,12 +397,20 @@ pub fn run_config(dir: &Path, overrides: &[String], registry: &Registry) -> Resu
     Ok(RunConfig::load(&dir.join(CONFIG_FILE), overrides, registry)?)
 }
 
-fn read_data_record(folder: &RunFolder) -> Result<Option<DataRecord>> {
-    let Some(text) = folder.read(DATA_FILE)? else { return Ok(None) };
-    serde_json::from_str(&text).map(Some).map_err(|e| {
+fn read_data_record(dir: &Path) -> Result<Option<DataRecord>> {
+    let file = dir.join(DATA_FILE);
+    if !file.is_file() {
+        return Ok(None);
+    }
+    serde_json::from_str(&read_text(&file)?).map(Some).map_err(|e| {
         let reason = format!("its {DATA_FILE} is damaged: {e}");
-        Error::NotARun { dir: folder.dir().to_owned(), reason }
+        Error::NotARun { dir: dir.to_owned(), reason }
     })
+}
+
+/// What the classes are called that the model of the run in `dir` learns, by label; nothing where the run does not say.
+pub(crate) fn class_names(dir: &Path) -> Result<BTreeMap<u32, String>> {
+    Ok(read_data_record(dir)?.map(|record| record.class_names).unwrap_or_default())
 }
 
 /// The classes that the set holds images of, with their numbers.

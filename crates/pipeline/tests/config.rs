@@ -203,6 +203,14 @@ fn a_sampler_that_does_not_fit_and_a_target_out_of_reach_are_told() {
         let message = parse(text, &[&format!("sample.scheduler={sampler}")]).unwrap_err().to_string();
         assert!(message.contains("cannot sample this model") && message.contains("that fit are"), "{message}");
     }
+    let vp = TEXT.replace("LinearMixScheduler", "ScoreSdeVpScheduler");
+    for text in [&vp, TEXT] {
+        for sampler in Registry::default().class_names() {
+            let Err(refused) = parse(text, &[&format!("sample.scheduler={sampler}")]) else { continue };
+            let message = refused.to_string();
+            assert!(message.contains("cannot sample") && !message.contains("that fit are \n"), "{message}");
+        }
+    }
     let wrong = error(&TEXT.replace("LinearMixScheduler", "DPMSolver++"));
     assert!(
         wrong.contains("no scheduler is called `DPMSolver++`; did you mean `DPMSolverMultistepScheduler`?"),
@@ -210,6 +218,15 @@ fn a_sampler_that_does_not_fit_and_a_target_out_of_reach_are_told() {
     );
 
     assert!(parse(TEXT, &[]).unwrap().warnings().is_empty());
+    for (sampler, inverts) in [("ddim_inverse", true), ("DPMSolverMultistepInverseScheduler", true), ("ddim", false)] {
+        let warnings = parse(&ddpm, &[&format!("sample.scheduler={sampler}")]).unwrap().warnings();
+        let told = warnings.iter().any(|warning| warning.to_string().contains("turns images into noise"));
+        assert_eq!(told, inverts, "{sampler}");
+    }
+    for (key, value) in [("scheduler.beta_end", "nan"), ("scheduler.trained_betas", "[0.1, inf]")] {
+        let message = parse(&ddpm, &[&format!("{key}={value}")]).unwrap_err().to_string();
+        assert!(message.contains(value) && message.contains("it must be finite"), "{message}");
+    }
     for (scheduler, least) in [("prediction_type=epsilon", "-"), ("prediction_type=sample", "-1.00")] {
         let warnings = parse(&ddpm, &[&format!("scheduler.{scheduler}")]).unwrap().warnings();
         let warning = warnings[0].to_string();

@@ -13,7 +13,7 @@ pub enum Error {
         known: Vec<String>,
     },
     /// A scheduler cannot sample a model, which was trained with one of another [`Family`](crate::Family).
-    #[error("{class_name} cannot sample this model: {reason}; schedulers that fit are {}", fitting.join(", "))]
+    #[error("{class_name} cannot sample this model: {reason}{}", advice(fitting))]
     Misfit {
         /// The class of the scheduler that does not fit.
         class_name: String,
@@ -123,6 +123,11 @@ fn without_backtrace(error: candle_core::Error) -> candle_core::Error {
 
 fn did_you_mean(name: &str, known: &[String]) -> String {
     meant(name, known).map(|class_name| format!("did you mean `{class_name}`? ")).unwrap_or_default()
+}
+
+/// Which schedulers fit instead; none may, if the model was trained with one that is not registered.
+fn advice(fitting: &[String]) -> String {
+    if fitting.is_empty() { String::new() } else { format!("; schedulers that fit are {}", fitting.join(", ")) }
 }
 
 /// A result with this crate's [`Error`].

@@ -176,9 +176,15 @@ impl Registry {
     /// `use_flow_sigmas`, `prediction_type` and the shift, which diffusers leaves to the caller.
     ///
     /// # Errors
-    /// As [`from_config`](Self::from_config), and [`Error::Misfit`] where such a scheduler cannot sample such a model.
+    /// [`Error::UnknownClass`], and [`Error::Misfit`] where such a scheduler cannot sample such a model.
     pub fn swap(&self, class_name: &str, trained: &dyn Scheduler) -> Result<Arc<dyn Scheduler>> {
-        let scheduler = self.convert(class_name, trained)?;
+        let scheduler = self.convert(class_name, trained).map_err(|e| match e {
+            Error::Config { class_name, reason } => {
+                let reason = format!("the model was trained with {}: {reason}", trained.class_name());
+                Error::Misfit { class_name, reason, fitting: self.fitting(trained) }
+            }
+            other => other,
+        })?;
         self.check_fit(scheduler.as_ref(), trained)?;
         Ok(scheduler)
     }
@@ -191,13 +197,18 @@ impl Registry {
         if sampler.family() == trained.family() {
             return Ok(());
         }
-        let fits = |name: &String| self.convert(name, trained).is_ok_and(|other| other.family() == trained.family());
         let (samples, trained_with, family) = (sampler.family(), trained.class_name(), trained.family());
         Err(Error::Misfit {
             class_name: sampler.class_name().to_owned(),
             reason: format!("it is for {samples}, and the model was trained with {trained_with}, {family}"),
-            fitting: self.class_names().into_iter().filter(fits).collect(),
+            fitting: self.fitting(trained),
         })
+    }
+
+    /// The classes that can sample a model that was trained with `trained`.
+    fn fitting(&self, trained: &dyn Scheduler) -> Vec<String> {
+        let fits = |name: &String| self.convert(name, trained).is_ok_and(|other| other.family() == trained.family());
+        self.class_names().into_iter().filter(fits).collect()
     }
 
     fn convert(&self, class_name: &str, trained: &dyn Scheduler) -> Result<Arc<dyn Scheduler>> {
