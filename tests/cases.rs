@@ -1,5 +1,5 @@
-//! Inputs that failed once: each command is typed as it was then, and does what it has to do. `cases/` holds the inputs, a folder
-//! each; `cases/hub` is served by a stand-in for the Hub.
+//! Inputs that once failed: each test runs the original command. `cases/` holds one folder for each input; `cases/hub`
+//! is served by a fake Hub.
 
 #[path = "support/command.rs"]
 mod command;
@@ -22,7 +22,7 @@ fn case(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/cases").join(name).canonicalize().unwrap()
 }
 
-/// The command with the words of a line, in the folder of a case; `$W/` in them is the workplace.
+/// The command with the arguments of a line, in the folder of a case; `$W/` stands for the workplace.
 fn typed(place: &Workplace, folder: &str, line: &str) -> Command {
     let workplace = place.path("");
     let words: Vec<String> =
@@ -44,14 +44,14 @@ fn tells(said: &str, words: &[&str]) {
     assert!(!said.contains("panicked") && !said.contains("stack backtrace"), "{said}");
 }
 
-/// The command refused with these words, and there is no run.
+/// The command failed with a message that contains these words, and left no run.
 #[track_caller]
 fn is_refused(place: &Workplace, done: Done, code: i32, words: &[&str]) {
     tells(&done.expect(code).stderr(), words);
     assert!(!place.path("r").exists());
 }
 
-/// The training in `$W/r` ended well: its steps are done, its model is saved, its pictures are drawn. Gives what it said.
+/// The training in `$W/r` succeeded: all steps done, the model saved, the pictures drawn. Returns its output.
 #[track_caller]
 fn is_trained(place: &Workplace, done: Done, steps: usize) -> String {
     let done = done.expect(0);
@@ -69,7 +69,7 @@ fn is_trained(place: &Workplace, done: Done, steps: usize) -> String {
 }
 
 #[test]
-fn a_bad_image_alone_in_its_batch_is_passed_over() {
+fn a_batch_with_only_a_bad_image_is_skipped() {
     let place = Workplace::new();
     let line = "train --config config.toml --data images --set data.on_bad_image=skip --set data.cache_mb=0 \
                 --set train.batch_size=1 --set train.max_steps=100 --set train.epochs=9 --out $W/r";
@@ -82,7 +82,7 @@ fn a_bad_image_alone_in_its_batch_is_passed_over() {
 }
 
 #[test]
-fn a_picture_beside_the_folders_of_classes_is_named() {
+fn a_picture_next_to_class_folders_is_named() {
     let place = Workplace::new();
     let line = "train --config config.toml --data images --set model.num_class_embeds=2 --out $W/r";
     let folder = "stray-picture-beside-class-folders";
@@ -99,7 +99,7 @@ fn a_picture_beside_the_folders_of_classes_is_named() {
 }
 
 #[test]
-fn weights_that_a_step_spoilt_are_told_of() {
+fn weights_that_are_not_finite_are_reported() {
     let place = Workplace::new();
     let train = "train --config config.toml --data images --set train.learning_rate=100 --max-steps 1 --out $W/r";
     let said = run(&place, "diverging", train).expect(1).stderr();
@@ -111,7 +111,7 @@ fn weights_that_a_step_spoilt_are_told_of() {
 }
 
 #[test]
-fn folders_of_splits_are_no_classes() {
+fn split_folders_are_not_classes() {
     let place = Workplace::new();
     let done = run(&place, "split-folders", "train --config folder.toml --data images --out $W/r");
     let words = ["Data: 8 images", "the split train is taken", "not val (8 pictures)", "Classes: cat (4), dog (4)."];
@@ -119,7 +119,7 @@ fn folders_of_splits_are_no_classes() {
 }
 
 #[test]
-fn a_number_means_the_folder_of_that_name() {
+fn a_number_selects_the_folder_of_that_name() {
     let place = Workplace::new();
     let line = "train --config folder.toml --data images --set data.classes=[2] --out $W/r";
     let said = is_trained(&place, run(&place, "folders-named-by-numbers", line), 1);
@@ -137,7 +137,7 @@ fn five_timesteps_are_enough() {
     run(&place, ".", "sample --model $W/r --batch 1 --steps 5 --out $W/x.png").expect(0);
 }
 
-/// `checkpoints/plain`, and over it what `checkpoints/NAME` has instead.
+/// `checkpoints/plain`, overwritten with the files of `checkpoints/NAME`.
 fn checkpoint(place: &Workplace, name: &str) {
     fn copy(from: &Path, to: &Path) {
         fs::create_dir_all(to).unwrap();
@@ -158,7 +158,7 @@ fn checkpoint(place: &Workplace, name: &str) {
     }
 }
 
-/// What the checkpoint draws, and its warnings.
+/// The images that the checkpoint samples, and its warnings.
 #[track_caller]
 fn drawn(place: &Workplace, name: &str, more: &str) -> (image::RgbImage, String) {
     let done =
@@ -168,7 +168,8 @@ fn drawn(place: &Workplace, name: &str, more: &str) -> (image::RgbImage, String)
     (image, done.stderr())
 }
 
-/// The checkpoint is drawn as the plain one is with the arguments `as_plain`, with a warning that has `words`; `--strict` refuses it.
+/// The checkpoint samples what the plain one samples with the arguments `as_plain`, with a warning that contains
+/// `words`; `--strict` refuses it.
 #[track_caller]
 fn is_drawn_with_a_warning(place: &Workplace, name: &str, as_plain: &str, words: &[&str]) {
     checkpoint(place, "plain");
@@ -184,14 +185,14 @@ fn is_drawn_with_a_warning(place: &Workplace, name: &str, as_plain: &str, words:
 }
 
 #[test]
-fn a_field_that_no_model_has_is_passed_over() {
+fn an_unknown_field_is_ignored() {
     let place = Workplace::new();
     checkpoint(&place, "u_note");
     is_drawn_with_a_warning(&place, "u_note", "", &["warning: ", "u_note/unet/config.json", "UNet2DModel", "`notes`"]);
 }
 
 #[test]
-fn the_index_says_which_class_a_scheduler_is() {
+fn the_index_decides_the_class_of_a_scheduler() {
     let place = Workplace::new();
     checkpoint(&place, "m_sched");
     let words = ["warning: ", "m_sched/scheduler/scheduler_config.json", "DDPMScheduler", "read as DDIMScheduler"];
@@ -200,7 +201,7 @@ fn the_index_says_which_class_a_scheduler_is() {
 }
 
 #[test]
-fn a_tensor_too_many_is_left_out() {
+fn an_extra_tensor_is_ignored() {
     let place = Workplace::new();
     checkpoint(&place, "extra");
     let file = place.path("extra").join(WEIGHTS);
@@ -211,7 +212,7 @@ fn a_tensor_too_many_is_left_out() {
     is_drawn_with_a_warning(&place, "extra", "", &["warning: ", "extra/unet/diffusion_pytorch_model", "`foo.weight`"]);
 }
 
-/// A stand-in that has one set.
+/// A fake Hub with one data set.
 fn serve(name: &str) -> FakeHub {
     let hub = FakeHub::start();
     let set = format!("datasets/t/{name}");
@@ -219,7 +220,7 @@ fn serve(name: &str) -> FakeHub {
     hub
 }
 
-/// Trains on a set of the stand-in.
+/// Trains on a data set of the fake Hub.
 fn train(place: &Workplace, hub: &FakeHub, name: &str, more: &str, offline: bool) -> Done {
     let mut command =
         typed(place, "hub", &format!("train --config hub.toml --set data.repo=t/{name} --out $W/r {more}"));
@@ -227,7 +228,7 @@ fn train(place: &Workplace, hub: &FakeHub, name: &str, more: &str, offline: bool
     Done(command.output().unwrap())
 }
 
-/// The set is read, by a Hub that lists its files and by one that does not, and the training on it says these words.
+/// The data set is read from a Hub with a listing and from one without; the training's output contains these words.
 #[track_caller]
 fn is_read(name: &str, more: &str, steps: usize, words: &[&str]) {
     for fault in [None, Some(Fault::NoListing)] {
@@ -239,7 +240,7 @@ fn is_read(name: &str, more: &str, steps: usize, words: &[&str]) {
 }
 
 #[test]
-fn parquet_files_packed_with_zstd_are_read() {
+fn parquet_files_compressed_with_zstd_are_read() {
     is_read("c_zstd", "", 2, &["Data: 6 images from the Hub's data set t/c_zstd", "Classes: 0 (2), 1 (2), 2 (2)."]);
 }
 
@@ -249,7 +250,7 @@ fn parquet_files_that_polars_wrote_are_read() {
 }
 
 #[test]
-fn a_file_without_rows_is_a_part_of_its_set() {
+fn a_file_without_rows_is_accepted() {
     is_read("emptyshard", "", 2, &["Data: 12 images from the Hub's data set t/emptyshard", "3 files"]);
 }
 
@@ -271,7 +272,7 @@ fn labels_below_0_are_none() {
 }
 
 #[test]
-fn labels_of_text_are_classes() {
+fn text_labels_become_classes() {
     let (place, hub) = (Workplace::new(), serve("strlabel"));
     let done = train(&place, &hub, "strlabel", "--set model.num_class_embeds=3", false);
     tells(&is_trained(&place, done, 2), &["Data: 6 images", "Classes: cat (3), cow (1), dog (2)."]);
@@ -281,7 +282,7 @@ fn labels_of_text_are_classes() {
 }
 
 #[test]
-fn the_beginning_of_a_split_is_told_of() {
+fn an_incomplete_split_is_reported() {
     for fault in [None, Some(Fault::NoListing)] {
         let (place, hub) = (Workplace::new(), serve("partial"));
         hub.fault(fault);
@@ -294,7 +295,7 @@ fn the_beginning_of_a_split_is_told_of() {
 }
 
 #[test]
-fn a_download_that_broke_off_never_passes_for_the_set() {
+fn an_interrupted_download_is_not_taken_for_the_data_set() {
     let broken = Fault::Drop("/0001.parquet");
     for (lists, fault) in [(true, broken.clone()), (false, Fault::Unlisted(Box::new(broken)))] {
         let (place, hub) = (Workplace::new(), serve("shards"));
@@ -315,7 +316,7 @@ fn a_download_that_broke_off_never_passes_for_the_set() {
 }
 
 #[test]
-fn a_hub_that_asks_to_wait_is_waited_for() {
+fn retry_after_is_obeyed() {
     let (place, hub) = (Workplace::new(), serve("shards"));
     hub.fault(Fault::Times(1, Box::new(Fault::Refuse(429, "", "Retry-After: 1\r\n"))));
     let begin = Instant::now();

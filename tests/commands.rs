@@ -1,6 +1,6 @@
-//! Every command that we tell somebody to type can be typed: those of the report, the model card, the terminal, the README,
-//! the configurations and the help, as they stand there. Only trainings get more arguments, so that they take a moment.
-#![cfg(unix)] // what is printed is for a POSIX shell
+//! Every command that we print works as printed: those of the report, the model card, the terminal, the README, the
+//! configurations and the help. Only trainings get extra arguments, which make them short.
+#![cfg(unix)] // printed commands are for a POSIX shell
 
 #[path = "support/command.rs"]
 mod command;
@@ -20,7 +20,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
 
-/// A workplace with the shipped configurations and a few images of each kind where the README has them.
+/// A workplace with the shipped configurations, and a few images of each kind at the README's paths.
 fn workplace() -> Workplace {
     let place = Workplace::new();
     let folder = |name: &str| {
@@ -55,7 +55,7 @@ fn workplace() -> Workplace {
     place
 }
 
-/// What makes a training of the configuration that a command names short; nothing for other commands.
+/// The arguments that make a training of the named configuration short; empty for other commands.
 fn short(line: &str) -> String {
     let words: Vec<&str> = line.split_whitespace().collect();
     let Some(file) = words.iter().position(|word| *word == "--config").map(|at| words[at + 1]) else {
@@ -77,7 +77,7 @@ fn short(line: &str) -> String {
     more + " --max-steps 1"
 }
 
-/// Runs a command as it stands in a file for `cargo xtask`, or for the command itself.
+/// Runs a command line from a document, for `cargo xtask` or for the command itself.
 fn run(place: &Workplace, line: &str, hub: Option<&FakeHub>) -> Done {
     let typed = line.replacen("cargo xtask", BINARY, 1);
     let mut shell = place.shell(&(typed + &short(line)), ".");
@@ -89,7 +89,7 @@ fn run(place: &Workplace, line: &str, hub: Option<&FakeHub>) -> Done {
     done
 }
 
-/// The commands among the lines of a text, without what is said behind them.
+/// The command lines of a text, without their comments.
 fn commands<'a>(lines: impl Iterator<Item = &'a str>, program: &str) -> Vec<&'a str> {
     let is_ours = |line: &&str| {
         let rest = line.strip_prefix(program).and_then(|rest| rest.strip_prefix(' '));
@@ -103,7 +103,7 @@ fn between<'a>(text: &'a str, begin: &str, end: &str) -> &'a str {
     rest.split_once(end).unwrap().0
 }
 
-/// The commands that a finished run's report, model card and last words tell to type, the card's apart.
+/// The commands in a finished run's report and output, and those in its model card.
 fn told(place: &Workplace, run: &str, said: &str) -> (Vec<String>, String) {
     let page = fs::read_to_string(place.path(run).join("report.html")).unwrap();
     let again = between(between(&page, "<h2>Drawing more</h2>", "</body>"), "<pre>", "</pre>");
@@ -126,7 +126,7 @@ fn picture(path: &Path) -> Picture {
 }
 
 impl Picture {
-    /// Image `i` of `sample`'s grid: two squares of its pixels between the images, three wide.
+    /// Image `i` of `sample`'s grid, whose pixels are 3 x 3 squares and whose images are two squares apart.
     fn tile(&self, i: usize, side: usize) -> Vec<[u8; 3]> {
         let (row, column, scale) = (i / 8, i % 8, 3);
         let at = |n: usize| (2 + n * (side + 2)) * scale;
@@ -134,7 +134,7 @@ impl Picture {
         (0..side * side).map(|p| self.rgb[pixel(p)]).collect()
     }
 
-    /// Whether an image is anywhere in this picture, each of its pixels a square of `scale`.
+    /// Whether this picture contains an image, with pixels enlarged by `scale`.
     fn shows(&self, tile: &[[u8; 3]], side: usize, scale: usize) -> bool {
         let (width, height) = self.size;
         let reach = (side - 1) * scale;
@@ -148,7 +148,7 @@ impl Picture {
 }
 
 #[test]
-fn what_a_run_of_each_configuration_tells_to_type_draws_and_the_first_the_same_pixels() {
+fn printed_commands_of_each_configuration_sample_and_the_first_reproduces_the_pixels() {
     let mut configs: Vec<PathBuf> =
         fs::read_dir(root().join("configs")).unwrap().map(|entry| entry.unwrap().path()).collect();
     configs.sort();
@@ -181,7 +181,7 @@ fn what_a_run_of_each_configuration_tells_to_type_draws_and_the_first_the_same_p
 }
 
 #[test]
-fn the_readme_can_be_typed_from_its_top_to_its_end() {
+fn the_readmes_commands_work_in_order() {
     let (place, hub) = (workplace(), FakeHub::start());
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let lines = readme.split("```sh\n").skip(1).flat_map(|block| block.split("```").next().unwrap_or_default().lines());
@@ -196,7 +196,7 @@ fn the_readme_can_be_typed_from_its_top_to_its_end() {
 }
 
 #[test]
-fn the_helps_examples_can_be_typed_one_after_the_other() {
+fn the_helps_examples_work_in_order() {
     let place = workplace();
     let help = place.run(&["--help"]).expect(0).stdout();
     let typed = commands(help.lines(), BINARY);
@@ -205,7 +205,7 @@ fn the_helps_examples_can_be_typed_one_after_the_other() {
 }
 
 #[test]
-fn what_is_typed_begins_as_the_command_was_called() {
+fn printed_commands_begin_as_the_command_was_called() {
     let place = workplace();
     let line = "cargo xtask train --config configs/mnist-classes.toml --out \"runs/it's \\\"mine\\\" ünd\"";
     let typed = line.replacen("cargo xtask", BINARY, 1) + &short(line);
@@ -221,14 +221,14 @@ fn what_is_typed_begins_as_the_command_was_called() {
     let help = Done(place.kakusan(&["sample", "--help"]).env("KAKUSAN_CALLED_AS", "cargo xtask").output().unwrap());
     assert!(help.expect(0).stdout().contains("Usage: cargo xtask sample"));
 
-    // a card may be published: it says nothing of this machine, nor that a model of classes has none
+    // a card may be published: it contains no path of this machine, and does not claim that the model has no classes
     let card = fs::read_to_string(place.path("runs/it's \"mine\" ünd/README.md")).unwrap();
     assert!(card.contains("class-conditional") && !card.contains("unconditional"), "{card}");
     run(&place, "cargo xtask train --config configs/folder.toml --data path/to/pictures --out r", None);
     let card = fs::read_to_string(place.path("r/README.md")).unwrap();
     assert!(card.contains("8 images from a folder of pictures.") && card.contains("unconditional-image-generation"));
 
-    // classes by their names, as the model's folder has them
+    // classes by name, as stored in the model's folder
     let line =
         "cargo xtask train --config configs/folder.toml --data path/to/pictures --out c --set model.num_class_embeds=2";
     fs::rename(place.path("path/to/pictures/cat"), place.path("path/to/pictures/a cat, or two")).unwrap();
@@ -242,9 +242,9 @@ fn what_is_typed_begins_as_the_command_was_called() {
     assert!(!card.contains("path/to") && !card.contains(here.to_str().unwrap()) && !card.contains("dir ="), "{card}");
 }
 
-/// What goes wrong says how to go on, and that can be typed, too.
+/// The remedies in error messages work, too.
 #[test]
-fn what_an_error_tells_to_type_can_be_typed() {
+fn the_commands_in_error_messages_work() {
     let place = workplace();
     let config = "cargo xtask train --config configs/184.toml --out 'a run'";
     let diverging = "--set train.optimizer=sgd --set train.checkpoint_every=1 \
@@ -252,12 +252,12 @@ fn what_an_error_tells_to_type_can_be_typed() {
     let typed = config.replacen("cargo xtask", BINARY, 1) + &short(config).replace("--max-steps 1", diverging);
     let said = Done(place.shell(&typed, ".").output().unwrap()).expect(1).stderr();
     let again = Done(place.shell(between(&said, "Go on with, say: ", "\n"), ".").output().unwrap());
-    // a tenth of that is too much as well, and is said with the way on from there
+    // a tenth of that is also too much; the message names the remedy
     assert!(again.stdout().contains("Going on after step 2") && again.stderr().contains("Go on with, say: "));
     let config = fs::read_to_string(place.path("a run/config.toml")).unwrap();
     assert_eq!(between(&config, "learning_rate = ", "\n").parse(), Ok(1e-4));
 
-    // a run that has no checkpoint yet cannot be drawn from
+    // a run without a checkpoint cannot be sampled from
     fs::create_dir(place.path("begun")).unwrap();
     fs::copy(place.path("a run/config.toml"), place.path("begun/config.toml")).unwrap();
     let said = place.run(&["sample", "--model", "begun"]).expect(1).stderr();

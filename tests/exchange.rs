@@ -1,13 +1,13 @@
-//! What Python makes of what we write, and the other way round: checkpoints with diffusers (`python/exchange.py`), a run's log
-//! with TensorBoard (`python/tensorboard_log.py`), by the Python that `KAKUSAN_PYTHON` names. That needs torch, diffusers
-//! and tensorboard, so these run on demand:
+//! Exchange with Python: diffusers reads our checkpoints and we read those of diffusers (`python/exchange.py`), and
+//! TensorBoard reads a run's log (`python/tensorboard_log.py`). `KAKUSAN_PYTHON` names a Python with torch, diffusers
+//! and tensorboard, so these tests run on demand:
 //!
 //!     KAKUSAN_PYTHON=python cargo test --test exchange -- --ignored
 
 use std::path::Path;
 use std::process::Command;
 
-/// What a script says of the command; it has to end well.
+/// Runs a script, which must succeed, and returns its output.
 fn run(script: &str) -> String {
     let python = std::env::var("KAKUSAN_PYTHON").expect("KAKUSAN_PYTHON names a Python with what the script needs");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/python").join(script);

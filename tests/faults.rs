@@ -1,4 +1,4 @@
-//! What bad input gets: a message that says what to do, the right exit code, and nothing lost.
+//! Bad input gives a message with a remedy and the right exit code, and nothing is lost.
 
 #[path = "support/command.rs"]
 mod command;
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use command::{Done, Workplace, config};
 
-/// Runs the command and checks exit code and words; nothing may have been made.
+/// Runs the command and checks its exit code and message; it must not create anything.
 #[track_caller]
 fn refused(place: &Workplace, args: &[&str], code: i32, words: &[&str]) {
     let done = place.run(args).expect(code);
@@ -57,9 +57,9 @@ fn wrong_usage_and_configurations_end_with_2() {
     refused(&place, &["sample", "--model", ".", "--batch", "0"], 2, &["--batch"]);
 }
 
-/// Each flag that takes a number, with values that it must refuse and what it says of its range.
+/// Each flag that takes a number, with values that it must refuse and the range in its message.
 #[test]
-fn a_number_that_a_flag_does_not_take_is_refused_with_its_range() {
+fn a_number_out_of_a_flags_range_is_refused_with_the_range() {
     let place = Workplace::new();
     let config = config("184.toml");
     let train = ["train", "--config", config.to_str().unwrap(), "--resume", "run"];
@@ -96,7 +96,7 @@ fn a_number_that_a_flag_does_not_take_is_refused_with_its_range() {
     for size in ["-1", "-1MB", "0", "0MB", "nanMB", "infGB", "1e30TB"] {
         refused(&place, &["convert", "run", "half", "--max-shard-size", size], 2, &["--max-shard-size", "like 100MB"]);
     }
-    // what is in a flag's range is taken: only the model is missing
+    // values in a flag's range are accepted: only the model is missing
     for (flag, value) in [("--guidance", "-1"), ("--guidance", "-2.5e3"), ("--seed", "18446744073709551615")] {
         let done = place.run(&[sample, &[flag, value]].concat());
         assert!(done.code() != Some(0) && !done.stderr().contains(flag), "{}", done.stderr());
@@ -123,7 +123,7 @@ attention_head_dim = 2
 norm_num_groups = 2
 "#;
 
-/// What no message may hold: candle adds a backtrace to its errors where it is asked for one.
+/// Text that no message may contain: candle adds a backtrace to its errors if `RUST_BACKTRACE` is set.
 #[track_caller]
 fn assert_no_backtrace(said: &str) {
     let frame =
@@ -134,12 +134,12 @@ fn assert_no_backtrace(said: &str) {
 }
 
 #[test]
-fn no_message_carries_a_backtrace_or_a_type_of_rust() {
+fn no_message_contains_a_backtrace_or_a_rust_type() {
     let place = Workplace::new();
     fs::write(place.path("small.toml"), SMALL).unwrap();
     fs::write(place.path("large.toml"), SMALL.replace("epochs = 1", "epochs = 9223372036854775808")).unwrap();
     place.run(&["train", "--config", "small.toml", "--out", "run"]).expect(0);
-    // every byte as its checksum says, but not of this optimiser
+    // all checksums are right, but the state is another optimiser's
     let checkpoint = place.path("run/checkpoints/checkpoint-1");
     let optimizer = checkpoint.join("optimizer.safetensors");
     let bytes = fs::read(&optimizer).unwrap();
@@ -159,7 +159,7 @@ fn no_message_carries_a_backtrace_or_a_type_of_rust() {
             .collect::<String>(),
     )
     .unwrap();
-    // and a model that is damaged, in its header and in its length
+    // and a damaged model: its header, its length
     for (name, keep) in [("header", 4), ("short", 9_000)] {
         let dir = place.path(name);
         copy(&place.path("run"), &dir);
@@ -222,9 +222,9 @@ fn no_message_carries_a_backtrace_or_a_type_of_rust() {
     }
 }
 
-/// Nobody asked for a card where the build knows none.
+/// A build without CUDA does not mention cards unless one is requested.
 #[test]
-fn a_build_without_cuda_says_nothing_of_it() {
+fn a_build_without_cuda_does_not_mention_it() {
     let place = Workplace::new();
     fs::write(place.path("small.toml"), SMALL).unwrap();
     let done = place.run(&["train", "--config", "small.toml", "--out", "run", "--device", "cpu"]).expect(0);
@@ -247,7 +247,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn a_folder_that_was_named_is_never_replaced_by_drawn_digits() {
+fn drawn_digits_never_replace_a_named_folder() {
     let place = Workplace::new();
     let config = config("184.toml");
     let train = |words: &[&str]| {
@@ -266,7 +266,7 @@ fn a_folder_that_was_named_is_never_replaced_by_drawn_digits() {
 }
 
 #[test]
-fn a_run_that_exists_is_kept_unless_it_may_go() {
+fn an_existing_run_is_kept_without_overwrite() {
     let place = Workplace::new();
     place.train("run", &["--max-steps", "1"]).expect(0);
     let before = fs::read(place.path("run/metrics.jsonl")).unwrap();
@@ -274,7 +274,7 @@ fn a_run_that_exists_is_kept_unless_it_may_go() {
     assert!(said.contains("--overwrite") && said.contains("--out run-2"), "{said}");
     assert_eq!(fs::read(place.path("run/metrics.jsonl")).unwrap(), before);
 
-    // what a killed run left of its first file is in nobody's way
+    // leftovers of a killed run's first file do not matter
     fs::create_dir(place.path("begun")).unwrap();
     fs::write(place.path("begun/.config.toml.aZ09bY"), "half").unwrap();
     place.train("begun", &["--max-steps", "1"]).expect(0);
@@ -282,7 +282,7 @@ fn a_run_that_exists_is_kept_unless_it_may_go() {
     place.run(&["train", "--resume", "begun"]).expect(0);
     assert!(!place.path("begun/.config.toml.aZ09bY").exists() && !place.path("begun/images/.loss.png.aZ09bY").exists());
 
-    // --overwrite deletes runs, and nothing else
+    // --overwrite deletes only runs
     place.train("run", &["--max-steps", "2", "--overwrite"]).expect(0);
     assert_eq!(fs::read_to_string(place.path("run/metrics.jsonl")).unwrap().lines().count(), 2);
     fs::create_dir(place.path("mine")).unwrap();
@@ -326,14 +326,14 @@ fn damaged_pipelines_are_refused() {
 }
 
 #[test]
-fn sampling_says_before_the_work_that_it_cannot_write() {
+fn sampling_checks_first_that_it_can_write() {
     let place = Workplace::new();
     place.train("run", &["--max-steps", "1"]).expect(0);
     let said = place.run(&["sample", "--model", "run", "--out", "no/such/a.png"]).expect(2).stderr();
     assert!(said.contains("there is no folder no/such"), "{said}");
 }
 
-/// A limit on the size of files fails a write half-way, as a full disk does: in the weights, and in what comes after them.
+/// A limit on file sizes makes a write fail half-way, as a full disk does: in the weights, and in later files.
 #[test]
 #[cfg(unix)]
 fn a_full_disk_ends_the_run_and_loses_nothing() {
@@ -349,7 +349,7 @@ fn a_full_disk_ends_the_run_and_loses_nothing() {
         assert!(said.contains("cannot write") && said.contains(file) && said.contains("too large"), "{said}");
         assert!(said.contains("kakusan train --resume run\n"), "{said}");
         let mut left = fs::read_dir(place.path("run/checkpoints")).unwrap().map(|entry| entry.unwrap().file_name());
-        // what could not be finished takes no room
+        // the unfinished file was deleted
         assert!(left.next().is_some_and(|name| name == "checkpoint-4") && left.next().is_none());
     }
 
@@ -360,7 +360,7 @@ fn a_full_disk_ends_the_run_and_loses_nothing() {
 }
 
 #[test]
-fn a_run_goes_on_with_its_own_configuration_or_says_what_differs() {
+fn a_run_resumes_with_its_own_configuration_or_names_the_differences() {
     let place = Workplace::new();
     place.train("run", &["--max-steps", "1"]).expect(0);
     let before = fs::read(place.path("run/config.toml")).unwrap();
@@ -390,9 +390,9 @@ fn a_run_goes_on_with_its_own_configuration_or_says_what_differs() {
     assert!(resume(&fixed).expect(2).stderr().contains("train.seed"));
 }
 
-/// A set that grew, another batch size, more epochs at a rate that falls.
+/// A larger data set, another batch size, more epochs with a decaying learning rate.
 #[test]
-fn a_run_goes_on_with_changes_where_they_are_allowed() {
+fn a_run_resumes_with_allowed_changes() {
     let place = Workplace::new();
     place.train("run", &["--set", "train.lr_scheduler=linear"]).expect(0);
     let changes = ["data.drawn_per_class=50", "train.batch_size=16", "train.epochs=3"];
@@ -410,7 +410,7 @@ fn a_run_goes_on_with_changes_where_they_are_allowed() {
     {
         assert!(said.contains(word), "{word}\nnot in\n{said}");
     }
-    // 8 steps of the old kind, and 10 of the new
+    // 8 steps with the old settings, and 10 with the new
     let steps = || fs::read_to_string(place.path("run/metrics.jsonl")).unwrap().lines().count();
     assert_eq!(steps(), 18);
     let said = place.run(&["train", "--resume", "run"]).expect(0).stdout();
@@ -418,9 +418,9 @@ fn a_run_goes_on_with_changes_where_they_are_allowed() {
 }
 
 #[test]
-fn a_training_that_diverges_says_where_and_how_to_go_on() {
+fn a_diverging_training_names_the_step_and_a_remedy() {
     let place = Workplace::new();
-    // the third step takes the weights far away
+    // the third step makes the weights diverge
     let rules = ["train.lr_scheduler=piecewise_constant", "train.lr_step_rules=1:2,1e33"];
     let diverges = |run: &str, set: &[&str], words: &[&str]| {
         let set = [&["train.optimizer=sgd", "train.checkpoint_every=2"], &rules[..], set].concat();
@@ -437,15 +437,15 @@ fn a_training_that_diverges_says_where_and_how_to_go_on() {
     let words = ["step 4 is", "the images ", "more of the set", "run/checkpoints/checkpoint-2, is intact"];
     diverges("run", &[], &words);
     let words = ["after step 3: the training has diverged", "last/checkpoints/checkpoint-2, is intact"];
-    diverges("last", &["train.max_steps=3"], &words); // its own loss is that of the weights before it
+    diverges("last", &["train.max_steps=3"], &words); // its own loss is still that of the weights before it
     diverges("kept", &["train.checkpoint_every=1"], &["after step 3: the training has diverged"]);
 }
 
-/// A checkpoint of the tutorial's network takes 3.7 MB: the second finds no place any more.
+/// A checkpoint of the tutorial's network takes 3.7 MB: there is no room for the second.
 #[test]
 #[cfg(target_os = "linux")]
 #[ignore = "mounts a small file system, which takes root"]
-fn a_training_on_a_full_disk_stops_and_goes_on_when_there_is_room() {
+fn a_training_on_a_full_disk_stops_and_resumes_when_there_is_room() {
     let place = Workplace::new();
     let run = |program: &str, args: &[&str]| {
         let done = std::process::Command::new(program).args(args).output().unwrap();

@@ -1,4 +1,4 @@
-//! The command and the Hub: a stand-in on loopback serves sets as the Hub does, of MNIST the first 512 images.
+//! The command and the Hub: a fake Hub on a loopback port serves data sets, of MNIST the first 512 images.
 
 #[path = "support/command.rs"]
 mod command;
@@ -49,7 +49,7 @@ fn mnist_is_fetched_once_and_read_offline_afterwards() {
 }
 
 #[test]
-fn a_damaged_download_is_refused_aloud_and_the_next_source_answers() {
+fn a_damaged_download_is_reported_and_the_next_source_is_used() {
     let (hub, place) = (serve(), Workplace::new());
     hub.fault(Fault::Altered);
     let said = train(&place, &hub, "run", false).expect(0).stdout();
@@ -57,7 +57,7 @@ fn a_damaged_download_is_refused_aloud_and_the_next_source_answers() {
     assert_eq!(std::fs::read_dir(place.path("hf/hub/datasets--ylecun--mnist/blobs")).unwrap().count(), 0);
 }
 
-/// Sends Ctrl-C, and expects the command to end at once: what it waits for takes longer.
+/// Sends Ctrl-C and expects the command to end at once, before what it waits for.
 #[cfg(unix)]
 fn interrupt(mut child: Child) {
     let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
@@ -75,7 +75,7 @@ fn interrupt(mut child: Child) {
 
 #[test]
 #[cfg(unix)]
-fn ctrl_c_during_a_download_ends_at_once_and_the_next_run_goes_on_with_it() {
+fn ctrl_c_ends_a_download_at_once_and_the_next_run_continues_it() {
     let (hub, place) = (serve(), Workplace::new());
     hub.fault(Fault::StandStill);
     let mut command = training(&place, &hub, "run", false);
@@ -91,7 +91,7 @@ fn ctrl_c_during_a_download_ends_at_once_and_the_next_run_goes_on_with_it() {
         assert!(begin.elapsed() < Duration::from_secs(60), "no download begins");
         std::thread::sleep(Duration::from_millis(20));
     }
-    std::thread::sleep(Duration::from_millis(200)); // until it stands still
+    std::thread::sleep(Duration::from_millis(200)); // until the download stalls
     interrupt(child);
     let there = received() as usize;
     assert!(!place.path("run").exists());
@@ -106,7 +106,7 @@ fn ctrl_c_during_a_download_ends_at_once_and_the_next_run_goes_on_with_it() {
 
 #[test]
 #[cfg(unix)]
-fn a_wait_that_the_hub_asks_for_is_said_and_ctrl_c_ends_it() {
+fn a_wait_for_the_hub_is_reported_and_ctrl_c_ends_it() {
     let (hub, place) = (serve(), Workplace::new());
     hub.fault(Fault::Refuse(429, "", "Retry-After: 250\r\n"));
     let mut command = training(&place, &hub, "run", false);
@@ -120,7 +120,7 @@ fn a_wait_that_the_hub_asks_for_is_said_and_ctrl_c_ends_it() {
     interrupt(child);
 }
 
-/// A tiny network on golden files of pyarrow's, served as a set of the Hub.
+/// A tiny network on files written by pyarrow, served as a data set of the Hub.
 const ANY_SET: &str = r#"
 data = { name = "hub", repo = "golden/set", resolution = 8 }
 model = { _class_name = "UNet2DModel", sample_size = 8, in_channels = 1, out_channels = 1, layers_per_block = 1, norm_num_groups = 4, block_out_channels = [8, 8], down_block_types = ["DownBlock2D", "DownBlock2D"], up_block_types = ["UpBlock2D", "UpBlock2D"] }
@@ -142,7 +142,7 @@ fn train_any_set(file: &str, more: &[&str]) -> Done {
 }
 
 #[test]
-fn a_model_of_classes_learns_from_images_with_classes_alone() {
+fn a_model_of_classes_needs_images_with_classes() {
     let classes = "model.num_class_embeds=3";
     for file in ["label_text.parquet", "label_names.parquet", "label_int8.parquet"] {
         train_any_set(file, &[classes]).expect(0);
@@ -157,7 +157,7 @@ fn a_model_of_classes_learns_from_images_with_classes_alone() {
             said.contains("the model is to learn classes, but the images have none") && said.contains(reason),
             "{said}"
         );
-        // A model that is told none goes on, and it is said aloud.
+        // A model without classes trains on, with a message.
         let said = train_any_set(file, &[]).expect(0).stdout();
         assert!(said.contains("the images have no classes") && said.contains(reason), "{said}");
     }

@@ -1,8 +1,8 @@
-//! A training that is killed before any of the changes that it makes to its folder goes on to the same bytes as one that
-//! is left alone; and one of whose changes any one fails ends with an error, and has lost nothing.
+//! A training that is killed before any change to its folder resumes to the same bytes as an uninterrupted one. A
+//! training in which any change fails ends with an error and loses nothing.
 //!
-//! Every change is tried: each file made, written, renamed, synced or deleted (`kakusan::models::disk`). What a kill leaves
-//! is what lies on the disk before the change, so one run shows what each of its kills would leave.
+//! Every change is tested: each file created, written, renamed, synced or deleted (`kakusan::models::disk`). A kill
+//! leaves the files as they are before the change, so a single run shows the state after each possible kill.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,7 +17,8 @@ use kakusan::models::disk::{Change, with_faults};
 use kakusan::pipeline::{DeviceChoice, Error, Existing, Outcome, RunConfig, Training};
 use kakusan::scheduler::Registry;
 
-/// Everything that a checkpoint must remember: averages, moments, a place within an epoch, a rate that changes.
+/// A training with everything that a checkpoint must hold: averages, moments, a position within an epoch, a changing
+/// rate.
 const CONFIG: &str = r#"
 [data]
 name = "mnist"
@@ -60,7 +61,7 @@ batch_size = 1
 trajectory_steps = 1
 "#;
 
-/// A folder of runs, of which one is under test: `runs/run`.
+/// A folder of runs. `runs/run` is the one under test.
 struct Place {
     dir: tempfile::TempDir,
 }
@@ -98,7 +99,7 @@ impl Place {
         self.train(Existing::Resume { allow_changes: false, checkpoint: None }, seed)
     }
 
-    /// All that lies under `runs`.
+    /// Everything under `runs`.
     fn state(&self) -> State {
         let mut state = State::new();
         read(&self.runs(), &self.runs(), &mut state);
@@ -125,7 +126,7 @@ fn newest(run: &Path) -> usize {
     entries.filter_map(step).max().unwrap_or(0)
 }
 
-/// Folders and files by their names, folders before what is in them.
+/// Folders and files by name, folders before their contents.
 type State = BTreeMap<PathBuf, Option<Vec<u8>>>;
 
 fn read(root: &Path, dir: &Path, state: &mut State) {
@@ -138,7 +139,7 @@ fn read(root: &Path, dir: &Path, state: &mut State) {
     }
 }
 
-/// What is the same however often a run was stopped: all but the times that the log, the report and TensorBoard tell.
+/// Everything that does not depend on interruptions: all but the times in the log, the report and TensorBoard's events.
 fn lasting(state: &State) -> State {
     let mut lasting = state.clone();
     for (name, bytes) in &mut lasting {
@@ -157,7 +158,7 @@ fn lasting(state: &State) -> State {
     lasting
 }
 
-/// Panics where two folders are not the same.
+/// Panics if two folders differ.
 #[track_caller]
 fn same(ours: &State, expected: &State, after: &str) {
     let (ours, expected) = (lasting(ours), lasting(expected));
@@ -167,8 +168,8 @@ fn same(ours: &State, expected: &State, after: &str) {
     }
 }
 
-/// What kills during `work` would leave under `runs`, each once, with the change before which it lies there. A line that is
-/// being added to a file is also left in half.
+/// The states of `runs` that kills during `work` would leave, each once, with the change that follows. A line that is
+/// being appended is also left half-written.
 fn kills(place: &Place, work: impl FnOnce()) -> Vec<(String, State)> {
     let found: Rc<RefCell<Vec<(String, State)>>> = Rc::default();
     let (root, seen) = (place.runs(), found.clone());
@@ -183,7 +184,7 @@ fn kills(place: &Place, work: impl FnOnce()) -> Vec<(String, State)> {
             torn.get_mut(&name).unwrap().as_mut().unwrap().extend(&change.bytes[..change.bytes.len() / 2]);
             seen.push((what.clone() + ", half of it done", torn));
         }
-        // how much of a file is there that has no name yet makes no difference
+        // the size of an unfinished temporary file makes no difference
         if !seen
             .iter()
             .rev()
@@ -198,7 +199,7 @@ fn kills(place: &Place, work: impl FnOnce()) -> Vec<(String, State)> {
     found.take()
 }
 
-/// The number of changes that `work` makes; what is written to one file counts once.
+/// The number of changes that `work` makes; all writes to one file count once.
 fn changes(work: impl FnOnce()) -> usize {
     let count = Rc::new(RefCell::new(Counter::default()));
     let counter = count.clone();
@@ -249,9 +250,9 @@ fn a_kill_before_any_change_changes_no_byte() {
     }
 }
 
-/// A run that goes on has more to put in order: a checkpoint that was damaged, one half written, one half deleted.
+/// A resumed run has more to clean up: a damaged checkpoint, a half-written one, a half-deleted one.
 #[test]
-fn a_kill_while_a_run_goes_on_changes_no_byte() {
+fn a_kill_while_a_run_resumes_changes_no_byte() {
     let place = Place::new();
     let left = kills(&place, || assert_eq!(place.train(Existing::Refuse, 3).unwrap(), Outcome::Finished));
     let whole = place.state();
@@ -275,7 +276,7 @@ fn a_kill_while_a_run_goes_on_changes_no_byte() {
     }
 }
 
-/// There is always the old run, whole, or the new one.
+/// At any time, either the old run is complete or the new one.
 #[test]
 fn a_kill_while_a_run_is_overwritten_leaves_one_of_the_two() {
     let place = Place::new();
@@ -304,7 +305,7 @@ fn a_kill_while_a_run_is_overwritten_leaves_one_of_the_two() {
     assert!(came_back > 2 && went_on > 10, "{came_back} and {went_on}");
 }
 
-/// A disk that is full from some change on, or that fails once.
+/// A disk that is full from one change on, or that fails once.
 #[test]
 fn a_change_that_fails_ends_the_run_and_loses_nothing() {
     let whole = Place::new();
@@ -362,7 +363,7 @@ fn the_log_never_costs_a_checkpoint() {
     let text = String::from_utf8(state[log].clone().unwrap()).unwrap();
     let [first, second] = text.split_inclusive('\n').collect::<Vec<_>>().try_into().unwrap();
     let third = second.replace("\"step\":2", "\"step\":3");
-    /// What became of the log, its bytes, and the steps that are kept.
+    /// The damage to the log, its bytes, and the steps that are kept.
     type Damage = (&'static str, Option<Vec<u8>>, &'static [usize]);
     let damaged: [Damage; 10] = [
         ("absent", None, &[3]),

@@ -1,5 +1,6 @@
-//! Seed for seed: the command's losses and samples are PyTorch's, on MNIST's first 512 images (`golden/mnist_excerpt.py`), and on all of it, in the
-//! folder that `KAKUSAN_MNIST_DIR` names: `cargo test --test parity -- --ignored whole_mnist`.
+//! With the same seed, the command's losses and samples are PyTorch's: on MNIST's first 512 images
+//! (`golden/mnist_excerpt.py`), and on all of MNIST, in the folder that `KAKUSAN_MNIST_DIR` names:
+//! `cargo test --test parity -- --ignored whole_mnist`.
 
 #[path = "support/command.rs"]
 mod command;
@@ -43,7 +44,7 @@ fn within(ours: &[f32], theirs: &[f32], relative: f32) {
     }
 }
 
-/// The images that the run draws, of which the first are PyTorch's.
+/// The images that the run samples; the first ones are compared with PyTorch's.
 #[track_caller]
 fn samples_within(place: &Workplace, theirs: &[f32], count: usize, most: f32) {
     let args = ["sample", "--model", "run", "--steps", "40", "--batch", "64", "--seed", "0", "--save-tensor", "s"];
@@ -54,7 +55,7 @@ fn samples_within(place: &Workplace, theirs: &[f32], count: usize, most: f32) {
     assert!(difference <= most, "{difference}");
 }
 
-/// The excerpt's folder, and what PyTorch made of it.
+/// The excerpt's folder, and PyTorch's results on it.
 fn excerpt() -> (String, Vec<u8>) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/mnist").canonicalize().unwrap();
     (folder.to_str().unwrap().to_owned(), golden("tutorial-excerpt.safetensors"))
@@ -70,7 +71,7 @@ fn the_tutorial_on_an_excerpt_is_pytorchs_seed_for_seed() {
     samples_within(&place, &f32s(&golden, "samples"), 16, 0.005);
 }
 
-/// The first losses of a configuration that trains UNet2DModel; the pictures at the end are kept cheap.
+/// The first losses of a configuration that trains UNet2DModel, with cheap pictures at the end.
 #[track_caller]
 fn the_unet_trains_as_in_pytorch(name: &str, mnist: &str, theirs: &[f32]) {
     let place = Workplace::new();

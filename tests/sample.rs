@@ -1,4 +1,4 @@
-//! Sampling and looking by the command.
+//! The commands `sample`, `info`, `schedulers` and `convert`.
 
 #[path = "support/command.rs"]
 mod command;
@@ -9,7 +9,7 @@ use command::{Workplace, config};
 use safetensors::SafeTensors;
 
 #[test]
-fn the_command_draws_what_the_training_drew_and_saves_it_as_a_tensor() {
+fn the_command_samples_what_the_training_sampled_and_saves_it_as_a_tensor() {
     let place = Workplace::new();
     place.train("run", &["--max-steps", "2"]).expect(0);
     let args =
@@ -52,7 +52,7 @@ fn the_command_draws_what_the_training_drew_and_saves_it_as_a_tensor() {
 }
 
 #[test]
-fn an_image_of_a_seed_is_the_same_whatever_is_drawn_beside_it() {
+fn an_image_of_a_seed_does_not_depend_on_the_others() {
     let place = Workplace::new();
     place.train("run", &["--max-steps", "2"]).expect(0);
     let ddpm = ["--set", "scheduler._class_name=DDPMScheduler", "--set", "scheduler.prediction_type=sample"];
@@ -92,7 +92,7 @@ fn an_image_of_a_seed_is_the_same_whatever_is_drawn_beside_it() {
     assert!(failed.contains("LinearMixScheduler has no use for `eta`"), "{failed}");
 }
 
-/// A model as Python saves it, and what of its files was changed.
+/// A model as Python saves it, with changes to its files.
 fn odd(place: &Workplace, name: &str, change: impl FnOnce(&std::path::Path)) {
     for file in [
         "model_index.json",
@@ -108,7 +108,7 @@ fn odd(place: &Workplace, name: &str, change: impl FnOnce(&std::path::Path)) {
 }
 
 #[test]
-fn what_a_model_does_not_know_is_said_and_it_draws_as_without() {
+fn unknown_fields_and_tensors_are_reported_and_ignored() {
     let place = Workplace::new();
     place.train("plain", &["--max-steps", "1"]).expect(0);
     let edit = |file: &str, from: &str, to: &str| {
@@ -148,9 +148,9 @@ fn what_a_model_does_not_know_is_said_and_it_draws_as_without() {
     }
 }
 
-/// Latents have 4 channels, inpainting's inputs 9.
+/// Latents have 4 channels, inputs for inpainting 9.
 #[test]
-fn images_of_other_channels_are_drawn_and_three_of_them_shown() {
+fn images_with_other_numbers_of_channels_are_sampled_and_three_channels_shown() {
     let place = Workplace::new();
     place.train("plain", &["--max-steps", "1"]).expect(0);
     for (channels, shown) in [(2, "the first of them"), (4, "the first three of them"), (9, "the first three of them")]
@@ -204,7 +204,7 @@ fn images_of_other_channels_are_drawn_and_three_of_them_shown() {
 }
 
 #[test]
-fn a_picture_is_written_as_its_ending_says_or_not_at_all() {
+fn a_pictures_format_follows_from_its_extension() {
     let place = Workplace::new();
     place.train("run", &["--max-steps", "1"]).expect(0);
     let draw =
@@ -266,7 +266,7 @@ fn schedulers_are_listed_with_a_line_each() {
 }
 
 #[test]
-fn threads_change_nothing_and_vectors_no_more_than_rounding_does() {
+fn threads_change_nothing_and_vectors_only_the_rounding() {
     let place = Workplace::new();
     let run = |name: &str, more: &[&str]| -> Vec<f64> {
         place.train(name, &[&["--max-steps", "3"], more].concat()).expect(0);
@@ -283,7 +283,7 @@ fn threads_change_nothing_and_vectors_no_more_than_rounding_does() {
 }
 
 #[test]
-fn info_says_what_is_saved_and_what_this_is() {
+fn info_describes_a_saved_model_and_the_build() {
     let place = Workplace::new();
     place.train("run", &["--max-steps", "1"]).expect(0);
     let said = place.run(&["info", "run", "--tensors"]).expect(0).stdout();
@@ -336,7 +336,7 @@ fn help_teaches() {
 }
 
 #[test]
-fn digits_are_drawn_on_demand() {
+fn classes_are_sampled_on_demand() {
     let place = Workplace::new();
     let config = config("mnist-classes.toml");
     let train = |out: &str, more: &[&str]| {
@@ -376,7 +376,7 @@ fn digits_are_drawn_on_demand() {
 fn values_that_are_no_numbers_are_counted_and_end_with_1() {
     let place = Workplace::new();
     place.train("run", &["--max-steps", "1"]).expect(0);
-    // finite weights, as a step that diverges leaves them, and nothing finite comes of them
+    // finite weights, as after a diverging step, whose output is not finite
     let file = place.path("run/unet/diffusion_pytorch_model.safetensors");
     let whole = fs::read(&file).unwrap();
     let begin = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;

@@ -1,4 +1,4 @@
-//! A whole training by the command: what it leaves behind, the same twice, and going on after a stop.
+//! Whole trainings by the command: the run's folder, reproducibility, and resuming.
 
 #[path = "support/command.rs"]
 mod command;
@@ -84,7 +84,7 @@ fn the_same_seed_gives_the_same_bytes_on_any_number_of_threads() {
     assert!(one != bytes(&place.path("other").join(WEIGHTS)));
 }
 
-/// Starts a training of more steps than anybody waits for, and waits until it has done `steps`.
+/// Starts a very long training and waits until it has done `steps`.
 fn start(place: &Workplace, steps: usize) -> std::process::Child {
     let args = Workplace::quick("run", &["--set", "train.epochs=5000"]);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -101,7 +101,7 @@ fn steps_done(place: &Workplace) -> usize {
     fs::read_to_string(place.path("run/metrics.jsonl")).unwrap_or_default().lines().count()
 }
 
-/// The setting with which a run ends an epoch after that in which it was stopped.
+/// The setting with which a run ends one epoch after the one in which it was stopped.
 fn an_epoch_more(place: &Workplace) -> String {
     format!("train.epochs={}", steps_done(place) / 4 + 1)
 }
@@ -128,7 +128,7 @@ fn same_run(place: &Workplace) {
 
 #[test]
 #[cfg(unix)]
-fn an_interrupted_training_saves_and_goes_on_to_the_same_weights() {
+fn an_interrupted_training_saves_and_resumes_to_the_same_weights() {
     let place = Workplace::new();
     let child = start(&place, 6);
     signal(&child, "-INT");
@@ -147,7 +147,7 @@ fn an_interrupted_training_saves_and_goes_on_to_the_same_weights() {
 }
 
 #[test]
-fn a_run_goes_on_from_an_earlier_checkpoint() {
+fn a_run_resumes_from_an_earlier_checkpoint() {
     let place = Workplace::new();
     place.train("run", &[]).expect(0);
     let before = bytes(&place.path("run").join(WEIGHTS));
@@ -162,10 +162,10 @@ fn a_run_goes_on_from_an_earlier_checkpoint() {
     assert_eq!(kept, ["checkpoint-4", "checkpoint-8", "later-checkpoint-8"]);
 }
 
-/// There is nothing to save while it waits for the Hub.
+/// While it waits for the Hub, there is nothing to save.
 #[test]
 #[cfg(unix)]
-fn a_training_that_has_not_begun_is_interrupted_at_once() {
+fn an_interrupt_before_the_first_step_ends_the_training_at_once() {
     let (place, hub) = (Workplace::new(), FakeHub::start());
     hub.fault(Fault::Silent);
     let config = command::config("184.toml");
@@ -185,7 +185,7 @@ fn a_training_that_has_not_begun_is_interrupted_at_once() {
 
 #[test]
 #[cfg(unix)]
-fn a_run_is_one_trainings_at_a_time() {
+fn only_one_training_uses_a_run_at_a_time() {
     let place = Workplace::new();
     let child = start(&place, 5);
     for args in [Workplace::quick("run", &["--overwrite"]), vec!["train".into(), "--resume".into(), "run".into()]] {
@@ -196,17 +196,17 @@ fn a_run_is_one_trainings_at_a_time() {
     command::Done(child.wait_with_output().unwrap()).expect(130);
 }
 
-/// One kill of the real thing; `tests/kill.rs` tries every moment.
+/// Kills one real process; `tests/kill.rs` tests a kill at every change.
 #[test]
 #[cfg(unix)]
-fn a_killed_training_leaves_nothing_half_and_goes_on_to_the_same_weights() {
+fn a_killed_training_leaves_no_partial_file_and_resumes_to_the_same_weights() {
     let place = Workplace::new();
     let mut child = start(&place, 5);
     child.kill().unwrap();
     child.wait().unwrap();
     let report = fs::read_to_string(place.path("run/report.html")).unwrap();
     assert!(report.contains("This training is under way") && report.contains("http-equiv=\"refresh\""));
-    // whatever has its final name is whole
+    // every file with its final name is complete
     for entry in fs::read_dir(place.path("run/checkpoints")).unwrap() {
         let path = entry.unwrap().path();
         if path.file_name().unwrap().to_string_lossy().starts_with("checkpoint-") {
@@ -232,7 +232,7 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before() {
     let said = place.run(&["train", "--resume", "run", "--max-steps", "16"]).expect(0).stdout();
     assert!(said.contains("is damaged: its checksum") && said.contains("Going on after step 8"), "{said}");
     same_run(&place);
-    // it stays to be looked at, and no good one went for it
+    // it is kept for inspection, and no good one was deleted in its place
     let mut kept: Vec<_> =
         fs::read_dir(place.path("run/checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
     kept.sort();
@@ -240,12 +240,12 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before() {
 }
 
 #[test]
-fn the_newest_checkpoints_stay_and_the_best() {
+fn the_newest_checkpoints_and_the_best_are_kept() {
     let place = Workplace::new();
     let settings = ["train.checkpoint_every=1", "train.keep_checkpoints=1", "train.keep_best=true"];
-    // a rate that rises until it does harm: the best weights lie in the middle
+    // a learning rate that rises until it does harm: the best weights are in the middle
     let rates = ["train.optimizer=sgd", "train.learning_rate=1.0", "train.lr_scheduler=piecewise_constant"];
-    let rules = ["train.lr_step_rules=0.1:4,2", "train.max_steps=6"]; // before nothing is finite any more
+    let rules = ["train.lr_step_rules=0.1:4,2", "train.max_steps=6"]; // before the weights stop being finite
     let args: Vec<&str> = [&settings[..], &rates, &rules].concat().iter().flat_map(|s| ["--set", s]).collect();
     place.train("run", &args).expect(0);
     let mut kept: Vec<usize> = fs::read_dir(place.path("run/checkpoints"))
@@ -265,7 +265,7 @@ fn the_newest_checkpoints_stay_and_the_best() {
 }
 
 #[test]
-fn the_average_is_saved_and_watched() {
+fn the_average_is_saved_and_sampled() {
     let place = Workplace::new();
     let settings = ["use_ema=true", "tensorboard=true", "sample_every=2", "lr_scheduler=linear", "max_grad_norm=0.5"];
     let settings: Vec<String> = settings.iter().map(|setting| format!("train.{setting}")).collect();

@@ -1,16 +1,16 @@
-//! Runs the command as its user would, away from the network and from the user's own files.
+//! Runs the command as a user would, isolated from the network and from the user's own files.
 
 #![allow(dead_code)] // each test file uses its own part
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// A folder of one test, with the repository's configurations at hand.
+/// The temporary folder of one test, with access to the shipped configurations.
 pub(crate) struct Workplace {
     dir: tempfile::TempDir,
 }
 
-/// Drawn digits and few of them: a training that takes a moment.
+/// A few drawn digits: a short training.
 pub(crate) const QUICK: [&str; 10] = [
     "--set",
     "data.sources=[\"drawn\"]",
@@ -41,7 +41,7 @@ impl Workplace {
         command
     }
 
-    /// A line as a shell takes it, in a folder of the workplace; the command is found by its name, too.
+    /// A shell command line, in a folder of the workplace; `kakusan` is in its `PATH`.
     pub(crate) fn shell(&self, line: &str, folder: &str) -> Command {
         let binary = Path::new(env!("CARGO_BIN_EXE_kakusan"));
         let mut places = vec![binary.parent().unwrap().to_owned()];
@@ -57,7 +57,7 @@ impl Workplace {
         Done(self.kakusan(args).output().unwrap())
     }
 
-    /// A quick training into `out` with more arguments.
+    /// A short training into `out` with extra arguments.
     pub(crate) fn train(&self, out: &str, more: &[&str]) -> Done {
         self.run(&Self::quick(out, more).iter().map(String::as_str).collect::<Vec<_>>())
     }
@@ -75,7 +75,7 @@ pub(crate) fn config(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(name).canonicalize().unwrap()
 }
 
-/// How a command ended.
+/// The exit code and output of a command.
 pub(crate) struct Done(pub(crate) Output);
 
 impl Done {
@@ -91,7 +91,7 @@ impl Done {
         String::from_utf8_lossy(&self.0.stderr).into_owned()
     }
 
-    /// Panics with what the command said unless it ended with `code`.
+    /// Panics with the command's output unless it ended with `code`.
     #[track_caller]
     pub(crate) fn expect(self, code: i32) -> Self {
         assert_eq!(self.code(), Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout(), self.stderr());

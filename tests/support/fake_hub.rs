@@ -1,5 +1,5 @@
-//! A stand-in for the Hugging Face Hub on a loopback port, for tests: serves files from memory by the Hub's protocol, remembers what
-//! it was asked, and can be told to misbehave. Included by path, so not every test uses all of it.
+//! A fake Hugging Face Hub on a loopback port, for tests: it serves files from memory by the Hub's protocol, records
+//! the requests, and can simulate faults. Included by path, so not every test uses all of it.
 #![allow(dead_code)]
 
 use std::collections::HashMap;
@@ -10,27 +10,27 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-/// The commit that every revision stands at.
+/// The commit of every revision.
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// How the Hub misbehaves.
+/// A fault of the Hub.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Fault {
     /// Every request gets this status, this `X-Error-Code` and, if not empty, this header line.
     Refuse(u16, &'static str, &'static str),
-    /// The first so many requests meet this fault, those after them none.
+    /// The first so many requests have this fault, later ones none.
     Times(usize, Box<Fault>),
-    /// The first so many requests meet no fault, those after them this one.
+    /// The first so many requests have no fault, later ones this one.
     Later(usize, Box<Fault>),
-    /// HEAD is well; GET gets an error page with this status.
+    /// HEAD succeeds; GET gets an error page with this status.
     GetStatus(u16),
-    /// HEAD is well; GET gets an error page with status 200.
+    /// HEAD succeeds; GET gets an error page with status 200.
     ErrorPage,
-    /// The body stops half way, before the length it announced.
+    /// The body ends half-way, before the announced length.
     CutShort,
-    /// The body is half the file and says so.
+    /// The body is half the file, with the right length announced.
     Half,
-    /// One byte in the middle is another, the length is right.
+    /// One byte in the middle is wrong; the length is right.
     Altered,
     /// More bytes than HEAD announced.
     TooLong,
@@ -38,9 +38,9 @@ pub(crate) enum Fault {
     WrongEtag,
     /// The `ETag` is as given.
     Etag(&'static str),
-    /// The answer lacks the headers whose lower-case line holds this.
+    /// Headers whose lower-case line contains this are missing.
     Without(&'static str),
-    /// Takes the connection and never answers.
+    /// Accepts the connection and never answers.
     Silent,
     /// Sends half of the body, then nothing.
     StandStill,
@@ -48,29 +48,29 @@ pub(crate) enum Fault {
     Rubbish,
     /// HEAD and GET redirect to this address, with the Hub's headers, as it does for large files.
     RedirectTo(String),
-    /// Redirects to this address without a word on the file, as a login page or another host name does.
+    /// Redirects to this address without the file's headers, as to a login page or another host name.
     MovedTo(&'static str),
-    /// Redirects to itself for ever.
+    /// Redirects to itself forever.
     Loop,
-    /// Sends the whole file whatever range was asked for.
+    /// Ignores ranges and sends the whole file.
     NoRanges,
-    /// Serves files, and lists none.
+    /// Serves files, but no listing.
     NoListing,
-    /// The same, and it misbehaves like this besides.
+    /// The same, with another fault.
     Unlisted(Box<Fault>),
-    /// Closes the connection when it is asked for a file whose path holds this.
+    /// Closes the connection on a request for a file whose path contains this.
     Drop(&'static str),
-    /// Files whose path holds this are of another commit.
+    /// Files whose path contains this are at another commit.
     OtherCommit(&'static str),
 }
 
-/// One request as it came.
+/// One request.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) authorization: Option<String>,
-    /// The first byte that is wanted, and the last.
+    /// The first and the last requested byte.
     pub(crate) range: Option<(usize, usize)>,
 }
 
@@ -131,12 +131,12 @@ impl FakeHub {
         }
     }
 
-    /// Misbehaves from now on; `None`: behaves again.
+    /// Sets the fault from now on; `None` for no fault.
     pub(crate) fn fault(&self, fault: impl Into<Option<Fault>>) {
         self.state().fault = fault.into();
     }
 
-    /// What was asked since the last call.
+    /// The requests since the last call.
     pub(crate) fn requests(&self) -> Vec<Request> {
         std::mem::take(&mut self.state().requests)
     }
@@ -146,7 +146,7 @@ impl FakeHub {
     }
 }
 
-/// One request, one answer, and the connection is closed.
+/// Reads one request, sends one answer and closes the connection.
 fn answer(mut stream: TcpStream, state: &Mutex<State>) {
     let Some(request) = read_request(&stream) else { return };
     let (file, listing, fault) = {
@@ -171,7 +171,7 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
             let (_revision, path) = rest.split_once('/')?;
             state.files.get(&format!("{repo}/{path}")).cloned()
         });
-        // /api/models/owner/name/revision/<one segment>, and what of it is wanted; "datasets" in the place of "models"
+        // /api/models/owner/name/revision/<one segment> and a query; "datasets" in place of "models" for a dataset
         let listing =
             request.path.strip_prefix("/api").and_then(|rest| rest.split_once("/revision/")).map(|(repo, _)| {
                 let repo = repo.strip_prefix("/models").unwrap_or(repo);
@@ -293,7 +293,8 @@ fn read_request(stream: &TcpStream) -> Option<Request> {
     Some(Request { method, path, authorization, range })
 }
 
-/// SHA-256 by FIPS 180-4, in hex: the tests of three crates use this file, not all of which have a crate for it.
+/// SHA-256 by FIPS 180-4, in hex. Written here, because not all crates whose tests use this file depend on a SHA-256
+/// crate.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     // The constants are the fractional parts of the roots of the first primes.
     let primes: Vec<u64> = (2u64..).filter(|n| (2..*n).all(|d| n % d != 0)).take(64).collect();

@@ -1,4 +1,4 @@
-//! The Hub crate against a stand-in on a loopback port: what is fetched, where it lies, and what is refused.
+//! The Hub crate against a fake Hub on a loopback port: downloads, the cache's layout, and errors.
 
 #[path = "../../../tests/support/fake_hub.rs"]
 mod fake_hub;
@@ -15,7 +15,7 @@ const REPO: &str = "ylecun/mnist";
 const REVISION: &str = "refs/convert/parquet";
 const FILE: &str = "mnist/train/0000.parquet";
 
-/// A file that takes several reads.
+/// A file that is sent in several reads.
 fn bytes() -> Vec<u8> {
     (0..300_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect()
 }
@@ -60,7 +60,7 @@ impl Case {
         self.root().join("blobs").join(sha256(&bytes()))
     }
 
-    /// The regular files and links of the repository's cache, locks aside.
+    /// The files and links of the repository's cache, except locks.
     fn kept(&self) -> Vec<PathBuf> {
         let (mut kept, mut open) = (Vec::new(), vec![self.root()]);
         while let Some(folder) = open.pop() {
@@ -102,13 +102,13 @@ fn a_file_is_fetched_into_pythons_layout() {
 }
 
 #[test]
-fn the_second_time_only_asks_and_offline_does_not_even_ask() {
+fn the_second_time_only_metadata_is_requested_and_offline_nothing() {
     let case = Case::new();
     let path = case.fetch().unwrap();
     assert!(case.methods().contains(&"GET".to_owned()));
     assert_eq!(case.fetch().unwrap(), path);
     assert_eq!(case.methods(), ["HEAD"]);
-    // The endpoint of the offline Hub answers nobody: a socket would fail.
+    // The endpoint of the offline Hub does not answer: a connection would fail.
     assert_eq!(case.offline().dataset_file(REPO, REVISION, FILE).unwrap(), path);
     assert_eq!(case.offline().dataset_file(REPO, COMMIT, FILE).unwrap(), path);
     assert!(case.methods().is_empty());
@@ -129,7 +129,7 @@ fn a_commit_in_the_cache_needs_no_network() {
 }
 
 #[test]
-fn a_changed_file_is_fetched_anew_and_an_absent_one_is_not_found() {
+fn a_changed_file_is_fetched_again_and_a_missing_one_is_not_found() {
     let case = Case::new();
     case.fetch().unwrap();
     case.server.serve(&format!("datasets/{REPO}"), FILE, "version 2");
@@ -141,7 +141,7 @@ fn a_changed_file_is_fetched_anew_and_an_absent_one_is_not_found() {
 }
 
 #[test]
-fn models_lie_beside_datasets_and_small_files_have_gits_hash() {
+fn models_have_their_own_folder_and_small_files_have_gits_hash() {
     let case = Case::new();
     case.server.serve("google/ddpm", "unet/config.json", "hello\n");
     case.server.fault(Fault::Etag("\"ce013625030ba8dba906f756967f9e9ca394464a\""));
@@ -150,13 +150,13 @@ fn models_lie_beside_datasets_and_small_files_have_gits_hash() {
     case.server.fault(Fault::Etag("W/\"0000000000000000000000000000000000000000\""));
     let error = case.hub.model_file("google/ddpm", "main", "unet/config.json").unwrap_err();
     assert!(matches!(error, Error::Integrity { .. }), "{error}");
-    // A mirror's own kind of etag tells nothing, and the size alone is compared.
+    // A mirror's etag may not be a checksum; then only the size is compared.
     case.server.fault(Fault::Etag("\"mirror-7\""));
     assert!(case.hub.model_file("google/ddpm", "v2", "unet/config.json").is_ok());
 }
 
 #[test]
-fn a_body_that_is_not_the_file_is_refused_and_not_kept() {
+fn a_wrong_body_is_refused_and_discarded() {
     for (fault, named) in [
         (Fault::GetStatus(403), "Denied"),
         (Fault::GetStatus(404), "NotFound"),
@@ -174,7 +174,7 @@ fn a_body_that_is_not_the_file_is_refused_and_not_kept() {
         let error = case.fetch().unwrap_err();
         assert!(format!("{error:?}").starts_with(named), "{fault:?}: {error:?}");
         assert!(error.to_string().contains(FILE), "{error}");
-        // The beginning of a file whose checksum will tell is kept, to go on with.
+        // A partial download is kept and continued if the etag is a checksum.
         let kept = case.kept();
         match fault {
             Fault::CutShort | Fault::StandStill => {
@@ -182,14 +182,14 @@ fn a_body_that_is_not_the_file_is_refused_and_not_kept() {
             }
             _ => assert_eq!(kept, Vec::<PathBuf>::new(), "{fault:?}"),
         }
-        // Nor does it spoil what comes after.
+        // The next download succeeds.
         case.server.fault(None);
         assert_eq!(fs::read(case.fetch().unwrap()).unwrap(), bytes(), "{fault:?}");
     }
 }
 
 #[test]
-fn a_hub_that_refuses_or_talks_rubbish_gets_an_error_with_a_remedy() {
+fn refusals_and_invalid_answers_become_errors_with_a_remedy() {
     for (fault, named, remedy) in [
         (Fault::Refuse(401, "RepoNotFound", ""), "Denied", "HF_TOKEN is not set"),
         (Fault::Refuse(403, "GatedRepo", ""), "Denied", "accept its conditions"),
@@ -203,7 +203,7 @@ fn a_hub_that_refuses_or_talks_rubbish_gets_an_error_with_a_remedy() {
         (Fault::MovedTo("https://login.invalid/?next=secret"), "Protocol", "sends us to https://login.invalid)"),
         (Fault::Without("etag"), "Protocol", "ETag"),
         (Fault::Without("x-repo-commit"), "Protocol", "X-Repo-Commit"),
-        // Names that would lead out of the cache.
+        // Names that lead out of the cache.
         (Fault::Etag("\"../../../evil\""), "Protocol", "ETag"),
         (Fault::Etag("/evil"), "Protocol", "ETag"),
         (Fault::Etag(".."), "Protocol", "ETag"),
@@ -223,7 +223,7 @@ fn times(times: usize, fault: Fault) -> Fault {
 }
 
 #[test]
-fn a_passing_failure_is_tried_again() {
+fn a_temporary_failure_is_retried() {
     for fault in [
         times(2, Fault::Refuse(408, "", "")),
         times(2, Fault::Refuse(429, "", "")),
@@ -233,7 +233,7 @@ fn a_passing_failure_is_tried_again() {
         times(2, Fault::Refuse(504, "", "")),
         times(2, Fault::Drop(FILE)),
         times(2, Fault::Rubbish),
-        // the question is answered, and the download meets it
+        // HEAD succeeds, GET fails
         times(2, Fault::GetStatus(503)),
         times(3, Fault::GetStatus(504)),
         times(2, Fault::CutShort),
@@ -245,10 +245,11 @@ fn a_passing_failure_is_tried_again() {
     }
 }
 
-/// Waits that the Hub asks for are told and kept, in seconds or as a date, asked (HEAD), listing or downloading.
+/// Waits that the Hub asks for, in seconds or as a date, are reported and kept: for HEAD, for listings and for
+/// downloads.
 #[test]
-fn a_hub_that_asks_us_to_wait_is_waited_for() {
-    // the Hub's clock is the one that counts
+fn retry_after_is_obeyed() {
+    // relative to the Hub's clock
     let until = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:49:38 GMT\r\n";
     for (fault, status) in [
         (times(1, Fault::Refuse(429, "", "Retry-After: 1\r\n")), 429),
@@ -272,7 +273,7 @@ fn a_hub_that_asks_us_to_wait_is_waited_for() {
         assert_eq!(*waits, vec![(status, Duration::from_secs(1)); count]);
         assert!(begin.elapsed() >= Duration::from_secs(count as u64));
     }
-    // The client that downloads and lists tells neither of dates nor of 503: these are asked for.
+    // hf-hub reports neither dates nor 503's Retry-After: HEAD asks for them.
     let later = |count, refusal| Fault::Later(1, Box::new(times(count, refusal)));
     for fault in [
         later(1, Fault::Refuse(429, "", "Retry-After: 1\r\n")),
@@ -290,7 +291,7 @@ fn a_hub_that_asks_us_to_wait_is_waited_for() {
         assert_eq!(fs::read(hub.dataset_file(REPO, REVISION, FILE).unwrap()).unwrap(), bytes());
         assert_eq!(*told.lock().unwrap(), 1);
     }
-    // More than the bound is not waited for, at once or in all.
+    // Neither one wait nor their sum exceeds the bound.
     for (fault, seconds) in [("Retry-After: 5\r\n", "5"), ("Retry-After: 3\r\n", "3")] {
         let case = Case::new();
         case.server.fault(Fault::Refuse(429, "", fault));
@@ -298,21 +299,21 @@ fn a_hub_that_asks_us_to_wait_is_waited_for() {
         assert!(matches!(error, Error::RateLimited { .. }), "{error:?}");
         assert!(error.to_string().contains(&format!("try again in {seconds} s")), "{error}");
     }
-    // What is no time at all is no time to wait.
+    // An invalid time is ignored.
     let case = Case::new();
     case.server.fault(times(1, Fault::Refuse(503, "", "Retry-After: soon\r\n")));
     assert!(case.fetch().is_ok());
 }
 
 #[test]
-fn a_hub_that_is_away_is_overlooked_where_the_cache_has_the_file() {
+fn an_unreachable_hub_does_not_matter_if_the_file_is_cached() {
     let case = Case::new();
     let path = case.fetch().unwrap();
     for fault in [Fault::Refuse(500, "", ""), Fault::Refuse(401, "RepoNotFound", ""), Fault::Silent, Fault::Rubbish] {
         case.server.fault(fault);
         assert_eq!(case.fetch().unwrap(), path);
     }
-    // A Hub that is there and says the file is gone is believed.
+    // A reachable Hub that reports the file as missing is believed.
     case.server.fault(Fault::Refuse(404, "EntryNotFound", ""));
     assert!(matches!(case.fetch(), Err(Error::NotFound { .. })));
 
@@ -337,13 +338,13 @@ fn a_cached_file_that_was_changed_is_refused_offline_and_replaced_online() {
         case.server.fault(Fault::Refuse(500, "", ""));
         assert!(matches!(case.fetch(), Err(Error::Integrity { .. })));
         case.server.fault(None);
-        // By its commit too: the cache alone would do if it were sound.
+        // Also by its commit, for which an undamaged cache needs no network.
         assert_eq!(fs::read(case.hub.dataset_file(REPO, COMMIT, FILE).unwrap()).unwrap(), bytes());
     }
 }
 
 #[test]
-fn what_a_killed_run_left_is_written_over() {
+fn leftovers_of_a_killed_process_are_overwritten() {
     let case = Case::new();
     let part = PathBuf::from(format!("{}.incomplete", case.blob().display()));
     fs::create_dir_all(part.parent().unwrap()).unwrap();
@@ -353,7 +354,7 @@ fn what_a_killed_run_left_is_written_over() {
 }
 
 #[test]
-fn a_download_that_broke_off_is_gone_on_with() {
+fn an_interrupted_download_is_continued() {
     let case = Case::new();
     case.server.fault(Fault::StandStill);
     assert!(matches!(case.fetch(), Err(Error::Timeout { .. })));
@@ -361,10 +362,10 @@ fn a_download_that_broke_off_is_gone_on_with() {
     case.server.requests();
     assert_eq!(fs::read(case.fetch().unwrap()).unwrap(), bytes());
     let ranges: Vec<_> = case.server.requests().into_iter().filter_map(|request| request.range).collect();
-    assert_eq!(ranges, [(262_500, 299_999)]); // three attempts, each of which got half of what was left
+    assert_eq!(ranges, [(262_500, 299_999)]); // three attempts, each of which got half of the rest
     assert!(case.kept().iter().all(|path| path.extension().is_none_or(|extension| extension != "incomplete")));
 
-    // A beginning that is not this file's, a Hub that sends the whole file again, a file as long as it should be.
+    // A partial download of another file, a Hub that ignores ranges, a partial download of full length.
     for (left, fault) in [
         (vec![7; 1000], None),
         (bytes()[..1000].to_vec(), Some(Fault::NoRanges)),
@@ -382,7 +383,7 @@ fn a_download_that_broke_off_is_gone_on_with() {
 }
 
 #[test]
-fn a_models_files_are_listed_fetched_as_they_belong_together_and_found_offline() {
+fn a_models_files_are_listed_fetched_at_one_commit_and_found_offline() {
     let case = Case::new();
     for (name, content) in [("model_index.json", "{}"), ("unet/config.json", "[1]"), ("README.md", "# x")] {
         case.server.serve("google/ddpm", name, content);
@@ -395,7 +396,7 @@ fn a_models_files_are_listed_fetched_as_they_belong_together_and_found_offline()
     assert!(matches!(snapshot.fetch("../x"), Err(Error::Name { .. })));
     assert!(matches!(snapshot.fetch("none.json"), Err(Error::NotFound { .. })));
 
-    // Only what is whole is found offline.
+    // Only a complete version is found offline.
     assert!(matches!(case.offline().model_snapshot("google/ddpm", "main"), Err(Error::Offline { .. })));
     snapshot.keep().unwrap();
     let offline = case.offline();
@@ -418,7 +419,7 @@ fn a_models_files_are_listed_fetched_as_they_belong_together_and_found_offline()
 }
 
 #[test]
-fn the_token_goes_to_the_endpoint_alone_and_into_no_message() {
+fn the_token_goes_only_to_the_endpoint_and_into_no_message() {
     let (storage, mut case) = (FakeHub::start(), Case::new());
     storage.serve(&format!("datasets/{REPO}"), FILE, bytes());
     let mut config = config(case.server.url(), case.cache.path());
@@ -440,7 +441,7 @@ fn the_token_goes_to_the_endpoint_alone_and_into_no_message() {
     assert!(!format!("{error} {error:?} {:?}", case.hub).contains("secret"));
 }
 
-/// hf-hub would search the environment for a token, so this test runs itself once more with one there.
+/// hf-hub would search the environment for a token, so this test runs itself again with one in the environment.
 #[test]
 fn without_a_token_none_is_sent() {
     if std::env::var_os("HF_TOKEN").is_none() {
@@ -456,7 +457,7 @@ fn without_a_token_none_is_sent() {
 }
 
 #[test]
-fn two_at_once_fetch_once() {
+fn concurrent_requests_download_once() {
     let case = Case::new();
     let paths = std::thread::scope(|scope| {
         let fetches: Vec<_> = (0..4).map(|_| scope.spawn(|| case.fetch().unwrap())).collect();
@@ -466,9 +467,9 @@ fn two_at_once_fetch_once() {
     assert_eq!(case.methods().iter().filter(|method| *method == "GET").count(), 1);
 }
 
-/// Files of one commit, each of which notes where the branch stands, fetched by several processes that are this test.
+/// Several processes (this test, run again) fetch files of one commit; each records the commit of the branch.
 #[test]
-fn processes_that_fetch_files_of_one_commit_do_not_meet() {
+fn processes_that_fetch_files_of_one_commit_do_not_interfere() {
     const NAME: &str = "processes_that_fetch_files_of_one_commit_do_not_meet";
     let files: Vec<String> = (0..8).map(|i| format!("{i}.bin")).collect();
     if let (Ok(url), Ok(cache)) = (std::env::var("KAKUSAN_TEST_HUB"), std::env::var("KAKUSAN_TEST_CACHE")) {
@@ -508,7 +509,7 @@ fn it_works_inside_an_async_runtime() {
 }
 
 #[test]
-fn names_and_endpoints_are_checked_before_anything_is_asked() {
+fn names_and_endpoints_are_validated_before_any_request() {
     let case = Case::new();
     assert!(matches!(case.hub.dataset_file("../mnist", REVISION, FILE), Err(Error::Name { .. })));
     assert!(matches!(case.hub.dataset_file(REPO, REVISION, "/etc/passwd"), Err(Error::Name { .. })));
@@ -542,5 +543,5 @@ fn a_download_can_be_watched() {
     let seen = std::mem::take(&mut *seen.lock().unwrap());
     let size = bytes().len() as u64;
     assert!(seen.iter().all(|(_, of)| *of == size) && seen.is_sorted() && seen.last().unwrap().0 == size, "{seen:?}");
-    watched.dataset_file(REPO, REVISION, FILE).unwrap(); // from the cache: nobody is told
+    watched.dataset_file(REPO, REVISION, FILE).unwrap(); // from the cache: no download
 }
