@@ -15,7 +15,7 @@ fn cargo(command: &str) -> Command {
     let mut cargo = Command::new(env!("CARGO"));
     let manifest = crate::root().join("Cargo.toml");
     cargo.arg(command).arg("--manifest-path").arg(manifest);
-    cargo.args(["--release", "--package", "kakusan", "--bin", "kakusan"]);
+    cargo.args(["--release", "--package", "kakusan-cli", "--bin", "kakusan"]);
     cargo.env("KAKUSAN_CALLED_AS", "cargo xtask"); // printed commands begin with this
     let features = machine::features();
     if !features.is_empty() {

@@ -17,18 +17,19 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("data", &["hub", "rng"]),
     ("pipeline", &["config", "rng", "ops", "scheduler", "models", "data", "hub"]),
     ("kakusan", &["config", "rng", "ops", "scheduler", "models", "data", "hub", "pipeline"]),
+    ("cli", &[]), // the facade alone
 ];
 /// Words that only some places may say: the rule, the words, and the paths (by their beginning) that may.
 const RESERVED: &[(&str, &[&str], &[&str])] = &[
     ("only hub talks to the network", &["std::net", "hf_hub::"], &["crates/hub/"]),
-    ("only hub and the command read the environment", &["env::var"], &["crates/hub/", "crates/kakusan/"]),
+    ("only hub and the command read the environment", &["env::var"], &["crates/hub/", "crates/cli/"]),
     (
         "rng, ops, scheduler and models touch no file, but for the models' store",
         &["std::fs", "fs::", "File::open", "File::create"],
-        &["crates/models/src/store", "crates/data/", "crates/hub/", "crates/pipeline/", "crates/kakusan/"],
+        &["crates/models/src/store", "crates/data/", "crates/hub/", "crates/pipeline/", "crates/cli/"],
     ),
     ("all randomness comes from rng", &["Tensor::rand", "rand::", "rand_like", "randn_like"], &["crates/rng/"]),
-    ("only the command prints", &["println!", "print!", "process::exit"], &["crates/kakusan/"]),
+    ("only the command prints", &["println!", "print!", "process::exit"], &["crates/cli/"]),
     ("unsafe stays in ops", &["unsafe {", "unsafe fn", "unsafe impl"], &["crates/ops/"]),
     ("libraries do not panic", &[".unwrap()", ".expect(", "panic!(", "unreachable!(", "todo!("], &[]),
 ];
@@ -52,8 +53,8 @@ fn problems() -> std::io::Result<Vec<String>> {
                 problems.push(format!("crates/{name}: may not use kakusan-{used}"));
             }
         }
-        let lib = fs::read_to_string(dir.join("src/lib.rs"))?;
-        if !lib.contains("#![deny(missing_docs)]") {
+        let lib = dir.join("src/lib.rs");
+        if lib.is_file() && !fs::read_to_string(lib)?.contains("#![deny(missing_docs)]") {
             problems.push(format!("crates/{name}/src/lib.rs: lacks #![deny(missing_docs)]"));
         }
         if !architecture.contains(&format!("`crates/{name}`")) {

@@ -1,7 +1,7 @@
 //! Kakusan (拡散): diffusion models in Rust on candle, in the shape of Hugging Face's diffusers.
 //!
-//! One dependency for users: each crate of the project under its short name. The command of the same name trains and
-//! samples from configuration files; see the README.
+//! One dependency for users: each crate of the project under its short name, and [`candle`], whose tensors they take. The
+//! command `kakusan`, which trains and samples from configuration files, is the crate `kakusan-cli`.
 //!
 //! ```
 //! use kakusan::rng::Generator;
@@ -15,6 +15,7 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+pub use candle_core as candle;
 pub use kakusan_data as data;
 pub use kakusan_hub as hub;
 pub use kakusan_models as models;

@@ -35,7 +35,7 @@ pub(crate) fn run(args: &[String]) -> crate::Result {
     }
     let program = build(&["--package", "kakusan-pipeline", "--bench", "worker"])?;
     let kakusan = match options.whole {
-        Some(_) => build(&["--package", "kakusan", "--bin", "kakusan"])?,
+        Some(_) => build(&["--package", "kakusan-cli", "--bin", "kakusan"])?,
         None => PathBuf::new(),
     };
 

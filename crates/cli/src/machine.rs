@@ -21,7 +21,7 @@ pub(crate) struct MachineArgs {
 impl MachineArgs {
     /// Settles both for as long as the program runs; to be called before anything computes.
     pub(crate) fn apply(&self) -> Result<()> {
-        let unfit = |error: candle_core::Error| Error::Unfit(Error::from(error).to_string()); // ours has no backtrace
+        let unfit = |error: kakusan::candle::Error| Error::Unfit(Error::from(error).to_string()); // ours has no backtrace
         if let Some(vectors) = self.vectors {
             limit_vectors(vectors).map_err(unfit)?;
         }

@@ -2,10 +2,10 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use candle_core::{DType, Device, Tensor};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use kakusan::candle::{DType, Device, Tensor};
 use kakusan::pipeline::pictures::{self, Images};
 use kakusan::pipeline::{
     Checkpointed, ConfigWarning, DDPMPipeline, DeviceChoice, Error, Opened, Result, SampleOptions, check_writable,

@@ -1,8 +1,8 @@
 use std::process::ExitCode;
 
-use candle_core::Device;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
+use kakusan::candle::Device;
 use kakusan::pipeline::{DeviceChoice, Result, thousands};
 use kakusan::scheduler::{Registry, to_json};
 
