@@ -32,3 +32,7 @@ pub type Config = serde_json::Map<String, serde_json::Value>;
 
 /// The version of diffusers whose file format we write, as `_diffusers_version`.
 pub const DIFFUSERS_VERSION: &str = "0.42.1";
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

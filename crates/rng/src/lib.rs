@@ -41,3 +41,7 @@ pub use error::Error;
 pub use generator::Generator;
 pub use integer::dataloader_permutation;
 pub use noise::{Noise, PerImage};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
