@@ -125,3 +125,30 @@ fn what_leads_out_or_is_no_file_is_refused() {
     assert!(refusal(&zip(&[("a.txt", b"")], CompressionMethod::Stored)).contains("holds no picture"));
     assert!(refusal(&zip(&[("a.parquet", b"")], CompressionMethod::Stored)).contains("unpack it into a folder"));
 }
+
+/// What a member unpacks to is bounded by what its header says, and that by what a picture may have.
+#[test]
+fn a_bomb_is_refused_before_it_is_unpacked() {
+    const SIZE: usize = (1 << 28) + 1;
+    let bomb = zip(&[("a.png", &vec![0; SIZE])], CompressionMethod::Deflated);
+    assert!(bomb.len() < SIZE / 500);
+    let text = refusal(&bomb);
+    assert!(text.contains(&format!("has {SIZE} bytes; a picture has {} at most", SIZE - 1)), "{text}");
+
+    // a header that claims less: so much is read, which is no picture
+    let mut lying = bomb;
+    let size = (SIZE as u32).to_le_bytes();
+    let places: Vec<usize> = (0..lying.len() - 4).filter(|&at| lying[at..at + 4] == size).collect();
+    assert!(!places.is_empty());
+    places.iter().for_each(|&at| lying[at..at + 4].copy_from_slice(&4096u32.to_le_bytes()));
+    let text = refusal(&lying);
+    assert!(text.contains("a.png") && !text.contains(&SIZE.to_string()), "{text}");
+
+    // the members of a tar.gz are held in memory, within a limit for each
+    let mut header = tar::Header::new_gnu();
+    header.set_path("a.png").unwrap();
+    header.set_size(1 << 40);
+    header.set_cksum();
+    let text = refusal(&gzip(&[header.as_bytes().as_slice(), &[0; 4096]].concat()));
+    assert!(text.contains("which are not held in memory"), "{text}");
+}
