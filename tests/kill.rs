@@ -1,7 +1,7 @@
 //! A training that is killed before any change to its folder resumes to the same bytes as an uninterrupted one. A
 //! training in which any change fails ends with an error and loses nothing.
 //!
-//! Every change is tested: each file created, written, renamed, synced or deleted (`kakusan::models::disk`). A kill
+//! Every change is tested: each file created, written, renamed, synced or deleted (`kakusan::weights::disk`). A kill
 //! leaves the files as they are before the change, so a single run shows the state after each possible kill.
 
 use std::cell::RefCell;
@@ -13,9 +13,9 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 
 use kakusan::hub::{DEFAULT_ENDPOINT, Hub, HubConfig};
-use kakusan::models::disk::{Change, with_faults};
 use kakusan::pipeline::{DeviceChoice, Error, Existing, Outcome, RunConfig, Training};
 use kakusan::scheduler::Registry;
+use kakusan::weights::disk::{Change, with_faults};
 
 /// A training with everything that a checkpoint must hold: averages, moments, a position within an epoch, a changing
 /// rate.

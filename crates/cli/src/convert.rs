@@ -2,8 +2,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use kakusan::models::{FloatType, SaveOptions, parse_size};
 use kakusan::pipeline::{Result, convert as convert_files};
+use kakusan::weights::{FloatType, SaveOptions, parse_size};
 
 use crate::terminal::say;
 

@@ -151,7 +151,7 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
             Ok(ExitCode::from(130))
         }
         // the disk is full, or the folder cannot be reached any more
-        Err(e @ (Error::Io { .. } | Error::Model(kakusan::models::Error::Io { .. })))
+        Err(e @ (Error::Io { .. } | Error::Weights(kakusan::weights::Error::Io { .. })))
             if out.join("config.toml").is_file() =>
         {
             let code = failure::show(&e);

@@ -23,3 +23,4 @@ pub use kakusan_ops as ops;
 pub use kakusan_pipeline as pipeline;
 pub use kakusan_rng as rng;
 pub use kakusan_scheduler as scheduler;
+pub use kakusan_weights as weights;

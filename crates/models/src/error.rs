@@ -5,16 +5,6 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file could not be read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// `read` or `write`.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's word.
-        source: std::io::Error,
-    },
     /// A model configuration that does not fit its class.
     #[error("{origin}: {reason}")]
     Config {
@@ -45,39 +35,6 @@ pub enum Error {
         /// The names that exist.
         known: Vec<String>,
     },
-    /// A file that is not safetensors, is cut short, or whose header lies.
-    #[error("{} is not a whole safetensors file: {reason}", path.display())]
-    Safetensors {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A file that PyTorch did not write, is cut short, or holds more than tensors. Nothing in such a file is ever
-    /// executed.
-    #[error("{} cannot be read as tensors of PyTorch's: {reason}; nothing in it was executed", path.display())]
-    Pickle {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The index of a sharded checkpoint that does not say what the shards hold.
-    #[error("the index {} is not that of a whole checkpoint:{}", path.display(), list(problems))]
-    Shards {
-        /// The index.
-        path: PathBuf,
-        /// One line for every shard that is not there and every tensor that is not where the index says.
-        problems: Vec<String>,
-    },
-    /// A folder without weights, or without those of the variant that was asked for.
-    #[error("{} holds no weights that can be taken: {reason}", dir.display())]
-    NoWeights {
-        /// The folder.
-        dir: PathBuf,
-        /// What there is, and what was expected.
-        reason: String,
-    },
     /// A checkpoint whose tensors are not those of the model.
     #[error("{} does not fit the model:{}", path.display(), list(problems))]
     Mismatch {
@@ -86,6 +43,9 @@ pub enum Error {
         /// One line for every missing, unexpected, mis-shaped, mistyped or non-finite tensor.
         problems: Vec<String>,
     },
+    /// Weights that cannot be read or written.
+    #[error(transparent)]
+    Weights(#[from] kakusan_weights::Error),
     /// An error of the tensor library.
     #[error(transparent)]
     Candle(candle_core::Error),

@@ -1,4 +1,4 @@
-//! What predicts: the networks, their initialisation, and diffusers' checkpoints (`config.json` and safetensors).
+//! What predicts: the networks, their initialisation, and models in diffusers' folders (`config.json` and weights).
 //!
 //! [`BasicUNet`] is the tutorial's; [`UNet2DModel`] is diffusers', with every block and key that it has there;
 //! [`ClassConditionedUnet`] is the diffusion course's, told classes in planes beside the image. Each is a [`Model`]; [`ModelConfig`] is its configuration, from a file or from a table, and builds it.
@@ -34,7 +34,7 @@ mod layers;
 pub mod legacy;
 mod model;
 mod outline;
-mod store;
+mod pretrained;
 mod unet_2d;
 mod warning;
 mod weights;
@@ -45,11 +45,7 @@ pub use class_conditioned_unet::{ClassConditionedUnet, ClassConditionedUnetConfi
 pub use dropout::Dropout;
 pub use error::{Error, Result};
 pub use model::{Model, ModelConfig, Part};
-pub use store::disk;
-pub use store::{
-    CONFIG_FILE, Checkpoint, FloatType, Pretrained, SaveOptions, TensorInfo, WEIGHTS_FILE, WeightsFile, choose_weights,
-    convert, from_pretrained, load_config, load_config_and_fields, parse_size, save, save_with,
-};
+pub use pretrained::{CONFIG_FILE, Pretrained, from_pretrained, load_config, load_config_and_fields, save, save_with};
 pub use unet_2d::{
     ActFn, BlockType, ClassEmbedType, DownBlock, MidBlockType, SampleSize, SampleType, TimeEmbeddingType,
     TimeScaleShift, UNet2DConfig, UNet2DModel, UpBlock,

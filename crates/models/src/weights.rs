@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::Init;
 use kakusan_rng::Generator;
+use kakusan_weights::{Checkpoint, Dtype, TensorInfo, save_file};
 
 use crate::builder::{Source, TensorSpec, VarBuilder, builder};
-use crate::store::save_file;
-use crate::{Checkpoint, Error, Result, TensorInfo};
+use crate::{Error, Result};
 
 /// A model's tensors (f32), in the order in which the model asks for them: torch's constructor order.
 ///
@@ -162,7 +162,7 @@ impl Weights {
         Ok(None)
     }
 
-    /// Writes the weights as safetensors with diffusers' metadata, whole or not at all.
+    /// Writes the weights as safetensors with diffusers' metadata, atomically.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -172,7 +172,7 @@ impl Weights {
 
     /// Names, types and shapes, in order.
     pub(crate) fn infos(&self) -> Vec<(String, TensorInfo)> {
-        let info = |var: &Var| TensorInfo { dtype: safetensors::Dtype::F32, shape: var.dims().to_vec() };
+        let info = |var: &Var| TensorInfo { dtype: Dtype::F32, shape: var.dims().to_vec() };
         self.iter().map(|(name, var)| (name.to_owned(), info(var))).collect()
     }
 
@@ -245,7 +245,10 @@ impl Loader {
         if info.shape != expected.dims() {
             return Err(format!("its shape is {:?}, expected {:?}", info.shape, expected.dims()));
         }
-        let values = self.checkpoint.values(own)?;
+        let values = self.checkpoint.values(own).map_err(|e| match e {
+            kakusan_weights::Error::Tensor { reason, .. } => reason,
+            other => other.to_string(),
+        })?;
         match values.iter().filter(|value| !value.is_finite()).count() {
             0 => Ok(values),
             bad => Err(format!("{bad} of its {} values are NaN or infinite", values.len())),

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
-use kakusan_models::{Dropout, Error, Model, ModelConfig, VarBuilder, WEIGHTS_FILE, Weights, save};
+use kakusan_models::{Dropout, Error, Model, ModelConfig, VarBuilder, Weights, save};
 use kakusan_ops::{Adam, AdamConfig, backward};
 use kakusan_rng::Generator;
+use kakusan_weights::WEIGHTS_FILE;
 use serde_json::{Value, json};
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;

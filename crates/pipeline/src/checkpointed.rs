@@ -1,8 +1,9 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use kakusan_models::{Checkpoint, Weights};
+use kakusan_models::Weights;
 use kakusan_scheduler::Registry;
+use kakusan_weights::Checkpoint;
 
 use crate::layout::INDEX_FILE;
 use crate::run_folder::{CHECKPOINTS, CONFIG_FILE};

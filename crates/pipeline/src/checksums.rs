@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
-use kakusan_models::disk;
+use kakusan_weights::disk;
 use sha2::{Digest, Sha256};
 
 use crate::files::{read_text, sync_folder, write_whole};

@@ -2,7 +2,8 @@ use std::fs;
 use std::path::Path;
 
 use kakusan_config::{Config, from_json};
-use kakusan_models::{Checkpoint, SaveOptions};
+use kakusan_models::legacy::attention_name;
+use kakusan_weights::{Checkpoint, SaveOptions};
 
 use crate::files::{create_folders, delete_folder, read_text, write_whole};
 use crate::layout::INDEX_FILE;
@@ -38,7 +39,7 @@ pub fn convert(source: &Path, variant: Option<&str>, target: &Path, options: &Sa
 
 fn convert_all(source: &Path, variant: Option<&str>, target: &Path, options: &SaveOptions) -> Result<usize> {
     if !source.is_dir() {
-        kakusan_models::convert(&Checkpoint::open(source)?, target, options)?;
+        kakusan_weights::convert(&Checkpoint::open(source)?, target, options, attention_name)?;
         return Ok(1);
     }
     let index = source.join(INDEX_FILE);
@@ -84,7 +85,7 @@ fn convert_folder(source: &Path, variant: Option<&str>, target: &Path, options: 
     }
     fs::create_dir_all(target).map_err(Error::io("create", target))?;
     if !weights.is_empty() {
-        kakusan_models::convert(&Checkpoint::find(source, variant)?, target, options)?;
+        kakusan_weights::convert(&Checkpoint::find(source, variant)?, target, options, attention_name)?;
     }
     for path in beside {
         if fs::metadata(&path).is_ok_and(|file| file.len() <= MAX_BESIDE)

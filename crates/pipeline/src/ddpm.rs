@@ -5,8 +5,9 @@ use std::sync::Arc;
 use candle_core::Device;
 use kakusan_config::{Config, from_json};
 use kakusan_hub::Hub;
-use kakusan_models::{BasicUNet, ClassConditionedUnet, Model, ModelConfig, SaveOptions, Weights};
+use kakusan_models::{BasicUNet, ClassConditionedUnet, Model, ModelConfig, Weights};
 use kakusan_scheduler::{LinearMixScheduler, Registry, Scheduler, ScoreSdeVpScheduler};
+use kakusan_weights::SaveOptions;
 use serde_json::{Value, json};
 
 use crate::files::{create_folders, read_text, write_whole};
@@ -68,7 +69,7 @@ impl DDPMPipeline {
         })
     }
 
-    /// Loads a pipeline from its folder, the weights as [`Checkpoint::find`](kakusan_models::Checkpoint::find) finds them. The scheduler's class is looked up
+    /// Loads a pipeline from its folder, the weights as [`Checkpoint::find`](kakusan_weights::Checkpoint::find) finds them. The scheduler's class is looked up
     /// in `registry`. Parts lie in folders of their own (`unet/`, `scheduler/`) or all in `dir`.
     ///
     /// What is odd about the files and changes nothing is passed over as diffusers does, and said by
@@ -146,11 +147,7 @@ impl DDPMPipeline {
     /// # Errors
     /// As [`save_pretrained`](Self::save_pretrained), and when a value does not fit the type asked for.
     pub fn save_pretrained_with(&self, dir: &Path, options: &SaveOptions) -> Result<()> {
-        let mut options = options.clone();
-        if options.fields.is_empty() {
-            options.fields = self.fields.clone();
-        }
-        kakusan_models::save_with(&self.config, &self.weights, &dir.join("unet"), &options)?;
+        kakusan_models::save_with(&self.config, &self.weights, &dir.join("unet"), options, &self.fields)?;
         let scheduler = dir.join("scheduler");
         create_folders(&scheduler)?;
         write_whole(&scheduler.join(SCHEDULER_FILE), kakusan_scheduler::to_json(self.scheduler.as_ref()).as_bytes())?;

@@ -126,7 +126,10 @@ pub enum Error {
     Hub(#[from] kakusan_hub::Error),
     /// From the model.
     #[error(transparent)]
-    Model(#[from] kakusan_models::Error),
+    Model(kakusan_models::Error),
+    /// From the files of weights.
+    #[error(transparent)]
+    Weights(#[from] kakusan_weights::Error),
     /// From the scheduler.
     #[error(transparent)]
     Scheduler(#[from] kakusan_scheduler::Error),
@@ -137,8 +140,15 @@ pub enum Error {
 
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
-        match kakusan_models::Error::from(error) {
-            kakusan_models::Error::Candle(without_backtrace) => Self::Candle(without_backtrace),
+        kakusan_models::Error::from(error).into() // without candle's backtrace
+    }
+}
+
+impl From<kakusan_models::Error> for Error {
+    fn from(error: kakusan_models::Error) -> Self {
+        match error {
+            kakusan_models::Error::Weights(error) => Self::Weights(error),
+            kakusan_models::Error::Candle(error) => Self::Candle(error),
             other => Self::Model(other),
         }
     }

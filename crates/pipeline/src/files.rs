@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use atomic_write_file::AtomicWriteFile;
-use kakusan_models::disk;
+use kakusan_weights::disk;
 
 use crate::{Error, Result};
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use kakusan_config::{Config, did_you_mean};
 use kakusan_hub::{Hub, Snapshot};
-use kakusan_models::{CONFIG_FILE, choose_weights};
+use kakusan_models::CONFIG_FILE;
+use kakusan_weights::choose_weights;
 use serde_json::Value;
 
 use crate::files::read_text;
@@ -136,7 +137,7 @@ pub(crate) fn download(hub: &Hub, repo_id: &str, revision: &str, variant: Option
     let names = snapshot.files().iter().filter_map(|name| name.strip_prefix(&unet)).filter(|name| !name.contains('/'));
     let chosen = choose_weights(names, variant).map_err(|reason| {
         let dir = PathBuf::from(repo_id).join(&unet);
-        Error::Model(kakusan_models::Error::NoWeights { dir, reason })
+        Error::Weights(kakusan_weights::Error::NoWeights { dir, reason })
     })?;
     let weights = snapshot.fetch(&format!("{unet}{}", chosen.name))?;
     if chosen.name.ends_with(".json") {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use kakusan_models::disk;
+use kakusan_weights::disk;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{create_folders, delete_file, delete_folder, is_leftover, rename, write_whole};

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use kakusan_models::disk;
+use kakusan_weights::disk;
 
 use crate::files::{create_folders, write_whole};
 use crate::{Error, Record, Result};

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use candle_core::Device;
 use fake_hub::{FakeHub, Fault};
 use kakusan_hub::{Hub, HubConfig};
-use kakusan_models::{BasicUNetConfig, FloatType, ModelConfig, SaveOptions, Weights};
+use kakusan_models::{BasicUNetConfig, ModelConfig, Weights};
 use kakusan_pipeline::{DDPMPipeline, Error, convert};
 use kakusan_rng::Generator;
 use kakusan_scheduler::{LinearMixScheduler, Registry};
+use kakusan_weights::{FloatType, SaveOptions};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 

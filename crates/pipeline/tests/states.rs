@@ -139,7 +139,7 @@ fn every_kind_of_training_goes_on_bit_for_bit() {
                 let expected = trained.flat_map(|name| remembered.iter().map(move |what| format!("{what}.{name}")));
                 assert_eq!(held, expected.collect(), "{case}");
                 for part in ["unet", "unet_ema"].into_iter().take(1 + usize::from(use_ema)) {
-                    let saved = saved(&checkpoint.join(part).join(kakusan_models::WEIGHTS_FILE));
+                    let saved = saved(&checkpoint.join(part).join(kakusan_weights::WEIGHTS_FILE));
                     assert!(fixed.iter().all(|name| saved[name] == begin[name]), "{part} of {case}");
                 }
 

@@ -9,6 +9,7 @@ mod embeddings;
 mod middle;
 mod resnet;
 mod signal;
+mod state_dict_order;
 mod up;
 mod validate;
 
@@ -25,6 +26,7 @@ use embeddings::{ClassEmbedding, TimeProjection, TimestepEmbedding};
 use middle::MidBlock;
 use resnet::{Common, activate};
 use signal::Signal;
+pub(crate) use state_dict_order::state_dict_order;
 use up::UpLevel;
 
 use crate::layers::{Conv2d, GroupNorm};

@@ -35,13 +35,16 @@ fn candidates(variant: Option<&str>) -> Vec<String> {
 /// before a single file. Without a `variant`, plain files come first; where there are none, the only variant.
 ///
 /// ```
-/// let chosen = kakusan_models::choose_weights(["config.json", "diffusion_pytorch_model.fp16.safetensors"], None);
+/// let chosen = kakusan_weights::choose_weights(["config.json", "diffusion_pytorch_model.fp16.safetensors"], None);
 /// assert_eq!(chosen.unwrap().variant.as_deref(), Some("fp16"));
 /// ```
 ///
 /// # Errors
 /// The reason, to go on after "`dir` holds no weights that can be taken: ".
-pub fn choose<'a>(names: impl IntoIterator<Item = &'a str>, variant: Option<&str>) -> Result<WeightsFile, String> {
+pub fn choose_weights<'a>(
+    names: impl IntoIterator<Item = &'a str>,
+    variant: Option<&str>,
+) -> Result<WeightsFile, String> {
     let names: BTreeSet<&str> = names.into_iter().collect();
     let find = |variant: Option<&str>| {
         let name = candidates(variant).into_iter().find(|name| names.contains(name.as_str()))?;

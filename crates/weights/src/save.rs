@@ -5,21 +5,21 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use half::{bf16, f16};
-use kakusan_config::{Config, to_json};
+use kakusan_config::to_json;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo as Header};
 use serde_json::json;
 
-use super::checkpoint::{TensorInfo, is_float, to_f32};
-use super::choose::{is_shard_suffix, is_variant};
-use super::disk::{self, WholeFile};
-use super::file::write_pieces;
-use crate::{Error, Result};
+use crate::checkpoint::{TensorInfo, is_float, to_f32};
+use crate::choose::{is_shard_suffix, is_variant};
+use crate::disk::{self, WholeFile};
+use crate::file::unwritable;
+use crate::{Error, Result, write_file};
 
 /// How weights are saved.
 ///
 /// ```
-/// use kakusan_models::{FloatType, SaveOptions, parse_size};
+/// use kakusan_weights::{FloatType, SaveOptions, parse_size};
 ///
 /// let mut options = SaveOptions::default();
 /// options.dtype = Some(FloatType::F16);
@@ -35,14 +35,11 @@ pub struct SaveOptions {
     pub variant: Option<String>,
     /// The most bytes of tensors in a file (10 GB, as diffusers has it); a single tensor may be larger.
     pub max_shard_size: u64,
-    /// The fields of the `config.json` that the model was loaded from: its way of writing numbers is kept, and fields
-    /// that say nothing of the model.
-    pub fields: Config,
 }
 
 impl Default for SaveOptions {
     fn default() -> Self {
-        Self { dtype: None, variant: None, max_shard_size: 10_000_000_000, fields: Config::new() }
+        Self { dtype: None, variant: None, max_shard_size: 10_000_000_000 }
     }
 }
 
@@ -95,17 +92,21 @@ pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
 }
 
 /// Saves tensors in `dir`, in the order given, as `diffusion_pytorch_model.safetensors` or as shards and their index.
-/// All files are written before the first gets its name. `bytes` gives one tensor's values.
-pub(crate) fn save_tensors(
+/// All files are written before the first gets its name, and what an earlier save of the same variant left in other pieces
+/// is deleted at the end. `bytes` gives one tensor's values, little-endian.
+///
+/// # Errors
+/// Those of `bytes`; [`Error::Io`] when the folder or a file cannot be written, [`Error::Tensor`] when a value does not fit
+/// the type asked for, [`Error::Variant`].
+pub fn save_tensors<E: From<Error>>(
     dir: &Path,
     tensors: &[(String, TensorInfo)],
     options: &SaveOptions,
-    bytes: impl Fn(&str) -> Result<Vec<u8>>,
-) -> Result<()> {
+    bytes: impl Fn(&str) -> std::result::Result<Vec<u8>, E>,
+) -> std::result::Result<(), E> {
     let variant = options.variant.as_deref();
     if let Some(variant) = variant.filter(|variant| !is_variant(variant)) {
-        let reason = format!("the variant {variant:?} is no word of letters, digits, '-' and '_'");
-        return Err(Error::Config { origin: dir.display().to_string(), reason });
+        return Err(Error::Variant { dir: dir.to_owned(), variant: variant.to_owned() }.into());
     }
     disk::create_folders(dir).map_err(|source| Error::Io { action: "create", path: dir.to_owned(), source })?;
     let sizes: Vec<u64> = tensors.iter().map(|(_, info)| saved_size(info, options.dtype)).collect();
@@ -135,16 +136,16 @@ pub(crate) fn save_tensors(
         remove(&index)?;
     }
     for (path, file) in files {
-        file.commit().map_err(|source| Error::Io { action: "write", path, source })?;
+        file.commit().map_err(unwritable(&path))?;
     }
     match shards.len() {
         1 => remove(&index)?,
-        _ => super::write_file(&index, index_text(sizes.iter().sum(), &weight_map).as_bytes())?,
+        _ => write_file(&index, index_text(sizes.iter().sum(), &weight_map).as_bytes())?,
     }
     if old_index != index {
         remove(&old_index)?;
     }
-    remove_stale(dir, &stem, variant, &kept)
+    Ok(remove_stale(dir, &stem, variant, &kept)?)
 }
 
 fn index_text(total_size: u64, weight_map: &BTreeMap<String, String>) -> String {
@@ -152,14 +153,17 @@ fn index_text(total_size: u64, weight_map: &BTreeMap<String, String>) -> String 
     to_json(&fields.map(|(key, value)| (key.to_owned(), value)).into_iter().collect())
 }
 
-/// Saves tensors in one file, whatever their size.
-pub(crate) fn save_file(
+/// Saves tensors in one safetensors file, whatever their size, atomically. `bytes` gives one tensor's values, little-endian.
+///
+/// # Errors
+/// Those of `bytes`, and [`Error::Io`] when the file cannot be written; a file that was there before is then untouched.
+pub fn save_file<E: From<Error>>(
     path: &Path,
     tensors: &[(String, TensorInfo)],
-    bytes: impl Fn(&str) -> Result<Vec<u8>>,
-) -> Result<()> {
+    bytes: impl Fn(&str) -> std::result::Result<Vec<u8>, E>,
+) -> std::result::Result<(), E> {
     let file = write_safetensors(path, &tensors.iter().collect::<Vec<_>>(), None, bytes)?;
-    file.commit().map_err(|source| Error::Io { action: "write", path: path.to_owned(), source })
+    Ok(file.commit().map_err(unwritable(path))?)
 }
 
 /// Removes the same weights from an earlier save, in other pieces, by today's names or those from before diffusers 0.32.
@@ -214,12 +218,12 @@ fn split(sizes: &[u64], max: u64) -> Vec<Vec<usize>> {
 }
 
 /// Writes a file, byte for byte as Python's safetensors does, up to giving it its name: wider types first, then by name.
-fn write_safetensors(
+fn write_safetensors<E: From<Error>>(
     path: &Path,
     tensors: &[&(String, TensorInfo)],
     float: Option<FloatType>,
-    bytes: impl Fn(&str) -> Result<Vec<u8>>,
-) -> Result<WholeFile> {
+    bytes: impl Fn(&str) -> std::result::Result<Vec<u8>, E>,
+) -> std::result::Result<WholeFile, E> {
     let mut order: Vec<(&str, Dtype, &TensorInfo)> =
         tensors.iter().map(|(name, info)| (name.as_str(), saved_dtype(info, float), info)).collect();
     order.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
@@ -230,22 +234,22 @@ fn write_safetensors(
         end += saved_size(info, float) as usize;
         headers.push((name.to_owned(), Header { dtype, shape: info.shape.clone(), data_offsets: (start, end) }));
     }
-    let unwritable = |reason: String| Error::Safetensors { path: path.to_owned(), reason };
+    let unfit = |reason: String| Error::Safetensors { path: path.to_owned(), reason };
     let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
-    let header = Metadata::new(metadata, headers).map_err(|e| unwritable(e.to_string()))?;
-    let mut header = serde_json::to_vec(&header).map_err(|e| unwritable(e.to_string()))?;
+    let header = Metadata::new(metadata, headers).map_err(|e| unfit(e.to_string()))?;
+    let mut header = serde_json::to_vec(&header).map_err(|e| unfit(e.to_string()))?;
     header.resize(header.len().next_multiple_of(size_of::<u64>()), b' ');
 
-    write_pieces(path, |write| {
-        write(&(header.len() as u64).to_le_bytes())?;
-        write(&header)?;
-        order.iter().try_for_each(|&(name, dtype, info)| {
-            let cast = cast(bytes(name)?, info.dtype, dtype);
-            let refused =
-                |reason| Error::Mismatch { path: path.to_owned(), problems: vec![format!("{name}: {reason}")] };
-            write(&cast.map_err(refused)?)
-        })
-    })
+    let unwritable = unwritable(path);
+    let mut file = WholeFile::create(path).map_err(&unwritable)?;
+    file.write(&(header.len() as u64).to_le_bytes()).map_err(&unwritable)?;
+    file.write(&header).map_err(&unwritable)?;
+    for (name, dtype, info) in order {
+        let cast = cast(bytes(name)?, info.dtype, dtype);
+        let refused = |reason| Error::Tensor { path: path.to_owned(), name: name.to_owned(), reason };
+        file.write(&cast.map_err(refused)?).map_err(&unwritable)?;
+    }
+    Ok(file)
 }
 
 /// Floats of one type as another, rounded to the nearest (as torch does, doubles by way of f32); what that type is too

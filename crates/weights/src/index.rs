@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::checkpoint::{Part, open_file};
-use super::file::read_text;
+use crate::checkpoint::{Part, open_file};
+use crate::file::read_text;
 use crate::{Error, Result};
 
 /// A million tensors' worth.

@@ -3,8 +3,7 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::disk::WholeFile;
-use crate::{Error, Result};
+use crate::{Error, Result, disk};
 
 /// A file that is read in pieces, none of which is asked for before it is known to lie within the file.
 #[derive(Debug)]
@@ -78,25 +77,24 @@ pub(crate) fn unreadable(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
 }
 
 /// The text of a file of at most `limit` bytes; `None` where it is longer, or not text.
-pub(crate) fn read_text(path: &Path, limit: u64) -> Result<Option<String>> {
+///
+/// # Errors
+/// [`Error::Io`] where the file cannot be read.
+pub fn read_text(path: &Path, limit: u64) -> Result<Option<String>> {
     let file = DataFile::open(path)?;
     let bytes = if file.len() > limit { None } else { file.read(0, file.len())? };
     Ok(bytes.and_then(|bytes| String::from_utf8(bytes).ok()))
 }
 
-/// Writes a file beside its place, brings it to the disk, and only then gives it its name.
-pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let file = write_pieces(path, |write| write(bytes))?;
-    file.commit().map_err(|source| Error::Io { action: "write", path: path.to_owned(), source })
+/// Writes a file atomically ([`disk::write_whole`]).
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be written; a file that was there before is then untouched.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    disk::write_whole(path, bytes).map_err(unwritable(path))
 }
 
-/// Writes a file beside its place, one piece after the other; it has its name when it is committed.
-pub(crate) fn write_pieces(
-    path: &Path,
-    pieces: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
-) -> Result<WholeFile> {
-    let unwritable = |source| Error::Io { action: "write", path: path.to_owned(), source };
-    let mut file = WholeFile::create(path).map_err(unwritable)?;
-    pieces(&mut |bytes| file.write(bytes).map_err(unwritable))?;
-    Ok(file)
+pub(crate) fn unwritable(path: &Path) -> impl Fn(std::io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { action: "write", path: path.clone(), source }
 }

@@ -2,8 +2,8 @@ use std::path::Path;
 
 use safetensors::tensor::Metadata;
 
-use super::checkpoint::{Entry, Part, TensorInfo};
-use super::file::{DataFile, LFS_REMEDY};
+use crate::checkpoint::{Entry, Part, TensorInfo};
+use crate::file::{DataFile, LFS_REMEDY};
 use crate::{Error, Result};
 
 /// The longest header that the format allows.

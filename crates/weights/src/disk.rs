@@ -1,4 +1,4 @@
-//! What changes files: the models' store and the folders of trainings do it here, so that a crash leaves nothing half.
+//! How files are changed, here and in the folders of trainings, so that a crash leaves nothing half written.
 //!
 //! A file is written beside its place, brought to the disk, and only then gets its name; names that matter are brought to
 //! the disk, too. Each change is announced before it is made, so that a test can make it fail, or take a copy of what a

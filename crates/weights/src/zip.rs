@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use super::file::DataFile;
-use super::torch_file::refused;
 use crate::Result;
+use crate::file::DataFile;
+use crate::torch_file::refused;
 
 /// A stored entry, all of which lies within the file.
 #[derive(Debug, Clone, Copy)]

@@ -1,38 +1,18 @@
-//! The way to disk and back: models in diffusers' folders, weights in safetensors and in PyTorch's own format.
-
-mod checkpoint;
-mod choose;
-mod convert;
-pub mod disk;
-mod file;
-mod index;
-mod order;
-mod pickle;
-mod safetensors_file;
-mod save;
-mod torch_file;
-mod zip;
+//! A model in a folder, as diffusers saves it: `config.json` and weights.
 
 use std::path::Path;
 
 use candle_core::Device;
 use kakusan_config::Config;
+use kakusan_weights::{Checkpoint, SaveOptions, read_text, save_tensors, write_file};
 use serde_json::Value;
 
 use crate::model::no_class_name;
+use crate::unet_2d::state_dict_order;
 use crate::{Error, Model, ModelConfig, Result, UNet2DModel, Warning, Weights};
-
-pub use checkpoint::{Checkpoint, TensorInfo};
-pub use choose::{WeightsFile, choose as choose_weights};
-pub use convert::convert;
-pub(crate) use file::write_file;
-pub(crate) use save::save_file;
-pub use save::{FloatType, SaveOptions, parse_size};
 
 /// The name of a model's configuration in its folder.
 pub const CONFIG_FILE: &str = "config.json";
-/// The name of a model's weights in its folder.
-pub const WEIGHTS_FILE: &str = "diffusion_pytorch_model.safetensors";
 
 /// The longest configuration that is read.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -43,22 +23,32 @@ const MAX_CONFIG: u64 = 1 << 20;
 /// # Errors
 /// As [`save_with`].
 pub fn save(config: &ModelConfig, weights: &Weights, dir: &Path) -> Result<()> {
-    save_with(config, weights, dir, &SaveOptions::default())
+    save_with(config, weights, dir, &SaveOptions::default(), &Config::new())
 }
 
-/// Saves a model's configuration and weights in `dir`, the configuration last. Each file appears whole or not at all,
-/// and all are written before the first appears; what an earlier save of the same variant left there in other pieces is
-/// deleted at the end. Shards that replace shards do so one by one: who is stopped in between is told by the missing index.
+/// Saves a model's configuration and weights in `dir`, the configuration last. Each file is written atomically, and all
+/// are written before the first gets its name; what an earlier save of the same variant left there in other pieces is
+/// deleted at the end. Shards replace older shards one by one: after an interruption the index is missing, and loading
+/// says so.
+///
+/// `fields` are those of the `config.json` that the model was loaded from, if it was: the way in which they write numbers
+/// is kept, and fields that say nothing of the model.
 ///
 /// # Errors
 /// When the folder or a file cannot be written, or a value does not fit the type asked for.
-pub fn save_with(config: &ModelConfig, weights: &Weights, dir: &Path, options: &SaveOptions) -> Result<()> {
+pub fn save_with(
+    config: &ModelConfig,
+    weights: &Weights,
+    dir: &Path,
+    options: &SaveOptions,
+    fields: &Config,
+) -> Result<()> {
     let mut tensors = weights.infos();
     if config.class_name() == UNet2DModel::CLASS_NAME {
-        tensors.sort_by_key(|(name, _)| order::state_dict_order(name));
+        tensors.sort_by_key(|(name, _)| state_dict_order(name));
     }
-    save::save_tensors(dir, &tensors, options, |name| weights.bytes(name))?;
-    write_file(&dir.join(CONFIG_FILE), config.to_json_as_in(&options.fields).as_bytes())
+    save_tensors(dir, &tensors, options, |name| weights.bytes(name))?;
+    Ok(write_file(&dir.join(CONFIG_FILE), config.to_json_as_in(fields).as_bytes())?)
 }
 
 /// A model as it was saved, and what was odd about it.
@@ -66,7 +56,7 @@ pub fn save_with(config: &ModelConfig, weights: &Weights, dir: &Path, options: &
 pub struct Pretrained {
     /// Its configuration.
     pub config: ModelConfig,
-    /// The fields as the file has them, which [`SaveOptions::fields`] takes.
+    /// The fields as the file has them, for [`save_with`].
     pub fields: Config,
     /// Its weights.
     pub weights: Weights,
@@ -148,8 +138,7 @@ pub fn load_config(dir: &Path) -> Result<ModelConfig> {
     Ok(load_config_and_fields(dir)?.0)
 }
 
-/// Reads the configuration of the model saved in `dir`, and the fields as the file has them, which
-/// [`SaveOptions::fields`] takes.
+/// Reads the configuration of the model saved in `dir`, and the fields as the file has them, for [`save_with`].
 ///
 /// # Errors
 /// As [`load_config`].
@@ -162,7 +151,7 @@ pub fn load_config_and_fields(dir: &Path) -> Result<(ModelConfig, Config)> {
 }
 
 fn read_config(path: &Path) -> Result<String> {
-    file::read_text(path, MAX_CONFIG)?.ok_or_else(|| Error::Config {
+    read_text(path, MAX_CONFIG)?.ok_or_else(|| Error::Config {
         origin: path.display().to_string(),
         reason: "it is no text, or too long".into(),
     })

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Seek;
 use std::path::Path;
 
-use super::checkpoint::{Entry, Part, TensorInfo};
-use super::file::{DataFile, LFS_REMEDY, unreadable};
-use super::pickle::{MAX_PICKLE, Object, Pickle, PickledTensor, Value};
-use super::zip::{self, Stored};
+use crate::checkpoint::{Entry, Part, TensorInfo};
+use crate::file::{DataFile, LFS_REMEDY, unreadable};
+use crate::pickle::{MAX_PICKLE, Object, Pickle, PickledTensor, Value};
+use crate::zip::{self, Stored};
 use crate::{Error, Result};
 
 const ZIP: &[u8] = b"PK\x03\x04";

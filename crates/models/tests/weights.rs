@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use kakusan_models::{BasicUNetConfig, Error, Model, ModelConfig, WEIGHTS_FILE, Weights, load_config, save};
+use kakusan_models::{BasicUNetConfig, Error, Model, ModelConfig, Weights, load_config, save};
 use kakusan_rng::Generator;
+use kakusan_weights::WEIGHTS_FILE;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
@@ -167,9 +168,10 @@ fn damaged_files_are_refused() -> TestResult {
     for bytes in [&whole[..whole.len() / 2], &whole[..4], &[], &lying, b"<html>not found</html>".as_slice()] {
         std::fs::write(&path, bytes)?;
         let error = load(&path).err().unwrap();
-        assert!(matches!(error, Error::Safetensors { .. }), "{error}");
+        assert!(matches!(error, Error::Weights(kakusan_weights::Error::Safetensors { .. })), "{error}");
     }
-    assert!(matches!(load(&dir.path().join("none")).err().unwrap(), Error::Io { .. }));
+    let none = load(&dir.path().join("none")).err().unwrap();
+    assert!(matches!(none, Error::Weights(kakusan_weights::Error::Io { .. })), "{none}");
     Ok(())
 }
 

@@ -1,21 +1,20 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
 use half::{bf16, f16};
 use safetensors::Dtype;
 
-use super::file::DataFile;
-use super::{choose, index, safetensors_file, torch_file};
-use crate::{Error, Result};
+use crate::choose::choose_weights;
+use crate::file::DataFile;
+use crate::{Error, Result, index, safetensors_file, torch_file};
 
 /// A model's weights on disk: which tensors there are and where each of them lies. Opening one reads headers; the values
 /// are read from the disk one tensor at a time, when they are asked for.
 ///
 /// ```no_run
-/// use kakusan_models::Checkpoint;
+/// use kakusan_weights::Checkpoint;
 ///
-/// # fn main() -> kakusan_models::Result<()> {
+/// # fn main() -> kakusan_weights::Result<()> {
 /// let checkpoint = Checkpoint::find("ddpm-cat-256/unet".as_ref(), None)?;
 /// for (name, info) in checkpoint.tensors() {
 ///     println!("{name}: {:?} {:?}", info.dtype, info.shape);
@@ -69,7 +68,7 @@ impl Checkpoint {
         for entry in std::fs::read_dir(dir).map_err(unreadable)? {
             names.extend(entry.map_err(unreadable)?.file_name().into_string().ok());
         }
-        let chosen = choose::choose(names.iter().map(String::as_str), variant)
+        let chosen = choose_weights(names.iter().map(String::as_str), variant)
             .map_err(|reason| Error::NoWeights { dir: dir.to_owned(), reason })?;
         let mut checkpoint = Self::open(&dir.join(&chosen.name))?;
         checkpoint.variant = chosen.variant;
@@ -125,45 +124,49 @@ impl Checkpoint {
         self.tensors.get(name).map(|entry| &entry.info)
     }
 
-    /// One tensor, read from the disk, as f32.
+    /// One tensor's values, read from the file, as f32 in the order of its shape.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] where there is none of that name, its values are no floats, or they cannot be read.
-    pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        let refused = |reason| Error::Mismatch { path: self.path.clone(), problems: vec![format!("{name}: {reason}")] };
-        let info = self.info(name).ok_or_else(|| refused("missing".to_owned()))?;
-        // where a dimension is 0 the others may be anything, but who steps along them multiplies them
-        if info.shape.iter().try_fold(1usize, |size, &side| size.checked_mul(side.max(1))).is_none() {
-            return Err(refused(format!("its shape is {:?}, which is too large", info.shape)));
-        }
-        let values = self.values(name).map_err(refused)?;
-        Ok(Tensor::from_vec(values, info.shape.as_slice(), &Device::Cpu)?)
-    }
-
-    /// One tensor's values as f32, in the order of its shape, or what is wrong with them.
-    pub(crate) fn values(&self, name: &str) -> std::result::Result<Vec<f32>, String> {
-        let dtype = self.info(name).ok_or("missing")?.dtype;
-        if !is_float(dtype) {
-            return Err(format!("its dtype is {dtype}, expected F32, F64, F16 or BF16"));
-        }
-        Ok(to_f32(dtype, &self.bytes(name)?))
+    /// [`Error::Tensor`] where there is no tensor of that name, its values are no floats, or they cannot be read.
+    pub fn values(&self, name: &str) -> Result<Vec<f32>> {
+        let values = || {
+            let entry = self.tensors.get(name).ok_or("missing")?;
+            let dtype = entry.info.dtype;
+            if !is_float(dtype) {
+                return Err(format!("its dtype is {dtype}, expected F32, F64, F16 or BF16"));
+            }
+            Ok(to_f32(dtype, &self.bytes_of(entry)?))
+        };
+        values().map_err(|reason| self.refusal(name, reason))
     }
 
     /// One tensor's bytes as the file has them, but in the order of its shape.
-    pub(crate) fn bytes(&self, name: &str) -> std::result::Result<Vec<u8>, String> {
-        let entry = self.tensors.get(name).ok_or("missing")?;
-        let file = &self.files[entry.file];
-        let size = entry.info.dtype.bitsize() as u64;
+    pub(crate) fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        let entry = self.tensors.get(name).ok_or_else(|| "missing".to_owned());
+        entry.and_then(|entry| self.bytes_of(entry)).map_err(|reason| self.refusal(name, reason))
+    }
+
+    fn refusal(&self, name: &str, reason: String) -> Error {
+        Error::Tensor { path: self.path.clone(), name: name.to_owned(), reason }
+    }
+
+    fn bytes_of(&self, entry: &Entry) -> std::result::Result<Vec<u8>, String> {
+        let TensorInfo { dtype, shape } = &entry.info;
+        // where one dimension is 0 the others may be anything, and their product overflow
+        if shape.iter().try_fold(1usize, |size, &side| size.checked_mul(side.max(1))).is_none() {
+            return Err(format!("its shape is {shape:?}, which is too large"));
+        }
+        let (file, size) = (&self.files[entry.file], dtype.bitsize() as u64);
         let read = |values: u64| match file.read(entry.start, values * size / 8) {
             Ok(Some(bytes)) => Ok(bytes),
             Ok(None) => Err("the file ends before it".to_owned()),
             Err(error) => Err(error.to_string()),
         };
-        let count = entry.info.shape.iter().product::<usize>() as u64;
+        let count = shape.iter().product::<usize>() as u64;
         match &entry.strides {
             Some(strides) if count > 0 => {
-                let extent = entry.info.shape.iter().zip(strides).map(|(&size, &stride)| (size - 1) * stride);
-                Ok(gather(&read(extent.sum::<usize>() as u64 + 1)?, &entry.info.shape, strides, size as usize / 8))
+                let extent = shape.iter().zip(strides).map(|(&size, &stride)| (size - 1) * stride);
+                Ok(gather(&read(extent.sum::<usize>() as u64 + 1)?, shape, strides, size as usize / 8))
             }
             _ => {
                 let bytes = read(count)?;
