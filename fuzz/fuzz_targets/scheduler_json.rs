@@ -25,17 +25,19 @@ fuzz_target!(|text: &str| {
 /// Either may end with an error: the numbers of a strange configuration need not be finite.
 fn train(scheduler: &dyn Scheduler) -> Result<()> {
     let clean = Tensor::ones(&SHAPE, DType::F32, &Device::Cpu)?;
-    let draw = scheduler.draw(&clean, &mut Generator::new(0))?;
-    scheduler.add_noise(&clean, &draw.noise, &draw.levels)?;
-    scheduler.target(&clean, &draw.noise, &draw.levels)?;
-    scheduler.loss_weight(&draw.levels).map(drop)
+    let process = scheduler.process();
+    let draw = process.draw(&clean, &mut Generator::new(0))?;
+    process.add_noise(&clean, &draw.noise, &draw.levels)?;
+    process.target(&clean, &draw.noise, &draw.levels)?;
+    process.loss_weight(&draw.levels);
+    Ok(())
 }
 
 fn sample(scheduler: &dyn Scheduler, steps: usize) -> Result<()> {
     let (mut run, mut rng) = (scheduler.run(steps)?, Generator::new(0));
     let mut x = run.initial_noise(&SHAPE, &Device::Cpu, &mut rng)?;
     for _ in 0..20 {
-        let Some(_) = run.level() else { break };
+        let Some(_) = run.timestep() else { break };
         x = run.step(&run.scale_model_input(&x)?, &x, &mut rng)?.prev_sample;
     }
     Ok(())

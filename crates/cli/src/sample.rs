@@ -120,7 +120,7 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
         Some(Seeds { seeds, .. }) => Box::new(PerImage::from_seeds(seeds.iter().copied())),
         None => Box::new(Generator::new(args.seed)),
     };
-    let range = pipeline.scheduler().pixel_range();
+    let range = pipeline.scheduler().process().pixel_range();
     let mut film = Film { range, frames: vec![], failed: None };
     let bar = progress();
     let sample = pipeline.sample_with(&options, noise.as_mut(), |step| {

@@ -19,7 +19,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::TrainConfig;
 use crate::ddpm::inverts;
-use crate::levels::told_in_training;
+use crate::levels::timesteps_in_training;
 use crate::objective::Objective;
 
 /// What a run is made of: the tables of a file such as `configs/184.toml`, with the overrides applied.
@@ -122,9 +122,10 @@ pub enum ConfigWarning {
 fn lowest_target(scheduler: &dyn Scheduler) -> kakusan_scheduler::Result<f32> {
     let mut rng = Generator::new(0);
     let ends = [0f32, 1.0].repeat(32);
-    let clean = scheduler.pixel_range().from_unit(&Tensor::from_vec(ends, (64, 1, 1, 1), &Device::Cpu)?)?;
-    let Draw { noise, levels } = scheduler.draw(&clean, &mut rng)?;
-    Ok(scheduler.target(&clean, &noise, &levels)?.flatten_all()?.min_all()?.to_scalar()?)
+    let process = scheduler.process();
+    let clean = process.pixel_range().from_unit(&Tensor::from_vec(ends, (64, 1, 1, 1), &Device::Cpu)?)?;
+    let Draw { noise, levels } = process.draw(&clean, &mut rng)?;
+    Ok(process.target(&clean, &noise, &levels)?.flatten_all()?.min_all()?.to_scalar()?)
 }
 
 /// A configuration that cannot run: what is wrong, where, and what would be right.
@@ -234,9 +235,9 @@ impl RunConfig {
             );
             source.refusal("model", &message)
         };
-        let told = told_in_training(scheduler.as_ref())
+        let timesteps = timesteps_in_training(scheduler.as_ref())
             .map_err(|e| source.error(&["scheduler"], format!("{class_name} cannot train: {e}")))?;
-        model.check_levels(&told).map_err(|e| unfit(scheduler.as_ref(), &e))?;
+        model.check_levels(&timesteps).map_err(|e| unfit(scheduler.as_ref(), &e))?;
         for (key, steps) in [("steps", sample.steps), ("trajectory_steps", sample.trajectory_steps)] {
             let refused =
                 |key: &str, e: &kakusan_scheduler::Error| source.error(&["sample", key], format!("`{key}`: {e}"));
@@ -269,7 +270,7 @@ impl RunConfig {
             let class_name = self.model.class_name();
             return Err(("train", format!("`gradient_checkpointing` has no effect on a {class_name}; leave it away")));
         }
-        Objective::new(&self.train, &self.scheduler).map_err(|message| ("train", message))?;
+        Objective::new(&self.train, self.scheduler.as_ref()).map_err(|message| ("train", message))?;
         match self.sample.guidance_scale {
             Some(_) if self.train.class_dropout.is_none() => {
                 let reason =

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use kakusan_rng::Generator;
-use kakusan_scheduler::Scheduler;
+use kakusan_scheduler::{Process, Scheduler};
 
 use crate::{Error, Result};
 
@@ -24,12 +24,12 @@ pub(crate) struct NoiseLevels {
     pub(crate) scales: Vec<f32>,
 }
 
-/// A level, and what there is of image and noise at it.
+/// A level, and the weights of image and noise at it: `α x₀ + σ ε`.
 #[derive(Debug, Clone, Copy)]
 struct Point {
     level: f32,
-    of_clean: f32,
-    of_noise: f32,
+    alpha: f32,
+    sigma: f32,
 }
 
 /// How levels are told.
@@ -51,7 +51,7 @@ impl NoiseLevels {
     /// # Errors
     /// When the scheduler fails, or has no level at which there are numbers.
     pub(crate) fn of(scheduler: &dyn Scheduler, count: usize) -> Result<Self> {
-        let mut points = points(scheduler)?;
+        let mut points = points(&scheduler.process())?;
         let scale = Scale::of(&points);
         let place = |point: &Point| scale.place(point);
         points.sort_by(|a, b| place(a).total_cmp(&place(b)));
@@ -83,35 +83,37 @@ impl NoiseLevels {
     }
 }
 
-/// What a model is told in training by `scheduler`, many times over.
+/// What a model is conditioned on in training by `scheduler`, many times over.
 ///
 /// # Errors
 /// When the scheduler fails.
-pub(crate) fn told_in_training(scheduler: &dyn Scheduler) -> Result<Vec<f32>> {
-    let images = Tensor::zeros((DRAWN, 1, 1, 1), DType::F32, &Device::Cpu)?;
-    let levels = scheduler.draw(&images, &mut Generator::new(0))?.levels;
-    Ok(scheduler.timesteps(&levels)?.to_vec1()?)
+pub(crate) fn timesteps_in_training(scheduler: &dyn Scheduler) -> Result<Vec<f32>> {
+    let process = scheduler.process();
+    Ok(process.timesteps(&drawn(&process)?))
 }
 
-/// Levels that training draws, and what there is of image and noise at each.
-fn points(scheduler: &dyn Scheduler) -> Result<Vec<Point>> {
-    let ones = Tensor::ones((DRAWN, 1, 1, 1), DType::F32, &Device::Cpu)?;
-    let zeros = ones.zeros_like()?;
-    let levels = scheduler.draw(&ones, &mut Generator::new(0))?.levels;
-    let numbers = |tensor: Tensor| -> Result<Vec<f32>> { Ok(tensor.flatten_all()?.to_vec1()?) };
-    let of_clean = numbers(scheduler.add_noise(&ones, &zeros, &levels)?)?;
-    let of_noise = numbers(scheduler.add_noise(&zeros, &ones, &levels)?)?;
-    let all = numbers(levels)?.into_iter().zip(of_clean.into_iter().zip(of_noise));
-    let points = all.map(|(level, (of_clean, of_noise))| Point { level, of_clean, of_noise });
-    Ok(points.filter(|p| p.level.is_finite() && p.of_clean.is_finite() && p.of_noise.is_finite()).collect())
+/// Levels as training draws them.
+fn drawn(process: &Process) -> Result<Vec<f32>> {
+    let images = Tensor::zeros((DRAWN, 1, 1, 1), DType::F32, &Device::Cpu)?;
+    Ok(process.draw(&images, &mut Generator::new(0))?.levels)
+}
+
+/// Levels that training draws, and the weights of image and noise at each.
+fn points(process: &Process) -> Result<Vec<Point>> {
+    let point = |level: f32| -> Result<Point> {
+        let (alpha, sigma) = process.alpha_sigma(level)?;
+        Ok(Point { level, alpha, sigma })
+    };
+    let points = drawn(process)?.into_iter().map(point).collect::<Result<Vec<_>>>()?;
+    Ok(points.into_iter().filter(|p| p.level.is_finite() && p.alpha.is_finite() && p.sigma.is_finite()).collect())
 }
 
 impl Point {
     /// 1 where the shares are those of a mix, and else what brings the sum of image and noise to a variance of 1 beside an
     /// image of 1.
     fn contrast(&self) -> f32 {
-        let exploding = (self.of_clean - 1.0).abs() < NEARLY;
-        if exploding { 1.0 / (1.0 + self.of_noise * self.of_noise).sqrt() } else { 1.0 }
+        let exploding = (self.alpha - 1.0).abs() < NEARLY;
+        if exploding { 1.0 / (1.0 + self.sigma * self.sigma).sqrt() } else { 1.0 }
     }
 }
 
@@ -119,11 +121,11 @@ impl Scale {
     /// The one that fits all levels.
     fn of(points: &[Point]) -> Self {
         let all = |holds: fn(&Point) -> bool| points.iter().all(holds);
-        if all(|p| (p.of_clean + p.of_noise - 1.0).abs() < NEARLY) {
+        if all(|p| (p.alpha + p.sigma - 1.0).abs() < NEARLY) {
             Self::Amount
         } else if all(|p| p.level.fract() == 0.0) {
             Self::Timestep
-        } else if all(|p| (p.of_clean - 1.0).abs() < NEARLY && p.of_noise > 0.0) {
+        } else if all(|p| (p.alpha - 1.0).abs() < NEARLY && p.sigma > 0.0) {
             Self::Sigma
         } else {
             Self::Share
@@ -142,9 +144,9 @@ impl Scale {
     /// What is told of a level.
     fn value(self, point: &Point) -> f32 {
         match self {
-            Self::Amount | Self::Sigma => point.of_noise,
+            Self::Amount | Self::Sigma => point.sigma,
             Self::Timestep => point.level,
-            Self::Share => point.of_noise.abs() / (point.of_clean.abs() + point.of_noise.abs()),
+            Self::Share => point.sigma.abs() / (point.alpha.abs() + point.sigma.abs()),
         }
     }
 
@@ -221,10 +223,9 @@ mod tests {
             let mut apart = labels.clone();
             apart.dedup();
             assert_eq!(apart, labels, "{class_name}");
-            let told = Tensor::from_slice(&levels, 8, &Device::Cpu).unwrap();
             let ones = Tensor::ones((8, 1, 1, 1), DType::F32, &Device::Cpu).unwrap();
             let part = |clean: &Tensor, noise: &Tensor| -> Vec<f32> {
-                scheduler.add_noise(clean, noise, &told).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+                scheduler.process().add_noise(clean, noise, &levels).unwrap().flatten_all().unwrap().to_vec1().unwrap()
             };
             let zeros = ones.zeros_like().unwrap();
             let (clean, noise) = (part(&ones, &zeros), part(&zeros, &ones));

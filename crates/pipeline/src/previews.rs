@@ -109,7 +109,8 @@ impl<'a> Previews<'a> {
         let pipeline = DDPMPipeline::new(model.clone(), trainer.sampling_weights()?, scheduler.clone())?;
         let options = options(self.config, &self.images, sample.batch_size, sample.steps);
         let samples = pipeline.sample_with(&options, &mut Generator::new(train.seed), |_| {})?;
-        let unit = scheduler.pixel_range().to_unit(&samples)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+        let unit =
+            scheduler.process().pixel_range().to_unit(&samples)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
         let [channels, height, width] = model.sample_shape()?;
         let pixels = unit.flatten_all()?.to_vec1()?;
         let images = pictures::Images { pixels: &pixels, channels, height, width };

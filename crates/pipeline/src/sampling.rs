@@ -115,8 +115,9 @@ impl DDPMPipeline {
         let [channels, height, width] = self.sample_shape()?;
         let mut run = self.scheduler().run_with(&options.run)?;
         let noise = run.initial_noise(&[options.batch_size, channels, height, width], self.device(), rng)?;
-        let level = run.level().ok_or_else(|| Error::Unfit("a sampling without steps predicts nothing".into()))?;
-        let output = predictor.predict(&run.scale_model_input(&noise)?, level)?;
+        let timestep =
+            run.timestep().ok_or_else(|| Error::Unfit("a sampling without steps predicts nothing".into()))?;
+        let output = predictor.predict(&run.scale_model_input(&noise)?, timestep)?;
         Ok(run.step(&output, &noise, rng)?.pred_original_sample)
     }
 
@@ -154,10 +155,10 @@ impl DDPMPipeline {
     ) -> Result<Tensor> {
         let steps = run.timesteps().len();
         kakusan_ops::with_still_weights(|| {
-            while let Some(level) = run.level() {
+            while let Some(timestep) = run.timestep() {
                 let index = run.steps().index()?;
                 let model_input = run.scale_model_input(&sample)?;
-                let model_output = predictor.predict(&model_input, level)?;
+                let model_output = predictor.predict(&model_input, timestep)?;
                 let output = run.step(&model_output, &sample, rng)?;
                 watch(&SampleStep { index, steps, model_input: &model_input, output: &output });
                 sample = output.prev_sample;
@@ -171,7 +172,7 @@ fn noise_error(e: kakusan_rng::Error) -> Error {
     Error::Scheduler(e.into())
 }
 
-/// Asks the model, with a class and without, as the guidance wants.
+/// Evaluates the model, with classifier-free guidance where it is on.
 struct Predictor<'a> {
     pipeline: &'a DDPMPipeline,
     /// The classes `[b]`, and those that stand for none.
@@ -212,26 +213,25 @@ impl<'a> Predictor<'a> {
         Ok(Self { pipeline, labels, guidance_scale: *guidance_scale })
     }
 
-    fn predict(&self, model_input: &Tensor, level: f32) -> Result<Tensor> {
+    fn predict(&self, model_input: &Tensor, timestep: f32) -> Result<Tensor> {
+        let conditioning = Tensor::full(timestep, model_input.dim(0)?, self.pipeline.device())?;
         match &self.labels {
-            None => self.ask(model_input, level, None),
-            Some((labels, _)) if self.guidance_scale == 1.0 => self.ask(model_input, level, Some(labels)),
+            None => self.forward(model_input, &conditioning, None),
+            Some((labels, _)) if self.guidance_scale == 1.0 => self.forward(model_input, &conditioning, Some(labels)),
             Some((labels, none)) => {
-                let with = self.ask(model_input, level, Some(labels))?;
-                let without = self.ask(model_input, level, Some(none))?;
+                let with = self.forward(model_input, &conditioning, Some(labels))?;
+                let without = self.forward(model_input, &conditioning, Some(none))?;
                 Ok((&without + ((with - &without)? * self.guidance_scale)?)?)
             }
         }
     }
 
-    /// The model's output for all images at one level.
-    fn ask(&self, model_input: &Tensor, level: f32, labels: Option<&Tensor>) -> Result<Tensor> {
-        let device = self.pipeline.device();
-        kakusan_ops::predict(model_input.dim(0)?, device, |part| {
+    /// The model's output for all images.
+    fn forward(&self, model_input: &Tensor, conditioning: &Tensor, labels: Option<&Tensor>) -> Result<Tensor> {
+        kakusan_ops::predict(model_input.dim(0)?, self.pipeline.device(), |part| {
             let of = |batch: &Tensor| batch.narrow(0, part.start, part.len());
-            let levels = Tensor::full(level, part.len(), device)?;
             let labels = labels.map(of).transpose()?;
-            Ok(self.pipeline.model().forward(&of(model_input)?, &levels, labels.as_ref())?)
+            Ok(self.pipeline.model().forward(&of(model_input)?, &of(conditioning)?, labels.as_ref())?)
         })
     }
 }

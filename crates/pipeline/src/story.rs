@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use kakusan_data::{ImageSet, SourceUsed};
 use kakusan_rng::Generator;
-use kakusan_scheduler::{PixelRange, RunOptions, Scheduler};
+use kakusan_scheduler::{Process, RunOptions};
 
 use crate::levels::NoiseLevels;
 use crate::pictures::{self, Block, Images};
@@ -97,7 +97,7 @@ impl<'a> Storyteller<'a> {
         let caption = format!(
             "Images of the set, and below them the same with more and more noise. The network sees the lower row and has \
              to {}.",
-            task(self.config.scheduler.as_ref(), &corrupted.levels.levels)?
+            task(&self.config.scheduler.process(), &corrupted.levels.levels)?
         );
         self.figure("Images and the same under noise", &[block], caption)
     }
@@ -285,10 +285,10 @@ impl<'a> Storyteller<'a> {
         let pixels: Vec<f32> = chosen.into_iter().flat_map(|(_, pixels)| pixels).collect();
         let count = levels.levels.len();
         let unit = Tensor::from_vec(pixels, (count, channels, height, width), self.device)?;
-        let clean = PixelRange::from_unit(scheduler.pixel_range(), &unit)?;
-        let noise = scheduler.draw(&clean, &mut self.rng())?.noise;
-        let told = Tensor::from_slice(&levels.levels, count, self.device)?;
-        let noisy = scheduler.add_noise(&clean, &noise, &told)?;
+        let process = scheduler.process();
+        let clean = process.pixel_range().from_unit(&unit)?;
+        let noise = process.draw(&clean, &mut self.rng())?.noise;
+        let noisy = process.add_noise(&clean, &noise, &levels.levels)?;
         Ok(Corrupted { levels, labels, clean, noisy })
     }
 
@@ -339,13 +339,13 @@ impl<'a> Storyteller<'a> {
     /// The clean images that the network sees in noisy ones, told their classes if it is told any.
     fn predict(&self, pipeline: &DDPMPipeline, corrupted: &Corrupted) -> Result<Tensor> {
         let Corrupted { levels, labels, noisy, .. } = corrupted;
-        let scheduler = &self.config.scheduler;
-        let levels = Tensor::from_slice(&levels.levels, labels.len(), self.device)?;
-        let (input, timesteps) = (scheduler.scale_model_input(noisy, &levels)?, scheduler.timesteps(&levels)?);
+        let (process, levels) = (self.config.scheduler.process(), &levels.levels);
+        let input = process.scale_model_input(noisy, levels)?;
+        let conditioning = process.conditioning(levels, self.device)?;
         let labels = Tensor::from_slice(labels, labels.len(), self.device)?;
         let labels = self.config.model.num_classes().map(|_| &labels);
-        let output = pipeline.model().forward(&input, &timesteps, labels)?;
-        Ok(scheduler.pred_original_sample(&output, noisy, &levels)?)
+        let output = pipeline.model().forward(&input, &conditioning, labels)?;
+        Ok(process.pred_original_sample(&output, noisy, levels)?)
     }
 
     /// Noisy images as they are shown: where noise comes on top of a whole image, both are made paler.
@@ -371,7 +371,7 @@ impl<'a> Storyteller<'a> {
 
     /// Values 0..1 of images in the scheduler's range.
     fn to_pixels(&self, images: &Tensor) -> Result<Vec<f32>> {
-        let unit = self.config.scheduler.pixel_range().to_unit(images)?;
+        let unit = self.config.scheduler.process().pixel_range().to_unit(images)?;
         Ok(unit.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 
@@ -406,14 +406,14 @@ fn classes_of(images: &ImageSet) -> Vec<u32> {
 }
 
 /// What the network has to do with noisy images, in words.
-fn task(scheduler: &dyn Scheduler, levels: &[f32]) -> Result<&'static str> {
+fn task(process: &Process, levels: &[f32]) -> Result<&'static str> {
     let count = levels.len();
     let ones = Tensor::ones((count, 1, 1, 1), DType::F32, &Device::Cpu)?;
-    let (zeros, levels) = (ones.zeros_like()?, Tensor::from_slice(levels, count, &Device::Cpu)?);
+    let zeros = ones.zeros_like()?;
     let none = |part: Tensor| -> Result<bool> {
         Ok(part.flatten_all()?.to_vec1::<f32>()?.iter().all(|share| share.abs() < 1e-6))
     };
-    let (clean, noise) = (scheduler.target(&ones, &zeros, &levels)?, scheduler.target(&zeros, &ones, &levels)?);
+    let (clean, noise) = (process.target(&ones, &zeros, levels)?, process.target(&zeros, &ones, levels)?);
     Ok(match (none(clean)?, none(noise)?) {
         (_, true) => "give back the upper one",
         (true, false) => "say what the noise in it is; the image is what is left",

@@ -8,7 +8,7 @@ use kakusan_data::{BadImage, Batch, Batches, ImageSet, Loader};
 use kakusan_models::{Dropout, Model, ModelConfig, Weights};
 use kakusan_ops::{Ema, EmaState};
 use kakusan_rng::Generator;
-use kakusan_scheduler::{Draw, PixelRange, Scheduler};
+use kakusan_scheduler::{Draw, Process};
 
 use crate::checkpoint::{self, Batching, Keep, Progress};
 use crate::lr_schedule::LrSchedule;
@@ -58,7 +58,7 @@ pub struct Trainer {
     ema: Option<Ema>,
     schedule: LrSchedule,
     objective: Objective,
-    scheduler: Arc<dyn Scheduler>,
+    process: Process,
     loader: Loader,
     /// The batches of the epoch that has begun.
     batches: Option<Batches>,
@@ -151,8 +151,8 @@ impl Trainer {
             ema: train.use_ema.then(|| Ema::new(weights.vars(), train.ema())).transpose()?,
             weights,
             schedule: LrSchedule::new(&train, total_steps).map_err(Error::Unfit)?,
-            objective: Objective::new(&train, &config.scheduler).map_err(Error::Unfit)?,
-            scheduler: config.scheduler.clone(),
+            objective: Objective::new(&train, config.scheduler.as_ref()).map_err(Error::Unfit)?,
+            process: config.scheduler.process(),
             batches: None,
             ahead: None,
             progress,
@@ -274,22 +274,23 @@ impl Trainer {
         let [channels, height, width] = self.config.sample_shape()?;
         let count = batch.indices.len();
         let unit = Tensor::from_slice(&batch.images, (count, channels, height, width), &self.device)?;
-        let clean = PixelRange::from_unit(self.scheduler.pixel_range(), &unit)?;
-        let Draw { noise, levels } = self.scheduler.draw(&clean, &mut self.progress.rng)?;
+        let clean = self.process.pixel_range().from_unit(&unit)?;
+        let Draw { noise, levels } = self.process.draw(&clean, &mut self.progress.rng)?;
+        let conditioning = self.process.conditioning(&levels, &self.device)?;
         let labels = self.labels(batch)?;
         let seed = self.progress.rng.seed();
         let step = (self.progress.epoch * self.loader.steps_per_epoch() + number) as u64;
-        let (model, scheduler, objective) = (self.model.as_ref(), self.scheduler.as_ref(), &self.objective);
+        let (model, process, objective) = (self.model.as_ref(), &self.process, &self.objective);
         kakusan_ops::gradients(count, &self.device, |part| -> Result<Tensor> {
             let of = |batch: &Tensor| batch.narrow(0, part.start, part.len());
-            let (clean, noise, levels) = (of(&clean)?, of(&noise)?, of(&levels)?);
-            let noisy = scheduler.add_noise(&clean, &noise, &levels)?;
-            let target = scheduler.target(&clean, &noise, &levels)?;
-            let (input, timesteps) = (scheduler.scale_model_input(&noisy, &levels)?, scheduler.timesteps(&levels)?);
+            let (clean, noise, levels) = (of(&clean)?, of(&noise)?, &levels[part.clone()]);
+            let noisy = process.add_noise(&clean, &noise, levels)?;
+            let target = process.target(&clean, &noise, levels)?;
+            let input = process.scale_model_input(&noisy, levels)?;
             let dropout = Dropout { seed, step, first_image: part.start };
             let labels = labels.as_ref().map(of).transpose()?;
-            let prediction = model.forward_train(&input, &timesteps, labels.as_ref(), dropout)?;
-            let loss = objective.loss(&prediction, &target, &levels)?;
+            let prediction = model.forward_train(&input, &of(&conditioning)?, labels.as_ref(), dropout)?;
+            let loss = objective.loss(&prediction, &target, levels)?;
             Ok((loss * (part.len() as f64 / images as f64))?)
         })
     }
@@ -393,21 +394,22 @@ impl Trainer {
         let mut rng = Generator::new(self.train.seed);
         let unit = rng.rand(IMAGES * channels * height * width);
         let unit = Tensor::from_vec(unit, (IMAGES, channels, height, width), &self.device)?;
-        let clean = PixelRange::from_unit(self.scheduler.pixel_range(), &unit)?;
-        let Draw { noise, levels } = self.scheduler.draw(&clean, &mut rng)?;
+        let process = &self.process;
+        let clean = process.pixel_range().from_unit(&unit)?;
+        let Draw { noise, levels } = process.draw(&clean, &mut rng)?;
         let labels = match self.config.num_classes() {
             Some(_) => Some(Tensor::zeros(IMAGES, DType::U32, &self.device)?),
             None => None,
         };
-        let scheduler = &self.scheduler;
-        let noisy = scheduler.add_noise(&clean, &noise, &levels)?;
-        let target = scheduler.target(&clean, &noise, &levels)?;
-        let (input, timesteps) = (scheduler.scale_model_input(&noisy, &levels)?, scheduler.timesteps(&levels)?);
+        let noisy = process.add_noise(&clean, &noise, &levels)?;
+        let target = process.target(&clean, &noise, &levels)?;
+        let input = process.scale_model_input(&noisy, &levels)?;
+        let conditioning = process.conditioning(&levels, &self.device)?;
         let model = weights.frozen(|vb| self.config.build(vb))?;
         let prediction = kakusan_ops::predict(IMAGES, &self.device, |part| -> Result<Tensor> {
             let of = |batch: &Tensor| batch.narrow(0, part.start, part.len());
             let labels = labels.as_ref().map(of).transpose()?;
-            Ok(model.forward(&of(&input)?, &of(&timesteps)?, labels.as_ref())?)
+            Ok(model.forward(&of(&input)?, &of(&conditioning)?, labels.as_ref())?)
         })?;
         Ok(self.objective.loss(&prediction, &target, &levels)?.to_scalar()?)
     }

@@ -73,7 +73,7 @@ fn the_tiny_pipelines_of_diffusers_tests_draw_their_pixels() -> TestResult {
         let scheduler = Registry::default().build(class_name, &Default::default())?;
         let pipeline = DDPMPipeline::new(config.clone(), weights.clone(), scheduler.clone())?;
         let sample = pipeline.sample(1, 2, &mut Generator::new(0), |_| {})?;
-        let image = scheduler.pixel_range().to_unit(&sample)?;
+        let image = scheduler.process().pixel_range().to_unit(&sample)?;
         let corner = values(&image.narrow(1, 2, 1)?.narrow(2, 5, 3)?.narrow(3, 5, 3)?)?;
         let near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-4;
         assert!(corner.iter().zip(&expected).all(near), "{class_name}: {corner:?}");

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result};
 use kakusan_data::{DataConfig, DatasetName, OnBadImage};
 use kakusan_hub::{DEFAULT_ENDPOINT, Hub, HubConfig};
 use kakusan_models::Weights;
 use kakusan_pipeline::pictures::Images;
 use kakusan_pipeline::{Error, RunConfig, Step, Trainer};
-use kakusan_rng::Generator;
-use kakusan_scheduler::{Draw, LinearMixScheduler, PixelRange, Registry, Run, RunOptions, Scheduler};
+use kakusan_scheduler::{
+    Levels, LinearMixScheduler, PixelRange, PredictionType, Process, Registry, Run, RunOptions, Scheduler,
+};
 use serde_json::{Map, Value};
 
 const TEXT: &str = r#"
@@ -54,21 +55,9 @@ impl Scheduler for Halves {
         Map::new()
     }
 
-    fn pixel_range(&self) -> PixelRange {
-        self.0.pixel_range()
-    }
-
-    fn draw(&self, clean: &Tensor, _: &mut Generator) -> kakusan_scheduler::Result<Draw> {
-        let levels = Tensor::full(0.5f32, clean.dim(0)?, clean.device())?;
-        Ok(Draw { noise: clean.zeros_like()?, levels })
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> kakusan_scheduler::Result<Tensor> {
-        self.0.add_noise(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> kakusan_scheduler::Result<Tensor> {
-        self.0.target(clean, noise, levels)
+    fn process(&self) -> Process {
+        Process::new(Levels::one_of([0.5]), PredictionType::Sample, |level| (1.0 - level, 0.0))
+            .on_pixels(PixelRange::ZeroToOne)
     }
 
     fn run_with(&self, options: &RunOptions) -> kakusan_scheduler::Result<Box<dyn Run>> {

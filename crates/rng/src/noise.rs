@@ -15,6 +15,12 @@ pub trait Noise: Send {
     /// # Errors
     /// When this noise is not for so many images.
     fn rand_tensor(&mut self, shape: &[usize]) -> Result<Vec<f32>, Error>;
+
+    /// Integers from `low` to `high`, without `high` itself, for a tensor of `shape`, whose first dimension counts the images.
+    ///
+    /// # Errors
+    /// When this noise is not for so many images, or there is no such integer.
+    fn randint_tensor(&mut self, shape: &[usize], low: i64, high: i64) -> Result<Vec<i64>, Error>;
 }
 
 impl Noise for Generator {
@@ -24,6 +30,10 @@ impl Noise for Generator {
 
     fn rand_tensor(&mut self, shape: &[usize]) -> Result<Vec<f32>, Error> {
         Ok(self.rand(shape.iter().product()))
+    }
+
+    fn randint_tensor(&mut self, shape: &[usize], low: i64, high: i64) -> Result<Vec<i64>, Error> {
+        self.randint(shape.iter().product(), low, high)
     }
 }
 
@@ -51,22 +61,31 @@ impl PerImage {
         Self(seeds.into_iter().map(Generator::new).collect())
     }
 
-    fn each(&mut self, shape: &[usize], draw: fn(&mut Generator, usize) -> Vec<f32>) -> Result<Vec<f32>, Error> {
+    fn each<T>(
+        &mut self,
+        shape: &[usize],
+        draw: impl Fn(&mut Generator, usize) -> Result<Vec<T>, Error>,
+    ) -> Result<Vec<T>, Error> {
         let images = shape.first().copied().unwrap_or(1);
         if images != self.0.len() {
             return Err(Error::Generators { generators: self.0.len(), images });
         }
         let image = shape.iter().skip(1).product();
-        Ok(self.0.iter_mut().flat_map(|rng| draw(rng, image)).collect())
+        let each: Vec<Vec<T>> = self.0.iter_mut().map(|rng| draw(rng, image)).collect::<Result<_, _>>()?;
+        Ok(each.into_iter().flatten().collect())
     }
 }
 
 impl Noise for PerImage {
     fn randn_tensor(&mut self, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        self.each(shape, Generator::randn)
+        self.each(shape, |rng, n| Ok(rng.randn(n)))
     }
 
     fn rand_tensor(&mut self, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        self.each(shape, Generator::rand)
+        self.each(shape, |rng, n| Ok(rng.rand(n)))
+    }
+
+    fn randint_tensor(&mut self, shape: &[usize], low: i64, high: i64) -> Result<Vec<i64>, Error> {
+        self.each(shape, |rng, n| rng.randint(n, low, high))
     }
 }

@@ -9,7 +9,7 @@
 use candle_core::{DType, Device, Tensor};
 use kakusan_rng::Generator;
 
-use crate::{Draw, Error, PixelRange, Registry, Result, Scheduler, to_json};
+use crate::{Draw, Error, Registry, Result, Scheduler, to_json};
 
 const SHAPE: [usize; 4] = [4, 1, 6, 5];
 
@@ -62,50 +62,50 @@ fn saves_and_loads(scheduler: &dyn Scheduler, registry: &Registry) -> Result<boo
 }
 
 fn draws_fit(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
-    let draw = scheduler.draw(&clean(scheduler)?, &mut Generator::new(1))?;
-    Ok(draw.noise.dims() == SHAPE && draw.levels.dims() == [SHAPE[0]] && finite(&draw.noise)? && finite(&draw.levels)?)
+    let draw = scheduler.process().draw(&clean(scheduler)?, &mut Generator::new(1))?;
+    let finite_levels = draw.levels.len() == SHAPE[0] && draw.levels.iter().all(|level| level.is_finite());
+    Ok(draw.noise.dims() == SHAPE && finite_levels && finite(&draw.noise)?)
 }
 
 fn draws_are_seeded(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
-    let clean = clean(scheduler)?;
-    let one = scheduler.draw(&clean, &mut Generator::new(1))?;
-    let same = scheduler.draw(&clean, &mut Generator::new(1))?;
-    let other = scheduler.draw(&clean, &mut Generator::new(2))?;
-    let equal = values(&one.noise)? == values(&same.noise)? && values(&one.levels)? == values(&same.levels)?;
+    let (process, clean) = (scheduler.process(), clean(scheduler)?);
+    let one = process.draw(&clean, &mut Generator::new(1))?;
+    let same = process.draw(&clean, &mut Generator::new(1))?;
+    let other = process.draw(&clean, &mut Generator::new(2))?;
+    let equal = values(&one.noise)? == values(&same.noise)? && one.levels == same.levels;
     Ok(equal && values(&one.noise)? != values(&other.noise)?)
 }
 
 fn images_are_independent(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
-    let clean = clean(scheduler)?;
-    let Draw { noise, levels } = scheduler.draw(&clean, &mut Generator::new(3))?;
-    let noisy = scheduler.add_noise(&clean, &noise, &levels)?;
-    let target = scheduler.target(&clean, &noise, &levels)?;
+    let (process, clean) = (scheduler.process(), clean(scheduler)?);
+    let Draw { noise, levels } = process.draw(&clean, &mut Generator::new(3))?;
+    let noisy = process.add_noise(&clean, &noise, &levels)?;
+    let target = process.target(&clean, &noise, &levels)?;
     let mut right = noisy.dims() == SHAPE && target.dims() == SHAPE;
     for i in 0..SHAPE[0] {
-        let one = |t: &Tensor| t.narrow(0, i, 1);
-        let alone = scheduler.add_noise(&one(&clean)?, &one(&noise)?, &one(&levels)?)?;
+        let (one, level) = (|t: &Tensor| t.narrow(0, i, 1), &levels[i..=i]);
+        let alone = process.add_noise(&one(&clean)?, &one(&noise)?, level)?;
         right &= close(&alone, &one(&noisy)?, 1e-6)?;
-        let alone = scheduler.target(&one(&clean)?, &one(&noise)?, &one(&levels)?)?;
+        let alone = process.target(&one(&clean)?, &one(&noise)?, level)?;
         right &= close(&alone, &one(&target)?, 1e-6)?;
     }
     Ok(right)
 }
 
 fn weights_fit(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
-    let draw = scheduler.draw(&clean(scheduler)?, &mut Generator::new(4))?;
-    match scheduler.loss_weight(&draw.levels)? {
-        None => Ok(true),
-        Some(w) => Ok(w.dims() == [SHAPE[0]] && values(&w)?.iter().all(|&w| w.is_finite() && w >= 0.0)),
-    }
+    let process = scheduler.process();
+    let draw = process.draw(&clean(scheduler)?, &mut Generator::new(4))?;
+    let fit = |w: Vec<f32>| w.len() == SHAPE[0] && w.iter().all(|&w| w.is_finite() && w >= 0.0);
+    Ok(process.loss_weight(&draw.levels).is_none_or(fit))
 }
 
 fn wrong_shapes_are_refused(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
-    let clean = clean(scheduler)?;
-    let Draw { noise, levels } = scheduler.draw(&clean, &mut Generator::new(5))?;
-    let (short_noise, short_levels) = (noise.narrow(3, 0, 2)?, levels.narrow(0, 0, 2)?);
+    let (process, clean) = (scheduler.process(), clean(scheduler)?);
+    let Draw { noise, levels } = process.draw(&clean, &mut Generator::new(5))?;
+    let (short_noise, short_levels) = (noise.narrow(3, 0, 2)?, &levels[..2]);
     let mut run = scheduler.run(possible(scheduler, 5))?;
-    Ok(scheduler.add_noise(&clean, &short_noise, &levels).is_err()
-        && scheduler.add_noise(&clean, &noise, &short_levels).is_err()
+    Ok(process.add_noise(&clean, &short_noise, &levels).is_err()
+        && process.add_noise(&clean, &noise, short_levels).is_err()
         && run.step(&short_noise, &clean, &mut Generator::new(0)).is_err())
 }
 
@@ -116,20 +116,20 @@ fn possible(scheduler: &dyn Scheduler, steps: usize) -> usize {
 }
 
 fn runs_end(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
-    let clean = clean(scheduler)?;
-    let noise = scheduler.draw(&clean, &mut Generator::new(6))?.noise;
+    let (process, clean) = (scheduler.process(), clean(scheduler)?);
+    let noise = process.draw(&clean, &mut Generator::new(6))?.noise;
     for steps in [1, 2, 5, 40] {
         let mut rng = Generator::new(6);
         let mut run = scheduler.run(possible(scheduler, steps))?;
         let timesteps = run.timesteps().to_vec();
         let mut x = run.initial_noise(&SHAPE, &Device::Cpu, &mut rng)?;
         let mut seen = vec![];
-        while let Some(level) = run.level() {
-            seen.push(level);
+        while let Some(timestep) = run.timestep() {
+            seen.push(timestep);
             if seen.len() > timesteps.len() {
                 return Ok(false);
             }
-            let output = scheduler.target(&clean, &noise, &Tensor::full(level, SHAPE[0], &Device::Cpu)?)?;
+            let output = process.target(&clean, &noise, &[timestep; SHAPE[0]])?;
             x = run.step(&output, &x, &mut rng)?.prev_sample;
         }
         let over = run.step(&x, &x, &mut rng).is_err();
@@ -155,46 +155,47 @@ fn runs_are_independent(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool>
     };
     let (mut run_a, mut a, mut rng_a) = begin()?;
     let (mut run_b, mut b, mut rng_b) = begin()?;
-    while run_a.level().is_some() {
+    while run_a.timestep().is_some() {
         a = run_a.step(&a.affine(0.5, 0.1)?, &a, &mut rng_a)?.prev_sample;
         b = run_b.step(&b.affine(0.5, 0.1)?, &b, &mut rng_b)?.prev_sample;
     }
     let (mut run_c, mut c, mut rng_c) = begin()?;
-    while run_c.level().is_some() {
+    while run_c.timestep().is_some() {
         c = run_c.step(&c.affine(0.5, 0.1)?, &c, &mut rng_c)?.prev_sample;
     }
     Ok(values(&a)? == values(&b)? && values(&a)? == values(&c)?)
 }
 
 fn perfect_outputs_give_the_image(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
-    let clean = clean(scheduler)?;
-    let Draw { noise, levels } = scheduler.draw(&clean, &mut Generator::new(9))?;
-    let noisy = scheduler.add_noise(&clean, &noise, &levels)?;
-    let output = scheduler.target(&clean, &noise, &levels)?;
-    close(&scheduler.pred_original_sample(&output, &noisy, &levels)?, &clean, 1e-2)
+    let (process, clean) = (scheduler.process(), clean(scheduler)?);
+    let Draw { noise, levels } = process.draw(&clean, &mut Generator::new(9))?;
+    let noisy = process.add_noise(&clean, &noise, &levels)?;
+    let output = process.target(&clean, &noise, &levels)?;
+    close(&process.pred_original_sample(&output, &noisy, &levels)?, &clean, 1e-2)
 }
 
 fn ends_are_finite(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
     // the levels of many draws and of a long run, and 0, which is an end of most scales; what is no level is refused
+    let process = scheduler.process();
     let many = Tensor::zeros((1000, 1, 1, 1), DType::F32, &Device::Cpu)?;
-    let mut levels = values(&scheduler.draw(&many, &mut Generator::new(10))?.levels)?;
+    let mut levels = process.draw(&many, &mut Generator::new(10))?.levels;
     levels.extend(scheduler.run(possible(scheduler, 1000))?.timesteps());
     let (lowest, highest) = levels.iter().fold((f32::MAX, f32::MIN), |(low, high), &l| (low.min(l), high.max(l)));
     let clean = clean(scheduler)?;
-    let noise = scheduler.draw(&clean, &mut Generator::new(11))?.noise;
+    let noise = process.draw(&clean, &mut Generator::new(11))?.noise;
     for level in [lowest, highest, 0.0] {
-        let levels = Tensor::full(level, SHAPE[0], &Device::Cpu)?;
-        let Ok(noisy) = scheduler.add_noise(&clean, &noise, &levels) else { continue };
-        let image = scheduler.pred_original_sample(&clean.affine(0.5, 0.1)?, &noisy, &levels)?;
-        let output = scheduler.target(&clean, &noise, &levels)?;
+        let levels = [level; SHAPE[0]];
+        let Ok(noisy) = process.add_noise(&clean, &noise, &levels) else { continue };
+        let image = process.pred_original_sample(&clean.affine(0.5, 0.1)?, &noisy, &levels)?;
+        let output = process.target(&clean, &noise, &levels)?;
         let zeros = clean.zeros_like()?;
-        let unknown = values(&noisy)? == values(&scheduler.add_noise(&zeros, &noise, &levels)?)?
-            && values(&output)? == values(&scheduler.target(&zeros, &noise, &levels)?)?;
+        let unknown = values(&noisy)? == values(&process.add_noise(&zeros, &noise, &levels)?)?
+            && values(&output)? == values(&process.target(&zeros, &noise, &levels)?)?;
         let exact = unknown || !finite(&output)? || {
             // of numbers as large as the noise nothing is left behind the seventh digit
             let largest = values(&noisy)?.into_iter().fold(1f32, |most, value| most.max(value.abs()));
             let tolerance = 1e-2f32.max(1e-6 * largest);
-            close(&scheduler.pred_original_sample(&output, &noisy, &levels)?, &clean, tolerance)?
+            close(&process.pred_original_sample(&output, &noisy, &levels)?, &clean, tolerance)?
         };
         if !(finite(&image)? && exact) {
             return Ok(false);
@@ -204,18 +205,17 @@ fn ends_are_finite(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
 }
 
 fn training_fits_sampling(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
-    let clean = clean(scheduler)?;
-    let mut rng = Generator::new(8);
-    let noise = scheduler.draw(&clean, &mut rng)?.noise;
+    let (process, clean) = (scheduler.process(), clean(scheduler)?);
+    let noise = process.draw(&clean, &mut Generator::new(8))?.noise;
     let run = scheduler.run(possible(scheduler, 10))?;
-    let (Some(level), Some(last)) = (run.level(), run.timesteps().last()) else { return Ok(false) };
-    let levels = Tensor::full(level, SHAPE[0], &Device::Cpu)?;
-    let output = scheduler.target(&clean, &noise, &levels)?;
+    let (Some(level), Some(last)) = (run.timestep(), run.timesteps().last()) else { return Ok(false) };
+    let levels = [level; SHAPE[0]];
+    let output = process.target(&clean, &noise, &levels)?;
     let fits = |noisy: Tensor| -> Result<bool> {
         let step = scheduler.run(possible(scheduler, 10))?.step(&output, &noisy, &mut Generator::new(9))?;
         close(&step.pred_original_sample, &clean, 1e-2)
     };
-    match (run.add_noise(&clean, &noise), scheduler.add_noise(&clean, &noise, &levels)) {
+    match (run.add_noise(&clean, &noise), process.add_noise(&clean, &noise, &levels)) {
         (Err(Error::Unsupported { .. }), trained) => fits(trained?),
         // the levels of an inversion, which ascend or of which there is one alone, are those that its steps lead to
         (by_run, Ok(trained)) if level >= *last && run.timesteps().len() > 1 => Ok(fits(by_run?)? && fits(trained)?),
@@ -227,7 +227,7 @@ fn training_fits_sampling(scheduler: &dyn Scheduler, _: &Registry) -> Result<boo
 fn clean(scheduler: &dyn Scheduler) -> Result<Tensor> {
     let unit = Generator::new(0).uniform(SHAPE.iter().product(), 0.2, 0.8);
     let unit = Tensor::from_vec(unit, &SHAPE, &Device::Cpu)?;
-    PixelRange::from_unit(scheduler.pixel_range(), &unit)
+    scheduler.process().pixel_range().from_unit(&unit)
 }
 
 fn values(tensor: &Tensor) -> Result<Vec<f32>> {

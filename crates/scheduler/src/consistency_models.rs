@@ -1,14 +1,17 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::config_map;
 use crate::schedule::{check_positive, check_sigma_range, check_train_timesteps, check_whole_timesteps};
-use crate::tensors::{check_same, draw_from, mix, mix_by_level, noise_like, of_levels, scale, scale_by_level};
-use crate::{Draw, Error, Result, Run, RunOptions, Schedule, Scheduler, StepOutput, Steps, Takes};
+use crate::tensors::{check_same, mix, noise_like, scale};
+use crate::{
+    Error, Levels, PredictionType, Process, Result, Run, RunOptions, Schedule, Scheduler, StepOutput, Steps, Supports,
+};
 
 /// One-step and multistep sampling of consistency models (Song et al. 2023, algorithm 1): diffusers'
 /// `CMStochasticIterativeScheduler`.
@@ -99,6 +102,23 @@ impl CMStochasticIterativeScheduler {
         (variance_data / (above * above + variance_data), above * sigma_data / (sigma * sigma + variance_data).sqrt())
     }
 
+    /// The levels of training but for the lowest, where the model's output does not count.
+    fn training_levels(&self) -> Vec<f32> {
+        (0..self.config.num_train_timesteps - 1).map(|place| level_of(self.sigma_at(place))).collect()
+    }
+
+    /// The weights of image and noise in the output that stands for the clean image, `(x₀ - c_skip x) / c_out`.
+    fn target_weights(&self, sigma: f32) -> (f32, f32) {
+        let (c_skip, c_out) = self.c_skip_out(sigma);
+        if c_out <= 0.0 {
+            return (0.0, 0.0); // the output does not count
+        }
+        // 1 - c_skip without the loss of digits
+        let above = sigma - self.config.sigma_min as f32;
+        let rest = above * above * c_skip / (self.config.sigma_data * self.config.sigma_data) as f32;
+        (rest / c_out, -c_skip * sigma / c_out)
+    }
+
     fn c_in(&self, sigma: f32) -> f32 {
         1.0 / (sigma * sigma + (self.config.sigma_data * self.config.sigma_data) as f32).sqrt()
     }
@@ -144,38 +164,14 @@ impl Scheduler for CMStochasticIterativeScheduler {
         "the sampler of consistency models, for one step or a few (Song et al. 2023)"
     }
 
-    /// Noise, and one of the levels of training but for the lowest, where the model's output does not count.
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        let table: Vec<f32> =
-            (0..self.config.num_train_timesteps - 1).map(|place| level_of(self.sigma_at(place))).collect();
-        draw_from(&table, clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        mix_by_level(clean, noise, levels, |level| Ok((1.0, sigma_of(level))))
-    }
-
-    /// The output that stands for the clean image, `(clean - c_skip noisy) / c_out`; 0 where it does not count.
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        mix_by_level(clean, noise, levels, |level| {
-            let sigma = sigma_of(level);
-            let (c_skip, c_out) = self.c_skip_out(sigma);
-            if c_out <= 0.0 {
-                return Ok((0.0, 0.0));
-            }
-            // 1 - c_skip without the loss of digits
-            let above = sigma - self.config.sigma_min as f32;
-            let rest = above * above * c_skip / (self.config.sigma_data * self.config.sigma_data) as f32;
-            Ok((rest / c_out, -c_skip * sigma / c_out))
-        })
-    }
-
-    fn scale_model_input(&self, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        scale_by_level(noisy, levels, |level| self.c_in(sigma_of(level)))
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        of_levels(levels, |level| sigma_of(level).powi(-2)).map(Some)
+    fn process(&self) -> Process {
+        let (table, scheduler) = (self.training_levels(), self.clone());
+        let weights = move |level| scheduler.target_weights(sigma_of(level));
+        let scheduler = self.clone();
+        Process::new(Levels::one_of(table), PredictionType::Sample, |level| (1.0, sigma_of(level)))
+            .target_weights(weights)
+            .model_input(move |level| (scheduler.c_in(sigma_of(level)), 0.0))
+            .with_snr(|level| sigma_of(level).powi(-2))
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
@@ -183,7 +179,7 @@ impl Scheduler for CMStochasticIterativeScheduler {
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[Takes::Timesteps])?;
+        options.only(Self::CLASS_NAME, &[Supports::Timesteps])?;
         let sigmas: Vec<f64> = self.places(options)?.into_iter().map(|place| self.sigma_at(place)).collect();
         let levels = sigmas.iter().map(|&sigma| level_of(sigma)).collect();
         let steps = Steps::new(Self::CLASS_NAME, levels, options.start)?;
@@ -213,7 +209,7 @@ impl Run for CMStochasticIterativeRun {
         self.scheduler.config.sigma_max as f32
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
         Ok((1.0, self.sigmas[self.steps.index()?]))
     }
 

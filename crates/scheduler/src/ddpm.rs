@@ -1,7 +1,8 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -9,8 +10,8 @@ use crate::registry::config_map;
 use crate::schedule::{Alphas, Posterior, check_positive, check_steps, check_whole_timesteps};
 use crate::tensors::{noise_like, scale, split_variance};
 use crate::{
-    BetaConfig, BetaSchedule, Draw, Error, Family, PredictionType, Result, Run, RunOptions, Schedule, Scheduler,
-    SpacingConfig, StepOutput, Steps, Takes, ThresholdConfig, TimestepSpacing,
+    BetaConfig, BetaSchedule, Error, PredictionType, Process, Result, Run, RunOptions, Schedule, Scheduler,
+    SpacingConfig, StepOutput, Steps, Supports, ThresholdConfig, TimestepSpacing,
 };
 
 /// Denoising diffusion probabilistic models (Ho et al. 2020, algorithms 1 and 2): diffusers' `DDPMScheduler`.
@@ -129,28 +130,12 @@ impl Scheduler for DDPMScheduler {
         config_map(&self.config)
     }
 
-    fn family(&self) -> Family {
-        Family::Diffusion(self.config.prediction_type)
-    }
-
     fn summary(&self) -> &str {
         "the ancestral sampler of denoising diffusion, new noise in every step (Ho et al. 2020)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.alphas.draw(clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.add_noise(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.target(self.config.prediction_type, clean, noise, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.alphas.snr(levels).map(Some)
+    fn process(&self) -> Process {
+        self.alphas.preserving(self.config.prediction_type)
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
@@ -158,7 +143,7 @@ impl Scheduler for DDPMScheduler {
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[Takes::Timesteps])?;
+        options.only(Self::CLASS_NAME, &[Supports::Timesteps])?;
         let timesteps = match &options.schedule {
             Schedule::Timesteps(timesteps) => check_whole_timesteps(Self::CLASS_NAME, timesteps, self.alphas.len())?,
             _ => {
@@ -191,8 +176,8 @@ impl Run for DDPMRun {
         &self.steps
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
-        Ok(self.scheduler.alphas.shares(self.timesteps()[self.steps.index()?]))
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
+        Ok(self.scheduler.alphas.alpha_sigma(self.timesteps()[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {

@@ -1,18 +1,19 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::config_map;
 use crate::schedule::{
-    History, Integrand, Level, Process, Spaced, check_last, check_order, inference_steps, multistep_order,
+    ForwardProcess, History, Integrand, Point, Spaced, check_last, check_order, inference_steps, multistep_order,
 };
 use crate::tensors::scale;
 use crate::{
-    Draw, DynamicShiftConfig, Family, Result, Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput,
-    Steps, Takes, TimeShiftType, TimestepSpacing,
+    DynamicShiftConfig, Process, Result, Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput, Steps,
+    Supports, TimeShiftType, TimestepSpacing,
 };
 
 /// DEIS: the noise that was predicted, interpolated over log ρ and integrated (Zhang and Chen 2023, "ρAB-DEIS"):
@@ -32,7 +33,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct DEISMultistepScheduler {
     config: DEISMultistepConfig,
-    process: Process,
+    process: ForwardProcess,
 }
 
 /// The configuration of [`DEISMultistepScheduler`], under diffusers' names.
@@ -108,7 +109,7 @@ impl DEISMultistepScheduler {
     }
 
     fn build(config: DEISMultistepConfig) -> Self {
-        Self { process: Process::new(&config.solver, false, None), config }
+        Self { process: ForwardProcess::new(&config.solver, false, None), config }
     }
 }
 
@@ -128,28 +129,12 @@ impl Scheduler for DEISMultistepScheduler {
         config_map(&self.config)
     }
 
-    fn family(&self) -> Family {
-        self.config.solver.family()
-    }
-
     fn summary(&self) -> &str {
         "predicted noise interpolated and integrated exactly, good images in 10 steps (Zhang and Chen 2023)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.process.draw(clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.process.add_noise(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.process.target(clean, noise, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.process.snr(levels).map(Some)
+    fn process(&self) -> Process {
+        self.process.training()
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
@@ -157,7 +142,7 @@ impl Scheduler for DEISMultistepScheduler {
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[Takes::Mu])?;
+        options.only(Self::CLASS_NAME, &[Supports::Mu])?;
         let Self { config, process } = self;
         let SolverConfig { flow, sigma, .. } = config.solver;
         let shift = config.dynamic_shift.shift(Self::CLASS_NAME, options.mu)?.unwrap_or(flow.flow_shift);
@@ -179,7 +164,7 @@ impl Scheduler for DEISMultistepScheduler {
 #[derive(Debug)]
 struct DEISMultistepRun {
     config: DEISMultistepConfig,
-    process: Process,
+    process: ForwardProcess,
     steps: Steps,
     sigmas: Vec<f32>,
     history: History,
@@ -187,8 +172,8 @@ struct DEISMultistepRun {
 
 impl DEISMultistepRun {
     /// x_t = alpha_t (x_s / alpha_s + Σ C_j ε_j): what each of the latest `order` outputs counts.
-    fn coefficients(&self, s: Level, t: Level, order: usize) -> Vec<f64> {
-        let rho = |level: Level| level.sigma / level.alpha;
+    fn coefficients(&self, s: Point, t: Point, order: usize) -> Vec<f64> {
+        let rho = |level: Point| level.sigma / level.alpha;
         let logs: Vec<f64> = (0..order).map(|j| -self.history.lambda(j)).collect(); // log ρ = -λ
         let integral = |j: usize, others: &[usize]| {
             let of = |rho: f64| match *others {
@@ -222,13 +207,13 @@ impl Run for DEISMultistepRun {
         Some(&self.sigmas)
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
-        Ok(self.process.shares(self.sigmas[self.steps.index()?]))
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
+        Ok(self.process.alpha_sigma(self.sigmas[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, _rng: &mut dyn Noise) -> Result<StepOutput> {
         let (i, n) = (self.steps.index()?, self.steps.timesteps().len());
-        let [s, t] = [self.sigmas[i], self.sigmas[i + 1]].map(|sigma| self.process.level(sigma));
+        let [s, t] = [self.sigmas[i], self.sigmas[i + 1]].map(|sigma| self.process.point(sigma));
         let (epsilon, x0) = self.process.convert(Integrand::Noise, model_output, sample, s)?;
         self.history.push(s.lambda(), epsilon);
         let lower = self.config.solver.lower_order_final;

@@ -1,19 +1,20 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
 use kakusan_config::Real;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::config_map;
 use crate::schedule::{
-    DPMMultistep, History, Integrand, Process, SigmaConversion, Spaced, check_last, check_order, inference_steps,
-    last_timestep, learned_or_none,
+    DPMMultistep, ForwardProcess, History, Integrand, SigmaConversion, Spaced, check_last, check_order,
+    inference_steps, last_timestep, learned_or_none,
 };
 use crate::{
-    DPMAlgorithmType, DPMSolverType, Draw, DynamicShiftConfig, Error, Family, FinalSigmasType, LearnedVarianceType,
-    Result, Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput, Steps, Takes, TimeShiftType,
+    DPMAlgorithmType, DPMSolverType, DynamicShiftConfig, Error, FinalSigmasType, LearnedVarianceType, Process, Result,
+    Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput, Steps, Supports, TimeShiftType,
     TimestepSpacing,
 };
 
@@ -34,7 +35,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct DPMSolverMultistepScheduler {
     config: DPMSolverMultistepConfig,
-    process: Process,
+    process: ForwardProcess,
 }
 
 /// The configuration of [`DPMSolverMultistepScheduler`], under diffusers' names.
@@ -132,7 +133,10 @@ impl DPMSolverMultistepScheduler {
     }
 
     fn build(config: DPMSolverMultistepConfig) -> Self {
-        Self { process: Process::new(&config.solver, config.rescale_betas_zero_snr, config.variance_type), config }
+        Self {
+            process: ForwardProcess::new(&config.solver, config.rescale_betas_zero_snr, config.variance_type),
+            config,
+        }
     }
 
     fn spaced(&self, mu: Option<f64>) -> Result<Spaced> {
@@ -168,28 +172,12 @@ impl Scheduler for DPMSolverMultistepScheduler {
         config_map(&self.config)
     }
 
-    fn family(&self) -> Family {
-        self.config.solver.family()
-    }
-
     fn summary(&self) -> &str {
         "DPM-Solver++ with earlier outputs for higher orders, good images in 20 steps (Lu et al. 2022)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.process.draw(clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.process.add_noise(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.process.target(clean, noise, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.process.snr(levels).map(Some)
+    fn process(&self) -> Process {
+        self.process.training()
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
@@ -198,7 +186,7 @@ impl Scheduler for DPMSolverMultistepScheduler {
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[Takes::Timesteps, Takes::Mu])?;
+        options.only(Self::CLASS_NAME, &[Supports::Timesteps, Supports::Mu])?;
         let Self { config, process } = self;
         let path = self.spaced(options.mu)?.path(Self::CLASS_NAME, process, &options.schedule)?;
         let sigmas = path.sigmas_to(match config.final_sigmas_type {
@@ -224,7 +212,7 @@ impl Scheduler for DPMSolverMultistepScheduler {
 /// A sampling by [`DPMSolverMultistepScheduler`], or by its inverse.
 #[derive(Debug)]
 pub(crate) struct DPMSolverMultistepRun {
-    pub(crate) process: Process,
+    pub(crate) process: ForwardProcess,
     pub(crate) steps: Steps,
     pub(crate) sigmas: Vec<f32>,
     pub(crate) solver: DPMMultistep,
@@ -239,13 +227,13 @@ impl Run for DPMSolverMultistepRun {
         Some(&self.sigmas)
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
-        Ok(self.process.shares(self.sigmas[self.steps.index()?]))
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
+        Ok(self.process.alpha_sigma(self.sigmas[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
         let i = self.steps.index()?;
-        let [s, t] = [self.sigmas[i], self.sigmas[i + 1]].map(|sigma| self.process.level(sigma));
+        let [s, t] = [self.sigmas[i], self.sigmas[i + 1]].map(|sigma| self.process.point(sigma));
         let (integrand, x0) = self.process.convert(self.solver.algorithm_type.integrand(), model_output, sample, s)?;
         let of = [i, self.steps.timesteps().len()];
         let prev_sample = self.solver.step(of, [s, t], integrand, sample, rng)?;

@@ -1,18 +1,17 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
-use candle_core::Tensor;
 use kakusan_config::Real;
-use kakusan_rng::Generator;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::dpm_solver_multistep::DPMSolverMultistepRun;
 use crate::registry::config_map;
 use crate::schedule::{
-    DPMMultistep, History, Process, Spaced, check_order, inference_steps, last_timestep, learned_or_none,
+    DPMMultistep, ForwardProcess, History, Spaced, check_order, inference_steps, last_timestep, learned_or_none,
 };
 use crate::{
-    DPMAlgorithmType, DPMSolverType, Draw, Error, Family, LearnedVarianceType, Result, Run, RunOptions, Scheduler,
+    DPMAlgorithmType, DPMSolverType, Error, LearnedVarianceType, Process, Result, Run, RunOptions, Scheduler,
     SolverConfig, SpacingConfig, Steps, TimestepSpacing,
 };
 
@@ -33,7 +32,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct DPMSolverMultistepInverseScheduler {
     config: DPMSolverMultistepInverseConfig,
-    process: Process,
+    process: ForwardProcess,
 }
 
 /// The configuration of [`DPMSolverMultistepInverseScheduler`], under diffusers' names.
@@ -100,7 +99,7 @@ impl DPMSolverMultistepInverseScheduler {
     }
 
     fn build(config: DPMSolverMultistepInverseConfig) -> Self {
-        Self { process: Process::new(&config.solver, false, config.variance_type), config }
+        Self { process: ForwardProcess::new(&config.solver, false, config.variance_type), config }
     }
 }
 
@@ -120,28 +119,12 @@ impl Scheduler for DPMSolverMultistepInverseScheduler {
         config_map(&self.config)
     }
 
-    fn family(&self) -> Family {
-        self.config.solver.family()
-    }
-
     fn summary(&self) -> &str {
         "DPM-Solver++ backwards: from images to the noise that gives them (Lu et al. 2022)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.process.draw(clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.process.add_noise(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.process.target(clean, noise, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.process.snr(levels).map(Some)
+    fn process(&self) -> Process {
+        self.process.training()
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {

@@ -1,3 +1,4 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
@@ -6,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::config_map;
-use crate::schedule::{Alphas, BrownianMotion, TwoCalls, ancestral_step, check_calls, halfway, sigmas_at};
-use crate::tensors::{check_same, mix, scale_by_sigma};
+use crate::schedule::{Alphas, BrownianMotion, TwoCalls, ancestral_step, c_in, check_calls, halfway, sigmas_at};
+use crate::tensors::{check_same, mix, scale};
 use crate::{
-    BetaConfig, BetaSchedule, Churn, Draw, Error, Family, PredictionType, Result, Run, RunOptions, Scheduler,
-    SigmaConfig, SpacingConfig, StepOutput, Steps, Takes, TimestepSpacing,
+    BetaConfig, BetaSchedule, Churn, Error, PredictionType, Process, Result, Run, RunOptions, Scheduler, SigmaConfig,
+    SpacingConfig, StepOutput, Steps, Supports, TimestepSpacing,
 };
 
 /// The stochastic DPM-Solver++ of second order, in one step of two model calls (Lu et al. 2022, with noise after k-diffusion's
@@ -98,32 +99,12 @@ impl Scheduler for DPMSolverSDEScheduler {
         config_map(&self.config)
     }
 
-    fn family(&self) -> Family {
-        Family::Diffusion(self.config.prediction_type)
-    }
-
     fn summary(&self) -> &str {
         "the stochastic DPM-Solver++ of second order, two model calls a step (after k-diffusion)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.alphas.draw(clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.add_noise_by_sigma(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.target(self.config.prediction_type, clean, noise, levels)
-    }
-
-    fn scale_model_input(&self, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.scale_by_sigma(noisy, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.alphas.snr(levels).map(Some)
+    fn process(&self) -> Process {
+        self.alphas.exploding(self.config.prediction_type)
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
@@ -131,7 +112,7 @@ impl Scheduler for DPMSolverSDEScheduler {
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[Takes::Churn])?;
+        options.only(Self::CLASS_NAME, &[Supports::Churn])?;
         let churn = options.churn.unwrap_or_default();
         if churn != (Churn { s_noise: churn.s_noise, ..Churn::default() }) {
             let expected = "this scheduler takes s_noise of it alone, and 0 for s_churn";
@@ -194,12 +175,12 @@ impl Run for DPMSolverSDERun {
         self.scheduler.config.spacing.init_noise_sigma(self.levels.sigmas())
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
         Ok((1.0, self.levels.at(self.steps.index()?)))
     }
 
     fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
-        scale_by_sigma(sample, self.levels.at(self.steps.index()?))
+        scale(sample, c_in(self.levels.at(self.steps.index()?)))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {

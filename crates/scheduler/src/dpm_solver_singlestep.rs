@@ -1,19 +1,20 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
 use kakusan_config::Real;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::config_map;
 use crate::schedule::{
-    DPMStep, History, Integrand, Level, Process, Spaced, check_last, check_order, last_timestep, learned_or_none,
+    DPMStep, ForwardProcess, History, Integrand, Point, Spaced, check_last, check_order, last_timestep, learned_or_none,
 };
 use crate::tensors::noise_like;
 use crate::{
-    DPMAlgorithmType, DPMSolverType, Draw, DynamicShiftConfig, Error, Family, FinalSigmasType, LearnedVarianceType,
-    Result, Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput, Steps, Takes, TimeShiftType,
+    DPMAlgorithmType, DPMSolverType, DynamicShiftConfig, Error, FinalSigmasType, LearnedVarianceType, Process, Result,
+    Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput, Steps, Supports, TimeShiftType,
     TimestepSpacing,
 };
 
@@ -35,7 +36,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct DPMSolverSinglestepScheduler {
     config: DPMSolverSinglestepConfig,
-    process: Process,
+    process: ForwardProcess,
 }
 
 /// The configuration of [`DPMSolverSinglestepScheduler`], under diffusers' names. Timesteps are spaced `linspace`.
@@ -108,7 +109,7 @@ impl DPMSolverSinglestepScheduler {
     }
 
     fn build(config: DPMSolverSinglestepConfig) -> Self {
-        Self { process: Process::new(&config.solver, false, config.variance_type), config }
+        Self { process: ForwardProcess::new(&config.solver, false, config.variance_type), config }
     }
 
     /// The order of each of `n` steps.
@@ -139,28 +140,12 @@ impl Scheduler for DPMSolverSinglestepScheduler {
         config_map(&self.config)
     }
 
-    fn family(&self) -> Family {
-        self.config.solver.family()
-    }
-
     fn summary(&self) -> &str {
         "DPM-Solver++ with as many model calls as the order, good images in 20 calls (Lu et al. 2022)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.process.draw(clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.process.add_noise(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.process.target(clean, noise, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.process.snr(levels).map(Some)
+    fn process(&self) -> Process {
+        self.process.training()
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
@@ -168,7 +153,7 @@ impl Scheduler for DPMSolverSinglestepScheduler {
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[Takes::Timesteps, Takes::Mu])?;
+        options.only(Self::CLASS_NAME, &[Supports::Timesteps, Supports::Mu])?;
         let Self { config, process } = self;
         let SolverConfig { flow, sigma, .. } = config.solver;
         let shift = config.dynamic_shift.shift(Self::CLASS_NAME, options.mu)?.unwrap_or(flow.flow_shift);
@@ -197,14 +182,14 @@ impl Scheduler for DPMSolverSinglestepScheduler {
 #[derive(Debug)]
 struct DPMSolverSinglestepRun {
     config: DPMSolverSinglestepConfig,
-    process: Process,
+    process: ForwardProcess,
     steps: Steps,
     sigmas: Vec<f32>,
     orders: Vec<usize>,
     /// The outputs since the last step of the first order.
     history: History,
     /// Where that step began.
-    base: Option<(Level, Tensor)>,
+    base: Option<(Point, Tensor)>,
 }
 
 impl Run for DPMSolverSinglestepRun {
@@ -216,13 +201,13 @@ impl Run for DPMSolverSinglestepRun {
         Some(&self.sigmas)
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
-        Ok(self.process.shares(self.sigmas[self.steps.index()?]))
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
+        Ok(self.process.alpha_sigma(self.sigmas[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
         let i = self.steps.index()?;
-        let [s, t] = [self.sigmas[i], self.sigmas[i + 1]].map(|sigma| self.process.level(sigma));
+        let [s, t] = [self.sigmas[i], self.sigmas[i + 1]].map(|sigma| self.process.point(sigma));
         let algorithm = self.config.algorithm_type;
         let (integrand, x0) = self.process.convert(algorithm.integrand(), model_output, sample, s)?;
         let noise = if algorithm.is_stochastic() { Some(noise_like(sample, rng)?) } else { None };

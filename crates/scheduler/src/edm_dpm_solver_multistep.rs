@@ -1,16 +1,17 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::config_map;
-use crate::schedule::{DPMMultistep, History, Level, MOST_STEPS, check_count, check_descending, check_order};
+use crate::schedule::{DPMMultistep, History, MOST_STEPS, Point, check_count, check_descending, check_order};
 use crate::tensors::{check_same, mix, scale};
 use crate::{
-    DPMAlgorithmType, DPMSolverType, Draw, EDMConfig, Error, Family, FinalSigmasType, Result, Run, RunOptions,
-    Schedule, Scheduler, StepOutput, Steps, Takes, ThresholdConfig,
+    DPMAlgorithmType, DPMSolverType, EDMConfig, Error, FinalSigmasType, Process, Result, Run, RunOptions, Schedule,
+    Scheduler, StepOutput, Steps, Supports, ThresholdConfig,
 };
 
 /// DPM-Solver++ with earlier outputs (Lu et al. 2022, "DPM-Solver++", algorithm 2) for models with EDM's
@@ -118,32 +119,12 @@ impl Scheduler for EDMDPMSolverMultistepScheduler {
         config_map(&self.config)
     }
 
-    fn family(&self) -> Family {
-        Family::Edm(self.config.edm.prediction_type)
-    }
-
     fn summary(&self) -> &str {
         "DPM-Solver++ for models with EDM's preconditioning (Lu et al. 2022, Karras et al. 2022)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.config.edm.draw(clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.config.edm.add_noise(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.config.edm.target(clean, noise, levels)
-    }
-
-    fn scale_model_input(&self, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.config.edm.scale(noisy, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.config.edm.snr(levels).map(Some)
+    fn process(&self) -> Process {
+        self.config.edm.process()
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
@@ -151,7 +132,7 @@ impl Scheduler for EDMDPMSolverMultistepScheduler {
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[Takes::Sigmas])?;
+        options.only(Self::CLASS_NAME, &[Supports::Sigmas])?;
         let config = &self.config;
         let sigmas = self.sigmas(options)?;
         let levels = sigmas[..sigmas.len() - 1].iter().map(|&sigma| config.edm.c_noise(sigma)).collect();
@@ -192,7 +173,7 @@ impl Run for EDMDPMSolverMultistepRun {
         (self.edm.sigma_max * self.edm.sigma_max + 1.0).sqrt() as f32
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
         Ok((1.0, self.sigmas[self.steps.index()?]))
     }
 
@@ -207,7 +188,7 @@ impl Run for EDMDPMSolverMultistepRun {
         let x0 = mix(c_skip, sample, c_out, model_output)?;
         let x0 = if self.threshold.thresholding { self.threshold.threshold(&x0)? } else { x0 };
         // the sample itself is not scaled, so that all of the image is in it
-        let between = [self.sigmas[i], self.sigmas[i + 1]].map(|sigma| Level { alpha: 1.0, sigma: sigma.into() });
+        let between = [self.sigmas[i], self.sigmas[i + 1]].map(|sigma| Point { alpha: 1.0, sigma: sigma.into() });
         let of = [i, self.steps.timesteps().len()];
         let prev_sample = self.solver.step(of, between, x0.clone(), sample, rng)?;
         self.steps.advance();

@@ -1,7 +1,8 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -9,8 +10,8 @@ use crate::registry::config_map;
 use crate::schedule::{MOST_STEPS, check_count, check_descending};
 use crate::tensors::{check_same, mix, noise_like, scale};
 use crate::{
-    Churn, Draw, EDMConfig, Family, FinalSigmasType, Result, Run, RunOptions, Schedule, Scheduler, StepOutput, Steps,
-    Takes,
+    Churn, EDMConfig, FinalSigmasType, Process, Result, Run, RunOptions, Schedule, Scheduler, StepOutput, Steps,
+    Supports,
 };
 
 /// Euler's method on the probability flow ODE with EDM's preconditioning, with noise added before a step where asked
@@ -71,32 +72,12 @@ impl Scheduler for EDMEulerScheduler {
         config_map(&self.config)
     }
 
-    fn family(&self) -> Family {
-        Family::Edm(self.config.edm.prediction_type)
-    }
-
     fn summary(&self) -> &str {
         "Euler's method for models with EDM's preconditioning (Karras et al. 2022)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.config.edm.draw(clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.config.edm.add_noise(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.config.edm.target(clean, noise, levels)
-    }
-
-    fn scale_model_input(&self, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.config.edm.scale(noisy, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.config.edm.snr(levels).map(Some)
+    fn process(&self) -> Process {
+        self.config.edm.process()
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
@@ -104,7 +85,7 @@ impl Scheduler for EDMEulerScheduler {
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[Takes::Sigmas, Takes::Churn])?;
+        options.only(Self::CLASS_NAME, &[Supports::Sigmas, Supports::Churn])?;
         let sigmas = self.sigmas(options)?;
         let levels = sigmas[..sigmas.len() - 1].iter().map(|&sigma| self.config.edm.c_noise(sigma)).collect();
         let steps = Steps::new(Self::CLASS_NAME, levels, options.start)?;
@@ -135,7 +116,7 @@ impl Run for EDMEulerRun {
         (self.edm.sigma_max * self.edm.sigma_max + 1.0).sqrt() as f32
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
         Ok((1.0, self.sigmas[self.steps.index()?]))
     }
 

@@ -1,16 +1,17 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::config_map;
-use crate::schedule::{Alphas, ancestral_step, sigma_schedule};
-use crate::tensors::{check_same, mix, noise_like, scale_by_sigma};
+use crate::schedule::{Alphas, ancestral_step, c_in, sigma_schedule};
+use crate::tensors::{check_same, mix, noise_like, scale};
 use crate::{
-    BetaConfig, BetaSchedule, Draw, Family, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig,
-    StepOutput, Steps, TimestepSpacing,
+    BetaConfig, BetaSchedule, PredictionType, Process, Result, Run, RunOptions, Scheduler, SpacingConfig, StepOutput,
+    Steps, TimestepSpacing,
 };
 
 /// Euler's method in σ, ancestral: each step goes further down than its level and adds new noise to come back up to it
@@ -87,32 +88,12 @@ impl Scheduler for EulerAncestralDiscreteScheduler {
         config_map(&self.config)
     }
 
-    fn family(&self) -> Family {
-        Family::Diffusion(self.config.prediction_type)
-    }
-
     fn summary(&self) -> &str {
         "Euler's method in noise levels with new noise in every step (after k-diffusion)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.alphas.draw(clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.add_noise_by_sigma(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.target(self.config.prediction_type, clean, noise, levels)
-    }
-
-    fn scale_model_input(&self, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.scale_by_sigma(noisy, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.alphas.snr(levels).map(Some)
+    fn process(&self) -> Process {
+        self.alphas.exploding(self.config.prediction_type)
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
@@ -150,12 +131,12 @@ impl Run for EulerAncestralDiscreteRun {
         self.scheduler.config.spacing.init_noise_sigma(&self.sigmas)
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
         Ok((1.0, self.sigmas[self.steps.index()?]))
     }
 
     fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
-        scale_by_sigma(sample, self.sigmas[self.steps.index()?])
+        scale(sample, c_in(self.sigmas[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {

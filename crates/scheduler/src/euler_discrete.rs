@@ -1,19 +1,20 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::config_map;
 use crate::schedule::{
-    Alphas, check_calls, check_descending, check_first_two, check_timesteps, linspace_f32, ln_f32, sigmas_at,
+    Alphas, c_in, check_calls, check_descending, check_first_two, check_timesteps, linspace_f32, ln_f32, sigmas_at,
     timesteps_of,
 };
-use crate::tensors::{check_same, mix, noise_like, scale_by_sigma};
+use crate::tensors::{check_same, mix, noise_like, scale};
 use crate::{
-    BetaConfig, BetaSchedule, Churn, Draw, Error, Family, FinalSigmasType, PredictionType, Result, Run, RunOptions,
-    Schedule, Scheduler, SigmaConfig, SpacingConfig, StepOutput, Steps, Takes, TimestepSpacing,
+    BetaConfig, BetaSchedule, Churn, Error, Family, FinalSigmasType, PredictionType, Process, Result, Run, RunOptions,
+    Schedule, Scheduler, SigmaConfig, SpacingConfig, StepOutput, Steps, Supports, TimestepSpacing,
 };
 
 /// Euler's method on the probability flow ODE in σ, with noise added before a step where asked for (Karras et al. 2022,
@@ -199,35 +200,16 @@ impl Scheduler for EulerDiscreteScheduler {
         config_map(&self.config)
     }
 
-    fn family(&self) -> Family {
-        match self.is_continuous() {
-            true => Family::Own(format!("{} with timestep_type continuous", Self::CLASS_NAME)),
-            false => Family::Diffusion(self.config.prediction_type),
-        }
-    }
-
     fn summary(&self) -> &str {
         "Euler's method in noise levels, one model call a step (Karras et al. 2022)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.alphas.draw(clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.add_noise_by_sigma(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.target(self.config.prediction_type, clean, noise, levels)
-    }
-
-    fn scale_model_input(&self, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.scale_by_sigma(noisy, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.alphas.snr(levels).map(Some)
+    fn process(&self) -> Process {
+        let process = self.alphas.exploding(self.config.prediction_type);
+        if self.is_continuous() {
+            return process.of_family(Family::Own(format!("{} with timestep_type continuous", Self::CLASS_NAME)));
+        }
+        process
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
@@ -235,7 +217,7 @@ impl Scheduler for EulerDiscreteScheduler {
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[Takes::Timesteps, Takes::Sigmas, Takes::Churn])?;
+        options.only(Self::CLASS_NAME, &[Supports::Timesteps, Supports::Sigmas, Supports::Churn])?;
         let (timesteps, sigmas) = self.schedule(options)?;
         let steps = Steps::new(Self::CLASS_NAME, timesteps, options.start)?;
         let churn = options.churn.unwrap_or_default();
@@ -265,12 +247,12 @@ impl Run for EulerDiscreteRun {
         self.scheduler.config.spacing.init_noise_sigma(&self.sigmas)
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
         Ok((1.0, self.sigmas[self.steps.index()?]))
     }
 
     fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
-        scale_by_sigma(sample, self.sigmas[self.steps.index()?])
+        scale(sample, c_in(self.sigmas[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {

@@ -1,7 +1,8 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -9,8 +10,8 @@ use crate::registry::config_map;
 use crate::schedule::{Flow, MOST_STEPS, check_count, check_descending, check_flow_levels, stretched_to};
 use crate::tensors::{check_same, mix, noise_like};
 use crate::{
-    Draw, Error, Family, PredictionType, Result, Run, RunOptions, Schedule, Scheduler, SigmaConfig, StepOutput, Steps,
-    Takes, TimeShiftType,
+    Error, Process, Result, Run, RunOptions, Schedule, Scheduler, SigmaConfig, StepOutput, Steps, Supports,
+    TimeShiftType,
 };
 
 /// Euler's method along the straight paths of a flow (Liu et al. 2022; Esser et al. 2024): diffusers'
@@ -205,29 +206,13 @@ impl Scheduler for FlowMatchEulerDiscreteScheduler {
         config_map(&self.config)
     }
 
-    fn family(&self) -> Family {
-        Family::Flow(PredictionType::FlowPrediction)
-    }
-
     fn summary(&self) -> &str {
         "Euler's method for flows: straight from noise to image (Esser et al. 2024)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
+    fn process(&self) -> Process {
         // dynamic shifting is of sampling alone
-        self.flow(if self.config.use_dynamic_shifting { 1.0 } else { self.config.shift }).draw(clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.flow(1.0).add_noise(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.flow(1.0).target(clean, noise, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.flow(1.0).snr(levels).map(Some)
+        self.flow(if self.config.use_dynamic_shifting { 1.0 } else { self.config.shift }).process()
     }
 
     /// At least 2 with `shift_terminal`: a step that begins at 1 cannot be stretched.
@@ -237,7 +222,7 @@ impl Scheduler for FlowMatchEulerDiscreteScheduler {
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        let takes = [Takes::Timesteps, Takes::Sigmas, Takes::Mu];
+        let takes = [Supports::Timesteps, Supports::Sigmas, Supports::Mu];
         let takes = if self.config.use_dynamic_shifting { &takes[..] } else { &takes[..2] };
         options.only(Self::CLASS_NAME, takes)?;
         let (levels, sigmas) = self.schedule(options)?;
@@ -265,8 +250,8 @@ impl Run for FlowMatchEulerDiscreteRun {
         Some(&self.sigmas)
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
-        Ok(self.flow.shares(self.sigmas[self.steps.index()?]))
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
+        Ok(self.flow.alpha_sigma(self.sigmas[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
@@ -276,7 +261,7 @@ impl Run for FlowMatchEulerDiscreteRun {
         let x0 = self.flow.original_sample(model_output, sample, sigma)?;
         let prev_sample = match self.stochastic {
             true => {
-                let (of_x0, of_noise) = self.flow.shares(next_sigma);
+                let (of_x0, of_noise) = self.flow.alpha_sigma(next_sigma);
                 mix(of_x0, &x0, of_noise, &noise_like(sample, rng)?)?
             }
             false => mix(1.0, sample, next_sigma - sigma, model_output)?,

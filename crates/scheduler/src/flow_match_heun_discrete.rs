@@ -1,14 +1,15 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::config_map;
 use crate::schedule::{Flow, MOST_STEPS, check_count};
 use crate::tensors::{check_same, mix, noise_like};
-use crate::{Churn, Draw, Family, PredictionType, Result, Run, RunOptions, Scheduler, StepOutput, Steps, Takes};
+use crate::{Churn, Process, Result, Run, RunOptions, Scheduler, StepOutput, Steps, Supports};
 
 /// Heun's method along the paths of a flow (Karras et al. 2022, algorithm 2; Lipman et al. 2022): diffusers'
 /// `FlowMatchHeunDiscreteScheduler`.
@@ -65,28 +66,12 @@ impl Scheduler for FlowMatchHeunDiscreteScheduler {
         config_map(&self.config)
     }
 
-    fn family(&self) -> Family {
-        Family::Flow(PredictionType::FlowPrediction)
-    }
-
     fn summary(&self) -> &str {
         "Heun's method for flows, two model calls a step (Karras et al. 2022)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.flow().draw(clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.flow().add_noise(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.flow().target(clean, noise, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.flow().snr(levels).map(Some)
+    fn process(&self) -> Process {
+        self.flow().process()
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
@@ -94,7 +79,7 @@ impl Scheduler for FlowMatchHeunDiscreteScheduler {
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[Takes::Churn])?;
+        options.only(Self::CLASS_NAME, &[Supports::Churn])?;
         let n = check_count(Self::CLASS_NAME, options.num_steps())?;
         let flow = self.flow();
         let sigmas = flow.spaced(n).into_iter().map(|sigma| flow.shifted(sigma) as f32);
@@ -135,8 +120,8 @@ impl Run for FlowMatchHeunDiscreteRun {
         Some(&self.sigmas)
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
-        Ok(self.flow.shares(self.sigmas[self.steps.index()? / 2]))
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
+        Ok(self.flow.alpha_sigma(self.sigmas[self.steps.index()? / 2]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {

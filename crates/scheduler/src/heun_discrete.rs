@@ -1,18 +1,19 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::config_map;
 use crate::schedule::{
-    Alphas, check_calls, check_positive, check_timesteps, sigma_schedule, sigmas_at, with_second_calls,
+    Alphas, c_in, check_calls, check_positive, check_timesteps, sigma_schedule, sigmas_at, with_second_calls,
 };
-use crate::tensors::{check_same, mix, scale, scale_by_sigma};
+use crate::tensors::{check_same, mix, scale};
 use crate::{
-    BetaConfig, BetaSchedule, Draw, Error, Family, PredictionType, Result, Run, RunOptions, Schedule, Scheduler,
-    SigmaConfig, SpacingConfig, StepOutput, Steps, Takes, TimestepSpacing,
+    BetaConfig, BetaSchedule, Error, PredictionType, Process, Result, Run, RunOptions, Schedule, Scheduler,
+    SigmaConfig, SpacingConfig, StepOutput, Steps, Supports, TimestepSpacing,
 };
 
 /// Heun's method in σ: Euler's step, then the same step by the mean of the slopes at both its ends (Karras et al. 2022,
@@ -100,32 +101,12 @@ impl Scheduler for HeunDiscreteScheduler {
         config_map(&self.config)
     }
 
-    fn family(&self) -> Family {
-        Family::Diffusion(self.config.prediction_type)
-    }
-
     fn summary(&self) -> &str {
         "Heun's method in noise levels, two model calls a step (Karras et al. 2022)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.alphas.draw(clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.add_noise_by_sigma(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.target(self.config.prediction_type, clean, noise, levels)
-    }
-
-    fn scale_model_input(&self, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.scale_by_sigma(noisy, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.alphas.snr(levels).map(Some)
+    fn process(&self) -> Process {
+        self.alphas.exploding(self.config.prediction_type)
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
@@ -133,7 +114,7 @@ impl Scheduler for HeunDiscreteScheduler {
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[Takes::Timesteps])?;
+        options.only(Self::CLASS_NAME, &[Supports::Timesteps])?;
         let HeunDiscreteConfig { spacing, sigma, .. } = &self.config;
         let training = self.alphas.sigmas();
         let (timesteps, sigmas) = match &options.schedule {
@@ -179,12 +160,12 @@ impl Run for HeunDiscreteRun {
         self.scheduler.config.spacing.init_noise_sigma(&self.sigmas)
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
         Ok((1.0, self.sigmas[self.steps.index()? / 2]))
     }
 
     fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
-        scale_by_sigma(sample, self.sigmas[self.steps.index()?.div_ceil(2)])
+        scale(sample, c_in(self.sigmas[self.steps.index()?.div_ceil(2)]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, _rng: &mut dyn Noise) -> Result<StepOutput> {

@@ -1,15 +1,16 @@
 use std::f32::consts::PI;
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::config_map;
 use crate::schedule::{MOST_STEPS, check_count, check_train_timesteps, linspace_f32};
-use crate::tensors::{check_same, draw_from, mix, mix_by_level, of_levels, scale};
-use crate::{Draw, Error, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
+use crate::tensors::{check_same, mix, scale};
+use crate::{Error, Levels, PredictionType, Process, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 
 /// The pseudo linear multistep method of fourth order (Liu et al. 2022, equations 9 and 12), improved by beginning with
 /// methods of lower order: diffusers' `IPNDMScheduler`, of DanceDiffusion.
@@ -83,8 +84,8 @@ impl IPNDMScheduler {
     }
 }
 
-/// The shares of the image and of the noise at a time.
-fn shares(time: f32) -> (f32, f32) {
+/// `(α, σ)` at a time.
+fn alpha_sigma(time: f32) -> (f32, f32) {
     let angle = time * PI / 2.0;
     (angle.cos(), angle.sin())
 }
@@ -102,27 +103,9 @@ impl Scheduler for IPNDMScheduler {
         "a linear multistep method of fourth order in time from 1 to 0 (Liu et al. 2022)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        draw_from(&self.times(self.config.num_train_timesteps), clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        mix_by_level(clean, noise, levels, |time| Ok(shares(time)))
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        mix_by_level(clean, noise, levels, |time| {
-            let (alpha, beta) = shares(time);
-            Ok((-beta, alpha))
-        })
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        let snr = |time| {
-            let (alpha, beta) = shares(time);
-            (alpha / beta).powi(2)
-        };
-        of_levels(levels, snr).map(Some)
+    fn process(&self) -> Process {
+        let times = self.times(self.config.num_train_timesteps);
+        Process::new(Levels::one_of(times), PredictionType::VPrediction, alpha_sigma)
     }
 
     /// Those between `trained_betas`, where there are such.
@@ -161,7 +144,7 @@ impl Run for IPNDMRun {
         &self.steps
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
         let i = self.steps.index()?;
         Ok((self.alphas[i], self.betas[i]))
     }
@@ -196,6 +179,7 @@ impl Run for IPNDMRun {
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
+    use kakusan_rng::Generator;
 
     use super::*;
 
@@ -210,7 +194,7 @@ mod tests {
         let mut x = Tensor::from_vec(values, (4, 3, 8, 8), &Device::Cpu)?;
         for _ in 0..2 {
             run.steps = steps()?;
-            while let Some(t) = run.level() {
+            while let Some(t) = run.timestep() {
                 let output = x.affine(f64::from(t), 0.0)?.affine(1.0 / f64::from(t + 1.0), 0.0)?;
                 x = run.step(&output, &x, &mut Generator::new(0))?.prev_sample;
             }

@@ -1,14 +1,15 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::{Device, Tensor};
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::config_map;
 use crate::schedule::{MOST_STEPS, check_count, check_positive, check_sigma_range, serialize_whole};
-use crate::tensors::{check_same, mix, mix_by_level, noise_like, of_levels, randn, scale};
-use crate::{Churn, Draw, Error, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
+use crate::tensors::{check_same, mix, noise_like, randn, scale};
+use crate::{Churn, Error, Levels, PredictionType, Process, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 
 /// Karras' stochastic sampler for score models of the variance exploding SDE (Karras et al. 2022, algorithm 2 and equation
 /// 213): diffusers' deprecated `KarrasVeScheduler`, used as its pipeline does.
@@ -93,36 +94,15 @@ impl Scheduler for KarrasVeScheduler {
         "Karras' stochastic sampler for variance exploding score models, two model calls a step (Karras et al. 2022)"
     }
 
-    /// Noise, and for each image a noise level evenly in `log σ` over all that samplings visit.
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
+    fn process(&self) -> Process {
         let KarrasVeConfig { sigma_min, sigma_max, .. } = self.config;
-        let batch = clean.dim(0)?;
-        let noise = randn(clean.dims(), clean.device(), rng)?;
-        let sigma = |u: f32| sigma_min.powi(2) * (sigma_max / sigma_min).powf(2.0 * f64::from(u));
-        let levels = rng.rand(batch).into_iter().map(|u| (sigma(u) / 2.0) as f32).collect();
-        Ok(Draw { noise, levels: Tensor::from_vec(levels, batch, clean.device())? })
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        mix_by_level(clean, noise, levels, |level| Ok((1.0, 2.0 * level)))
-    }
-
-    /// The score of the noisy image as the model sees it: `-noise / (σ / 2)`.
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        mix_by_level(clean, noise, levels, |level| Ok((0.0, -1.0 / level)))
-    }
-
-    /// The square of the level, which weighs all alike.
-    fn loss_weight(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        of_levels(levels, |level| level * level).map(Some)
-    }
-
-    fn scale_model_input(&self, noisy: &Tensor, _levels: &Tensor) -> Result<Tensor> {
-        to_unit(noisy)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        of_levels(levels, |level| (2.0 * level).powi(-2)).map(Some)
+        let sigma = move |u: f32| sigma_min.powi(2) * (sigma_max / sigma_min).powf(2.0 * f64::from(u));
+        let levels = Levels::continuous(move |u| (sigma(u) / 2.0) as f32);
+        Process::new(levels, PredictionType::Epsilon, |level| (1.0, 2.0 * level))
+            .target_weights(|level| (0.0, -1.0 / level)) // the score of the image as the model sees it
+            .weighted(|level| level * level)
+            .model_input(|_| (0.5, 0.5)) // pixels from 0 to 1
+            .with_snr(|level| (2.0 * level).powi(-2))
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
@@ -196,7 +176,7 @@ impl Run for KarrasVeRun {
         self.churn(self.steps.index()? / 2, &noise, rng)
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
         Ok((1.0, self.timesteps()[self.steps.index()?] * 2.0))
     }
 

@@ -1,7 +1,8 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -9,8 +10,8 @@ use crate::registry::config_map;
 use crate::schedule::{Alphas, check_original_steps, check_positive, distilled_timesteps};
 use crate::tensors::{check_same, mix, noise_like};
 use crate::{
-    BetaConfig, BetaSchedule, Draw, Family, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig,
-    StepOutput, Steps, Takes, ThresholdConfig, TimestepSpacing,
+    BetaConfig, BetaSchedule, PredictionType, Process, Result, Run, RunOptions, Scheduler, SpacingConfig, StepOutput,
+    Steps, Supports, ThresholdConfig, TimestepSpacing,
 };
 
 /// Multistep sampling of latent consistency models (Luo et al. 2023, algorithm 3): diffusers' `LCMScheduler`.
@@ -122,28 +123,12 @@ impl Scheduler for LCMScheduler {
         config_map(&self.config)
     }
 
-    fn family(&self) -> Family {
-        Family::Diffusion(self.config.prediction_type)
-    }
-
     fn summary(&self) -> &str {
         "the sampler of latent consistency models, for 1 to 8 steps (Luo et al. 2023)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.alphas.draw(clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.add_noise(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.target(self.config.prediction_type, clean, noise, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.alphas.snr(levels).map(Some)
+    fn process(&self) -> Process {
+        self.alphas.preserving(self.config.prediction_type)
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
@@ -151,7 +136,7 @@ impl Scheduler for LCMScheduler {
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[Takes::Timesteps])?;
+        options.only(Self::CLASS_NAME, &[Supports::Timesteps])?;
         let original_steps = self.config.original_inference_steps;
         let timesteps = distilled_timesteps(Self::CLASS_NAME, options, original_steps, self.alphas.len())?;
         let steps = Steps::new(Self::CLASS_NAME, timesteps, options.start)?;
@@ -173,8 +158,8 @@ impl Run for LCMRun {
         &self.steps
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
-        Ok(self.scheduler.alphas.shares(self.timesteps()[self.steps.index()?]))
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
+        Ok(self.scheduler.alphas.alpha_sigma(self.timesteps()[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {

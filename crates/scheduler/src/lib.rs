@@ -18,8 +18,8 @@
 //! let mut rng = Generator::new(0);
 //! let mut run = scheduler.run(5)?;
 //! let mut x = run.initial_noise(&[1, 1, 28, 28], &Device::Cpu, &mut rng)?;
-//! while let Some(_level) = run.level() {
-//!     let prediction = x.zeros_like()?; // a model's forward(x, level) stands here
+//! while let Some(_timestep) = run.timestep() {
+//!     let prediction = x.zeros_like()?; // a model's forward(x, timestep) stands here
 //!     x = run.step(&prediction, &x, &mut rng)?.prev_sample;
 //! }
 //! assert_eq!(x.flatten_all()?.to_vec1::<f32>()?, vec![0.0; 784]);
@@ -57,6 +57,7 @@ mod linear_mix;
 mod lms_discrete;
 mod options;
 mod pndm;
+mod process;
 mod registry;
 mod repaint;
 mod sa_solver;
@@ -95,8 +96,9 @@ pub use kdpm2_discrete::{KDPM2DiscreteConfig, KDPM2DiscreteScheduler};
 pub use lcm::{LCMConfig, LCMScheduler};
 pub use linear_mix::LinearMixScheduler;
 pub use lms_discrete::{LMSDiscreteConfig, LMSDiscreteScheduler};
-pub use options::{Churn, RunOptions, Schedule, Takes};
+pub use options::{Churn, RunOptions, Schedule, Supports};
 pub use pndm::{PNDMConfig, PNDMScheduler};
+pub use process::{Draw, Levels, PixelRange, Process};
 pub use registry::{Constructor, Registry, saved_config, to_json};
 pub use repaint::{RePaintConfig, RePaintOptions, RePaintScheduler};
 pub use sa_solver::{SAAlgorithmType, SASolverConfig, SASolverScheduler, SATau};
@@ -105,7 +107,7 @@ pub use schedule::{
     FlowConfig, LearnedVarianceType, PredictionType, SigmaConfig, SigmaSchedule, SolverConfig, SpacingConfig,
     ThresholdConfig, TimeShiftType, TimestepSpacing, UniPCSolverType,
 };
-pub use scheduler::{Draw, PixelRange, Run, Scheduler, StepOutput};
+pub use scheduler::{Run, Scheduler, StepOutput};
 pub use sde_ve::{ScoreSdeVeConfig, ScoreSdeVeScheduler};
 pub use sde_vp::{ScoreSdeVpConfig, ScoreSdeVpScheduler};
 pub use steps::Steps;

@@ -1,14 +1,15 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::{Device, Tensor};
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::config_map;
 use crate::schedule::{MOST_STEPS, check_count};
-use crate::tensors::{check_same, levels_of, per_image};
-use crate::{Draw, PixelRange, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
+use crate::tensors::check_same;
+use crate::{Levels, PixelRange, PredictionType, Process, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 
 /// The tutorial's mix of image and noise, without a schedule (Hugging Face's diffusion course, unit 1, "Diffusion from
 /// scratch").
@@ -43,35 +44,13 @@ impl Scheduler for LinearMixScheduler {
         "the tutorial's mix of image and uniform noise, without a schedule"
     }
 
-    fn pixel_range(&self) -> PixelRange {
-        PixelRange::ZeroToOne
-    }
-
-    /// `rand(b)` for the amounts first, then `rand([b, c, h, w])` for the noise: the tutorial's order.
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        let batch = clean.dim(0)?;
-        let levels = Tensor::from_vec(rng.rand(batch), batch, clean.device())?;
-        let noise = uniform_noise(clean.dims(), clean.device(), rng)?;
-        Ok(Draw { noise, levels })
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        let amount = per_image(levels_of(levels, clean)?, clean)?;
-        let kept = amount.affine(-1.0, 1.0)?;
-        Ok((clean.broadcast_mul(&kept)? + noise.broadcast_mul(&amount)?)?)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        levels_of(levels, clean)?;
-        Ok(clean.clone())
-    }
-
-    fn timesteps(&self, levels: &Tensor) -> Result<Tensor> {
+    fn process(&self) -> Process {
+        let process = Process::new(Levels::continuous(|u| u), PredictionType::Sample, |amount| (1.0 - amount, amount))
+            .uniform_noise()
+            .on_pixels(PixelRange::ZeroToOne);
         match self.timestep {
-            None => Ok(levels.clone()),
-            Some(timestep) => Ok(Tensor::full(timestep, levels.dims(), levels.device())?),
+            None => process,
+            Some(timestep) => process.conditioned_on(move |_| timestep),
         }
     }
 
@@ -103,7 +82,7 @@ impl Run for LinearMixRun {
         uniform_noise(shape, device, rng)
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
         let amount = amount(self.steps.index()?, self.timesteps().len());
         Ok((1.0 - amount, amount))
     }

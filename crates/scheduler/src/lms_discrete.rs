@@ -1,17 +1,18 @@
 use std::collections::VecDeque;
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::config_map;
-use crate::schedule::{Alphas, sigma_schedule};
-use crate::tensors::{check_same, mix, scale, scale_by_sigma};
+use crate::schedule::{Alphas, c_in, sigma_schedule};
+use crate::tensors::{check_same, mix, scale};
 use crate::{
-    BetaConfig, BetaSchedule, Draw, Error, Family, PredictionType, Result, Run, RunOptions, Scheduler, SigmaConfig,
-    SpacingConfig, StepOutput, Steps, Takes, TimestepSpacing,
+    BetaConfig, BetaSchedule, Error, PredictionType, Process, Result, Run, RunOptions, Scheduler, SigmaConfig,
+    SpacingConfig, StepOutput, Steps, Supports, TimestepSpacing,
 };
 
 /// A linear multistep method in σ, by the integrals of the polynomial through earlier derivatives (Adams and Bashforth, for
@@ -95,32 +96,12 @@ impl Scheduler for LMSDiscreteScheduler {
         config_map(&self.config)
     }
 
-    fn family(&self) -> Family {
-        Family::Diffusion(self.config.prediction_type)
-    }
-
     fn summary(&self) -> &str {
         "a linear multistep method in noise levels, one model call a step (after k-diffusion)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.alphas.draw(clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.add_noise_by_sigma(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.target(self.config.prediction_type, clean, noise, levels)
-    }
-
-    fn scale_model_input(&self, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.scale_by_sigma(noisy, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.alphas.snr(levels).map(Some)
+    fn process(&self) -> Process {
+        self.alphas.exploding(self.config.prediction_type)
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
@@ -128,7 +109,7 @@ impl Scheduler for LMSDiscreteScheduler {
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[Takes::Order])?;
+        options.only(Self::CLASS_NAME, &[Supports::Order])?;
         let order = options.order.unwrap_or(4);
         if !(1..=Self::MAX_ORDER).contains(&order) {
             let expected = "at least 1, Euler's method, and at most 20; 4 is usual";
@@ -167,12 +148,12 @@ impl Run for LMSDiscreteRun {
         self.scheduler.config.spacing.init_noise_sigma(&self.sigmas)
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
         Ok((1.0, self.sigmas[self.steps.index()?]))
     }
 
     fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
-        scale_by_sigma(sample, self.sigmas[self.steps.index()?])
+        scale(sample, c_in(self.sigmas[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, _rng: &mut dyn Noise) -> Result<StepOutput> {

@@ -103,9 +103,9 @@ impl Churn {
     }
 }
 
-/// An option of [`RunOptions`] that not every scheduler takes.
+/// An option of [`RunOptions`] that not every scheduler supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Takes {
+pub enum Supports {
     /// [`Schedule::Timesteps`].
     Timesteps,
     /// [`Schedule::Sigmas`].
@@ -143,22 +143,22 @@ impl RunOptions {
         self.schedule.num_steps()
     }
 
-    /// Refuses every option that was set and is not among those that the scheduler `class_name` takes, and a
+    /// Refuses every option that was set and is not among those that the scheduler `class_name` supports, and a
     /// [`Churn`] of values that mean nothing.
     ///
     /// # Errors
     /// [`Error::Option`] with the option's name, [`Error::OptionValue`] with the value.
-    pub fn only(&self, class_name: &str, takes: &[Takes]) -> Result<()> {
+    pub fn only(&self, class_name: &str, supported: &[Supports]) -> Result<()> {
         let set = [
-            ("timesteps", Takes::Timesteps, matches!(self.schedule, Schedule::Timesteps(_))),
-            ("sigmas", Takes::Sigmas, matches!(self.schedule, Schedule::Sigmas(_))),
-            ("eta", Takes::Eta, self.eta.is_some()),
-            ("use_clipped_model_output", Takes::ClippedModelOutput, self.use_clipped_model_output.is_some()),
-            ("churn", Takes::Churn, self.churn.is_some()),
-            ("order", Takes::Order, self.order.is_some()),
-            ("mu", Takes::Mu, self.mu.is_some()),
+            ("timesteps", Supports::Timesteps, matches!(self.schedule, Schedule::Timesteps(_))),
+            ("sigmas", Supports::Sigmas, matches!(self.schedule, Schedule::Sigmas(_))),
+            ("eta", Supports::Eta, self.eta.is_some()),
+            ("use_clipped_model_output", Supports::ClippedModelOutput, self.use_clipped_model_output.is_some()),
+            ("churn", Supports::Churn, self.churn.is_some()),
+            ("order", Supports::Order, self.order.is_some()),
+            ("mu", Supports::Mu, self.mu.is_some()),
         ];
-        if let Some((option, ..)) = set.into_iter().find(|(_, option, set)| *set && !takes.contains(option)) {
+        if let Some((option, ..)) = set.into_iter().find(|(_, option, set)| *set && !supported.contains(option)) {
             return Err(Error::Option { class_name: class_name.to_owned(), option });
         }
         self.churn.map_or(Ok(()), |churn| churn.check())

@@ -1,7 +1,8 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -9,7 +10,7 @@ use crate::registry::config_map;
 use crate::schedule::Alphas;
 use crate::tensors::{check_same, mix, scale};
 use crate::{
-    BetaConfig, BetaSchedule, Draw, Error, Family, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig,
+    BetaConfig, BetaSchedule, Error, PredictionType, Process, Result, Run, RunOptions, Scheduler, SpacingConfig,
     StepOutput, Steps, TimestepSpacing,
 };
 
@@ -114,28 +115,12 @@ impl Scheduler for PNDMScheduler {
         config_map(&self.config)
     }
 
-    fn family(&self) -> Family {
-        Family::Diffusion(self.config.prediction_type)
-    }
-
     fn summary(&self) -> &str {
         "Runge-Kutta and linear multistep methods of fourth order in DDIM's terms (Liu et al. 2022)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.alphas.draw(clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.add_noise(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.target(self.config.prediction_type, clean, noise, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.alphas.snr(levels).map(Some)
+    fn process(&self) -> Process {
+        self.alphas.preserving(self.config.prediction_type)
     }
 
     /// At least 4 with Runge-Kutta steps, which the multistep method goes on from.
@@ -262,8 +247,8 @@ impl Run for PNDMRun {
         &self.steps
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
-        Ok(self.scheduler.alphas.shares(self.timesteps()[self.steps.index()?]))
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
+        Ok(self.scheduler.alphas.alpha_sigma(self.timesteps()[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, _rng: &mut dyn Noise) -> Result<StepOutput> {

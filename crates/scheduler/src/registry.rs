@@ -2,9 +2,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use candle_core::Tensor;
 use kakusan_config::{DIFFUSERS_VERSION, did_you_mean, nearest, types_in_words};
-use kakusan_rng::Generator;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -12,11 +10,11 @@ use serde_json::{Map, Value};
 use crate::{
     CMStochasticIterativeScheduler, DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, DEISMultistepScheduler,
     DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler, DPMSolverSDEScheduler,
-    DPMSolverSinglestepScheduler, Draw, EDMDPMSolverMultistepScheduler, EDMEulerScheduler, Error,
+    DPMSolverSinglestepScheduler, EDMDPMSolverMultistepScheduler, EDMEulerScheduler, Error,
     EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, Family, FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler, HeunDiscreteScheduler, IPNDMScheduler, KDPM2AncestralDiscreteScheduler,
     KDPM2DiscreteScheduler, KarrasVeScheduler, LCMScheduler, LMSDiscreteScheduler, LinearMixScheduler, PNDMScheduler,
-    PixelRange, RePaintScheduler, Result, Run, RunOptions, SASolverScheduler, Scheduler, ScoreSdeVeScheduler,
+    Process, RePaintScheduler, Result, Run, RunOptions, SASolverScheduler, Scheduler, ScoreSdeVeScheduler,
     ScoreSdeVpScheduler, TCDScheduler, UnCLIPScheduler, UniPCMultistepScheduler,
 };
 
@@ -493,40 +491,8 @@ impl Scheduler for AsGiven {
         self.inner.summary()
     }
 
-    fn pixel_range(&self) -> PixelRange {
-        self.inner.pixel_range()
-    }
-
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.inner.draw(clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.inner.add_noise(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.inner.target(clean, noise, levels)
-    }
-
-    fn loss_weight(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.inner.loss_weight(levels)
-    }
-
-    fn scale_model_input(&self, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.inner.scale_model_input(noisy, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.inner.snr(levels)
-    }
-
-    fn pred_original_sample(&self, model_output: &Tensor, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.inner.pred_original_sample(model_output, noisy, levels)
-    }
-
-    fn timesteps(&self, levels: &Tensor) -> Result<Tensor> {
-        self.inner.timesteps(levels)
+    fn process(&self) -> Process {
+        self.inner.process()
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {

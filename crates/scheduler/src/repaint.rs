@@ -1,7 +1,8 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -9,8 +10,7 @@ use crate::registry::{config_map, read_config, set_values, to_map};
 use crate::schedule::{Alphas, jumps};
 use crate::tensors::{check_same, mix, noise_like};
 use crate::{
-    BetaConfig, BetaSchedule, Draw, Error, Family, PredictionType, Result, Run, RunOptions, Scheduler, StepOutput,
-    Steps,
+    BetaConfig, BetaSchedule, Error, PredictionType, Process, Result, Run, RunOptions, Scheduler, StepOutput, Steps,
 };
 
 /// Inpainting with a model trained for images alone (Lugmayr et al. 2022, algorithm 1): diffusers' `RePaintScheduler`.
@@ -30,7 +30,7 @@ use crate::{
 /// let options = RePaintOptions { num_inference_steps: 20, jump_length: 5, jump_n_sample: 2, eta: None };
 /// let mut run = RePaintScheduler::default().repaint_run(&options, &image, &mask)?;
 /// let mut x = run.initial_noise(image.dims(), image.device(), &mut rng)?;
-/// while let Some(_timestep) = run.level() {
+/// while let Some(_timestep) = run.timestep() {
 ///     let epsilon = x.zeros_like()?; // a model's forward(x, timestep) stands here
 ///     x = run.step(&epsilon, &x, &mut rng)?.prev_sample;
 /// }
@@ -192,29 +192,12 @@ impl Scheduler for RePaintScheduler {
         config_map(&self.config)
     }
 
-    fn family(&self) -> Family {
-        Family::Diffusion(PredictionType::Epsilon)
-    }
-
     fn summary(&self) -> &str {
         "inpainting with a model of whole images; needs an image and a mask (Lugmayr et al. 2022)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.alphas.draw(clean, rng)
-    }
-
-    /// As DDPM's, which diffusers refers to.
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.add_noise(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.target(PredictionType::Epsilon, clean, noise, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.alphas.snr(levels).map(Some)
+    fn process(&self) -> Process {
+        self.alphas.preserving(PredictionType::Epsilon)
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {

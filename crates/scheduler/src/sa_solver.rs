@@ -1,20 +1,21 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
 use kakusan_config::Real;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::config_map;
 use crate::schedule::{
-    History, Integrand, Level, Process, Spaced, StochasticAdams, check_last, check_order, inference_steps,
+    ForwardProcess, History, Integrand, Point, Spaced, StochasticAdams, check_last, check_order, inference_steps,
     last_timestep, learned_or_none,
 };
 use crate::tensors::noise_like;
 use crate::{
-    Draw, Error, Family, LearnedVarianceType, Result, Run, RunOptions, Scheduler, SolverConfig, SpacingConfig,
-    StepOutput, Steps, TimestepSpacing,
+    Error, LearnedVarianceType, Process, Result, Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput,
+    Steps, TimestepSpacing,
 };
 
 /// SA-Solver: Adams' multistep methods, a predictor and a corrector, for reverse SDEs with as much noise as one likes
@@ -35,7 +36,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct SASolverScheduler {
     config: SASolverConfig,
-    process: Process,
+    process: ForwardProcess,
 }
 
 /// The configuration of [`SASolverScheduler`], under diffusers' names.
@@ -134,7 +135,7 @@ impl SASolverScheduler {
     }
 
     fn build(config: SASolverConfig) -> Self {
-        Self { process: Process::new(&config.solver, false, config.variance_type), config }
+        Self { process: ForwardProcess::new(&config.solver, false, config.variance_type), config }
     }
 }
 
@@ -154,28 +155,12 @@ impl Scheduler for SASolverScheduler {
         config_map(&self.config)
     }
 
-    fn family(&self) -> Family {
-        self.config.solver.family()
-    }
-
     fn summary(&self) -> &str {
         "Adams' predictor and corrector, with as much noise as one likes (Xue et al. 2023)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.process.draw(clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.process.add_noise(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.process.target(clean, noise, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.process.snr(levels).map(Some)
+    fn process(&self) -> Process {
+        self.process.training()
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
@@ -214,7 +199,7 @@ impl Scheduler for SASolverScheduler {
 #[derive(Debug)]
 struct SASolverRun {
     config: SASolverConfig,
-    process: Process,
+    process: ForwardProcess,
     steps: Steps,
     sigmas: Vec<f32>,
     solver: StochasticAdams,
@@ -226,7 +211,7 @@ struct SASolverRun {
 struct LastStep {
     sample: Tensor,
     noise: Tensor,
-    level: Level,
+    level: Point,
     tau: f64,
     corrector_order: usize,
 }
@@ -240,7 +225,7 @@ impl Run for SASolverRun {
         Some(&self.sigmas)
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
         let i = self.steps.index()?;
         if self.config.solver.flow.use_flow_sigmas {
             return Ok((1.0 - self.sigmas[i], self.sigmas[i]));
@@ -256,7 +241,7 @@ impl Run for SASolverRun {
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
         let (i, n) = (self.steps.index()?, self.steps.timesteps().len());
-        let [s, t] = [self.sigmas[i], self.sigmas[i + 1]].map(|sigma| self.process.level(sigma));
+        let [s, t] = [self.sigmas[i], self.sigmas[i + 1]].map(|sigma| self.process.point(sigma));
         let (output, x0) = self.process.convert(self.solver.integrand, model_output, sample, s)?;
         let sample = match &self.last {
             Some(last) => {

@@ -1,7 +1,8 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -9,8 +10,10 @@ use crate::registry::config_map;
 use crate::schedule::{
     MOST_STEPS, check_count, check_positive, check_sigma_range, check_train_timesteps, linspace_f32,
 };
-use crate::tensors::{check_same, draw_from, mix, mix_by_level, noise_like, of_levels};
-use crate::{Draw, Error, PixelRange, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
+use crate::tensors::{check_same, mix, noise_like};
+use crate::{
+    Error, Levels, PixelRange, PredictionType, Process, Result, Run, RunOptions, Scheduler, StepOutput, Steps,
+};
 
 /// The predictor-corrector sampler of the variance exploding SDE (Song et al. 2021, algorithms 2 and 4): diffusers'
 /// `ScoreSdeVeScheduler`, used as its pipeline does.
@@ -102,30 +105,13 @@ impl Scheduler for ScoreSdeVeScheduler {
         "predictor and corrector for the variance exploding SDE, thousands of model calls (Song et al. 2021)"
     }
 
-    fn pixel_range(&self) -> PixelRange {
-        PixelRange::ZeroToOne
-    }
-
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        draw_from(&self.discrete_sigmas(self.config.num_train_timesteps), clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        mix_by_level(clean, noise, levels, |sigma| Ok((1.0, sigma)))
-    }
-
-    /// The score of the noisy image given the clean one: `-noise / σ`.
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        mix_by_level(clean, noise, levels, |sigma| Ok((0.0, -1.0 / sigma)))
-    }
-
-    /// `σ²`, which weighs all levels alike (equation 7).
-    fn loss_weight(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        of_levels(levels, |sigma| sigma * sigma).map(Some)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        of_levels(levels, |sigma| sigma.powi(-2)).map(Some)
+    fn process(&self) -> Process {
+        let sigmas = self.discrete_sigmas(self.config.num_train_timesteps);
+        Process::new(Levels::one_of(sigmas), PredictionType::Epsilon, |sigma| (1.0, sigma))
+            .target_weights(|sigma| (0.0, -1.0 / sigma)) // the score of the noisy image given the clean one
+            .weighted(|sigma| sigma * sigma) // weighs all levels alike (equation 7)
+            .with_snr(|sigma| sigma.powi(-2))
+            .on_pixels(PixelRange::ZeroToOne)
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
@@ -170,7 +156,7 @@ impl Run for ScoreSdeVeRun {
         self.config.sigma_max as f32
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
         Ok((1.0, self.timesteps()[self.steps.index()?]))
     }
 

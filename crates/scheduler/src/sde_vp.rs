@@ -1,14 +1,15 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::config_map;
 use crate::schedule::{MOST_STEPS, check_count, check_train_timesteps, linspace_f32, serialize_whole};
-use crate::tensors::{check_same, draw_from, mix, mix_by_level, noise_like, of_levels};
-use crate::{Draw, Error, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
+use crate::tensors::{check_same, mix, noise_like};
+use crate::{Error, Levels, PredictionType, Process, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
 
 /// The Euler-Maruyama method on the reverse of the variance preserving SDE (Song et al. 2021, equations 6 and 11):
 /// diffusers' deprecated `ScoreSdeVpScheduler`.
@@ -83,25 +84,10 @@ impl Scheduler for ScoreSdeVpScheduler {
         "Euler-Maruyama on the variance preserving SDE, a thousand steps or more (Song et al. 2021)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        let table = linspace_f32(1.0, self.config.sampling_eps as f32, self.config.num_train_timesteps);
-        draw_from(&table, clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        mix_by_level(clean, noise, levels, |time| Ok(self.mean_and_std(time)))
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        mix_by_level(clean, noise, levels, |_| Ok((0.0, 1.0)))
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        let snr = |time| {
-            let (mean, std) = self.mean_and_std(time);
-            (mean / std).powi(2)
-        };
-        of_levels(levels, snr).map(Some)
+    fn process(&self) -> Process {
+        let times = linspace_f32(1.0, self.config.sampling_eps as f32, self.config.num_train_timesteps);
+        let scheduler = self.clone();
+        Process::new(Levels::one_of(times), PredictionType::Epsilon, move |time| scheduler.mean_and_std(time))
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
@@ -129,7 +115,7 @@ impl Run for ScoreSdeVpRun {
         &self.steps
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
         let (mean, std) = self.scheduler.mean_and_std(self.timesteps()[self.steps.index()?]);
         Ok((mean, std))
     }
@@ -148,7 +134,7 @@ impl Run for ScoreSdeVpRun {
         let mean = mix(1.0 + 0.5 * beta / n, sample, -beta / n / std, model_output)?;
         let noise = noise_like(sample, rng)?;
         self.steps.advance();
-        let prev_sample = match self.steps.level() {
+        let prev_sample = match self.steps.timestep() {
             Some(_) => mix(1.0, &mean, (beta / n).sqrt(), &noise)?,
             None => mean,
         };

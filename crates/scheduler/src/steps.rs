@@ -1,6 +1,6 @@
 use crate::{Error, Result};
 
-/// Where a run is: the levels of its model calls, and which comes next.
+/// Where a run is: what the model is conditioned on at each call, and which call comes next.
 #[derive(Debug, Clone)]
 pub struct Steps {
     timesteps: Vec<f32>,
@@ -34,13 +34,13 @@ impl Steps {
         Ok(Self { timesteps, next })
     }
 
-    /// The level of every model call, first to last, those left out included.
+    /// What the model is conditioned on at every call, first to last, those left out included.
     pub fn timesteps(&self) -> &[f32] {
         &self.timesteps
     }
 
-    /// The level of the next model call, or `None` when the run is over.
-    pub fn level(&self) -> Option<f32> {
+    /// What the model is conditioned on at the next call, or `None` when the run is over.
+    pub fn timestep(&self) -> Option<f32> {
         self.timesteps.get(self.next).copied()
     }
 

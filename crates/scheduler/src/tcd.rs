@@ -1,7 +1,8 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -9,8 +10,8 @@ use crate::registry::config_map;
 use crate::schedule::{Alphas, check_original_steps, check_positive, distilled_timesteps};
 use crate::tensors::{check_same, mix, noise_like};
 use crate::{
-    BetaConfig, BetaSchedule, Draw, Error, Family, PredictionType, Result, Run, RunOptions, Scheduler, SpacingConfig,
-    StepOutput, Steps, Takes, ThresholdConfig, TimestepSpacing,
+    BetaConfig, BetaSchedule, Error, PredictionType, Process, Result, Run, RunOptions, Scheduler, SpacingConfig,
+    StepOutput, Steps, Supports, ThresholdConfig, TimestepSpacing,
 };
 
 /// Strategic stochastic sampling of trajectory consistency models (Zheng et al. 2024, algorithm 4): diffusers'
@@ -114,28 +115,12 @@ impl Scheduler for TCDScheduler {
         config_map(&self.config)
     }
 
-    fn family(&self) -> Family {
-        Family::Diffusion(self.config.prediction_type)
-    }
-
     fn summary(&self) -> &str {
         "the sampler of trajectory consistency models, for few steps and for many (Zheng et al. 2024)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.alphas.draw(clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.add_noise(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.target(self.config.prediction_type, clean, noise, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.alphas.snr(levels).map(Some)
+    fn process(&self) -> Process {
+        self.alphas.preserving(self.config.prediction_type)
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
@@ -143,7 +128,7 @@ impl Scheduler for TCDScheduler {
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[Takes::Timesteps, Takes::Eta])?;
+        options.only(Self::CLASS_NAME, &[Supports::Timesteps, Supports::Eta])?;
         let eta = options.eta.unwrap_or(Self::DEFAULT_ETA);
         if !(0.0..=1.0).contains(&eta) {
             return Err(Error::OptionValue { option: "eta", value: eta, expected: "it must be between 0 and 1" });
@@ -169,8 +154,8 @@ impl Run for TCDRun {
         &self.steps
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
-        Ok(self.scheduler.alphas.shares(self.timesteps()[self.steps.index()?]))
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
+        Ok(self.scheduler.alphas.alpha_sigma(self.timesteps()[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {

@@ -1,19 +1,20 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use kakusan_rng::{Generator, Noise};
+use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::registry::config_map;
 use crate::schedule::{
-    History, Integrand, Path, Process, Spaced, UniPC, check_calls, check_count, check_descending, check_first_two,
-    check_flow_levels, check_order, inference_steps, linspace_f64, shifted, shifted_by_run, stretched,
+    ForwardProcess, History, Integrand, Path, Spaced, UniPC, check_calls, check_count, check_descending,
+    check_first_two, check_flow_levels, check_order, inference_steps, linspace_f64, shifted, shifted_by_run, stretched,
 };
 use crate::{
-    Draw, DynamicShiftConfig, Error, Family, FinalSigmasType, Registry, Result, Run, RunOptions, Schedule, Scheduler,
-    SolverConfig, SpacingConfig, StepOutput, Steps, Takes, TimeShiftType, TimestepSpacing, UniPCSolverType,
+    DynamicShiftConfig, Error, FinalSigmasType, Process, Registry, Result, Run, RunOptions, Schedule, Scheduler,
+    SolverConfig, SpacingConfig, StepOutput, Steps, Supports, TimeShiftType, TimestepSpacing, UniPCSolverType,
 };
 
 /// UniPC: steps of any order by earlier outputs, each corrected by the output at its end (Zhao et al. 2023, algorithms
@@ -34,7 +35,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct UniPCMultistepScheduler {
     config: UniPCMultistepConfig,
-    process: Process,
+    process: ForwardProcess,
     solver_p: Option<Arc<dyn Scheduler>>,
 }
 
@@ -134,7 +135,11 @@ impl UniPCMultistepScheduler {
     }
 
     fn build(config: UniPCMultistepConfig) -> Self {
-        Self { process: Process::new(&config.solver, config.rescale_betas_zero_snr, None), config, solver_p: None }
+        Self {
+            process: ForwardProcess::new(&config.solver, config.rescale_betas_zero_snr, None),
+            config,
+            solver_p: None,
+        }
     }
 
     /// The timesteps of the model calls, and the noise levels between which the steps lead.
@@ -220,28 +225,12 @@ impl Scheduler for UniPCMultistepScheduler {
         config_map(&self.config)
     }
 
-    fn family(&self) -> Family {
-        self.config.solver.family()
-    }
-
     fn summary(&self) -> &str {
         "a predictor and a corrector of any order, good images in 10 steps (Zhao et al. 2023)"
     }
 
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.process.draw(clean, rng)
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.process.add_noise(clean, noise, levels)
-    }
-
-    fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.process.target(clean, noise, levels)
-    }
-
-    fn snr(&self, levels: &Tensor) -> Result<Option<Tensor>> {
-        self.process.snr(levels).map(Some)
+    fn process(&self) -> Process {
+        self.process.training()
     }
 
     /// At least 2 with `shift_terminal`: a step that begins at 1 cannot be stretched.
@@ -258,7 +247,7 @@ impl Scheduler for UniPCMultistepScheduler {
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[Takes::Sigmas, Takes::Mu])?;
+        options.only(Self::CLASS_NAME, &[Supports::Sigmas, Supports::Mu])?;
         let (timesteps, sigmas) = self.path(options)?;
         let solver_p = match &self.solver_p {
             None => None,
@@ -286,7 +275,7 @@ impl Scheduler for UniPCMultistepScheduler {
 #[derive(Debug)]
 struct UniPCMultistepRun {
     config: UniPCMultistepConfig,
-    process: Process,
+    process: ForwardProcess,
     steps: Steps,
     sigmas: Vec<f32>,
     solver: UniPC,
@@ -304,18 +293,18 @@ impl Run for UniPCMultistepRun {
         Some(&self.sigmas)
     }
 
-    fn shares(&self) -> Result<(f32, f32)> {
-        Ok(self.process.shares(self.sigmas[self.steps.index()?]))
+    fn alpha_sigma(&self) -> Result<(f32, f32)> {
+        Ok(self.process.alpha_sigma(self.sigmas[self.steps.index()?]))
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
         let (i, n) = (self.steps.index()?, self.steps.timesteps().len());
-        let [s, t] = [self.sigmas[i], self.sigmas[i + 1]].map(|sigma| self.process.level(sigma));
+        let [s, t] = [self.sigmas[i], self.sigmas[i + 1]].map(|sigma| self.process.point(sigma));
         let (output, x0) = self.process.convert(self.solver.integrand, model_output, sample, s)?;
 
         let sample = match &self.last {
             Some((last, p)) if !self.config.disable_corrector.contains(&(i - 1)) => {
-                let before = self.process.level(self.sigmas[i - 1]);
+                let before = self.process.point(self.sigmas[i - 1]);
                 self.solver.update([before, s], *p, last, Some(&output))?
             }
             _ => sample.clone(),

@@ -19,8 +19,7 @@ fn predicted(
     noisy: [f32; 4],
     level: f32,
 ) -> kakusan_scheduler::Result<Vec<f32>> {
-    let level = Tensor::new(&[level], &Device::Cpu)?;
-    let image = scheduler.pred_original_sample(&image(output)?, &image(noisy)?, &level)?;
+    let image = scheduler.process().pred_original_sample(&image(output)?, &image(noisy)?, &[level])?;
     Ok(image.flatten_all()?.to_vec1()?)
 }
 

@@ -133,7 +133,7 @@ fn trajectory(class_name: &str, config: &Config, case: &Config) -> TestResult<(B
         }
     };
     let mut ours = x.flatten_all()?.to_vec1::<f32>()?;
-    while let Some(t) = run.level() {
+    while let Some(t) = run.timestep() {
         let mut output = run.scale_model_input(&x)?.affine(0.5, 0.2 * f64::from((t / 100.0).cos()) + 0.1)?;
         if case["model_channels"] == 2 {
             let variance = (output.neg()?.exp()? + 1.0)?.recip()?;

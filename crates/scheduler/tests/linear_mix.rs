@@ -19,8 +19,7 @@ fn linear_mix_keeps_the_contract() {
 fn an_amount_of_zero_leaves_the_image_and_one_leaves_the_noise() -> TestResult {
     let clean = Tensor::new(&[[0.25f32, 0.5], [0.25, 0.5], [0.25, 0.5]], &Device::Cpu)?;
     let noise = Tensor::new(&[[0.75f32, 0.0], [0.75, 0.0], [0.75, 0.0]], &Device::Cpu)?;
-    let amount = Tensor::new(&[0f32, 0.5, 1.0], &Device::Cpu)?;
-    let noisy = LinearMixScheduler::default().add_noise(&clean, &noise, &amount)?;
+    let noisy = LinearMixScheduler::default().process().add_noise(&clean, &noise, &[0.0, 0.5, 1.0])?;
     assert_eq!(values(&noisy), [0.25, 0.5, 0.5, 0.25, 0.75, 0.0]);
     Ok(())
 }
@@ -28,9 +27,9 @@ fn an_amount_of_zero_leaves_the_image_and_one_leaves_the_noise() -> TestResult {
 #[test]
 fn the_amounts_are_drawn_before_the_noise_as_in_the_tutorial() -> TestResult {
     let clean = Tensor::zeros((3, 1, 4, 4), candle_core::DType::F32, &Device::Cpu)?;
-    let draw = LinearMixScheduler::default().draw(&clean, &mut Generator::new(0))?;
+    let draw = LinearMixScheduler::default().process().draw(&clean, &mut Generator::new(0))?;
     let mut rng = Generator::new(0);
-    assert_eq!(values(&draw.levels), rng.rand(3));
+    assert_eq!(draw.levels, rng.rand(3));
     assert_eq!(values(&draw.noise), rng.rand(48));
     Ok(())
 }
@@ -53,8 +52,7 @@ fn each_step_mixes_in_one_part_of_those_left() -> TestResult {
 #[test]
 fn a_model_that_wants_a_timestep_is_told_the_same_one_always() -> TestResult {
     let scheduler = LinearMixScheduler { timestep: Some(0.0) };
-    let levels = Tensor::new(&[0.25f32, 0.5], &Device::Cpu)?;
-    assert_eq!(values(&scheduler.timesteps(&levels)?), [0.0, 0.0]);
+    assert_eq!(scheduler.process().timesteps(&[0.25, 0.5]), [0.0, 0.0]);
     assert_eq!(scheduler.run(3)?.timesteps(), [0.0; 3]);
     conformance::check(&scheduler, &Registry::default())?;
     // the noise is still that of each step

@@ -83,7 +83,7 @@ fn ddim_inverse_is_undone_by_ddim() -> TestResult {
         (scheduler("DDIMInverseScheduler", config.clone())?.run(10)?, scheduler("DDIMScheduler", config)?.run(10)?);
     let (mut x, output, mut rng) = (sample(), noise(), Generator::new(0));
     for run in [&mut there, &mut back] {
-        while run.level().is_some() {
+        while run.timestep().is_some() {
             x = run.step(&output, &x, &mut rng)?.prev_sample;
         }
     }
@@ -122,9 +122,9 @@ fn pndm_begins_anew_where_it_begins() -> TestResult {
     for (skip, start) in [(true, 0), (true, 1), (true, 7), (true, 9), (false, 0), (false, 3), (false, 6)] {
         let options = RunOptions { start, ..RunOptions::steps(10) };
         let mut run = scheduler("PNDMScheduler", json!({"skip_prk_steps": skip}))?.run_with(&options)?;
-        assert_eq!(run.level(), Some(900.0 - 100.0 * start as f32));
+        assert_eq!(run.timestep(), Some(900.0 - 100.0 * start as f32));
         let mut x = run.add_noise(&sample(), &noise())?;
-        while run.level().is_some() {
+        while run.timestep().is_some() {
             x = run.step(&noise(), &x, &mut Generator::new(0))?.prev_sample;
         }
         let expected = ((sample() * 0.9999f64.sqrt())? + (noise() * 0.0001f64.sqrt())?)?;
@@ -246,7 +246,7 @@ fn trailing_timesteps_are_those_of_numpys_arange() -> TestResult {
 fn sample_normal(run: &mut dyn Run, shape: [usize; 4], seeds: [u64; 2]) -> TestResult<Vec<f32>> {
     let mut x = run.initial_noise(&shape, &Device::Cpu, &mut Generator::new(seeds[0]))?;
     let mut rng = Generator::new(seeds[1]);
-    while run.level().is_some() {
+    while run.timestep().is_some() {
         let one = Tensor::ones(1, candle_core::DType::F32, &Device::Cpu)?;
         let scale = f64::from(run.scale_model_input(&one)?.to_vec1::<f32>()?[0]); // 1 / sqrt(σ² + 1)
         let sigma = (1.0 / (scale * scale) - 1.0).max(0.0).sqrt();
@@ -302,7 +302,7 @@ fn the_sde_treats_each_image_by_itself() -> TestResult {
     let of = |seeds: &[u64]| -> TestResult<Vec<f32>> {
         let (mut run, mut rng) = (sde.run(5)?, PerImage::from_seeds(seeds.iter().copied()));
         let mut x = run.initial_noise(&[seeds.len(), 1, 4, 4], &Device::Cpu, &mut rng)?;
-        while run.level().is_some() {
+        while run.timestep().is_some() {
             x = run.step(&(&x * 0.01)?, &x, &mut rng)?.prev_sample;
         }
         Ok(x.flatten_all()?.to_vec1()?)

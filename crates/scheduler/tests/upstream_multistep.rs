@@ -45,7 +45,7 @@ fn sampled(class_name: &str, config: Value, options: &RunOptions) -> TestResult<
     let mut run = scheduler(class_name, config)?.run_with(options)?;
     let mut rng = Generator::new(0);
     let mut x = run.initial_noise(&[2, 1, 4, 4], &Device::Cpu, &mut rng)?;
-    while run.level().is_some() {
+    while run.timestep().is_some() {
         let output = run.scale_model_input(&x)?.affine(0.5, 0.1)?;
         let step = run.step(&output, &x, &mut rng)?;
         assert!(values(&step.pred_original_sample)?.iter().all(|x| x.is_finite()), "{class_name} {options:?}");
@@ -122,7 +122,7 @@ fn a_predicted_variance_is_left_aside() -> TestResult {
         let config = json!({"variance_type": variance, "prediction_type": "sample"});
         let mut run = scheduler(DPM, config)?.run(4)?;
         let mut x = Tensor::ones((1, 2, 3, 3), candle_core::DType::F32, &Device::Cpu)?;
-        while run.level().is_some() {
+        while run.timestep().is_some() {
             let output = x.affine(0.5, 0.0)?;
             let output = if variance.is_null() { output } else { Tensor::cat(&[&output, &output.exp()?], 1)? };
             x = run.step(&output, &x, &mut Generator::new(0))?.prev_sample;
@@ -391,11 +391,11 @@ fn inversion_leads_from_images_to_noise_and_back() -> TestResult {
     let model = |x: &Tensor| x.affine(0.3, 0.0);
     let mut x = sample();
     let mut inverse = scheduler(INVERSE, json!({}))?.run(200)?;
-    while inverse.level().is_some() {
+    while inverse.timestep().is_some() {
         x = inverse.step(&model(&x)?, &x, &mut Generator::new(0))?.prev_sample;
     }
     let mut run = scheduler(DPM, json!({"final_sigmas_type": "sigma_min"}))?.run(200)?;
-    while run.level().is_some() {
+    while run.timestep().is_some() {
         x = run.step(&model(&x)?, &x, &mut Generator::new(0))?.prev_sample;
     }
     let difference = (x - sample())?.abs()?.max_all()?.to_scalar::<f32>()?;
@@ -440,7 +440,7 @@ fn tau_is_how_much_noise_sa_solver_adds() -> TestResult {
     for seed in [0, 1] {
         let mut run = scheduler(SA, tau(0.0, 0.0, 999.0))?.run(10)?;
         let mut x = sample();
-        while run.level().is_some() {
+        while run.timestep().is_some() {
             x = run.step(&x.affine(0.5, 0.1)?, &x, &mut Generator::new(seed))?.prev_sample;
         }
         samples.push(values(&x)?);
@@ -460,7 +460,7 @@ fn edm_dpm_solver_multistep_as_upstream_tests_it() -> TestResult {
         let options = RunOptions { start, ..RunOptions::steps(10) };
         let mut run = scheduler(EDM, with(&base, config))?.run_with(&options)?;
         let mut x = if start == 0 { sample() } else { run.add_noise(&sample(), &noise())? };
-        while let Some(t) = run.level() {
+        while let Some(t) = run.timestep() {
             x = run.step(&fixtures::model(&x, t), &x, &mut Generator::new(0))?.prev_sample;
         }
         Ok(x)

@@ -40,14 +40,15 @@ fn tensors_of_any_shape_do_not_panic(scheduler: &dyn Scheduler) -> TestResult {
     for shape in [vec![], vec![0], vec![2], vec![2, 3], vec![0, 1, 3, 3], vec![2, 0, 3, 3], vec![2, 1, 3, 3, 2]] {
         let x = Tensor::zeros(shape.as_slice(), candle_core::DType::F32, &Device::Cpu)?;
         let mut rng = Generator::new(0);
-        if let Ok(draw) = scheduler.draw(&x, &mut rng) {
-            let _ = scheduler.add_noise(&x, &draw.noise, &draw.levels);
-            let _ = scheduler.target(&x, &draw.noise, &draw.levels);
-            let _ = scheduler.scale_model_input(&x, &draw.levels);
-            let _ = (scheduler.snr(&draw.levels), scheduler.loss_weight(&draw.levels));
+        let process = scheduler.process();
+        if let Ok(draw) = process.draw(&x, &mut rng) {
+            let _ = process.add_noise(&x, &draw.noise, &draw.levels);
+            let _ = process.target(&x, &draw.noise, &draw.levels);
+            let _ = process.scale_model_input(&x, &draw.levels);
+            let _ = (process.snr(&draw.levels), process.loss_weight(&draw.levels));
         }
         let mut run = scheduler.run(3)?;
-        while run.level().is_some() {
+        while run.timestep().is_some() {
             let _ =
                 (run.add_noise(&x, &x), run.scale_model_input(&x), run.initial_noise(&shape, &Device::Cpu, &mut rng));
             if run.step(&x, &x, &mut rng).is_err() {
@@ -182,7 +183,7 @@ fn inverted_flows_lead_to_the_image_whether_stochastic_or_not() -> TestResult {
         let sigma = f64::from(run.sigmas().ok_or("no sigmas")?[3]);
         assert_close(&x, &((&clean * sigma)? + (&noise * (1.0 - sigma))?)?, 1e-6);
         let mut rng = Generator::new(0);
-        while let Some(level) = run.level() {
+        while let Some(level) = run.timestep() {
             // the velocity to the clean image from wherever the sample is
             let velocity = ((&clean - &x)? / (1.0 - f64::from(level) / 1000.0))?;
             x = run.step(&velocity, &x, &mut rng)?.prev_sample;
@@ -255,7 +256,7 @@ fn repaint() -> TestResult {
         let mut run = run(&options(5, 3, 3))?;
         let mut x = run.initial_noise(image.dims(), &Device::Cpu, &mut rng)?;
         let mut sum = x.clone();
-        while run.level().is_some() {
+        while run.timestep().is_some() {
             x = run.step(&x, &x, &mut rng)?.prev_sample;
             sum = (sum + &x)?;
         }

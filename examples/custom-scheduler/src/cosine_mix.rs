@@ -4,13 +4,15 @@ use std::f64::consts::FRAC_PI_2;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use kakusan_rng::{Generator, Noise};
-use kakusan_scheduler::{Draw, Error, PixelRange, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
+use kakusan_rng::Noise;
+use kakusan_scheduler::{
+    Error, Levels, PixelRange, PredictionType, Process, Result, Run, RunOptions, Scheduler, StepOutput, Steps,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Mixes image and noise as the tutorial does, but along a cosine: at level `t` in 0..1 the noise's share is
-/// `m(t) = sin(t * pi/2) ^ exponent`, so that levels dwell near the image and near the noise. Sampling is deterministic:
+/// Mixes image and noise as the tutorial does, but along a cosine: at level `t` in 0..1 the noise's weight is
+/// `σ = sin(t * pi/2) ^ exponent`, the image's `1 - σ`, so that levels dwell near the image and near the noise. Sampling is deterministic:
 /// each step takes the noise that the prediction leaves over, and mixes both anew at the next level.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -38,8 +40,8 @@ impl CosineMixScheduler {
         Ok(Arc::new(scheduler))
     }
 
-    fn noise_share(&self, level: f64) -> f64 {
-        (level * FRAC_PI_2).sin().powf(self.exponent)
+    fn sigma(&self, level: f32) -> f32 {
+        (f64::from(level) * FRAC_PI_2).sin().powf(self.exponent) as f32
     }
 }
 
@@ -52,29 +54,12 @@ impl Scheduler for CosineMixScheduler {
         Map::from_iter([("exponent".to_owned(), self.exponent.into())])
     }
 
-    fn pixel_range(&self) -> PixelRange {
-        PixelRange::ZeroToOne
-    }
-
-    fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        let batch = clean.dim(0)?;
-        let levels = Tensor::from_vec(rng.rand(batch), batch, clean.device())?;
-        Ok(Draw { noise: uniform_noise(clean.dims(), clean.device(), rng)?, levels })
-    }
-
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        let batch = clean.dim(0)?;
-        if noise.dims() != clean.dims() || levels.dims() != [batch] {
-            let (got, expected) = (noise.dims().to_vec(), clean.dims().to_vec());
-            return Err(Error::Shape { what: "the noise, or its levels", got, expected });
-        }
-        let shares = levels.to_vec1::<f32>()?.iter().map(|&t| self.noise_share(f64::from(t)) as f32).collect();
-        let share = Tensor::from_vec(shares, (batch, 1, 1, 1), clean.device())?;
-        Ok((clean.broadcast_mul(&share.affine(-1.0, 1.0)?)? + noise.broadcast_mul(&share)?)?)
-    }
-
-    fn target(&self, clean: &Tensor, _noise: &Tensor, _levels: &Tensor) -> Result<Tensor> {
-        Ok(clean.clone())
+    fn process(&self) -> Process {
+        let scheduler = self.clone();
+        let mix = move |level: f32| (1.0 - scheduler.sigma(level), scheduler.sigma(level));
+        Process::new(Levels::continuous(|u| u), PredictionType::Sample, mix)
+            .uniform_noise()
+            .on_pixels(PixelRange::ZeroToOne)
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
@@ -108,11 +93,12 @@ impl Run for CosineMixRun {
             return Err(Error::Shape { what: "the model's output", got, expected });
         }
         self.steps.advance();
-        let share = self.scheduler.noise_share(f64::from(level));
-        let next = self.level().map_or(0.0, |level| self.scheduler.noise_share(f64::from(level)));
-        // sample = x0 * (1 - share) + noise * share, solved for the noise
-        let noise = ((sample - model_output.affine(1.0 - share, 0.0)?)? / share)?;
-        let prev_sample = (model_output.affine(1.0 - next, 0.0)? + noise.affine(next, 0.0)?)?;
+        let sigma = self.scheduler.sigma(level);
+        let next_sigma = self.timestep().map_or(0.0, |level| self.scheduler.sigma(level));
+        // sample = x0 * (1 - σ) + noise * σ, solved for the noise
+        let noise = ((sample - model_output.affine(f64::from(1.0 - sigma), 0.0)?)? / f64::from(sigma))?;
+        let x0 = model_output.affine(f64::from(1.0 - next_sigma), 0.0)?;
+        let prev_sample = (x0 + noise.affine(next_sigma.into(), 0.0)?)?;
         Ok(StepOutput { prev_sample, pred_original_sample: model_output.clone() })
     }
 }

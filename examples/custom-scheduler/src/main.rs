@@ -65,7 +65,7 @@ fn train(overrides: &[String]) -> Result<DDPMPipeline> {
 
 fn sample(pipeline: &DDPMPipeline, batch_size: usize) -> Result<Tensor> {
     let sample = pipeline.sample(batch_size, 20, &mut Generator::new(0), |_| {})?;
-    Ok(pipeline.scheduler().pixel_range().to_unit(&sample)?)
+    Ok(pipeline.scheduler().process().pixel_range().to_unit(&sample)?)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use kakusan_models::{Model, ModelConfig, Weights};
-use kakusan_scheduler::Registry;
+use kakusan_scheduler::{Registry, Scheduler};
 use png::ColorType;
 
 use super::*;
@@ -52,10 +52,11 @@ impl Model for Oracle {
         let clean = self.clean.broadcast_as(x.shape())?.contiguous()?;
         let ones = Tensor::ones((x.dim(0)?, 1, 1, 1), DType::F32, &Device::Cpu)?;
         let zeros = ones.zeros_like()?;
-        let share = |clean: &Tensor, noise: &Tensor| self.scheduler.add_noise(clean, noise, level).unwrap();
+        let (process, levels) = (self.scheduler.process(), level.to_vec1::<f32>()?);
+        let share = |clean: &Tensor, noise: &Tensor| process.add_noise(clean, noise, &levels).unwrap();
         let signal = clean.broadcast_mul(&share(&ones, &zeros))?;
         let noise = (x - signal)?.broadcast_div(&share(&zeros, &ones))?;
-        Ok(self.scheduler.target(&clean, &noise, level).unwrap())
+        Ok(process.target(&clean, &noise, &levels).unwrap())
     }
 }
 
@@ -142,7 +143,7 @@ fn the_pictures_of_every_shipped_configuration_show_what_they_say() {
         let shape = config.model.sample_shape().unwrap();
         let image: Vec<f32> = ring(shape).iter().map(|&byte| f32::from(byte) / 255.0).collect();
         let unit = Tensor::from_slice(&image, (1, shape[0], shape[1], shape[2]), &Device::Cpu).unwrap();
-        let clean = PixelRange::from_unit(config.scheduler.pixel_range(), &unit).unwrap();
+        let clean = config.scheduler.process().pixel_range().from_unit(&unit).unwrap();
         let oracle = Oracle { config: config.model.clone(), scheduler: config.scheduler.clone(), clean };
         let (figures, troubles, page) = told(&config, rings(shape), Box::new(oracle));
         assert_eq!(troubles, [""; 0], "{name}");
@@ -234,7 +235,7 @@ fn the_task_is_what_the_scheduler_asks() {
         let serde_json::Value::Object(fields) = set else { panic!("{set}") };
         let scheduler = Registry::default().build(class_name, &fields).unwrap();
         let levels = NoiseLevels::of(scheduler.as_ref(), SHOWN).unwrap().levels;
-        task(scheduler.as_ref(), &levels).unwrap().split(' ').take(3).collect::<Vec<_>>().join(" ")
+        task(&scheduler.process(), &levels).unwrap().split(' ').take(3).collect::<Vec<_>>().join(" ")
     };
     use serde_json::json;
     assert_eq!(task("LinearMixScheduler", json!({"timestep": 0})), "give back the");

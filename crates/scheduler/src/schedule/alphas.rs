@@ -1,16 +1,14 @@
-use candle_core::Tensor;
-use kakusan_rng::Generator;
+use std::fmt::Debug;
+use std::sync::Arc;
 
-use super::{BetaConfig, PredictionType, interpolate};
-use crate::tensors::{check_same, levels_of, per_image};
-use crate::{Draw, Error, Result, Steps};
+use super::{c_in, interpolate};
+use crate::{BetaConfig, Error, Family, Levels, PredictionType, Process, Result, Steps};
 
-/// ᾱ_t, the share of the image's variance that is left at timestep `t`, for every timestep of training; and with it the
-/// training side of all schedulers that have betas.
+/// ᾱ_t, the part of the image's variance that is left at timestep `t`, for every timestep of training.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Alphas {
-    cumprod: Vec<f32>,
-    sigmas: Vec<f32>,
+    cumprod: Arc<[f32]>,
+    sigmas: Arc<[f32]>,
 }
 
 impl Alphas {
@@ -23,7 +21,7 @@ impl Alphas {
 
     /// The same with the last ᾱ at 2^-24 where it would be 0, so that σ stays finite.
     pub(crate) fn with_finite_sigmas(config: &BetaConfig, zero_snr: bool) -> Self {
-        let mut cumprod = Self::new(config, zero_snr).cumprod;
+        let mut cumprod = Self::new(config, zero_snr).cumprod.to_vec();
         if let (true, Some(last)) = (zero_snr, cumprod.last_mut()) {
             *last = 2f32.powi(-24);
         }
@@ -32,7 +30,7 @@ impl Alphas {
 
     fn from_cumprod(cumprod: Vec<f32>) -> Self {
         let sigmas = cumprod.iter().map(|alpha| ((1.0 - alpha) / alpha).sqrt()).collect();
-        Self { cumprod, sigmas }
+        Self { cumprod: cumprod.into(), sigmas }
     }
 
     /// T, the number of timesteps.
@@ -111,99 +109,54 @@ impl Alphas {
         }
     }
 
-    /// Standard normal noise, then a timestep for each image: the order of diffusers' training scripts.
-    pub(crate) fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        let batch = clean.dim(0)?;
-        let noise = Tensor::from_vec(rng.randn(clean.elem_count()), clean.dims(), clean.device())?;
-        let timesteps = rng.randint(batch, 0, self.len() as i64)?;
-        let levels = timesteps.into_iter().map(|t| t as f32).collect();
-        Ok(Draw { noise, levels: Tensor::from_vec(levels, batch, clean.device())? })
+    /// The variance preserving process: `sqrt(ᾱ) x₀ + sqrt(1 - ᾱ) ε` at each timestep (Ho et al. 2020, equation 4).
+    pub(crate) fn preserving(&self, prediction: PredictionType) -> Process {
+        let last = self.len() - 1;
+        let [mix, snr] = [(); 2].map(|()| self.clone());
+        Process::new(Levels::one_of((0..=last).map(|t| t as f32)), prediction, move |t| roots(mix.at_level(t)))
+            .up_to(last)
+            .with_snr(move |t| snr.at_level(t) / (1.0 - snr.at_level(t)))
+            .of_family(Family::Diffusion(prediction))
     }
 
-    /// `sqrt(ᾱ) clean + sqrt(1 - ᾱ) noise` (Ho et al. 2020, equation 4).
-    pub(crate) fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        let alphas = self.of_levels(&levels_of(levels, clean)?)?;
-        weighted(clean, &alphas, |alpha| alpha.sqrt(), noise, |alpha| (1.0 - alpha).sqrt())
-    }
-
-    /// The shares of image and noise at a timestep.
-    pub(crate) fn shares(&self, t: f32) -> (f32, f32) {
-        let alpha = self.of_call(t as i64);
-        (alpha.sqrt(), (1.0 - alpha).sqrt())
-    }
-
-    /// `clean + σ noise` (Karras et al. 2022), between timesteps with σ in between.
-    pub(crate) fn add_noise_by_sigma(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        let sigmas = self.sigmas_of_levels(&levels_of(levels, clean)?)?;
-        Ok((clean + noise.broadcast_mul(&per_image(sigmas, clean)?)?)?)
-    }
-
-    /// `sample / sqrt(σ² + 1)`: what a model wants to see of [`add_noise_by_sigma`](Self::add_noise_by_sigma).
-    pub(crate) fn scale_by_sigma(&self, sample: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        let sigmas = self.sigmas_of_levels(&levels_of(levels, sample)?)?;
-        let factors = sigmas.into_iter().map(|sigma| 1.0 / (sigma * sigma + 1.0).sqrt()).collect();
-        Ok(sample.broadcast_mul(&per_image(factors, sample)?)?)
-    }
-
-    /// What the model has to predict. The velocity is `sqrt(ᾱ) noise - sqrt(1 - ᾱ) clean` (Salimans and Ho 2022).
-    pub(crate) fn target(
-        &self,
-        prediction_type: PredictionType,
-        clean: &Tensor,
-        noise: &Tensor,
-        levels: &Tensor,
-    ) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        let levels = levels_of(levels, clean)?;
-        match prediction_type {
-            PredictionType::Epsilon => Ok(noise.clone()),
-            PredictionType::Sample => Ok(clean.clone()),
-            PredictionType::FlowPrediction => Ok((noise - clean)?),
-            PredictionType::VPrediction => {
-                let alphas = self.of_levels(&levels)?;
-                weighted(noise, &alphas, |alpha| alpha.sqrt(), clean, |alpha| -(1.0 - alpha).sqrt())
-            }
+    /// The same as a variance exploding process (Karras et al. 2022): `x₀ + σ ε`, of which the model sees
+    /// `x / sqrt(σ² + 1)`, the sample of [`preserving`](Self::preserving). A velocity is that of what the model sees.
+    pub(crate) fn exploding(&self, prediction: PredictionType) -> Process {
+        let [mix, input, target] = [(); 3].map(|()| self.clone());
+        let process = self
+            .preserving(prediction)
+            .with_alpha_sigma(move |t| (1.0, mix.sigma_at_level(t)))
+            .model_input(move |t| (c_in(input.sigma_at_level(t)), 0.0));
+        if prediction != PredictionType::VPrediction {
+            return process;
         }
+        process.target_weights(move |t| {
+            let (alpha, sigma) = roots(target.at_level(t));
+            (-sigma, alpha)
+        })
     }
 
-    /// The signal-to-noise ratio `ᾱ / (1 - ᾱ)` of each level `[b]`.
-    pub(crate) fn snr(&self, levels: &Tensor) -> Result<Tensor> {
-        let ratios = self.of_levels(&levels.to_vec1::<f32>()?)?.into_iter().map(|alpha| alpha / (1.0 - alpha));
-        Ok(Tensor::from_vec(ratios.collect(), levels.dims(), levels.device())?)
-    }
-
-    fn of_levels(&self, levels: &[f32]) -> Result<Vec<f32>> {
-        levels.iter().map(|&level| self.of_level(level)).collect()
+    /// `(sqrt(ᾱ), sqrt(1 - ᾱ))` of a sample at a model call.
+    pub(crate) fn alpha_sigma(&self, t: f32) -> (f32, f32) {
+        roots(self.of_call(t as i64))
     }
 
     /// ᾱ of a timestep, or that of the σ between two.
-    fn of_level(&self, level: f32) -> Result<f32> {
-        match self.cumprod.get(level.max(0.0) as usize) {
-            Some(&alpha) if level.fract() == 0.0 && level >= 0.0 => Ok(alpha),
-            _ => Ok(1.0 / (self.sigma_of_level(level)?.powi(2) + 1.0)),
+    fn at_level(&self, level: f32) -> f32 {
+        match self.cumprod.get(level as usize) {
+            Some(&alpha_prod) if level.fract() == 0.0 => alpha_prod,
+            _ => 1.0 / (self.sigma_at_level(level).powi(2) + 1.0),
         }
     }
 
-    fn sigmas_of_levels(&self, levels: &[f32]) -> Result<Vec<f32>> {
-        levels.iter().map(|&level| self.sigma_of_level(level)).collect()
-    }
-
-    fn sigma_of_level(&self, level: f32) -> Result<f32> {
-        let last = self.len() - 1;
-        match (0.0..=last as f32).contains(&level) {
-            true => Ok(interpolate(level.into(), &self.sigmas) as f32),
-            false => Err(Error::Level { level, last }),
-        }
+    fn sigma_at_level(&self, level: f32) -> f32 {
+        interpolate(level.into(), &self.sigmas) as f32
     }
 }
 
-/// `a(ᾱ) x + b(ᾱ) y`, with each image's own ᾱ.
-fn weighted(x: &Tensor, alphas: &[f32], a: impl Fn(f32) -> f32, y: &Tensor, b: impl Fn(f32) -> f32) -> Result<Tensor> {
-    let a = per_image(alphas.iter().map(|&alpha| a(alpha)).collect(), x)?;
-    let b = per_image(alphas.iter().map(|&alpha| b(alpha)).collect(), y)?;
-    Ok((x.broadcast_mul(&a)? + y.broadcast_mul(&b)?)?)
+/// `(sqrt(ᾱ), sqrt(1 - ᾱ))`
+fn roots(alpha_prod: f32) -> (f32, f32) {
+    (alpha_prod.sqrt(), (1.0 - alpha_prod).sqrt())
 }
 
 /// `torch.cumprod(1 - betas)`: torch multiplies in f64 and rounds each product.

@@ -1,8 +1,10 @@
+use std::fmt::Debug;
+
 use candle_core::Tensor;
 use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 
-use super::{History, Integrand, Level, multistep_order};
+use super::{History, Integrand, Point, multistep_order};
 use crate::Result;
 use crate::tensors::{mix, noise_like, scale};
 
@@ -77,7 +79,7 @@ impl DPMStep {
     ///
     /// diffusers has the sign of the 0.5 in `sde-dpmsolver++`'s third order reversed, so that the second derivative's
     /// weight does not vanish with `h`; it is kept, for one seed to give one image.
-    pub(crate) fn new(algorithm: DPMAlgorithmType, s: Level, t: Level) -> Self {
+    pub(crate) fn new(algorithm: DPMAlgorithmType, s: Point, t: Point) -> Self {
         let h = t.lambda() - s.lambda();
         match algorithm {
             DPMAlgorithmType::DPMSolverPlusPlus => {
@@ -187,7 +189,7 @@ impl DPMMultistep {
     pub(crate) fn step(
         &mut self,
         [i, n]: [usize; 2],
-        [s, t]: [Level; 2],
+        [s, t]: [Point; 2],
         integrand: Tensor,
         sample: &Tensor,
         rng: &mut dyn Noise,

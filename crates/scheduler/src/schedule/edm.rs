@@ -1,11 +1,9 @@
-use candle_core::Tensor;
-use kakusan_rng::Generator;
+use std::fmt::Debug;
+
 use serde::{Deserialize, Serialize};
 
-use super::checks::{check_positive, check_sigma_range, check_train_timesteps};
-use super::{linspace_f64, sigmas::karras};
-use crate::tensors::{draw_from, mix_by_level, of_levels, scale_by_level};
-use crate::{Draw, PredictionType, Result};
+use super::{check_positive, check_sigma_range, check_train_timesteps, karras, linspace_f64};
+use crate::{Family, Levels, PredictionType, Process, Result};
 
 /// The noise levels and the preconditioning of EDM (Karras et al. 2022, table 1), under diffusers' names.
 ///
@@ -91,39 +89,25 @@ impl EDMConfig {
         (variance_data / (sigma * sigma + variance_data), sign * c_out)
     }
 
-    /// Noise, and one of the `num_train_timesteps + 1` levels for each image.
-    pub(crate) fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        let table = self.sigmas(self.num_train_timesteps + 1);
-        draw_from(&table.into_iter().map(|sigma| self.c_noise(sigma as f32)).collect::<Vec<_>>(), clean, rng)
-    }
-
-    /// `clean + σ noise`
-    pub(crate) fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        mix_by_level(clean, noise, levels, |level| Ok((1.0, sigma_of(level))))
-    }
-
-    /// The output that stands for the clean image: `(clean - c_skip noisy) / c_out`.
-    pub(crate) fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        mix_by_level(clean, noise, levels, |level| {
-            let (sigma, sigma_data) = (sigma_of(level), self.sigma_data as f32);
-            let sign = if self.prediction_type == PredictionType::VPrediction { -1.0 } else { 1.0 };
-            let c_in = sign * self.c_in(sigma);
-            Ok((c_in * sigma / sigma_data, -c_in * sigma_data))
-        })
-    }
-
-    /// What the model sees of [`add_noise`](Self::add_noise).
-    pub(crate) fn scale(&self, noisy: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        scale_by_level(noisy, levels, |level| self.c_in(sigma_of(level)))
-    }
-
-    /// `1 / σ²`, as of the other schedulers, whatever the images' own variance.
-    pub(crate) fn snr(&self, levels: &Tensor) -> Result<Tensor> {
-        of_levels(levels, |level| sigma_of(level).powi(-2))
+    /// The process of models with this preconditioning: `x₀ + σ ε`, whose target is the output that stands for the clean
+    /// image, `(x₀ - c_skip x) / c_out`. The signal-to-noise ratio is `1 / σ²`, whatever the images' own variance.
+    pub(crate) fn process(&self) -> Process {
+        let levels = self.sigmas(self.num_train_timesteps + 1).into_iter().map(|sigma| self.c_noise(sigma as f32));
+        let (levels, [target, input]) = (Levels::one_of(levels), [(); 2].map(|()| self.clone()));
+        let sigma_data = self.sigma_data as f32;
+        let sign = if self.prediction_type == PredictionType::VPrediction { -1.0 } else { 1.0 };
+        Process::new(levels, self.prediction_type, |level| (1.0, sigma_of(level)))
+            .target_weights(move |level| {
+                let c_in = sign * target.c_in(sigma_of(level));
+                (c_in * sigma_of(level) / sigma_data, -c_in * sigma_data)
+            })
+            .model_input(move |level| (input.c_in(sigma_of(level)), 0.0))
+            .with_snr(|level| sigma_of(level).powi(-2))
+            .of_family(Family::Edm(self.prediction_type))
     }
 }
 
-/// The noise level that the model is told of as `level`.
+/// σ of a level, which is `ln(σ) / 4`.
 fn sigma_of(level: f32) -> f32 {
     (4.0 * f64::from(level)).exp() as f32
 }

@@ -1,9 +1,10 @@
+use std::fmt::Debug;
+
 use candle_core::Tensor;
-use kakusan_rng::Generator;
 
 use super::{check_positive, check_train_timesteps, shifted};
-use crate::tensors::{draw_from, mix, mix_by_level, of_levels};
-use crate::{Draw, Error, Result};
+use crate::tensors::mix;
+use crate::{Error, Family, Levels, PredictionType, Process, Result};
 
 /// The straight paths of rectified flow and flow matching (Liu et al. 2022; Lipman et al. 2022): at noise level σ the
 /// sample is `(1 - σ) clean + σ noise`, and the model, which is told `T σ`, predicts the velocity `noise - clean`.
@@ -44,37 +45,19 @@ impl Flow {
         sigma * self.num_train_timesteps as f32
     }
 
-    /// Noise, and one of the shifted levels of training for each image.
-    pub(crate) fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        let t = self.num_train_timesteps;
-        let level = |i: usize| {
-            let sigma = self.shifted(i as f64 / t as f64) as f32;
+    /// The process of training, which draws from the shifted levels.
+    pub(crate) fn process(self) -> Process {
+        let (t, shift) = (self.num_train_timesteps, self.shift);
+        let level = move |i: usize| {
+            let sigma = shifted(i as f64 / t as f64, shift) as f32;
             self.level(if self.inverted { 1.0 - sigma } else { sigma })
         };
-        draw_from(&(1..=t).rev().map(level).collect::<Vec<_>>(), clean, rng)
-    }
-
-    pub(crate) fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        mix_by_level(clean, noise, levels, |level| {
-            let last = self.num_train_timesteps;
-            match (0.0..=last as f32).contains(&level) {
-                true => Ok(self.shares(level / last as f32)),
-                false => Err(Error::Level { level, last }),
-            }
-        })
-    }
-
-    pub(crate) fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
+        let levels = Levels::one_of((1..=t).rev().map(level));
         let sign = if self.inverted { -1.0 } else { 1.0 };
-        mix_by_level(clean, noise, levels, |_| Ok((-sign, sign)))
-    }
-
-    /// The share of the image over that of the noise, squared.
-    pub(crate) fn snr(&self, levels: &Tensor) -> Result<Tensor> {
-        of_levels(levels, |level| {
-            let (of_clean, of_noise) = self.shares(level / self.num_train_timesteps as f32);
-            (of_clean / of_noise).powi(2)
-        })
+        Process::new(levels, PredictionType::FlowPrediction, move |level| self.alpha_sigma(level / t as f32))
+            .target_weights(move |_| (-sign, sign))
+            .up_to(t)
+            .of_family(Family::Flow(PredictionType::FlowPrediction))
     }
 
     /// The image that the velocity `output` leads to from a sample at noise level `sigma`.
@@ -83,8 +66,8 @@ impl Flow {
         mix(1.0, sample, end - sigma, output)
     }
 
-    /// The shares of the image and of the noise in a sample.
-    pub(crate) fn shares(&self, sigma: f32) -> (f32, f32) {
+    /// `(α, σ)` of a sample.
+    pub(crate) fn alpha_sigma(&self, sigma: f32) -> (f32, f32) {
         if self.inverted { (sigma, 1.0 - sigma) } else { (1.0 - sigma, sigma) }
     }
 }

@@ -15,8 +15,8 @@ mod numbers;
 mod path;
 mod posterior;
 mod prediction;
-mod process;
 mod sigmas;
+mod solver;
 mod spacing;
 mod stochastic_adams;
 mod threshold;
@@ -43,13 +43,13 @@ pub(crate) use numbers::{arange_down, linspace_f32, linspace_f64, ln_f32, serial
 pub(crate) use path::{Path, Spaced, inference_steps, last_timestep};
 pub(crate) use posterior::Posterior;
 pub use prediction::PredictionType;
-pub(crate) use process::{Integrand, Level, Process, check_order, learned_or_none};
-pub use process::{LearnedVarianceType, SolverConfig};
 pub use sigmas::{FinalSigmasType, SigmaConfig};
 pub(crate) use sigmas::{
-    SigmaConversion, ancestral_step, check_calls, check_first_two, check_last, halfway, interpolate, sigma_schedule,
-    sigmas_at, timesteps_of,
+    SigmaConversion, ancestral_step, c_in, check_apart, check_calls, check_first_two, check_last, halfway, interpolate,
+    karras, sigma_schedule, sigma_to_t, sigmas_at, timesteps_of,
 };
+pub(crate) use solver::{ForwardProcess, Integrand, Point, check_order, learned_or_none};
+pub use solver::{LearnedVarianceType, SolverConfig};
 pub use spacing::{SpacingConfig, TimestepSpacing};
 pub(crate) use spacing::{check_descending, check_timesteps};
 pub(crate) use stochastic_adams::StochasticAdams;

@@ -1,11 +1,11 @@
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
-use super::sigmas::{SigmaConversion, check_apart, check_calls, check_first_two, sigma_to_t};
 use super::{
-    Process, SpacingConfig, TimestepSpacing, arange_down, check_count, check_whole_timesteps, interpolate,
-    linspace_f64, ln_f32, shifted,
+    ForwardProcess, SigmaConversion, arange_down, check_apart, check_calls, check_count, check_first_two,
+    check_whole_timesteps, interpolate, linspace_f64, ln_f32, shifted, sigma_to_t,
 };
-use crate::{Error, Result, Schedule};
+use crate::{Error, Result, Schedule, SpacingConfig, TimestepSpacing};
 
 /// How a solver's model calls are spaced.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +34,7 @@ pub(crate) struct Path {
 
 impl Spaced {
     /// Over all of training from noise to images.
-    pub(crate) fn new(process: &Process, spacing: SpacingConfig, conversion: Option<SigmaConversion>) -> Self {
+    pub(crate) fn new(process: &ForwardProcess, spacing: SpacingConfig, conversion: Option<SigmaConversion>) -> Self {
         Self {
             spacing,
             last_timestep: process.alphas.len(),
@@ -47,7 +47,7 @@ impl Spaced {
     }
 
     /// The path that a run asks for.
-    pub(crate) fn path(&self, class_name: &str, process: &Process, schedule: &Schedule) -> Result<Path> {
+    pub(crate) fn path(&self, class_name: &str, process: &ForwardProcess, schedule: &Schedule) -> Result<Path> {
         let training = process.alphas.sigmas();
         let path = self.any_path(class_name, training, schedule)?;
         let t = training.len();
@@ -153,7 +153,7 @@ pub(crate) fn inference_steps(spacing: &SpacingConfig, last_timestep: usize) -> 
 }
 
 /// How many timesteps have a λ of at least `lambda_min_clipped`; there has to be one.
-pub(crate) fn last_timestep(class_name: &str, process: &Process, lambda_min_clipped: f64) -> Result<usize> {
+pub(crate) fn last_timestep(class_name: &str, process: &ForwardProcess, lambda_min_clipped: f64) -> Result<usize> {
     let lambda = |&alpha: &f32| f64::from(alpha.sqrt().ln() - (1.0 - alpha).sqrt().ln());
     let last = process.alphas.cumprod().iter().take_while(|alpha| lambda(alpha) >= lambda_min_clipped).count();
     if last > 0 {

@@ -1,7 +1,9 @@
+use std::fmt::Debug;
+
 use serde::{Deserialize, Serialize};
 
-use super::{SpacingConfig, linspace_f64, ln_f32};
-use crate::{Error, Result};
+use super::{linspace_f64, ln_f32};
+use crate::{Error, Result, SpacingConfig};
 
 /// Noise levels σ spaced otherwise than the timesteps, under diffusers' names; at most one may be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -175,6 +177,11 @@ pub(crate) fn check_apart(class_name: &str, sigmas: &[f32], t: usize) -> Result<
         }
         None => Ok(()),
     }
+}
+
+/// `1 / sqrt(σ² + 1)`, by which a model of the variance preserving process sees `x₀ + σ ε` scaled.
+pub(crate) fn c_in(sigma: f32) -> f32 {
+    1.0 / (sigma * sigma + 1.0).sqrt()
 }
 
 /// Halfway between two noise levels in log σ.

@@ -1,6 +1,8 @@
+use std::fmt::Debug;
+
 use candle_core::Tensor;
 
-use super::{History, Integrand, Level};
+use super::{History, Integrand, Point};
 use crate::Result;
 use crate::tensors::scale;
 
@@ -13,7 +15,7 @@ pub(crate) struct StochasticAdams {
 
 impl StochasticAdams {
     /// Adams and Bashforth's: from `x` at `s` to `t` by the latest `order` outputs.
-    pub(crate) fn predict(&self, [s, t]: [Level; 2], order: usize, tau: f64, x: &Tensor, z: &Tensor) -> Result<Tensor> {
+    pub(crate) fn predict(&self, [s, t]: [Point; 2], order: usize, tau: f64, x: &Tensor, z: &Tensor) -> Result<Tensor> {
         let (c, h) = (self.rate(tau), t.lambda() - s.lambda());
         let nodes: Vec<f64> = (0..order).map(|k| self.history.lambda(k) - t.lambda()).collect();
         let mut weights = lagrange_integrals(&nodes, c, h);
@@ -30,7 +32,7 @@ impl StochasticAdams {
     /// Adams and Moulton's: the same by `output`, the one at `t`, and the latest `order - 1` before.
     pub(crate) fn correct(
         &self,
-        [s, t]: [Level; 2],
+        [s, t]: [Point; 2],
         order: usize,
         tau: f64,
         x: &Tensor,
@@ -60,7 +62,7 @@ impl StochasticAdams {
 
     fn update(
         &self,
-        [s, t]: [Level; 2],
+        [s, t]: [Point; 2],
         tau: f64,
         x: &Tensor,
         z: &Tensor,

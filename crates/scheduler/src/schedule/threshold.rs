@@ -1,3 +1,5 @@
+use std::fmt::Debug;
+
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 

@@ -1,3 +1,5 @@
+use std::fmt::Debug;
+
 use super::timesteps_of;
 
 /// The noise levels of a sampler that calls the model at the beginning of each step and again within it, but for the last

@@ -1,7 +1,9 @@
+use std::fmt::Debug;
+
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::{History, Integrand, Level, solve};
+use super::{History, Integrand, Point, solve};
 use crate::Result;
 use crate::tensors::{mix, scale};
 
@@ -29,7 +31,7 @@ pub(crate) struct UniPC {
 impl UniPC {
     /// A step of order `p` from `x` at `s` to `t`, by earlier outputs and, where it is there already, the output at
     /// `t`.
-    pub(crate) fn update(&self, [s, t]: [Level; 2], p: usize, x: &Tensor, model_t: Option<&Tensor>) -> Result<Tensor> {
+    pub(crate) fn update(&self, [s, t]: [Point; 2], p: usize, x: &Tensor, model_t: Option<&Tensor>) -> Result<Tensor> {
         let h = t.lambda() - s.lambda();
         let (hh, a, weight) = match self.integrand {
             Integrand::Data => (-h, t.sigma / s.sigma, t.alpha),

@@ -1,10 +1,14 @@
+use std::fmt::Debug;
+
 use candle_core::Tensor;
-use kakusan_rng::Generator;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Alphas, BetaConfig, BetaSchedule, FlowConfig, PredictionType, SigmaConfig, ThresholdConfig};
-use crate::tensors::{mix_by_level, of_levels, scale, split_variance};
-use crate::{Draw, Error, Family, Result, VarianceType};
+use super::Alphas;
+use crate::tensors::{scale, split_variance};
+use crate::{
+    BetaConfig, BetaSchedule, Error, Family, FlowConfig, Levels, PredictionType, Process, Result, SigmaConfig,
+    ThresholdConfig, VarianceType,
+};
 
 /// What all solvers of the DPM-Solver family are configured by, under diffusers' names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,14 +52,14 @@ pub(crate) enum Integrand {
 
 /// A point of the forward process: `x = alpha x₀ + sigma ε`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Level {
+pub(crate) struct Point {
     pub(crate) alpha: f64,
     pub(crate) sigma: f64,
 }
 
-/// The forward process that solvers integrate backwards, what models predict in it, and the training side of it all.
+/// The forward process that solvers integrate backwards, and what models predict in it.
 #[derive(Debug, Clone)]
-pub(crate) struct Process {
+pub(crate) struct ForwardProcess {
     pub(crate) alphas: Alphas,
     prediction_type: PredictionType,
     threshold: ThresholdConfig,
@@ -78,14 +82,6 @@ impl Default for SolverConfig {
 }
 
 impl SolverConfig {
-    /// The models that a solver so configured samples.
-    pub(crate) fn family(&self) -> Family {
-        match self.flow.use_flow_sigmas {
-            true => Family::Flow(self.prediction_type),
-            false => Family::Diffusion(self.prediction_type),
-        }
-    }
-
     /// Says what is out of range, or does not go together.
     pub(crate) fn check(&self, class_name: &str) -> Result<()> {
         use BetaSchedule::{Linear, ScaledLinear, SquaredcosCapV2};
@@ -144,14 +140,14 @@ pub(crate) fn check_order(class_name: &str, key: &str, order: usize, most: usize
     Err(Error::Config { class_name: class_name.to_owned(), reason })
 }
 
-impl Level {
+impl Point {
     /// The logarithm of the signal-to-noise ratio, halved: the λ of Lu et al. (2022).
     pub(crate) fn lambda(&self) -> f64 {
         self.alpha.ln() - self.sigma.ln()
     }
 }
 
-impl Process {
+impl ForwardProcess {
     /// That of a configuration that was checked.
     pub(crate) fn new(config: &SolverConfig, zero_snr: bool, learned: Option<LearnedVarianceType>) -> Self {
         Self {
@@ -163,21 +159,21 @@ impl Process {
         }
     }
 
-    /// The shares of image and noise at a noise level.
-    pub(crate) fn shares(&self, sigma: f32) -> (f32, f32) {
-        let level = self.level(sigma);
-        (level.alpha as f32, level.sigma as f32)
+    /// `(α, σ)` at a noise level.
+    pub(crate) fn alpha_sigma(&self, sigma: f32) -> (f32, f32) {
+        let point = self.point(sigma);
+        (point.alpha as f32, point.sigma as f32)
     }
 
     /// The point with the noise level `sigma`, as diffusers counts it: of noise alone in a flow, otherwise of the noise
     /// against the image.
-    pub(crate) fn level(&self, sigma: f32) -> Level {
+    pub(crate) fn point(&self, sigma: f32) -> Point {
         let sigma = f64::from(sigma);
         match self.is_flow {
-            true => Level { alpha: 1.0 - sigma, sigma },
+            true => Point { alpha: 1.0 - sigma, sigma },
             false => {
                 let alpha = 1.0 / (sigma * sigma + 1.0).sqrt();
-                Level { alpha, sigma: sigma * alpha }
+                Point { alpha, sigma: sigma * alpha }
             }
         }
     }
@@ -188,10 +184,10 @@ impl Process {
         integrand: Integrand,
         output: &Tensor,
         sample: &Tensor,
-        level: Level,
+        at: Point,
     ) -> Result<(Tensor, Tensor)> {
         let (output, _) = split_variance(self.learned_variance, output, sample)?;
-        let (alpha, sigma) = (level.alpha as f32, level.sigma as f32);
+        let (alpha, sigma) = (at.alpha as f32, at.sigma as f32);
         let x0 = self.prediction_type.original_sample(&output, sample, alpha, sigma)?;
         let x0 = if self.threshold.thresholding { self.threshold.threshold(&x0)? } else { x0 };
         let converted = match integrand {
@@ -203,37 +199,16 @@ impl Process {
         Ok((converted, x0))
     }
 
-    pub(crate) fn draw(&self, clean: &Tensor, rng: &mut Generator) -> Result<Draw> {
-        self.alphas.draw(clean, rng)
-    }
-
-    /// `sqrt(ᾱ) clean + sqrt(1 - ᾱ) noise`; in a flow `(1 - σ) clean + σ noise`.
-    pub(crate) fn add_noise(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
+    /// The training side: the variance preserving process, or a flow, whose timestep `t` of T has the noise level `t / T`.
+    pub(crate) fn training(&self) -> Process {
+        let process = self.alphas.preserving(self.prediction_type);
         if !self.is_flow {
-            return self.alphas.add_noise(clean, noise, levels);
+            return process;
         }
-        mix_by_level(clean, noise, levels, |level| {
-            let last = self.alphas.len() - 1;
-            match (0.0..=last as f32).contains(&level) {
-                true => Ok((1.0 - self.flow_sigma(level), self.flow_sigma(level))),
-                false => Err(Error::Level { level, last }),
-            }
-        })
-    }
-
-    pub(crate) fn target(&self, clean: &Tensor, noise: &Tensor, levels: &Tensor) -> Result<Tensor> {
-        self.alphas.target(self.prediction_type, clean, noise, levels)
-    }
-
-    pub(crate) fn snr(&self, levels: &Tensor) -> Result<Tensor> {
-        if !self.is_flow {
-            return self.alphas.snr(levels);
-        }
-        of_levels(levels, |level| ((1.0 - self.flow_sigma(level)) / self.flow_sigma(level)).powi(2))
-    }
-
-    /// The noise level of a flow's timestep.
-    fn flow_sigma(&self, level: f32) -> f32 {
-        level / self.alphas.len() as f32
+        let (prediction, t) = (self.prediction_type, self.alphas.len() as f32);
+        let levels = Levels::one_of((0..self.alphas.len()).map(|t| t as f32));
+        Process::new(levels, prediction, move |level| (1.0 - level / t, level / t))
+            .up_to(self.alphas.len() - 1)
+            .of_family(Family::Flow(prediction))
     }
 }
