@@ -22,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 /// Words that only some places may say: the rule, the words, and the paths (by their beginning) that may.
 const RESERVED: &[(&str, &[&str], &[&str])] = &[
-    ("only hub talks to the network", &["std::net", "reqwest::"], &["crates/hub/"]),
+    ("only hub talks to the network", &["std::net", "hf_hub::"], &["crates/hub/"]),
     ("only hub and the command read the environment", &["env::var"], &["crates/hub/", "crates/cli/"]),
     (
         "rng, ops, scheduler and models touch no file",

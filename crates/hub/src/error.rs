@@ -187,6 +187,11 @@ impl Error {
         }
     }
 
+    /// Whether the Hub refuses temporarily; it may send the time until which.
+    pub(crate) fn asks_to_wait(&self) -> bool {
+        matches!(self.status(), Some(429 | 503))
+    }
+
     /// The HTTP status of a refusal that may be temporary.
     pub(crate) fn status(&self) -> Option<u16> {
         match self {

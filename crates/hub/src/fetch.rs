@@ -1,16 +1,21 @@
 //! The requests to the Hub: a file's metadata (HEAD), its bytes (GET), and the listing of a repository.
+//!
+//! hf-hub streams the bytes. We send HEAD ourselves, because hf-hub's public function follows the redirect to the
+//! storage host and loses the Hub's headers. We write the cache ourselves, because hf-hub's stores error pages,
+//! compares neither size nor checksum, uses any etag as a path, and may wait forever.
 
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, DATE, ETAG, HeaderMap, LOCATION, RANGE, RETRY_AFTER};
-use reqwest::{Client, ClientBuilder, RequestBuilder, Response, Url, redirect};
-use serde_json::Value;
+use futures_util::StreamExt;
+use hf_hub::{HFClient, HFError, HFRepository, RepoType};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, DATE, ETAG, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::{Client, ClientBuilder, Url, redirect};
 
 use crate::cache::at;
-use crate::name::{RepoFile, is_commit, is_hex};
+use crate::name::{Kind, RepoFile, is_commit, is_hex};
 use crate::watch::{Download, Wait, Watcher};
 use crate::{Error, HubConfig};
 
@@ -63,7 +68,11 @@ impl Fetch<'_> {
     async fn ask(&self, client: &Client, endpoint: &Url) -> Result<Head, Error> {
         let mut url = self.file.url(endpoint);
         for _ in 0..=MAX_REDIRECTS {
-            let request = self.request(client.head(url.clone()));
+            // With compression, the length would not be the file's.
+            let mut request = client.head(url.clone()).header(ACCEPT_ENCODING, "identity");
+            if let Some(token) = &self.config.token {
+                request = request.bearer_auth(token);
+            }
             let answer = request.send().await.map_err(|error| self.transport(&error, self.config.etag_timeout))?;
             let (status, headers) = (answer.status(), answer.headers());
             let next = header(headers, LOCATION.as_str()).and_then(|location| url.join(location).ok());
@@ -72,7 +81,10 @@ impl Fetch<'_> {
                 None if status.is_success() || status.is_redirection() => {
                     return self.read(status.is_success(), headers);
                 }
-                None => return Err(self.refusal(&answer)),
+                None => {
+                    let code = header(headers, "x-error-code").unwrap_or_default();
+                    return Err(self.refusal(status.as_u16(), code, retry_after(headers)));
+                }
             }
         }
         Err(self.protocol(format!("more than {MAX_REDIRECTS} redirects")))
@@ -108,7 +120,15 @@ impl Fetch<'_> {
         let there = || std::fs::metadata(path).map_or(0, |part| part.len());
         loop {
             let before = there();
-            let result = self.with_retries(Error::is_interrupted, async || self.receive(head, path).await);
+            let result = self.with_retries(Error::is_interrupted, async || {
+                let hub = self.hub()?;
+                let (owner, name) = hf_hub::split_id(self.file.repo_id);
+                let result = match self.file.kind {
+                    Kind::Model => self.stream(hub.model(owner, name), head, path).await,
+                    Kind::Dataset => self.stream(hub.dataset(owner, name), head, path).await,
+                };
+                self.with_retry_after(result).await
+            });
             match result {
                 Err(error) if error.is_interrupted() && head.has_checksum() && there() >= before + PROGRESS => {}
                 result => return result,
@@ -116,7 +136,18 @@ impl Fetch<'_> {
         }
     }
 
-    async fn receive(&self, head: &Head, path: &Path) -> Result<(), Error> {
+    /// hf-hub reports `Retry-After` only for 429 and in seconds; for all others we ask again by HEAD.
+    async fn with_retry_after<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        match result {
+            Err(error) if error.asks_to_wait() && error.retry_after().is_none() => {
+                let asked = self.ask_within(self.config.etag_timeout, &self.config.check()?).await;
+                Err(asked.err().filter(|asked| asked.retry_after().is_some()).unwrap_or(error))
+            }
+            result => result,
+        }
+    }
+
+    async fn stream<T: RepoType>(&self, repo: HFRepository<T>, head: &Head, path: &Path) -> Result<(), Error> {
         let (limit, size) = (self.config.download_timeout, head.size);
         let mut out = File::options().append(true).create(true).open(path).map_err(at(path))?;
         let mut written = out.metadata().map_err(at(path))?.len();
@@ -125,15 +156,12 @@ impl Fetch<'_> {
             written = 0;
         }
         let begun = written > 0;
-        let client = self.build(self.client())?;
-        let mut request = self.request(client.get(self.file.url(&self.config.check()?)));
-        if begun {
-            request = request.header(RANGE, format!("bytes={written}-{}", size - 1));
-        }
-        let mut answer = self.send(request, limit).await?;
-        loop {
-            let chunk = tokio::time::timeout(limit, answer.chunk()).await.map_err(|_| self.timeout(limit))?;
-            let Some(chunk) = chunk.map_err(|error| self.transport(&error, limit))? else { break };
+        let request = repo.download_file_stream().filename(self.file.filename).revision(self.file.revision);
+        let request = request.maybe_range(begun.then_some(written..size)).send();
+        let answer = tokio::time::timeout(limit, request).await.map_err(|_| self.timeout(limit))?;
+        let (_, mut chunks) = answer.map_err(|error| self.translate(error))?;
+        while let Some(chunk) = tokio::time::timeout(limit, chunks.next()).await.map_err(|_| self.timeout(limit))? {
+            let chunk = chunk.map_err(|error| self.translate(error))?;
             written += chunk.len() as u64;
             if written > size && begun {
                 // The server ignores ranges and sends the whole file: the next attempt starts over.
@@ -156,36 +184,47 @@ impl Fetch<'_> {
 
     /// The commit of the revision and the paths of its files.
     pub(crate) fn list(&self) -> Result<(String, Vec<String>), Error> {
-        self.with_retries(Error::is_temporary, async || self.listing().await)
+        self.with_retries(Error::is_temporary, async || self.with_retry_after(self.listing().await).await)
     }
 
     async fn listing(&self) -> Result<(String, Vec<String>), Error> {
+        let hub = self.hub()?;
+        let (owner, name) = hf_hub::split_id(self.file.repo_id);
         let limit = self.config.etag_timeout + self.config.download_timeout;
-        let client = self.build(self.client())?;
-        let request = self.request(client.get(self.file.listing_url(&self.config.check()?)));
-        let body = async { self.send(request, limit).await?.bytes().await.map_err(|e| self.transport(&e, limit)) };
-        let body = tokio::time::timeout(limit, body).await.map_err(|_| self.timeout(limit))??;
-        let listing: Value = serde_json::from_slice(&body).map_err(|error| self.protocol(error.to_string()))?;
-        let commit = listing["sha"].as_str().filter(|commit| is_commit(commit)).map(str::to_owned);
-        let files = listing["siblings"].as_array();
-        let files = files.and_then(|files| files.iter().map(|f| Some(f["rfilename"].as_str()?.to_owned())).collect());
-        commit.zip(files).ok_or_else(|| self.protocol("its listing has no commit or no files".to_owned()))
+        let expand = ["sha", "siblings"].map(str::to_owned).to_vec();
+        let revision = self.file.revision;
+        let request = async {
+            match self.file.kind {
+                Kind::Model => {
+                    let repo = hub.model(owner, name);
+                    repo.info().revision(revision).expand(expand).send().await.map(|info| (info.sha, info.siblings))
+                }
+                Kind::Dataset => {
+                    let repo = hub.dataset(owner, name);
+                    repo.info().revision(revision).expand(expand).send().await.map(|info| (info.sha, info.siblings))
+                }
+            }
+        };
+        let answer = tokio::time::timeout(limit, request).await.map_err(|_| self.timeout(limit))?;
+        let (commit, files) = answer.map_err(|error| self.translate(error))?;
+        let commit = commit.filter(|commit| is_commit(commit));
+        let (commit, files) =
+            commit.zip(files).ok_or_else(|| self.protocol("its listing has no commit or no files".to_owned()))?;
+        Ok((commit, files.into_iter().map(|file| file.rfilename).collect()))
     }
 
-    /// A request with the token, if there is one. With compression, the length would not be the file's.
-    fn request(&self, request: RequestBuilder) -> RequestBuilder {
-        let request = request.header(ACCEPT_ENCODING, "identity");
-        match &self.config.token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
-        }
-    }
-
-    /// Sends a request, and turns any status but success into an error.
-    async fn send(&self, request: RequestBuilder, limit: Duration) -> Result<Response, Error> {
-        let answer = tokio::time::timeout(limit, request.send()).await.map_err(|_| self.timeout(limit))?;
-        let answer = answer.map_err(|error| self.transport(&error, self.config.download_timeout))?;
-        if answer.status().is_success() { Ok(answer) } else { Err(self.refusal(&answer)) }
+    fn hub(&self) -> Result<HFClient, Error> {
+        HFClient::builder()
+            .client(self.build(self.client())?)
+            .user_agent(USER_AGENT)
+            .endpoint(self.config.endpoint.as_str())
+            // Without a token, hf-hub 1.0 searches the environment. A token that is invalid in a header is not sent.
+            .token(self.config.token.as_deref().unwrap_or("\n"))
+            .cache_dir(&self.config.cache_dir)
+            .cache_enabled(false)
+            .retry_max_attempts(0)
+            .build()
+            .map_err(|error| self.translate(error))
     }
 
     fn client(&self) -> ClientBuilder {
@@ -196,8 +235,6 @@ impl Fetch<'_> {
     }
 
     fn build(&self, client: ClientBuilder) -> Result<Client, Error> {
-        // The provider of the process, if the application has chosen one. ring compiles in seconds, aws-lc in minutes.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         client.build().map_err(|error| Error::Config { reason: format!("no HTTP client: {}", root_cause(&error)) })
     }
 
@@ -243,6 +280,22 @@ impl Fetch<'_> {
         result.unwrap_or_else(|_| Err(self.protocol("the HTTP client failed on it".to_owned())))
     }
 
+    fn translate(&self, error: HFError) -> Error {
+        let (context, wait) = match error {
+            HFError::Http { context } | HFError::AuthRequired { context } | HFError::Forbidden { context } => {
+                (context, None)
+            }
+            HFError::Conflict { context } => (context, None),
+            HFError::RateLimited { retry_after, context } => (context, retry_after),
+            HFError::RepoNotFound { context: Some(context), .. }
+            | HFError::RevisionNotFound { context: Some(context), .. }
+            | HFError::EntryNotFound { context: Some(context), .. } => (context, None),
+            HFError::Request { source, .. } => return self.transport(&source, self.config.download_timeout),
+            other => return self.protocol(root_cause(&other)),
+        };
+        self.refusal(context.status.as_u16(), context.error_code.as_deref().unwrap_or_default(), wait)
+    }
+
     fn transport(&self, error: &reqwest::Error, limit: Duration) -> Error {
         let (endpoint, file, reason) = (self.endpoint(), self.file.to_string(), root_cause(error));
         if error.is_timeout() {
@@ -254,11 +307,8 @@ impl Fetch<'_> {
         }
     }
 
-    /// The error for an answer with a status other than success.
-    fn refusal(&self, answer: &Response) -> Error {
-        let (status, headers) = (answer.status().as_u16(), answer.headers());
-        let code = header(headers, "x-error-code").unwrap_or_default();
-        let retry_after = retry_after(headers);
+    /// The error for an HTTP status other than success, with the Hub's `X-Error-Code`.
+    fn refusal(&self, status: u16, code: &str, retry_after: Option<Duration>) -> Error {
         let (endpoint, file, repo) = (self.endpoint(), self.file.to_string(), self.file.repo_id);
         let login = match self.config.token {
             Some(_) => "HF_TOKEN may not read it",

@@ -55,17 +55,6 @@ impl<'a> RepoFile<'a> {
         url
     }
 
-    /// The address of the repository's listing: `{endpoint}/api/{models|datasets}/{owner}/{name}/revision/{revision}`.
-    pub(crate) fn listing_url(&self, endpoint: &Url) -> Url {
-        let mut url = endpoint.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(["api", self.kind.plural()]);
-            segments.extend(self.repo_id.split('/')).extend(["revision", self.revision]);
-        }
-        url.query_pairs_mut().append_pair("expand", "sha").append_pair("expand", "siblings");
-        url
-    }
-
     /// Whether the revision is a commit, which never changes.
     pub(crate) fn is_pinned(&self) -> bool {
         is_commit(self.revision)

@@ -273,12 +273,12 @@ fn retry_after_is_obeyed() {
         assert_eq!(*waits, vec![(status, Duration::from_secs(1)); count]);
         assert!(begin.elapsed() >= Duration::from_secs(count as u64));
     }
-    // HEAD succeeds, GET is refused.
+    // hf-hub reports neither dates nor 503's Retry-After: HEAD asks for them.
     let later = |count, refusal| Fault::Later(1, Box::new(times(count, refusal)));
     for fault in [
         later(1, Fault::Refuse(429, "", "Retry-After: 1\r\n")),
-        later(1, Fault::Refuse(429, "", until)),
-        later(1, Fault::Refuse(503, "", "Retry-After: 1\r\n")),
+        later(2, Fault::Refuse(429, "", until)),
+        later(2, Fault::Refuse(503, "", "Retry-After: 1\r\n")),
     ] {
         let case = Case::new();
         let told = std::sync::Arc::new(std::sync::Mutex::new(0));
@@ -441,7 +441,7 @@ fn the_token_goes_only_to_the_endpoint_and_into_no_message() {
     assert!(!format!("{error} {error:?} {:?}", case.hub).contains("secret"));
 }
 
-/// A token in the environment is not used, so this test runs itself again with one.
+/// hf-hub would search the environment for a token, so this test runs itself again with one in the environment.
 #[test]
 fn without_a_token_none_is_sent() {
     if std::env::var_os("HF_TOKEN").is_none() {
