@@ -1,4 +1,6 @@
-//! The invariants of ARCHITECTURE.md that a look at the source can check.
+//! Checks the invariants of ARCHITECTURE.md that can be seen in the source.
+
+mod text;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kakusan", &["config", "rng", "ops", "scheduler", "weights", "models", "data", "hub", "pipeline"]),
     ("cli", &[]), // the facade alone
 ];
-/// Words that only some places may say: the rule, the words, and the paths (by their beginning) that may.
+/// Code that is allowed in some places only: the rule, the code, and the beginnings of the paths where it is allowed.
 const RESERVED: &[(&str, &[&str], &[&str])] = &[
     ("only hub talks to the network", &["std::net", "hf_hub::"], &["crates/hub/"]),
     ("only hub and the command read the environment", &["env::var"], &["crates/hub/", "crates/cli/"]),
@@ -34,6 +36,8 @@ const RESERVED: &[(&str, &[&str], &[&str])] = &[
     ("unsafe stays in ops", &["unsafe {", "unsafe fn", "unsafe impl"], &["crates/ops/"]),
     ("libraries do not panic", &[".unwrap()", ".expect(", "panic!(", "unreachable!(", "todo!("], &[]),
 ];
+/// Where comments and messages are checked (`tidy/text.rs`).
+const CHECKED_TEXT: [&str; 6] = ["crates/rng", "crates/config", "crates/hub", "tests", "fuzz/src", "fuzz/fuzz_targets"];
 const MAX_LINES: usize = 600;
 const MAX_CONFIG_LINES: usize = 40;
 
@@ -56,10 +60,10 @@ fn problems() -> std::io::Result<Vec<String>> {
         }
         let lib = dir.join("src/lib.rs");
         if lib.is_file() && !fs::read_to_string(lib)?.contains("#![deny(missing_docs)]") {
-            problems.push(format!("crates/{name}/src/lib.rs: lacks #![deny(missing_docs)]"));
+            problems.push(format!("crates/{name}/src/lib.rs: #![deny(missing_docs)] is missing"));
         }
         if !architecture.contains(&format!("`crates/{name}`")) {
-            problems.push(format!("ARCHITECTURE.md: says nothing of `crates/{name}`"));
+            problems.push(format!("ARCHITECTURE.md: `crates/{name}` is missing"));
         }
         for file in rust_files(&dir.join("src"))? {
             problems.extend(source_problems(&relative(&file), &fs::read_to_string(&file)?));
@@ -68,7 +72,7 @@ fn problems() -> std::io::Result<Vec<String>> {
     for entry in fs::read_dir(root().join("crates"))? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if !MAY_USE.iter().any(|(known, _)| *known == name) {
-            problems.push(format!("crates/{name}: say in xtask/src/tidy.rs which crates it may use"));
+            problems.push(format!("crates/{name}: add it to MAY_USE in xtask/src/tidy.rs"));
         }
     }
     for entry in fs::read_dir(root().join("configs"))? {
@@ -78,13 +82,36 @@ fn problems() -> std::io::Result<Vec<String>> {
             problems.push(format!("{}: {lines} lines, at most {MAX_CONFIG_LINES}", relative(&path)));
         }
     }
+    for dir in CHECKED_TEXT {
+        for file in rust_files(&root().join(dir))? {
+            problems.extend(text::source(&relative(&file), &fs::read_to_string(&file)?));
+        }
+    }
+    for path in documents()?.into_iter().filter(|path| !path.ends_with("ARCHITECTURE.md")) {
+        problems.extend(text::document(&relative(&path), &fs::read_to_string(&path)?));
+    }
+    let contributing = fs::read_to_string(root().join("CONTRIBUTING.md"))?;
+    problems.extend(text::missing_paths("CONTRIBUTING.md", &contributing, &root()));
     let readme = fs::read_to_string(root().join("README.md"))?;
     for command in ["cargo xtask train --config configs/184.toml", "cargo test --workspace"] {
         if !readme.contains(command) {
-            problems.push(format!("README.md: lacks `{command}`"));
+            problems.push(format!("README.md: `{command}` is missing"));
         }
     }
     Ok(problems)
+}
+
+/// The Markdown documents of the root and of the crates. Those in `docs` are written by programs.
+fn documents() -> std::io::Result<Vec<PathBuf>> {
+    let mut documents = vec![root().join("fuzz/README.md"), root().join("tests/golden/README.md")];
+    let crates = fs::read_dir(root().join("crates"))?.flatten().map(|entry| entry.path());
+    let dirs = crates.chain(std::iter::once(root()));
+    for dir in dirs {
+        let files = fs::read_dir(dir)?.flatten().map(|entry| entry.path());
+        documents.extend(files.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    }
+    documents.sort();
+    Ok(documents)
 }
 
 /// Our crates under `[dependencies]`, without their prefix.
@@ -94,7 +121,7 @@ fn uses(manifest: &str) -> Vec<String> {
     own.filter_map(|line| Some(line.split(['.', ' ', '=']).next()?.to_owned())).collect()
 }
 
-/// What is wrong with one file of a library, what is compiled for tests alone left out.
+/// The problems of one file of a library, except in code that is compiled only for tests.
 fn source_problems(path: &str, text: &str) -> Vec<String> {
     let mut problems = vec![];
     let lines = text.lines().count();
@@ -137,7 +164,7 @@ fn without_tests(text: &str) -> Vec<(usize, &str)> {
     code
 }
 
-/// Whether `line` has `word`, and not just as the end of a longer name (`kakusan_rng::` does not say `rng::`).
+/// Whether `line` contains `word`, and not only as the end of a longer name (`kakusan_rng::` does not contain `rng::`).
 fn says(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
         let before = line[..at].chars().next_back();

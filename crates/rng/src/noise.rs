@@ -16,7 +16,8 @@ pub trait Noise: Send {
     /// When this noise is not for so many images.
     fn rand_tensor(&mut self, shape: &[usize]) -> Result<Vec<f32>, Error>;
 
-    /// Integers from `low` to `high`, without `high` itself, for a tensor of `shape`, whose first dimension counts the images.
+    /// Integers from `low` to `high`, without `high` itself, for a tensor of `shape`, whose first dimension counts the
+    /// images.
     ///
     /// # Errors
     /// When this noise is not for so many images, or there is no such integer.
