@@ -13,8 +13,7 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 
 use kakusan::hub::{DEFAULT_ENDPOINT, Hub, HubConfig};
-use kakusan::pipeline::{DeviceChoice, Error, Existing, Outcome, RunConfig, Training};
-use kakusan::scheduler::Registry;
+use kakusan::pipeline::{DeviceChoice, Error, Existing, Outcome, Registry, RunConfig, Training};
 use kakusan::weights::disk::{Change, with_faults};
 
 /// A training with everything that a checkpoint must hold: averages, moments, a position within an epoch, a changing

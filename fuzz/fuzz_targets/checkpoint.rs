@@ -6,8 +6,7 @@ use std::{cell::RefCell, fs, sync::Arc};
 
 use candle_core::Device;
 use kakusan_fuzz::{allow_memory, scratch, write};
-use kakusan_pipeline::{RunConfig, Trainer};
-use kakusan_scheduler::Registry;
+use kakusan_pipeline::{Registry, RunConfig, Trainer};
 use libfuzzer_sys::fuzz_target;
 use sha2::{Digest, Sha256};
 

@@ -3,8 +3,7 @@
 
 use candle_core::Device;
 use kakusan_fuzz::{allow_memory, scratch, write};
-use kakusan_pipeline::DDPMPipeline;
-use kakusan_scheduler::Registry;
+use kakusan_pipeline::{DDPMPipeline, Registry};
 use libfuzzer_sys::fuzz_target;
 
 // There are no weights: loading ends there at the latest.

@@ -2,8 +2,7 @@
 #![no_main]
 
 use kakusan_fuzz::allow_memory;
-use kakusan_pipeline::RunConfig;
-use kakusan_scheduler::Registry;
+use kakusan_pipeline::{Registry, RunConfig};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

@@ -3,8 +3,8 @@ use std::process::ExitCode;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use kakusan::candle::Device;
-use kakusan::pipeline::{DeviceChoice, Result, thousands};
-use kakusan::scheduler::{Registry, to_json};
+use kakusan::pipeline::{DeviceChoice, Registry, Result, thousands};
+use kakusan::scheduler::to_json;
 
 use crate::machine::MachineArgs;
 use crate::number::whole;
@@ -73,7 +73,8 @@ fn about_machine() -> Result<()> {
         Err(e) => e.to_string(),
     };
     say(&format!("CUDA: {cuda}"));
-    say(&format!("schedulers: {}", Registry::default().class_names().join(", ")));
-    say(&format!("models: {}", kakusan::models::ModelConfig::CLASS_NAMES.join(", ")));
+    let registry = Registry::default();
+    say(&format!("schedulers: {}", registry.schedulers.class_names().join(", ")));
+    say(&format!("models: {}", registry.models.class_names().join(", ")));
     Ok(())
 }

@@ -8,11 +8,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kakusan::candle::{DType, Device, Tensor};
 use kakusan::pipeline::pictures::{self, Images};
 use kakusan::pipeline::{
-    Checkpointed, ConfigWarning, DDPMPipeline, DeviceChoice, Error, Opened, Result, SampleOptions, check_writable,
-    write_whole,
+    Checkpointed, ConfigWarning, DDPMPipeline, DeviceChoice, Error, Opened, Registry, Result, SampleOptions,
+    check_writable, write_whole,
 };
 use kakusan::rng::{Generator, Noise, PerImage};
-use kakusan::scheduler::{Churn, PixelRange, Registry, RunOptions};
+use kakusan::scheduler::{Churn, PixelRange, RunOptions};
 
 use crate::machine::MachineArgs;
 use crate::number::{real, whole};
@@ -106,8 +106,8 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
     }
     let mut pipeline = load(&args.model, args.checkpoint, args.strict, &registry, &device)?;
     if let Some(name) = &args.scheduler {
-        let class_name = registry.resolve(name)?;
-        let scheduler = registry.swap(class_name, pipeline.scheduler())?;
+        let class_name = registry.schedulers.resolve(name)?;
+        let scheduler = registry.schedulers.swap(class_name, pipeline.scheduler())?;
         pipeline.set_scheduler(scheduler)?;
     }
     if pipeline.inverts() {

@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use kakusan::data::SourceKind;
 use kakusan::pipeline::{
-    DeviceChoice, Error, Event, Existing, Outcome, Result, RunConfig, Training, quote_path, run_config,
+    DeviceChoice, Error, Event, Existing, Outcome, Registry, Result, RunConfig, Training, quote_path, run_config,
 };
-use kakusan::scheduler::Registry;
 
 use crate::failure;
 use crate::machine::MachineArgs;

@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::layers::Conv2d;
-use crate::{Error, Model, ModelConfig, Result, VarBuilder};
+use crate::{Error, Model, ModelConfig, Result, VarBuilder, fields};
 
 /// The configuration of [`BasicUNet`], under diffusers' names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,11 +28,8 @@ impl BasicUNetConfig {
     /// The largest image side and the largest number of channels that are taken for meant.
     const MAX: usize = 4096;
 
-    /// Says what is wrong with the configuration, naming the key.
-    ///
-    /// # Errors
-    /// When a value is out of its range.
-    pub fn validate(&self) -> Result<()> {
+    /// Refuses values that are out of their ranges, naming the key.
+    fn check_ranges(&self) -> Result<()> {
         let refuse = |reason: String| Err(Error::Config { origin: BasicUNet::CLASS_NAME.into(), reason });
         if self.sample_size == 0 || !self.sample_size.is_multiple_of(4) || self.sample_size > Self::MAX {
             let size = self.sample_size;
@@ -51,7 +48,7 @@ impl BasicUNetConfig {
 ///
 /// Three 5x5 convolutions down (1-32, 32-64, 64-64), three up (64-64, 64-32, 32-1), SiLU after every one, the last
 /// included; 2x2 max pooling after the first two, nearest upsampling before the last two, the skip connection added.
-/// 309,057 parameters with one channel. It is not told the level of the noise.
+/// 309,057 parameters with one channel. It is not told the timestep.
 #[derive(Debug, Clone)]
 pub struct BasicUNet {
     config: BasicUNetConfig,
@@ -72,7 +69,7 @@ impl BasicUNet {
     /// # Errors
     /// When the configuration is out of range or the store lacks a tensor.
     pub fn new(config: &BasicUNetConfig, vb: VarBuilder) -> Result<Self> {
-        config.validate()?;
+        config.check_ranges()?;
         Ok(Self {
             down_layer1: Conv2d::new([config.in_channels, 32], 5, 2, vb.pp("down_layer1"))?,
             down_layer2: Conv2d::new([32, 64], 5, 2, vb.pp("down_layer2"))?,
@@ -83,27 +80,15 @@ impl BasicUNet {
             config: config.clone(),
         })
     }
-
-    /// The name of a tensor as this crate has it; the course's notebook says `down_layers.0` for `down_layer1`.
-    pub(crate) fn tensor_name(name: &str) -> String {
-        for (notebook, ours) in [("down_layers.", "down_layer"), ("up_layers.", "up_layer")] {
-            if let Some((layer, rest)) = name.strip_prefix(notebook).and_then(|rest| rest.split_once('.'))
-                && let Ok(layer @ 0..3) = layer.parse::<usize>()
-            {
-                return format!("{ours}{}.{rest}", layer + 1);
-            }
-        }
-        name.to_owned()
-    }
 }
 
 impl Model for BasicUNet {
-    fn config(&self) -> ModelConfig {
-        ModelConfig::BasicUNet(self.config.clone())
+    fn config(&self) -> &dyn ModelConfig {
+        &self.config
     }
 
-    /// `x` is `[b, in_channels, h, w]` with h and w multiples of 4; `level` and `labels` are not looked at.
-    fn forward(&self, x: &Tensor, _level: &Tensor, _labels: Option<&Tensor>) -> Result<Tensor> {
+    /// `x` is `[b, in_channels, h, w]` with h and w multiples of 4; `timestep` and `labels` are not used.
+    fn forward(&self, x: &Tensor, _timestep: &Tensor, _labels: Option<&Tensor>) -> Result<Tensor> {
         let (_, channels, height, width) = x.dims4()?;
         if channels != self.config.in_channels || !height.is_multiple_of(4) || !width.is_multiple_of(4) {
             let (shape, own) = (x.dims(), self.config.in_channels);
@@ -127,13 +112,41 @@ impl Model for BasicUNet {
     }
 }
 
-impl BasicUNetConfig {
-    /// The configuration as diffusers' `config.json` has it, without `_class_name`.
-    pub(crate) fn to_map(&self) -> Map<String, Value> {
-        let Self { sample_size, in_channels, out_channels } = *self;
-        [("sample_size", sample_size), ("in_channels", in_channels), ("out_channels", out_channels)]
-            .map(|(key, value)| (key.to_owned(), value.into()))
-            .into_iter()
-            .collect()
+impl ModelConfig for BasicUNetConfig {
+    fn class_name(&self) -> &str {
+        BasicUNet::CLASS_NAME
+    }
+
+    fn to_map(&self) -> Map<String, Value> {
+        fields(self)
+    }
+
+    fn default_map(&self) -> Map<String, Value> {
+        fields(&Self::default())
+    }
+
+    fn build(&self, vb: VarBuilder) -> Result<Box<dyn Model>> {
+        Ok(Box::new(BasicUNet::new(self, vb)?))
+    }
+
+    fn sample_shape(&self) -> Result<[usize; 3]> {
+        Ok([self.in_channels, self.sample_size, self.sample_size])
+    }
+
+    /// The least value of SiLU, with which the network ends.
+    fn lowest_output(&self) -> Option<f32> {
+        Some(-0.278_465)
+    }
+
+    /// The course's notebook says `down_layers.0` for `down_layer1`.
+    fn tensor_name(&self, name: &str) -> String {
+        for (notebook, ours) in [("down_layers.", "down_layer"), ("up_layers.", "up_layer")] {
+            if let Some((layer, rest)) = name.strip_prefix(notebook).and_then(|rest| rest.split_once('.'))
+                && let Ok(layer @ 0..3) = layer.parse::<usize>()
+            {
+                return format!("{ours}{}.{rest}", layer + 1);
+            }
+        }
+        name.to_owned()
     }
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 use candle_nn::Init;
-use candle_nn::var_builder::{Backend, VarBuilderArgs};
+use candle_nn::var_builder::{Backend, SimpleBackend, VarBuilderArgs};
 
-/// candle's builder on a [`Store`]: a network is built from it, in candle's idiom.
+/// candle's builder on a [`Store`]: a network is built from it, in candle's idiom. The layers of `candle_nn` take it by way
+/// of [`candle_builder`].
 pub type VarBuilder = VarBuilderArgs<'static, Store>;
 
 /// What a network says of a tensor that it asks for.
@@ -82,6 +83,42 @@ impl Backend for Store {
 impl From<candle_nn::VarBuilder<'static>> for Store {
     fn from(vb: candle_nn::VarBuilder<'static>) -> Self {
         Self(Arc::new(Candles(vb)))
+    }
+}
+
+/// The same tensors by candle's own builder, which the layers of `candle_nn` take: a model may be made of those.
+///
+/// ```
+/// use candle_core::Device;
+/// use candle_nn::{Linear, Module, linear};
+/// use kakusan_models::{VarBuilder, Weights, candle_builder};
+/// use kakusan_rng::Generator;
+///
+/// # fn main() -> kakusan_models::Result<()> {
+/// let build = |vb: VarBuilder| Ok(linear(3, 2, candle_builder(vb.pp("head")))?);
+/// let (weights, layer) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), build)?;
+/// assert_eq!(weights.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["head.weight", "head.bias"]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn candle_builder(vb: VarBuilder) -> candle_nn::VarBuilder<'static> {
+    let (dtype, device) = (vb.dtype(), vb.device().clone());
+    candle_nn::VarBuilder::from_backend(Box::new(Ours(vb)), dtype, device)
+}
+
+struct Ours(VarBuilder);
+
+impl SimpleBackend for Ours {
+    fn get(&self, shape: Shape, name: &str, init: Init, _: DType, _: &Device) -> Result<Tensor> {
+        self.0.get_with_hints(shape, name, init.into())
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+        self.0.get_unchecked(name)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.0.contains_tensor(name)
     }
 }
 

@@ -1,12 +1,13 @@
 use candle_core::Tensor;
+use serde::{Deserialize, Deserializer, de};
 use serde_json::{Map, Value};
 
 use crate::layers::embedding;
-use crate::outline::outline;
+use crate::registry::parse;
 use crate::unet_2d::look_up;
-use crate::{Dropout, Error, Model, ModelConfig, Result, UNet2DConfig, UNet2DModel, VarBuilder};
+use crate::{Dropout, Error, Model, ModelConfig, Result, UNet2DConfig, UNet2DModel, VarBuilder, fields, legacy};
 
-/// The configuration of [`ClassConditionedUnet`]: two keys of its own beside those of `UNet2DModel`.
+/// The configuration of [`ClassConditionedUnet`]: two keys more than `UNet2DModel` has.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClassConditionedUnetConfig {
     /// How many classes there are.
@@ -29,16 +30,8 @@ impl ClassConditionedUnetConfig {
     const MAX: usize = 1 << 16;
     const OWN: [&'static str; 2] = ["num_classes", "class_emb_size"];
 
-    /// Says what is wrong with the configuration, naming the key.
-    ///
-    /// # Errors
-    /// When a value is out of its range, or does not fit the others.
-    pub fn validate(&self) -> Result<()> {
-        self.outline().map(drop)
-    }
-
-    /// The names and sizes of the network's tensors, in order, of a configuration that is fit.
-    pub(crate) fn outline(&self) -> Result<Vec<(String, usize)>> {
+    /// Refuses values that are out of their ranges, naming the key.
+    fn check(&self) -> Result<()> {
         for (key, count) in Self::OWN.into_iter().zip([self.num_classes, self.class_emb_size]) {
             if !(1..=Self::MAX).contains(&count) {
                 return Err(refused(format!("{key} is {count}; it must be between 1 and {}", Self::MAX)));
@@ -49,8 +42,7 @@ impl ClassConditionedUnetConfig {
                           leave them out";
             return Err(refused(reason.into()));
         }
-        self.inner().validate()?;
-        outline(|vb| ClassConditionedUnet::build(self, vb))
+        Ok(())
     }
 
     /// The network's own configuration, that takes the planes as channels.
@@ -58,31 +50,62 @@ impl ClassConditionedUnetConfig {
         let in_channels = self.unet.in_channels.saturating_add(self.class_emb_size);
         UNet2DConfig { in_channels, ..self.unet.clone() }
     }
+}
 
-    /// From the fields of a `config.json` or a table.
-    pub(crate) fn from_fields(
-        mut fields: Map<String, Value>,
-        unet: impl FnOnce(Map<String, Value>) -> Result<UNet2DConfig>,
-    ) -> Result<Self> {
-        let default = Self::default();
+/// Two keys, and all the others are the network's. (serde's `flatten` would lose the place of an error.)
+impl<'de> Deserialize<'de> for ClassConditionedUnetConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let (mut fields, default) = (Map::<String, Value>::deserialize(deserializer)?, Self::default());
         let mut own = |key: &str, default: usize| match fields.remove(key) {
             None => Ok(default),
-            Some(value) => serde_json::from_value(value)
-                .map_err(|e| refused(format!("{key}: {}", kakusan_config::types_in_words(&e.to_string())))),
+            Some(value) => serde_json::from_value(value).map_err(|e| de::Error::custom(format!("{key}: {e}"))),
         };
         Ok(Self {
             num_classes: own("num_classes", default.num_classes)?,
             class_emb_size: own("class_emb_size", default.class_emb_size)?,
-            unet: unet(fields)?,
+            unet: parse(fields).map_err(de::Error::custom)?,
         })
     }
+}
 
-    /// The fields, without `_class_name`.
-    pub fn to_map(&self) -> Map<String, Value> {
+impl ModelConfig for ClassConditionedUnetConfig {
+    fn class_name(&self) -> &str {
+        ClassConditionedUnet::CLASS_NAME
+    }
+
+    fn to_map(&self) -> Map<String, Value> {
         let own = Self::OWN.into_iter().zip([self.num_classes, self.class_emb_size]);
-        let mut fields: Map<String, Value> = own.map(|(key, count)| (key.to_owned(), count.into())).collect();
-        fields.extend(self.unet.to_map());
-        fields
+        let own = own.map(|(key, count)| (key.to_owned(), count.into()));
+        own.chain(fields(&self.unet)).collect()
+    }
+
+    fn default_map(&self) -> Map<String, Value> {
+        Self::default().to_map()
+    }
+
+    fn build(&self, vb: VarBuilder) -> Result<Box<dyn Model>> {
+        Ok(Box::new(ClassConditionedUnet::new(self, vb)?))
+    }
+
+    fn sample_shape(&self) -> Result<[usize; 3]> {
+        self.unet.sample_shape_of(self.class_name())
+    }
+
+    fn num_classes(&self) -> Option<usize> {
+        Some(self.num_classes)
+    }
+
+    fn check_timesteps(&self, timesteps: &[f32]) -> Result<()> {
+        self.unet.check_timesteps(timesteps)
+    }
+
+    fn supports_gradient_checkpointing(&self) -> bool {
+        true
+    }
+
+    /// Attention had other names before diffusers 0.13.
+    fn tensor_name(&self, name: &str) -> String {
+        legacy::attention_name(name)
     }
 }
 
@@ -129,16 +152,12 @@ impl ClassConditionedUnet {
     /// Builds the network from a store of weights, which are asked for in torch's constructor order.
     ///
     /// # Errors
-    /// When the configuration does not [`validate`](ClassConditionedUnetConfig::validate) or the store lacks a tensor.
+    /// When a value of the configuration is out of its range or does not fit the others, and when a tensor is missing.
     pub fn new(config: &ClassConditionedUnetConfig, vb: VarBuilder) -> Result<Self> {
-        config.validate()?;
-        Self::build(config, vb)
-    }
-
-    fn build(config: &ClassConditionedUnetConfig, vb: VarBuilder) -> Result<Self> {
+        config.check()?;
         Ok(Self {
             class_emb: embedding(config.num_classes, config.class_emb_size, vb.pp("class_emb"))?,
-            model: UNet2DModel::build(&config.inner(), vb.pp("model"))?,
+            model: UNet2DModel::new(&config.inner(), vb.pp("model"))?,
             config: config.clone(),
         })
     }
@@ -168,17 +187,23 @@ impl ClassConditionedUnet {
 }
 
 impl Model for ClassConditionedUnet {
-    fn config(&self) -> ModelConfig {
-        ModelConfig::ClassConditionedUnet(Box::new(self.config.clone()))
+    fn config(&self) -> &dyn ModelConfig {
+        &self.config
     }
 
     /// As [`UNet2DModel`]'s; `labels` are classes `[b]`.
-    fn forward(&self, x: &Tensor, level: &Tensor, labels: Option<&Tensor>) -> Result<Tensor> {
-        self.model.forward(&self.with_planes(x, labels)?, level, None)
+    fn forward(&self, x: &Tensor, timestep: &Tensor, labels: Option<&Tensor>) -> Result<Tensor> {
+        self.model.forward(&self.with_planes(x, labels)?, timestep, None)
     }
 
-    fn forward_train(&self, x: &Tensor, level: &Tensor, labels: Option<&Tensor>, dropout: Dropout) -> Result<Tensor> {
-        self.model.forward_train(&self.with_planes(x, labels)?, level, None, dropout)
+    fn forward_train(
+        &self,
+        x: &Tensor,
+        timestep: &Tensor,
+        labels: Option<&Tensor>,
+        dropout: Dropout,
+    ) -> Result<Tensor> {
+        self.model.forward_train(&self.with_planes(x, labels)?, timestep, None, dropout)
     }
 
     fn enable_gradient_checkpointing(&mut self) -> Result<()> {

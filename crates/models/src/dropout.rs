@@ -15,7 +15,10 @@ pub struct Dropout {
 
 impl Dropout {
     /// A mask of ones, and zeros with probability `p`, for features `[b, c, h, w]` at a `layer` of the network.
-    pub(crate) fn mask(self, layer: usize, [b, c, h, w]: [usize; 4], p: f64) -> candle_core::Result<Tensor> {
+    ///
+    /// # Errors
+    /// When `p` is no probability.
+    pub fn mask(self, layer: usize, [b, c, h, w]: [usize; 4], p: f64) -> candle_core::Result<Tensor> {
         let mut mask = Vec::with_capacity(b * c * h * w);
         for image in 0..b {
             let place = [self.step, layer as u64, (self.first_image + image) as u64];

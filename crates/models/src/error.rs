@@ -23,11 +23,11 @@ pub enum Error {
     },
     /// A model whose configuration leaves the size of its images open, where the size is needed.
     #[error("{0}: sample_size is null; set it to the size of the images")]
-    NoSampleSize(&'static str),
+    NoSampleSize(String),
     /// A model that keeps all that it computes in training.
     #[error("{0} does not support gradient checkpointing")]
-    NoGradientCheckpointing(&'static str),
-    /// No model of this `_class_name` exists here.
+    NoGradientCheckpointing(String),
+    /// No model of this `_class_name` is registered.
     #[error("no model is called `{name}`; known are {}", known.join(", "))]
     UnknownClass {
         /// The name that was asked for.

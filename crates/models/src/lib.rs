@@ -1,7 +1,9 @@
 //! What predicts: the networks, their initialisation, and models in diffusers' folders (`config.json` and weights).
 //!
 //! [`BasicUNet`] is the tutorial's; [`UNet2DModel`] is diffusers', with every block and key that it has there;
-//! [`ClassConditionedUnet`] is the diffusion course's, told classes in planes beside the image. Each is a [`Model`]; [`ModelConfig`] is its configuration, from a file or from a table, and builds it.
+//! [`ClassConditionedUnet`] is the diffusion course's, told classes in channels next to the image's. Each is a [`Model`], and
+//! its configuration, which builds it, a [`ModelConfig`]. A [`Registry`] reads configurations from a file or a table; models
+//! of your own are added there.
 //!
 //! A network is built from a [`VarBuilder`], in candle's idiom. [`Weights`] hands that builder out: with
 //! torch's initialisation in torch's order ([`Weights::initialise`]), from a checkpoint, strictly checked
@@ -13,12 +15,12 @@
 //! use kakusan_rng::Generator;
 //!
 //! # fn main() -> kakusan_models::Result<()> {
-//! let config = ModelConfig::BasicUNet(BasicUNetConfig::default());
+//! let config = BasicUNetConfig::default();
 //! let (weights, model) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.build(vb))?;
 //! assert_eq!(weights.parameter_count(), 309_057);
 //! let x = Tensor::zeros((2, 1, 28, 28), DType::F32, &Device::Cpu)?;
-//! let level = Tensor::zeros(2, DType::F32, &Device::Cpu)?;
-//! assert_eq!(model.forward(&x, &level, None)?.dims(), [2, 1, 28, 28]);
+//! let timestep = Tensor::zeros(2, DType::F32, &Device::Cpu)?;
+//! assert_eq!(model.forward(&x, &timestep, None)?.dims(), [2, 1, 28, 28]);
 //! # Ok(())
 //! # }
 //! ```
@@ -33,19 +35,24 @@ mod error;
 mod layers;
 pub mod legacy;
 mod model;
+mod model_config;
 mod outline;
 mod pretrained;
+mod registry;
 mod unet_2d;
 mod warning;
 mod weights;
 
 pub use basic_unet::{BasicUNet, BasicUNetConfig};
-pub use builder::{Store, TensorSpec, VarBuilder};
+pub use builder::{Store, TensorSpec, VarBuilder, candle_builder};
 pub use class_conditioned_unet::{ClassConditionedUnet, ClassConditionedUnetConfig};
 pub use dropout::Dropout;
 pub use error::{Error, Result};
-pub use model::{Model, ModelConfig, Part};
-pub use pretrained::{CONFIG_FILE, Pretrained, from_pretrained, load_config, load_config_and_fields, save, save_with};
+pub use model::Model;
+pub use model_config::{ModelConfig, Part, fields};
+pub use outline::{Outline, OutlinedTensor};
+pub use pretrained::{CONFIG_FILE, Pretrained, from_pretrained, load_config, save, save_with};
+pub use registry::Registry;
 pub use unet_2d::{
     ActFn, BlockType, ClassEmbedType, DownBlock, MidBlockType, SampleSize, SampleType, TimeEmbeddingType,
     TimeScaleShift, UNet2DConfig, UNet2DModel, UpBlock,

@@ -1,28 +1,77 @@
-//! A network looked at without its weights: names and sizes, for checks before anything is allocated, and for the facts
-//! that a command prints.
+//! A network described without its weights, by one run of its constructor.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{DType, Device, Shape, Tensor};
+use candle_core::{DType, Device, Shape, Tensor, bail};
 
 use crate::Result;
 use crate::builder::{Source, TensorSpec, VarBuilder, builder};
 
-/// The names and sizes of the tensors that `build` asks for, in order.
-pub(crate) fn outline<M>(build: impl FnOnce(VarBuilder) -> Result<M>) -> Result<Vec<(String, usize)>> {
-    let outline = Arc::new(Outline::default());
-    build(builder(outline.clone(), DType::F32, &Device::Cpu))?;
-    let mut tensors = outline.0.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(std::mem::take(&mut *tensors))
+/// The tensors of a network, in the order in which its constructor asks for them (torch's order, which initialisation
+/// follows). It takes no memory for their values: a configuration is checked by it before anything is allocated.
+///
+/// ```
+/// use candle_nn::Init;
+/// use kakusan_models::{Outline, VarBuilder};
+///
+/// # fn main() -> kakusan_models::Result<()> {
+/// let outline = Outline::of(|vb: VarBuilder| Ok(vb.pp("table").get_with_hints((10, 1 << 40), "weight", Init::Const(0.0).into())?))?;
+/// assert_eq!(outline.tensors()[0].name, "table.weight");
+/// assert_eq!(outline.parameter_count(), 10 << 40);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Outline {
+    tensors: Vec<OutlinedTensor>,
+}
+
+/// What a network says of one of its tensors.
+#[derive(Debug, Clone)]
+pub struct OutlinedTensor {
+    /// Its name, with the names of the layers that it is in.
+    pub name: String,
+    /// Its shape.
+    pub shape: Shape,
+    /// Its initialisation, and whether it is trained.
+    pub spec: TensorSpec,
+}
+
+impl Outline {
+    /// The tensors that `build`, a network's constructor, asks for. A tensor that it asks for twice is shared.
+    ///
+    /// # Errors
+    /// Those of `build`, which checks the sizes of its layers; a shared tensor of two shapes.
+    pub fn of<M>(build: impl FnOnce(VarBuilder) -> Result<M>) -> Result<Self> {
+        let tensors = Arc::new(Outliner::default());
+        build(builder(tensors.clone(), DType::F32, &Device::Cpu))?;
+        let mut tensors = tensors.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Self { tensors: std::mem::take(&mut *tensors) })
+    }
+
+    /// The tensors, in order.
+    pub fn tensors(&self) -> &[OutlinedTensor] {
+        &self.tensors
+    }
+
+    /// The number of parameters.
+    pub fn parameter_count(&self) -> usize {
+        self.tensors.iter().fold(0, |count, tensor| count.saturating_add(tensor.shape.elem_count()))
+    }
 }
 
 #[derive(Default)]
-struct Outline(Mutex<Vec<(String, usize)>>);
+struct Outliner(Mutex<Vec<OutlinedTensor>>);
 
-impl Source for Outline {
-    /// One zero that stands for all of the tensor.
-    fn tensor(&self, name: &str, shape: &Shape, _: TensorSpec, device: &Device) -> candle_core::Result<Tensor> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), shape.elem_count()));
+impl Source for Outliner {
+    /// One zero, broadcast to the shape.
+    fn tensor(&self, name: &str, shape: &Shape, spec: TensorSpec, device: &Device) -> candle_core::Result<Tensor> {
+        let mut tensors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match tensors.iter().find(|known| known.name == name) {
+            None => tensors.push(OutlinedTensor { name: name.to_owned(), shape: shape.clone(), spec }),
+            Some(known) if known.shape == *shape => {}
+            Some(known) => bail!("{name}: asked for with the shapes {:?} and {shape:?}", known.shape),
+        }
         Tensor::zeros((), DType::F32, device)?.broadcast_as(shape)
     }
 }

@@ -1,15 +1,15 @@
 //! A model in a folder, as diffusers saves it: `config.json` and weights.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::Device;
 use kakusan_config::Config;
 use kakusan_weights::{Checkpoint, SaveOptions, read_text, save_tensors, write_file};
 use serde_json::Value;
 
-use crate::model::no_class_name;
-use crate::unet_2d::state_dict_order;
-use crate::{Error, Model, ModelConfig, Result, UNet2DModel, Warning, Weights};
+use crate::registry::Read;
+use crate::{Error, ModelConfig, Registry, Result, Warning, Weights};
 
 /// The name of a model's configuration in its folder.
 pub const CONFIG_FILE: &str = "config.json";
@@ -22,7 +22,7 @@ const MAX_CONFIG: u64 = 1 << 20;
 ///
 /// # Errors
 /// As [`save_with`].
-pub fn save(config: &ModelConfig, weights: &Weights, dir: &Path) -> Result<()> {
+pub fn save(config: &dyn ModelConfig, weights: &Weights, dir: &Path) -> Result<()> {
     save_with(config, weights, dir, &SaveOptions::default(), &Config::new())
 }
 
@@ -37,16 +37,14 @@ pub fn save(config: &ModelConfig, weights: &Weights, dir: &Path) -> Result<()> {
 /// # Errors
 /// When the folder or a file cannot be written, or a value does not fit the type asked for.
 pub fn save_with(
-    config: &ModelConfig,
+    config: &dyn ModelConfig,
     weights: &Weights,
     dir: &Path,
     options: &SaveOptions,
     fields: &Config,
 ) -> Result<()> {
     let mut tensors = weights.infos();
-    if config.class_name() == UNet2DModel::CLASS_NAME {
-        tensors.sort_by_key(|(name, _)| state_dict_order(name));
-    }
+    tensors.sort_by_key(|(name, _)| config.state_dict_order(name));
     save_tensors(dir, &tensors, options, |name| weights.bytes(name))?;
     Ok(write_file(&dir.join(CONFIG_FILE), config.to_json_as_in(fields).as_bytes())?)
 }
@@ -55,37 +53,36 @@ pub fn save_with(
 #[non_exhaustive]
 pub struct Pretrained {
     /// Its configuration.
-    pub config: ModelConfig,
+    pub config: Arc<dyn ModelConfig>,
     /// The fields as the file has them, for [`save_with`].
     pub fields: Config,
     /// Its weights.
     pub weights: Weights,
-    /// The network that the weights train.
-    pub model: Box<dyn Model>,
     /// What the files hold beside the model, and was passed over.
     pub warnings: Vec<Warning>,
 }
 
-/// Loads the model saved in `dir`, as diffusers' `from_pretrained` does of a model by itself: its configuration, and the
-/// weights as [`Checkpoint::find`] finds them (of `variant` where one is named). Whoever knows the class from elsewhere, as
-/// from a pipeline's index, names it: it is built whatever the file's own `_class_name` says.
+/// Loads the model saved in `dir`, as diffusers' `from_pretrained` does of a model by itself: its configuration, whose class
+/// is looked up in `registry`, and the weights as [`Checkpoint::find`] finds them (of `variant` where one is named). A
+/// `class_name` that is known from elsewhere, as from a pipeline's index, counts instead of the file's own `_class_name`.
 ///
 /// Fields that the class does not have, and tensors that the model does not have, are passed over as diffusers does, with a
 /// [`Warning`] that names them; a tensor that is missing is not.
 ///
 /// ```
 /// use candle_core::Device;
-/// use kakusan_models::{BasicUNetConfig, ModelConfig, Weights, from_pretrained, save};
+/// use kakusan_models::{BasicUNetConfig, ModelConfig, Registry, Weights, from_pretrained, save};
 /// use kakusan_rng::Generator;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let dir = tempfile::tempdir()?;
-/// let config = ModelConfig::BasicUNet(BasicUNetConfig::default());
+/// let config = BasicUNetConfig::default();
 /// let (weights, _) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.build(vb))?;
 /// save(&config, &weights, dir.path())?;
-/// let again = from_pretrained(dir.path(), None, None, &Device::Cpu)?;
-/// assert_eq!((&again.config, again.weights.parameter_count()), (&config, 309_057));
+/// let again = from_pretrained(dir.path(), None, None, &Registry::default(), &Device::Cpu)?;
+/// assert_eq!((again.config.to_map(), again.weights.parameter_count()), (config.to_map(), 309_057));
 /// assert!(again.warnings.is_empty());
+/// let model = again.weights.frozen(|vb| again.config.build(vb))?;
 /// # Ok(())
 /// # }
 /// ```
@@ -97,6 +94,7 @@ pub fn from_pretrained(
     dir: &Path,
     class_name: Option<&str>,
     variant: Option<&str>,
+    registry: &Registry,
     device: &Device,
 ) -> Result<Pretrained> {
     let (path, mut warnings) = (dir.join(CONFIG_FILE), vec![]);
@@ -105,8 +103,8 @@ pub fn from_pretrained(
     let found = fields.get("_class_name");
     let class_name = match (class_name, found.and_then(Value::as_str)) {
         (None, Some(own)) => own.to_owned(),
-        (None, None) => return Err(refused(no_class_name(found))),
-        (Some(_), _) if fields.is_empty() => return Err(refused(no_class_name(None))), // nothing is left of it
+        (None, None) => return Err(refused(registry.no_class_name(found))),
+        (Some(_), _) if fields.is_empty() => return Err(refused(registry.no_class_name(None))), // nothing is left of it
         (Some(named), own) => {
             if own != Some(named) {
                 let found = found.map(Value::to_string);
@@ -115,37 +113,29 @@ pub fn from_pretrained(
             named.to_owned()
         }
     };
-    let (config, unknown) = ModelConfig::from_file(&class_name, fields.clone(), &path.display().to_string())?;
+    let Read { config, outline, unknown } =
+        registry.from_file(&class_name, fields.clone(), &path.display().to_string())?;
     if !unknown.is_empty() {
         warnings.push(Warning::UnknownFields { path, class_name, fields: unknown });
     }
     let checkpoint = Checkpoint::find(dir, variant)?;
-    let path = checkpoint.path().to_owned();
     let rename = |name: &str| config.tensor_name(name);
-    let (weights, model, names) = Weights::from_checkpoint(checkpoint, device, rename, |vb| config.build(vb))?;
+    let (weights, names) = Weights::from_checkpoint(&checkpoint, &outline, device, rename)?;
     if !names.is_empty() {
-        warnings.push(Warning::UnexpectedTensors { path, names });
+        warnings.push(Warning::UnexpectedTensors { path: checkpoint.path().to_owned(), names });
     }
-    Ok(Pretrained { config, fields, weights, model, warnings })
-}
-
-/// Reads the configuration of the model saved in `dir`.
-///
-/// # Errors
-/// When the file cannot be read or is not a model's configuration, as where it has a field that the class does not have:
-/// [`from_pretrained`] passes over those.
-pub fn load_config(dir: &Path) -> Result<ModelConfig> {
-    Ok(load_config_and_fields(dir)?.0)
+    Ok(Pretrained { config, fields, weights, warnings })
 }
 
 /// Reads the configuration of the model saved in `dir`, and the fields as the file has them, for [`save_with`].
 ///
 /// # Errors
-/// As [`load_config`].
-pub fn load_config_and_fields(dir: &Path) -> Result<(ModelConfig, Config)> {
+/// When the file cannot be read or is not a model's configuration, as where it has a field that the class does not have:
+/// [`from_pretrained`] passes over those.
+pub fn load_config(dir: &Path, registry: &Registry) -> Result<(Arc<dyn ModelConfig>, Config)> {
     let path = dir.join(CONFIG_FILE);
     let (text, origin) = (read_config(&path)?, path.display().to_string());
-    let config = ModelConfig::from_json(&text, &origin)?;
+    let config = registry.from_json(&text, &origin)?;
     let fields = kakusan_config::from_json(&text).map_err(|e| Error::Config { origin, reason: e.to_string() })?;
     Ok((config, fields))
 }

@@ -1,14 +1,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::Init;
+use candle_nn::init::NormalOrUniform;
 use kakusan_rng::Generator;
 use kakusan_weights::{Checkpoint, Dtype, TensorInfo, save_file};
 
 use crate::builder::{Source, TensorSpec, VarBuilder, builder};
-use crate::{Error, Result};
+use crate::{Error, Outline, OutlinedTensor, Result};
 
 /// A model's tensors (f32), in the order in which the model asks for them: torch's constructor order.
 ///
@@ -32,18 +33,18 @@ impl Weights {
     /// Initialises the weights of the model that `build` builds, drawing from `rng` as torch does, and gives both.
     ///
     /// # Errors
-    /// When `build` fails or asks for an initialisation that torch's layers do not use.
+    /// When `build` fails.
     pub fn initialise<M>(
         device: &Device,
         rng: &mut Generator,
-        build: impl FnOnce(VarBuilder) -> Result<M>,
+        build: impl Fn(VarBuilder) -> Result<M>,
     ) -> Result<(Self, M)> {
-        let source = Initialiser { rng: Mutex::new(rng.clone()), entries: Mutex::default() };
-        let source = Arc::new(source);
-        let model = build(builder(source.clone(), DType::F32, device))?;
-        *rng = locked(&source.rng).clone();
-        let entries = std::mem::take(&mut *locked(&source.entries));
-        Ok((Self { entries, device: device.clone() }, model))
+        let outline = Outline::of(&build)?;
+        let drawn = |tensor: &OutlinedTensor| Entry::new(tensor, draw(&tensor.spec, &tensor.shape, rng), device);
+        let entries = outline.tensors().iter().map(drawn).collect::<Result<_>>()?;
+        let weights = Self { entries, device: device.clone() };
+        let model = weights.build(build)?;
+        Ok((weights, model))
     }
 
     /// Loads the weights of the model that `build` builds from a file, as [`Checkpoint::open`] reads it. `rename` gives
@@ -56,61 +57,72 @@ impl Weights {
         path: &Path,
         device: &Device,
         rename: impl Fn(&str) -> String,
-        build: impl FnOnce(VarBuilder) -> Result<M>,
+        build: impl Fn(VarBuilder) -> Result<M>,
     ) -> Result<(Self, M)> {
-        let (weights, model, unexpected) = Self::from_checkpoint(Checkpoint::open(path)?, device, rename, build)?;
-        match unexpected.is_empty() {
-            true => Ok((weights, model)),
-            false => Err(Error::Mismatch { path: path.to_owned(), problems: unexpected.iter().map(stray).collect() }),
+        let outline = Outline::of(&build)?;
+        let (weights, unexpected) = Self::from_checkpoint(&Checkpoint::open(path)?, &outline, device, rename)?;
+        if !unexpected.is_empty() {
+            return Err(Error::Mismatch { path: path.to_owned(), problems: unexpected.iter().map(stray).collect() });
         }
+        let model = weights.build(build)?;
+        Ok((weights, model))
     }
 
-    /// Loads the weights of the model that `build` builds, one tensor after the other: floats of any width become f32.
-    /// `rename` gives the name under which the model knows a tensor of the checkpoint. Gives the weights, the model, and
-    /// the names of the tensors that the checkpoint holds and the model does not have (diffusers' `unexpected_keys`).
+    /// Loads the tensors of an `outline`, one after the other: floats of any width become f32. `rename` gives the name under
+    /// which the model knows a tensor of the checkpoint. Gives the weights, and the names of the tensors that the checkpoint
+    /// holds and the model does not have (diffusers' `unexpected_keys`).
     ///
     /// # Errors
     /// [`Error::Mismatch`] with a line for every tensor that is missing, mis-shaped, no float or not finite, and then for
     /// every unexpected one, too: it may be the missing one under another name.
-    pub fn from_checkpoint<M>(
-        checkpoint: Checkpoint,
+    pub fn from_checkpoint(
+        checkpoint: &Checkpoint,
+        outline: &Outline,
         device: &Device,
         rename: impl Fn(&str) -> String,
-        build: impl FnOnce(VarBuilder) -> Result<M>,
-    ) -> Result<(Self, M, Vec<String>)> {
-        let path = checkpoint.path().to_owned();
+    ) -> Result<(Self, Vec<String>)> {
         let (mut names, mut problems) = (BTreeMap::new(), vec![]);
         for (name, _) in checkpoint.tensors() {
-            if let Some(other) = names.insert(rename(name), name.to_owned()) {
+            if let Some(other) = names.insert(rename(name), name) {
                 problems.push(format!("{name}: it is the model's {}, and so is {other}", rename(name)));
             }
         }
-        let source = Arc::new(Loader {
-            checkpoint,
-            names,
-            asked: Mutex::default(),
-            entries: Mutex::default(),
-            problems: Mutex::new(problems),
-        });
-        let model = build(builder(source.clone(), DType::F32, device))?;
-        let mut problems = std::mem::take(&mut *locked(&source.problems));
-        let asked = std::mem::take(&mut *locked(&source.asked));
-        let unexpected = source.names.iter().filter(|(name, _)| !asked.contains(*name));
-        let unexpected: Vec<String> = unexpected.map(|(_, name)| name.clone()).collect();
+        let mut entries = vec![];
+        for tensor in outline.tensors() {
+            match values(checkpoint, names.get(tensor.name.as_str()).copied(), &tensor.shape) {
+                Ok(values) if problems.is_empty() => entries.push(Entry::new(tensor, values, device)?),
+                Ok(_) => {}
+                Err(problem) => problems.push(format!("{}: {problem}", tensor.name)),
+            }
+        }
+        let known: BTreeSet<&str> = outline.tensors().iter().map(|tensor| tensor.name.as_str()).collect();
+        let unexpected = names.iter().filter(|(name, _)| !known.contains(name.as_str()));
+        let unexpected: Vec<String> = unexpected.map(|(_, &name)| name.to_owned()).collect();
         if !problems.is_empty() {
             problems.extend(unexpected.iter().map(stray));
-            return Err(Error::Mismatch { path, problems });
+            return Err(Error::Mismatch { path: checkpoint.path().to_owned(), problems });
         }
-        let entries = std::mem::take(&mut *locked(&source.entries));
-        Ok((Self { entries, device: device.clone() }, model, unexpected))
+        Ok((Self { entries, device: device.clone() }, unexpected))
     }
 
-    /// Builds a view of the same weights that records no gradient: what training changes, it sees.
+    /// Builds a model that trains these weights.
     ///
     /// # Errors
-    /// When `build` fails or asks for a tensor that these weights lack.
+    /// When `build` fails or asks for a tensor that these weights do not have.
+    pub fn build<M>(&self, build: impl FnOnce(VarBuilder) -> Result<M>) -> Result<M> {
+        self.view(true, build)
+    }
+
+    /// Builds a model on the same weights that records no gradient: what training changes, it sees.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
     pub fn frozen<M>(&self, build: impl FnOnce(VarBuilder) -> Result<M>) -> Result<M> {
-        build(builder(Arc::new(Frozen(self.clone())), DType::F32, &self.device))
+        self.view(false, build)
+    }
+
+    fn view<M>(&self, trains: bool, build: impl FnOnce(VarBuilder) -> Result<M>) -> Result<M> {
+        build(builder(Arc::new(View { weights: self.clone(), trains }), DType::F32, &self.device))
     }
 
     /// The same tensors once more, on memory of their own.
@@ -194,94 +206,65 @@ fn stray(name: &String) -> String {
     format!("{name}: unexpected, the model has no such tensor")
 }
 
-/// A panic elsewhere leaves these plain values whole.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl Entry {
+    fn new(tensor: &OutlinedTensor, values: Vec<f32>, device: &Device) -> Result<Self> {
+        let var = Var::from_vec(values, &tensor.shape, device)?;
+        Ok(Self { name: tensor.name.clone(), var, trained: tensor.spec.trained })
+    }
 }
 
-/// Draws each tensor as torch initialises it.
-struct Initialiser {
-    rng: Mutex<Generator>,
-    entries: Mutex<Vec<Entry>>,
-}
-
-impl Source for Initialiser {
-    fn tensor(&self, name: &str, shape: &Shape, spec: TensorSpec, device: &Device) -> candle_core::Result<Tensor> {
-        let (mut rng, count) = (locked(&self.rng), shape.elem_count());
-        let mut values = vec![];
-        for _ in 0..spec.draws.max(1) {
-            values = match spec.init {
-                Init::Uniform { lo, up } => rng.uniform(count, lo, up),
-                Init::Randn { mean, stdev } => rng.normal(count, mean, stdev),
-                Init::Const(value) => vec![value as f32; count],
-                Init::Kaiming { .. } => {
-                    candle_core::bail!("{name}: {:?} is not an initialisation of torch's layers", spec.init)
+/// Values as torch, or candle, draws them for an initialisation.
+fn draw(spec: &TensorSpec, shape: &Shape, rng: &mut Generator) -> Vec<f32> {
+    let count = shape.elem_count();
+    let mut values = vec![];
+    for _ in 0..spec.draws.max(1) {
+        values = match spec.init {
+            Init::Uniform { lo, up } => rng.uniform(count, lo, up),
+            Init::Randn { mean, stdev } => rng.normal(count, mean, stdev),
+            Init::Const(value) => vec![value as f32; count],
+            Init::Kaiming { dist, fan, non_linearity } => {
+                let stdev = non_linearity.gain() / (fan.for_shape(shape) as f64).sqrt();
+                match dist {
+                    NormalOrUniform::Normal => rng.normal(count, 0.0, stdev),
+                    NormalOrUniform::Uniform => rng.uniform(count, -3f64.sqrt() * stdev, 3f64.sqrt() * stdev),
                 }
-            };
-        }
-        drop(rng);
-        let var = Var::from_vec(values, shape, device)?;
-        let tensor = var.as_tensor().clone();
-        locked(&self.entries).push(Entry { name: name.to_owned(), var, trained: spec.trained });
-        Ok(tensor)
-    }
-}
-
-/// Reads each tensor when it is asked for, noting what is missing or mis-shaped instead of stopping at the first.
-struct Loader {
-    checkpoint: Checkpoint,
-    /// The checkpoint's names by the model's.
-    names: BTreeMap<String, String>,
-    asked: Mutex<BTreeSet<String>>,
-    entries: Mutex<Vec<Entry>>,
-    problems: Mutex<Vec<String>>,
-}
-
-impl Loader {
-    /// The values of a tensor of the shape `expected`, or what keeps them from being used.
-    fn values(&self, name: &str, expected: &Shape) -> std::result::Result<Vec<f32>, String> {
-        let info = self.names.get(name).and_then(|own| Some((own, self.checkpoint.info(own)?)));
-        let (own, info) = info.ok_or_else(|| format!("missing, expected shape {:?}", expected.dims()))?;
-        if info.shape != expected.dims() {
-            return Err(format!("its shape is {:?}, expected {:?}", info.shape, expected.dims()));
-        }
-        let values = self.checkpoint.values(own).map_err(|e| match e {
-            kakusan_weights::Error::Tensor { reason, .. } => reason,
-            other => other.to_string(),
-        })?;
-        match values.iter().filter(|value| !value.is_finite()).count() {
-            0 => Ok(values),
-            bad => Err(format!("{bad} of its {} values are NaN or infinite", values.len())),
-        }
-    }
-}
-
-impl Source for Loader {
-    fn tensor(&self, name: &str, shape: &Shape, spec: TensorSpec, device: &Device) -> candle_core::Result<Tensor> {
-        locked(&self.asked).insert(name.to_owned());
-        match self.values(name, shape) {
-            Ok(values) => {
-                let var = Var::from_vec(values, shape, device)?;
-                let tensor = var.as_tensor().clone();
-                locked(&self.entries).push(Entry { name: name.to_owned(), var, trained: spec.trained });
-                Ok(tensor)
             }
-            Err(problem) => {
-                locked(&self.problems).push(format!("{name}: {problem}"));
-                Tensor::zeros(shape, DType::F32, device)
-            }
-        }
+        };
+    }
+    values
+}
+
+/// The values of the checkpoint's tensor `name`, which is to have the shape `expected`, or what keeps them from being used.
+fn values(checkpoint: &Checkpoint, name: Option<&str>, expected: &Shape) -> std::result::Result<Vec<f32>, String> {
+    let found = name.and_then(|name| Some((name, checkpoint.info(name)?)));
+    let (name, info) = found.ok_or_else(|| format!("missing, expected shape {:?}", expected.dims()))?;
+    if info.shape != expected.dims() {
+        return Err(format!("its shape is {:?}, expected {:?}", info.shape, expected.dims()));
+    }
+    let values = checkpoint.values(name).map_err(|e| match e {
+        kakusan_weights::Error::Tensor { reason, .. } => reason,
+        other => other.to_string(),
+    })?;
+    match values.iter().filter(|value| !value.is_finite()).count() {
+        0 => Ok(values),
+        bad => Err(format!("{bad} of its {} values are NaN or infinite", values.len())),
     }
 }
 
-/// Hands out the weights as plain tensors on the same memory.
-struct Frozen(Weights);
+/// Hands out the weights: as variables, or as plain tensors on the same memory.
+struct View {
+    weights: Weights,
+    trains: bool,
+}
 
-impl Source for Frozen {
+impl Source for View {
     fn tensor(&self, name: &str, shape: &Shape, _: TensorSpec, _: &Device) -> candle_core::Result<Tensor> {
-        match self.0.find(name) {
-            Some(var) if var.shape() == shape => Ok(var.as_detached_tensor()),
-            Some(var) => candle_core::bail!("{name}: its shape is {:?}, expected {shape:?}", var.dims()),
+        match self.weights.find(name) {
+            Some(var) if var.shape() != shape => {
+                candle_core::bail!("{name}: its shape is {:?}, expected {shape:?}", var.dims())
+            }
+            Some(var) if self.trains => Ok(var.as_tensor().clone()),
+            Some(var) => Ok(var.as_detached_tensor()),
             None => candle_core::bail!("the model has no tensor called {name}"),
         }
     }

@@ -1,9 +1,10 @@
 //! The course's class-conditioned network against PyTorch's (tests/golden/class_conditioned_unet.py).
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use kakusan_models::{Dropout, Error, ModelConfig, Weights, from_pretrained, save};
+use kakusan_models::{Dropout, Error, ModelConfig, Registry, Weights, from_pretrained, save};
 use kakusan_rng::Generator;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -18,8 +19,8 @@ fn metadata() -> Result<HashMap<String, String>, Box<dyn std::error::Error>> {
     Ok(header.metadata().clone().ok_or("no metadata")?)
 }
 
-fn config(fields: &Value) -> Result<ModelConfig, Error> {
-    ModelConfig::from_map("ClassConditionedUnet", fields.as_object().unwrap())
+fn config(fields: &Value) -> Result<Arc<dyn ModelConfig>, Error> {
+    Registry::default().from_map("ClassConditionedUnet", fields.as_object().unwrap())
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {
@@ -71,11 +72,11 @@ fn it_is_saved_and_opened() -> TestResult {
     let config = config(&serde_json::from_str(&metadata()?["config"])?)?;
     let (weights, model) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.build(vb))?;
     let dir = tempfile::tempdir()?;
-    save(&config, &weights, dir.path())?;
-    let opened = from_pretrained(dir.path(), None, None, &Device::Cpu)?;
-    assert_eq!(opened.config, config);
-    let again = opened.model;
-    assert_eq!(ModelConfig::from_json(&config.to_json(), "config.json")?, config);
+    save(config.as_ref(), &weights, dir.path())?;
+    let opened = from_pretrained(dir.path(), None, None, &Registry::default(), &Device::Cpu)?;
+    assert!(*opened.config == *config);
+    let again = opened.weights.frozen(|vb| config.build(vb))?;
+    assert!(*Registry::default().from_json(&config.to_json(), "config.json")? == *config);
     let (x, level, labels) = (
         noise(&mut Generator::new(3), &[1, 2, 8, 8]),
         Tensor::new(5f32, &Device::Cpu)?,

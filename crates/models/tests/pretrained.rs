@@ -7,7 +7,8 @@ use candle_core::{DType, Device, Tensor};
 use kakusan_config::Config;
 use kakusan_models::legacy::attention_name;
 use kakusan_models::{
-    BasicUNetConfig, CONFIG_FILE, ModelConfig, VarBuilder, Warning, Weights, load_config_and_fields, save, save_with,
+    BasicUNetConfig, CONFIG_FILE, ModelConfig, Outline, Registry, VarBuilder, Warning, Weights, load_config, save,
+    save_with,
 };
 use kakusan_rng::Generator;
 use kakusan_weights::{Checkpoint, SaveOptions};
@@ -20,8 +21,8 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/checkpoints").join(name)
 }
 
-fn basic() -> ModelConfig {
-    ModelConfig::BasicUNet(BasicUNetConfig::default())
+fn basic() -> BasicUNetConfig {
+    BasicUNetConfig::default()
 }
 
 /// The golden model: a convolution, an attention block, a linear layer.
@@ -52,9 +53,9 @@ fn numbers_and_fields_of_a_configuration_are_saved_as_they_were() -> TestResult 
     let written = fs::read_to_string(dir.path().join(CONFIG_FILE))?;
     let averaged = written.replace("{\n", "{\n  \"_name_or_path\": \"x\",\n  \"decay\": 0.9999,\n  \"power\": 1,\n");
     fs::write(dir.path().join(CONFIG_FILE), averaged)?;
-    let (config, fields) = load_config_and_fields(dir.path())?;
-    assert_eq!(config, basic());
-    save_with(&config, &weights, dir.path(), &SaveOptions::default(), &fields)?;
+    let (config, fields) = load_config(dir.path(), &Registry::default())?;
+    assert_eq!(config.to_map(), basic().to_map());
+    save_with(config.as_ref(), &weights, dir.path(), &SaveOptions::default(), &fields)?;
     let again = fs::read_to_string(dir.path().join(CONFIG_FILE))?;
     assert!(
         again.contains("\"decay\": 0.9999") && again.contains("\"power\": 1,") && !again.contains("_name_or_path"),
@@ -63,7 +64,7 @@ fn numbers_and_fields_of_a_configuration_are_saved_as_they_were() -> TestResult 
 
     let wrong = written.replace("{\n", "{\n  \"in_chanels\": 1,\n  \"depth\": 2,\n");
     fs::write(dir.path().join(CONFIG_FILE), wrong)?;
-    let error = load_config_and_fields(dir.path()).unwrap_err().to_string();
+    let error = load_config(dir.path(), &Registry::default()).unwrap_err().to_string();
     assert!(error.contains("BasicUNet has no field `depth`"), "{error}");
     assert!(error.contains("`in_chanels`; did you mean `in_channels`?"), "{error}");
     Ok(())
@@ -80,7 +81,9 @@ fn a_saved_model_predicts_the_same() -> TestResult {
     save_with(&basic(), &weights, dir.path(), &options, &Config::new())?;
     let checkpoint = Checkpoint::find(dir.path(), None)?;
     assert!(checkpoint.files().len() > 3);
-    let (_, again, _) = Weights::from_checkpoint(checkpoint, &Device::Cpu, str::to_owned, |vb| basic().build(vb))?;
+    let outline = Outline::of(|vb| basic().build(vb))?;
+    let (again, _) = Weights::from_checkpoint(&checkpoint, &outline, &Device::Cpu, str::to_owned)?;
+    let again = again.build(|vb| basic().build(vb))?;
     assert_eq!(values(&model.forward(&x, &level, None)?), values(&again.forward(&x, &level, None)?));
     Ok(())
 }
@@ -111,8 +114,10 @@ fn a_tensor_that_a_shard_holds_beside_its_index_is_unexpected() -> TestResult {
     let mut tensors = SafeTensors::deserialize(&bytes)?.tensors();
     tensors.push(("spare".into(), TensorView::new(Dtype::I64, vec![1], &spare)?));
     fs::write(&shard, safetensors::serialize(tensors, None)?)?;
-    let load = |dir: &Path| Weights::from_checkpoint(Checkpoint::find(dir, None)?, &Device::Cpu, str::to_owned, tiny);
-    let ((weights, _, unexpected), (sound, ..)) = (load(dir.path())?, load(&golden("sharded"))?);
+    let outline = Outline::of(tiny)?;
+    let load =
+        |dir: &Path| Weights::from_checkpoint(&Checkpoint::find(dir, None)?, &outline, &Device::Cpu, str::to_owned);
+    let ((weights, unexpected), (sound, _)) = (load(dir.path())?, load(&golden("sharded"))?);
     assert_eq!(unexpected, ["spare"]);
     assert!(weights.iter().zip(sound.iter()).all(|((_, a), (_, b))| values(a) == values(b)));
     Ok(())

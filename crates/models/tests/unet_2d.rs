@@ -4,9 +4,10 @@
 #![allow(clippy::print_stdout)] // the errors, for those who run it with --nocapture
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use kakusan_models::{Model, ModelConfig, Weights};
+use kakusan_models::{Model, ModelConfig, Registry, Weights};
 use kakusan_rng::Generator;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -14,8 +15,8 @@ use sha2::{Digest, Sha256};
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
-fn config(fields: &Value) -> ModelConfig {
-    ModelConfig::from_map("UNet2DModel", fields.as_object().unwrap()).unwrap()
+fn config(fields: &Value) -> Arc<dyn ModelConfig> {
+    Registry::default().from_map("UNet2DModel", fields.as_object().unwrap()).unwrap()
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {

@@ -1,9 +1,10 @@
 //! How UNet2DModel is used: training with dropout, labels, configurations, files, and what it says to what does not fit.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use kakusan_models::{Dropout, Error, Model, ModelConfig, VarBuilder, Weights, save};
+use kakusan_models::{Dropout, Error, Model, ModelConfig, Registry, VarBuilder, Weights, save};
 use kakusan_ops::{Adam, AdamConfig, backward};
 use kakusan_rng::Generator;
 use kakusan_weights::WEIGHTS_FILE;
@@ -19,8 +20,8 @@ fn fields(more: Value) -> Value {
     fields
 }
 
-fn config(more: Value) -> Result<ModelConfig, Error> {
-    ModelConfig::from_map("UNet2DModel", fields(more).as_object().unwrap())
+fn config(more: Value) -> Result<Arc<dyn ModelConfig>, Error> {
+    Registry::default().from_map("UNet2DModel", fields(more).as_object().unwrap())
 }
 
 fn initialised(more: Value) -> (Weights, Box<dyn Model>) {
@@ -99,7 +100,7 @@ fn gradient_checkpointing_changes_no_number() -> TestResult {
         }
         assert_eq!(values(&model.forward(&x, &level, None)?).len(), 2 * 3 * 8 * 8);
     }
-    let config = ModelConfig::from_map("BasicUNet", json!({}).as_object().unwrap())?;
+    let config = Registry::default().from_map("BasicUNet", json!({}).as_object().unwrap())?;
     let (_, mut model) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.build(vb))?;
     let refused = model.enable_gradient_checkpointing().unwrap_err();
     assert_eq!(refused.to_string(), "BasicUNet does not support gradient checkpointing");
@@ -167,7 +168,7 @@ fn fouriers_frequencies_are_kept_but_not_trained() -> TestResult {
     assert_eq!(frequencies(&weights), before);
 
     let dir = tempfile::tempdir()?;
-    save(&config(more.clone())?, &weights, dir.path())?;
+    save(config(more.clone())?.as_ref(), &weights, dir.path())?;
     let again = config(more)?;
     let path = dir.path().join(WEIGHTS_FILE);
     let (loaded, model_again) = Weights::load(&path, &Device::Cpu, |name| name.to_owned(), |vb| again.build(vb))?;
@@ -186,12 +187,12 @@ fn a_configuration_goes_round_as_diffusers_writes_it() -> TestResult {
     assert!(text.contains("\"mid_block_scale_factor\": 1,") && text.contains("\"dropout\": 0.0,"), "{text}");
     assert!(text.contains("\"norm_eps\": 1e-05,") && text.contains("\"class_embed_type\": null,"), "{text}");
     assert_eq!(text.matches("\n  \"").count(), 28 + 2);
-    let again = ModelConfig::from_json(&text, "config.json")?;
+    let again = Registry::default().from_json(&text, "config.json")?;
     assert_eq!(again.to_json(), text);
     assert_eq!(again.sample_shape()?, [3, 8, 16]);
     let open = config(json!({"sample_size": null}))?;
-    assert!(matches!(open.sample_shape(), Err(Error::NoSampleSize("UNet2DModel"))));
-    assert_eq!(ModelConfig::from_map("UNet2DModel", &serde_json::Map::new())?.to_map()["attention_head_dim"], 8);
+    assert!(matches!(open.sample_shape(), Err(Error::NoSampleSize(name)) if name == "UNet2DModel"));
+    assert_eq!(Registry::default().from_map("UNet2DModel", &serde_json::Map::new())?.to_map()["attention_head_dim"], 8);
     Ok(())
 }
 

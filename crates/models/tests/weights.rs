@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use kakusan_models::{BasicUNetConfig, Error, Model, ModelConfig, Weights, load_config, save};
+use kakusan_models::{BasicUNetConfig, Error, Model, ModelConfig, Registry, Weights, load_config, save};
 use kakusan_rng::Generator;
 use kakusan_weights::WEIGHTS_FILE;
 use safetensors::Dtype;
@@ -11,8 +11,8 @@ use safetensors::tensor::TensorView;
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
-fn config() -> ModelConfig {
-    ModelConfig::BasicUNet(BasicUNetConfig::default())
+fn config() -> BasicUNetConfig {
+    BasicUNetConfig::default()
 }
 
 fn initialised(seed: u64) -> (Weights, Box<dyn Model>) {
@@ -74,7 +74,7 @@ fn what_is_saved_is_loaded_and_read_by_name() -> TestResult {
     let dir = tempfile::tempdir()?;
     let (weights, model) = initialised(3);
     save(&config(), &weights, dir.path())?;
-    assert_eq!(load_config(dir.path())?, config());
+    assert_eq!(load_config(dir.path(), &Registry::default())?.0.to_map(), config().to_map());
     let (again, loaded) = load(&dir.path().join(WEIGHTS_FILE))?;
     assert_eq!(again.parameter_count(), 309_057);
     assert_eq!(predict(model.as_ref(), 5), predict(loaded.as_ref(), 5));
@@ -177,7 +177,7 @@ fn damaged_files_are_refused() -> TestResult {
 
 #[test]
 fn bad_configurations_name_the_key() {
-    let error = |text: &str| ModelConfig::from_json(text, "unet/config.json").unwrap_err().to_string();
+    let error = |text: &str| Registry::default().from_json(text, "unet/config.json").unwrap_err().to_string();
     assert!(error(r#"{"_class_name": "BasicUnet"}"#).contains("known are BasicUNet"));
     assert!(error(r#"{"_class_name": "BasicUNet", "sample_size": 30}"#).contains("sample_size is 30"));
     assert!(error(r#"{"_class_name": "BasicUNet", "in_channels": 0}"#).contains("in_channels is 0"));

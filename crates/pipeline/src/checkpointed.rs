@@ -2,13 +2,12 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use kakusan_models::Weights;
-use kakusan_scheduler::Registry;
 use kakusan_weights::Checkpoint;
 
 use crate::layout::INDEX_FILE;
 use crate::run_folder::{CHECKPOINTS, CONFIG_FILE};
 use crate::trainer::{UNET, UNET_EMA};
-use crate::{DDPMPipeline, Error, Result, RunConfig, Warning, checkpoint, checksums, train};
+use crate::{DDPMPipeline, Error, Registry, Result, RunConfig, Warning, checkpoint, checksums, train};
 
 /// The pipeline of a run as it was at a checkpoint.
 pub struct Checkpointed {
@@ -70,7 +69,7 @@ fn load(config: &RunConfig, dir: &Path, device: &Device) -> Result<(DDPMPipeline
     let model = &config.model;
     let rename = |name: &str| model.tensor_name(name);
     let path = checkpoint.path().to_owned();
-    let (weights, _, names) = Weights::from_checkpoint(checkpoint, device, rename, |vb| model.build(vb))?;
+    let (weights, names) = Weights::from_checkpoint(&checkpoint, &model.outline()?, device, rename)?;
     let mut pipeline = DDPMPipeline::new(model.clone(), weights, config.scheduler.clone())?;
     if !names.is_empty() {
         pipeline.warn(Warning::Model(kakusan_models::Warning::UnexpectedTensors { path, names }));

@@ -11,22 +11,21 @@ use kakusan_config::{did_you_mean, types_in_words};
 use kakusan_data::DataConfig;
 use kakusan_models::ModelConfig;
 use kakusan_rng::Generator;
-use kakusan_scheduler::{Draw, Registry, RunOptions, Scheduler, saved_config};
+use kakusan_scheduler::{Draw, RunOptions, Scheduler, saved_config};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use toml::de::{DeTable, DeValue};
 
-use crate::TrainConfig;
 use crate::ddpm::inverts;
 use crate::levels::timesteps_in_training;
 use crate::objective::Objective;
+use crate::{Registry, TrainConfig};
 
 /// What a run is made of: the tables of a file such as `configs/184.toml`, with the overrides applied.
 ///
 /// ```
-/// use kakusan_pipeline::RunConfig;
-/// use kakusan_scheduler::Registry;
+/// use kakusan_pipeline::{Registry, RunConfig};
 ///
 /// let text = r#"
 ///     [data]
@@ -50,7 +49,7 @@ pub struct RunConfig {
     /// `[data]`: what is learnt.
     pub data: DataConfig,
     /// `[model]`: what predicts. diffusers' null is written `"null"`.
-    pub model: ModelConfig,
+    pub model: Arc<dyn ModelConfig>,
     /// `[scheduler]`: when and how much noise.
     pub scheduler: Arc<dyn Scheduler>,
     /// `[train]`.
@@ -102,7 +101,7 @@ pub enum ConfigWarning {
     )]
     TargetOutOfReach {
         /// The model's class.
-        model: &'static str,
+        model: String,
         /// The scheduler's class.
         scheduler: String,
         /// The lowest output of the model.
@@ -202,10 +201,12 @@ impl RunConfig {
         let data: DataConfig = source.section("data")?;
         data.check().map_err(|e| source.refusal("data", &e.to_string()))?;
 
-        let (class_name, fields) =
-            source.class("model", ModelConfig::CLASS_NAMES, |wrong| did_you_mean(wrong, ModelConfig::CLASS_NAMES))?;
-        let model = ModelConfig::from_map(&class_name, &fields).map_err(|e| source.refusal("model", &e.to_string()))?;
+        let known = registry.models.class_names();
+        let (class_name, fields) = source.class("model", &known, |wrong| did_you_mean(wrong, &known))?;
+        let model = registry.models.from_map(&class_name, &fields);
+        let model = model.map_err(|e| source.refusal("model", &e.to_string()))?;
 
+        let registry = &registry.schedulers;
         let known = registry.class_names();
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
         let (class_name, fields) = source.class("scheduler", &known, |wrong| match registry.nearest(wrong) {
@@ -237,14 +238,14 @@ impl RunConfig {
         };
         let timesteps = timesteps_in_training(scheduler.as_ref())
             .map_err(|e| source.error(&["scheduler"], format!("{class_name} cannot train: {e}")))?;
-        model.check_levels(&timesteps).map_err(|e| unfit(scheduler.as_ref(), &e))?;
+        model.check_timesteps(&timesteps).map_err(|e| unfit(scheduler.as_ref(), &e))?;
         for (key, steps) in [("steps", sample.steps), ("trajectory_steps", sample.trajectory_steps)] {
             let refused =
                 |key: &str, e: &kakusan_scheduler::Error| source.error(&["sample", key], format!("`{key}`: {e}"));
             sampler.run(steps).map_err(|e| refused(key, &e))?;
             let run = RunOptions { eta: sample.eta, ..RunOptions::steps(steps) };
             let run = sampler.run_with(&run).map_err(|e| refused("eta", &e))?;
-            model.check_levels(run.timesteps()).map_err(|e| unfit(sampler.as_ref(), &e))?;
+            model.check_timesteps(run.timesteps()).map_err(|e| unfit(sampler.as_ref(), &e))?;
         }
         let config = Self { data, model, scheduler, train, sample, sampler };
         config.check_ranges().map_err(|(table, message)| source.refusal(table, &message))?;
@@ -301,7 +302,7 @@ impl RunConfig {
         if let (Some(lowest), Ok(least)) = (self.model.lowest_output(), lowest_target(self.scheduler.as_ref()))
             && least < lowest
         {
-            let (model, scheduler) = (self.model.class_name(), self.scheduler.class_name().to_owned());
+            let (model, scheduler) = (self.model.class_name().to_owned(), self.scheduler.class_name().to_owned());
             warnings.push(ConfigWarning::TargetOutOfReach { model, scheduler, lowest, least });
         }
         if inverts(self.sampler.as_ref()) {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use candle_core::Device;
 use kakusan_config::{Config, from_json};
 use kakusan_hub::Hub;
-use kakusan_models::{BasicUNet, ClassConditionedUnet, Model, ModelConfig, Weights};
-use kakusan_scheduler::{LinearMixScheduler, Registry, Scheduler, ScoreSdeVpScheduler};
+use kakusan_models::{Model, ModelConfig, UNet2DModel, Weights};
+use kakusan_scheduler::{LinearMixScheduler, Scheduler, ScoreSdeVpScheduler};
 use kakusan_weights::SaveOptions;
 use serde_json::{Value, json};
 
 use crate::files::{create_folders, read_text, write_whole};
 use crate::layout::{self, CLASS_NAMES, INDEX_FILE, Index, SCHEDULER_FILE, part_dir};
-use crate::{Error, PipelineClass, Result, Warning};
+use crate::{Error, PipelineClass, Registry, Result, Warning};
 
 /// Images from a model and a scheduler, in diffusers' folder layout (`model_index.json`, `unet/`, `scheduler/`).
 ///
@@ -29,7 +29,7 @@ use crate::{Error, PipelineClass, Result, Warning};
 ///
 /// # fn main() -> kakusan_pipeline::Result<()> {
 /// let mut rng = Generator::new(0);
-/// let config = ModelConfig::BasicUNet(BasicUNetConfig::default());
+/// let config = Arc::new(BasicUNetConfig::default());
 /// let (weights, _) = Weights::initialise(&Device::Cpu, &mut rng, |vb| config.build(vb))?;
 /// let pipeline = DDPMPipeline::new(config, weights, Arc::new(LinearMixScheduler::default()))?;
 /// let images = pipeline.sample(2, 5, &mut rng, |_| {})?;
@@ -39,7 +39,7 @@ use crate::{Error, PipelineClass, Result, Warning};
 /// ```
 pub struct DDPMPipeline {
     class: PipelineClass,
-    config: ModelConfig,
+    config: Arc<dyn ModelConfig>,
     weights: Weights,
     model: Box<dyn Model>,
     scheduler: Arc<dyn Scheduler>,
@@ -55,7 +55,7 @@ impl DDPMPipeline {
     ///
     /// # Errors
     /// When the weights are not those of the model.
-    pub fn new(config: ModelConfig, weights: Weights, scheduler: Arc<dyn Scheduler>) -> Result<Self> {
+    pub fn new(config: Arc<dyn ModelConfig>, weights: Weights, scheduler: Arc<dyn Scheduler>) -> Result<Self> {
         let model = weights.frozen(|vb| config.build(vb))?;
         Ok(Self {
             class: PipelineClass::DDPM,
@@ -69,7 +69,7 @@ impl DDPMPipeline {
         })
     }
 
-    /// Loads a pipeline from its folder, the weights as [`Checkpoint::find`](kakusan_weights::Checkpoint::find) finds them. The scheduler's class is looked up
+    /// Loads a pipeline from its folder, the weights as [`Checkpoint::find`](kakusan_weights::Checkpoint::find) finds them. The classes are looked up
     /// in `registry`. Parts lie in folders of their own (`unet/`, `scheduler/`) or all in `dir`.
     ///
     /// What is odd about the files and changes nothing is passed over as diffusers does, and said by
@@ -103,15 +103,16 @@ impl DDPMPipeline {
             warnings.push(Warning::OtherScheduler { path, found, class_name: scheduler_class.clone() });
         }
         let load = || {
-            let scheduler = registry.from_config(&scheduler_class, &own)?;
+            let scheduler = registry.schedulers.from_config(&scheduler_class, &own)?;
             match class.scheduler_class() {
-                Some(class_name) => registry.swap(class_name, scheduler.as_ref()),
+                Some(class_name) => registry.schedulers.swap(class_name, scheduler.as_ref()),
                 None => Ok(scheduler),
             }
         };
         let scheduler = load().map_err(|e| damaged(e.to_string()))?;
 
-        let unet = kakusan_models::from_pretrained(&part_dir(dir, "unet"), Some(&unet), variant, device)?;
+        let models = &registry.models;
+        let unet = kakusan_models::from_pretrained(&part_dir(dir, "unet"), Some(&unet), variant, models, device)?;
         warnings.extend(unet.warnings.into_iter().map(Warning::from));
         let pipeline = Self::new(unet.config, unet.weights, scheduler)?;
         Ok(Self { class, fields: unet.fields, class_names, warnings, ..pipeline })
@@ -147,7 +148,7 @@ impl DDPMPipeline {
     /// # Errors
     /// As [`save_pretrained`](Self::save_pretrained), and when a value does not fit the type asked for.
     pub fn save_pretrained_with(&self, dir: &Path, options: &SaveOptions) -> Result<()> {
-        kakusan_models::save_with(&self.config, &self.weights, &dir.join("unet"), options, &self.fields)?;
+        kakusan_models::save_with(self.config.as_ref(), &self.weights, &dir.join("unet"), options, &self.fields)?;
         let scheduler = dir.join("scheduler");
         create_folders(&scheduler)?;
         write_whole(&scheduler.join(SCHEDULER_FILE), kakusan_scheduler::to_json(self.scheduler.as_ref()).as_bytes())?;
@@ -199,8 +200,8 @@ impl DDPMPipeline {
     }
 
     /// The network's configuration.
-    pub fn model_config(&self) -> &ModelConfig {
-        &self.config
+    pub fn model_config(&self) -> &dyn ModelConfig {
+        self.config.as_ref()
     }
 
     /// The network's weights.
@@ -223,12 +224,12 @@ impl DDPMPipeline {
         self.scheduler.as_ref()
     }
 
-    /// Samples by another scheduler from now on, such as one of [`Registry::swap`].
+    /// Samples by another scheduler from now on, such as one of [`Registry::swap`](kakusan_scheduler::Registry::swap).
     ///
     /// # Errors
     /// When it is for models of another [`Family`](kakusan_scheduler::Family) than this one.
     pub fn set_scheduler(&mut self, scheduler: Arc<dyn Scheduler>) -> Result<()> {
-        Registry::default().check_fit(scheduler.as_ref(), self.scheduler.as_ref())?;
+        kakusan_scheduler::Registry::default().check_fit(scheduler.as_ref(), self.scheduler.as_ref())?;
         self.scheduler = scheduler;
         Ok(())
     }
@@ -259,17 +260,8 @@ pub(crate) fn inverts(scheduler: &dyn Scheduler) -> bool {
 /// Whose class it is: Python loads those of diffusers only. What somebody registered is not among them.
 fn library(class_name: &str) -> &'static str {
     // the last is diffusers' own, but no name of the package's
-    let ours = [
-        BasicUNet::CLASS_NAME,
-        ClassConditionedUnet::CLASS_NAME,
-        LinearMixScheduler::CLASS_NAME,
-        ScoreSdeVpScheduler::CLASS_NAME,
-    ];
-    let schedulers = Registry::default().class_names();
-    let known = schedulers.iter().map(String::as_str).chain(ModelConfig::CLASS_NAMES.iter().copied());
-    if known.into_iter().any(|name| name == class_name) && !ours.contains(&class_name) {
-        "diffusers"
-    } else {
-        "kakusan"
-    }
+    let ours = [LinearMixScheduler::CLASS_NAME, ScoreSdeVpScheduler::CLASS_NAME];
+    let schedulers = kakusan_scheduler::Registry::default().class_names();
+    let mut known = schedulers.iter().map(String::as_str).chain([UNet2DModel::CLASS_NAME]);
+    if known.any(|name| name == class_name) && !ours.contains(&class_name) { "diffusers" } else { "kakusan" }
 }

@@ -371,9 +371,8 @@ pub(crate) fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use kakusan_scheduler::Registry;
-
     use super::*;
+    use crate::Registry;
     use crate::pictures::{Images, grid};
 
     const CONFIG: &str = "data = { name = \"mnist\", classes = [1, 8] } # </pre><script>\n\

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use kakusan_scheduler::Registry;
-
 use crate::run_folder::{CONFIG_FILE, Metrics, RunFolder};
-use crate::{Error, Event, Record, Result, RunConfig, Trainer, checkpoint};
+use crate::{Error, Event, Record, Registry, Result, RunConfig, Trainer, checkpoint};
 
 /// Where the images lie may change: `data.json` says which they were.
 const FREE: [&str; 2] = ["data.dir", "data.sources"];

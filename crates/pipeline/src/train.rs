@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use kakusan_data::{BadImage, ImageSet, Loaded, SourceUsed};
 use kakusan_hub::Hub;
-use kakusan_scheduler::Registry;
 use serde::{Deserialize, Serialize};
 
 use crate::device::name;
@@ -14,7 +13,9 @@ use crate::previews::Previews;
 use crate::report::State;
 use crate::run_folder::{CONFIG_FILE, Metrics, RunFolder};
 use crate::story::Storyteller;
-use crate::{DDPMPipeline, DeviceChoice, DeviceFallback, Error, Opened, Record, Result, RunConfig, Trainer, resume};
+use crate::{
+    DDPMPipeline, DeviceChoice, DeviceFallback, Error, Opened, Record, Registry, Result, RunConfig, Trainer, resume,
+};
 
 /// A training from a configuration to a finished run folder.
 ///

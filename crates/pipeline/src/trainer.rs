@@ -28,8 +28,7 @@ pub(crate) const UNET_EMA: &str = "unet_ema";
 /// ```
 /// use candle_core::Device;
 /// use kakusan_hub::{DEFAULT_ENDPOINT, Hub, HubConfig};
-/// use kakusan_pipeline::{RunConfig, Trainer};
-/// use kakusan_scheduler::Registry;
+/// use kakusan_pipeline::{Registry, RunConfig, Trainer};
 ///
 /// # fn main() -> kakusan_pipeline::Result<()> {
 /// let text = r#"
@@ -50,7 +49,7 @@ pub(crate) const UNET_EMA: &str = "unet_ema";
 /// # }
 /// ```
 pub struct Trainer {
-    config: ModelConfig,
+    config: Arc<dyn ModelConfig>,
     train: TrainConfig,
     model: Box<dyn Model>,
     weights: Weights,
@@ -425,9 +424,9 @@ impl Trainer {
         self.check_sound()?;
         let state = self.optimizer.state(&self.weights)?;
         checkpoint::write(parent, &self.progress, mean_loss, &state, self.keep(), |dir| {
-            kakusan_models::save(&self.config, &self.weights, &dir.join(UNET))?;
+            kakusan_models::save(self.config.as_ref(), &self.weights, &dir.join(UNET))?;
             if self.ema.is_some() {
-                kakusan_models::save(&self.config, &self.sampling_weights()?, &dir.join(UNET_EMA))?;
+                kakusan_models::save(self.config.as_ref(), &self.sampling_weights()?, &dir.join(UNET_EMA))?;
             }
             Ok(())
         })

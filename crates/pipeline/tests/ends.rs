@@ -6,10 +6,10 @@ use std::sync::atomic::AtomicBool;
 use candle_core::Device;
 use kakusan_hub::{DEFAULT_ENDPOINT, Hub, HubConfig};
 use kakusan_pipeline::{
-    DDPMPipeline, DeviceChoice, Error, Event, Existing, Outcome, RunConfig, SampleOptions, Training,
+    DDPMPipeline, DeviceChoice, Error, Event, Existing, Outcome, Registry, RunConfig, SampleOptions, Training,
 };
 use kakusan_rng::Generator;
-use kakusan_scheduler::{Registry, RunOptions};
+use kakusan_scheduler::RunOptions;
 
 const TEXT: &str = r#"
 data = { name = "mnist", classes = [1, 8], sources = ["drawn"], drawn_per_class = 3 }
@@ -97,7 +97,7 @@ fn steps(steps: usize, more: &[String]) -> Vec<String> {
 
 #[test]
 fn every_scheduler_comes_to_its_end_with_its_defaults() {
-    let class_names = Registry::default().class_names();
+    let class_names = Registry::default().schedulers.class_names();
     assert_eq!(class_names.len(), 31);
     for class_name in class_names {
         let config = match (config(UNET, &class_name, &steps(5, &[])), class_name.as_str()) {
@@ -116,7 +116,7 @@ fn every_scheduler_comes_to_its_end_with_its_defaults() {
 /// With so few timesteps those that can sample in as many steps as there are, or in fewer; the names of those that cannot.
 fn with_few_timesteps(t: usize) -> Vec<String> {
     let mut cannot = vec![];
-    for class_name in Registry::default().class_names() {
+    for class_name in Registry::default().schedulers.class_names() {
         let mut set = vec![format!("scheduler.num_train_timesteps={t}")];
         if ["LCMScheduler", "TCDScheduler"].contains(&class_name.as_str()) {
             set.push(format!("scheduler.original_inference_steps={t}"));

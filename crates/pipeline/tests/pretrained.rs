@@ -12,9 +12,9 @@ use candle_core::Device;
 use fake_hub::{FakeHub, Fault};
 use kakusan_hub::{Hub, HubConfig};
 use kakusan_models::{BasicUNetConfig, ModelConfig, Weights};
-use kakusan_pipeline::{DDPMPipeline, Error, convert};
+use kakusan_pipeline::{DDPMPipeline, Error, Registry, convert};
 use kakusan_rng::Generator;
-use kakusan_scheduler::{LinearMixScheduler, Registry};
+use kakusan_scheduler::LinearMixScheduler;
 use kakusan_weights::{FloatType, SaveOptions};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -24,7 +24,7 @@ type TestResult = Result<(), Box<dyn std::error::Error>>;
 const STEM: &str = "diffusion_pytorch_model";
 
 fn pipeline() -> DDPMPipeline {
-    let config = ModelConfig::BasicUNet(BasicUNetConfig::default());
+    let config = Arc::new(BasicUNetConfig::default());
     let mut rng = Generator::new(0);
     let (weights, _) = Weights::initialise(&Device::Cpu, &mut rng, |vb| config.build(vb)).unwrap();
     DDPMPipeline::new(config, weights, Arc::new(LinearMixScheduler::default())).unwrap()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use kakusan_models::{ModelConfig, Weights};
+use kakusan_models::Weights;
 use kakusan_pipeline::{DDPMPipeline, PipelineClass, SampleOptions};
 use kakusan_rng::{Generator, PerImage};
 use kakusan_scheduler::{DDPMScheduler, RePaintOptions, Registry, RunOptions, Scheduler};
@@ -21,7 +21,7 @@ fn pipeline_with(more: &str, scheduler: Arc<dyn Scheduler>) -> TestResult<DDPMPi
             "block_out_channels": [4, 8], "norm_num_groups": 4, "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
             "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]{more}}}"#
     );
-    let config = ModelConfig::from_json(&json, "test")?;
+    let config = kakusan_models::Registry::default().from_json(&json, "test")?;
     let (weights, _) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.build(vb))?;
     Ok(DDPMPipeline::new(config, weights, scheduler)?)
 }
@@ -64,7 +64,7 @@ fn the_tiny_pipelines_of_diffusers_tests_draw_their_pixels() -> TestResult {
     let json = r#"{"_class_name": "UNet2DModel", "sample_size": 8, "layers_per_block": 1, "block_out_channels": [4, 8],
         "norm_num_groups": 4, "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
         "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}"#;
-    let config = ModelConfig::from_json(json, "test")?;
+    let config = kakusan_models::Registry::default().from_json(json, "test")?;
     let (weights, _) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.build(vb))?;
     for (class_name, expected) in [
         ("DDPMScheduler", [0.0, 0.999667, 0.003291, 1.0, 0.999599, 1.0, 0.006091, 0.00115, 0.0]),

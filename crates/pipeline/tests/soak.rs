@@ -7,8 +7,7 @@ use std::fs;
 use std::sync::atomic::AtomicBool;
 
 use kakusan_hub::{DEFAULT_ENDPOINT, Hub, HubConfig};
-use kakusan_pipeline::{DeviceChoice, Event, Existing, Outcome, RunConfig, Training};
-use kakusan_scheduler::Registry;
+use kakusan_pipeline::{DeviceChoice, Event, Existing, Outcome, Registry, RunConfig, Training};
 
 /// Files that are open, and mebibytes that are in memory.
 fn held() -> (usize, f64) {

@@ -8,9 +8,8 @@ use std::sync::Arc;
 use candle_core::Device;
 use kakusan_data::{ImageSet, draw_digits};
 use kakusan_models::Weights;
-use kakusan_pipeline::{RunConfig, Trainer};
+use kakusan_pipeline::{Registry, RunConfig, Trainer};
 use kakusan_rng::Generator;
-use kakusan_scheduler::Registry;
 
 const UNET: &str = r#"
 sample_size = 8

@@ -7,10 +7,8 @@ use kakusan_data::{DataConfig, DatasetName, OnBadImage};
 use kakusan_hub::{DEFAULT_ENDPOINT, Hub, HubConfig};
 use kakusan_models::Weights;
 use kakusan_pipeline::pictures::Images;
-use kakusan_pipeline::{Error, RunConfig, Step, Trainer};
-use kakusan_scheduler::{
-    Levels, LinearMixScheduler, PixelRange, PredictionType, Process, Registry, Run, RunOptions, Scheduler,
-};
+use kakusan_pipeline::{Error, Registry, RunConfig, Step, Trainer};
+use kakusan_scheduler::{Levels, LinearMixScheduler, PixelRange, PredictionType, Process, Run, RunOptions, Scheduler};
 use serde_json::{Map, Value};
 
 const TEXT: &str = r#"

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use kakusan_data::draw_digits;
-use kakusan_pipeline::{RunConfig, Trainer};
-use kakusan_scheduler::Registry;
+use kakusan_pipeline::{Registry, RunConfig, Trainer};
 
 const TEXT: &str = r#"[data]
 name = "mnist"

@@ -9,9 +9,8 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use cosine_mix::CosineMixScheduler;
 use kakusan_hub::{Hub, HubConfig};
-use kakusan_pipeline::{DDPMPipeline, Result, RunConfig, Trainer, pictures, write_whole};
+use kakusan_pipeline::{DDPMPipeline, Registry, Result, RunConfig, Trainer, pictures, write_whole};
 use kakusan_rng::Generator;
-use kakusan_scheduler::Registry;
 
 const CONFIG: &str = r#"
     [data]
@@ -43,10 +42,10 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The schedulers of Kakusan, and ours.
+/// The classes of Kakusan, and ours.
 fn registry() -> Registry {
     let mut registry = Registry::default();
-    registry.register(CosineMixScheduler::CLASS_NAME, CosineMixScheduler::from_config);
+    registry.schedulers.register(CosineMixScheduler::CLASS_NAME, CosineMixScheduler::from_config);
     registry
 }
 
@@ -77,7 +76,7 @@ mod tests {
     #[test]
     fn the_scheduler_keeps_the_contract() {
         for exponent in [0.5, 1.5, 2.0] {
-            conformance::check(&CosineMixScheduler { exponent }, &registry()).unwrap();
+            conformance::check(&CosineMixScheduler { exponent }, &registry().schedulers).unwrap();
         }
     }
 

@@ -1,13 +1,13 @@
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::{Map, Value};
 
 use super::{BlockType, DownBlock, UpBlock};
+use crate::Error;
 
 /// The configuration of [`UNet2DModel`](crate::UNet2DModel): diffusers' 28 keys under their names, with the defaults of
 /// diffusers 0.42.1.
 ///
 /// ```
-/// use kakusan_models::{DownBlock, UNet2DConfig, UpBlock};
+/// use kakusan_models::{DownBlock, ModelConfig, UNet2DConfig, UpBlock};
 /// let config = UNet2DConfig {
 ///     in_channels: 1,
 ///     out_channels: 1,
@@ -16,7 +16,8 @@ use super::{BlockType, DownBlock, UpBlock};
 ///     block_out_channels: vec![32, 64],
 ///     ..UNet2DConfig::default()
 /// };
-/// config.validate()?;
+/// let config: &dyn ModelConfig = &config;
+/// assert_eq!(config.outline()?.parameter_count(), 1_001_729);
 /// # Ok::<(), kakusan_models::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -121,16 +122,14 @@ impl Default for UNet2DConfig {
 }
 
 impl UNet2DConfig {
-    /// The configuration as diffusers' `config.json` has it, without `_class_name`.
-    pub(crate) fn to_map(&self) -> Map<String, Value> {
-        // plain fields, names and numbers: nothing in them can fail
-        match serde_json::to_value(self) {
-            Ok(Value::Object(map)) => map,
-            _ => Map::new(),
-        }
+    /// The shape of one image `[c, h, w]` of the model `class_name`, whose network this is.
+    pub(crate) fn sample_shape_of(&self, class_name: &str) -> crate::Result<[usize; 3]> {
+        let size = self.sample_size.ok_or_else(|| Error::NoSampleSize(class_name.to_owned()))?;
+        let [height, width] = size.height_and_width();
+        Ok([self.in_channels, height, width])
     }
 
-    /// The width of the embedding of the level, and of labels.
+    /// The width of the embedding of the timestep, and of labels.
     pub fn time_embedding_width(&self) -> usize {
         self.time_embedding_dim.unwrap_or_else(|| 4 * self.block_out_channels.first().copied().unwrap_or(0))
     }

@@ -96,16 +96,14 @@ fn fourier(level: f32, frequencies: &[f32], to: &mut Vec<f32>) {
     to.extend(frequencies.iter().map(|frequency| angle(frequency).cos() as f32));
 }
 
-impl UNet2DConfig {
-    /// Refuses levels that the embedding cannot take.
-    pub(crate) fn check_levels(&self, levels: &[f32]) -> crate::Result<()> {
-        match self.time_embedding_type {
-            TimeEmbeddingType::Positional => Ok(()),
-            TimeEmbeddingType::Fourier => check_logarithms(levels, "level"),
-            TimeEmbeddingType::Learned => {
-                let levels: Vec<f64> = levels.iter().map(|&level| level.into()).collect();
-                check_rows(&levels, self.num_train_timesteps.unwrap_or(0), "level")
-            }
+/// Refuses timesteps that the embedding cannot take.
+pub(super) fn check_timesteps(config: &UNet2DConfig, timesteps: &[f32]) -> crate::Result<()> {
+    match config.time_embedding_type {
+        TimeEmbeddingType::Positional => Ok(()),
+        TimeEmbeddingType::Fourier => check_logarithms(timesteps, "level"),
+        TimeEmbeddingType::Learned => {
+            let timesteps: Vec<f64> = timesteps.iter().map(|&timestep| timestep.into()).collect();
+            check_rows(&timesteps, config.num_train_timesteps.unwrap_or(0), "level")
         }
     }
 }

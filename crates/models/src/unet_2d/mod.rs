@@ -15,6 +15,7 @@ mod validate;
 
 use candle_core::Tensor;
 use kakusan_ops::{Features, network};
+use serde_json::{Map, Value};
 
 pub use block_type::{BlockType, DownBlock, UpBlock};
 pub use config::{
@@ -26,17 +27,16 @@ use embeddings::{ClassEmbedding, TimeProjection, TimestepEmbedding};
 use middle::MidBlock;
 use resnet::{Common, activate};
 use signal::Signal;
-pub(crate) use state_dict_order::state_dict_order;
 use up::UpLevel;
 
 use crate::layers::{Conv2d, GroupNorm};
-use crate::{Dropout, Error, Model, ModelConfig, Result, VarBuilder};
+use crate::{Dropout, Error, Model, ModelConfig, Result, VarBuilder, fields, legacy};
 
 /// The UNet of diffusion models (Ho et al. 2020, and what came after it), as diffusers' `UNet2DModel`: its configuration,
 /// its names of weights, its initialisation and its numbers.
 ///
-/// On every level residual blocks, told of the level of the noise, with attention where the configuration says so; halved
-/// on the way down, doubled on the way up, where what was kept on the way down is put beside the features.
+/// Each level of the UNet has residual blocks, conditioned on the timestep, with attention where the configuration says so.
+/// The way down halves the size from level to level, the way up doubles it and concatenates the features of the way down.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -82,14 +82,9 @@ impl UNet2DModel {
     /// Builds the network from a store of weights, which are asked for in torch's constructor order.
     ///
     /// # Errors
-    /// When the configuration does not [`validate`](UNet2DConfig::validate) or the store lacks a tensor.
+    /// When a value of the configuration is out of its range or does not fit the others, and when a tensor is missing.
     pub fn new(config: &UNet2DConfig, vb: VarBuilder) -> Result<Self> {
-        config.validate()?;
-        Self::build(config, vb)
-    }
-
-    /// [`new`](Self::new) of a configuration whose ranges were checked.
-    pub(crate) fn build(config: &UNet2DConfig, vb: VarBuilder) -> Result<Self> {
+        config.check()?; // each layer checks its own sizes
         let channels = config.block_out_channels[0];
         let common = Common {
             time_width: config.time_embedding_width(),
@@ -131,16 +126,22 @@ impl UNet2DModel {
         })
     }
 
-    fn predict(&self, x: &Tensor, level: &Tensor, labels: Option<&Tensor>, dropout: Option<Dropout>) -> Result<Tensor> {
+    fn predict(
+        &self,
+        x: &Tensor,
+        timestep: &Tensor,
+        labels: Option<&Tensor>,
+        dropout: Option<Dropout>,
+    ) -> Result<Tensor> {
         let batch = self.check_images(x)?;
-        let level = match *level.dims() {
-            [b] if b == batch => level.clone(),
-            [] | [1] => level.flatten_all()?.broadcast_as(batch)?.contiguous()?,
-            _ => return Err(unfit(format!("the levels have shape {:?}, expected [{batch}]", level.dims()))),
+        let timestep = match *timestep.dims() {
+            [b] if b == batch => timestep.clone(),
+            [] | [1] => timestep.flatten_all()?.broadcast_as(batch)?.contiguous()?,
+            _ => return Err(unfit(format!("the levels have shape {:?}, expected [{batch}]", timestep.dims()))),
         };
         let x = if self.config.center_input_sample { x.affine(2.0, -1.0)? } else { x.clone() };
         let vectors = |x: Tensor| x.to_dtype(self.dtype())?.unsqueeze(2)?.unsqueeze(3); // [b, n] -> [b, n, 1, 1]
-        let time = vectors(self.time_proj.forward(&level, "level")?)?;
+        let time = vectors(self.time_proj.forward(&timestep, "level")?)?;
         let y = match self.class_embedding.input(labels, batch, &self.time_proj)? {
             None => network([&x, &time], |[x, time]| self.network(&x, &time, None, dropout))?,
             Some(class) => network([&x, &time, &vectors(class)?], |[x, time, class]| {
@@ -149,7 +150,7 @@ impl UNet2DModel {
         };
         match self.time_proj {
             TimeProjection::Fourier { .. } => {
-                Ok(y.broadcast_div(&level.to_dtype(y.dtype())?.reshape((batch, 1, 1, 1))?)?)
+                Ok(y.broadcast_div(&timestep.to_dtype(y.dtype())?.reshape((batch, 1, 1, 1))?)?)
             }
             _ => Ok(y),
         }
@@ -210,24 +211,77 @@ impl UNet2DModel {
 }
 
 impl Model for UNet2DModel {
-    fn config(&self) -> ModelConfig {
-        ModelConfig::UNet2DModel(Box::new(self.config.clone()))
+    fn config(&self) -> &dyn ModelConfig {
+        &self.config
     }
 
-    /// `x` is `[b, in_channels, h, w]`, height and width such that the levels can halve them; `level` `[b]`, the timestep,
+    /// `x` is `[b, in_channels, h, w]`, height and width such that the levels can halve them; `timestep` is `[b]`,
     /// or one for all. `labels` are classes `[b]`, or vectors `[b, width]` where `class_embed_type` is `identity`.
-    fn forward(&self, x: &Tensor, level: &Tensor, labels: Option<&Tensor>) -> Result<Tensor> {
-        self.predict(x, level, labels, None)
+    fn forward(&self, x: &Tensor, timestep: &Tensor, labels: Option<&Tensor>) -> Result<Tensor> {
+        self.predict(x, timestep, labels, None)
     }
 
-    fn forward_train(&self, x: &Tensor, level: &Tensor, labels: Option<&Tensor>, dropout: Dropout) -> Result<Tensor> {
-        self.predict(x, level, labels, Some(dropout))
+    fn forward_train(
+        &self,
+        x: &Tensor,
+        timestep: &Tensor,
+        labels: Option<&Tensor>,
+        dropout: Dropout,
+    ) -> Result<Tensor> {
+        self.predict(x, timestep, labels, Some(dropout))
     }
 
-    /// From then on training keeps what goes into each residual block, and computes the rest of it twice.
+    /// From then on training keeps the input of each residual block, and recomputes its activations in the backward pass.
     fn enable_gradient_checkpointing(&mut self) -> Result<()> {
         self.checkpointing = true;
         Ok(())
+    }
+}
+
+impl ModelConfig for UNet2DConfig {
+    fn class_name(&self) -> &str {
+        UNet2DModel::CLASS_NAME
+    }
+
+    fn to_map(&self) -> Map<String, Value> {
+        fields(self)
+    }
+
+    fn default_map(&self) -> Map<String, Value> {
+        fields(&Self::default())
+    }
+
+    fn build(&self, vb: VarBuilder) -> Result<Box<dyn Model>> {
+        Ok(Box::new(UNet2DModel::new(self, vb)?))
+    }
+
+    fn sample_shape(&self) -> Result<[usize; 3]> {
+        self.sample_shape_of(self.class_name())
+    }
+
+    fn num_classes(&self) -> Option<usize> {
+        self.num_class_embeds.filter(|_| self.class_embed_type.is_none())
+    }
+
+    fn wants_labels(&self) -> bool {
+        self.class_embed_type.is_some() || self.num_class_embeds.is_some()
+    }
+
+    fn check_timesteps(&self, timesteps: &[f32]) -> Result<()> {
+        embeddings::check_timesteps(self, timesteps)
+    }
+
+    fn supports_gradient_checkpointing(&self) -> bool {
+        true
+    }
+
+    /// Attention had other names before diffusers 0.13.
+    fn tensor_name(&self, name: &str) -> String {
+        legacy::attention_name(name)
+    }
+
+    fn state_dict_order(&self, name: &str) -> Vec<usize> {
+        state_dict_order::state_dict_order(name)
     }
 }
 

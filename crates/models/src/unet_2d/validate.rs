@@ -1,7 +1,6 @@
 //! What a configuration has to keep to, beside the types of its fields.
 
 use super::{DownBlock, SampleType, TimeEmbeddingType, UNet2DConfig, UNet2DModel};
-use crate::outline::outline;
 use crate::{Error, Result};
 
 /// More than anybody means, and less than what overflows.
@@ -9,30 +8,12 @@ const MAX_CHANNELS: usize = 1 << 16;
 const MAX_LEVELS: usize = 12;
 const MAX_LAYERS: usize = 64;
 const MAX_ROWS: usize = 1 << 24;
-const MAX_PARAMETERS: usize = 1 << 33;
 
 impl UNet2DConfig {
-    /// Says what is wrong with the configuration, naming the key and what to do. What passes can be built and run.
-    ///
-    /// # Errors
-    /// When a value is out of its range, or does not fit the others.
-    pub fn validate(&self) -> Result<()> {
-        self.outline().map(drop)
-    }
-
-    /// The names and sizes of the network's tensors, in order, of a configuration that is fit.
-    pub(crate) fn outline(&self) -> Result<Vec<(String, usize)>> {
+    /// Refuses values that are out of their ranges, and fields that do not fit each other, naming the key and what to do.
+    pub(super) fn check(&self) -> Result<()> {
         let check = || self.ranges().and_then(|()| self.levels()).and_then(|()| self.images());
-        check().map_err(|reason| Error::Config { origin: UNet2DModel::CLASS_NAME.into(), reason })?;
-        // every layer checks its own sizes, on weights that take no memory
-        let tensors = outline(|vb| UNet2DModel::build(self, vb))?;
-        let count = tensors.iter().fold(0usize, |count, (_, size)| count.saturating_add(*size));
-        if count > MAX_PARAMETERS {
-            let reason =
-                format!("the network would have {count} parameters, at most {MAX_PARAMETERS} are taken for meant");
-            return Err(Error::Config { origin: UNet2DModel::CLASS_NAME.into(), reason });
-        }
-        Ok(tensors)
+        check().map_err(|reason| Error::Config { origin: UNet2DModel::CLASS_NAME.into(), reason })
     }
 
     /// Each number by itself.

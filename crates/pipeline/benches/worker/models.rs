@@ -13,9 +13,11 @@ use kakusan_data::ImageSet;
 use kakusan_hub::{DEFAULT_ENDPOINT, Hub, HubConfig};
 use kakusan_models::{Dropout, ModelConfig, Weights};
 use kakusan_ops::{Adam, AdamConfig};
-use kakusan_pipeline::{DDPMPipeline, DeviceChoice, Event, Existing, RunConfig, SampleOptions, Trainer, Training};
+use kakusan_pipeline::{
+    DDPMPipeline, DeviceChoice, Event, Existing, Registry, RunConfig, SampleOptions, Trainer, Training,
+};
 use kakusan_rng::Generator;
-use kakusan_scheduler::{Registry, RunOptions, to_json};
+use kakusan_scheduler::{RunOptions, to_json};
 
 use crate::{Item, Result, Work, number};
 
@@ -53,7 +55,7 @@ pub(crate) fn items(configs: &Path) -> Result<(Vec<Item>, Vec<String>)> {
             notes.push(format!("{name} is the same work as {first}: only its images differ."));
             continue;
         }
-        let (forward, step) = flops(&config.model).unzip();
+        let (forward, step) = flops(config.model.as_ref()).unzip();
         let (class, batch) = (config.model.class_name(), config.train.batch_size);
         let kinds: &[&str] = if name == TUTORIAL { &["bare", "step", "train"] } else { &["step"] };
         items.extend(kinds.iter().map(|kind| Item {
@@ -73,23 +75,23 @@ pub(crate) fn items(configs: &Path) -> Result<(Vec<Item>, Vec<String>)> {
 
 fn same_work(a: &RunConfig, b: &RunConfig) -> bool {
     let schedulers = [a, b].map(|config| to_json(config.scheduler.as_ref()));
-    a.model == b.model && a.train.batch_size == b.train.batch_size && schedulers[0] == schedulers[1]
+    *a.model == *b.model && a.train.batch_size == b.train.batch_size && schedulers[0] == schedulers[1]
 }
 
 /// The arithmetic of one image's forward pass and of its share of a training step: the convolutions, which are nearly
 /// all of it.
-fn flops(config: &ModelConfig) -> Option<(f64, f64)> {
-    match config {
-        ModelConfig::BasicUNet(config) => {
-            let area = (config.sample_size * config.sample_size) as f64;
-            let layer = |ci: usize, co: usize, shrunk: f64| (2 * 25 * ci * co) as f64 * area / shrunk;
-            let first = layer(config.in_channels, 32, 1.0);
-            let inner = layer(32, 64, 4.0) + 2.0 * layer(64, 64, 16.0) + layer(64, 32, 4.0);
-            let forward = first + inner + layer(32, config.out_channels, 1.0);
-            Some((forward, 3.0 * forward - first)) // nobody asks for the images' gradient
-        }
-        _ => None,
+fn flops(config: &dyn ModelConfig) -> Option<(f64, f64)> {
+    if config.class_name() != "BasicUNet" {
+        return None;
     }
+    let fields = config.to_map();
+    let [size, first, last] = ["sample_size", "in_channels", "out_channels"].map(|key| fields.get(key)?.as_u64());
+    let (area, first, last) = ((size? * size?) as f64, first?, last?);
+    let layer = |ci: u64, co: u64, shrunk: f64| (2 * 25 * ci * co) as f64 * area / shrunk;
+    let first = layer(first, 32, 1.0);
+    let inner = layer(32, 64, 4.0) + 2.0 * layer(64, 64, 16.0) + layer(64, 32, 4.0);
+    let forward = first + inner + layer(32, last, 1.0);
+    Some((forward, 3.0 * forward - first)) // the images need no gradient
 }
 
 pub(crate) fn prepare(words: &[&str], configs: &Path) -> Result<Work> {
@@ -97,9 +99,11 @@ pub(crate) fn prepare(words: &[&str], configs: &Path) -> Result<Work> {
         ["step", name, _, _] => step(load(configs, name, &[])?),
         ["bare", name, _, batch] => bare(load(configs, name, &[])?, number(batch)?),
         ["train", name, _, batch] => train(configs, name, number(batch)?),
-        ["forward", CIFAR, _, batch, passes] => {
-            forward(ModelConfig::from_json(CIFAR_CONFIG, CIFAR)?, number(batch)?, number(passes)?)
-        }
+        ["forward", CIFAR, _, batch, passes] => forward(
+            Registry::default().models.from_json(CIFAR_CONFIG, CIFAR)?.as_ref(),
+            number(batch)?,
+            number(passes)?,
+        ),
         ["sample", name, _, batch, steps] => sample(load(configs, name, &[])?, number(batch)?, number(steps)?),
         _ => Err(format!("there is no work `{}`", words.join(" ")).into()),
     }
@@ -181,7 +185,7 @@ fn train(configs: &Path, name: &str, batch: usize) -> Result<Work> {
 }
 
 /// A network's forward passes on its own kind of images.
-fn forward(config: ModelConfig, batch: usize, passes: usize) -> Result<Work> {
+fn forward(config: &dyn ModelConfig, batch: usize, passes: usize) -> Result<Work> {
     let mut rng = Generator::new(0);
     let (weights, _) = Weights::initialise(&Device::Cpu, &mut rng, |vb| config.build(vb))?;
     let model = weights.frozen(|vb| config.build(vb))?;

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use kakusan_models::{Model, ModelConfig, Weights};
-use kakusan_scheduler::{Registry, Scheduler};
+use kakusan_scheduler::Scheduler;
 use png::ColorType;
 
 use super::*;
+use crate::Registry;
 
 const SHIPPED: [&str; 8] =
     ["184", "184-unet2d", "cifar10", "ddpm-184", "fashion", "folder", "mnist-class-planes", "mnist-classes"];
@@ -37,15 +38,15 @@ fn rings(shape: [usize; 3]) -> ImageSet {
 
 /// Knows that every image is the ring, and predicts accordingly: what `scheduler` wants of it.
 struct Oracle {
-    config: ModelConfig,
+    config: Arc<dyn ModelConfig>,
     scheduler: Arc<dyn Scheduler>,
     /// `[1, c, h, w]`, in the scheduler's range.
     clean: Tensor,
 }
 
 impl Model for Oracle {
-    fn config(&self) -> ModelConfig {
-        self.config.clone()
+    fn config(&self) -> &dyn ModelConfig {
+        self.config.as_ref()
     }
 
     fn forward(&self, x: &Tensor, level: &Tensor, _: Option<&Tensor>) -> kakusan_models::Result<Tensor> {
@@ -61,11 +62,11 @@ impl Model for Oracle {
 }
 
 /// Always predicts the same number.
-struct Stuck(ModelConfig, f32);
+struct Stuck(Arc<dyn ModelConfig>, f32);
 
 impl Model for Stuck {
-    fn config(&self) -> ModelConfig {
-        self.0.clone()
+    fn config(&self) -> &dyn ModelConfig {
+        self.0.as_ref()
     }
 
     fn forward(&self, x: &Tensor, _: &Tensor, _: Option<&Tensor>) -> kakusan_models::Result<Tensor> {
@@ -233,7 +234,7 @@ fn the_images_shown_are_of_all_classes_and_from_all_over_the_set() {
 fn the_task_is_what_the_scheduler_asks() {
     let task = |class_name: &str, set: serde_json::Value| {
         let serde_json::Value::Object(fields) = set else { panic!("{set}") };
-        let scheduler = Registry::default().build(class_name, &fields).unwrap();
+        let scheduler = Registry::default().schedulers.build(class_name, &fields).unwrap();
         let levels = NoiseLevels::of(scheduler.as_ref(), SHOWN).unwrap().levels;
         task(&scheduler.process(), &levels).unwrap().split(' ').take(3).collect::<Vec<_>>().join(" ")
     };

@@ -1,8 +1,7 @@
 #![cfg(test)]
 
-use kakusan_scheduler::Registry;
-
 use super::*;
+use crate::Registry;
 
 fn trainer(set: &[&str]) -> Trainer {
     let text = r#"

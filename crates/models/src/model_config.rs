@@ -1,0 +1,169 @@
+use std::fmt::Debug;
+
+use kakusan_config::{Config, DIFFUSERS_VERSION, as_in_file};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::{Error, Model, Outline, Result, VarBuilder};
+
+/// A model's configuration: what diffusers keeps in `config.json`, and what follows from it without weights.
+///
+/// Required are the name, the fields and their defaults, the network, and the images' shape; the rest says what a model is by default: told no
+/// classes, any timestep, saved under its own names.
+pub trait ModelConfig: Debug + Send + Sync {
+    /// diffusers' `_class_name`.
+    fn class_name(&self) -> &str;
+
+    /// The fields, without `_class_name`: for a struct of fields, [`fields`].
+    fn to_map(&self) -> Map<String, Value>;
+
+    /// The fields of the class's default configuration: for a struct, [`fields`] of `Self::default()`.
+    fn default_map(&self) -> Map<String, Value>;
+
+    /// Builds the network from its weights. Called on weights without values to check a configuration ([`Outline`]), so each
+    /// layer refuses sizes that it cannot have.
+    ///
+    /// # Errors
+    /// When a value is out of its range or does not fit the others, naming the key; when a tensor is missing.
+    fn build(&self, vb: VarBuilder) -> Result<Box<dyn Model>>;
+
+    /// The shape of one image `[c, h, w]` that the model takes.
+    ///
+    /// # Errors
+    /// [`Error::NoSampleSize`] where the configuration leaves the size open.
+    fn sample_shape(&self) -> Result<[usize; 3]>;
+
+    /// The number of classes that the model can be told, if any.
+    fn num_classes(&self) -> Option<usize> {
+        None
+    }
+
+    /// Whether the model needs labels, be they classes or something else.
+    fn wants_labels(&self) -> bool {
+        self.num_classes().is_some()
+    }
+
+    /// Refuses timesteps that the model does not know, as its [`forward`](Model::forward) would.
+    ///
+    /// # Errors
+    /// [`Error::Input`], with the first of them.
+    fn check_timesteps(&self, timesteps: &[f32]) -> Result<()> {
+        let _ = timesteps;
+        Ok(())
+    }
+
+    /// A number below which no output of the model can be, where its architecture has such a bound.
+    fn lowest_output(&self) -> Option<f32> {
+        None
+    }
+
+    /// Whether [`Model::enable_gradient_checkpointing`] has an effect.
+    fn supports_gradient_checkpointing(&self) -> bool {
+        false
+    }
+
+    /// The name that this crate gives a tensor which a file may hold under an older name.
+    fn tensor_name(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
+    /// Where a tensor stands in Python's `state_dict`, whose order decides the shard that it is saved in. Tensors of the same
+    /// place keep the constructor's order, as do all of them by default.
+    fn state_dict_order(&self, name: &str) -> Vec<usize> {
+        let _ = name;
+        vec![]
+    }
+}
+
+/// Two configurations are equal when they are of the same class and all fields are equal.
+impl PartialEq for dyn ModelConfig + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.class_name() == other.class_name() && self.to_map() == other.to_map()
+    }
+}
+
+/// What the names of tensors begin with that belong to a network within the model.
+const INNER: &str = "model.";
+/// More parameters than any model has, and fewer than what overflows.
+const MAX_PARAMETERS: usize = 1 << 33;
+
+/// A part of a network: a layer or a block that its configuration names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The beginning of its tensors' names, e.g. `down_blocks.0`.
+    pub name: String,
+    /// What it is, e.g. `AttnDownBlock2D`, where the configuration says so.
+    pub class_name: Option<String>,
+    /// The number of its parameters.
+    pub parameters: usize,
+}
+
+impl dyn ModelConfig + '_ {
+    /// The network's tensors. A configuration that has an outline can be built and run.
+    ///
+    /// # Errors
+    /// When the configuration is refused, naming the key.
+    pub fn outline(&self) -> Result<Outline> {
+        let outline = Outline::of(|vb| self.build(vb))?;
+        let count = outline.parameter_count();
+        if count > MAX_PARAMETERS {
+            let reason =
+                format!("the network would have {count} parameters, at most {MAX_PARAMETERS} are taken for meant");
+            return Err(Error::Config { origin: self.class_name().to_owned(), reason });
+        }
+        Ok(outline)
+    }
+
+    /// The parts of the network in order, with their parameters, without building it.
+    ///
+    /// # Errors
+    /// As [`outline`](Self::outline).
+    pub fn parts(&self) -> Result<Vec<Part>> {
+        let mut parts: Vec<Part> = vec![];
+        for tensor in self.outline()?.tensors() {
+            let (within, name) = tensor.name.split_at(if tensor.name.starts_with(INNER) { INNER.len() } else { 0 });
+            let mut words = name.split('.');
+            let first = words.next().unwrap_or_default();
+            let name = match words.next().filter(|word| word.parse::<usize>().is_ok()) {
+                Some(number) => format!("{within}{first}.{number}"),
+                None => format!("{within}{first}"),
+            };
+            let parameters = tensor.shape.elem_count();
+            match parts.last_mut().filter(|part| part.name == name) {
+                Some(part) => part.parameters += parameters,
+                None => parts.push(Part { class_name: self.class_of(&name), name, parameters }),
+            }
+        }
+        Ok(parts)
+    }
+
+    fn class_of(&self, part: &str) -> Option<String> {
+        let (key, i) = match part.trim_start_matches(INNER).split_once('.')? {
+            ("down_blocks", i) => ("down_block_types", i),
+            ("up_blocks", i) => ("up_block_types", i),
+            _ => return None,
+        };
+        Some(self.to_map().get(key)?.get(i.parse::<usize>().ok()?)?.as_str()?.to_owned())
+    }
+
+    /// The text of `config.json`, byte for byte as diffusers writes it.
+    pub fn to_json(&self) -> String {
+        self.to_json_as_in(&Config::new())
+    }
+
+    /// As [`to_json`](Self::to_json), in the words of the file that it was read from ([`as_in_file`]).
+    pub(crate) fn to_json_as_in(&self, file: &Config) -> String {
+        let mut fields = as_in_file(self.to_map(), file);
+        fields.insert("_class_name".into(), self.class_name().into());
+        fields.insert("_diffusers_version".into(), DIFFUSERS_VERSION.into());
+        kakusan_config::to_json(&fields)
+    }
+}
+
+/// The fields of a configuration, for [`ModelConfig::to_map`].
+pub fn fields(config: &impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(config) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(), // a struct of plain fields is always an object
+    }
+}
