@@ -1,18 +1,17 @@
 use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
-use candle_core::Tensor;
+use kakusan_config::Real;
 use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use crate::registry::config_map;
+use crate::run::{Call, Sampling, Step};
 use crate::schedule::{
-    ForwardProcess, History, Integrand, Point, Spaced, check_last, check_order, inference_steps, multistep_order,
+    ForwardProcess, History, Integrand, Point, check_last, check_order, inference_steps, multistep_order,
 };
 use crate::tensors::scale;
 use crate::{
-    DynamicShiftConfig, Process, Result, Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput, Steps,
+    DynamicShiftConfig, Method, Process, Result, Run, RunOptions, Sampler, SolverConfig, SpacingConfig, StepOutput,
     Supports, TimeShiftType, TimestepSpacing,
 };
 
@@ -30,11 +29,7 @@ use crate::{
 /// assert_eq!(run.timesteps(), [999.0, 749.0, 500.0, 250.0]);
 /// # Ok::<(), kakusan_scheduler::Error>(())
 /// ```
-#[derive(Debug, Clone)]
-pub struct DEISMultistepScheduler {
-    config: DEISMultistepConfig,
-    process: ForwardProcess,
-}
+pub type DEISMultistepScheduler = Sampler<DEISMultistepConfig>;
 
 /// The configuration of [`DEISMultistepScheduler`], under diffusers' names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -90,90 +85,63 @@ impl Default for DEISMultistepConfig {
     }
 }
 
-impl DEISMultistepScheduler {
-    /// Its `_class_name`.
-    pub const CLASS_NAME: &'static str = "DEISMultistepScheduler";
+/// All timesteps are visited.
+const NO_CLIPPING: Real = Real(f64::NEG_INFINITY);
 
-    /// Builds the schedule.
-    ///
-    /// # Errors
-    /// When a value is out of its range, or of no use to this scheduler.
-    pub fn new(config: DEISMultistepConfig) -> Result<Self> {
-        config.solver.check(Self::CLASS_NAME)?;
-        config.solver.check_flow_is_not_converted(Self::CLASS_NAME)?;
-        config.dynamic_shift.check(Self::CLASS_NAME, &config.solver.flow, &[TimeShiftType::Exponential])?;
-        check_order(Self::CLASS_NAME, "solver_order", config.solver_order, 3)?;
-        let scheduler = Self::build(config);
-        scheduler.process.alphas.check(Self::CLASS_NAME)?;
-        Ok(scheduler)
-    }
-
-    fn build(config: DEISMultistepConfig) -> Self {
-        Self { process: ForwardProcess::new(&config.solver, false, None), config }
+impl DEISMultistepConfig {
+    fn forward(&self) -> ForwardProcess {
+        ForwardProcess::new(&self.solver, false, None)
     }
 }
 
-impl Default for DEISMultistepScheduler {
-    /// That of [`DEISMultistepConfig::default`].
-    fn default() -> Self {
-        Self::build(DEISMultistepConfig::default())
-    }
-}
+impl Method for DEISMultistepConfig {
+    const CLASS_NAME: &'static str = "DEISMultistepScheduler";
+    const SUMMARY: &'static str =
+        "predicted noise interpolated and integrated exactly, good images in 10 steps (Zhang and Chen 2023)";
+    const SUPPORTS: &'static [Supports] = &[Supports::Mu];
 
-impl Scheduler for DEISMultistepScheduler {
-    fn class_name(&self) -> &str {
-        Self::CLASS_NAME
-    }
-
-    fn config(&self) -> Map<String, Value> {
-        config_map(&self.config)
-    }
-
-    fn summary(&self) -> &str {
-        "predicted noise interpolated and integrated exactly, good images in 10 steps (Zhang and Chen 2023)"
+    fn check(&self) -> Result<()> {
+        self.solver.check()?;
+        self.solver.check_flow_is_not_converted()?;
+        self.dynamic_shift.check(&self.solver.flow, &[TimeShiftType::Exponential])?;
+        check_order("solver_order", self.solver_order, 3)?;
+        self.forward().alphas.check()
     }
 
     fn process(&self) -> Process {
-        self.process.training()
+        self.forward().process()
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
-        inference_steps(&self.config.spacing, self.process.alphas.len())
+        inference_steps(&self.spacing, &self.forward(), NO_CLIPPING)
     }
 
-    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[Supports::Mu])?;
-        let Self { config, process } = self;
-        let SolverConfig { flow, sigma, .. } = config.solver;
-        let shift = config.dynamic_shift.shift(Self::CLASS_NAME, options.mu)?.unwrap_or(flow.flow_shift);
-        let flow_shift = flow.use_flow_sigmas.then_some(shift);
-        let spaced = Spaced { flow_shift, ..Spaced::new(process, config.spacing, sigma.conversion()) };
-        let path = spaced.path(Self::CLASS_NAME, process, &options.schedule)?;
-        let sigmas = path.sigmas_to(match sigma.conversion().is_some() || flow.use_flow_sigmas {
-            true => path.sigmas[path.sigmas.len() - 1],
-            false => process.alphas.sigmas()[0].into(),
-        });
-        check_last(Self::CLASS_NAME, &sigmas)?;
-        let steps = Steps::new(Self::CLASS_NAME, path.timesteps, options.start)?;
-        let history = History::new(config.solver_order);
-        Ok(Box::new(DEISMultistepRun { config: config.clone(), process: process.clone(), steps, sigmas, history }))
+    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+        let forward = self.forward();
+        let shift = self.dynamic_shift.shift(options.mu)?.unwrap_or(self.solver.flow.flow_shift);
+        let spaced = self.solver.spaced(&forward, self.spacing, NO_CLIPPING, shift)?;
+        let path = spaced.path(&forward, &options.schedule)?;
+        let last = self.solver.last_sigma(&path, forward.alphas.sigmas()[0]);
+        let plan = forward.plan(path, last);
+        check_last(&plan.sigmas)?;
+        let history = History::new(self.solver_order);
+        let (order, lower_order_final) = (self.solver_order, self.solver.lower_order_final);
+        Sampling::begin(plan, options.start, DEIS { forward, order, lower_order_final, history })
     }
 }
 
-/// A sampling by [`DEISMultistepScheduler`].
 #[derive(Debug)]
-struct DEISMultistepRun {
-    config: DEISMultistepConfig,
-    process: ForwardProcess,
-    steps: Steps,
-    sigmas: Vec<f32>,
+struct DEIS {
+    forward: ForwardProcess,
+    order: usize,
+    lower_order_final: bool,
     history: History,
 }
 
-impl DEISMultistepRun {
-    /// x_t = alpha_t (x_s / alpha_s + Σ C_j ε_j): what each of the latest `order` outputs counts.
+impl DEIS {
+    /// x_t = alpha_t (x_s / alpha_s + Σ C_j ε_j): the C of each of the latest `order` outputs.
     fn coefficients(&self, s: Point, t: Point, order: usize) -> Vec<f64> {
-        let rho = |level: Point| level.sigma / level.alpha;
+        let rho = |at: Point| at.sigma / at.alpha;
         let logs: Vec<f64> = (0..order).map(|j| -self.history.lambda(j)).collect(); // log ρ = -λ
         let integral = |j: usize, others: &[usize]| {
             let of = |rho: f64| match *others {
@@ -198,32 +166,17 @@ fn integral_of_two(rho: f64, b: f64, c: f64, d: f64) -> f64 {
     rho * ((log - c) * (log - d) - 2.0 * log + c + d + 2.0) / ((b - c) * (b - d))
 }
 
-impl Run for DEISMultistepRun {
-    fn steps(&self) -> &Steps {
-        &self.steps
-    }
-
-    fn sigmas(&self) -> Option<&[f32]> {
-        Some(&self.sigmas)
-    }
-
-    fn alpha_sigma(&self) -> Result<(f32, f32)> {
-        Ok(self.process.alpha_sigma(self.sigmas[self.steps.index()?]))
-    }
-
-    fn step(&mut self, model_output: &Tensor, sample: &Tensor, _rng: &mut dyn Noise) -> Result<StepOutput> {
-        let (i, n) = (self.steps.index()?, self.steps.timesteps().len());
-        let [s, t] = [self.sigmas[i], self.sigmas[i + 1]].map(|sigma| self.process.point(sigma));
-        let (epsilon, x0) = self.process.convert(Integrand::Noise, model_output, sample, s)?;
+impl Step for DEIS {
+    fn step(&mut self, call: &Call, _: &mut dyn Noise) -> Result<StepOutput> {
+        let [s, t] = self.forward.ends(call);
+        let (epsilon, x0) = self.forward.convert(Integrand::Noise, call, s)?;
         self.history.push(s.lambda(), epsilon);
-        let lower = self.config.solver.lower_order_final;
-        let order = multistep_order([i, n], &self.history, self.config.solver_order, lower, false);
+        let order = multistep_order(call, &self.history, self.order, self.lower_order_final, false);
 
-        let mut prev_sample = scale(sample, (t.alpha / s.alpha) as f32)?;
+        let mut prev_sample = scale(call.sample, (t.alpha / s.alpha) as f32)?;
         for (j, c) in self.coefficients(s, t, order).into_iter().enumerate() {
             prev_sample = (prev_sample + scale(self.history.output(j), (t.alpha * c) as f32)?)?;
         }
-        self.steps.advance();
         Ok(StepOutput { prev_sample, pred_original_sample: x0 })
     }
 }

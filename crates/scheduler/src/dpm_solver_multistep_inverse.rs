@@ -3,16 +3,13 @@ use std::ops::RangeInclusive;
 
 use kakusan_config::Real;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use crate::dpm_solver_multistep::DPMSolverMultistepRun;
-use crate::registry::config_map;
-use crate::schedule::{
-    DPMMultistep, ForwardProcess, History, Spaced, check_order, inference_steps, last_timestep, learned_or_none,
-};
+use crate::dpm_solver_multistep::DPMSolverMultistep;
+use crate::run::Sampling;
+use crate::schedule::{DPMMultistep, ForwardProcess, Spaced, inference_steps, last_timestep, learned_or_none};
 use crate::{
-    DPMAlgorithmType, DPMSolverType, Error, LearnedVarianceType, Process, Result, Run, RunOptions, Scheduler,
-    SolverConfig, SpacingConfig, Steps, TimestepSpacing,
+    DPMSolverConfig, Error, LearnedVarianceType, Method, Process, Result, Run, RunOptions, Sampler, SolverConfig,
+    SpacingConfig, TimestepSpacing,
 };
 
 /// [`DPMSolverMultistepScheduler`](crate::DPMSolverMultistepScheduler) from images to the noise that gives them:
@@ -29,11 +26,7 @@ use crate::{
 /// assert_eq!(run.timesteps(), [0.0, 250.0, 500.0, 749.0]);
 /// # Ok::<(), kakusan_scheduler::Error>(())
 /// ```
-#[derive(Debug, Clone)]
-pub struct DPMSolverMultistepInverseScheduler {
-    config: DPMSolverMultistepInverseConfig,
-    process: ForwardProcess,
-}
+pub type DPMSolverMultistepInverseScheduler = Sampler<DPMSolverMultistepInverseConfig>;
 
 /// The configuration of [`DPMSolverMultistepInverseScheduler`], under diffusers' names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,17 +34,14 @@ pub struct DPMSolverMultistepInverseConfig {
     /// What all solvers have.
     #[serde(flatten)]
     pub solver: SolverConfig,
-    /// How many outputs a step looks at, 1 to 3.
-    pub solver_order: usize,
-    /// The equation that is integrated, not `sde-*`.
-    pub algorithm_type: DPMAlgorithmType,
-    /// How steps of the second order weigh the derivative.
-    pub solver_type: DPMSolverType,
+    /// The equation, not `sde-*`, and its order.
+    #[serde(flatten)]
+    pub dpm: DPMSolverConfig,
     /// Whether the last step is of the first order, however many there are.
     pub euler_at_final: bool,
     /// The lowest λ of a timestep that is visited.
     pub lambda_min_clipped: Real,
-    /// What of the variance the model predicts beside. DDPM's fixed variances stand for nothing.
+    /// What the model predicts of the variance. DDPM's fixed variances stand for nothing.
     #[serde(deserialize_with = "learned_or_none")]
     pub variance_type: Option<LearnedVarianceType>,
     /// Which timesteps are visited.
@@ -64,9 +54,7 @@ impl Default for DPMSolverMultistepInverseConfig {
     fn default() -> Self {
         Self {
             solver: SolverConfig::default(),
-            solver_order: 2,
-            algorithm_type: DPMAlgorithmType::default(),
-            solver_type: DPMSolverType::default(),
+            dpm: DPMSolverConfig::default(),
             euler_at_final: false,
             lambda_min_clipped: Real(f64::NEG_INFINITY),
             variance_type: None,
@@ -75,89 +63,45 @@ impl Default for DPMSolverMultistepInverseConfig {
     }
 }
 
-impl DPMSolverMultistepInverseScheduler {
-    /// Its `_class_name`.
-    pub const CLASS_NAME: &'static str = "DPMSolverMultistepInverseScheduler";
+impl DPMSolverMultistepInverseConfig {
+    fn forward(&self) -> ForwardProcess {
+        ForwardProcess::new(&self.solver, false, self.variance_type)
+    }
+}
 
-    /// Builds the schedule.
-    ///
-    /// # Errors
-    /// When a value is out of its range, or of no use to this scheduler.
-    pub fn new(config: DPMSolverMultistepInverseConfig) -> Result<Self> {
-        config.solver.check(Self::CLASS_NAME)?;
-        config.solver.check_flow_is_not_converted(Self::CLASS_NAME)?;
-        check_order(Self::CLASS_NAME, "solver_order", config.solver_order, 3)?;
-        if config.algorithm_type.is_stochastic() {
-            let reason =
-                "there is no way back from an image along the random path of algorithm_type sde-*; take dpmsolver++";
-            return Err(Error::Config { class_name: Self::CLASS_NAME.into(), reason: reason.into() });
+impl Method for DPMSolverMultistepInverseConfig {
+    const CLASS_NAME: &'static str = "DPMSolverMultistepInverseScheduler";
+    const SUMMARY: &'static str = "DPM-Solver++ backwards: from images to the noise that gives them (Lu et al. 2022)";
+
+    fn check(&self) -> Result<()> {
+        self.solver.check()?;
+        self.solver.check_flow_is_not_converted()?;
+        self.dpm.check()?;
+        if self.dpm.is_stochastic() {
+            return Err(Error::config(
+                "there is no way back from an image along the random path of algorithm_type sde-*; take dpmsolver++",
+            ));
         }
-        let scheduler = Self::build(config);
-        scheduler.process.alphas.check(Self::CLASS_NAME)?;
-        last_timestep(Self::CLASS_NAME, &scheduler.process, scheduler.config.lambda_min_clipped.0)?;
-        Ok(scheduler)
-    }
-
-    fn build(config: DPMSolverMultistepInverseConfig) -> Self {
-        Self { process: ForwardProcess::new(&config.solver, false, config.variance_type), config }
-    }
-}
-
-impl Default for DPMSolverMultistepInverseScheduler {
-    /// That of [`DPMSolverMultistepInverseConfig::default`].
-    fn default() -> Self {
-        Self::build(DPMSolverMultistepInverseConfig::default())
-    }
-}
-
-impl Scheduler for DPMSolverMultistepInverseScheduler {
-    fn class_name(&self) -> &str {
-        Self::CLASS_NAME
-    }
-
-    fn config(&self) -> Map<String, Value> {
-        config_map(&self.config)
-    }
-
-    fn summary(&self) -> &str {
-        "DPM-Solver++ backwards: from images to the noise that gives them (Lu et al. 2022)"
+        let forward = self.forward();
+        forward.alphas.check()?;
+        last_timestep(&forward, self.lambda_min_clipped).map(drop)
     }
 
     fn process(&self) -> Process {
-        self.process.training()
+        self.forward().process()
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
-        let last_timestep = last_timestep(Self::CLASS_NAME, &self.process, self.config.lambda_min_clipped.0);
-        inference_steps(&self.config.spacing, last_timestep.unwrap_or(self.process.alphas.len()))
+        inference_steps(&self.spacing, &self.forward(), self.lambda_min_clipped)
     }
 
-    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[])?;
-        let Self { config, process } = self;
-        let SolverConfig { flow, sigma, lower_order_final, .. } = config.solver;
-        let last_timestep = last_timestep(Self::CLASS_NAME, process, config.lambda_min_clipped.0)?;
-        let spaced = Spaced {
-            last_timestep,
-            flow_shift: flow.use_flow_sigmas.then_some(flow.flow_shift),
-            upwards: true,
-            ..Spaced::new(process, config.spacing, sigma.conversion())
-        };
-        let path = spaced.path(Self::CLASS_NAME, process, &options.schedule)?;
-        // as in diffusers, the last step leads nowhere where noise levels are not those of timesteps
-        let sigmas = path.sigmas_to(match sigma.conversion().is_some() || flow.use_flow_sigmas {
-            true => path.sigmas[path.sigmas.len() - 1],
-            false => process.alphas.sigmas()[last_timestep - 1].into(),
-        });
-        let solver = DPMMultistep {
-            algorithm_type: config.algorithm_type,
-            solver_type: config.solver_type,
-            solver_order: config.solver_order,
-            lower_order_final,
-            euler_at_final: config.euler_at_final,
-            history: History::new(config.solver_order),
-        };
-        let steps = Steps::new(Self::CLASS_NAME, path.timesteps, options.start)?;
-        Ok(Box::new(DPMSolverMultistepRun { process: process.clone(), steps, sigmas, solver }))
+    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+        let forward = self.forward();
+        let SolverConfig { flow, lower_order_final, .. } = self.solver;
+        let spaced = self.solver.spaced(&forward, self.spacing, self.lambda_min_clipped, flow.flow_shift)?;
+        let path = Spaced { upwards: true, ..spaced }.path(&forward, &options.schedule)?;
+        let last = self.solver.last_sigma(&path, forward.alphas.sigmas()[spaced.last_timestep - 1]);
+        let solver = DPMMultistep::new(self.dpm, lower_order_final, self.euler_at_final);
+        Sampling::begin(forward.plan(path, last), options.start, DPMSolverMultistep { forward, solver })
     }
 }

@@ -4,14 +4,13 @@ use std::ops::RangeInclusive;
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use crate::registry::config_map;
-use crate::schedule::{Alphas, BrownianMotion, TwoCalls, ancestral_step, c_in, check_calls, halfway, sigmas_at};
-use crate::tensors::{check_same, mix, scale};
+use crate::run::{Call, Sampling, Step};
+use crate::schedule::{Alphas, BrownianMotion, ancestral_step, check_calls, euler, halfway, sigmas_at, to_zero};
+use crate::tensors::mix;
 use crate::{
-    BetaConfig, BetaSchedule, Churn, Error, PredictionType, Process, Result, Run, RunOptions, Scheduler, SigmaConfig,
-    SpacingConfig, StepOutput, Steps, Supports, TimestepSpacing,
+    BetaSchedule, Churn, Error, KDiffusionConfig, Method, PredictionType, Process, Result, Run, RunOptions, Sampler,
+    StepOutput, Supports,
 };
 
 /// The stochastic DPM-Solver++ of second order, in one step of two model calls (Lu et al. 2022, with noise after k-diffusion's
@@ -23,122 +22,64 @@ use crate::{
 /// whose numbers these are not; where there is no noise (`s_noise` 0) the samples are diffusers'.
 ///
 /// Of [`RunOptions::churn`] it takes `s_noise`, by which the noise is multiplied.
-#[derive(Debug, Clone)]
-pub struct DPMSolverSDEScheduler {
-    config: DPMSolverSDEConfig,
-    alphas: Alphas,
-}
+pub type DPMSolverSDEScheduler = Sampler<DPMSolverSDEConfig>;
 
 /// The configuration of [`DPMSolverSDEScheduler`], under diffusers' names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DPMSolverSDEConfig {
-    /// The variances of the forward process.
+    /// The process, and which timesteps or noise levels a sampling visits. The model predicts ε or a velocity.
     #[serde(flatten)]
-    pub beta: BetaConfig,
-    /// What the model predicts: ε or a velocity.
-    pub prediction_type: PredictionType,
-    /// Noise levels spaced otherwise than the timesteps.
-    #[serde(flatten)]
-    pub sigma: SigmaConfig,
+    pub k: KDiffusionConfig,
     /// What the noise is drawn from in place of the run's generator.
     pub noise_sampler_seed: Option<u64>,
-    /// Which timesteps a sampling visits.
-    #[serde(flatten)]
-    pub spacing: SpacingConfig,
 }
 
 impl Default for DPMSolverSDEConfig {
     /// diffusers': 1000 timesteps, latent diffusion's betas but linear, ε-prediction, spaced `linspace`.
     fn default() -> Self {
-        Self {
-            beta: BetaConfig::latent(BetaSchedule::Linear),
-            prediction_type: PredictionType::Epsilon,
-            sigma: SigmaConfig::default(),
-            noise_sampler_seed: None,
-            spacing: SpacingConfig::new(TimestepSpacing::Linspace),
-        }
+        Self { k: KDiffusionConfig::latent(), noise_sampler_seed: None }
     }
 }
 
-impl DPMSolverSDEScheduler {
-    /// Its `_class_name`.
-    pub const CLASS_NAME: &'static str = "DPMSolverSDEScheduler";
+impl Method for DPMSolverSDEConfig {
+    const CLASS_NAME: &'static str = "DPMSolverSDEScheduler";
+    const SUMMARY: &'static str =
+        "the stochastic DPM-Solver++ of second order, two model calls a step (after k-diffusion)";
+    const SUPPORTS: &'static [Supports] = &[Supports::Churn];
 
-    /// Builds the schedule.
-    ///
-    /// # Errors
-    /// When a value is out of its range, or of no use to this scheduler.
-    pub fn new(config: DPMSolverSDEConfig) -> Result<Self> {
-        use BetaSchedule::{Linear, ScaledLinear, SquaredcosCapV2};
-        config.prediction_type.only(Self::CLASS_NAME, &[PredictionType::Epsilon, PredictionType::VPrediction])?;
-        config.beta.check(Self::CLASS_NAME, &[Linear, ScaledLinear, SquaredcosCapV2])?;
-        config.sigma.check(Self::CLASS_NAME, [None, None])?;
-        let scheduler = Self::build(config);
-        scheduler.alphas.check_sigmas(Self::CLASS_NAME)?;
-        Ok(scheduler)
-    }
-
-    fn build(config: DPMSolverSDEConfig) -> Self {
-        Self { alphas: Alphas::new(&config.beta, false), config }
-    }
-}
-
-impl Default for DPMSolverSDEScheduler {
-    /// That of [`DPMSolverSDEConfig::default`].
-    fn default() -> Self {
-        Self::build(DPMSolverSDEConfig::default())
-    }
-}
-
-impl Scheduler for DPMSolverSDEScheduler {
-    fn class_name(&self) -> &str {
-        Self::CLASS_NAME
-    }
-
-    fn config(&self) -> Map<String, Value> {
-        config_map(&self.config)
-    }
-
-    fn summary(&self) -> &str {
-        "the stochastic DPM-Solver++ of second order, two model calls a step (after k-diffusion)"
+    fn check(&self) -> Result<()> {
+        self.k.check(PredictionType::EPSILON_OR_V, BetaSchedule::USUAL)
     }
 
     fn process(&self) -> Process {
-        self.alphas.exploding(self.config.prediction_type)
+        self.k.process()
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
-        1..=self.alphas.len()
+        1..=self.k.beta.num_train_timesteps
     }
 
-    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[Supports::Churn])?;
+    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
         let churn = options.churn.unwrap_or_default();
         if churn != (Churn { s_noise: churn.s_noise, ..Churn::default() }) {
             let expected = "this scheduler takes s_noise of it alone, and 0 for s_churn";
             return Err(Error::OptionValue { option: "churn", value: churn.s_churn, expected });
         }
-        let DPMSolverSDEConfig { spacing, sigma, .. } = &self.config;
-        let training = self.alphas.sigmas();
+        let (alphas, n) = (self.k.alphas(), options.num_steps());
         // in f64, where the other classes have timesteps in f32
-        let timesteps = spacing.exact(Self::CLASS_NAME, training.len(), options.num_steps())?;
-        let (timesteps, sigmas) = sigmas_at(timesteps, training, sigma.conversion(), [None, None], options.num_steps());
-        check_calls(Self::CLASS_NAME, &timesteps, &sigmas)?;
-        let sigmas: Vec<f32> = sigmas.into_iter().chain([0.0]).map(|sigma| sigma as f32).collect();
-        let (levels, calls) = TwoCalls::new(&timesteps, sigmas, halfway, training);
-        let steps = Steps::with_second_calls(Self::CLASS_NAME, calls, options.start)?;
-        let s_noise = churn.s_noise as f32;
-        let (motion, begin) = (None, None);
-        Ok(Box::new(DPMSolverSDERun { scheduler: self.clone(), steps, levels, s_noise, motion, begin }))
+        let timesteps = self.k.spacing.exact(alphas.len(), n)?;
+        let (timesteps, sigmas) = sigmas_at(timesteps, alphas.sigmas(), self.k.sigma.conversion(), [None, None], n);
+        check_calls(&timesteps, &sigmas)?;
+        let plan = self.k.calls_within(&timesteps, to_zero(sigmas), halfway, alphas.sigmas());
+        let (config, s_noise) = (self.clone(), churn.s_noise as f32);
+        Sampling::begin(plan, options.start, DPMSolverSDE { config, alphas, s_noise, motion: None, begin: None })
     }
 }
 
-/// A sampling by [`DPMSolverSDEScheduler`].
 #[derive(Debug)]
-struct DPMSolverSDERun {
-    scheduler: DPMSolverSDEScheduler,
-    steps: Steps,
-    levels: TwoCalls,
+struct DPMSolverSDE {
+    config: DPMSolverSDEConfig,
+    alphas: Alphas,
     s_noise: f32,
     /// Where the noise comes from, begun at the first step.
     motion: Option<BrownianMotion>,
@@ -146,63 +87,38 @@ struct DPMSolverSDERun {
     begin: Option<Tensor>,
 }
 
-impl DPMSolverSDERun {
+impl DPMSolverSDE {
     /// Standard normal noise for a step from one noise level to another, for a tensor like `sample`.
     fn noise(&mut self, from: f32, to: f32, sample: &Tensor, rng: &mut dyn Noise) -> Result<Tensor> {
-        let DPMSolverSDEScheduler { config, alphas } = &self.scheduler;
         let motion = match &mut self.motion {
             Some(motion) => motion,
             None => {
-                let mut own = config.noise_sampler_seed.map(Generator::new);
+                let mut own = self.config.noise_sampler_seed.map(Generator::new);
                 let rng = own.as_mut().map_or(rng, |own| own as &mut dyn Noise);
-                self.motion.insert(BrownianMotion::new(sample.dims(), alphas.sigmas(), rng)?)
+                self.motion.insert(BrownianMotion::new(sample.dims(), self.alphas.sigmas(), rng)?)
             }
         };
         motion.increment(from, to, sample)
     }
 }
 
-impl Run for DPMSolverSDERun {
-    fn steps(&self) -> &Steps {
-        &self.steps
-    }
-
-    fn sigmas(&self) -> Option<&[f32]> {
-        Some(self.levels.sigmas())
-    }
-
-    fn init_noise_sigma(&self) -> f32 {
-        self.scheduler.config.spacing.init_noise_sigma(self.levels.sigmas())
-    }
-
-    fn alpha_sigma(&self) -> Result<(f32, f32)> {
-        Ok((1.0, self.levels.at(self.steps.index()?)))
-    }
-
-    fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
-        scale(sample, c_in(self.levels.at(self.steps.index()?)))
-    }
-
-    fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
-        check_same("the model's output", model_output, sample)?;
-        let call = self.steps.index()?;
-        let ((sigma, next_sigma), shown) = (self.levels.step_of(call), self.levels.at(call));
-        let x0 = self.scheduler.config.prediction_type.denoised(model_output, sample, shown)?;
+impl Step for DPMSolverSDE {
+    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
+        let (sigma, next_sigma) = call.sigmas();
+        let (at, next_at) = call.noise_levels();
+        let x0 = self.config.k.prediction_type.denoised(&call.output, call.sample, at)?;
         if next_sigma == 0.0 {
-            self.steps.advance();
             return Ok(StepOutput { prev_sample: x0.clone(), pred_original_sample: x0 });
         }
-        let (begin, to) = match &self.begin {
-            None => (sample.clone(), self.levels.second_of(call)),
-            Some(begin) => (begin.clone(), next_sigma),
+        let (x, to, is_first) = match self.begin.take() {
+            None => (call.sample.clone(), next_at, true),
+            Some(begin) => (begin, next_sigma, false),
         };
         let (sigma_down, sigma_up) = ancestral_step(sigma, to);
-        let kept = sigma_down / sigma;
-        let down = mix(kept, &begin, 1.0 - kept, &x0)?;
-        let noise = self.noise(sigma, to, sample, rng)?;
+        let down = euler(&x, &x0, sigma, sigma_down)?;
+        let noise = self.noise(sigma, to, call.sample, rng)?;
+        self.begin = is_first.then_some(x);
         let prev_sample = mix(1.0, &down, sigma_up * self.s_noise, &noise)?;
-        self.begin = self.begin.is_none().then_some(begin);
-        self.steps.advance();
         Ok(StepOutput { prev_sample, pred_original_sample: x0 })
     }
 }

@@ -101,6 +101,39 @@ pub enum Error {
     Candle(candle_core::Error),
 }
 
+impl Error {
+    /// [`Error::Config`] of a class that [`in_class`](Self::in_class) names.
+    pub fn config(reason: impl Into<String>) -> Self {
+        Self::Config { class_name: String::new(), reason: reason.into() }
+    }
+
+    /// [`Error::Steps`] of a class that [`in_class`](Self::in_class) names.
+    pub fn steps(steps: usize, reason: impl Into<String>) -> Self {
+        Self::Steps { class_name: String::new(), steps, reason: reason.into() }
+    }
+
+    /// [`Error::Unsupported`] of a class that [`in_class`](Self::in_class) names.
+    pub fn unsupported(what: impl Into<String>) -> Self {
+        Self::Unsupported { class_name: String::new(), what: what.into() }
+    }
+
+    /// The same with the name of the scheduler's class, where it has none yet. [`Sampler`](crate::Sampler) sees to it.
+    pub fn in_class(mut self, name: &str) -> Self {
+        match &mut self {
+            Self::Config { class_name, .. }
+            | Self::Steps { class_name, .. }
+            | Self::Option { class_name, .. }
+            | Self::Unsupported { class_name, .. }
+                if class_name.is_empty() =>
+            {
+                *class_name = name.to_owned();
+            }
+            _ => {}
+        }
+        self
+    }
+}
+
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
         Self::Candle(without_backtrace(error))

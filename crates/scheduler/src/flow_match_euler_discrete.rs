@@ -1,29 +1,29 @@
 use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
-use candle_core::Tensor;
 use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use crate::registry::config_map;
-use crate::schedule::{Flow, MOST_STEPS, check_count, check_descending, check_flow_levels, stretched_to};
-use crate::tensors::{check_same, mix, noise_like};
+use crate::run::{Call, Plan, Sampling, Step};
+use crate::schedule::{
+    Flow, MOST_STEPS, check_count, check_descending, check_flow_levels, check_terminal, stretched_to,
+};
+use crate::tensors::{mix, noise_like};
 use crate::{
-    Error, Process, Result, Run, RunOptions, Schedule, Scheduler, SigmaConfig, StepOutput, Steps, Supports,
+    Error, Method, Process, Result, Run, RunOptions, Sampler, Schedule, SigmaConfig, StepOutput, Supports,
     TimeShiftType,
 };
 
 /// Euler's method along the straight paths of a flow (Liu et al. 2022; Esser et al. 2024): diffusers'
 /// `FlowMatchEulerDiscreteScheduler`.
 ///
-/// With `use_dynamic_shifting` a run has to be told [`RunOptions::mu`], for which there is [`mu`](Self::mu). Noise levels
-/// asked for by hand are shifted as all are; like everywhere here, the last of them is where the last step leads, commonly
-/// 0 (diffusers' `sigmas` leave it out). Timesteps asked for by hand are told to the model as they are, while the noise
-/// levels that belong to them are shifted, as in diffusers.
+/// With `use_dynamic_shifting` a run needs [`RunOptions::mu`], for which there is [`mu`](Self::mu). Noise levels asked for
+/// by hand are shifted as all are; like everywhere here, the last of them is where the last step leads, commonly 0
+/// (diffusers' `sigmas` leave it out). Timesteps asked for by hand go to the model as they are, while the noise levels that
+/// belong to them are shifted, as in diffusers.
 ///
 /// With `invert_sigmas` noise levels count up from the noise to the image. (diffusers' `scale_noise` and
-/// `stochastic_sampling` then still take them for shares of noise, and mix up the two; here they are the image's.)
+/// `stochastic_sampling` then still take them for weights of the noise, and mix up the two; here they are the image's.)
 ///
 /// ```
 /// use kakusan_scheduler::{FlowMatchEulerDiscreteConfig, FlowMatchEulerDiscreteScheduler, RunOptions, Scheduler};
@@ -34,15 +34,12 @@ use crate::{
 /// assert_eq!(scheduler.run_with(&RunOptions { mu, ..RunOptions::steps(4) })?.timesteps().len(), 4);
 /// # Ok::<(), kakusan_scheduler::Error>(())
 /// ```
-#[derive(Debug, Clone, Default)]
-pub struct FlowMatchEulerDiscreteScheduler {
-    config: FlowMatchEulerDiscreteConfig,
-}
+pub type FlowMatchEulerDiscreteScheduler = Sampler<FlowMatchEulerDiscreteConfig>;
 
 /// The configuration of [`FlowMatchEulerDiscreteScheduler`], under diffusers' names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FlowMatchEulerDiscreteConfig {
-    /// T: the model is told `T σ`.
+    /// T: the model is conditioned on `T σ`.
     pub num_train_timesteps: usize,
     /// By how much noise levels are shifted up, without dynamic shifting.
     pub shift: f64,
@@ -89,184 +86,140 @@ impl Default for FlowMatchEulerDiscreteConfig {
     }
 }
 
-impl FlowMatchEulerDiscreteScheduler {
-    /// Its `_class_name`.
-    pub const CLASS_NAME: &'static str = "FlowMatchEulerDiscreteScheduler";
-
-    /// Takes the configuration.
-    ///
-    /// # Errors
-    /// When a value is out of its range, or values contradict each other.
-    pub fn new(config: FlowMatchEulerDiscreteConfig) -> Result<Self> {
-        let scheduler = Self { config };
-        let Self { config } = &scheduler;
-        scheduler.flow(config.shift).check(Self::CLASS_NAME)?;
-        config.sigma.check(Self::CLASS_NAME, [None, None])?;
-        let refuse = |reason: String| Err(Error::Config { class_name: Self::CLASS_NAME.into(), reason });
-        if let Some(terminal) = config.shift_terminal.filter(|terminal| !(0.0..1.0).contains(terminal)) {
-            return refuse(format!("shift_terminal is {terminal}; it must be a noise level of at least 0 and below 1"));
-        }
-        for (key, shift) in [("base_shift", config.base_shift), ("max_shift", config.max_shift)] {
-            if let Some(shift) = shift.filter(|shift| !shift.is_finite()) {
-                return refuse(format!("{key} is {shift}; it must be a finite number"));
-            }
-        }
-        Ok(scheduler)
-    }
-
+impl Sampler<FlowMatchEulerDiscreteConfig> {
     /// μ for images that the model sees as so many patches: in proportion between `base_shift` and `max_shift`, and beyond
     /// them; what diffusers' pipelines pass as [`RunOptions::mu`]. `None` where the configuration lacks the two, or they are
     /// for images of one size.
     pub fn mu(&self, image_seq_len: usize) -> Option<f64> {
-        let FlowMatchEulerDiscreteConfig { base_image_seq_len: base, max_image_seq_len: max, .. } = self.config;
-        let (base_shift, max_shift) = (self.config.base_shift?, self.config.max_shift?);
-        let share = (image_seq_len as f64 - base as f64) / (max as f64 - base as f64);
-        (max != base).then_some(base_shift + share * (max_shift - base_shift))
+        let config = self.method();
+        let (base, max) = (config.base_image_seq_len, config.max_image_seq_len);
+        let (base_shift, max_shift) = (config.base_shift?, config.max_shift?);
+        let place = (image_seq_len as f64 - base as f64) / (max as f64 - base as f64);
+        (max != base).then_some(base_shift + place * (max_shift - base_shift))
+    }
+}
+
+impl FlowMatchEulerDiscreteConfig {
+    fn flow(&self, shift: f64) -> Flow {
+        Flow { num_train_timesteps: self.num_train_timesteps, shift, inverted: self.invert_sigmas }
     }
 
-    fn flow(&self, shift: f64) -> Flow {
-        Flow { num_train_timesteps: self.config.num_train_timesteps, shift, inverted: self.config.invert_sigmas }
+    /// That of training: dynamic shifting is of sampling alone.
+    fn training(&self) -> Flow {
+        self.flow(if self.use_dynamic_shifting { 1.0 } else { self.shift })
     }
 
     /// The shift of a run.
     fn shift(&self, mu: Option<f64>) -> Result<f64> {
-        if !self.config.use_dynamic_shifting {
-            return Ok(self.config.shift);
+        if !self.use_dynamic_shifting {
+            return Ok(self.shift);
         }
         let Some(mu) = mu else {
-            let what = "sample without `mu` while use_dynamic_shifting is true: set RunOptions::mu, for which there is \
-                        FlowMatchEulerDiscreteScheduler::mu, or build it with use_dynamic_shifting false";
-            return Err(Error::Unsupported { class_name: Self::CLASS_NAME.into(), what: what.into() });
+            return Err(Error::unsupported(
+                "sample without `mu` while use_dynamic_shifting is true: set RunOptions::mu, for which there is \
+                 FlowMatchEulerDiscreteScheduler::mu, or build it with use_dynamic_shifting false",
+            ));
         };
-        let (shift, expected) = match self.config.time_shift_type {
+        let (shift, expected) = match self.time_shift_type {
             TimeShiftType::Exponential => (mu.exp(), "it must be a number, and its exponential neither 0 nor infinite"),
             TimeShiftType::Linear => (mu, "it must be a number above 0"),
         };
-        match shift.is_finite() && shift > 0.0 {
-            true => Ok(shift),
-            false => Err(Error::OptionValue { option: "mu", value: mu, expected }),
+        if shift.is_finite() && shift > 0.0 {
+            return Ok(shift);
         }
+        Err(Error::OptionValue { option: "mu", value: mu, expected })
     }
 
-    /// The levels that the model is told, and the noise levels between which the steps lead, one more.
+    /// The timesteps of the model calls, and the noise levels between which the steps lead, one more.
     fn schedule(&self, options: &RunOptions) -> Result<(Vec<f32>, Vec<f32>)> {
-        let config = &self.config;
-        let t = config.num_train_timesteps as f64;
+        let t = self.num_train_timesteps as f64;
         let flow = self.flow(self.shift(options.mu)?);
         let (mut sigmas, last): (Vec<f64>, f64) = match &options.schedule {
-            Schedule::Steps(n) => {
-                let n = check_count(Self::CLASS_NAME, *n)?;
-                // the range of training is shifted by `shift` alone
-                let training = self.flow(if config.use_dynamic_shifting { 1.0 } else { config.shift });
-                (training.spaced(n), 0.0)
-            }
+            Schedule::Steps(n) => (self.training().spaced(check_count(*n)?), 0.0),
             Schedule::Timesteps(timesteps) => {
-                check_flow_levels(Self::CLASS_NAME, timesteps, t)?;
+                check_flow_levels(timesteps, t)?;
                 (timesteps.iter().map(|timestep| timestep / t).collect(), 0.0)
             }
             Schedule::Sigmas(sigmas) => {
-                check_descending(Self::CLASS_NAME, sigmas)?;
-                check_flow_levels(Self::CLASS_NAME, sigmas, 1.0)?;
+                check_descending(sigmas)?;
+                check_flow_levels(sigmas, 1.0)?;
                 (sigmas[..sigmas.len() - 1].to_vec(), sigmas[sigmas.len() - 1])
             }
         };
         sigmas.iter_mut().for_each(|sigma| *sigma = flow.shifted(*sigma));
+        sigmas = stretched_to(sigmas, self.shift_terminal)?;
         let n = sigmas.len();
-        if let Some(terminal) = config.shift_terminal.filter(|terminal| *terminal > 0.0) {
-            let Some(longer) = stretched_to(&sigmas, terminal) else {
-                let reason = format!("shift_terminal is {terminal}, but its only step begins at 1; more would do");
-                return Err(Error::Steps { class_name: Self::CLASS_NAME.into(), steps: n, reason });
-            };
-            sigmas = longer;
-        }
-        if let Some(conversion) = config.sigma.conversion() {
+        if let Some(conversion) = self.sigma.conversion() {
             if sigmas[n - 1] <= 0.0 {
                 let what = "space noise levels down to 0 by use_*_sigmas: leave out the last, or these";
-                return Err(Error::Unsupported { class_name: Self::CLASS_NAME.into(), what: what.into() });
+                return Err(Error::unsupported(what));
             }
             sigmas = conversion.sigmas([sigmas[0], sigmas[n - 1]], n);
         }
         sigmas.push(flow.shifted(last));
-        let count_up = |sigma: f32| if config.invert_sigmas { 1.0 - sigma } else { sigma };
+        let count_up = |sigma: f32| if self.invert_sigmas { 1.0 - sigma } else { sigma };
         let sigmas: Vec<f32> = sigmas.into_iter().map(|sigma| count_up(sigma as f32)).collect();
-        let levels = match &options.schedule {
-            Schedule::Timesteps(timesteps) if !config.invert_sigmas => timesteps.iter().map(|&t| t as f32).collect(),
-            _ => sigmas[..n].iter().map(|&sigma| flow.level(sigma)).collect(),
+        let timesteps = match &options.schedule {
+            Schedule::Timesteps(timesteps) if !self.invert_sigmas => timesteps.iter().map(|&t| t as f32).collect(),
+            _ => sigmas[..n].iter().map(|&sigma| flow.timestep(sigma)).collect(),
         };
-        Ok((levels, sigmas))
+        Ok((timesteps, sigmas))
     }
 }
 
-impl Scheduler for FlowMatchEulerDiscreteScheduler {
-    fn class_name(&self) -> &str {
-        Self::CLASS_NAME
-    }
+impl Method for FlowMatchEulerDiscreteConfig {
+    const CLASS_NAME: &'static str = "FlowMatchEulerDiscreteScheduler";
+    const SUMMARY: &'static str = "Euler's method for flows: straight from noise to image (Esser et al. 2024)";
+    const SUPPORTS: &'static [Supports] = &[Supports::Timesteps, Supports::Sigmas, Supports::Mu];
 
-    fn config(&self) -> Map<String, Value> {
-        config_map(&self.config)
-    }
-
-    fn summary(&self) -> &str {
-        "Euler's method for flows: straight from noise to image (Esser et al. 2024)"
+    fn check(&self) -> Result<()> {
+        self.flow(self.shift).check()?;
+        self.sigma.check([None, None])?;
+        check_terminal(self.shift_terminal)?;
+        for (key, shift) in [("base_shift", self.base_shift), ("max_shift", self.max_shift)] {
+            if let Some(shift) = shift.filter(|shift| !shift.is_finite()) {
+                return Err(Error::config(format!("{key} is {shift}; it must be a finite number")));
+            }
+        }
+        Ok(())
     }
 
     fn process(&self) -> Process {
-        // dynamic shifting is of sampling alone
-        self.flow(if self.config.use_dynamic_shifting { 1.0 } else { self.config.shift }).process()
+        self.training().process()
     }
 
     /// At least 2 with `shift_terminal`: a step that begins at 1 cannot be stretched.
     fn inference_steps(&self) -> RangeInclusive<usize> {
-        let stretched = self.config.shift_terminal.is_some_and(|terminal| terminal > 0.0);
+        let stretched = self.shift_terminal.is_some_and(|terminal| terminal > 0.0);
         if stretched { 2..=MOST_STEPS } else { 1..=MOST_STEPS }
     }
 
-    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        let takes = [Supports::Timesteps, Supports::Sigmas, Supports::Mu];
-        let takes = if self.config.use_dynamic_shifting { &takes[..] } else { &takes[..2] };
-        options.only(Self::CLASS_NAME, takes)?;
-        let (levels, sigmas) = self.schedule(options)?;
-        let steps = Steps::new(Self::CLASS_NAME, levels, options.start)?;
-        let stochastic = self.config.stochastic_sampling;
-        Ok(Box::new(FlowMatchEulerDiscreteRun { flow: self.flow(1.0), stochastic, steps, sigmas }))
+    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+        if options.mu.is_some() && !self.use_dynamic_shifting {
+            return Err(Error::Option { class_name: Self::CLASS_NAME.into(), option: "mu" });
+        }
+        let (flow, (timesteps, sigmas)) = (self.flow(1.0), self.schedule(options)?);
+        let plan = Plan::between(timesteps, sigmas, |sigma| flow.alpha_sigma(sigma));
+        Sampling::begin(plan, options.start, FlowMatchEuler { flow, stochastic: self.stochastic_sampling })
     }
 }
 
-/// A sampling by [`FlowMatchEulerDiscreteScheduler`]; it remembers nothing but where it is.
 #[derive(Debug)]
-struct FlowMatchEulerDiscreteRun {
+struct FlowMatchEuler {
     flow: Flow,
     stochastic: bool,
-    steps: Steps,
-    sigmas: Vec<f32>,
 }
 
-impl Run for FlowMatchEulerDiscreteRun {
-    fn steps(&self) -> &Steps {
-        &self.steps
-    }
-
-    fn sigmas(&self) -> Option<&[f32]> {
-        Some(&self.sigmas)
-    }
-
-    fn alpha_sigma(&self) -> Result<(f32, f32)> {
-        Ok(self.flow.alpha_sigma(self.sigmas[self.steps.index()?]))
-    }
-
-    fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
-        check_same("the model's output", model_output, sample)?;
-        let i = self.steps.index()?;
-        let (sigma, next_sigma) = (self.sigmas[i], self.sigmas[i + 1]);
-        let x0 = self.flow.original_sample(model_output, sample, sigma)?;
-        let prev_sample = match self.stochastic {
-            true => {
-                let (of_x0, of_noise) = self.flow.alpha_sigma(next_sigma);
-                mix(of_x0, &x0, of_noise, &noise_like(sample, rng)?)?
-            }
-            false => mix(1.0, sample, next_sigma - sigma, model_output)?,
+impl Step for FlowMatchEuler {
+    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
+        let (sigma, next_sigma) = call.sigmas();
+        let x0 = self.flow.original_sample(&call.output, call.sample, sigma)?;
+        let prev_sample = if self.stochastic {
+            let (next_alpha, next_sigma) = self.flow.alpha_sigma(next_sigma);
+            mix(next_alpha, &x0, next_sigma, &noise_like(call.sample, rng)?)?
+        } else {
+            mix(1.0, call.sample, next_sigma - sigma, &call.output)?
         };
-        self.steps.advance();
         Ok(StepOutput { prev_sample, pred_original_sample: x0 })
     }
 }

@@ -1,29 +1,25 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
 use candle_core::{Device, Tensor};
 use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use crate::registry::config_map;
-use crate::schedule::{MOST_STEPS, check_count, check_positive, check_sigma_range, serialize_whole};
+use crate::schedule::{check_count, check_positive, check_sigma_range, serialize_whole};
 use crate::tensors::{check_same, mix, noise_like, randn, scale};
-use crate::{Churn, Error, Levels, PredictionType, Process, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
+use crate::{
+    Churn, Error, Levels, Method, PredictionType, Process, Result, Run, RunOptions, Sampler, StepOutput, Steps,
+};
 
 /// Karras' stochastic sampler for score models of the variance exploding SDE (Karras et al. 2022, algorithm 2 and equation
 /// 213): diffusers' deprecated `KarrasVeScheduler`, used as its pipeline does.
 ///
-/// The model sees `(x + 1) / 2` and is told `σ / 2`: pixels from 0 to 1 for it, from -1 to 1 for the sampler. Its output is
-/// the score there. A step calls it twice, but for the last; the noise that begins a step comes with what the step before
-/// gives, or with the initial noise. [`RunOptions::start`] counts steps, not calls.
+/// The model sees `(x + 1) / 2` and is conditioned on `σ / 2`: pixels from 0 to 1 for it, from -1 to 1 for the sampler. Its
+/// output is the score there. A step calls it twice, but for the last; the noise that begins a step comes with what the step
+/// before gives, or with the initial noise. [`RunOptions::start`] counts steps, not calls.
 ///
 /// As in diffusers the noise levels are `σ_max² (σ_min² / σ_max²)^(i / (n - 1))`, squares where one would expect none, while
 /// the initial noise has a deviation of σ_max. (Its one step alone is not a number; here it begins at the highest level.)
-#[derive(Debug, Clone, Default)]
-pub struct KarrasVeScheduler {
-    config: KarrasVeConfig,
-}
+pub type KarrasVeScheduler = Sampler<KarrasVeConfig>;
 
 /// The configuration of [`KarrasVeScheduler`], under diffusers' names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,83 +48,54 @@ impl Default for KarrasVeConfig {
     }
 }
 
-impl KarrasVeScheduler {
-    /// Its `_class_name`.
-    pub const CLASS_NAME: &'static str = "KarrasVeScheduler";
-
-    /// Takes the configuration.
-    ///
-    /// # Errors
-    /// When a value is out of its range.
-    pub fn new(config: KarrasVeConfig) -> Result<Self> {
-        check_sigma_range(Self::CLASS_NAME, config.sigma_min, config.sigma_max)?;
-        check_positive(Self::CLASS_NAME, &[("s_noise", config.s_noise)])?;
-        for (key, value) in [("s_churn", config.s_churn), ("s_min", config.s_min), ("s_max", config.s_max)] {
-            if value.is_nan() || value < 0.0 {
-                let reason = format!("{key} is {value}; it must be at least 0");
-                return Err(Error::Config { class_name: Self::CLASS_NAME.into(), reason });
-            }
-        }
-        Ok(Self { config })
-    }
-
+impl KarrasVeConfig {
     /// `n` noise levels from the highest to the lowest.
     fn sigmas(&self, n: usize) -> Vec<f32> {
-        let KarrasVeConfig { sigma_min, sigma_max, .. } = self.config;
-        let ratio = (sigma_min.powi(2) / sigma_max.powi(2)) as f32;
-        let sigma = |i: usize| sigma_max.powi(2) as f32 * ratio.powf(i as f32 / (n.max(2) - 1) as f32);
+        let ratio = (self.sigma_min.powi(2) / self.sigma_max.powi(2)) as f32;
+        let sigma = |i: usize| self.sigma_max.powi(2) as f32 * ratio.powf(i as f32 / (n.max(2) - 1) as f32);
         (0..n).map(sigma).collect()
     }
 }
 
-impl Scheduler for KarrasVeScheduler {
-    fn class_name(&self) -> &str {
-        Self::CLASS_NAME
+impl Method for KarrasVeConfig {
+    const CLASS_NAME: &'static str = "KarrasVeScheduler";
+    const SUMMARY: &'static str =
+        "Karras' stochastic sampler for variance exploding score models, two model calls a step (Karras et al. 2022)";
+
+    fn check(&self) -> Result<()> {
+        check_sigma_range(self.sigma_min, self.sigma_max)?;
+        check_positive(&[("s_noise", self.s_noise)])?;
+        for (key, value) in [("s_churn", self.s_churn), ("s_min", self.s_min), ("s_max", self.s_max)] {
+            if value.is_nan() || value < 0.0 {
+                return Err(Error::config(format!("{key} is {value}; it must be at least 0")));
+            }
+        }
+        Ok(())
     }
 
-    fn config(&self) -> Map<String, Value> {
-        config_map(&self.config)
-    }
-
-    fn summary(&self) -> &str {
-        "Karras' stochastic sampler for variance exploding score models, two model calls a step (Karras et al. 2022)"
-    }
-
+    /// Noise levels are drawn evenly in `log σ` over all that samplings visit.
     fn process(&self) -> Process {
-        let KarrasVeConfig { sigma_min, sigma_max, .. } = self.config;
+        let (sigma_min, sigma_max) = (self.sigma_min, self.sigma_max);
         let sigma = move |u: f32| sigma_min.powi(2) * (sigma_max / sigma_min).powf(2.0 * f64::from(u));
         let levels = Levels::continuous(move |u| (sigma(u) / 2.0) as f32);
         Process::new(levels, PredictionType::Epsilon, |level| (1.0, 2.0 * level))
             .target_weights(|level| (0.0, -1.0 / level)) // the score of the image as the model sees it
-            .weighted(|level| level * level)
+            .weighted(|level| level * level) // so that all levels weigh alike
             .model_input(|_| (0.5, 0.5)) // pixels from 0 to 1
             .with_snr(|level| (2.0 * level).powi(-2))
     }
 
-    fn inference_steps(&self) -> RangeInclusive<usize> {
-        1..=MOST_STEPS
-    }
-
-    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[])?;
-        let n = check_count(Self::CLASS_NAME, options.num_steps())?;
-        let KarrasVeConfig { sigma_max, s_noise, s_churn, s_min: s_tmin, s_max: s_tmax, .. } = self.config;
-        let churn = Churn { s_churn, s_tmin, s_tmax, s_noise };
+    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+        let n = check_count(options.num_steps())?;
+        let churn = Churn { s_churn: self.s_churn, s_tmin: self.s_min, s_tmax: self.s_max, s_noise: self.s_noise };
         let sigmas: Vec<f32> = self.sigmas(n).into_iter().chain([0.0]).collect();
         let sigma_hats: Vec<f32> = sigmas[..n].iter().map(|&sigma| sigma + churn.gamma(sigma, n) * sigma).collect();
         // at the raised level of a step, and at the level that it leads to, unless that is 0
         let calls = sigma_hats.iter().zip(&sigmas[1..]).flat_map(|(&hat, &next)| [hat / 2.0, next / 2.0]);
-        let calls = calls.take(2 * n - 1).collect();
-        let steps = Steps::with_second_calls(Self::CLASS_NAME, calls, options.start)?;
-        let init_noise_sigma = sigma_max as f32;
-        let s_noise = s_noise as f32;
+        let steps = Steps::with_calls(calls.take(2 * n - 1).collect(), 2, options.start)?;
+        let (init_noise_sigma, s_noise) = (self.sigma_max as f32, self.s_noise as f32);
         Ok(Box::new(KarrasVeRun { init_noise_sigma, s_noise, sigmas, sigma_hats, steps, first: None }))
     }
-}
-
-/// What the model sees: pixels from 0 to 1.
-fn to_unit(sample: &Tensor) -> Result<Tensor> {
-    Ok(sample.affine(0.5, 0.5)?)
 }
 
 /// A sampling by [`KarrasVeScheduler`]; between the two calls of a step it remembers the first.
@@ -139,14 +106,8 @@ struct KarrasVeRun {
     sigmas: Vec<f32>,
     sigma_hats: Vec<f32>,
     steps: Steps,
-    first: Option<FirstCall>,
-}
-
-/// Where a step began, and its derivative there.
-#[derive(Debug)]
-struct FirstCall {
-    sample_hat: Tensor,
-    derivative: Tensor,
+    /// Where a step began, and its derivative there.
+    first: Option<(Tensor, Tensor)>,
 }
 
 impl KarrasVeRun {
@@ -181,33 +142,31 @@ impl Run for KarrasVeRun {
     }
 
     fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
-        to_unit(sample)
+        Ok(sample.affine(0.5, 0.5)?)
     }
 
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
         check_same("the model's output", model_output, sample)?;
         let call = self.steps.index()?;
         let step = call / 2;
-        let (sigma_hat, next_sigma) = (self.sigma_hats[step], self.sigmas[step + 1]);
-        let level = self.timesteps()[call];
-        let output = scale(model_output, level)?;
-        let x0 = mix(1.0, sample, 2.0 * level, &output)?;
-        let derivative = output.neg()?; // (sample - x0) / σ
+        let dt = self.sigmas[step + 1] - self.sigma_hats[step];
+        let timestep = self.timesteps()[call];
+        let output = scale(model_output, timestep)?;
+        let x0 = mix(1.0, sample, 2.0 * timestep, &output)?;
+        let d = output.neg()?; // (x - x₀) / σ
 
-        let (prev_sample, first) = match &self.first {
+        let prev_sample = match self.first.take() {
             None => {
-                let next = mix(1.0, sample, next_sigma - sigma_hat, &derivative)?;
-                let is_last = next_sigma == 0.0;
-                (next, (!is_last).then(|| FirstCall { sample_hat: sample.clone(), derivative }))
+                let euler = mix(1.0, sample, dt, &d)?;
+                self.first = (self.sigmas[step + 1] != 0.0).then(|| (sample.clone(), d));
+                euler
             }
-            Some(FirstCall { sample_hat, derivative: first }) => {
-                check_same("the sample", sample, sample_hat)?;
-                let mean = mix(0.5, first, 0.5, &derivative)?;
-                let next = mix(1.0, sample_hat, next_sigma - sigma_hat, &mean)?;
-                (self.churn(step + 1, &next, rng)?, None)
+            Some((x_hat, first_d)) => {
+                check_same("the sample", sample, &x_hat)?;
+                let mean = mix(0.5, &first_d, 0.5, &d)?;
+                self.churn(step + 1, &mix(1.0, &x_hat, dt, &mean)?, rng)?
             }
         };
-        self.first = first;
         self.steps.advance();
         Ok(StepOutput { prev_sample, pred_original_sample: x0 })
     }

@@ -50,8 +50,7 @@ mod flow_match_heun_discrete;
 mod heun_discrete;
 mod ipndm;
 mod karras_ve;
-mod kdpm2_ancestral_discrete;
-mod kdpm2_discrete;
+mod kdpm2;
 mod lcm;
 mod linear_mix;
 mod lms_discrete;
@@ -60,12 +59,12 @@ mod pndm;
 mod process;
 mod registry;
 mod repaint;
+mod run;
 mod sa_solver;
 mod schedule;
 mod scheduler;
 mod sde_ve;
 mod sde_vp;
-mod steps;
 mod tcd;
 mod tensors;
 mod unclip;
@@ -91,26 +90,29 @@ pub use flow_match_heun_discrete::{FlowMatchHeunDiscreteConfig, FlowMatchHeunDis
 pub use heun_discrete::{HeunDiscreteConfig, HeunDiscreteScheduler};
 pub use ipndm::{IPNDMConfig, IPNDMScheduler};
 pub use karras_ve::{KarrasVeConfig, KarrasVeScheduler};
-pub use kdpm2_ancestral_discrete::{KDPM2AncestralDiscreteConfig, KDPM2AncestralDiscreteScheduler};
-pub use kdpm2_discrete::{KDPM2DiscreteConfig, KDPM2DiscreteScheduler};
+pub use kdpm2::{
+    KDPM2AncestralDiscreteConfig, KDPM2AncestralDiscreteScheduler, KDPM2Config, KDPM2DiscreteConfig,
+    KDPM2DiscreteScheduler,
+};
 pub use lcm::{LCMConfig, LCMScheduler};
-pub use linear_mix::LinearMixScheduler;
+pub use linear_mix::{LinearMixConfig, LinearMixScheduler};
 pub use lms_discrete::{LMSDiscreteConfig, LMSDiscreteScheduler};
 pub use options::{Churn, RunOptions, Schedule, Supports};
 pub use pndm::{PNDMConfig, PNDMScheduler};
 pub use process::{Draw, Levels, PixelRange, Process};
 pub use registry::{Constructor, Registry, saved_config, to_json};
 pub use repaint::{RePaintConfig, RePaintOptions, RePaintScheduler};
+pub use run::{Run, StepOutput, Steps};
 pub use sa_solver::{SAAlgorithmType, SASolverConfig, SASolverScheduler, SATau};
 pub use schedule::{
-    BetaConfig, BetaSchedule, DPMAlgorithmType, DPMSolverType, DynamicShiftConfig, EDMConfig, FinalSigmasType,
-    FlowConfig, LearnedVarianceType, PredictionType, SigmaConfig, SigmaSchedule, SolverConfig, SpacingConfig,
-    ThresholdConfig, TimeShiftType, TimestepSpacing, UniPCSolverType,
+    BetaConfig, BetaSchedule, ClipConfig, DPMAlgorithmType, DPMSolverConfig, DPMSolverType, DistilledConfig,
+    DynamicShiftConfig, EDMConfig, FinalSigmasType, FlowConfig, KDiffusionConfig, LearnedVarianceType, PredictionType,
+    SigmaConfig, SigmaSchedule, SolverConfig, SpacingConfig, ThresholdConfig, TimeShiftType, TimestepSpacing,
+    UniPCSolverType,
 };
-pub use scheduler::{Run, Scheduler, StepOutput};
+pub use scheduler::{Method, Sampler, Scheduler};
 pub use sde_ve::{ScoreSdeVeConfig, ScoreSdeVeScheduler};
 pub use sde_vp::{ScoreSdeVpConfig, ScoreSdeVpScheduler};
-pub use steps::Steps;
 pub use tcd::{TCDConfig, TCDScheduler};
 pub use unclip::{UnCLIPConfig, UnCLIPScheduler};
 pub use unipc_multistep::{UniPCMultistepConfig, UniPCMultistepScheduler};

@@ -1,48 +1,34 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
 use candle_core::{Device, Tensor};
 use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use crate::registry::config_map;
-use crate::schedule::{MOST_STEPS, check_count};
+use crate::schedule::check_count;
 use crate::tensors::check_same;
-use crate::{Levels, PixelRange, PredictionType, Process, Result, Run, RunOptions, Scheduler, StepOutput, Steps};
+use crate::{Levels, Method, PixelRange, PredictionType, Process, Result, Run, RunOptions, Sampler, StepOutput, Steps};
 
 /// The tutorial's mix of image and noise, without a schedule (Hugging Face's diffusion course, unit 1, "Diffusion from
 /// scratch").
 ///
 /// - Corrupting: `noisy = x * (1 - amount) + noise * amount`, noise uniform on `[0, 1)`, the amount uniform on `[0, 1)`,
 ///   one for each image. An amount of 0 leaves the image, 1 leaves only noise. The model predicts the clean image.
-/// - Sampling in `n` steps: step `i` mixes the prediction in by `f = 1 / (n - i)`, so that the last step takes it whole.
-///   Before step `i` the sample still holds noise of amount `(n - i) / n`, which is the level handed to the model.
+/// - Sampling in `n` steps: step `i` mixes the prediction in by `f = 1 / (n - i)`, so that the last step takes all of it.
+///   Before step `i` the sample still holds noise of amount `(n - i) / n`, which the model is conditioned on.
 ///
 /// diffusers has no such class; its `_class_name` is `LinearMixScheduler`.
+pub type LinearMixScheduler = Sampler<LinearMixConfig>;
+
+/// The configuration of [`LinearMixScheduler`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct LinearMixScheduler {
-    /// What a model that wants a timestep is told, always, in place of the amount of noise: the course's second model gets 0.
+pub struct LinearMixConfig {
+    /// What the model is conditioned on, always, in place of the amount of noise: the course's second model gets 0.
     pub timestep: Option<f32>,
 }
 
-impl LinearMixScheduler {
-    /// The `_class_name` under which it is registered.
-    pub const CLASS_NAME: &'static str = "LinearMixScheduler";
-}
-
-impl Scheduler for LinearMixScheduler {
-    fn class_name(&self) -> &str {
-        Self::CLASS_NAME
-    }
-
-    fn config(&self) -> Map<String, Value> {
-        config_map(self)
-    }
-
-    fn summary(&self) -> &str {
-        "the tutorial's mix of image and uniform noise, without a schedule"
-    }
+impl Method for LinearMixConfig {
+    const CLASS_NAME: &'static str = "LinearMixScheduler";
+    const SUMMARY: &'static str = "the tutorial's mix of image and uniform noise, without a schedule";
 
     fn process(&self) -> Process {
         let process = Process::new(Levels::continuous(|u| u), PredictionType::Sample, |amount| (1.0 - amount, amount))
@@ -54,15 +40,10 @@ impl Scheduler for LinearMixScheduler {
         }
     }
 
-    fn inference_steps(&self) -> RangeInclusive<usize> {
-        1..=MOST_STEPS
-    }
-
-    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[])?;
-        let n = check_count(Self::CLASS_NAME, options.num_steps())?;
+    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+        let n = check_count(options.num_steps())?;
         let timesteps = (0..n).map(|i| self.timestep.unwrap_or(amount(i, n))).collect();
-        Ok(Box::new(LinearMixRun { steps: Steps::new(Self::CLASS_NAME, timesteps, options.start)? }))
+        Ok(Box::new(LinearMixRun { steps: Steps::new(timesteps, options.start)? }))
     }
 }
 

@@ -5,14 +5,12 @@ use std::ops::RangeInclusive;
 use candle_core::Tensor;
 use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use crate::registry::config_map;
-use crate::schedule::{Alphas, c_in, sigma_schedule};
-use crate::tensors::{check_same, mix, scale};
+use crate::run::{Call, Sampling, Step};
+use crate::tensors::{mix, scale};
 use crate::{
-    BetaConfig, BetaSchedule, Error, PredictionType, Process, Result, Run, RunOptions, Scheduler, SigmaConfig,
-    SpacingConfig, StepOutput, Steps, Supports, TimestepSpacing,
+    BetaSchedule, Error, KDiffusionConfig, Method, PredictionType, Process, Result, Run, RunOptions, Sampler,
+    StepOutput, Supports,
 };
 
 /// A linear multistep method in σ, by the integrals of the polynomial through earlier derivatives (Adams and Bashforth, for
@@ -20,163 +18,75 @@ use crate::{
 ///
 /// [`RunOptions::order`] is how many derivatives it looks at, 4 if not said otherwise. A run that leaves out its first
 /// steps has no derivatives before it; as in diffusers it takes those for 0, which its first steps feel.
-#[derive(Debug, Clone)]
-pub struct LMSDiscreteScheduler {
-    config: LMSDiscreteConfig,
-    alphas: Alphas,
-}
+pub type LMSDiscreteScheduler = Sampler<LMSDiscreteConfig>;
 
 /// The configuration of [`LMSDiscreteScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct LMSDiscreteConfig {
-    /// The variances of the forward process.
+    /// The process, and which timesteps or noise levels a sampling visits.
     #[serde(flatten)]
-    pub beta: BetaConfig,
-    /// What the model predicts; no flow.
-    pub prediction_type: PredictionType,
-    /// Noise levels spaced otherwise than the timesteps.
-    #[serde(flatten)]
-    pub sigma: SigmaConfig,
-    /// Which timesteps a sampling visits.
-    #[serde(flatten)]
-    pub spacing: SpacingConfig,
+    pub k: KDiffusionConfig,
 }
 
-impl Default for LMSDiscreteConfig {
-    /// diffusers': 1000 timesteps, linear betas, ε-prediction, spaced `linspace`.
-    fn default() -> Self {
-        Self {
-            beta: BetaConfig::default(),
-            prediction_type: PredictionType::Epsilon,
-            sigma: SigmaConfig::default(),
-            spacing: SpacingConfig::new(TimestepSpacing::Linspace),
-        }
-    }
-}
+/// Polynomials of higher order than this swing too far to be of use.
+const MAX_ORDER: usize = 20;
 
-impl LMSDiscreteScheduler {
-    /// Its `_class_name`.
-    pub const CLASS_NAME: &'static str = "LMSDiscreteScheduler";
-    /// Polynomials of higher order than this swing too far to be of use.
-    const MAX_ORDER: usize = 20;
+impl Method for LMSDiscreteConfig {
+    const CLASS_NAME: &'static str = "LMSDiscreteScheduler";
+    const SUMMARY: &'static str =
+        "a linear multistep method in noise levels, one model call a step (after k-diffusion)";
+    const SUPPORTS: &'static [Supports] = &[Supports::Order];
 
-    /// Builds the schedule.
-    ///
-    /// # Errors
-    /// When a value is out of its range, or of no use to this scheduler.
-    pub fn new(config: LMSDiscreteConfig) -> Result<Self> {
-        use BetaSchedule::{Linear, ScaledLinear, SquaredcosCapV2};
-        use PredictionType::{Epsilon, Sample, VPrediction};
-        config.prediction_type.only(Self::CLASS_NAME, &[Epsilon, Sample, VPrediction])?;
-        config.beta.check(Self::CLASS_NAME, &[Linear, ScaledLinear, SquaredcosCapV2])?;
-        config.sigma.check(Self::CLASS_NAME, [None, None])?;
-        let scheduler = Self::build(config);
-        scheduler.alphas.check_sigmas(Self::CLASS_NAME)?;
-        Ok(scheduler)
-    }
-
-    fn build(config: LMSDiscreteConfig) -> Self {
-        Self { alphas: Alphas::new(&config.beta, false), config }
-    }
-}
-
-impl Default for LMSDiscreteScheduler {
-    /// That of [`LMSDiscreteConfig::default`].
-    fn default() -> Self {
-        Self::build(LMSDiscreteConfig::default())
-    }
-}
-
-impl Scheduler for LMSDiscreteScheduler {
-    fn class_name(&self) -> &str {
-        Self::CLASS_NAME
-    }
-
-    fn config(&self) -> Map<String, Value> {
-        config_map(&self.config)
-    }
-
-    fn summary(&self) -> &str {
-        "a linear multistep method in noise levels, one model call a step (after k-diffusion)"
+    fn check(&self) -> Result<()> {
+        self.k.check(PredictionType::NO_FLOW, BetaSchedule::USUAL)
     }
 
     fn process(&self) -> Process {
-        self.alphas.exploding(self.config.prediction_type)
+        self.k.process()
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
-        1..=self.alphas.len()
+        1..=self.k.beta.num_train_timesteps
     }
 
-    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[Supports::Order])?;
+    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
         let order = options.order.unwrap_or(4);
-        if !(1..=Self::MAX_ORDER).contains(&order) {
+        if !(1..=MAX_ORDER).contains(&order) {
             let expected = "at least 1, Euler's method, and at most 20; 4 is usual";
             return Err(Error::OptionValue { option: "order", value: order as f64, expected });
         }
-        let LMSDiscreteConfig { spacing, sigma, .. } = &self.config;
-        let training = self.alphas.sigmas();
-        let (timesteps, sigmas) =
-            sigma_schedule(Self::CLASS_NAME, training, spacing, sigma.conversion(), options.num_steps())?;
-        let steps = Steps::new(Self::CLASS_NAME, timesteps, options.start)?;
-        Ok(Box::new(LMSDiscreteRun { scheduler: self.clone(), steps, sigmas, order, derivatives: VecDeque::new() }))
+        let (timesteps, sigmas) = self.k.schedule(self.k.alphas().sigmas(), options.num_steps())?;
+        let method = LMS { prediction_type: self.k.prediction_type, order, derivatives: VecDeque::new() };
+        Sampling::begin(self.k.plan(timesteps, sigmas), options.start, method)
     }
 }
 
-/// A sampling by [`LMSDiscreteScheduler`].
 #[derive(Debug)]
-struct LMSDiscreteRun {
-    scheduler: LMSDiscreteScheduler,
-    steps: Steps,
-    sigmas: Vec<f32>,
+struct LMS {
+    prediction_type: PredictionType,
     order: usize,
     /// The newest first, one a noise level.
     derivatives: VecDeque<Tensor>,
 }
 
-impl Run for LMSDiscreteRun {
-    fn steps(&self) -> &Steps {
-        &self.steps
-    }
-
-    fn sigmas(&self) -> Option<&[f32]> {
-        Some(&self.sigmas)
-    }
-
-    fn init_noise_sigma(&self) -> f32 {
-        self.scheduler.config.spacing.init_noise_sigma(&self.sigmas)
-    }
-
-    fn alpha_sigma(&self) -> Result<(f32, f32)> {
-        Ok((1.0, self.sigmas[self.steps.index()?]))
-    }
-
-    fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
-        scale(sample, c_in(self.sigmas[self.steps.index()?]))
-    }
-
-    fn step(&mut self, model_output: &Tensor, sample: &Tensor, _rng: &mut dyn Noise) -> Result<StepOutput> {
-        check_same("the model's output", model_output, sample)?;
-        let i = self.steps.index()?;
-        let sigma = self.sigmas[i];
-        let x0 = self.scheduler.config.prediction_type.denoised(model_output, sample, sigma)?;
-
-        if i > 0 && self.sigmas[i - 1] == sigma {
+impl Step for LMS {
+    fn step(&mut self, call: &Call, _: &mut dyn Noise) -> Result<StepOutput> {
+        let (i, sigmas) = (call.i, &call.plan.sigmas);
+        let x0 = self.prediction_type.denoised(&call.output, call.sample, sigmas[i])?;
+        if i > 0 && sigmas[i - 1] == sigmas[i] {
             self.derivatives.pop_front(); // a call at the same level again
         }
-        self.derivatives.push_front(scale(&(sample - &x0)?, 1.0 / sigma)?);
+        self.derivatives.push_front(scale(&(call.sample - &x0)?, 1.0 / sigmas[i])?);
         self.derivatives.truncate(self.order);
         // as in diffusers those, too, at which a run that begins in the middle has no derivative
-        let mut levels: Vec<f32> = self.sigmas[..=i].iter().rev().copied().collect();
+        let mut levels: Vec<f32> = sigmas[..=i].iter().rev().copied().collect();
         levels.dedup();
         levels.truncate(self.order);
-        let mut prev = sample.clone();
-        for (weight, derivative) in coefficients(&levels, self.sigmas[i + 1]).into_iter().zip(&self.derivatives) {
-            prev = mix(1.0, &prev, weight as f32, derivative)?;
+        let mut prev_sample = call.sample.clone();
+        for (weight, d) in coefficients(&levels, sigmas[i + 1]).into_iter().zip(&self.derivatives) {
+            prev_sample = mix(1.0, &prev_sample, weight as f32, d)?;
         }
-        self.steps.advance();
-        Ok(StepOutput { prev_sample: prev, pred_original_sample: x0 })
+        Ok(StepOutput { prev_sample, pred_original_sample: x0 })
     }
 }
 

@@ -1,3 +1,7 @@
+use candle_core::Tensor;
+use kakusan_rng::Noise;
+
+use crate::tensors::{mix, noise_like};
 use crate::{Error, Result};
 
 /// What one sampling asks of a scheduler beyond its configuration: what diffusers passes to `set_timesteps` and `step`.
@@ -94,12 +98,24 @@ impl Churn {
         }
     }
 
-    /// By what share a step of `steps` raises the noise level `sigma` before it begins.
+    /// γ, by how much of itself a step of `steps` raises the noise level `sigma` before it begins.
     pub(crate) fn gamma(&self, sigma: f32, steps: usize) -> f32 {
-        match (self.s_tmin..=self.s_tmax).contains(&sigma.into()) {
-            true => (self.s_churn / steps as f64).min(std::f64::consts::SQRT_2 - 1.0) as f32,
-            false => 0.0,
+        if (self.s_tmin..=self.s_tmax).contains(&sigma.into()) {
+            (self.s_churn / steps as f64).min(std::f64::consts::SQRT_2 - 1.0) as f32
+        } else {
+            0.0
         }
+    }
+
+    /// A sample with noise added, and its noise level: `x̂ = x + sqrt(σ̂² - σ²) ε` with `σ̂ = (1 + γ) σ`.
+    pub(crate) fn raise(&self, x: &Tensor, sigma: f32, steps: usize, rng: &mut dyn Noise) -> Result<(Tensor, f32)> {
+        let gamma = self.gamma(sigma, steps);
+        let sigma_hat = sigma * (gamma + 1.0);
+        if gamma <= 0.0 {
+            return Ok((x.clone(), sigma_hat));
+        }
+        let added = self.s_noise as f32 * (sigma_hat * sigma_hat - sigma * sigma).sqrt();
+        Ok((mix(1.0, x, added, &noise_like(x, rng)?)?, sigma_hat))
     }
 }
 
@@ -143,12 +159,12 @@ impl RunOptions {
         self.schedule.num_steps()
     }
 
-    /// Refuses every option that was set and is not among those that the scheduler `class_name` supports, and a
-    /// [`Churn`] of values that mean nothing.
+    /// Refuses every option that was set and is not among those that the scheduler supports, and a [`Churn`] of
+    /// values that mean nothing.
     ///
     /// # Errors
     /// [`Error::Option`] with the option's name, [`Error::OptionValue`] with the value.
-    pub fn only(&self, class_name: &str, supported: &[Supports]) -> Result<()> {
+    pub fn only(&self, supported: &[Supports]) -> Result<()> {
         let set = [
             ("timesteps", Supports::Timesteps, matches!(self.schedule, Schedule::Timesteps(_))),
             ("sigmas", Supports::Sigmas, matches!(self.schedule, Schedule::Sigmas(_))),
@@ -159,7 +175,7 @@ impl RunOptions {
             ("mu", Supports::Mu, self.mu.is_some()),
         ];
         if let Some((option, ..)) = set.into_iter().find(|(_, option, set)| *set && !supported.contains(option)) {
-            return Err(Error::Option { class_name: class_name.to_owned(), option });
+            return Err(Error::Option { class_name: String::new(), option });
         }
         self.churn.map_or(Ok(()), |churn| churn.check())
     }

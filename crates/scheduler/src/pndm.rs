@@ -4,13 +4,12 @@ use std::ops::RangeInclusive;
 use candle_core::Tensor;
 use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use crate::registry::config_map;
+use crate::run::{Call, Plan, Sampling, Step};
 use crate::schedule::Alphas;
-use crate::tensors::{check_same, mix, scale};
+use crate::tensors::{mix, scale};
 use crate::{
-    BetaConfig, BetaSchedule, Error, PredictionType, Process, Result, Run, RunOptions, Scheduler, SpacingConfig,
+    BetaConfig, BetaSchedule, Error, Method, PredictionType, Process, Result, Run, RunOptions, Sampler, SpacingConfig,
     StepOutput, Steps, TimestepSpacing,
 };
 
@@ -20,13 +19,9 @@ use crate::{
 /// `skip_prk_steps` the multistep method begins at once, and calls the model twice in its first step.
 ///
 /// As in diffusers every step leads `T / N` timesteps down, rounded to whole ones, whatever the spacing. A run that leaves
-/// out steps at its beginning has its own Runge-Kutta steps, or its own doubled step, where it begins; its levels are
-/// those that it calls the model at. (diffusers goes on there as if it had begun with noise, at wrong levels.)
-#[derive(Debug, Clone)]
-pub struct PNDMScheduler {
-    config: PNDMConfig,
-    alphas: Alphas,
-}
+/// out steps at its beginning has its own Runge-Kutta steps, or its own doubled step, where it begins; its timesteps are
+/// those that it calls the model at. (diffusers goes on there as if it had begun with noise, at wrong timesteps.)
+pub type PNDMScheduler = Sampler<PNDMConfig>;
 
 /// The configuration of [`PNDMScheduler`], under diffusers' names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,30 +53,14 @@ impl Default for PNDMConfig {
     }
 }
 
-impl PNDMScheduler {
-    /// Its `_class_name`.
-    pub const CLASS_NAME: &'static str = "PNDMScheduler";
-
-    /// Builds the schedule.
-    ///
-    /// # Errors
-    /// When a value is out of its range, or of no use to this scheduler.
-    pub fn new(config: PNDMConfig) -> Result<Self> {
-        use BetaSchedule::{Linear, ScaledLinear, SquaredcosCapV2};
-        config.prediction_type.only(Self::CLASS_NAME, &[PredictionType::Epsilon, PredictionType::VPrediction])?;
-        config.beta.check(Self::CLASS_NAME, &[Linear, ScaledLinear, SquaredcosCapV2])?;
-        let scheduler = Self::build(config);
-        scheduler.alphas.check(Self::CLASS_NAME)?;
-        Ok(scheduler)
+impl PNDMConfig {
+    fn alphas(&self) -> Alphas {
+        Alphas::new(&self.beta, false)
     }
 
-    fn build(config: PNDMConfig) -> Self {
-        Self { alphas: Alphas::new(&config.beta, false), config }
-    }
-
-    /// The levels of the Runge-Kutta calls, and of the multistep ones, for steps from these `timesteps` on.
+    /// The timesteps of the Runge-Kutta calls, and of the multistep ones, for steps from these `timesteps` on.
     fn calls(&self, timesteps: &[f32], stride: i64) -> Result<(Vec<f32>, Vec<f32>)> {
-        if self.config.skip_prk_steps {
+        if self.skip_prk_steps {
             let doubled = timesteps.get(1).copied();
             let multistep = timesteps.iter().take(2).copied().chain(doubled).chain(timesteps.iter().skip(2).copied());
             return Ok((vec![], multistep.collect()));
@@ -91,7 +70,7 @@ impl PNDMScheduler {
                 "its Runge-Kutta steps need at least 4 to go on from, and there are {}; skip_prk_steps does without",
                 timesteps.len()
             );
-            return Err(Error::Steps { class_name: Self::CLASS_NAME.into(), steps: timesteps.len(), reason });
+            return Err(Error::steps(timesteps.len(), reason));
         };
         let half = (stride / 2) as f32;
         let step = |from: f32, to: f32| [from, to + half, to + half, to];
@@ -99,140 +78,126 @@ impl PNDMScheduler {
     }
 }
 
-impl Default for PNDMScheduler {
-    /// That of [`PNDMConfig::default`].
-    fn default() -> Self {
-        Self::build(PNDMConfig::default())
-    }
-}
+impl Method for PNDMConfig {
+    const CLASS_NAME: &'static str = "PNDMScheduler";
+    const SUMMARY: &'static str =
+        "Runge-Kutta and linear multistep methods of fourth order in DDIM's terms (Liu et al. 2022)";
 
-impl Scheduler for PNDMScheduler {
-    fn class_name(&self) -> &str {
-        Self::CLASS_NAME
-    }
-
-    fn config(&self) -> Map<String, Value> {
-        config_map(&self.config)
-    }
-
-    fn summary(&self) -> &str {
-        "Runge-Kutta and linear multistep methods of fourth order in DDIM's terms (Liu et al. 2022)"
+    fn check(&self) -> Result<()> {
+        self.prediction_type.only(PredictionType::EPSILON_OR_V)?;
+        self.beta.check(BetaSchedule::USUAL)?;
+        self.alphas().check()
     }
 
     fn process(&self) -> Process {
-        self.alphas.preserving(self.config.prediction_type)
+        self.alphas().preserving(self.prediction_type)
     }
 
     /// At least 4 with Runge-Kutta steps, which the multistep method goes on from.
     fn inference_steps(&self) -> RangeInclusive<usize> {
-        match self.config.skip_prk_steps {
-            true => 1..=self.alphas.len(),
-            false => 4..=self.alphas.len().max(4),
-        }
+        let t = self.beta.num_train_timesteps;
+        if self.skip_prk_steps { 1..=t } else { 4..=t.max(4) }
     }
 
-    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[])?;
-        let timesteps = self.config.spacing.whole(Self::CLASS_NAME, self.alphas.len(), options.num_steps())?;
-        let stride = (self.alphas.len() / options.num_steps()) as i64;
-        let kept = Steps::new(Self::CLASS_NAME, timesteps, options.start)?;
+    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+        let alphas = self.alphas();
+        let timesteps = self.spacing.whole(alphas.len(), options.num_steps())?;
+        let stride = (alphas.len() / options.num_steps()) as i64;
+        let kept = Steps::new(timesteps, options.start)?;
         let (runge_kutta, multistep) = self.calls(&kept.timesteps()[options.start..], stride)?;
         let prk_calls = runge_kutta.len();
-        let steps = Steps::new(Self::CLASS_NAME, [runge_kutta, multistep].concat(), 0)?;
-        if let Some(t) = steps.timesteps().iter().find(|&&t| self.alphas.of_call(t as i64) == 0.0) {
-            let what = format!(
+        let calls = [runge_kutta, multistep].concat();
+        if let Some(t) = calls.iter().find(|&&t| alphas.of_call(t as i64) == 0.0) {
+            return Err(Error::unsupported(format!(
                 "call the model at timestep {t}, where the betas leave nothing of the image: take smaller ones"
-            );
-            return Err(Error::Unsupported { class_name: Self::CLASS_NAME.into(), what });
+            )));
         }
-        Ok(Box::new(PNDMRun {
-            scheduler: self.clone(),
-            steps,
-            prk_calls,
-            stride,
-            outputs: vec![],
-            sum: None,
-            begin: None,
-        }))
+        let plan = Plan::preserving(calls, &alphas);
+        let (config, ets, sum, begin) = (self.clone(), vec![], None, None);
+        Sampling::begin(plan, 0, PNDM { config, alphas, prk_calls, stride, ets, sum, begin })
     }
 }
 
-/// A sampling by [`PNDMScheduler`].
 #[derive(Debug)]
-struct PNDMRun {
-    scheduler: PNDMScheduler,
-    steps: Steps,
+struct PNDM {
+    config: PNDMConfig,
+    alphas: Alphas,
     prk_calls: usize,
+    /// By how many timesteps of training a step leads down.
     stride: i64,
     /// The model's output at the beginning of the last four steps, the newest last.
-    outputs: Vec<Tensor>,
+    ets: Vec<Tensor>,
     /// The outputs of a Runge-Kutta step so far, weighted.
     sum: Option<Tensor>,
     /// The sample that a step of several calls began with.
     begin: Option<Tensor>,
 }
 
-impl PNDMRun {
-    /// A call of a Runge-Kutta step: what to go by, from where, from which timestep to which.
-    fn runge_kutta(&mut self, i: usize, output: &Tensor, sample: &Tensor) -> Result<(Tensor, Tensor, i64, i64)> {
-        let timesteps = self.steps.timesteps();
-        let (from, t) = (timesteps[i / 4 * 4] as i64, timesteps[i] as i64);
-        let to = if i.is_multiple_of(2) { t - self.stride / 2 } else { t };
-        let weight = if matches!(i % 4, 0 | 3) { 1.0 / 6.0 } else { 1.0 / 3.0 };
-        let weighted = scale(output, weight)?;
-        let sum = match &self.sum {
+/// A transfer: the output to go by, the sample to begin with, and the timesteps between which it leads.
+struct Transfer {
+    output: Tensor,
+    sample: Tensor,
+    t: i64,
+    prev_t: i64,
+}
+
+impl PNDM {
+    /// A call of a Runge-Kutta step (equation 13).
+    fn runge_kutta(&mut self, call: &Call) -> Result<Transfer> {
+        let first = call.i / 4 * 4;
+        let (t, here) = (call.plan.timesteps[first] as i64, call.timestep() as i64);
+        let prev_t = if call.i.is_multiple_of(2) { here - self.stride / 2 } else { here };
+        let weighted = scale(&call.output, if matches!(call.i % 4, 0 | 3) { 1.0 / 6.0 } else { 1.0 / 3.0 })?;
+        let sum = match self.sum.take() {
             Some(sum) => (sum + weighted)?,
             None => weighted,
         };
-        if i.is_multiple_of(4) {
-            self.outputs.push(output.clone());
+        if call.i == first {
+            self.ets.push(call.output.clone());
         }
-        let begin = match &self.begin {
-            Some(begin) => begin.clone(),
-            None => sample.clone(),
-        };
-        let ends = i % 4 == 3;
-        let goes_by = if ends { sum.clone() } else { output.clone() };
-        self.sum = (!ends).then_some(sum);
-        self.begin = (!ends).then(|| begin.clone());
-        Ok((goes_by, begin, from, to))
+        let sample = self.begin.take().unwrap_or_else(|| call.sample.clone());
+        if call.i % 4 == 3 {
+            return Ok(Transfer { output: sum, sample, t, prev_t });
+        }
+        (self.sum, self.begin) = (Some(sum), Some(sample.clone()));
+        Ok(Transfer { output: call.output.clone(), sample, t, prev_t })
     }
 
-    /// A call of the multistep method: likewise.
-    fn multistep(&mut self, i: usize, output: &Tensor, sample: &Tensor) -> Result<(Tensor, Tensor, i64, i64)> {
-        let t = self.steps.timesteps()[i] as i64;
-        if let (1, [first], Some(begin)) = (i, self.outputs.as_slice(), &self.begin) {
+    /// A call of the linear multistep method (equation 12).
+    fn multistep(&mut self, call: &Call) -> Result<Transfer> {
+        let t = call.timestep() as i64;
+        if let (1, [first], Some(begin)) = (call.i, self.ets.as_slice(), &self.begin) {
             // the first step again, by the mean of both its ends
-            let again = ((output + first)? / 2.0)?;
-            let begin = begin.clone();
+            let output = ((&call.output + first)? / 2.0)?;
+            let sample = begin.clone();
             self.begin = None;
-            return Ok((again, begin, t + self.stride, t));
+            return Ok(Transfer { output, sample, t: t + self.stride, prev_t: t });
         }
-        if i == 0 {
-            self.begin = Some(sample.clone());
+        if call.i == 0 {
+            self.begin = Some(call.sample.clone());
         }
-        self.outputs.push(output.clone());
-        if self.outputs.len() > 4 {
-            self.outputs.remove(0);
+        self.ets.push(call.output.clone());
+        if self.ets.len() > 4 {
+            self.ets.remove(0);
         }
-        let weights: &[f32] = match self.outputs.len() {
+        let weights: &[f32] = match self.ets.len() {
             1 => &[1.0],
             2 => &[-1.0 / 2.0, 3.0 / 2.0],
             3 => &[5.0 / 12.0, -16.0 / 12.0, 23.0 / 12.0],
             _ => &[-9.0 / 24.0, 37.0 / 24.0, -59.0 / 24.0, 55.0 / 24.0],
         };
-        let mut goes_by = output.zeros_like()?;
-        for (output, &weight) in self.outputs.iter().zip(weights) {
-            goes_by = mix(1.0, &goes_by, weight, output)?;
+        let mut output = call.output.zeros_like()?;
+        for (et, &weight) in self.ets.iter().zip(weights) {
+            output = mix(1.0, &output, weight, et)?;
         }
-        Ok((goes_by, sample.clone(), t, t - self.stride))
+        Ok(Transfer { output, sample: call.sample.clone(), t, prev_t: t - self.stride })
     }
 
     /// From timestep `t` to `prev_t` (equation 9).
-    fn transfer(&self, output: &Tensor, sample: &Tensor, t: i64, prev_t: i64) -> Result<Tensor> {
-        let PNDMScheduler { config, alphas } = &self.scheduler;
+    fn transfer(&self, Transfer { output, sample, t, prev_t }: &Transfer) -> Result<Tensor> {
+        let Self { config, alphas, .. } = self;
         let final_alpha = if config.set_alpha_to_one { 1.0 } else { alphas.at(0, 1.0) };
-        let (alpha_prod, alpha_prod_prev) = (alphas.of_call(t), alphas.at(prev_t, final_alpha));
+        let (alpha_prod, alpha_prod_prev) = (alphas.of_call(*t), alphas.at(*prev_t, final_alpha));
         let (beta_prod, beta_prod_prev) = (1.0 - alpha_prod, 1.0 - alpha_prod_prev);
         let epsilon = config.prediction_type.epsilon(output, sample, alpha_prod.sqrt(), beta_prod.sqrt())?;
         let divisor = alpha_prod * beta_prod_prev.sqrt() + (alpha_prod * beta_prod * alpha_prod_prev).sqrt();
@@ -242,28 +207,11 @@ impl PNDMRun {
     }
 }
 
-impl Run for PNDMRun {
-    fn steps(&self) -> &Steps {
-        &self.steps
-    }
-
-    fn alpha_sigma(&self) -> Result<(f32, f32)> {
-        Ok(self.scheduler.alphas.alpha_sigma(self.timesteps()[self.steps.index()?]))
-    }
-
-    fn step(&mut self, model_output: &Tensor, sample: &Tensor, _rng: &mut dyn Noise) -> Result<StepOutput> {
-        check_same("the model's output", model_output, sample)?;
-        let i = self.steps.index()?;
-        let alpha_prod = self.scheduler.alphas.of_call(self.timesteps()[i] as i64);
-        let (alpha, sigma) = (alpha_prod.sqrt(), (1.0 - alpha_prod).sqrt());
-        let x0 = self.scheduler.config.prediction_type.original_sample(model_output, sample, alpha, sigma)?;
-
-        let (output, from, t, prev_t) = match i < self.prk_calls {
-            true => self.runge_kutta(i, model_output, sample)?,
-            false => self.multistep(i, model_output, sample)?,
-        };
-        let prev_sample = self.transfer(&output, &from, t, prev_t)?;
-        self.steps.advance();
-        Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+impl Step for PNDM {
+    fn step(&mut self, call: &Call, _: &mut dyn Noise) -> Result<StepOutput> {
+        let (alpha, sigma) = call.alpha_sigma();
+        let x0 = self.config.prediction_type.original_sample(&call.output, call.sample, alpha, sigma)?;
+        let transfer = if call.i < self.prk_calls { self.runge_kutta(call)? } else { self.multistep(call)? };
+        Ok(StepOutput { prev_sample: self.transfer(&transfer)?, pred_original_sample: x0 })
     }
 }

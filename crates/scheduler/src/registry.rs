@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use kakusan_config::{DIFFUSERS_VERSION, did_you_mean, nearest, types_in_words};
@@ -8,19 +7,18 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{
-    CMStochasticIterativeScheduler, DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, DEISMultistepScheduler,
-    DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler, DPMSolverSDEScheduler,
-    DPMSolverSinglestepScheduler, EDMDPMSolverMultistepScheduler, EDMEulerScheduler, Error,
-    EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, Family, FlowMatchEulerDiscreteScheduler,
-    FlowMatchHeunDiscreteScheduler, HeunDiscreteScheduler, IPNDMScheduler, KDPM2AncestralDiscreteScheduler,
-    KDPM2DiscreteScheduler, KarrasVeScheduler, LCMScheduler, LMSDiscreteScheduler, LinearMixScheduler, PNDMScheduler,
-    Process, RePaintScheduler, Result, Run, RunOptions, SASolverScheduler, Scheduler, ScoreSdeVeScheduler,
-    ScoreSdeVpScheduler, TCDScheduler, UnCLIPScheduler, UniPCMultistepScheduler,
+    CMStochasticIterativeConfig, DDIMConfig, DDIMInverseConfig, DDPMConfig, DEISMultistepConfig,
+    DPMSolverMultistepConfig, DPMSolverMultistepInverseConfig, DPMSolverSDEConfig, DPMSolverSinglestepConfig,
+    EDMDPMSolverMultistepConfig, EDMEulerConfig, Error, EulerAncestralDiscreteConfig, EulerDiscreteConfig, Family,
+    FlowMatchEulerDiscreteConfig, FlowMatchHeunDiscreteConfig, HeunDiscreteConfig, IPNDMConfig,
+    KDPM2AncestralDiscreteConfig, KDPM2DiscreteConfig, KarrasVeConfig, LCMConfig, LMSDiscreteConfig, LinearMixConfig,
+    Method, PNDMConfig, RePaintConfig, Result, SASolverConfig, Sampler, Scheduler, ScoreSdeVeConfig, ScoreSdeVpConfig,
+    TCDConfig, UnCLIPConfig, UniPCMultistepConfig,
 };
 
-/// Builds a scheduler from its configuration; keys that are absent take the class's own defaults. It receives only keys
-/// that occur in the class's default configuration, the [`Scheduler::config`] of an empty one.
-pub type Constructor = fn(Map<String, Value>) -> Result<Arc<dyn Scheduler>>;
+/// Builds a scheduler from a configuration that may be another class's, as [`Sampler::from_config`] does: keys that are
+/// absent, or listed in `_use_default_values`, take the class's own defaults.
+pub type Constructor = fn(&Map<String, Value>) -> Result<Arc<dyn Scheduler>>;
 
 /// Schedulers by their `_class_name`: how a configuration becomes a scheduler.
 ///
@@ -45,59 +43,47 @@ impl Default for Registry {
     /// A registry that knows the schedulers of this crate.
     fn default() -> Self {
         let mut registry = Self { constructors: BTreeMap::new() };
-        let ours: &[(&str, Constructor)] = &[
-            (CMStochasticIterativeScheduler::CLASS_NAME, |config| {
-                construct(config, CMStochasticIterativeScheduler::new)
-            }),
-            (DDIMInverseScheduler::CLASS_NAME, |config| construct(config, DDIMInverseScheduler::new)),
-            (DDIMScheduler::CLASS_NAME, |config| construct(config, DDIMScheduler::new)),
-            (DDPMScheduler::CLASS_NAME, |config| construct(config, DDPMScheduler::new)),
-            (DEISMultistepScheduler::CLASS_NAME, |config| construct(config, DEISMultistepScheduler::new)),
-            (DPMSolverMultistepInverseScheduler::CLASS_NAME, |config| {
-                construct(config, DPMSolverMultistepInverseScheduler::new)
-            }),
-            (DPMSolverMultistepScheduler::CLASS_NAME, |config| construct(config, DPMSolverMultistepScheduler::new)),
-            (DPMSolverSDEScheduler::CLASS_NAME, |config| construct(config, DPMSolverSDEScheduler::new)),
-            (DPMSolverSinglestepScheduler::CLASS_NAME, |config| construct(config, DPMSolverSinglestepScheduler::new)),
-            (EDMDPMSolverMultistepScheduler::CLASS_NAME, |config| {
-                construct(config, EDMDPMSolverMultistepScheduler::new)
-            }),
-            (EDMEulerScheduler::CLASS_NAME, |config| construct(config, EDMEulerScheduler::new)),
-            (EulerAncestralDiscreteScheduler::CLASS_NAME, |config| {
-                construct(config, EulerAncestralDiscreteScheduler::new)
-            }),
-            (EulerDiscreteScheduler::CLASS_NAME, |config| construct(config, EulerDiscreteScheduler::new)),
-            (FlowMatchEulerDiscreteScheduler::CLASS_NAME, |config| {
-                construct(config, FlowMatchEulerDiscreteScheduler::new)
-            }),
-            (FlowMatchHeunDiscreteScheduler::CLASS_NAME, |config| {
-                construct(config, FlowMatchHeunDiscreteScheduler::new)
-            }),
-            (HeunDiscreteScheduler::CLASS_NAME, |config| construct(config, HeunDiscreteScheduler::new)),
-            (IPNDMScheduler::CLASS_NAME, |config| construct(config, IPNDMScheduler::new)),
-            (KDPM2AncestralDiscreteScheduler::CLASS_NAME, |config| {
-                construct(config, KDPM2AncestralDiscreteScheduler::new)
-            }),
-            (KDPM2DiscreteScheduler::CLASS_NAME, |config| construct(config, KDPM2DiscreteScheduler::new)),
-            (KarrasVeScheduler::CLASS_NAME, |config| construct(config, KarrasVeScheduler::new)),
-            (LCMScheduler::CLASS_NAME, |config| construct(config, LCMScheduler::new)),
-            (LMSDiscreteScheduler::CLASS_NAME, |config| construct(config, LMSDiscreteScheduler::new)),
-            (LinearMixScheduler::CLASS_NAME, |config| construct(config, Ok::<LinearMixScheduler, Error>)),
-            (PNDMScheduler::CLASS_NAME, |config| construct(config, PNDMScheduler::new)),
-            (RePaintScheduler::CLASS_NAME, |config| construct(config, RePaintScheduler::new)),
-            (SASolverScheduler::CLASS_NAME, |config| construct(config, SASolverScheduler::new)),
-            (ScoreSdeVeScheduler::CLASS_NAME, |config| construct(config, ScoreSdeVeScheduler::new)),
-            (ScoreSdeVpScheduler::CLASS_NAME, |config| construct(config, ScoreSdeVpScheduler::new)),
-            (TCDScheduler::CLASS_NAME, |config| construct(config, TCDScheduler::new)),
-            (UnCLIPScheduler::CLASS_NAME, |config| construct(config, UnCLIPScheduler::new)),
-            (UniPCMultistepScheduler::CLASS_NAME, |config| construct(config, UniPCMultistepScheduler::new)),
-        ];
-        ours.iter().for_each(|(class_name, constructor)| registry.register(class_name, *constructor));
+        registry.add::<CMStochasticIterativeConfig>();
+        registry.add::<DDIMConfig>();
+        registry.add::<DDIMInverseConfig>();
+        registry.add::<DDPMConfig>();
+        registry.add::<DEISMultistepConfig>();
+        registry.add::<DPMSolverMultistepConfig>();
+        registry.add::<DPMSolverMultistepInverseConfig>();
+        registry.add::<DPMSolverSDEConfig>();
+        registry.add::<DPMSolverSinglestepConfig>();
+        registry.add::<EDMDPMSolverMultistepConfig>();
+        registry.add::<EDMEulerConfig>();
+        registry.add::<EulerAncestralDiscreteConfig>();
+        registry.add::<EulerDiscreteConfig>();
+        registry.add::<FlowMatchEulerDiscreteConfig>();
+        registry.add::<FlowMatchHeunDiscreteConfig>();
+        registry.add::<HeunDiscreteConfig>();
+        registry.add::<IPNDMConfig>();
+        registry.add::<KDPM2AncestralDiscreteConfig>();
+        registry.add::<KDPM2DiscreteConfig>();
+        registry.add::<KarrasVeConfig>();
+        registry.add::<LCMConfig>();
+        registry.add::<LMSDiscreteConfig>();
+        registry.add::<LinearMixConfig>();
+        registry.add::<PNDMConfig>();
+        registry.add::<RePaintConfig>();
+        registry.add::<SASolverConfig>();
+        registry.add::<ScoreSdeVeConfig>();
+        registry.add::<ScoreSdeVpConfig>();
+        registry.add::<TCDConfig>();
+        registry.add::<UnCLIPConfig>();
+        registry.add::<UniPCMultistepConfig>();
         registry
     }
 }
 
 impl Registry {
+    /// Adds the scheduler of a [`Method`], or replaces the one of its name.
+    pub fn add<M: Method>(&mut self) {
+        self.register(M::CLASS_NAME, Sampler::<M>::construct);
+    }
+
     /// Adds a scheduler under its `_class_name`, or replaces the one of that name.
     pub fn register(&mut self, class_name: &str, constructor: Constructor) {
         self.constructors.insert(class_name.to_owned(), constructor);
@@ -141,13 +127,13 @@ impl Registry {
         let given = config.iter().filter(|(key, _)| !key.starts_with('_'));
         let given: Map<_, _> = given.map(|(key, value)| (key.clone(), value.clone())).collect();
         let constructor = self.constructor(class_name)?;
-        let known = constructor(Map::new())?.config();
+        let known = constructor(&Map::new())?.config();
         if let Some(key) = given.keys().find(|key| !known.contains_key(*key)) {
             let known: Vec<&str> = known.keys().map(String::as_str).filter(|key| !key.starts_with('_')).collect();
             let reason = format!("there is no key `{key}`{}", did_you_mean(key, &known));
             return Err(Error::Config { class_name: class_name.to_owned(), reason });
         }
-        AsGiven::build(class_name, constructor, given)
+        constructor(&given)
     }
 
     /// Builds the scheduler `class_name` from a configuration that may be another class's, as diffusers'
@@ -166,7 +152,7 @@ impl Registry {
     /// # Errors
     /// For a class that is not registered, and for a configuration that its class refuses.
     pub fn from_config(&self, class_name: &str, config: &Map<String, Value>) -> Result<Arc<dyn Scheduler>> {
-        AsGiven::build(class_name, self.constructor(class_name)?, set_values(config))
+        self.constructor(class_name)?(config)
     }
 
     /// Builds the scheduler `class_name` for a model that was trained with `trained`, as [`from_config`](Self::from_config)
@@ -213,7 +199,7 @@ impl Registry {
         let mut config = trained.config();
         if let Family::Flow(prediction) = trained.family() {
             let shift = ["shift", "flow_shift"].into_iter().find_map(|key| config.get(key).cloned());
-            let keys = self.constructor(class_name)?(Map::new())?.config();
+            let keys = self.constructor(class_name)?(&Map::new())?.config();
             let solves_flows = keys.contains_key("use_flow_sigmas");
             let flow = [
                 ("use_flow_sigmas", Some(true.into())),
@@ -326,10 +312,6 @@ const NOT_SET: &str = "_use_default_values";
 /// Keys that say something of a file or an object, not of the scheduler: they are not handed on.
 const NOT_HANDED_ON: [&str; 5] =
     ["_class_name", "_diffusers_version", "_ignore_files", "_pre_quantization_dtype", NOT_SET];
-/// Keys whose value a class replaces by its own name for it, where it knows another class's (`logrho` for `midpoint`).
-/// diffusers writes its own name into the configuration; any other value stays as it was given.
-const RENAMED: [&str; 2] = ["algorithm_type", "solver_type"];
-
 /// What was set in a configuration: what another class built from it takes over.
 pub(crate) fn set_values(config: &Map<String, Value>) -> Map<String, Value> {
     let not_set: Vec<&str> =
@@ -352,15 +334,6 @@ pub fn to_json(scheduler: &dyn Scheduler) -> String {
     config.insert("_class_name".into(), scheduler.class_name().into());
     config.insert("_diffusers_version".into(), DIFFUSERS_VERSION.into());
     kakusan_config::to_json(&config)
-}
-
-/// Builds a scheduler from its class's default configuration with `given` laid over it.
-fn construct<C, S>(given: Map<String, Value>, new: impl Fn(C) -> Result<S>) -> Result<Arc<dyn Scheduler>>
-where
-    C: Serialize + DeserializeOwned + Default,
-    S: Scheduler + 'static,
-{
-    Ok(Arc::new(new(read_config("", given)?)?))
 }
 
 /// A class's default configuration with `given` laid over it, all of whose keys it knows.
@@ -430,76 +403,12 @@ pub(crate) fn to_map(config: &impl Serialize) -> Map<String, Value> {
     }
 }
 
-/// A scheduler's [`Scheduler::config`]. A struct does not say which of its fields were set: those that differ from the
-/// default are taken to be.
-pub(crate) fn config_map<C: Serialize + Default>(config: &C) -> Map<String, Value> {
-    let (values, defaults) = (to_map(config), to_map(&C::default()));
-    let set: Vec<&String> =
-        values.iter().filter(|(key, value)| defaults.get(*key) != Some(*value)).map(|(key, _)| key).collect();
-    with_not_set(values.clone(), |key| set.iter().any(|set| *set == key))
-}
-
 /// `config`, with the keys that were not set listed in it.
-fn with_not_set(mut config: Map<String, Value>, is_set: impl Fn(&str) -> bool) -> Map<String, Value> {
+pub(crate) fn with_not_set(mut config: Map<String, Value>, is_set: impl Fn(&str) -> bool) -> Map<String, Value> {
     let not_set: Vec<Value> =
         config.keys().filter(|key| !key.starts_with('_') && !is_set(key)).map(|key| key.as_str().into()).collect();
     if !not_set.is_empty() {
         config.insert(NOT_SET.to_owned(), not_set.into());
     }
     config
-}
-
-/// A scheduler that knows which keys of its configuration were set, and keeps those that only other classes know.
-#[derive(Debug)]
-struct AsGiven {
-    inner: Arc<dyn Scheduler>,
-    given: Map<String, Value>,
-}
-
-impl AsGiven {
-    /// Builds a scheduler from the keys in `given` that its class knows.
-    fn build(class_name: &str, constructor: Constructor, given: Map<String, Value>) -> Result<Arc<dyn Scheduler>> {
-        let defaults = constructor(Map::new())?.config();
-        let known = given.iter().filter(|(key, _)| !key.starts_with('_') && defaults.contains_key(*key));
-        let known = known.map(|(key, value)| (key.clone(), value.clone())).collect();
-        let inner = constructor(known).map_err(|e| match e {
-            Error::Config { class_name: _, reason } => Error::Config { class_name: class_name.to_owned(), reason },
-            other => other,
-        })?;
-        Ok(Arc::new(Self { inner, given }))
-    }
-}
-
-impl Scheduler for AsGiven {
-    fn class_name(&self) -> &str {
-        self.inner.class_name()
-    }
-
-    fn config(&self) -> Map<String, Value> {
-        let mut config = saved_config(self.inner.as_ref());
-        let renamed = |key: &str| RENAMED.contains(&key) && config.contains_key(key);
-        let given: Map<_, _> = self.given.clone().into_iter().filter(|(key, _)| !renamed(key)).collect();
-        config.extend(given);
-        with_not_set(config, |key| self.given.contains_key(key))
-    }
-
-    fn family(&self) -> Family {
-        self.inner.family()
-    }
-
-    fn summary(&self) -> &str {
-        self.inner.summary()
-    }
-
-    fn process(&self) -> Process {
-        self.inner.process()
-    }
-
-    fn inference_steps(&self) -> RangeInclusive<usize> {
-        self.inner.inference_steps()
-    }
-
-    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        self.inner.run_with(options)
-    }
 }

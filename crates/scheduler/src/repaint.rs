@@ -4,13 +4,12 @@ use std::ops::RangeInclusive;
 use candle_core::Tensor;
 use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use crate::registry::{config_map, read_config, set_values, to_map};
-use crate::schedule::{Alphas, jumps};
+use crate::run::{Call, Plan, Sampling, Step};
+use crate::schedule::{Alphas, check_steps, jumps};
 use crate::tensors::{check_same, mix, noise_like};
 use crate::{
-    BetaConfig, BetaSchedule, Error, PredictionType, Process, Result, Run, RunOptions, Scheduler, StepOutput, Steps,
+    BetaConfig, BetaSchedule, Error, Method, PredictionType, Process, Result, Run, RunOptions, Sampler, StepOutput,
 };
 
 /// Inpainting with a model trained for images alone (Lugmayr et al. 2022, algorithm 1): diffusers' `RePaintScheduler`.
@@ -38,12 +37,7 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone)]
-pub struct RePaintScheduler {
-    config: RePaintConfig,
-    betas: Vec<f32>,
-    alphas: Alphas,
-}
+pub type RePaintScheduler = Sampler<RePaintConfig>;
 
 /// The configuration of [`RePaintScheduler`], under diffusers' names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,66 +78,48 @@ impl Default for RePaintConfig {
     }
 }
 
-impl RePaintScheduler {
-    /// Its `_class_name`.
-    pub const CLASS_NAME: &'static str = "RePaintScheduler";
-    /// More model calls than this are taken for a slip.
-    const MAX_CALLS: usize = 10_000_000;
+/// More model calls than this are taken for a slip.
+const MAX_CALLS: usize = 10_000_000;
 
-    /// Builds the schedule.
-    ///
-    /// # Errors
-    /// When a value is out of its range, or of no use to this scheduler.
-    pub fn new(config: RePaintConfig) -> Result<Self> {
-        use BetaSchedule::{Linear, ScaledLinear, Sigmoid, SquaredcosCapV2};
-        config.beta.check(Self::CLASS_NAME, &[Linear, ScaledLinear, SquaredcosCapV2, Sigmoid])?;
-        check_eta(config.eta)?;
-        let scheduler = Self::build(config);
-        scheduler.alphas.check(Self::CLASS_NAME)?;
-        Ok(scheduler)
-    }
-
-    /// Builds it from a configuration that may be another scheduler's, such as the DDPM that a model was trained with: keys
-    /// that it does not know are left out; absent ones, and those in `_use_default_values`, take their default.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new), and when a value is of the wrong type.
-    pub fn from_config(config: &Map<String, Value>) -> Result<Self> {
-        let known = to_map(&RePaintConfig::default());
-        let given = set_values(config).into_iter().filter(|(key, _)| known.contains_key(key));
-        Self::new(read_config(Self::CLASS_NAME, given.collect())?)
-    }
-
-    fn build(config: RePaintConfig) -> Self {
-        Self { betas: config.beta.betas(), alphas: Alphas::new(&config.beta, false), config }
-    }
-
+impl Sampler<RePaintConfig> {
     /// Begins to inpaint `original` `[b, c, h, w]` where `mask` is 0; where it is 1 the image is kept. The mask has the shape
-    /// of the image, or 1 in place of any dimension. The model is called at [`Run::level`]s that go down and up; a step ends
-    /// with the undoing, if any, that leads to the next of them.
+    /// of the image, or 1 in place of any dimension. The model is called at [`Run::timesteps`] that go down and up; a step
+    /// ends with the undoing, if any, that leads to the next of them.
     ///
     /// # Errors
     /// When the mask does not fit the image, or the steps are impossible.
     pub fn repaint_run(&self, options: &RePaintOptions, original: &Tensor, mask: &Tensor) -> Result<Box<dyn Run>> {
+        self.method().repaint(options, original, mask).map_err(|e| e.in_class(Self::CLASS_NAME))
+    }
+}
+
+impl RePaintConfig {
+    fn alphas(&self) -> Alphas {
+        Alphas::new(&self.beta, false)
+    }
+
+    fn repaint(&self, options: &RePaintOptions, original: &Tensor, mask: &Tensor) -> Result<Box<dyn Run>> {
         let mask = mask.broadcast_as(original.dims()).map_err(|_| Error::Shape {
             what: "the mask",
             got: mask.dims().to_vec(),
             expected: original.dims().to_vec(),
         })?;
-        let eta = options.eta.unwrap_or(self.config.eta);
+        let eta = options.eta.unwrap_or(self.eta);
         check_eta(eta)?;
         let calls = self.calls(options)?;
-        let apart = self.alphas.len() / options.num_inference_steps;
+        let apart = self.beta.num_train_timesteps / options.num_inference_steps;
         let timesteps = calls.iter().map(|(place, _)| (place * apart) as f32).collect();
-        Ok(Box::new(RePaintRun {
-            scheduler: self.clone(),
+        let method = RePaint {
+            clip_sample: self.clip_sample,
+            betas: self.beta.betas(),
+            alphas: self.alphas(),
             eta: eta as f32,
             original: original.clone(),
             mask: mask.contiguous()?,
             apart,
             undone: calls.into_iter().map(|(_, undone)| undone).collect(),
-            steps: Steps::new(Self::CLASS_NAME, timesteps, 0)?,
-        }))
+        };
+        Sampling::begin(Plan::new(timesteps), 0, method)
     }
 
     /// The places of the model calls among the steps, and how many steps are undone after each.
@@ -154,68 +130,54 @@ impl RePaintScheduler {
                 return Err(Error::OptionValue { option, value: 0.0, expected: "it must be at least 1" });
             }
         }
-        let t = self.alphas.len();
-        let refuse = |reason: String| Err(Error::Steps { class_name: Self::CLASS_NAME.into(), steps, reason });
-        match steps {
-            0 => return refuse("at least one is needed".into()),
-            _ if steps > t => return refuse(format!("it was trained on {t} timesteps, so it can do at most {t}")),
-            _ if steps.saturating_mul(jump_n_sample) > Self::MAX_CALLS => {
-                let most = Self::MAX_CALLS;
-                return refuse(format!("with jump_n_sample {jump_n_sample} they are more than {most} model calls"));
-            }
-            _ => {}
+        check_steps(steps, self.beta.num_train_timesteps)?;
+        if steps.saturating_mul(jump_n_sample) > MAX_CALLS {
+            let reason = format!("with jump_n_sample {jump_n_sample} they are more than {MAX_CALLS} model calls");
+            return Err(Error::steps(steps, reason));
         }
         Ok(jumps(steps, jump_length, jump_n_sample))
     }
 }
 
 fn check_eta(eta: f64) -> Result<()> {
-    match (0.0..=1.0).contains(&eta) {
-        true => Ok(()),
-        false => Err(Error::OptionValue { option: "eta", value: eta, expected: "it must be between 0 and 1" }),
+    if (0.0..=1.0).contains(&eta) {
+        return Ok(());
     }
+    Err(Error::OptionValue { option: "eta", value: eta, expected: "it must be between 0 and 1" })
 }
 
-impl Default for RePaintScheduler {
-    /// That of [`RePaintConfig::default`].
-    fn default() -> Self {
-        Self::build(RePaintConfig::default())
-    }
-}
+impl Method for RePaintConfig {
+    const CLASS_NAME: &'static str = "RePaintScheduler";
+    const SUMMARY: &'static str =
+        "inpainting with a model of whole images; needs an image and a mask (Lugmayr et al. 2022)";
 
-impl Scheduler for RePaintScheduler {
-    fn class_name(&self) -> &str {
-        Self::CLASS_NAME
-    }
-
-    fn config(&self) -> Map<String, Value> {
-        config_map(&self.config)
-    }
-
-    fn summary(&self) -> &str {
-        "inpainting with a model of whole images; needs an image and a mask (Lugmayr et al. 2022)"
+    fn check(&self) -> Result<()> {
+        self.beta.check(&[BetaSchedule::USUAL, &[BetaSchedule::Sigmoid]].concat())?;
+        check_eta(self.eta)?;
+        self.alphas().check()
     }
 
     fn process(&self) -> Process {
-        self.alphas.preserving(PredictionType::Epsilon)
+        self.alphas().preserving(PredictionType::Epsilon)
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
-        1..=self.alphas.len()
+        1..=self.beta.num_train_timesteps
     }
 
     /// Refuses: see [`repaint_run`](RePaintScheduler::repaint_run).
-    fn run_with(&self, _: &RunOptions) -> Result<Box<dyn Run>> {
-        let what =
-            "sample from noise alone: it paints into an image, which RePaintScheduler::repaint_run takes with a mask";
-        Err(Error::Unsupported { class_name: Self::CLASS_NAME.into(), what: what.into() })
+    fn run(&self, _: &RunOptions) -> Result<Box<dyn Run>> {
+        Err(Error::unsupported(
+            "sample from noise alone: it paints into an image, which RePaintScheduler::repaint_run takes with a mask",
+        ))
     }
 }
 
-/// An inpainting by [`RePaintScheduler`]; it remembers the image, the mask and where it is.
 #[derive(Debug)]
-struct RePaintRun {
-    scheduler: RePaintScheduler,
+struct RePaint {
+    clip_sample: bool,
+    betas: Vec<f32>,
+    alphas: Alphas,
     eta: f32,
     original: Tensor,
     mask: Tensor,
@@ -223,42 +185,33 @@ struct RePaintRun {
     apart: usize,
     /// How many steps are undone after each model call.
     undone: Vec<usize>,
-    steps: Steps,
 }
 
-impl Run for RePaintRun {
-    fn steps(&self) -> &Steps {
-        &self.steps
-    }
-
-    fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
-        check_same("the sample", sample, &self.original)?;
-        check_same("the model's output", model_output, sample)?;
-        let RePaintScheduler { config, betas, alphas } = &self.scheduler;
-        let i = self.steps.index()?;
-        let t = self.timesteps()[i] as usize;
-        let (alpha_prod, alpha_prod_prev) = (alphas.at(t as i64, 1.0), alphas.at(t as i64 - self.apart as i64, 1.0));
-        let beta_prod = 1.0 - alpha_prod;
-        let x0 = PredictionType::Epsilon.original_sample(model_output, sample, alpha_prod.sqrt(), beta_prod.sqrt())?;
-        let x0 = if config.clip_sample { x0.clamp(-1f32, 1f32)? } else { x0 };
+impl Step for RePaint {
+    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
+        check_same("the sample", call.sample, &self.original)?;
+        let (output, sample, t) = (&call.output, call.sample, call.timestep() as usize);
+        let prev_t = t as i64 - self.apart as i64;
+        let (alpha_prod, alpha_prod_prev) = (self.alphas.at(t as i64, 1.0), self.alphas.at(prev_t, 1.0));
+        let (beta_prod, beta_prod_prev) = (1.0 - alpha_prod, 1.0 - alpha_prod_prev);
+        let x0 = PredictionType::Epsilon.original_sample(output, sample, alpha_prod.sqrt(), beta_prod.sqrt())?;
+        let x0 = if self.clip_sample { x0.clamp(-1f32, 1f32)? } else { x0 };
 
         // the unknown part by DDIM's step (Song et al. 2021, equation 12), the known by line 5, with the same noise
         let noise = noise_like(sample, rng)?;
-        let variance = (1.0 - alpha_prod_prev) / beta_prod * (1.0 - alpha_prod / alpha_prod_prev);
-        let std_dev = self.eta * variance.sqrt();
-        let direction = (1.0 - alpha_prod_prev - std_dev * std_dev).max(0.0).sqrt();
-        let mut unknown = mix(alpha_prod_prev.sqrt(), &x0, direction, model_output)?;
+        let std = self.eta * (beta_prod_prev / beta_prod * (1.0 - alpha_prod / alpha_prod_prev)).sqrt();
+        let direction = (beta_prod_prev - std * std).max(0.0).sqrt();
+        let mut unknown = mix(alpha_prod_prev.sqrt(), &x0, direction, output)?;
         if t > 0 && self.eta > 0.0 {
-            unknown = mix(1.0, &unknown, std_dev, &noise)?;
+            unknown = mix(1.0, &unknown, std, &noise)?;
         }
-        let known = mix(alpha_prod_prev.sqrt(), &self.original, (1.0 - alpha_prod_prev).sqrt(), &noise)?;
+        let known = mix(alpha_prod_prev.sqrt(), &self.original, beta_prod_prev.sqrt(), &noise)?;
         let mut prev_sample = ((&self.mask * known)? + (self.mask.affine(-1.0, 1.0)? * unknown)?)?; // line 8
 
         // line 10, one timestep of training after the other
-        for beta in &betas[t..t + self.undone[i] * self.apart] {
+        for beta in &self.betas[t..t + self.undone[call.i] * self.apart] {
             prev_sample = mix((1.0 - beta).sqrt(), &prev_sample, beta.sqrt(), &noise_like(sample, rng)?)?;
         }
-        self.steps.advance();
         Ok(StepOutput { prev_sample, pred_original_sample: x0 })
     }
 }

@@ -5,17 +5,16 @@ use candle_core::Tensor;
 use kakusan_config::Real;
 use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use crate::registry::config_map;
+use crate::run::{Call, Sampling, Step};
 use crate::schedule::{
-    ForwardProcess, History, Integrand, Point, Spaced, StochasticAdams, check_last, check_order, inference_steps,
+    ForwardProcess, History, Integrand, Point, StochasticAdams, check_last, check_order, inference_steps,
     last_timestep, learned_or_none,
 };
 use crate::tensors::noise_like;
 use crate::{
-    Error, LearnedVarianceType, Process, Result, Run, RunOptions, Scheduler, SolverConfig, SpacingConfig, StepOutput,
-    Steps, TimestepSpacing,
+    Error, LearnedVarianceType, Method, Process, Result, Run, RunOptions, Sampler, SolverConfig, SpacingConfig,
+    StepOutput, TimestepSpacing,
 };
 
 /// SA-Solver: Adams' multistep methods, a predictor and a corrector, for reverse SDEs with as much noise as one likes
@@ -33,11 +32,7 @@ use crate::{
 /// assert_eq!(run.timesteps(), [999.0, 749.0, 500.0, 250.0]);
 /// # Ok::<(), kakusan_scheduler::Error>(())
 /// ```
-#[derive(Debug, Clone)]
-pub struct SASolverScheduler {
-    config: SASolverConfig,
-    process: ForwardProcess,
-}
+pub type SASolverScheduler = Sampler<SASolverConfig>;
 
 /// The configuration of [`SASolverScheduler`], under diffusers' names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,7 +51,7 @@ pub struct SASolverConfig {
     pub algorithm_type: SAAlgorithmType,
     /// The lowest λ of a timestep that is visited.
     pub lambda_min_clipped: Real,
-    /// What of the variance the model predicts beside. DDPM's fixed variances stand for nothing.
+    /// What the model predicts of the variance. DDPM's fixed variances stand for nothing.
     #[serde(deserialize_with = "learned_or_none")]
     pub variance_type: Option<LearnedVarianceType>,
     /// Which timesteps a sampling visits.
@@ -104,6 +99,10 @@ impl Default for SASolverConfig {
 }
 
 impl SASolverConfig {
+    fn forward(&self) -> ForwardProcess {
+        ForwardProcess::new(&self.solver, false, self.variance_type)
+    }
+
     /// τ at a timestep.
     fn tau(&self, timestep: f32) -> f64 {
         let SATau { tau, from, to } = self.tau_func.unwrap_or(SATau { tau: 1.0, from: 200.0, to: 800.0 });
@@ -111,97 +110,57 @@ impl SASolverConfig {
     }
 }
 
-impl SASolverScheduler {
-    /// Its `_class_name`.
-    pub const CLASS_NAME: &'static str = "SASolverScheduler";
+impl Method for SASolverConfig {
+    const CLASS_NAME: &'static str = "SASolverScheduler";
+    const SUMMARY: &'static str = "Adams' predictor and corrector, with as much noise as one likes (Xue et al. 2023)";
 
-    /// Builds the schedule.
-    ///
-    /// # Errors
-    /// When a value is out of its range, or of no use to this scheduler.
-    pub fn new(config: SASolverConfig) -> Result<Self> {
-        config.solver.check(Self::CLASS_NAME)?;
-        config.solver.check_flow_is_not_converted(Self::CLASS_NAME)?;
-        check_order(Self::CLASS_NAME, "predictor_order", config.predictor_order, 4)?;
-        check_order(Self::CLASS_NAME, "corrector_order", config.corrector_order, 4)?;
-        if let Some(SATau { tau, .. }) = config.tau_func.filter(|tau| !(0.0..=10.0).contains(&tau.tau)) {
-            let reason = format!("tau_func has a tau of {tau}; it must be between 0, no noise, and 10");
-            return Err(Error::Config { class_name: Self::CLASS_NAME.into(), reason });
+    fn check(&self) -> Result<()> {
+        self.solver.check()?;
+        self.solver.check_flow_is_not_converted()?;
+        check_order("predictor_order", self.predictor_order, 4)?;
+        check_order("corrector_order", self.corrector_order, 4)?;
+        if let Some(SATau { tau, .. }) = self.tau_func.filter(|tau| !(0.0..=10.0).contains(&tau.tau)) {
+            return Err(Error::config(format!("tau_func has a tau of {tau}; it must be between 0, no noise, and 10")));
         }
-        let scheduler = Self::build(config);
-        scheduler.process.alphas.check(Self::CLASS_NAME)?;
-        last_timestep(Self::CLASS_NAME, &scheduler.process, scheduler.config.lambda_min_clipped.0)?;
-        Ok(scheduler)
-    }
-
-    fn build(config: SASolverConfig) -> Self {
-        Self { process: ForwardProcess::new(&config.solver, false, config.variance_type), config }
-    }
-}
-
-impl Default for SASolverScheduler {
-    /// That of [`SASolverConfig::default`].
-    fn default() -> Self {
-        Self::build(SASolverConfig::default())
-    }
-}
-
-impl Scheduler for SASolverScheduler {
-    fn class_name(&self) -> &str {
-        Self::CLASS_NAME
-    }
-
-    fn config(&self) -> Map<String, Value> {
-        config_map(&self.config)
-    }
-
-    fn summary(&self) -> &str {
-        "Adams' predictor and corrector, with as much noise as one likes (Xue et al. 2023)"
+        let forward = self.forward();
+        forward.alphas.check()?;
+        last_timestep(&forward, self.lambda_min_clipped).map(drop)
     }
 
     fn process(&self) -> Process {
-        self.process.training()
+        self.forward().process()
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
-        let last_timestep = last_timestep(Self::CLASS_NAME, &self.process, self.config.lambda_min_clipped.0);
-        inference_steps(&self.config.spacing, last_timestep.unwrap_or(self.process.alphas.len()))
+        inference_steps(&self.spacing, &self.forward(), self.lambda_min_clipped)
     }
 
-    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[])?;
-        let Self { config, process } = self;
-        let SolverConfig { flow, sigma, .. } = config.solver;
-        let spaced = Spaced {
-            last_timestep: last_timestep(Self::CLASS_NAME, process, config.lambda_min_clipped.0)?,
-            flow_shift: flow.use_flow_sigmas.then_some(flow.flow_shift),
-            ..Spaced::new(process, config.spacing, sigma.conversion())
-        };
-        let path = spaced.path(Self::CLASS_NAME, process, &options.schedule)?;
-        let sigmas = path.sigmas_to(match sigma.conversion().is_some() || flow.use_flow_sigmas {
-            true => path.sigmas[path.sigmas.len() - 1],
-            false => process.alphas.sigmas()[0].into(),
-        });
-        let integrand = match config.algorithm_type {
+    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+        let forward = self.forward();
+        let flow = self.solver.flow;
+        let spaced = self.solver.spaced(&forward, self.spacing, self.lambda_min_clipped, flow.flow_shift)?;
+        let path = spaced.path(&forward, &options.schedule)?;
+        let last = self.solver.last_sigma(&path, forward.alphas.sigmas()[0]);
+        let mut plan = forward.plan(path, last);
+        check_last(&plan.sigmas)?;
+        if !flow.use_flow_sigmas {
+            // as in diffusers at the whole timestep, which with use_*_sigmas is not quite where the run is
+            plan.alpha_sigma = plan.timesteps.iter().map(|&t| forward.alphas.alpha_sigma(t)).collect();
+        }
+        let integrand = match self.algorithm_type {
             SAAlgorithmType::DataPrediction => Integrand::Data,
             SAAlgorithmType::NoisePrediction => Integrand::Noise,
         };
-        let history = History::new(config.predictor_order.max(config.corrector_order - 1));
-        check_last(Self::CLASS_NAME, &sigmas)?;
-        let steps = Steps::new(Self::CLASS_NAME, path.timesteps, options.start)?;
-        let (config, process) = (config.clone(), process.clone());
+        let history = History::new(self.predictor_order.max(self.corrector_order - 1));
         let solver = StochasticAdams { integrand, history };
-        Ok(Box::new(SASolverRun { config, process, steps, sigmas, solver, last: None }))
+        Sampling::begin(plan, options.start, SASolver { config: self.clone(), forward, solver, last: None })
     }
 }
 
-/// A sampling by [`SASolverScheduler`].
 #[derive(Debug)]
-struct SASolverRun {
+struct SASolver {
     config: SASolverConfig,
-    process: ForwardProcess,
-    steps: Steps,
-    sigmas: Vec<f32>,
+    forward: ForwardProcess,
     solver: StochasticAdams,
     last: Option<LastStep>,
 }
@@ -211,44 +170,21 @@ struct SASolverRun {
 struct LastStep {
     sample: Tensor,
     noise: Tensor,
-    level: Point,
+    from: Point,
     tau: f64,
     corrector_order: usize,
 }
 
-impl Run for SASolverRun {
-    fn steps(&self) -> &Steps {
-        &self.steps
-    }
-
-    fn sigmas(&self) -> Option<&[f32]> {
-        Some(&self.sigmas)
-    }
-
-    fn alpha_sigma(&self) -> Result<(f32, f32)> {
-        let i = self.steps.index()?;
-        if self.config.solver.flow.use_flow_sigmas {
-            return Ok((1.0 - self.sigmas[i], self.sigmas[i]));
-        }
-        // as in diffusers at the whole timestep, which with use_*_sigmas is not quite where the run is
-        let (level, last) = (self.steps.timesteps()[i], self.process.alphas.len() - 1);
-        if level > last as f32 {
-            return Err(Error::Level { level, last });
-        }
-        let alpha_prod = self.process.alphas.of_call(level as i64);
-        Ok((alpha_prod.sqrt(), (1.0 - alpha_prod).sqrt()))
-    }
-
-    fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
-        let (i, n) = (self.steps.index()?, self.steps.timesteps().len());
-        let [s, t] = [self.sigmas[i], self.sigmas[i + 1]].map(|sigma| self.process.point(sigma));
-        let (output, x0) = self.process.convert(self.solver.integrand, model_output, sample, s)?;
+impl Step for SASolver {
+    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
+        let (i, n) = (call.i, call.plan.timesteps.len());
+        let [s, t] = self.forward.ends(call);
+        let (output, x0) = self.forward.convert(self.solver.integrand, call, s)?;
         let sample = match &self.last {
-            Some(last) => {
-                let (order, between) = (last.corrector_order, [last.level, s]);
-                self.solver.correct(between, order, last.tau, &last.sample, &last.noise, &output)?
+            Some(LastStep { sample, noise, from, tau, corrector_order }) => {
+                self.solver.correct([*from, s], *corrector_order, *tau, sample, noise, &output)?
             }
-            None => sample.clone(),
+            None => call.sample.clone(),
         };
         self.solver.history.push(s.lambda(), output);
         let noise = noise_like(&sample, rng)?;
@@ -257,13 +193,13 @@ impl Run for SASolverRun {
         let known = self.solver.history.len();
         let predictor_order = self.config.predictor_order.min(left).min(known);
         let corrector_order = self.config.corrector_order.min(left + 1).min(known + 1);
-        let tau = self.config.tau(self.steps.timesteps()[i]);
-        let prev_sample = match s == t {
-            true => sample.clone(), // nothing to integrate over, and nothing to correct
-            false => self.solver.predict([s, t], predictor_order, tau, &sample, &noise)?,
+        let tau = self.config.tau(call.timestep());
+        let prev_sample = if s == t {
+            sample.clone() // nothing to integrate over, and nothing to correct
+        } else {
+            self.solver.predict([s, t], predictor_order, tau, &sample, &noise)?
         };
-        self.last = (s != t).then_some(LastStep { sample, noise, level: s, tau, corrector_order });
-        self.steps.advance();
+        self.last = (s != t).then_some(LastStep { sample, noise, from: s, tau, corrector_order });
         Ok(StepOutput { prev_sample, pred_original_sample: x0 })
     }
 }

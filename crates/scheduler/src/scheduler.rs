@@ -1,18 +1,20 @@
 use std::fmt::Debug;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
-use kakusan_rng::Noise;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::tensors::{check_same, mix, randn, scale};
-use crate::{Error, Family, Process, Result, RunOptions, Steps};
+use crate::registry::{read_config, set_values, to_map, with_not_set};
+use crate::schedule::MOST_STEPS;
+use crate::{Family, Process, Result, Run, RunOptions, Supports};
 
 /// When and how much noise: diffusers' `SchedulerMixin`, with the training side made explicit.
 ///
 /// Object-safe, immutable and free of hidden randomness: the same generator state gives the same numbers. A downstream
-/// crate implements it, [registers](crate::Registry::register) its class name, and trains, samples, saves and loads
-/// with it; [`conformance::check`](crate::conformance::check) says whether it keeps the contract.
+/// crate implements it, or rather a [`Method`], [registers](crate::Registry::register) its class name, and trains,
+/// samples, saves and loads with it; [`conformance::check`](crate::conformance::check) says whether it keeps the contract.
 pub trait Scheduler: Debug + Send + Sync {
     /// diffusers' `_class_name`, e.g. `DDPMScheduler`.
     fn class_name(&self) -> &str;
@@ -22,8 +24,7 @@ pub trait Scheduler: Debug + Send + Sync {
     ///
     /// As in diffusers, a key `_use_default_values` may list the keys that were not set, so that another class built from
     /// this configuration takes its own default for them ([`Registry::from_config`](crate::Registry::from_config)); it is
-    /// not saved. An implementation need not write it: the registry knows what a scheduler was built from and adds the
-    /// list. A scheduler built without the registry hands on every key that it does not list.
+    /// not saved. A scheduler without that list hands on every key.
     fn config(&self) -> Map<String, Value>;
 
     /// What it is, in one line.
@@ -42,7 +43,8 @@ pub trait Scheduler: Debug + Send + Sync {
 
     /// How many steps a run can have, from the fewest to the most; the default knows no bounds but that one is needed.
     ///
-    /// A scheduler that cannot do with few, or with many, says so here, and refuses others by [`Error::Steps`].
+    /// A scheduler that cannot do with few, or with many, says so here, and refuses others by
+    /// [`Error::Steps`](crate::Error::Steps).
     fn inference_steps(&self) -> RangeInclusive<usize> {
         1..=usize::MAX
     }
@@ -51,8 +53,7 @@ pub trait Scheduler: Debug + Send + Sync {
     ///
     /// # Errors
     /// When the scheduler cannot sample in so many steps ([`inference_steps`](Self::inference_steps)), of which zero are
-    /// always refused; when it has no use for an
-    /// option that is set ([`RunOptions::only`]).
+    /// always refused; when it does not support an option that is set ([`RunOptions::only`]).
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>>;
 
     /// Begins a sampling of `num_inference_steps` steps.
@@ -64,80 +65,122 @@ pub trait Scheduler: Debug + Send + Sync {
     }
 }
 
-/// One sampling on its way from noise to images: it counts the steps and holds what the sampler has to remember.
-pub trait Run: Debug + Send {
-    /// Where the run is.
-    fn steps(&self) -> &Steps;
+/// A scheduler as its configuration: what is not the same for all. [`Sampler`] makes a [`Scheduler`] of it.
+///
+/// Its fields are the keys of `scheduler_config.json`, its [`Default`] the class's own. Errors may leave the class's name
+/// empty: it is filled in.
+pub trait Method: Debug + Clone + Default + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The `_class_name`.
+    const CLASS_NAME: &'static str;
+    /// What it is, in one line.
+    const SUMMARY: &'static str = "";
+    /// The options that a run may be asked for.
+    const SUPPORTS: &'static [Supports] = &[];
 
-    /// What the model is conditioned on at each call, first to last, as in training: commonly the level.
-    fn timesteps(&self) -> &[f32] {
-        self.steps().timesteps()
-    }
-
-    /// What the model is conditioned on at the next call, or `None` when the run is over.
-    fn timestep(&self) -> Option<f32> {
-        self.steps().timestep()
-    }
-
-    /// The noise levels σ between which the steps lead, first to last, where the sampler works with such.
-    fn sigmas(&self) -> Option<&[f32]> {
-        None
-    }
-
-    /// The standard deviation of the noise that the run begins with.
-    fn init_noise_sigma(&self) -> f32 {
-        1.0
-    }
-
-    /// Pure noise of `shape` `[b, c, h, w]` to begin with; the default is normal noise times
-    /// [`init_noise_sigma`](Self::init_noise_sigma).
+    /// Says what is out of range, or does not go together. Only a configuration that passes becomes a scheduler.
     ///
     /// # Errors
-    /// When the tensor cannot be made on `device`, or `rng` is not for so many images.
-    fn initial_noise(&self, shape: &[usize], device: &Device, rng: &mut dyn Noise) -> Result<Tensor> {
-        let noise = randn(shape, device, rng)?;
-        if self.init_noise_sigma() == 1.0 { Ok(noise) } else { scale(&noise, self.init_noise_sigma()) }
+    /// [`Error::Config`](crate::Error::Config), which names the key.
+    fn check(&self) -> Result<()> {
+        Ok(())
     }
 
-    /// `(α, σ)` of the sample at the next model call: `α x₀ + σ ε`.
-    ///
-    /// # Errors
-    /// When a run cannot begin in the middle, which is the default, or is over.
-    fn alpha_sigma(&self) -> Result<(f32, f32)> {
-        Err(Error::Unsupported { class_name: "this scheduler".into(), what: "begin with an image".into() })
+    /// [`Scheduler::process`].
+    fn process(&self) -> Process;
+
+    /// [`Scheduler::inference_steps`].
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        1..=MOST_STEPS
     }
 
-    /// Brings clean images `[b, c, h, w]` to the level of the next step, to begin there instead of with noise
-    /// ([`RunOptions::start`]): `α clean + σ noise`.
+    /// [`Scheduler::run_with`], where no other options are set than those of [`SUPPORTS`](Self::SUPPORTS).
     ///
     /// # Errors
-    /// When the scheduler cannot, or the run is over, or the shapes differ.
-    fn add_noise(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        check_same("the noise", noise, clean)?;
-        let (alpha, sigma) = self.alpha_sigma()?;
-        mix(alpha, clean, sigma, noise)
-    }
-
-    /// Scales the sample to what the model wants to see at this step; the default leaves it as it is.
-    ///
-    /// # Errors
-    /// When the run is over.
-    fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
-        Ok(sample.clone())
-    }
-
-    /// Goes one step: from `sample` (unscaled) and the model's output for it to the sample of the next, lower level.
-    ///
-    /// # Errors
-    /// When the run is over or the shapes differ.
-    fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput>;
+    /// As there.
+    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>>;
 }
 
-/// What one sampling step gives: diffusers' `SchedulerOutput`.
-#[derive(Debug, Clone)]
-pub struct StepOutput {
-    /// The sample at the next level `[b, c, h, w]`.
-    pub prev_sample: Tensor,
-    /// The clean images that the model's output implies at this step `[b, c, h, w]`, for previews and guidance.
-    pub pred_original_sample: Tensor,
+/// The scheduler of a [`Method`], and which keys of its configuration were set.
+#[derive(Debug, Clone, Default)]
+pub struct Sampler<M> {
+    method: M,
+    /// What was set, as it was given, with the keys that only other classes know.
+    given: Map<String, Value>,
+}
+
+/// Keys whose value a class replaces by its own name for it, where it knows another class's (`logrho` for `midpoint`).
+/// diffusers writes its own name into the configuration; any other value stays as it was given.
+const RENAMED: [&str; 2] = ["algorithm_type", "solver_type"];
+
+impl<M: Method> Sampler<M> {
+    /// Its `_class_name`.
+    pub const CLASS_NAME: &'static str = M::CLASS_NAME;
+
+    /// The scheduler of a configuration. A struct does not say which of its fields were set: those that differ from the
+    /// default are taken to be.
+    ///
+    /// # Errors
+    /// When a value is out of its range, or of no use to this scheduler.
+    pub fn new(config: M) -> Result<Self> {
+        let defaults = to_map(&M::default());
+        let given = to_map(&config).into_iter().filter(|(key, value)| defaults.get(key) != Some(value)).collect();
+        Self::checked(config, given)
+    }
+
+    /// Builds it from a configuration that may be another scheduler's: keys that it does not know are kept and saved
+    /// again; absent ones, and those in `_use_default_values`, take their default.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and when a value is of the wrong type.
+    pub fn from_config(config: &Map<String, Value>) -> Result<Self> {
+        let (given, known) = (set_values(config), to_map(&M::default()));
+        let of_class = given.clone().into_iter().filter(|(key, _)| known.contains_key(key)).collect();
+        Self::checked(read_config(M::CLASS_NAME, of_class)?, given)
+    }
+
+    /// The same for a [`Registry`](crate::Registry).
+    pub(crate) fn construct(config: &Map<String, Value>) -> Result<Arc<dyn Scheduler>> {
+        Ok(Arc::new(Self::from_config(config)?))
+    }
+
+    fn checked(method: M, given: Map<String, Value>) -> Result<Self> {
+        method.check().map_err(|e| e.in_class(M::CLASS_NAME))?;
+        Ok(Self { method, given })
+    }
+
+    /// The configuration that it was built from.
+    pub fn method(&self) -> &M {
+        &self.method
+    }
+}
+
+impl<M: Method> Scheduler for Sampler<M> {
+    fn class_name(&self) -> &str {
+        M::CLASS_NAME
+    }
+
+    fn config(&self) -> Map<String, Value> {
+        let mut config = to_map(&self.method);
+        let renamed = |key: &str| RENAMED.contains(&key) && config.contains_key(key);
+        let given: Map<_, _> = self.given.clone().into_iter().filter(|(key, _)| !renamed(key)).collect();
+        config.extend(given);
+        with_not_set(config, |key| self.given.contains_key(key))
+    }
+
+    fn summary(&self) -> &str {
+        M::SUMMARY
+    }
+
+    fn process(&self) -> Process {
+        self.method.process()
+    }
+
+    fn inference_steps(&self) -> RangeInclusive<usize> {
+        self.method.inference_steps()
+    }
+
+    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+        let run = options.only(M::SUPPORTS).and_then(|()| self.method.run(options));
+        run.map_err(|e| e.in_class(M::CLASS_NAME))
+    }
 }

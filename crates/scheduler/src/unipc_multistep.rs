@@ -3,18 +3,20 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use kakusan_config::Real;
 use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::registry::config_map;
+use crate::run::{Call, Sampling, Step};
 use crate::schedule::{
-    ForwardProcess, History, Integrand, Path, Spaced, UniPC, check_calls, check_count, check_descending,
-    check_first_two, check_flow_levels, check_order, inference_steps, linspace_f64, shifted, shifted_by_run, stretched,
+    ForwardProcess, History, Integrand, Path, Point, Spaced, UniPC, check_calls, check_count, check_descending,
+    check_first_two, check_flow_levels, check_order, check_terminal, inference_steps, linspace_f64, shifted,
+    shifted_by_run, stretched,
 };
 use crate::{
-    DynamicShiftConfig, Error, FinalSigmasType, Process, Registry, Result, Run, RunOptions, Schedule, Scheduler,
-    SolverConfig, SpacingConfig, StepOutput, Steps, Supports, TimeShiftType, TimestepSpacing, UniPCSolverType,
+    DynamicShiftConfig, Error, FinalSigmasType, Method, Process, Registry, Result, Run, RunOptions, Sampler, Schedule,
+    Scheduler, SolverConfig, SpacingConfig, StepOutput, Supports, TimeShiftType, TimestepSpacing, UniPCSolverType,
 };
 
 /// UniPC: steps of any order by earlier outputs, each corrected by the output at its end (Zhao et al. 2023, algorithms
@@ -32,12 +34,7 @@ use crate::{
 /// assert_eq!(run.sigmas().and_then(|sigmas| sigmas.last()), Some(&0.0));
 /// # Ok::<(), kakusan_scheduler::Error>(())
 /// ```
-#[derive(Debug, Clone)]
-pub struct UniPCMultistepScheduler {
-    config: UniPCMultistepConfig,
-    process: ForwardProcess,
-    solver_p: Option<Arc<dyn Scheduler>>,
-}
+pub type UniPCMultistepScheduler = Sampler<UniPCMultistepConfig>;
 
 /// The configuration of [`UniPCMultistepScheduler`], under diffusers' names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -94,233 +91,167 @@ impl Default for UniPCMultistepConfig {
     }
 }
 
-impl UniPCMultistepScheduler {
-    /// Its `_class_name`.
-    pub const CLASS_NAME: &'static str = "UniPCMultistepScheduler";
-
-    /// Builds the schedule.
-    ///
-    /// # Errors
-    /// When a value is out of its range, or of no use to this scheduler.
-    pub fn new(config: UniPCMultistepConfig) -> Result<Self> {
-        let refuse = |reason: String| Err(Error::Config { class_name: Self::CLASS_NAME.into(), reason });
-        config.solver.check(Self::CLASS_NAME)?;
-        config.solver.sigma.check(Self::CLASS_NAME, [config.sigma_min, config.sigma_max])?;
-        let types = [TimeShiftType::Exponential, TimeShiftType::Linear];
-        config.dynamic_shift.check(Self::CLASS_NAME, &config.solver.flow, &types)?;
-        check_order(Self::CLASS_NAME, "solver_order", config.solver_order, 8)?;
-        match config.shift_terminal {
-            Some(_) if !config.solver.flow.use_flow_sigmas => {
-                return refuse(
-                    "shift_terminal stretches the noise levels of a flow, but use_flow_sigmas is false".into(),
-                );
-            }
-            Some(terminal) if !(0.0..1.0).contains(&terminal) => {
-                return refuse(format!(
-                    "shift_terminal is {terminal}; it must be a noise level of at least 0 and below 1"
-                ));
-            }
-            _ => {}
-        }
-        let solver_p = match &config.solver_p {
-            None => None,
-            Some(given) => match given.get("_class_name").and_then(Value::as_str) {
-                Some(class_name) => Some(Registry::default().from_config(class_name, given)?),
-                None => return refuse("solver_p is a scheduler's configuration, but has no _class_name".into()),
-            },
-        };
-        let scheduler = Self { solver_p, ..Self::build(config) };
-        scheduler.process.alphas.check(Self::CLASS_NAME)?;
-        Ok(scheduler)
+impl UniPCMultistepConfig {
+    fn forward(&self) -> ForwardProcess {
+        ForwardProcess::new(&self.solver, self.rescale_betas_zero_snr, None)
     }
 
-    fn build(config: UniPCMultistepConfig) -> Self {
-        Self {
-            process: ForwardProcess::new(&config.solver, config.rescale_betas_zero_snr, None),
-            config,
-            solver_p: None,
+    /// The scheduler that predicts in place of UniP.
+    fn predictor(&self) -> Result<Option<Arc<dyn Scheduler>>> {
+        let Some(given) = &self.solver_p else { return Ok(None) };
+        match given.get("_class_name").and_then(Value::as_str) {
+            Some(class_name) => Registry::default().from_config(class_name, given).map(Some),
+            None => Err(Error::config("solver_p is a scheduler's configuration, but has no _class_name")),
         }
     }
 
-    /// The timesteps of the model calls, and the noise levels between which the steps lead.
-    fn path(&self, options: &RunOptions) -> Result<(Vec<f32>, Vec<f32>)> {
-        let Self { config, process, .. } = self;
-        let t = process.alphas.len();
-        let shift = config.dynamic_shift.shift(Self::CLASS_NAME, options.mu)?;
-        if config.dynamic_shift.use_dynamic_shifting && shift.is_none() {
-            let what = "sample without `mu`, which use_dynamic_shifting asks for".into();
-            return Err(Error::Unsupported { class_name: Self::CLASS_NAME.into(), what });
+    /// The path of a run, and the noise level that its last step leads to.
+    fn path(&self, forward: &ForwardProcess, options: &RunOptions) -> Result<(Path, f64)> {
+        let t = forward.alphas.len();
+        let shift = self.dynamic_shift.shift(options.mu)?;
+        if self.dynamic_shift.use_dynamic_shifting && shift.is_none() {
+            return Err(Error::unsupported("sample without `mu`, which use_dynamic_shifting asks for"));
         }
         let shifted = |&sigma: &f64| match shift {
             Some(shift) => shifted_by_run(sigma, shift),
-            None => shifted(sigma, config.solver.flow.flow_shift),
+            None => shifted(sigma, self.solver.flow.flow_shift),
         };
-        let conversion = config.solver.sigma.conversion();
-        let is_flow = config.solver.flow.use_flow_sigmas;
+        let conversion = self.solver.sigma.conversion();
+        let is_flow = self.solver.flow.use_flow_sigmas;
         let (sigmas, last) = match &options.schedule {
             Schedule::Sigmas(_) if conversion.is_some() || !is_flow => {
-                let what =
-                    "take noise levels but those of a flow, with use_flow_sigmas and without other use_*_sigmas".into();
-                return Err(Error::Unsupported { class_name: Self::CLASS_NAME.into(), what });
+                return Err(Error::unsupported(
+                    "take noise levels but those of a flow, with use_flow_sigmas and without other use_*_sigmas",
+                ));
             }
             Schedule::Sigmas(sigmas) => {
-                check_descending(Self::CLASS_NAME, sigmas)?;
-                check_flow_levels(Self::CLASS_NAME, sigmas, 1.0)?;
-                (
-                    stretched(
-                        Self::CLASS_NAME,
-                        sigmas[..sigmas.len() - 1].iter().map(shifted).collect(),
-                        config.shift_terminal,
-                    )?,
-                    sigmas.last().map(shifted),
-                )
+                check_descending(sigmas)?;
+                check_flow_levels(sigmas, 1.0)?;
+                let calls = sigmas[..sigmas.len() - 1].iter().map(shifted).collect();
+                (stretched(calls, self.shift_terminal)?, sigmas.last().map(shifted))
             }
             Schedule::Steps(n) if is_flow && conversion.is_none() => {
-                check_count(Self::CLASS_NAME, *n)?;
+                check_count(*n)?;
                 let even = linspace_f64(1.0, 1.0 / t as f64, n + 1);
-                (stretched(Self::CLASS_NAME, even[..*n].iter().map(shifted).collect(), config.shift_terminal)?, None)
+                (stretched(even[..*n].iter().map(shifted).collect(), self.shift_terminal)?, None)
             }
             schedule => {
-                let limits = [config.sigma_min, config.sigma_max];
-                let spaced = Spaced { limits, ..Spaced::new(process, config.spacing, conversion) };
-                let path = spaced.path(Self::CLASS_NAME, process, schedule)?;
+                let limits = [self.sigma_min, self.sigma_max];
+                let path =
+                    Spaced { limits, ..Spaced::new(forward, self.spacing, conversion) }.path(forward, schedule)?;
                 if !is_flow {
-                    let lowest = match conversion {
-                        Some(_) => path.sigmas[path.sigmas.len() - 1],
-                        None => process.alphas.sigmas()[0].into(),
-                    };
-                    let last = if config.final_sigmas_type == FinalSigmasType::Zero { 0.0 } else { lowest };
-                    let sigmas = path.sigmas_to(last);
-                    return Ok((path.timesteps, sigmas));
+                    let lowest = self.solver.last_sigma(&path, forward.alphas.sigmas()[0]);
+                    let last = if self.final_sigmas_type == FinalSigmasType::Zero { 0.0 } else { lowest };
+                    return Ok((path, last));
                 }
                 // from noise against the image to noise in the flow
                 (path.sigmas.iter().map(|sigma| sigma / (sigma + 1.0)).collect(), None)
             }
         };
-        let last = last.unwrap_or(match config.final_sigmas_type {
+        let last = last.unwrap_or(match self.final_sigmas_type {
             FinalSigmasType::Zero => 0.0,
             FinalSigmasType::SigmaMin => sigmas[sigmas.len() - 1],
         });
         let path = Path { timesteps: sigmas.iter().map(|sigma| (sigma * t as f64).trunc() as f32).collect(), sigmas };
-        check_first_two(Self::CLASS_NAME, &path.timesteps, t)?;
-        check_calls(Self::CLASS_NAME, &path.timesteps, &path.sigmas)?;
-        let sigmas = path.sigmas_to(last);
-        Ok((path.timesteps, sigmas))
+        check_first_two(&path.timesteps, t)?;
+        check_calls(&path.timesteps, &path.sigmas)?;
+        Ok((path, last))
     }
 }
 
-impl Default for UniPCMultistepScheduler {
-    /// That of [`UniPCMultistepConfig::default`].
-    fn default() -> Self {
-        Self::build(UniPCMultistepConfig::default())
-    }
-}
+impl Method for UniPCMultistepConfig {
+    const CLASS_NAME: &'static str = "UniPCMultistepScheduler";
+    const SUMMARY: &'static str =
+        "a predictor and a corrector of any order, good images in 10 steps (Zhao et al. 2023)";
+    const SUPPORTS: &'static [Supports] = &[Supports::Sigmas, Supports::Mu];
 
-impl Scheduler for UniPCMultistepScheduler {
-    fn class_name(&self) -> &str {
-        Self::CLASS_NAME
-    }
-
-    fn config(&self) -> Map<String, Value> {
-        config_map(&self.config)
-    }
-
-    fn summary(&self) -> &str {
-        "a predictor and a corrector of any order, good images in 10 steps (Zhao et al. 2023)"
+    fn check(&self) -> Result<()> {
+        self.solver.check()?;
+        self.solver.sigma.check([self.sigma_min, self.sigma_max])?;
+        let types = [TimeShiftType::Exponential, TimeShiftType::Linear];
+        self.dynamic_shift.check(&self.solver.flow, &types)?;
+        check_order("solver_order", self.solver_order, 8)?;
+        if self.shift_terminal.is_some() && !self.solver.flow.use_flow_sigmas {
+            return Err(Error::config(
+                "shift_terminal stretches the noise levels of a flow, but use_flow_sigmas is false",
+            ));
+        }
+        check_terminal(self.shift_terminal)?;
+        self.predictor()?;
+        self.forward().alphas.check()
     }
 
     fn process(&self) -> Process {
-        self.process.training()
+        self.forward().process()
     }
 
     /// At least 2 with `shift_terminal`: a step that begins at 1 cannot be stretched.
     fn inference_steps(&self) -> RangeInclusive<usize> {
-        let own = inference_steps(&self.config.spacing, self.process.alphas.len());
-        let fewest = if self.config.shift_terminal.is_some_and(|terminal| terminal > 0.0) { 2 } else { 1 };
-        match &self.solver_p {
-            None => fewest..=*own.end(),
-            Some(solver_p) => {
-                let theirs = solver_p.inference_steps();
-                fewest.max(*theirs.start())..=*own.end().min(theirs.end())
+        let own = inference_steps(&self.spacing, &self.forward(), Real(f64::NEG_INFINITY));
+        let fewest = if self.shift_terminal.is_some_and(|terminal| terminal > 0.0) { 2 } else { 1 };
+        let predictor = self.predictor().ok().flatten();
+        let theirs = predictor.map_or(1..=usize::MAX, |predictor| predictor.inference_steps());
+        fewest.max(*theirs.start())..=*own.end().min(theirs.end())
+    }
+
+    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+        let forward = self.forward();
+        let (path, last) = self.path(&forward, options)?;
+        let plan = forward.plan(path, last);
+        let mut predictor = None;
+        if let Some(scheduler) = self.predictor()? {
+            let n = plan.timesteps.len();
+            let run = scheduler.run_with(&RunOptions { start: options.start, ..RunOptions::steps(n) })?;
+            if run.timesteps() != plan.timesteps {
+                let class_name = scheduler.class_name();
+                return Err(Error::unsupported(format!(
+                    "predict by {class_name}, which visits other timesteps: space both alike"
+                )));
             }
+            predictor = Some(run);
         }
-    }
-
-    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[Supports::Sigmas, Supports::Mu])?;
-        let (timesteps, sigmas) = self.path(options)?;
-        let solver_p = match &self.solver_p {
-            None => None,
-            Some(solver_p) => {
-                let run =
-                    solver_p.run_with(&RunOptions { start: options.start, ..RunOptions::steps(timesteps.len()) })?;
-                if run.timesteps() != timesteps {
-                    let what =
-                        format!("predict by {}, which visits other timesteps: space both alike", solver_p.class_name());
-                    return Err(Error::Unsupported { class_name: Self::CLASS_NAME.into(), what });
-                }
-                Some(run)
-            }
-        };
-        let steps = Steps::new(Self::CLASS_NAME, timesteps, options.start)?;
-        let (config, process) = (self.config.clone(), self.process.clone());
-        let integrand = if config.predict_x0 { Integrand::Data } else { Integrand::Noise };
-        let history = History::new(config.solver_order);
-        let solver = UniPC { solver_type: config.solver_type, integrand, history };
-        Ok(Box::new(UniPCMultistepRun { config, process, steps, sigmas, solver, solver_p, last: None }))
+        let integrand = if self.predict_x0 { Integrand::Data } else { Integrand::Noise };
+        let solver = UniPC { solver_type: self.solver_type, integrand, history: History::new(self.solver_order) };
+        let method = UniPCMultistep { config: self.clone(), forward, solver, predictor, last: None };
+        Sampling::begin(plan, options.start, method)
     }
 }
 
-/// A sampling by [`UniPCMultistepScheduler`].
 #[derive(Debug)]
-struct UniPCMultistepRun {
+struct UniPCMultistep {
     config: UniPCMultistepConfig,
-    process: ForwardProcess,
-    steps: Steps,
-    sigmas: Vec<f32>,
+    forward: ForwardProcess,
     solver: UniPC,
-    solver_p: Option<Box<dyn Run>>,
-    /// The sample before the last step, and its order.
-    last: Option<(Tensor, usize)>,
+    predictor: Option<Box<dyn Run>>,
+    /// The sample before the last step, where that began, and its order.
+    last: Option<(Tensor, Point, usize)>,
 }
 
-impl Run for UniPCMultistepRun {
-    fn steps(&self) -> &Steps {
-        &self.steps
-    }
+impl Step for UniPCMultistep {
+    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
+        let (i, n) = (call.i, call.plan.timesteps.len());
+        let [s, t] = self.forward.ends(call);
+        let (output, x0) = self.forward.convert(self.solver.integrand, call, s)?;
 
-    fn sigmas(&self) -> Option<&[f32]> {
-        Some(&self.sigmas)
-    }
-
-    fn alpha_sigma(&self) -> Result<(f32, f32)> {
-        Ok(self.process.alpha_sigma(self.sigmas[self.steps.index()?]))
-    }
-
-    fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
-        let (i, n) = (self.steps.index()?, self.steps.timesteps().len());
-        let [s, t] = [self.sigmas[i], self.sigmas[i + 1]].map(|sigma| self.process.point(sigma));
-        let (output, x0) = self.process.convert(self.solver.integrand, model_output, sample, s)?;
-
+        // UniC: the sample corrected by the output for it
         let sample = match &self.last {
-            Some((last, p)) if !self.config.disable_corrector.contains(&(i - 1)) => {
-                let before = self.process.point(self.sigmas[i - 1]);
-                self.solver.update([before, s], *p, last, Some(&output))?
+            Some((last, before, p)) if !self.config.disable_corrector.contains(&(i - 1)) => {
+                self.solver.update([*before, s], *p, last, Some(&output))?
             }
-            _ => sample.clone(),
+            _ => call.sample.clone(),
         };
-
         self.solver.history.push(s.lambda(), output);
+
+        // UniP: the sample of the next call
         let most = if self.config.solver.lower_order_final { n - i } else { n };
         let most = if t.sigma == 0.0 { 1 } else { most }; // λ is infinite there
         let p = self.config.solver_order.min(most).min(self.solver.history.len());
-        let prev_sample = match &mut self.solver_p {
-            Some(solver_p) => solver_p.step(model_output, &sample, rng)?.prev_sample,
+        let prev_sample = match &mut self.predictor {
+            Some(predictor) => predictor.step(&call.output, &sample, rng)?.prev_sample,
             None if s == t => sample.clone(), // the next call is at this level again
             None => self.solver.update([s, t], p, &sample, None)?,
         };
-        self.last = (s != t).then_some((sample, p));
-        self.steps.advance();
+        self.last = (s != t).then_some((sample, s, p));
         Ok(StepOutput { prev_sample, pred_original_sample: x0 })
     }
 }

@@ -2,7 +2,9 @@
 
 use candle_core::{Device, Tensor};
 use kakusan_rng::Generator;
-use kakusan_scheduler::{Error, LinearMixScheduler, PixelRange, Registry, Scheduler, conformance, to_json};
+use kakusan_scheduler::{
+    Error, LinearMixConfig, LinearMixScheduler, PixelRange, Registry, Scheduler, conformance, to_json,
+};
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -51,7 +53,7 @@ fn each_step_mixes_in_one_part_of_those_left() -> TestResult {
 
 #[test]
 fn a_model_that_wants_a_timestep_is_told_the_same_one_always() -> TestResult {
-    let scheduler = LinearMixScheduler { timestep: Some(0.0) };
+    let scheduler = LinearMixScheduler::new(LinearMixConfig { timestep: Some(0.0) })?;
     assert_eq!(scheduler.process().timesteps(&[0.25, 0.5]), [0.0, 0.0]);
     assert_eq!(scheduler.run(3)?.timesteps(), [0.0; 3]);
     conformance::check(&scheduler, &Registry::default())?;

@@ -1,6 +1,6 @@
 //! What the registry makes of names and of configurations.
 
-use kakusan_scheduler::{DDPMConfig, DDPMScheduler, Registry, Scheduler, to_json};
+use kakusan_scheduler::{ClipConfig, DDPMConfig, DDPMScheduler, Registry, Scheduler, to_json};
 
 type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
@@ -96,7 +96,10 @@ fn null_is_what_diffusers_makes_of_it() -> TestResult {
 #[test]
 fn a_scheduler_built_by_hand_hands_on_what_is_not_its_default() -> TestResult {
     let registry = Registry::default();
-    let ddpm = DDPMScheduler::new(DDPMConfig { clip_sample_range: 2.0, ..DDPMConfig::default() })?;
+    let ddpm = DDPMScheduler::new(DDPMConfig {
+        clip: ClipConfig { clip_sample_range: 2.0, ..ClipConfig::default() },
+        ..DDPMConfig::default()
+    })?;
     let heun = registry.from_config("HeunDiscreteScheduler", &ddpm.config())?;
     assert_eq!((&heun.config()["clip_sample_range"], &heun.config()["beta_start"]), (&2.0.into(), &0.00085.into()));
     let saved = registry.from_json(&to_json(&ddpm))?;

@@ -1,79 +1,66 @@
 //! The scheduler: this file is all that a new one takes.
 
 use std::f64::consts::FRAC_PI_2;
-use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use kakusan_rng::Noise;
 use kakusan_scheduler::{
-    Error, Levels, PixelRange, PredictionType, Process, Result, Run, RunOptions, Scheduler, StepOutput, Steps,
+    Error, Levels, Method, PixelRange, PredictionType, Process, Result, Run, RunOptions, Sampler, StepOutput, Steps,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 /// Mixes image and noise as the tutorial does, but along a cosine: at level `t` in 0..1 the noise's weight is
 /// `σ = sin(t * pi/2) ^ exponent`, the image's `1 - σ`, so that levels dwell near the image and near the noise. Sampling is deterministic:
 /// each step takes the noise that the prediction leaves over, and mixes both anew at the next level.
+pub type CosineMixScheduler = Sampler<CosineMix>;
+
+/// Its configuration: the fields are the keys of `[scheduler]` and of `scheduler_config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CosineMixScheduler {
+pub struct CosineMix {
     /// How long the levels dwell near the image.
     pub exponent: f64,
 }
 
-impl Default for CosineMixScheduler {
+impl Default for CosineMix {
     fn default() -> Self {
         Self { exponent: 2.0 }
     }
 }
 
-impl CosineMixScheduler {
-    pub const CLASS_NAME: &'static str = "CosineMixScheduler";
-
-    /// What [`Registry::register`](kakusan_scheduler::Registry::register) takes.
-    pub fn from_config(config: Map<String, Value>) -> Result<Arc<dyn Scheduler>> {
-        let refused = |reason: String| Error::Config { class_name: Self::CLASS_NAME.into(), reason };
-        let scheduler: Self = serde_json::from_value(config.into()).map_err(|e| refused(e.to_string()))?;
-        if !(scheduler.exponent.is_finite() && scheduler.exponent > 0.0) {
-            return Err(refused(format!("`exponent` is {}; it must be above 0", scheduler.exponent)));
-        }
-        Ok(Arc::new(scheduler))
-    }
-
+impl CosineMix {
     fn sigma(&self, level: f32) -> f32 {
         (f64::from(level) * FRAC_PI_2).sin().powf(self.exponent) as f32
     }
 }
 
-impl Scheduler for CosineMixScheduler {
-    fn class_name(&self) -> &str {
-        Self::CLASS_NAME
-    }
+impl Method for CosineMix {
+    const CLASS_NAME: &'static str = "CosineMixScheduler";
 
-    fn config(&self) -> Map<String, Value> {
-        Map::from_iter([("exponent".to_owned(), self.exponent.into())])
+    fn check(&self) -> Result<()> {
+        if self.exponent.is_finite() && self.exponent > 0.0 {
+            return Ok(());
+        }
+        Err(Error::config(format!("`exponent` is {}; it must be above 0", self.exponent)))
     }
 
     fn process(&self) -> Process {
-        let scheduler = self.clone();
-        let mix = move |level: f32| (1.0 - scheduler.sigma(level), scheduler.sigma(level));
+        let config = self.clone();
+        let mix = move |level: f32| (1.0 - config.sigma(level), config.sigma(level));
         Process::new(Levels::continuous(|u| u), PredictionType::Sample, mix)
             .uniform_noise()
             .on_pixels(PixelRange::ZeroToOne)
     }
 
-    fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        options.only(Self::CLASS_NAME, &[])?; // a number of steps and where to begin, nothing else
+    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
         let n = options.num_steps();
         let timesteps = (0..n).map(|i| ((n - i) as f64 / n as f64) as f32).collect();
-        let steps = Steps::new(Self::CLASS_NAME, timesteps, options.start)?;
-        Ok(Box::new(CosineMixRun { scheduler: self.clone(), steps }))
+        Ok(Box::new(CosineMixRun { config: self.clone(), steps: Steps::new(timesteps, options.start)? }))
     }
 }
 
 #[derive(Debug)]
 struct CosineMixRun {
-    scheduler: CosineMixScheduler,
+    config: CosineMix,
     steps: Steps,
 }
 
@@ -93,8 +80,8 @@ impl Run for CosineMixRun {
             return Err(Error::Shape { what: "the model's output", got, expected });
         }
         self.steps.advance();
-        let sigma = self.scheduler.sigma(level);
-        let next_sigma = self.timestep().map_or(0.0, |level| self.scheduler.sigma(level));
+        let sigma = self.config.sigma(level);
+        let next_sigma = self.timestep().map_or(0.0, |level| self.config.sigma(level));
         // sample = x0 * (1 - σ) + noise * σ, solved for the noise
         let noise = ((sample - model_output.affine(f64::from(1.0 - sigma), 0.0)?)? / f64::from(sigma))?;
         let x0 = model_output.affine(f64::from(1.0 - next_sigma), 0.0)?;

@@ -7,7 +7,7 @@ mod cosine_mix;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use cosine_mix::CosineMixScheduler;
+use cosine_mix::CosineMix;
 use kakusan_hub::{Hub, HubConfig};
 use kakusan_pipeline::{DDPMPipeline, Registry, Result, RunConfig, Trainer, pictures, write_whole};
 use kakusan_rng::Generator;
@@ -45,7 +45,7 @@ fn main() -> Result<()> {
 /// The classes of Kakusan, and ours.
 fn registry() -> Registry {
     let mut registry = Registry::default();
-    registry.schedulers.register(CosineMixScheduler::CLASS_NAME, CosineMixScheduler::from_config);
+    registry.schedulers.add::<CosineMix>();
     registry
 }
 
@@ -69,6 +69,7 @@ fn sample(pipeline: &DDPMPipeline, batch_size: usize) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
+    use cosine_mix::CosineMixScheduler;
     use kakusan_scheduler::conformance;
 
     use super::*;
@@ -76,7 +77,8 @@ mod tests {
     #[test]
     fn the_scheduler_keeps_the_contract() {
         for exponent in [0.5, 1.5, 2.0] {
-            conformance::check(&CosineMixScheduler { exponent }, &registry().schedulers).unwrap();
+            let scheduler = CosineMixScheduler::new(CosineMix { exponent }).unwrap();
+            conformance::check(&scheduler, &registry().schedulers).unwrap();
         }
     }
 

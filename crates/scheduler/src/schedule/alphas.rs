@@ -2,7 +2,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use super::{c_in, interpolate};
-use crate::{BetaConfig, Error, Family, Levels, PredictionType, Process, Result, Steps};
+use crate::{BetaConfig, Error, Family, Levels, PredictionType, Process, Result};
 
 /// ᾱ_t, the part of the image's variance that is left at timestep `t`, for every timestep of training.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,27 +52,27 @@ impl Alphas {
     }
 
     /// Refuses what is not a share: β that cannot be rescaled.
-    pub(crate) fn check(&self, class_name: &str) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         match self.cumprod.iter().position(|alpha| !alpha.is_finite()) {
             Some(_) => {
                 let reason = "rescale_betas_zero_snr cannot rescale these betas: there have to be two timesteps or more, and \
                               of the image less at the last than at the first, but something before the last";
-                Err(Error::Config { class_name: class_name.to_owned(), reason: reason.into() })
+                Err(Error::config(reason))
             }
             None => Ok(()),
         }
     }
 
     /// The same, and an infinite σ.
-    pub(crate) fn check_sigmas(&self, class_name: &str) -> Result<()> {
-        self.check(class_name)?;
+    pub(crate) fn check_sigmas(&self) -> Result<()> {
+        self.check()?;
         match self.sigmas.iter().position(|sigma| !sigma.is_finite()) {
             Some(t) => {
                 let reason = format!(
                     "the betas leave nothing of the image at timestep {t}, so that its noise level against the image is \
                      infinite: take smaller ones, or fewer timesteps"
                 );
-                Err(Error::Config { class_name: class_name.to_owned(), reason })
+                Err(Error::config(reason))
             }
             None => Ok(()),
         }
@@ -87,24 +87,20 @@ impl Alphas {
         &self.sigmas
     }
 
-    /// Refuses model calls where the sample is noise alone and the model predicts just that: the image would be 0 / 0. With
-    /// `clips` it is what that is clipped to.
+    /// Refuses model calls where ᾱ is 0 and the model predicts ε: x₀ = (x - σ ε) / sqrt(ᾱ) would be 0 / 0. With `clips` it is
+    /// what that is clipped to.
     pub(crate) fn check_calls(
         &self,
-        class_name: &str,
-        steps: &Steps,
-        predicts: PredictionType,
+        timesteps: &[f32],
+        start: usize,
+        prediction: PredictionType,
         clips: bool,
     ) -> Result<()> {
-        let mut calls = steps.timesteps()[steps.index()?..].iter();
-        match calls.find(|&&level| self.of_call(level as i64) == 0.0) {
-            Some(t) if predicts == PredictionType::Epsilon && !clips => {
-                let what = format!(
-                    "call the model at timestep {t} with prediction_type epsilon: that sample is noise alone and does not \
-                     tell of an image (Lin et al. 2023); train for v_prediction, or space timesteps leading, or set clip_sample"
-                );
-                Err(Error::Unsupported { class_name: class_name.to_owned(), what })
-            }
+        match timesteps.iter().skip(start).find(|&&t| self.of_call(t as i64) == 0.0) {
+            Some(t) if prediction == PredictionType::Epsilon && !clips => Err(Error::unsupported(format!(
+                "call the model at timestep {t} with prediction_type epsilon: that sample is noise alone and does not \
+                 tell of an image (Lin et al. 2023); train for v_prediction, or space timesteps leading, or set clip_sample"
+            ))),
             _ => Ok(()),
         }
     }

@@ -38,6 +38,11 @@ pub struct BetaConfig {
     pub trained_betas: Option<Vec<f64>>,
 }
 
+impl BetaSchedule {
+    /// Those that most schedulers know.
+    pub(crate) const USUAL: &[Self] = &[Self::Linear, Self::ScaledLinear, Self::SquaredcosCapV2];
+}
+
 impl Default for BetaConfig {
     /// 1000 timesteps, from 0.0001 to 0.02, linear: those of Ho et al. (2020).
     fn default() -> Self {
@@ -55,9 +60,9 @@ impl BetaConfig {
         Self { beta_start: 0.00085, beta_end: 0.012, beta_schedule, ..Self::default() }
     }
 
-    /// Says what is out of range, or not among the schedules that the scheduler `class_name` knows.
-    pub(crate) fn check(&self, class_name: &str, known: &[BetaSchedule]) -> Result<()> {
-        let refuse = |reason: String| Err(Error::Config { class_name: class_name.to_owned(), reason });
+    /// Says what is out of range, or not among the `known` schedules.
+    pub(crate) fn check(&self, known: &[BetaSchedule]) -> Result<()> {
+        let refuse = |reason: String| Err(Error::config(reason));
         let n = self.num_train_timesteps;
         if !(1..=Self::MAX_TIMESTEPS).contains(&n) {
             return refuse(format!("num_train_timesteps is {n}; it must be between 1 and {}", Self::MAX_TIMESTEPS));

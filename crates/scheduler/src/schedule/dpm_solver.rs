@@ -4,8 +4,9 @@ use candle_core::Tensor;
 use kakusan_rng::Noise;
 use serde::{Deserialize, Serialize};
 
-use super::{History, Integrand, Point, multistep_order};
+use super::{History, Integrand, Point, check_order, multistep_order};
 use crate::Result;
+use crate::run::Call;
 use crate::tensors::{mix, noise_like, scale};
 
 /// The equation that DPM-Solver integrates. `deis`, which other classes have, stands for `dpmsolver++` as in diffusers.
@@ -39,18 +40,41 @@ pub enum DPMSolverType {
     Heun,
 }
 
-impl DPMAlgorithmType {
+/// The equation of DPM-Solver and how it is solved, under diffusers' names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DPMSolverConfig {
+    /// How many outputs a step looks at, 1 to 3.
+    pub solver_order: usize,
+    /// The equation that is integrated.
+    pub algorithm_type: DPMAlgorithmType,
+    /// How steps of higher order weigh derivatives.
+    pub solver_type: DPMSolverType,
+}
+
+impl Default for DPMSolverConfig {
+    /// diffusers': `dpmsolver++` of the second order, midpoint.
+    fn default() -> Self {
+        let (algorithm_type, solver_type) = Default::default();
+        Self { solver_order: 2, algorithm_type, solver_type }
+    }
+}
+
+impl DPMSolverConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        check_order("solver_order", self.solver_order, 3)
+    }
+
     /// What it integrates.
-    pub(crate) fn integrand(self) -> Integrand {
-        match self {
-            Self::DPMSolver | Self::SdeDPMSolver => Integrand::Noise,
-            Self::DPMSolverPlusPlus | Self::SdeDPMSolverPlusPlus => Integrand::Data,
+    pub(crate) fn integrand(&self) -> Integrand {
+        match self.algorithm_type {
+            DPMAlgorithmType::DPMSolver | DPMAlgorithmType::SdeDPMSolver => Integrand::Noise,
+            DPMAlgorithmType::DPMSolverPlusPlus | DPMAlgorithmType::SdeDPMSolverPlusPlus => Integrand::Data,
         }
     }
 
     /// Whether its steps add noise.
-    pub(crate) fn is_stochastic(self) -> bool {
-        matches!(self, Self::SdeDPMSolver | Self::SdeDPMSolverPlusPlus)
+    pub(crate) fn is_stochastic(&self) -> bool {
+        matches!(self.algorithm_type, DPMAlgorithmType::SdeDPMSolver | DPMAlgorithmType::SdeDPMSolverPlusPlus)
     }
 }
 
@@ -174,34 +198,35 @@ impl DPMStep {
 }
 
 /// DPM-Solver with several earlier outputs in place of several model calls a step.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct DPMMultistep {
-    pub(crate) algorithm_type: DPMAlgorithmType,
-    pub(crate) solver_type: DPMSolverType,
-    pub(crate) solver_order: usize,
-    pub(crate) lower_order_final: bool,
-    pub(crate) euler_at_final: bool,
-    pub(crate) history: History,
+    pub(crate) dpm: DPMSolverConfig,
+    lower_order_final: bool,
+    euler_at_final: bool,
+    history: History,
 }
 
 impl DPMMultistep {
-    /// Step `i` of `n`, from the sample at `s` and the integrand there to the sample at `t`.
+    pub(crate) fn new(dpm: DPMSolverConfig, lower_order_final: bool, euler_at_final: bool) -> Self {
+        Self { dpm, lower_order_final, euler_at_final, history: History::new(dpm.solver_order) }
+    }
+
+    /// From the call's sample at `s` and the integrand there to the sample at `t`.
     pub(crate) fn step(
         &mut self,
-        [i, n]: [usize; 2],
+        call: &Call,
         [s, t]: [Point; 2],
         integrand: Tensor,
-        sample: &Tensor,
         rng: &mut dyn Noise,
     ) -> Result<Tensor> {
-        let noise = if self.algorithm_type.is_stochastic() { Some(noise_like(sample, rng)?) } else { None };
+        let noise = if self.dpm.is_stochastic() { Some(noise_like(call.sample, rng)?) } else { None };
         self.history.push(s.lambda(), integrand);
         if s == t {
-            return Ok(sample.clone()); // nothing to integrate over
+            return Ok(call.sample.clone()); // nothing to integrate over
         }
         let euler = self.euler_at_final || t.sigma == 0.0; // λ is infinite there
-        let order = multistep_order([i, n], &self.history, self.solver_order, self.lower_order_final, euler);
-        let step = DPMStep::new(self.algorithm_type, s, t);
-        step.integrate(sample, &step.multistep(&self.history, order, self.solver_type)?, noise.as_ref())
+        let order = multistep_order(call, &self.history, self.dpm.solver_order, self.lower_order_final, euler);
+        let step = DPMStep::new(self.dpm.algorithm_type, s, t);
+        step.integrate(call.sample, &step.multistep(&self.history, order, self.dpm.solver_type)?, noise.as_ref())
     }
 }

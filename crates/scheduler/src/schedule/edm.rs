@@ -1,13 +1,18 @@
 use std::fmt::Debug;
 
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::{check_positive, check_sigma_range, check_train_timesteps, karras, linspace_f64};
-use crate::{Family, Levels, PredictionType, Process, Result};
+use super::{
+    check_count, check_descending, check_positive, check_sigma_range, check_train_timesteps, karras, linspace_f64,
+};
+use crate::run::Plan;
+use crate::tensors::mix;
+use crate::{Family, Levels, PredictionType, Process, Result, Schedule};
 
 /// The noise levels and the preconditioning of EDM (Karras et al. 2022, table 1), under diffusers' names.
 ///
-/// The model is told `ln(σ) / 4` and sees `x / sqrt(σ² + σ_data²)`; its output `F` stands for the image
+/// The model is conditioned on `ln(σ) / 4` and sees `x / sqrt(σ² + σ_data²)`; its output `F` stands for the image
 /// `c_skip x + c_out F`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EDMConfig {
@@ -54,11 +59,11 @@ impl Default for EDMConfig {
 
 impl EDMConfig {
     /// Says what is out of range.
-    pub(crate) fn check(&self, class_name: &str) -> Result<()> {
-        self.prediction_type.only(class_name, &[PredictionType::Epsilon, PredictionType::VPrediction])?;
-        check_sigma_range(class_name, self.sigma_min, self.sigma_max)?;
-        check_positive(class_name, &[("sigma_data", self.sigma_data), ("rho", self.rho)])?;
-        check_train_timesteps(class_name, self.num_train_timesteps, 1)
+    pub(crate) fn check(&self) -> Result<()> {
+        self.prediction_type.only(&[PredictionType::Epsilon, PredictionType::VPrediction])?;
+        check_sigma_range(self.sigma_min, self.sigma_max)?;
+        check_positive(&[("sigma_data", self.sigma_data), ("rho", self.rho)])?;
+        check_train_timesteps(self.num_train_timesteps, 1)
     }
 
     /// `n` noise levels, descending from the highest to the lowest.
@@ -71,18 +76,44 @@ impl EDMConfig {
         }
     }
 
-    /// What the model is told of a noise level: `ln(σ) / 4`.
-    pub(crate) fn c_noise(&self, sigma: f32) -> f32 {
+    /// What the model is conditioned on: `ln(σ) / 4`.
+    fn c_noise(&self, sigma: f32) -> f32 {
         0.25 * sigma.ln()
     }
 
     /// What the sample is scaled by for the model: `1 / sqrt(σ² + σ_data²)`.
-    pub(crate) fn c_in(&self, sigma: f32) -> f32 {
+    fn c_in(&self, sigma: f32) -> f32 {
         1.0 / (sigma * sigma + (self.sigma_data * self.sigma_data) as f32).sqrt()
     }
 
+    /// The plan of a run, whose last step leads to `last(sigmas)`.
+    pub(crate) fn plan(&self, schedule: &Schedule, last: impl Fn(&[f32]) -> f32) -> Result<Plan> {
+        let sigmas: Vec<f32> = match schedule {
+            Schedule::Sigmas(sigmas) => {
+                check_descending(sigmas)?;
+                sigmas.iter().map(|&sigma| sigma as f32).collect()
+            }
+            schedule => {
+                let n = check_count(schedule.num_steps())?;
+                let mut sigmas: Vec<f32> = self.sigmas(n).into_iter().map(|sigma| sigma as f32).collect();
+                sigmas.push(last(&sigmas));
+                sigmas
+            }
+        };
+        let calls = sigmas[..sigmas.len() - 1].to_vec();
+        let timesteps = calls.iter().map(|&sigma| self.c_noise(sigma)).collect();
+        let plan = Plan::exploding(timesteps, sigmas, &calls, |sigma| self.c_in(sigma));
+        Ok(Plan { init_noise_sigma: (self.sigma_max * self.sigma_max + 1.0).sqrt() as f32, ..plan })
+    }
+
+    /// The clean image that a model's output for `sample` stands for.
+    pub(crate) fn denoised(&self, output: &Tensor, sample: &Tensor, sigma: f32) -> Result<Tensor> {
+        let (c_skip, c_out) = self.c_skip_out(sigma);
+        mix(c_skip, sample, c_out, output)
+    }
+
     /// The weights of the sample and of the model's output in the image.
-    pub(crate) fn c_skip_out(&self, sigma: f32) -> (f32, f32) {
+    fn c_skip_out(&self, sigma: f32) -> (f32, f32) {
         let (sigma_data, variance_data) = (self.sigma_data as f32, (self.sigma_data * self.sigma_data) as f32);
         let c_out = sigma * sigma_data / (sigma * sigma + variance_data).sqrt();
         let sign = if self.prediction_type == PredictionType::VPrediction { -1.0 } else { 1.0 };

@@ -3,6 +3,8 @@ use std::fmt::Debug;
 
 use candle_core::Tensor;
 
+use crate::run::Call;
+
 /// The model outputs that a multistep solver remembers, each with the λ it was made at. `[0]` is the latest.
 #[derive(Debug, Clone)]
 pub(crate) struct History {
@@ -43,15 +45,16 @@ impl History {
     }
 }
 
-/// The order of step `i` of `n`: as many outputs as there are, of `solver_order` at most, and fewer at the end of short
+/// The order of the step from a call: as many outputs as there are, of `solver_order` at most, and fewer at the end of short
 /// runs with `lower_order_final`. The last step is of the first order with `euler_at_final`.
 pub(crate) fn multistep_order(
-    [i, n]: [usize; 2],
+    call: &Call,
     history: &History,
     solver_order: usize,
     lower_order_final: bool,
     euler_at_final: bool,
 ) -> usize {
+    let (i, n) = (call.i, call.plan.timesteps.len());
     let lower = lower_order_final && n < 15;
     let most = match n - i {
         1 if lower || euler_at_final => 1,

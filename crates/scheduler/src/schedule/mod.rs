@@ -8,9 +8,9 @@ mod distilled;
 mod dpm_solver;
 mod edm;
 mod flow;
-mod flow_match;
 mod history;
 mod jumps;
+mod k_diffusion;
 mod numbers;
 mod path;
 mod posterior;
@@ -20,40 +20,38 @@ mod solver;
 mod spacing;
 mod stochastic_adams;
 mod threshold;
-mod two_calls;
 mod unipc;
 
 pub(crate) use alphas::Alphas;
 pub use betas::{BetaConfig, BetaSchedule};
 pub(crate) use brownian::BrownianMotion;
 pub(crate) use checks::{
-    MOST_STEPS, check_count, check_positive, check_sigma_range, check_steps, check_train_timesteps,
-    check_whole_timesteps,
+    MOST_STEPS, check_count, check_descending, check_positive, check_sigma_range, check_steps, check_timesteps,
+    check_train_timesteps, check_whole_timesteps,
 };
-pub(crate) use distilled::{check_original_steps, distilled_timesteps};
-pub use dpm_solver::{DPMAlgorithmType, DPMSolverType};
+pub use distilled::DistilledConfig;
+pub use dpm_solver::{DPMAlgorithmType, DPMSolverConfig, DPMSolverType};
 pub(crate) use dpm_solver::{DPMMultistep, DPMStep};
 pub use edm::{EDMConfig, SigmaSchedule};
 pub use flow::{DynamicShiftConfig, FlowConfig, TimeShiftType};
-pub(crate) use flow::{shifted, shifted_by_run, stretched};
-pub(crate) use flow_match::{Flow, check_flow_levels, stretched_to};
+pub(crate) use flow::{Flow, check_flow_levels, check_terminal, shifted, shifted_by_run, stretched, stretched_to};
 pub(crate) use history::{History, multistep_order};
 pub(crate) use jumps::jumps;
+pub use k_diffusion::KDiffusionConfig;
+pub(crate) use k_diffusion::{ancestral_step, euler, halfway, to_zero};
 pub(crate) use numbers::{arange_down, linspace_f32, linspace_f64, ln_f32, serialize_whole, solve};
 pub(crate) use path::{Path, Spaced, inference_steps, last_timestep};
 pub(crate) use posterior::Posterior;
 pub use prediction::PredictionType;
 pub use sigmas::{FinalSigmasType, SigmaConfig};
 pub(crate) use sigmas::{
-    SigmaConversion, ancestral_step, c_in, check_apart, check_calls, check_first_two, check_last, halfway, interpolate,
-    karras, sigma_schedule, sigma_to_t, sigmas_at, timesteps_of,
+    SigmaConversion, c_in, check_apart, check_calls, check_first_two, check_last, interpolate, karras, sigma_to_t,
+    sigmas_at, timesteps_of,
 };
 pub(crate) use solver::{ForwardProcess, Integrand, Point, check_order, learned_or_none};
 pub use solver::{LearnedVarianceType, SolverConfig};
 pub use spacing::{SpacingConfig, TimestepSpacing};
-pub(crate) use spacing::{check_descending, check_timesteps};
 pub(crate) use stochastic_adams::StochasticAdams;
-pub use threshold::ThresholdConfig;
-pub(crate) use two_calls::{TwoCalls, with_second_calls};
+pub use threshold::{ClipConfig, ThresholdConfig};
 pub(crate) use unipc::UniPC;
 pub use unipc::UniPCSolverType;

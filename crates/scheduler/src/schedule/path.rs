@@ -1,6 +1,8 @@
 use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
+use kakusan_config::Real;
+
 use super::{
     ForwardProcess, SigmaConversion, arange_down, check_apart, check_calls, check_count, check_first_two,
     check_whole_timesteps, interpolate, linspace_f64, ln_f32, shifted, sigma_to_t,
@@ -34,10 +36,10 @@ pub(crate) struct Path {
 
 impl Spaced {
     /// Over all of training from noise to images.
-    pub(crate) fn new(process: &ForwardProcess, spacing: SpacingConfig, conversion: Option<SigmaConversion>) -> Self {
+    pub(crate) fn new(forward: &ForwardProcess, spacing: SpacingConfig, conversion: Option<SigmaConversion>) -> Self {
         Self {
             spacing,
-            last_timestep: process.alphas.len(),
+            last_timestep: forward.alphas.len(),
             conversion,
             limits: [None, None],
             rounded: conversion == Some(SigmaConversion::Karras),
@@ -47,34 +49,34 @@ impl Spaced {
     }
 
     /// The path that a run asks for.
-    pub(crate) fn path(&self, class_name: &str, process: &ForwardProcess, schedule: &Schedule) -> Result<Path> {
-        let training = process.alphas.sigmas();
-        let path = self.any_path(class_name, training, schedule)?;
+    pub(crate) fn path(&self, forward: &ForwardProcess, schedule: &Schedule) -> Result<Path> {
+        let training = forward.alphas.sigmas();
+        let path = self.any_path(training, schedule)?;
         let t = training.len();
         if path.sigmas.len() > t {
-            check_apart(class_name, &path.sigmas.iter().map(|&sigma| sigma as f32).collect::<Vec<_>>(), t)?;
+            check_apart(&path.sigmas.iter().map(|&sigma| sigma as f32).collect::<Vec<_>>(), t)?;
         }
-        check_first_two(class_name, &path.timesteps, t)?;
-        check_calls(class_name, &path.timesteps, &path.sigmas)?;
+        check_first_two(&path.timesteps, t)?;
+        check_calls(&path.timesteps, &path.sigmas)?;
         Ok(path)
     }
 
-    fn any_path(&self, class_name: &str, training: &[f32], schedule: &Schedule) -> Result<Path> {
+    fn any_path(&self, training: &[f32], schedule: &Schedule) -> Result<Path> {
         match schedule {
             Schedule::Timesteps(timesteps) => {
                 if self.conversion.is_some() || self.flow_shift.is_some() {
                     let what = "take timesteps while its noise levels are spaced by themselves: leave out use_*_sigmas \
                                 and use_lu_lambdas";
-                    return Err(Error::Unsupported { class_name: class_name.to_owned(), what: what.into() });
+                    return Err(Error::unsupported(what));
                 }
-                Ok(Path::at(check_whole_timesteps(class_name, timesteps, training.len())?, training))
+                Ok(Path::at(check_whole_timesteps(timesteps, training.len())?, training))
             }
-            schedule => self.even_path(class_name, training, check_count(class_name, schedule.num_steps())?),
+            schedule => self.even_path(training, check_count(schedule.num_steps())?),
         }
     }
 
     /// `n` model calls.
-    fn even_path(&self, class_name: &str, training: &[f32], n: usize) -> Result<Path> {
+    fn even_path(&self, training: &[f32], n: usize) -> Result<Path> {
         if let Some(conversion) = self.conversion {
             let [sigma_min, sigma_max] = self.limits;
             let (min, max) = (sigma_min.unwrap_or(training[0].into()), sigma_max.unwrap_or(last(training).into()));
@@ -93,15 +95,15 @@ impl Spaced {
             }
             return Ok(Path { timesteps: sigmas.iter().map(|sigma| (sigma * t).trunc() as f32).collect(), sigmas });
         }
-        Ok(Path::at(self.timesteps(class_name, training.len(), n)?, training))
+        Ok(Path::at(self.timesteps(training.len(), n)?, training))
     }
 
     /// The timesteps of `n` model calls. `n + 1` are spaced evenly, and the last of them is where the run leads.
-    fn timesteps(&self, class_name: &str, t: usize, n: usize) -> Result<Vec<f32>> {
-        let refuse = |reason: String| Err(Error::Steps { class_name: class_name.to_owned(), steps: n, reason });
+    fn timesteps(&self, t: usize, n: usize) -> Result<Vec<f32>> {
+        let refuse = |reason: String| Err(Error::steps(n, reason));
         let last = self.last_timestep;
         let SpacingConfig { timestep_spacing, steps_offset } = self.spacing;
-        self.spacing.check_offset(class_name, t, n)?;
+        self.spacing.check_offset(t, n)?;
         let visited = if self.upwards { 0..n } else { 1..n + 1 };
         let mut timesteps: Vec<f32> = match timestep_spacing {
             TimestepSpacing::Linspace => linspace_f64(0.0, last as f64 - 1.0, n + 1)[visited]
@@ -137,15 +139,15 @@ impl Path {
         let sigmas = timesteps.iter().map(|&timestep| interpolate(timestep.into(), training)).collect();
         Self { timesteps, sigmas }
     }
-
-    /// The noise levels between which the steps lead, `to` being that of the last.
-    pub(crate) fn sigmas_to(&self, to: f64) -> Vec<f32> {
-        self.sigmas.iter().copied().chain([to]).map(|sigma| sigma as f32).collect()
-    }
 }
 
-/// How many steps can be spaced over the first `last_timestep` timesteps.
-pub(crate) fn inference_steps(spacing: &SpacingConfig, last_timestep: usize) -> RangeInclusive<usize> {
+/// How many steps can be spaced over the timesteps with a λ of at least `lambda_min_clipped`.
+pub(crate) fn inference_steps(
+    spacing: &SpacingConfig,
+    forward: &ForwardProcess,
+    lambda_min_clipped: Real,
+) -> RangeInclusive<usize> {
+    let last_timestep = last_timestep(forward, lambda_min_clipped).unwrap_or(forward.alphas.len());
     match spacing.timestep_spacing {
         TimestepSpacing::Leading => 1..=(last_timestep - 1).max(1),
         TimestepSpacing::Linspace | TimestepSpacing::Trailing => 1..=last_timestep,
@@ -153,15 +155,16 @@ pub(crate) fn inference_steps(spacing: &SpacingConfig, last_timestep: usize) -> 
 }
 
 /// How many timesteps have a λ of at least `lambda_min_clipped`; there has to be one.
-pub(crate) fn last_timestep(class_name: &str, process: &ForwardProcess, lambda_min_clipped: f64) -> Result<usize> {
+pub(crate) fn last_timestep(forward: &ForwardProcess, Real(lambda_min_clipped): Real) -> Result<usize> {
     let lambda = |&alpha: &f32| f64::from(alpha.sqrt().ln() - (1.0 - alpha).sqrt().ln());
-    let last = process.alphas.cumprod().iter().take_while(|alpha| lambda(alpha) >= lambda_min_clipped).count();
+    let last = forward.alphas.cumprod().iter().take_while(|alpha| lambda(alpha) >= lambda_min_clipped).count();
     if last > 0 {
         return Ok(last);
     }
-    let most = process.alphas.cumprod().first().map_or(f64::NAN, lambda);
-    let reason = format!("lambda_min_clipped is {lambda_min_clipped}, but no timestep has a λ of more than {most}");
-    Err(Error::Config { class_name: class_name.to_owned(), reason })
+    let most = forward.alphas.cumprod().first().map_or(f64::NAN, lambda);
+    Err(Error::config(format!(
+        "lambda_min_clipped is {lambda_min_clipped}, but no timestep has a λ of more than {most}"
+    )))
 }
 
 /// The timesteps of noise levels, rounded or cut off to whole ones. Where they begin at the highest of training, cut off, it

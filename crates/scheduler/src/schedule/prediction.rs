@@ -35,13 +35,18 @@ impl fmt::Display for PredictionType {
 }
 
 impl PredictionType {
-    /// Refuses what the scheduler `class_name` cannot make use of.
-    pub(crate) fn only(self, class_name: &str, known: &[Self]) -> Result<()> {
+    /// All but a flow's velocity.
+    pub(crate) const NO_FLOW: &[Self] = &[Self::Epsilon, Self::Sample, Self::VPrediction];
+    /// Noise or a velocity.
+    pub(crate) const EPSILON_OR_V: &[Self] = &[Self::Epsilon, Self::VPrediction];
+
+    /// Refuses what the scheduler cannot make use of.
+    pub(crate) fn only(self, known: &[Self]) -> Result<()> {
         if known.contains(&self) {
             return Ok(());
         }
         let reason = format!("it has no use for prediction_type {self:?}; it takes {known:?}");
-        Err(Error::Config { class_name: class_name.to_owned(), reason })
+        Err(Error::config(reason))
     }
 
     /// The clean image that `output` implies for `sample = alpha x₀ + sigma ε`.

@@ -3,7 +3,7 @@ use std::fmt::Debug;
 use serde::{Deserialize, Serialize};
 
 use super::{linspace_f64, ln_f32};
-use crate::{Error, Result, SpacingConfig};
+use crate::{Error, Result};
 
 /// Noise levels σ spaced otherwise than the timesteps, under diffusers' names; at most one may be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -37,10 +37,20 @@ pub enum FinalSigmasType {
     SigmaMin,
 }
 
+impl FinalSigmasType {
+    /// That level, of a training between `sigmas`.
+    pub(crate) fn of(self, sigmas: &[f32]) -> f64 {
+        match self {
+            Self::Zero => 0.0,
+            Self::SigmaMin => sigmas[0].into(),
+        }
+    }
+}
+
 impl SigmaConfig {
     /// Refuses more than one spacing, and limits `[sigma_min, sigma_max]` that leave no room between them.
-    pub(crate) fn check(&self, class_name: &str, [sigma_min, sigma_max]: [Option<f64>; 2]) -> Result<()> {
-        let refuse = |reason: String| Err(Error::Config { class_name: class_name.to_owned(), reason });
+    pub(crate) fn check(&self, [sigma_min, sigma_max]: [Option<f64>; 2]) -> Result<()> {
+        let refuse = |reason: String| Err(Error::config(reason));
         let set = [self.use_karras_sigmas, self.use_exponential_sigmas, self.use_beta_sigmas];
         if set.into_iter().filter(|&set| set).count() > 1 {
             return refuse(
@@ -104,41 +114,22 @@ pub(crate) fn sigmas_at(
     (timesteps_of(&sigmas, training), sigmas)
 }
 
-/// The timesteps of a sampling in `n` steps, and the noise levels between which they lead, one more: the last is 0.
-pub(crate) fn sigma_schedule(
-    class_name: &str,
-    training: &[f32],
-    spacing: &SpacingConfig,
-    conversion: Option<SigmaConversion>,
-    n: usize,
-) -> Result<(Vec<f32>, Vec<f32>)> {
-    let timesteps = spacing.exact(class_name, training.len(), n)?;
-    let timesteps = timesteps.into_iter().map(|t| f64::from(t as f32)).collect(); // f32 in diffusers
-    let (timesteps, sigmas) = sigmas_at(timesteps, training, conversion, [None, None], n);
-    check_first_two(class_name, &timesteps, training.len())?;
-    check_calls(class_name, &timesteps, &sigmas)?;
-    Ok((timesteps, sigmas.into_iter().chain([0.0]).map(|sigma| sigma as f32).collect()))
-}
-
 /// Refuses more steps than timesteps, `t`, where the first two were the same: diffusers would begin with the second.
-pub(crate) fn check_first_two(class_name: &str, timesteps: &[f32], t: usize) -> Result<()> {
+pub(crate) fn check_first_two(timesteps: &[f32], t: usize) -> Result<()> {
     match timesteps {
         [first, second, ..] if timesteps.len() > t && first == second => {
             let reason = format!(
                 "it was trained on {t} timesteps, so that the first two steps would be the same; it can do {t}"
             );
-            Err(Error::Steps { class_name: class_name.to_owned(), steps: timesteps.len(), reason })
+            Err(Error::steps(timesteps.len(), reason))
         }
         _ => Ok(()),
     }
 }
 
 /// Refuses model calls without noise, which there is nothing to say of, and with nothing but noise.
-pub(crate) fn check_calls(class_name: &str, timesteps: &[f32], sigmas: &[f64]) -> Result<()> {
-    let refuse = |reason: &str| {
-        let (class_name, reason) = (class_name.to_owned(), reason.to_owned());
-        Err(Error::Steps { class_name, steps: timesteps.len(), reason })
-    };
+pub(crate) fn check_calls(timesteps: &[f32], sigmas: &[f64]) -> Result<()> {
+    let refuse = |reason: &str| Err(Error::steps(timesteps.len(), reason));
     match () {
         () if sigmas.iter().any(|sigma| sigma.is_infinite()) => {
             refuse("the betas leave nothing of the image where it would begin: take smaller ones, or fewer timesteps")
@@ -155,25 +146,25 @@ pub(crate) fn check_calls(class_name: &str, timesteps: &[f32], sigmas: &[f64]) -
 }
 
 /// Refuses to lead to no noise by a method whose last step divides by it.
-pub(crate) fn check_last(class_name: &str, sigmas: &[f32]) -> Result<()> {
+pub(crate) fn check_last(sigmas: &[f32]) -> Result<()> {
     match sigmas.last() {
         Some(0.0) => {
             let reason = "its last step leads to the noise level of timestep 0, where there is none: the first β is 0";
-            Err(Error::Steps { class_name: class_name.to_owned(), steps: sigmas.len() - 1, reason: reason.into() })
+            Err(Error::steps(sigmas.len() - 1, reason))
         }
         _ => Ok(()),
     }
 }
 
 /// Refuses two steps at the same noise level, between which a method of several steps would divide by 0.
-pub(crate) fn check_apart(class_name: &str, sigmas: &[f32], t: usize) -> Result<()> {
+pub(crate) fn check_apart(sigmas: &[f32], t: usize) -> Result<()> {
     let steps = sigmas.len() - 1;
     match sigmas.array_windows().find(|[a, b]| a == b) {
         Some([level, _]) => {
             let reason = format!(
                 "it was trained on {t} timesteps, and two of its steps would begin at the same noise level, {level}"
             );
-            Err(Error::Steps { class_name: class_name.to_owned(), steps, reason })
+            Err(Error::steps(steps, reason))
         }
         None => Ok(()),
     }
@@ -182,19 +173,6 @@ pub(crate) fn check_apart(class_name: &str, sigmas: &[f32], t: usize) -> Result<
 /// `1 / sqrt(σ² + 1)`, by which a model of the variance preserving process sees `x₀ + σ ε` scaled.
 pub(crate) fn c_in(sigma: f32) -> f32 {
     1.0 / (sigma * sigma + 1.0).sqrt()
-}
-
-/// Halfway between two noise levels in log σ.
-pub(crate) fn halfway(a: f32, b: f32) -> f32 {
-    (f64::from(a) * f64::from(b)).sqrt() as f32
-}
-
-/// How a step from one noise level to another is parted into a step further down and noise back up: `(down, up)` with
-/// `down² + up² = to²`. (diffusers subtracts the squares, which after a long step leaves rounding alone, or no number.)
-pub(crate) fn ancestral_step(from: f32, to: f32) -> (f32, f32) {
-    let (from, to) = (f64::from(from), f64::from(to));
-    let up = (to * to * (from * from - to * to) / (from * from)).sqrt();
-    ((to * to / from) as f32, up as f32)
 }
 
 /// The timesteps, whole or not, that have these noise levels.

@@ -1,13 +1,15 @@
 use std::fmt::Debug;
 
 use candle_core::Tensor;
+use kakusan_config::Real;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::Alphas;
-use crate::tensors::{scale, split_variance};
+use super::{Alphas, Path, Spaced, last_timestep};
+use crate::run::{Call, Plan};
+use crate::tensors::scale;
 use crate::{
     BetaConfig, BetaSchedule, Error, Family, FlowConfig, Levels, PredictionType, Process, Result, SigmaConfig,
-    ThresholdConfig, VarianceType,
+    SpacingConfig, ThresholdConfig, VarianceType,
 };
 
 /// What all solvers of the DPM-Solver family are configured by, under diffusers' names.
@@ -83,12 +85,11 @@ impl Default for SolverConfig {
 
 impl SolverConfig {
     /// Says what is out of range, or does not go together.
-    pub(crate) fn check(&self, class_name: &str) -> Result<()> {
-        use BetaSchedule::{Linear, ScaledLinear, SquaredcosCapV2};
-        self.beta.check(class_name, &[Linear, ScaledLinear, SquaredcosCapV2])?;
-        self.threshold.check(class_name)?;
-        self.sigma.check(class_name, [None, None])?;
-        self.flow.check(class_name)?;
+    pub(crate) fn check(&self) -> Result<()> {
+        self.beta.check(BetaSchedule::USUAL)?;
+        self.threshold.check()?;
+        self.sigma.check([None, None])?;
+        self.flow.check()?;
         let reason = match (self.flow.use_flow_sigmas, self.prediction_type) {
             (false, PredictionType::FlowPrediction) => {
                 "prediction_type flow_prediction is the velocity of a flow: set use_flow_sigmas"
@@ -99,19 +100,42 @@ impl SolverConfig {
             }
             _ => return Ok(()),
         };
-        Err(Error::Config { class_name: class_name.to_owned(), reason: reason.into() })
+        Err(Error::config(reason))
     }
 
     /// Refuses a flow whose noise levels are to be spaced as a diffusion's: diffusers gives NaN.
-    pub(crate) fn check_flow_is_not_converted(&self, class_name: &str) -> Result<()> {
+    pub(crate) fn check_flow_is_not_converted(&self) -> Result<()> {
         if !self.flow.use_flow_sigmas || self.sigma.conversion().is_none() {
             return Ok(());
         }
-        let reason =
+        Err(Error::config(
             "use_flow_sigmas spaces noise levels itself: leave out use_karras_sigmas, use_exponential_sigmas and \
-                      use_beta_sigmas"
-                .into();
-        Err(Error::Config { class_name: class_name.to_owned(), reason })
+             use_beta_sigmas",
+        ))
+    }
+
+    /// How the model calls of a run are spaced.
+    pub(crate) fn spaced(
+        &self,
+        forward: &ForwardProcess,
+        spacing: SpacingConfig,
+        lambda_min_clipped: Real,
+        shift: f64,
+    ) -> Result<Spaced> {
+        Ok(Spaced {
+            last_timestep: last_timestep(forward, lambda_min_clipped)?,
+            flow_shift: self.flow.use_flow_sigmas.then_some(shift),
+            ..Spaced::new(forward, spacing, self.sigma.conversion())
+        })
+    }
+
+    /// The noise level that the last step leads to: `lowest`, or as in diffusers where it begins, if noise levels are not
+    /// those of timesteps.
+    pub(crate) fn last_sigma(&self, path: &Path, lowest: f32) -> f64 {
+        match path.sigmas.last() {
+            Some(&last) if self.sigma.conversion().is_some() || self.flow.use_flow_sigmas => last,
+            _ => lowest.into(),
+        }
     }
 
     /// Whether timesteps are those of a cosine schedule.
@@ -132,12 +156,12 @@ pub(crate) fn learned_or_none<'de, D: Deserializer<'de>>(
 }
 
 /// Refuses an order that is not between 1 and `most`.
-pub(crate) fn check_order(class_name: &str, key: &str, order: usize, most: usize) -> Result<()> {
+pub(crate) fn check_order(key: &str, order: usize, most: usize) -> Result<()> {
     if (1..=most).contains(&order) {
         return Ok(());
     }
     let reason = format!("{key} is {order}; it must be between 1 and {most}");
-    Err(Error::Config { class_name: class_name.to_owned(), reason })
+    Err(Error::config(reason))
 }
 
 impl Point {
@@ -160,47 +184,52 @@ impl ForwardProcess {
     }
 
     /// `(α, σ)` at a noise level.
-    pub(crate) fn alpha_sigma(&self, sigma: f32) -> (f32, f32) {
+    fn alpha_sigma(&self, sigma: f32) -> (f32, f32) {
         let point = self.point(sigma);
         (point.alpha as f32, point.sigma as f32)
     }
 
     /// The point with the noise level `sigma`, as diffusers counts it: of noise alone in a flow, otherwise of the noise
     /// against the image.
-    pub(crate) fn point(&self, sigma: f32) -> Point {
+    fn point(&self, sigma: f32) -> Point {
         let sigma = f64::from(sigma);
-        match self.is_flow {
-            true => Point { alpha: 1.0 - sigma, sigma },
-            false => {
-                let alpha = 1.0 / (sigma * sigma + 1.0).sqrt();
-                Point { alpha, sigma: sigma * alpha }
-            }
+        if self.is_flow {
+            return Point { alpha: 1.0 - sigma, sigma };
         }
+        let alpha = 1.0 / (sigma * sigma + 1.0).sqrt();
+        Point { alpha, sigma: sigma * alpha }
     }
 
-    /// The integrand and the clean image that a model's output for `sample` implies.
-    pub(crate) fn convert(
-        &self,
-        integrand: Integrand,
-        output: &Tensor,
-        sample: &Tensor,
-        at: Point,
-    ) -> Result<(Tensor, Tensor)> {
-        let (output, _) = split_variance(self.learned_variance, output, sample)?;
+    /// The points between which the step of a call leads.
+    pub(crate) fn ends(&self, call: &Call) -> [Point; 2] {
+        let (sigma, next_sigma) = call.sigmas();
+        [sigma, next_sigma].map(|sigma| self.point(sigma))
+    }
+
+    /// The plan of a run along `path`, whose last step leads to the noise level `last`.
+    pub(crate) fn plan(&self, path: Path, last: f64) -> Plan {
+        let sigmas = path.sigmas.into_iter().chain([last]).map(|sigma| sigma as f32).collect();
+        let plan = Plan::between(path.timesteps, sigmas, |sigma| self.alpha_sigma(sigma));
+        Plan { learned_variance: self.learned_variance, ..plan }
+    }
+
+    /// The integrand and the clean image that the model's output implies.
+    pub(crate) fn convert(&self, integrand: Integrand, call: &Call, at: Point) -> Result<(Tensor, Tensor)> {
+        let (output, sample) = (&call.output, call.sample);
         let (alpha, sigma) = (at.alpha as f32, at.sigma as f32);
-        let x0 = self.prediction_type.original_sample(&output, sample, alpha, sigma)?;
+        let x0 = self.prediction_type.original_sample(output, sample, alpha, sigma)?;
         let x0 = if self.threshold.thresholding { self.threshold.threshold(&x0)? } else { x0 };
         let converted = match integrand {
             Integrand::Data => x0.clone(),
             // the noise that goes with the image as it was thresholded
             Integrand::Noise if self.threshold.thresholding => scale(&(sample - scale(&x0, alpha)?)?, 1.0 / sigma)?,
-            Integrand::Noise => self.prediction_type.epsilon(&output, sample, alpha, sigma)?,
+            Integrand::Noise => self.prediction_type.epsilon(output, sample, alpha, sigma)?,
         };
         Ok((converted, x0))
     }
 
     /// The training side: the variance preserving process, or a flow, whose timestep `t` of T has the noise level `t / T`.
-    pub(crate) fn training(&self) -> Process {
+    pub(crate) fn process(&self) -> Process {
         let process = self.alphas.preserving(self.prediction_type);
         if !self.is_flow {
             return process;

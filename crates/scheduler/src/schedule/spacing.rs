@@ -45,9 +45,9 @@ impl SpacingConfig {
 
     /// The timesteps of `n` steps of `t` in descending order, rounded to whole ones, as DDPM and DDIM have them. Spaced
     /// `trailing` there may be one more, -1.
-    pub(crate) fn whole(&self, class_name: &str, t: usize, n: usize) -> Result<Vec<f32>> {
+    pub(crate) fn whole(&self, t: usize, n: usize) -> Result<Vec<f32>> {
         let timesteps: Vec<f32> =
-            self.exact(class_name, t, n)?.into_iter().map(|timestep| timestep.round_ties_even() as f32).collect();
+            self.exact(t, n)?.into_iter().map(|timestep| timestep.round_ties_even() as f32).collect();
         match timesteps.first() {
             Some(&first) if first > (t - 1) as f32 => {
                 let offset = self.steps_offset;
@@ -55,27 +55,27 @@ impl SpacingConfig {
                     "with steps_offset {offset} the first timestep is {first}, but there is none after {}",
                     t - 1
                 );
-                Err(Error::Steps { class_name: class_name.to_owned(), steps: n, reason })
+                Err(Error::steps(n, reason))
             }
             _ => Ok(timesteps),
         }
     }
 
     /// Refuses an offset that leads beyond all timesteps.
-    pub(crate) fn check_offset(&self, class_name: &str, t: usize, n: usize) -> Result<()> {
+    pub(crate) fn check_offset(&self, t: usize, n: usize) -> Result<()> {
         let offset = self.steps_offset;
         if self.timestep_spacing == TimestepSpacing::Leading && offset > t {
             let reason = format!("steps_offset is {offset}, but there is none after {}", t - 1);
-            return Err(Error::Steps { class_name: class_name.to_owned(), steps: n, reason });
+            return Err(Error::steps(n, reason));
         }
         Ok(())
     }
 
     /// The same where `linspace` may lie between whole timesteps, and `steps_offset` lead beyond the last, as Euler and its
     /// kin have them.
-    pub(crate) fn exact(&self, class_name: &str, t: usize, n: usize) -> Result<Vec<f64>> {
-        check_count(class_name, n)?;
-        self.check_offset(class_name, t, n)?;
+    pub(crate) fn exact(&self, t: usize, n: usize) -> Result<Vec<f64>> {
+        check_count(n)?;
+        self.check_offset(t, n)?;
         let timesteps: Vec<f64> = match self.timestep_spacing {
             TimestepSpacing::Linspace => linspace_f64(0.0, (t - 1) as f64, n).into_iter().rev().collect(),
             TimestepSpacing::Leading => (0..n).rev().map(|i| (i * (t / n) + self.steps_offset) as f64).collect(),
@@ -85,37 +85,5 @@ impl SpacingConfig {
             }
         };
         Ok(timesteps)
-    }
-}
-
-/// Refuses timesteps asked for by hand that do not descend, or do not exist in a training of `t` timesteps.
-pub(crate) fn check_timesteps(class_name: &str, timesteps: &[f64], t: usize) -> Result<Vec<f32>> {
-    let refuse =
-        |reason: String| Err(Error::Steps { class_name: class_name.to_owned(), steps: timesteps.len(), reason });
-    if timesteps.is_empty() {
-        return refuse("at least one is needed".into());
-    }
-    if let Some(bad) = timesteps.iter().find(|timestep| !(0.0..=(t - 1) as f64).contains(*timestep)) {
-        return refuse(format!("timestep {bad} is not one of 0 to {}", t - 1));
-    }
-    if let Some([a, b]) = timesteps.array_windows().find(|[a, b]| b >= a) {
-        return refuse(format!("timesteps have to descend, but {b} follows {a}"));
-    }
-    Ok(timesteps.iter().map(|&timestep| timestep as f32).collect())
-}
-
-/// Refuses noise levels asked for by hand that do not descend from a positive one, or are fewer than the two of a step.
-pub(crate) fn check_descending(class_name: &str, sigmas: &[f64]) -> Result<()> {
-    let steps = sigmas.len().saturating_sub(1);
-    let refuse = |reason: String| Err(Error::Steps { class_name: class_name.to_owned(), steps, reason });
-    if steps == 0 {
-        return refuse("a step leads from one noise level to the next, so at least two are needed".into());
-    }
-    if let Some(bad) = sigmas.iter().find(|sigma| !(sigma.is_finite() && **sigma >= 0.0)) {
-        return refuse(format!("{bad} is no noise level"));
-    }
-    match sigmas.array_windows().find(|[a, b]| b >= a) {
-        Some([a, b]) => refuse(format!("noise levels have to descend, but {b} follows {a}")),
-        None => Ok(()),
     }
 }

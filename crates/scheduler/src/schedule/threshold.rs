@@ -3,7 +3,46 @@ use std::fmt::Debug;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
+use super::check_positive;
 use crate::{Error, Result};
+
+/// Clipping of predicted images, under diffusers' names.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ClipConfig {
+    /// Whether images are clipped.
+    pub clip_sample: bool,
+    /// Where they are clipped: to plus and minus this.
+    pub clip_sample_range: f64,
+}
+
+impl Default for ClipConfig {
+    /// To plus and minus 1.
+    fn default() -> Self {
+        Self { clip_sample: true, clip_sample_range: 1.0 }
+    }
+}
+
+impl ClipConfig {
+    /// Not at all.
+    pub fn off() -> Self {
+        Self { clip_sample: false, ..Self::default() }
+    }
+
+    /// Says what is out of range.
+    pub(crate) fn check(&self) -> Result<()> {
+        check_positive(&[("clip_sample_range", self.clip_sample_range)])
+    }
+
+    /// Whether images are clipped, which are not where they are thresholded.
+    pub(crate) fn is_on(&self, threshold: &ThresholdConfig) -> bool {
+        self.clip_sample && !threshold.thresholding
+    }
+
+    pub(crate) fn clip(&self, x0: Tensor) -> Result<Tensor> {
+        let range = self.clip_sample_range as f32;
+        if self.clip_sample { Ok(x0.clamp(-range, range)?) } else { Ok(x0) }
+    }
+}
 
 /// Dynamic thresholding of predicted images (Saharia et al. 2022, section 2.3), under diffusers' names.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -25,7 +64,7 @@ impl Default for ThresholdConfig {
 
 impl ThresholdConfig {
     /// Says what is out of range.
-    pub(crate) fn check(&self, class_name: &str) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let Self { dynamic_thresholding_ratio: ratio, sample_max_value: most, .. } = *self;
         let reason = match () {
             () if !(0.0..=1.0).contains(&ratio) => {
@@ -34,16 +73,12 @@ impl ThresholdConfig {
             () if most.is_nan() => "sample_max_value is not a number".into(),
             () => return Ok(()),
         };
-        Err(Error::Config { class_name: class_name.to_owned(), reason })
+        Err(Error::config(reason))
     }
 
-    /// A predicted image `[b, ...]`, thresholded where this is on, and otherwise clipped to plus and minus `clip`.
-    pub(crate) fn threshold_or_clip(&self, x0: Tensor, clip: Option<f64>) -> Result<Tensor> {
-        match clip {
-            _ if self.thresholding => self.threshold(&x0),
-            Some(range) => Ok(x0.clamp(-range as f32, range as f32)?),
-            None => Ok(x0),
-        }
+    /// A predicted image `[b, ...]`, thresholded where this is on, and otherwise clipped where `clip` is.
+    pub(crate) fn threshold_or_clip(&self, x0: Tensor, clip: &ClipConfig) -> Result<Tensor> {
+        if self.thresholding { self.threshold(&x0) } else { clip.clip(x0) }
     }
 
     /// Clips each image `[b, ...]` to its own `[-s, s]` and divides it by `s`.
