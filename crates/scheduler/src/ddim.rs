@@ -102,7 +102,7 @@ impl Method for DDIMConfig {
         let (alphas, n) = (self.alphas(), options.num_steps());
         let timesteps = self.spacing.whole(alphas.len(), check_steps(n, alphas.len())?)?;
         alphas.check_calls(&timesteps, options.start, self.prediction_type, self.clip.is_on(&self.threshold))?;
-        let method = DDIM {
+        let method = DDIMStep {
             stride: (alphas.len() / n) as i64,
             eta: eta as f32,
             use_clipped_model_output: options.use_clipped_model_output.unwrap_or(false),
@@ -114,7 +114,7 @@ impl Method for DDIMConfig {
 }
 
 #[derive(Debug)]
-struct DDIM {
+struct DDIMStep {
     config: DDIMConfig,
     alphas: Alphas,
     /// By how many timesteps of training a step leads down.
@@ -123,7 +123,7 @@ struct DDIM {
     use_clipped_model_output: bool,
 }
 
-impl Step for DDIM {
+impl Step for DDIMStep {
     fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
         let Self { config, alphas, .. } = self;
         // 1. ᾱ of the sample's timestep, and of the one that the step leads to

@@ -124,17 +124,17 @@ impl Method for DDPMConfig {
         }
         let learned_variance = matches!(self.variance_type, VarianceType::Learned | VarianceType::LearnedRange);
         let plan = Plan { learned_variance, ..Plan::preserving(timesteps, &alphas) };
-        Sampling::begin(plan, options.start, DDPM { config: self.clone(), alphas })
+        Sampling::begin(plan, options.start, DDPMStep { config: self.clone(), alphas })
     }
 }
 
 #[derive(Debug)]
-struct DDPM {
+struct DDPMStep {
     config: DDPMConfig,
     alphas: Alphas,
 }
 
-impl Step for DDPM {
+impl Step for DDPMStep {
     fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
         let Self { config, alphas } = self;
         let (t, prev_t) = (call.timestep() as i64, call.next_timestep().map_or(-1, |t| t as i64));

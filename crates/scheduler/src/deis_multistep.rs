@@ -126,19 +126,19 @@ impl Method for DEISMultistepConfig {
         check_last(&plan.sigmas)?;
         let history = History::new(self.solver_order);
         let (order, lower_order_final) = (self.solver_order, self.solver.lower_order_final);
-        Sampling::begin(plan, options.start, DEIS { forward, order, lower_order_final, history })
+        Sampling::begin(plan, options.start, DEISStep { forward, order, lower_order_final, history })
     }
 }
 
 #[derive(Debug)]
-struct DEIS {
+struct DEISStep {
     forward: ForwardProcess,
     order: usize,
     lower_order_final: bool,
     history: History,
 }
 
-impl DEIS {
+impl DEISStep {
     /// x_t = alpha_t (x_s / alpha_s + Σ C_j ε_j): the C of each of the latest `order` outputs.
     fn coefficients(&self, s: Point, t: Point, order: usize) -> Vec<f64> {
         let rho = |at: Point| at.sigma / at.alpha;
@@ -166,7 +166,7 @@ fn integral_of_two(rho: f64, b: f64, c: f64, d: f64) -> f64 {
     rho * ((log - c) * (log - d) - 2.0 * log + c + d + 2.0) / ((b - c) * (b - d))
 }
 
-impl Step for DEIS {
+impl Step for DEISStep {
     fn step(&mut self, call: &Call, _: &mut dyn Noise) -> Result<StepOutput> {
         let [s, t] = self.forward.ends(call);
         let (epsilon, x0) = self.forward.convert(Integrand::Noise, call, s)?;

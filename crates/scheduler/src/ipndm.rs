@@ -97,17 +97,17 @@ impl Method for IPNDMConfig {
             return Err(Error::steps(n, format!("trained_betas has {has}, so it can do {can}")));
         }
         let plan = Plan { alpha_sigma, ..Plan::new(self.times(n)) };
-        Sampling::begin(plan, options.start, IPNDM { ets: vec![] })
+        Sampling::begin(plan, options.start, IPNDMStep { ets: vec![] })
     }
 }
 
 /// The noise that the last steps predicted, up to four of them, the latest first.
 #[derive(Debug)]
-struct IPNDM {
+struct IPNDMStep {
     ets: Vec<Tensor>,
 }
 
-impl Step for IPNDM {
+impl Step for IPNDMStep {
     fn step(&mut self, call: &Call, _: &mut dyn Noise) -> Result<StepOutput> {
         if let Some(before) = self.ets.first() {
             check_same("the sample", call.sample, before)?;
@@ -143,7 +143,7 @@ mod tests {
     /// diffusers' own test: ten steps twice over, the second time with what the first remembered.
     #[test]
     fn full_loop_no_noise() -> Result<()> {
-        let (config, mut method) = (IPNDMConfig::default(), IPNDM { ets: vec![] });
+        let (config, mut method) = (IPNDMConfig::default(), IPNDMStep { ets: vec![] });
         let plan = Plan { alpha_sigma: config.alpha_sigma(10), ..Plan::new(config.times(10)) };
         let values: Vec<f32> = (0..768).map(|i| i as f32 / 768.0).collect();
         let mut x = Tensor::from_vec(values, (4, 3, 8, 8), &Device::Cpu)?;

@@ -53,14 +53,14 @@ impl Method for LCMConfig {
         let DistilledConfig { prediction_type, clip, threshold, .. } = self.distilled;
         let (alphas, timesteps) = (self.distilled.alphas(), self.distilled.timesteps(options)?);
         alphas.check_calls(&timesteps, options.start, prediction_type, clip.is_on(&threshold))?;
-        Sampling::begin(Plan::preserving(timesteps, &alphas), options.start, LCM(self.clone()))
+        Sampling::begin(Plan::preserving(timesteps, &alphas), options.start, LCMStep(self.clone()))
     }
 }
 
 #[derive(Debug)]
-struct LCM(LCMConfig);
+struct LCMStep(LCMConfig);
 
-impl Step for LCM {
+impl Step for LCMStep {
     fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
         let DistilledConfig { prediction_type, clip, threshold, .. } = self.0.distilled;
         let (alpha, sigma) = call.alpha_sigma();

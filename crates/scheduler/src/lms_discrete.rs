@@ -56,20 +56,20 @@ impl Method for LMSDiscreteConfig {
             return Err(Error::OptionValue { option: "order", value: order as f64, expected });
         }
         let (timesteps, sigmas) = self.k.schedule(self.k.alphas().sigmas(), options.num_steps())?;
-        let method = LMS { prediction_type: self.k.prediction_type, order, derivatives: VecDeque::new() };
+        let method = LMSStep { prediction_type: self.k.prediction_type, order, derivatives: VecDeque::new() };
         Sampling::begin(self.k.plan(timesteps, sigmas), options.start, method)
     }
 }
 
 #[derive(Debug)]
-struct LMS {
+struct LMSStep {
     prediction_type: PredictionType,
     order: usize,
     /// The newest first, one a noise level.
     derivatives: VecDeque<Tensor>,
 }
 
-impl Step for LMS {
+impl Step for LMSStep {
     fn step(&mut self, call: &Call, _: &mut dyn Noise) -> Result<StepOutput> {
         let (i, sigmas) = (call.i, &call.plan.sigmas);
         let x0 = self.prediction_type.denoised(&call.output, call.sample, sigmas[i])?;

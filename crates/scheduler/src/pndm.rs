@@ -114,12 +114,12 @@ impl Method for PNDMConfig {
         }
         let plan = Plan::preserving(calls, &alphas);
         let (config, ets, sum, begin) = (self.clone(), vec![], None, None);
-        Sampling::begin(plan, 0, PNDM { config, alphas, prk_calls, stride, ets, sum, begin })
+        Sampling::begin(plan, 0, PNDMStep { config, alphas, prk_calls, stride, ets, sum, begin })
     }
 }
 
 #[derive(Debug)]
-struct PNDM {
+struct PNDMStep {
     config: PNDMConfig,
     alphas: Alphas,
     prk_calls: usize,
@@ -141,7 +141,7 @@ struct Transfer {
     prev_t: i64,
 }
 
-impl PNDM {
+impl PNDMStep {
     /// A call of a Runge-Kutta step (equation 13).
     fn runge_kutta(&mut self, call: &Call) -> Result<Transfer> {
         let first = call.i / 4 * 4;
@@ -207,7 +207,7 @@ impl PNDM {
     }
 }
 
-impl Step for PNDM {
+impl Step for PNDMStep {
     fn step(&mut self, call: &Call, _: &mut dyn Noise) -> Result<StepOutput> {
         let (alpha, sigma) = call.alpha_sigma();
         let x0 = self.config.prediction_type.original_sample(&call.output, call.sample, alpha, sigma)?;

@@ -53,18 +53,18 @@ impl Method for TCDConfig {
         let prediction_type = self.distilled.prediction_type;
         alphas.check_calls(&timesteps, options.start, prediction_type, false)?;
         let plan = Plan::preserving(timesteps, &alphas);
-        Sampling::begin(plan, options.start, TCD { prediction_type, alphas, eta: eta as f32 })
+        Sampling::begin(plan, options.start, TCDStep { prediction_type, alphas, eta: eta as f32 })
     }
 }
 
 #[derive(Debug)]
-struct TCD {
+struct TCDStep {
     prediction_type: PredictionType,
     alphas: Alphas,
     eta: f32,
 }
 
-impl Step for TCD {
+impl Step for TCDStep {
     fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
         let next = call.next_timestep();
         let prev_t = next.unwrap_or(0.0);

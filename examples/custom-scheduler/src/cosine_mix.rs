@@ -5,16 +5,15 @@ use std::f64::consts::FRAC_PI_2;
 use candle_core::{Device, Tensor};
 use kakusan_rng::Noise;
 use kakusan_scheduler::{
-    Error, Levels, Method, PixelRange, PredictionType, Process, Result, Run, RunOptions, Sampler, StepOutput, Steps,
+    Error, Levels, Method, PixelRange, PredictionType, Process, Result, Run, RunOptions, StepOutput, Steps,
 };
 use serde::{Deserialize, Serialize};
 
 /// Mixes image and noise as the tutorial does, but along a cosine: at level `t` in 0..1 the noise's weight is
 /// `σ = sin(t * pi/2) ^ exponent`, the image's `1 - σ`, so that levels dwell near the image and near the noise. Sampling is deterministic:
 /// each step takes the noise that the prediction leaves over, and mixes both anew at the next level.
-pub type CosineMixScheduler = Sampler<CosineMix>;
-
-/// Its configuration: the fields are the keys of `[scheduler]` and of `scheduler_config.json`.
+///
+/// The fields are the keys of `[scheduler]` and of `scheduler_config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CosineMix {
     /// How long the levels dwell near the image.

@@ -69,15 +69,14 @@ fn sample(pipeline: &DDPMPipeline, batch_size: usize) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use cosine_mix::CosineMixScheduler;
-    use kakusan_scheduler::conformance;
+    use kakusan_scheduler::{Sampler, conformance};
 
     use super::*;
 
     #[test]
     fn the_scheduler_keeps_the_contract() {
         for exponent in [0.5, 1.5, 2.0] {
-            let scheduler = CosineMixScheduler::new(CosineMix { exponent }).unwrap();
+            let scheduler = Sampler::new(CosineMix { exponent }).unwrap();
             conformance::check(&scheduler, &registry().schedulers).unwrap();
         }
     }
