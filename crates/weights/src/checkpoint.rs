@@ -135,7 +135,7 @@ impl Checkpoint {
             if !is_float(dtype) {
                 return Err(format!("its dtype is {dtype}, expected F32, F64, F16 or BF16"));
             }
-            Ok(to_f32(dtype, &self.bytes_of(entry)?))
+            self.values_of(entry)
         };
         values().map_err(|reason| self.refusal(name, reason))
     }
@@ -150,35 +150,59 @@ impl Checkpoint {
         Error::Tensor { path: self.path.clone(), name: name.to_owned(), reason }
     }
 
+    /// Values that lie in the file as they lie in memory are read to where they stay.
+    fn values_of(&self, entry: &Entry) -> std::result::Result<Vec<f32>, String> {
+        let dtype = entry.info.dtype;
+        if dtype != Dtype::F32 || entry.strides.is_some() || cfg!(target_endian = "big") {
+            return Ok(to_f32(dtype, &self.bytes_of(entry)?));
+        }
+        let mut values = vec![0f32; self.count_of(entry)?];
+        self.read_all(entry, bytemuck::cast_slice_mut(&mut values))?;
+        Ok(values)
+    }
+
     fn bytes_of(&self, entry: &Entry) -> std::result::Result<Vec<u8>, String> {
+        let TensorInfo { dtype, shape } = &entry.info;
+        let (count, bits) = (self.count_of(entry)?, dtype.bitsize());
+        match &entry.strides {
+            Some(strides) if count > 0 => {
+                let extent = shape.iter().zip(strides).map(|(&size, &stride)| (size - 1) * stride);
+                let len = (extent.sum::<usize>() as u64 + 1) * bits as u64 / 8;
+                let bytes = self.files[entry.file].read(entry.start, len).map_err(|e| e.to_string())?;
+                Ok(gather(&bytes.ok_or(CUT_SHORT)?, shape, strides, bits / 8))
+            }
+            _ => {
+                let mut bytes = vec![0; (count as u64 * bits as u64 / 8) as usize];
+                self.read_all(entry, &mut bytes)?;
+                Ok(bytes)
+            }
+        }
+    }
+
+    /// The number of a tensor's values, if the file may hold so many.
+    fn count_of(&self, entry: &Entry) -> std::result::Result<usize, String> {
         let TensorInfo { dtype, shape } = &entry.info;
         // where one dimension is 0 the others may be anything, and their product overflow
         if shape.iter().try_fold(1usize, |size, &side| size.checked_mul(side.max(1))).is_none() {
             return Err(format!("its shape is {shape:?}, which is too large"));
         }
-        let (file, size) = (&self.files[entry.file], dtype.bitsize() as u64);
-        let read = |values: u64| match file.read(entry.start, values * size / 8) {
-            Ok(Some(bytes)) => Ok(bytes),
-            Ok(None) => Err("the file ends before it".to_owned()),
-            Err(error) => Err(error.to_string()),
-        };
-        let count = shape.iter().product::<usize>() as u64;
-        match &entry.strides {
-            Some(strides) if count > 0 => {
-                let extent = shape.iter().zip(strides).map(|(&size, &stride)| (size - 1) * stride);
-                Ok(gather(&read(extent.sum::<usize>() as u64 + 1)?, shape, strides, size as usize / 8))
-            }
-            _ => {
-                let bytes = read(count)?;
-                match entry.crc {
-                    Some(crc) if crc32fast::hash(&bytes) != crc => Err(WRONG_CRC.to_owned()),
-                    _ => Ok(bytes),
-                }
-            }
+        let count = shape.iter().product::<usize>();
+        let bytes = (count as u64).checked_mul(dtype.bitsize() as u64).map(|bits| bits / 8);
+        let held = bytes.is_some_and(|bytes| self.files[entry.file].holds(entry.start, bytes));
+        if held || entry.strides.is_some() { Ok(count) } else { Err(CUT_SHORT.to_owned()) }
+    }
+
+    /// Reads all bytes of a tensor whose values lie one after the other, and checks their checksum.
+    fn read_all(&self, entry: &Entry, bytes: &mut [u8]) -> std::result::Result<(), String> {
+        self.files[entry.file].read_into(entry.start, bytes).map_err(|e| e.to_string())?;
+        match entry.crc {
+            Some(crc) if crc32fast::hash(bytes) != crc => Err(WRONG_CRC.to_owned()),
+            _ => Ok(()),
         }
     }
 }
 
+const CUT_SHORT: &str = "the file ends before it";
 const WRONG_CRC: &str = "its checksum is not the one that was saved with it (the file is damaged, or was written with \
                          torch.serialization.set_crc32_options(False): save it anew)";
 

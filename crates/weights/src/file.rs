@@ -36,10 +36,15 @@ impl DataFile {
     pub(crate) fn read(&self, start: u64, len: u64) -> Result<Option<Vec<u8>>> {
         let Some(size) = usize::try_from(len).ok().filter(|_| self.holds(start, len)) else { return Ok(None) };
         let mut bytes = vec![0; size];
-        let mut file = self.locked();
-        let read = file.seek(SeekFrom::Start(start)).and_then(|_| file.read_exact(&mut bytes));
-        read.map_err(unreadable(&self.path))?;
+        self.read_into(start, &mut bytes)?;
         Ok(Some(bytes))
+    }
+
+    /// Fills `bytes` from `start` on, all of which the file [`holds`](Self::holds).
+    pub(crate) fn read_into(&self, start: u64, bytes: &mut [u8]) -> Result<()> {
+        let mut file = self.locked();
+        let read = file.seek(SeekFrom::Start(start)).and_then(|_| file.read_exact(bytes));
+        read.map_err(unreadable(&self.path))
     }
 
     /// Reads on from `start`, for those who do not know how much.
