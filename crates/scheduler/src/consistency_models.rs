@@ -1,15 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Plan, Sampling, Step};
-use crate::schedule::{check_count, check_positive, check_sigma_range, check_train_timesteps, check_whole_timesteps};
-use crate::tensors::{mix, noise_like};
-use crate::{
-    Error, Levels, Method, PredictionType, Process, Result, Run, RunOptions, Sampler, Schedule, StepOutput, Supports,
-};
+use crate::prelude::*;
 
 /// One-step and multistep sampling of consistency models (Song et al. 2023, algorithm 1): diffusers'
 /// `CMStochasticIterativeScheduler`.

@@ -1,16 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Plan, Sampling, Step};
-use crate::schedule::{Alphas, check_steps};
-use crate::tensors::{mix, noise_like};
-use crate::{
-    BetaConfig, BetaSchedule, ClipConfig, Error, Method, PredictionType, Process, Result, Run, RunOptions, Sampler,
-    SpacingConfig, StepOutput, Supports, ThresholdConfig, TimestepSpacing,
-};
+use crate::prelude::*;
 
 /// Denoising diffusion implicit models (Song et al. 2021, equation 12): diffusers' `DDIMScheduler`.
 ///
@@ -60,7 +50,7 @@ impl Default for DDIMConfig {
             set_alpha_to_one: true,
             clip: ClipConfig::default(),
             threshold: ThresholdConfig::default(),
-            spacing: SpacingConfig::new(TimestepSpacing::Leading),
+            spacing: SpacingConfig::default(),
         }
     }
 }
@@ -87,10 +77,6 @@ impl Method for DDIMConfig {
 
     fn process(&self) -> Process {
         self.alphas().preserving(self.prediction_type)
-    }
-
-    fn inference_steps(&self) -> RangeInclusive<usize> {
-        1..=self.beta.num_train_timesteps
     }
 
     fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

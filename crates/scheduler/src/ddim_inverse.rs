@@ -1,16 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Plan, Sampling, Step};
-use crate::schedule::{Alphas, check_steps};
-use crate::tensors::mix;
-use crate::{
-    BetaConfig, BetaSchedule, ClipConfig, Error, Method, PredictionType, Process, Result, Run, RunOptions, Sampler,
-    SpacingConfig, StepOutput, TimestepSpacing,
-};
+use crate::prelude::*;
 
 /// DDIM the other way, from an image to the noise that leads to it (Song et al. 2021, section 4.3): diffusers'
 /// `DDIMInverseScheduler`.
@@ -50,7 +40,7 @@ impl Default for DDIMInverseConfig {
             prediction_type: PredictionType::Epsilon,
             set_alpha_to_one: true,
             clip: ClipConfig::default(),
-            spacing: SpacingConfig::new(TimestepSpacing::Leading),
+            spacing: SpacingConfig::default(),
         }
     }
 }
@@ -77,10 +67,6 @@ impl Method for DDIMInverseConfig {
 
     fn process(&self) -> Process {
         self.alphas().preserving(self.prediction_type)
-    }
-
-    fn inference_steps(&self) -> RangeInclusive<usize> {
-        1..=self.beta.num_train_timesteps
     }
 
     fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

@@ -1,16 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Plan, Sampling, Step};
-use crate::schedule::{Alphas, Posterior, check_steps, check_whole_timesteps};
-use crate::tensors::{noise_like, scale};
-use crate::{
-    BetaConfig, BetaSchedule, ClipConfig, Error, Method, PredictionType, Process, Result, Run, RunOptions, Sampler,
-    Schedule, SpacingConfig, StepOutput, Supports, ThresholdConfig, TimestepSpacing,
-};
+use crate::prelude::*;
 
 /// Denoising diffusion probabilistic models (Ho et al. 2020, algorithms 1 and 2): diffusers' `DDPMScheduler`.
 ///
@@ -25,7 +15,9 @@ use crate::{
 pub type DDPMScheduler = Sampler<DDPMConfig>;
 
 /// The configuration of [`DDPMScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+///
+/// The default is diffusers': 1000 timesteps, linear betas, ε-prediction, `fixed_small`, clipped to ±1, spaced `leading`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct DDPMConfig {
     /// The variances of the forward process.
     #[serde(flatten)]
@@ -48,10 +40,11 @@ pub struct DDPMConfig {
 }
 
 /// The variance of the noise that DDPM adds in a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VarianceType {
     /// The posterior's β̃ (Ho et al. 2020, equation 7).
+    #[default]
     FixedSmall,
     /// The same, by way of its logarithm.
     FixedSmallLog,
@@ -63,21 +56,6 @@ pub enum VarianceType {
     Learned,
     /// Between β̃ and β, by the second half of the model's output (Nichol and Dhariwal 2021, equation 15).
     LearnedRange,
-}
-
-impl Default for DDPMConfig {
-    /// diffusers': 1000 timesteps, linear betas, ε-prediction, `fixed_small`, clipped to ±1, spaced `leading`.
-    fn default() -> Self {
-        Self {
-            beta: BetaConfig::default(),
-            rescale_betas_zero_snr: false,
-            prediction_type: PredictionType::Epsilon,
-            variance_type: VarianceType::FixedSmall,
-            clip: ClipConfig::default(),
-            threshold: ThresholdConfig::default(),
-            spacing: SpacingConfig::new(TimestepSpacing::Leading),
-        }
-    }
 }
 
 impl DDPMConfig {
@@ -102,10 +80,6 @@ impl Method for DDPMConfig {
 
     fn process(&self) -> Process {
         self.alphas().preserving(self.prediction_type)
-    }
-
-    fn inference_steps(&self) -> RangeInclusive<usize> {
-        1..=self.beta.num_train_timesteps
     }
 
     fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

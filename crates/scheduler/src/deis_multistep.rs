@@ -1,19 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use kakusan_config::Real;
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Sampling, Step};
-use crate::schedule::{
-    ForwardProcess, History, Integrand, Point, check_last, check_order, inference_steps, multistep_order,
-};
-use crate::tensors::scale;
-use crate::{
-    DynamicShiftConfig, Method, Process, Result, Run, RunOptions, Sampler, SolverConfig, SpacingConfig, StepOutput,
-    Supports, TimeShiftType, TimestepSpacing,
-};
+use crate::prelude::*;
 
 /// DEIS: the noise that was predicted, interpolated over log ρ and integrated (Zhang and Chen 2023, "ρAB-DEIS"):
 /// diffusers' `DEISMultistepScheduler`.

@@ -1,19 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use kakusan_config::Real;
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Sampling, Step};
-use crate::schedule::{
-    DPMMultistep, ForwardProcess, Integrand, SigmaConversion, Spaced, check_last, inference_steps, learned_or_none,
-};
-use crate::{
-    DPMAlgorithmType, DPMSolverConfig, DynamicShiftConfig, Error, FinalSigmasType, LearnedVarianceType, Method,
-    Process, Result, Run, RunOptions, Sampler, SolverConfig, SpacingConfig, StepOutput, Supports, TimeShiftType,
-    TimestepSpacing,
-};
+use crate::prelude::*;
 
 /// DPM-Solver and DPM-Solver++ with earlier outputs in place of further model calls (Lu et al. 2022, "DPM-Solver++",
 /// algorithm 2): diffusers' `DPMSolverMultistepScheduler`.

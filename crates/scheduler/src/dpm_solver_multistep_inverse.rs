@@ -1,16 +1,7 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
-
-use kakusan_config::Real;
-use serde::{Deserialize, Serialize};
 
 use crate::dpm_solver_multistep::DPMSolverMultistep;
-use crate::run::Sampling;
-use crate::schedule::{DPMMultistep, ForwardProcess, Spaced, inference_steps, last_timestep, learned_or_none};
-use crate::{
-    DPMSolverConfig, Error, LearnedVarianceType, Method, Process, Result, Run, RunOptions, Sampler, SolverConfig,
-    SpacingConfig, TimestepSpacing,
-};
+use crate::prelude::*;
 
 /// [`DPMSolverMultistepScheduler`](crate::DPMSolverMultistepScheduler) from images to the noise that gives them:
 /// diffusers' `DPMSolverMultistepInverseScheduler`.

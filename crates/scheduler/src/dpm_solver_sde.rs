@@ -1,17 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use candle_core::Tensor;
-use kakusan_rng::{Generator, Noise};
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Sampling, Step};
-use crate::schedule::{Alphas, BrownianMotion, ancestral_step, check_calls, euler, halfway, sigmas_at, to_zero};
-use crate::tensors::mix;
-use crate::{
-    BetaSchedule, Churn, Error, KDiffusionConfig, Method, PredictionType, Process, Result, Run, RunOptions, Sampler,
-    StepOutput, Supports,
-};
+use crate::prelude::*;
 
 /// The stochastic DPM-Solver++ of second order, in one step of two model calls (Lu et al. 2022, with noise after k-diffusion's
 /// `sample_dpmpp_sde`): diffusers' `DPMSolverSDEScheduler`.
@@ -53,10 +42,6 @@ impl Method for DPMSolverSDEConfig {
 
     fn process(&self) -> Process {
         self.k.process()
-    }
-
-    fn inference_steps(&self) -> RangeInclusive<usize> {
-        1..=self.k.beta.num_train_timesteps
     }
 
     fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

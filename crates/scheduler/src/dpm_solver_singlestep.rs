@@ -1,19 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use candle_core::Tensor;
-use kakusan_config::Real;
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Sampling, Step};
-use crate::schedule::{DPMStep, ForwardProcess, History, Integrand, Point, check_last, last_timestep, learned_or_none};
-use crate::tensors::noise_like;
-use crate::{
-    DPMAlgorithmType, DPMSolverConfig, DynamicShiftConfig, Error, FinalSigmasType, LearnedVarianceType, Method,
-    Process, Result, Run, RunOptions, Sampler, SolverConfig, SpacingConfig, StepOutput, Supports, TimeShiftType,
-    TimestepSpacing,
-};
+use crate::prelude::*;
 
 /// DPM-Solver and DPM-Solver++ in steps that call the model as often as their order (Lu et al. 2022, "DPM-Solver",
 /// algorithms 1 and 2; "DPM-Solver++", algorithm 1): diffusers' `DPMSolverSinglestepScheduler`.
@@ -114,10 +101,6 @@ impl Method for DPMSolverSinglestepConfig {
 
     fn process(&self) -> Process {
         self.forward().process()
-    }
-
-    fn inference_steps(&self) -> RangeInclusive<usize> {
-        1..=self.solver.beta.num_train_timesteps
     }
 
     fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

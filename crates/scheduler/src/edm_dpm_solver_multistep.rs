@@ -1,14 +1,6 @@
 use std::fmt::Debug;
 
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Sampling, Step};
-use crate::schedule::{DPMMultistep, Point};
-use crate::{
-    DPMAlgorithmType, DPMSolverConfig, EDMConfig, Error, FinalSigmasType, Method, Process, Result, Run, RunOptions,
-    Sampler, StepOutput, Supports, ThresholdConfig,
-};
+use crate::prelude::*;
 
 /// DPM-Solver++ with earlier outputs (Lu et al. 2022, "DPM-Solver++", algorithm 2) for models with EDM's
 /// preconditioning (Karras et al. 2022): diffusers' `EDMDPMSolverMultistepScheduler`.

@@ -1,13 +1,6 @@
 use std::fmt::Debug;
 
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Sampling, Step};
-use crate::schedule::euler;
-use crate::{
-    Churn, EDMConfig, FinalSigmasType, Method, Process, Result, Run, RunOptions, Sampler, StepOutput, Supports,
-};
+use crate::prelude::*;
 
 /// Euler's method on the probability flow ODE with EDM's preconditioning, with noise added before a step where asked
 /// for (Karras et al. 2022, algorithm 2 without its correction): diffusers' `EDMEulerScheduler`.

@@ -1,16 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Sampling, Step};
-use crate::schedule::{Alphas, ancestral_step, euler};
-use crate::tensors::{mix, noise_like};
-use crate::{
-    BetaConfig, BetaSchedule, KDiffusionConfig, Method, PredictionType, Process, Result, Run, RunOptions, Sampler,
-    SigmaConfig, SpacingConfig, StepOutput,
-};
+use crate::prelude::*;
 
 /// Euler's method in σ, ancestral: each step goes further down than its level and adds new noise to come back up to it
 /// (Song et al. 2021, DDPM's variance; after k-diffusion's `sample_euler_ancestral`): diffusers'
@@ -58,10 +48,6 @@ impl Method for EulerAncestralDiscreteConfig {
 
     fn process(&self) -> Process {
         self.alphas().exploding(self.prediction_type)
-    }
-
-    fn inference_steps(&self) -> RangeInclusive<usize> {
-        1..=self.beta.num_train_timesteps
     }
 
     fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

@@ -1,25 +1,15 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Sampling, Step};
-use crate::schedule::{
-    Alphas, check_calls, check_descending, check_first_two, check_timesteps, euler, linspace_f32, ln_f32, sigmas_at,
-    timesteps_of,
-};
-use crate::{
-    BetaSchedule, Churn, Error, Family, FinalSigmasType, KDiffusionConfig, Method, PredictionType, Process, Result,
-    Run, RunOptions, Sampler, Schedule, StepOutput, Supports,
-};
+use crate::prelude::*;
 
 /// Euler's method on the probability flow ODE in σ, with noise added before a step where asked for (Karras et al. 2022,
 /// algorithm 2 without its correction): diffusers' `EulerDiscreteScheduler`.
 pub type EulerDiscreteScheduler = Sampler<EulerDiscreteConfig>;
 
 /// The configuration of [`EulerDiscreteScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+///
+/// The default is diffusers': 1000 timesteps, linear betas, ε-prediction, spaced `linspace` down to no noise.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct EulerDiscreteConfig {
     /// The process, and which timesteps or noise levels a sampling visits.
     #[serde(flatten)]
@@ -39,38 +29,25 @@ pub struct EulerDiscreteConfig {
 }
 
 /// Where noise levels between those of training come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InterpolationType {
     /// In proportion between the two nearest timesteps.
+    #[default]
     Linear,
     /// Evenly in log σ over all of training, wherever the timesteps are.
     LogLinear,
 }
 
 /// What the model is conditioned on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimestepType {
     /// The timestep.
+    #[default]
     Discrete,
     /// `ln(σ) / 4`, where the model predicts a velocity (Karras et al. 2022).
     Continuous,
-}
-
-impl Default for EulerDiscreteConfig {
-    /// diffusers': 1000 timesteps, linear betas, ε-prediction, spaced `linspace` down to no noise.
-    fn default() -> Self {
-        Self {
-            k: KDiffusionConfig::default(),
-            rescale_betas_zero_snr: false,
-            interpolation_type: InterpolationType::Linear,
-            sigma_min: None,
-            sigma_max: None,
-            timestep_type: TimestepType::Discrete,
-            final_sigmas_type: FinalSigmasType::Zero,
-        }
-    }
 }
 
 impl EulerDiscreteConfig {
@@ -151,10 +128,6 @@ impl Method for EulerDiscreteConfig {
             return process.of_family(Family::Own(format!("{} with timestep_type continuous", Self::CLASS_NAME)));
         }
         process
-    }
-
-    fn inference_steps(&self) -> RangeInclusive<usize> {
-        1..=self.k.beta.num_train_timesteps
     }
 
     fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

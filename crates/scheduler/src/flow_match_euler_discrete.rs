@@ -1,18 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Plan, Sampling, Step};
-use crate::schedule::{
-    Flow, MOST_STEPS, check_count, check_descending, check_flow_levels, check_terminal, stretched_to,
-};
-use crate::tensors::{mix, noise_like};
-use crate::{
-    Error, Method, Process, Result, Run, RunOptions, Sampler, Schedule, SigmaConfig, StepOutput, Supports,
-    TimeShiftType,
-};
+use crate::prelude::*;
 
 /// Euler's method along the straight paths of a flow (Liu et al. 2022; Esser et al. 2024): diffusers'
 /// `FlowMatchEulerDiscreteScheduler`.

@@ -1,13 +1,6 @@
 use std::fmt::Debug;
 
-use candle_core::Tensor;
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Plan, Sampling, Step};
-use crate::schedule::{Flow, check_count};
-use crate::tensors::{check_same, mix, scale};
-use crate::{Churn, Method, Process, Result, Run, RunOptions, Sampler, StepOutput, Supports};
+use crate::prelude::*;
 
 /// Heun's method along the paths of a flow (Karras et al. 2022, algorithm 2; Lipman et al. 2022): diffusers'
 /// `FlowMatchHeunDiscreteScheduler`.

@@ -1,17 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use candle_core::Tensor;
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Sampling, Step};
-use crate::schedule::{check_calls, check_timesteps, sigmas_at, to_zero};
-use crate::tensors::{mix, scale};
-use crate::{
-    BetaSchedule, ClipConfig, Error, KDiffusionConfig, Method, PredictionType, Process, Result, Run, RunOptions,
-    Sampler, Schedule, StepOutput, Supports,
-};
+use crate::prelude::*;
 
 /// Heun's method in σ: Euler's step, then the same step by the mean of the slopes at both its ends (Karras et al. 2022,
 /// algorithm 1): diffusers' `HeunDiscreteScheduler`.
@@ -49,10 +38,6 @@ impl Method for HeunDiscreteConfig {
 
     fn process(&self) -> Process {
         self.k.process()
-    }
-
-    fn inference_steps(&self) -> RangeInclusive<usize> {
-        1..=self.k.beta.num_train_timesteps
     }
 
     fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

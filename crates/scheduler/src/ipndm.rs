@@ -1,15 +1,7 @@
 use std::f32::consts::PI;
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use candle_core::Tensor;
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Plan, Sampling, Step};
-use crate::schedule::{MOST_STEPS, check_count, check_train_timesteps, linspace_f32};
-use crate::tensors::{check_same, mix, scale};
-use crate::{Error, Levels, Method, PredictionType, Process, Result, Run, RunOptions, Sampler, StepOutput};
+use crate::prelude::*;
 
 /// The pseudo linear multistep method of fourth order (Liu et al. 2022, equations 9 and 12), improved by beginning with
 /// methods of lower order: diffusers' `IPNDMScheduler`, of DanceDiffusion.

@@ -1,14 +1,6 @@
 use std::fmt::Debug;
 
-use candle_core::{Device, Tensor};
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::schedule::{check_count, check_positive, check_sigma_range, serialize_whole};
-use crate::tensors::{check_same, mix, noise_like, randn, scale};
-use crate::{
-    Churn, Error, Levels, Method, PredictionType, Process, Result, Run, RunOptions, Sampler, StepOutput, Steps,
-};
+use crate::prelude::*;
 
 /// Karras' stochastic sampler for score models of the variance exploding SDE (Karras et al. 2022, algorithm 2 and equation
 /// 213): diffusers' deprecated `KarrasVeScheduler`, used as its pipeline does.

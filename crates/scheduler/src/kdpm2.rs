@@ -1,16 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use candle_core::Tensor;
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Sampling, Step};
-use crate::schedule::{ancestral_step, halfway};
-use crate::tensors::{mix, noise_like, scale};
-use crate::{
-    BetaSchedule, KDiffusionConfig, Method, PredictionType, Process, Result, Run, RunOptions, Sampler, StepOutput,
-};
+use crate::prelude::*;
 
 /// The midpoint method in σ, halfway in log σ (DPM-Solver-2, Lu et al. 2022, algorithm 1, in the terms of Karras et al. 2022;
 /// after k-diffusion's `sample_dpm_2`): diffusers' `KDPM2DiscreteScheduler`.
@@ -60,10 +50,6 @@ impl<const ANCESTRAL: bool> Method for KDPM2Config<ANCESTRAL> {
 
     fn process(&self) -> Process {
         self.k.process()
-    }
-
-    fn inference_steps(&self) -> RangeInclusive<usize> {
-        1..=self.k.beta.num_train_timesteps
     }
 
     fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

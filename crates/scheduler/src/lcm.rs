@@ -1,12 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Plan, Sampling, Step};
-use crate::tensors::{mix, noise_like};
-use crate::{DistilledConfig, Method, Process, Result, Run, RunOptions, Sampler, StepOutput, Supports};
+use crate::prelude::*;
 
 /// Multistep sampling of latent consistency models (Luo et al. 2023, algorithm 3): diffusers' `LCMScheduler`.
 ///

@@ -56,6 +56,7 @@ mod linear_mix;
 mod lms_discrete;
 mod options;
 mod pndm;
+mod prelude;
 mod process;
 mod registry;
 mod repaint;

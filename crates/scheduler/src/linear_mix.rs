@@ -1,12 +1,6 @@
 use std::fmt::Debug;
 
-use candle_core::{Device, Tensor};
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::schedule::check_count;
-use crate::tensors::check_same;
-use crate::{Levels, Method, PixelRange, PredictionType, Process, Result, Run, RunOptions, Sampler, StepOutput, Steps};
+use crate::prelude::*;
 
 /// The tutorial's mix of image and noise, without a schedule (Hugging Face's diffusion course, unit 1, "Diffusion from
 /// scratch").

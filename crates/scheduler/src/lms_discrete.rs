@@ -1,17 +1,7 @@
 use std::collections::VecDeque;
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use candle_core::Tensor;
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Sampling, Step};
-use crate::tensors::{mix, scale};
-use crate::{
-    BetaSchedule, Error, KDiffusionConfig, Method, PredictionType, Process, Result, Run, RunOptions, Sampler,
-    StepOutput, Supports,
-};
+use crate::prelude::*;
 
 /// A linear multistep method in σ, by the integrals of the polynomial through earlier derivatives (Adams and Bashforth, for
 /// uneven steps; after k-diffusion's `sample_lms`): diffusers' `LMSDiscreteScheduler`.
@@ -43,10 +33,6 @@ impl Method for LMSDiscreteConfig {
 
     fn process(&self) -> Process {
         self.k.process()
-    }
-
-    fn inference_steps(&self) -> RangeInclusive<usize> {
-        1..=self.k.beta.num_train_timesteps
     }
 
     fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

@@ -1,17 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use candle_core::Tensor;
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Plan, Sampling, Step};
-use crate::schedule::Alphas;
-use crate::tensors::{mix, scale};
-use crate::{
-    BetaConfig, BetaSchedule, Error, Method, PredictionType, Process, Result, Run, RunOptions, Sampler, SpacingConfig,
-    StepOutput, Steps, TimestepSpacing,
-};
+use crate::prelude::*;
 
 /// Pseudo numerical methods on manifolds (Liu et al. 2022): diffusers' `PNDMScheduler`.
 ///
@@ -24,7 +13,9 @@ use crate::{
 pub type PNDMScheduler = Sampler<PNDMConfig>;
 
 /// The configuration of [`PNDMScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+///
+/// The default is diffusers': 1000 timesteps, linear betas, ε-prediction, spaced `leading`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct PNDMConfig {
     /// The variances of the forward process.
     #[serde(flatten)]
@@ -38,19 +29,6 @@ pub struct PNDMConfig {
     /// Which timesteps a sampling visits.
     #[serde(flatten)]
     pub spacing: SpacingConfig,
-}
-
-impl Default for PNDMConfig {
-    /// diffusers': 1000 timesteps, linear betas, ε-prediction, spaced `leading`.
-    fn default() -> Self {
-        Self {
-            beta: BetaConfig::default(),
-            prediction_type: PredictionType::Epsilon,
-            skip_prk_steps: false,
-            set_alpha_to_one: false,
-            spacing: SpacingConfig::new(TimestepSpacing::Leading),
-        }
-    }
 }
 
 impl PNDMConfig {

@@ -35,7 +35,7 @@ use crate::{Error, Family, PredictionType, Result};
 #[derive(Clone)]
 pub struct Process {
     levels: Levels,
-    /// Levels are timesteps from 0 to this one, where it is set.
+    /// Levels are from 0 to this one, where it is set.
     last: Option<usize>,
     uniform_noise: bool,
     alpha_sigma: OfLevel<(f32, f32)>,
@@ -56,6 +56,7 @@ pub struct Levels(Drawn);
 
 #[derive(Clone)]
 enum Drawn {
+    Timesteps(usize),
     OneOf(Arc<[f32]>),
     Continuous(OfLevel<f32>),
 }
@@ -77,6 +78,11 @@ pub struct Draw {
 }
 
 impl Levels {
+    /// The timesteps 0 to `t - 1`, all equally likely. A level of the process may lie between two of them.
+    pub fn timesteps(t: usize) -> Self {
+        Self(Drawn::Timesteps(t))
+    }
+
     /// One of these for each image, all equally likely.
     pub fn one_of(levels: impl IntoIterator<Item = f32>) -> Self {
         Self(Drawn::OneOf(levels.into_iter().collect()))
@@ -87,8 +93,15 @@ impl Levels {
         Self(Drawn::Continuous(Arc::new(level)))
     }
 
+    fn num_timesteps(&self) -> Option<usize> {
+        if let Drawn::Timesteps(t) = self.0 { Some(t) } else { None }
+    }
+
     fn draw(&self, batch: usize, rng: &mut dyn Noise) -> Result<Vec<f32>> {
         Ok(match &self.0 {
+            Drawn::Timesteps(t) => {
+                rng.randint_tensor(&[batch], 0, *t as i64)?.into_iter().map(|timestep| timestep as f32).collect()
+            }
             Drawn::OneOf(levels) => {
                 let places = rng.randint_tensor(&[batch], 0, levels.len() as i64)?;
                 places.into_iter().map(|i| levels[i as usize]).collect()
@@ -107,8 +120,8 @@ impl Process {
         alpha_sigma: impl Fn(f32) -> (f32, f32) + Send + Sync + 'static,
     ) -> Self {
         Self {
+            last: levels.num_timesteps().map(|t| t.saturating_sub(1)),
             levels,
-            last: None,
             uniform_noise: false,
             alpha_sigma: Arc::new(alpha_sigma),
             target: Target::Of(prediction),
@@ -129,6 +142,11 @@ impl Process {
     /// The same for levels from 0 to `last` alone: others are refused by [`Error::Level`].
     pub fn up_to(self, last: usize) -> Self {
         Self { last: Some(last), ..self }
+    }
+
+    /// How many timesteps there are, where these are the levels.
+    pub(crate) fn num_timesteps(&self) -> Option<usize> {
+        self.levels.num_timesteps()
     }
 
     /// The same with noise uniform on `[0, 1)`, drawn after the levels as in the tutorial. (Normal noise is drawn before
@@ -314,15 +332,6 @@ impl Process {
 impl fmt::Debug for Process {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.debug_struct("Process").field("family", &self.family).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Levels {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match &self.0 {
-            Drawn::OneOf(levels) => write!(f, "one of {} levels", levels.len()),
-            Drawn::Continuous(_) => f.write_str("continuous levels"),
-        }
     }
 }
 

@@ -1,16 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use candle_core::Tensor;
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Plan, Sampling, Step};
-use crate::schedule::{Alphas, check_steps, jumps};
-use crate::tensors::{check_same, mix, noise_like};
-use crate::{
-    BetaConfig, BetaSchedule, Error, Method, PredictionType, Process, Result, Run, RunOptions, Sampler, StepOutput,
-};
+use crate::prelude::*;
 
 /// Inpainting with a model trained for images alone (Lugmayr et al. 2022, algorithm 1): diffusers' `RePaintScheduler`.
 ///
@@ -159,10 +149,6 @@ impl Method for RePaintConfig {
 
     fn process(&self) -> Process {
         self.alphas().preserving(PredictionType::Epsilon)
-    }
-
-    fn inference_steps(&self) -> RangeInclusive<usize> {
-        1..=self.beta.num_train_timesteps
     }
 
     /// Refuses: see [`repaint_run`](RePaintScheduler::repaint_run).

@@ -1,21 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use candle_core::Tensor;
-use kakusan_config::Real;
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Sampling, Step};
-use crate::schedule::{
-    ForwardProcess, History, Integrand, Point, StochasticAdams, check_last, check_order, inference_steps,
-    last_timestep, learned_or_none,
-};
-use crate::tensors::noise_like;
-use crate::{
-    Error, LearnedVarianceType, Method, Process, Result, Run, RunOptions, Sampler, SolverConfig, SpacingConfig,
-    StepOutput, TimestepSpacing,
-};
+use crate::prelude::*;
 
 /// SA-Solver: Adams' multistep methods, a predictor and a corrector, for reverse SDEs with as much noise as one likes
 /// (Xue et al. 2023, algorithm 1): diffusers' `SASolverScheduler`.

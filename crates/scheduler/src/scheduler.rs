@@ -88,9 +88,9 @@ pub trait Method: Debug + Clone + Default + Serialize + DeserializeOwned + Send 
     /// [`Scheduler::process`].
     fn process(&self) -> Process;
 
-    /// [`Scheduler::inference_steps`].
+    /// [`Scheduler::inference_steps`]; the default is as many as training has timesteps, if these are its levels.
     fn inference_steps(&self) -> RangeInclusive<usize> {
-        1..=MOST_STEPS
+        1..=self.process().num_timesteps().unwrap_or(MOST_STEPS)
     }
 
     /// [`Scheduler::run_with`], where no other options are set than those of [`SUPPORTS`](Self::SUPPORTS).

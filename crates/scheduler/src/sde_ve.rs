@@ -1,16 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use candle_core::Tensor;
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Plan, Sampling, Step};
-use crate::schedule::{
-    MOST_STEPS, check_count, check_positive, check_sigma_range, check_train_timesteps, linspace_f32,
-};
-use crate::tensors::{mix, noise_like};
-use crate::{Error, Levels, Method, PixelRange, PredictionType, Process, Result, Run, RunOptions, Sampler, StepOutput};
+use crate::prelude::*;
 
 /// The predictor-corrector sampler of the variance exploding SDE (Song et al. 2021, algorithms 2 and 4): diffusers'
 /// `ScoreSdeVeScheduler`, used as its pipeline does.

@@ -1,12 +1,6 @@
 use std::fmt::Debug;
 
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Plan, Sampling, Step};
-use crate::schedule::{check_count, check_train_timesteps, linspace_f32, serialize_whole};
-use crate::tensors::{mix, noise_like};
-use crate::{Error, Levels, Method, PredictionType, Process, Result, Run, RunOptions, Sampler, StepOutput};
+use crate::prelude::*;
 
 /// The Euler-Maruyama method on the reverse of the variance preserving SDE (Song et al. 2021, equations 6 and 11):
 /// diffusers' deprecated `ScoreSdeVpScheduler`.

@@ -1,15 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Plan, Sampling, Step};
-use crate::schedule::Alphas;
-use crate::tensors::{mix, noise_like};
-use crate::{
-    DistilledConfig, Error, Method, PredictionType, Process, Result, Run, RunOptions, Sampler, StepOutput, Supports,
-};
+use crate::prelude::*;
 
 /// Strategic stochastic sampling of trajectory consistency models (Zheng et al. 2024, algorithm 4): diffusers'
 /// `TCDScheduler`.

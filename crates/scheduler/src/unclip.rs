@@ -1,16 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use crate::run::{Call, Plan, Sampling, Step};
-use crate::schedule::{Alphas, Posterior, check_steps, linspace_f64};
-use crate::tensors::{noise_like, scale};
-use crate::{
-    BetaConfig, BetaSchedule, ClipConfig, Error, Method, PredictionType, Process, Result, Run, RunOptions, Sampler,
-    StepOutput, VarianceType,
-};
+use crate::prelude::*;
 
 /// DDPM's sampler as Karlo has it for unCLIP (Ho et al. 2020; Ramesh et al. 2022): diffusers' `UnCLIPScheduler`.
 ///
@@ -87,10 +77,6 @@ impl Method for UnCLIPConfig {
 
     fn process(&self) -> Process {
         self.alphas().preserving(self.prediction_type)
-    }
-
-    fn inference_steps(&self) -> RangeInclusive<usize> {
-        1..=self.num_train_timesteps
     }
 
     fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {

@@ -1,23 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
-use std::sync::Arc;
 
-use candle_core::Tensor;
-use kakusan_config::Real;
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-
-use crate::run::{Call, Sampling, Step};
-use crate::schedule::{
-    ForwardProcess, History, Integrand, Path, Point, Spaced, UniPC, check_calls, check_count, check_descending,
-    check_first_two, check_flow_levels, check_order, check_terminal, inference_steps, linspace_f64, shifted,
-    shifted_by_run, stretched,
-};
-use crate::{
-    DynamicShiftConfig, Error, FinalSigmasType, Method, Process, Registry, Result, Run, RunOptions, Sampler, Schedule,
-    Scheduler, SolverConfig, SpacingConfig, StepOutput, Supports, TimeShiftType, TimestepSpacing, UniPCSolverType,
-};
+use crate::prelude::*;
 
 /// UniPC: steps of any order by earlier outputs, each corrected by the output at its end (Zhao et al. 2023, algorithms
 /// 1 and 2): diffusers' `UniPCMultistepScheduler`.

@@ -1,8 +1,6 @@
 use std::fmt::Debug;
-use std::sync::Arc;
 
-use super::{c_in, interpolate};
-use crate::{BetaConfig, Error, Family, Levels, PredictionType, Process, Result};
+use crate::prelude::*;
 
 /// ᾱ_t, the part of the image's variance that is left at timestep `t`, for every timestep of training.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,10 +105,8 @@ impl Alphas {
 
     /// The variance preserving process: `sqrt(ᾱ) x₀ + sqrt(1 - ᾱ) ε` at each timestep (Ho et al. 2020, equation 4).
     pub(crate) fn preserving(&self, prediction: PredictionType) -> Process {
-        let last = self.len() - 1;
         let [mix, snr] = [(); 2].map(|()| self.clone());
-        Process::new(Levels::one_of((0..=last).map(|t| t as f32)), prediction, move |t| roots(mix.at_level(t)))
-            .up_to(last)
+        Process::new(Levels::timesteps(self.len()), prediction, move |t| roots(mix.at_level(t)))
             .with_snr(move |t| snr.at_level(t) / (1.0 - snr.at_level(t)))
             .of_family(Family::Diffusion(prediction))
     }

@@ -1,4 +1,4 @@
-use crate::{Error, Result};
+use crate::prelude::*;
 
 /// Refuses noise levels that leave no room between them.
 pub(crate) fn check_sigma_range(sigma_min: f64, sigma_max: f64) -> Result<()> {

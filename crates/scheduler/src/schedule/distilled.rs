@@ -1,12 +1,6 @@
 use std::fmt::Debug;
 
-use serde::{Deserialize, Serialize};
-
-use super::{Alphas, check_positive, check_whole_timesteps};
-use crate::{
-    BetaConfig, BetaSchedule, ClipConfig, Error, PredictionType, Result, RunOptions, Schedule, SpacingConfig,
-    ThresholdConfig, TimestepSpacing,
-};
+use crate::prelude::*;
 
 /// What the samplers of distilled models are configured by, under diffusers' names. As in diffusers there are keys that
 /// one of them or both have no use for, because files are handed from one sampler to the other.
@@ -46,7 +40,7 @@ impl Default for DistilledConfig {
             set_alpha_to_one: true,
             prediction_type: PredictionType::Epsilon,
             threshold: ThresholdConfig::default(),
-            spacing: SpacingConfig::new(TimestepSpacing::Leading),
+            spacing: SpacingConfig::default(),
             timestep_scaling: 10.0,
             rescale_betas_zero_snr: false,
         }

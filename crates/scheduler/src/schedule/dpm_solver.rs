@@ -1,13 +1,6 @@
 use std::fmt::Debug;
 
-use candle_core::Tensor;
-use kakusan_rng::Noise;
-use serde::{Deserialize, Serialize};
-
-use super::{History, Integrand, Point, check_order, multistep_order};
-use crate::Result;
-use crate::run::Call;
-use crate::tensors::{mix, noise_like, scale};
+use crate::prelude::*;
 
 /// The equation that DPM-Solver integrates. `deis`, which other classes have, stands for `dpmsolver++` as in diffusers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

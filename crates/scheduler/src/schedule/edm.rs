@@ -1,14 +1,6 @@
 use std::fmt::Debug;
 
-use candle_core::Tensor;
-use serde::{Deserialize, Serialize};
-
-use super::{
-    check_count, check_descending, check_positive, check_sigma_range, check_train_timesteps, karras, linspace_f64,
-};
-use crate::run::Plan;
-use crate::tensors::mix;
-use crate::{Family, Levels, PredictionType, Process, Result, Schedule};
+use crate::prelude::*;
 
 /// The noise levels and the preconditioning of EDM (Karras et al. 2022, table 1), under diffusers' names.
 ///

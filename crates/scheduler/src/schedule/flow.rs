@@ -1,11 +1,6 @@
 use std::fmt::Debug;
 
-use candle_core::Tensor;
-use serde::{Deserialize, Serialize};
-
-use super::{check_positive, check_train_timesteps, linspace_f64};
-use crate::tensors::mix;
-use crate::{Error, Family, Levels, PredictionType, Process, Result};
+use crate::prelude::*;
 
 /// The noise levels of a flow (Liu et al. 2022), under diffusers' names: `x = (1 - σ) x₀ + σ ε` in place of a
 /// diffusion's `sqrt(ᾱ) x₀ + sqrt(1 - ᾱ) ε`.

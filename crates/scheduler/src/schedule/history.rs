@@ -1,9 +1,7 @@
 use std::collections::VecDeque;
 use std::fmt::Debug;
 
-use candle_core::Tensor;
-
-use crate::run::Call;
+use crate::prelude::*;
 
 /// The model outputs that a multistep solver remembers, each with the λ it was made at. `[0]` is the latest.
 #[derive(Debug, Clone)]

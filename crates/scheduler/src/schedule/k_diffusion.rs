@@ -1,12 +1,6 @@
 use std::fmt::Debug;
 
-use candle_core::Tensor;
-use serde::{Deserialize, Serialize};
-
-use super::{Alphas, c_in, check_calls, check_first_two, sigmas_at, timesteps_of};
-use crate::run::Plan;
-use crate::tensors::mix;
-use crate::{BetaConfig, BetaSchedule, PredictionType, Process, Result, SigmaConfig, SpacingConfig, TimestepSpacing};
+use crate::prelude::*;
 
 /// What the samplers after k-diffusion are configured by, under diffusers' names: they solve the probability flow ODE in σ
 /// (Karras et al. 2022).

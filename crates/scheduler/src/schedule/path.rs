@@ -1,13 +1,6 @@
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
-use kakusan_config::Real;
-
-use super::{
-    ForwardProcess, SigmaConversion, arange_down, check_apart, check_calls, check_count, check_first_two,
-    check_whole_timesteps, interpolate, linspace_f64, ln_f32, shifted, sigma_to_t,
-};
-use crate::{Error, Result, Schedule, SpacingConfig, TimestepSpacing};
+use crate::prelude::*;
 
 /// How a solver's model calls are spaced.
 #[derive(Debug, Clone, Copy)]

@@ -1,9 +1,6 @@
 use std::fmt::Debug;
 
-use candle_core::Tensor;
-
-use crate::Result;
-use crate::tensors::mix;
+use crate::prelude::*;
 
 /// The distribution of a less noisy sample, given the image and the sample (Ho et al. 2020, equations 6 and 7).
 #[derive(Debug, Clone, Copy)]

@@ -1,11 +1,7 @@
 use std::fmt;
 use std::fmt::Debug;
 
-use candle_core::Tensor;
-use serde::{Deserialize, Serialize};
-
-use crate::tensors::{mix, scale};
-use crate::{Error, Result};
+use crate::prelude::*;
 
 /// What a model predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -1,9 +1,6 @@
 use std::fmt::Debug;
 
-use serde::{Deserialize, Serialize};
-
-use super::{linspace_f64, ln_f32};
-use crate::{Error, Result};
+use crate::prelude::*;
 
 /// Noise levels σ spaced otherwise than the timesteps, under diffusers' names; at most one may be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -1,16 +1,6 @@
 use std::fmt::Debug;
 
-use candle_core::Tensor;
-use kakusan_config::Real;
-use serde::{Deserialize, Deserializer, Serialize};
-
-use super::{Alphas, Path, Spaced, last_timestep};
-use crate::run::{Call, Plan};
-use crate::tensors::scale;
-use crate::{
-    BetaConfig, BetaSchedule, Error, Family, FlowConfig, Levels, PredictionType, Process, Result, SigmaConfig,
-    SpacingConfig, ThresholdConfig, VarianceType,
-};
+use crate::prelude::*;
 
 /// What all solvers of the DPM-Solver family are configured by, under diffusers' names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -235,9 +225,7 @@ impl ForwardProcess {
             return process;
         }
         let (prediction, t) = (self.prediction_type, self.alphas.len() as f32);
-        let levels = Levels::one_of((0..self.alphas.len()).map(|t| t as f32));
-        Process::new(levels, prediction, move |level| (1.0 - level / t, level / t))
-            .up_to(self.alphas.len() - 1)
+        Process::new(Levels::timesteps(self.alphas.len()), prediction, move |level| (1.0 - level / t, level / t))
             .of_family(Family::Flow(prediction))
     }
 }

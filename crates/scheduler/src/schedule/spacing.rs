@@ -1,9 +1,6 @@
 use std::fmt::Debug;
 
-use serde::{Deserialize, Serialize};
-
-use super::{arange_down, check_count, linspace_f64};
-use crate::{Error, Result};
+use crate::prelude::*;
 
 /// Which of the timesteps of training a sampling visits (Lin et al. 2023, table 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +22,13 @@ pub struct SpacingConfig {
     pub timestep_spacing: TimestepSpacing,
     /// Added to those spaced `leading`.
     pub steps_offset: usize,
+}
+
+impl Default for SpacingConfig {
+    /// `leading`, without an offset.
+    fn default() -> Self {
+        Self::new(TimestepSpacing::Leading)
+    }
 }
 
 impl SpacingConfig {

@@ -1,10 +1,6 @@
 use std::fmt::Debug;
 
-use candle_core::Tensor;
-
-use super::{History, Integrand, Point};
-use crate::Result;
-use crate::tensors::scale;
+use crate::prelude::*;
 
 /// The stochastic Adams methods of SA-Solver (Xue et al. 2023, algorithm 1), and the outputs that they look at.
 #[derive(Debug, Clone)]

@@ -1,10 +1,6 @@
 use std::fmt::Debug;
 
-use candle_core::Tensor;
-use serde::{Deserialize, Serialize};
-
-use super::check_positive;
-use crate::{Error, Result};
+use crate::prelude::*;
 
 /// Clipping of predicted images, under diffusers' names.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -1,11 +1,6 @@
 use std::fmt::Debug;
 
-use candle_core::Tensor;
-use serde::{Deserialize, Serialize};
-
-use super::{History, Integrand, Point, solve};
-use crate::Result;
-use crate::tensors::{mix, scale};
+use crate::prelude::*;
 
 /// B(h), by which UniPC divides (Zhao et al. 2023). The names that other classes have stand for `bh2` as in diffusers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
