@@ -8,7 +8,7 @@ use crate::{Error, Result};
 
 /// So many levels are drawn to find those that are shown: of a thousand timesteps each is among them.
 const DRAWN: usize = 16_384;
-/// How near sums of shares come to 1 in f32.
+/// How near sums of α and σ come to 1 in f32.
 const NEARLY: f32 = 1e-4;
 
 /// A few of the levels that a scheduler trains at, from the least noise to the most: each one that training draws.
@@ -32,16 +32,16 @@ struct Point {
     sigma: f32,
 }
 
-/// How levels are told.
+/// By what levels are labelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scale {
-    /// The share of the noise, where it and the image's make 1: of the tutorial's mix, of a flow.
+    /// σ, where α + σ = 1: of the tutorial's mix, of a flow.
     Amount,
     /// The timestep, where levels are whole numbers.
     Timestep,
-    /// The noise's standard deviation beside a whole image, by ratios.
+    /// σ, where α = 1, by ratios.
     Sigma,
-    /// The share of the noise among both.
+    /// σ / (α + σ)
     Share,
 }
 
@@ -109,8 +109,7 @@ fn points(process: &Process) -> Result<Vec<Point>> {
 }
 
 impl Point {
-    /// 1 where the shares are those of a mix, and else what brings the sum of image and noise to a variance of 1 beside an
-    /// image of 1.
+    /// 1, or for a process that explodes the scale at which the sum of image and noise has a variance of 1, as the image has.
     fn contrast(&self) -> f32 {
         let exploding = (self.alpha - 1.0).abs() < NEARLY;
         if exploding { 1.0 / (1.0 + self.sigma * self.sigma).sqrt() } else { 1.0 }
@@ -141,7 +140,7 @@ impl Scale {
         }
     }
 
-    /// What is told of a level.
+    /// The number that labels a level.
     fn value(self, point: &Point) -> f32 {
         match self {
             Self::Amount | Self::Sigma => point.sigma,

@@ -121,7 +121,7 @@ impl DDPMPipeline {
         Ok(run.step(&output, &noise, rng)?.pred_original_sample)
     }
 
-    /// Paints the masked part of images anew so that it fits the rest (RePaint, Lugmayr et al. 2022): diffusers'
+    /// Paints the masked part of images again so that it fits the rest (RePaint, Lugmayr et al. 2022): diffusers'
     /// `RePaintPipeline`. Where `mask` is 1 the images stay, where it is 0 they are painted.
     ///
     /// `images` `[b, c, h, w]` are in the scheduler's range, `mask` is of the same shape or `[1, 1, h, w]`.

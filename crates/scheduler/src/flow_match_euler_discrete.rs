@@ -76,8 +76,8 @@ impl Default for FlowMatchEulerDiscreteConfig {
 
 impl Sampler<FlowMatchEulerDiscreteConfig> {
     /// μ for images that the model sees as so many patches: in proportion between `base_shift` and `max_shift`, and beyond
-    /// them; what diffusers' pipelines pass as [`RunOptions::mu`]. `None` where the configuration lacks the two, or they are
-    /// for images of one size.
+    /// them; what diffusers' pipelines pass as [`RunOptions::mu`]. `None` if the configuration has neither, or both are for
+    /// images of one size.
     pub fn mu(&self, image_seq_len: usize) -> Option<f64> {
         let config = self.method();
         let (base, max) = (config.base_image_seq_len, config.max_image_seq_len);

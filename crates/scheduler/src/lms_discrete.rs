@@ -84,7 +84,7 @@ fn coefficients(levels: &[f32], to: f32) -> Vec<f64> {
     if length == 0.0 {
         return vec![0.0; order];
     }
-    // as shares of the step, which is then from 0 to 1
+    // in units of the step, which is then from 0 to 1
     let nodes: Vec<f64> = levels.iter().map(|&level| (f64::from(level) - from) / length).collect();
     let integral = |j: usize| {
         let mut polynomial = vec![1.0]; // its coefficients, the constant first

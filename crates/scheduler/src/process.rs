@@ -11,7 +11,7 @@ use crate::{Error, Family, PredictionType, Result};
 ///
 /// A **level** is where an image stands on the scheduler's scale of noise: one number an image, on the host. Everything
 /// follows from it: the noisy image is `α x₀ + σ ε`, the target another weighted sum of image and noise, and the
-/// **conditioning** what the model gets beside the noisy image, commonly the level itself.
+/// **conditioning** what the model gets besides the noisy image, commonly the level itself.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -19,7 +19,7 @@ use crate::{Error, Family, PredictionType, Result};
 /// use kakusan_scheduler::{Levels, PredictionType, Process};
 ///
 /// # fn main() -> kakusan_scheduler::Result<()> {
-/// // a process of one's own: levels from 0 to 1, along a quarter of a circle, and the model predicts the noise
+/// // levels from 0 to 1, along a quarter of a circle, and the model predicts the noise
 /// let angle = |level: f32| level * std::f32::consts::FRAC_PI_2;
 /// let levels = Levels::continuous(|u| u);
 /// let process = Process::new(levels, PredictionType::Epsilon, move |level| (angle(level).cos(), angle(level).sin()));

@@ -378,7 +378,7 @@ fn replace_nulls(config: &mut Map<String, Value>, defaults: &Map<String, Value>)
         "beta_start" | "beta_end" => {
             has("trained_betas") || ["squaredcos_cap_v2", "laplace", "exp"].contains(&word("beta_schedule"))
         }
-        // null is told apart from one value of these only, which is not the default
+        // null differs from one value of these only, which is not the default
         "timestep_type" | "variance_type" => true,
         "base_shift" | "max_shift" | "base_image_seq_len" | "max_image_seq_len" => true,
         _ => false,

@@ -2,7 +2,7 @@ use std::fmt::Debug;
 
 use crate::prelude::*;
 
-/// SA-Solver: Adams' multistep methods, a predictor and a corrector, for reverse SDEs with as much noise as one likes
+/// SA-Solver: Adams' multistep methods, a predictor and a corrector, for reverse SDEs with any amount of noise
 /// (Xue et al. 2023, algorithm 1): diffusers' `SASolverScheduler`.
 ///
 /// As in diffusers the last step leads to the lowest noise level of training, not to none; with `use_*_sigmas` it leads

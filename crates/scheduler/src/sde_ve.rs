@@ -5,7 +5,7 @@ use crate::prelude::*;
 /// The predictor-corrector sampler of the variance exploding SDE (Song et al. 2021, algorithms 2 and 4): diffusers'
 /// `ScoreSdeVeScheduler`, used as its pipeline does.
 ///
-/// A step is `correct_steps` corrections by Langevin dynamics and then a prediction, each with a model call of its own; the
+/// A step is `correct_steps` corrections by Langevin dynamics and then a prediction, each with one model call; the
 /// model is conditioned on σ and predicts the score, `-noise / σ`. The last prediction comes without its noise. Pixels are from 0 to 1.
 /// (One step alone goes from the lowest noise level in diffusers; here it goes from the highest.)
 pub type ScoreSdeVeScheduler = Sampler<ScoreSdeVeConfig>;

@@ -49,7 +49,7 @@ impl Alphas {
         self.at(if t < 0 { self.len() as i64 + t } else { t }, f32::NAN)
     }
 
-    /// Refuses what is not a share: β that cannot be rescaled.
+    /// Refuses ᾱ that are not finite: betas that cannot be rescaled.
     pub(crate) fn check(&self) -> Result<()> {
         match self.cumprod.iter().position(|alpha| !alpha.is_finite()) {
             Some(_) => {

@@ -34,7 +34,7 @@ impl BrownianMotion {
         Ok(Self { shape: shape.to_vec(), seeds, levels: [lowest.into(), highest.into()], recent: vec![] })
     }
 
-    /// By how much the motion changes between two levels, as a share of the standard deviation of that: standard normal
+    /// By how much the motion changes between two levels, in units of its standard deviation: standard normal
     /// noise for a tensor like `x`.
     pub(crate) fn increment(&mut self, from: f32, to: f32, x: &Tensor) -> Result<Tensor> {
         check_dims("the sample", x, &self.shape)?;
@@ -72,19 +72,19 @@ impl BrownianMotion {
         for _ in 0..Self::DEPTH {
             // halfway, and there given both ends (Brownian bridge)
             let middle = (low * high).sqrt();
-            let share = ((middle - low) / (high - low)) as f32;
+            let weight = ((middle - low) / (high - low)) as f32;
             let deviation = ((middle - low) * (high - middle) / (high - low)).sqrt() as f32;
             let mut at_middle = normal(seed, node, n);
             for (value, (low, high)) in at_middle.iter_mut().zip(at_low.iter().zip(&at_high)) {
-                *value = low + share * (high - low) + deviation * *value;
+                *value = low + weight * (high - low) + deviation * *value;
             }
             let above = sigma > middle;
             (low, high) = if above { (middle, high) } else { (low, middle) };
             *(if above { &mut at_low } else { &mut at_high }) = at_middle;
             node = 2 * node + u64::from(above);
         }
-        let share = ((sigma - low) / (high - low)).clamp(0.0, 1.0) as f32;
-        at_low.iter().zip(&at_high).map(|(low, high)| low + share * (high - low)).collect()
+        let weight = ((sigma - low) / (high - low)).clamp(0.0, 1.0) as f32;
+        at_low.iter().zip(&at_high).map(|(low, high)| low + weight * (high - low)).collect()
     }
 }
 

@@ -14,9 +14,8 @@ pub(crate) fn linspace_f32(start: f32, end: f32, n: usize) -> Vec<f32> {
         return vec![start];
     }
     let step = (end - start) / (n - 1) as f32;
-    let at = |i: usize| match i < n / 2 {
-        true => step.mul_add(i as f32, start),
-        false => (-step).mul_add((n - 1 - i) as f32, end),
+    let at = |i: usize| {
+        if i < n / 2 { step.mul_add(i as f32, start) } else { (-step).mul_add((n - 1 - i) as f32, end) }
     };
     (0..n).map(at).collect()
 }

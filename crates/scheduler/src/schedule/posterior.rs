@@ -20,7 +20,7 @@ impl Posterior {
         Self::with_alpha_beta(alpha_prod, alpha_prod_prev, alpha, 1.0 - alpha)
     }
 
-    /// The same where `alpha`, the ratio of the two, and `beta`, what it lacks to 1, are known better than that.
+    /// The same where α, the ratio of the two, and β = 1 - α are known at higher precision.
     pub(crate) fn with_alpha_beta(alpha_prod: f32, alpha_prod_prev: f32, alpha: f32, beta: f32) -> Self {
         let (beta_prod, beta_prod_prev) = (1.0 - alpha_prod, 1.0 - alpha_prod_prev);
         if beta_prod == 0.0 {

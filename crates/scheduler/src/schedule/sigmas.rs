@@ -113,58 +113,42 @@ pub(crate) fn sigmas_at(
 
 /// Refuses more steps than timesteps, `t`, where the first two were the same: diffusers would begin with the second.
 pub(crate) fn check_first_two(timesteps: &[f32], t: usize) -> Result<()> {
-    match timesteps {
-        [first, second, ..] if timesteps.len() > t && first == second => {
-            let reason = format!(
-                "it was trained on {t} timesteps, so that the first two steps would be the same; it can do {t}"
-            );
-            Err(Error::steps(timesteps.len(), reason))
-        }
-        _ => Ok(()),
+    if timesteps.len() <= t || timesteps.first() != timesteps.get(1) {
+        return Ok(());
     }
+    let reason =
+        format!("it was trained on {t} timesteps, so that the first two steps would be the same; it can do {t}");
+    Err(Error::steps(timesteps.len(), reason))
 }
 
-/// Refuses model calls without noise, which there is nothing to say of, and with nothing but noise.
+/// Refuses model calls where there is no noise, or nothing but noise.
 pub(crate) fn check_calls(timesteps: &[f32], sigmas: &[f64]) -> Result<()> {
-    let refuse = |reason: &str| Err(Error::steps(timesteps.len(), reason));
-    match () {
-        () if sigmas.iter().any(|sigma| sigma.is_infinite()) => {
-            refuse("the betas leave nothing of the image where it would begin: take smaller ones, or fewer timesteps")
-        }
-        () if sigmas.iter().any(|&sigma| sigma as f32 == 0.0 || sigma.is_nan())
-            || !timesteps.iter().all(|t| t.is_finite()) =>
-        {
-            refuse(
-                "it divides by the noise level, or takes its logarithm, and at timestep 0 there is no noise: the first β is 0",
-            )
-        }
-        () => Ok(()),
-    }
+    let empty = |&sigma: &f64| sigma as f32 == 0.0 || sigma.is_nan();
+    let reason = if sigmas.iter().any(|sigma| sigma.is_infinite()) {
+        "the betas leave nothing of the image where it would begin: take smaller ones, or fewer timesteps"
+    } else if sigmas.iter().any(empty) || !timesteps.iter().all(|t| t.is_finite()) {
+        "it divides by the noise level, or takes its logarithm, and at timestep 0 there is no noise: the first β is 0"
+    } else {
+        return Ok(());
+    };
+    Err(Error::steps(timesteps.len(), reason))
 }
 
 /// Refuses to lead to no noise by a method whose last step divides by it.
 pub(crate) fn check_last(sigmas: &[f32]) -> Result<()> {
-    match sigmas.last() {
-        Some(0.0) => {
-            let reason = "its last step leads to the noise level of timestep 0, where there is none: the first β is 0";
-            Err(Error::steps(sigmas.len() - 1, reason))
-        }
-        _ => Ok(()),
+    if sigmas.last() != Some(&0.0) {
+        return Ok(());
     }
+    let reason = "its last step leads to the noise level of timestep 0, where there is none: the first β is 0";
+    Err(Error::steps(sigmas.len() - 1, reason))
 }
 
 /// Refuses two steps at the same noise level, between which a method of several steps would divide by 0.
 pub(crate) fn check_apart(sigmas: &[f32], t: usize) -> Result<()> {
-    let steps = sigmas.len() - 1;
-    match sigmas.array_windows().find(|[a, b]| a == b) {
-        Some([level, _]) => {
-            let reason = format!(
-                "it was trained on {t} timesteps, and two of its steps would begin at the same noise level, {level}"
-            );
-            Err(Error::steps(steps, reason))
-        }
-        None => Ok(()),
-    }
+    let Some([level, _]) = sigmas.array_windows().find(|[a, b]| a == b) else { return Ok(()) };
+    let reason =
+        format!("it was trained on {t} timesteps, and two of its steps would begin at the same noise level, {level}");
+    Err(Error::steps(sigmas.len() - 1, reason))
 }
 
 /// `1 / sqrt(σ² + 1)`, by which a model of the variance preserving process sees `x₀ + σ ε` scaled.

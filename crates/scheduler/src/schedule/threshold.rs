@@ -62,14 +62,11 @@ impl ThresholdConfig {
     /// Says what is out of range.
     pub(crate) fn check(&self) -> Result<()> {
         let Self { dynamic_thresholding_ratio: ratio, sample_max_value: most, .. } = *self;
-        let reason = match () {
-            () if !(0.0..=1.0).contains(&ratio) => {
-                format!("dynamic_thresholding_ratio is {ratio}; a quantile is between 0 and 1")
-            }
-            () if most.is_nan() => "sample_max_value is not a number".into(),
-            () => return Ok(()),
-        };
-        Err(Error::config(reason))
+        if !(0.0..=1.0).contains(&ratio) {
+            let reason = format!("dynamic_thresholding_ratio is {ratio}; a quantile is between 0 and 1");
+            return Err(Error::config(reason));
+        }
+        if most.is_nan() { Err(Error::config("sample_max_value is not a number")) } else { Ok(()) }
     }
 
     /// A predicted image `[b, ...]`, thresholded where this is on, and otherwise clipped where `clip` is.

@@ -33,9 +33,10 @@ impl UniPC {
             Integrand::Noise => (h, t.alpha / s.alpha, t.sigma),
         };
         let h_phi_1 = hh.exp_m1(); // hh φ₁(hh)
-        let first = match t.sigma == 0.0 && self.integrand == Integrand::Noise {
-            true => t.alpha * s.sigma / s.alpha, // its limit as σ_t goes to 0
-            false => weight * h_phi_1,
+        let first = if t.sigma == 0.0 && self.integrand == Integrand::Noise {
+            t.alpha * s.sigma / s.alpha // its limit as σ_t goes to 0
+        } else {
+            weight * h_phi_1
         };
         let m0 = self.history.output(0);
         let mut x_t = mix(a as f32, x, -first as f32, m0)?;
