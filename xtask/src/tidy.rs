@@ -90,8 +90,12 @@ fn problems() -> std::io::Result<Vec<String>> {
     for path in documents()?.into_iter().filter(|path| !path.ends_with("ARCHITECTURE.md")) {
         problems.extend(text::document(&relative(&path), &fs::read_to_string(&path)?));
     }
-    let contributing = fs::read_to_string(root().join("CONTRIBUTING.md"))?;
-    problems.extend(text::missing_paths("CONTRIBUTING.md", &contributing, &root()));
+    let files = ["crates", "examples", "tests", "xtask"].map(|dir| rust_files(&root().join(dir)));
+    let files = files.into_iter().collect::<std::io::Result<Vec<_>>>()?.concat();
+    let files: Vec<String> = files.iter().map(|file| relative(file)).collect();
+    for name in ["ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        problems.extend(text::missing_files(name, &fs::read_to_string(root().join(name))?, &root(), &files));
+    }
     let readme = fs::read_to_string(root().join("README.md"))?;
     for command in ["cargo xtask train --config configs/184.toml", "cargo test --workspace"] {
         if !readme.contains(command) {

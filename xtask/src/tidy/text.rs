@@ -59,16 +59,17 @@ fn house_words(path: &str, number: usize, line: &str) -> Vec<String> {
     found.map(|(word, better)| format!("{path}:{}: `{word}`; say: {better}", number + 1)).collect()
 }
 
-/// Paths in backticks that do not exist. A path is a word with a slash whose first part is a folder of the root, or a
-/// file in the root with an extension.
-pub(super) fn missing_paths(path: &str, text: &str, root: &Path) -> Vec<String> {
+/// Files in backticks that do not exist: words that begin with a folder of the root, and names of Rust files. They are
+/// paths from the root or the end of one of the paths in `files`.
+pub(super) fn missing_files(path: &str, text: &str, root: &Path, files: &[String]) -> Vec<String> {
     let mut problems = vec![];
     for (number, line) in text.lines().enumerate() {
         for word in line.split('`').skip(1).step_by(2) {
             let is_path = !word.contains(|c: char| c.is_whitespace() || "<>*{}$:".contains(c));
             let first = word.split('/').next().unwrap_or_default();
-            let named = word.contains('/') && !first.is_empty() && root.join(first).is_dir();
-            if is_path && named && !root.join(word).exists() {
+            let named = word.contains('/') && !first.is_empty() && root.join(first).is_dir() || word.ends_with(".rs");
+            let exists = root.join(word).exists() || files.iter().any(|file| file.ends_with(&format!("/{word}")));
+            if is_path && named && !exists {
                 problems.push(format!("{path}:{}: `{word}` does not exist", number + 1));
             }
         }
@@ -91,11 +92,12 @@ mod tests {
     }
 
     #[test]
-    fn missing_paths_are_seen() {
-        let root = crate::root();
-        let found = |text: &str| missing_paths("a.md", text, &root).len();
-        assert_eq!(found("`crates/rng/src/lib.rs` and `xtask`"), 0);
+    fn missing_files_are_seen() {
+        let (root, files) = (crate::root(), ["crates/rng/src/normal.rs".to_owned()]);
+        let found = |text: &str| missing_files("a.md", text, &root, &files).len();
+        assert_eq!(found("`crates/rng/src/lib.rs`, `xtask`, `normal.rs` and `src/normal.rs`"), 0);
         assert_eq!(found("`crates/rng/src/none.rs`"), 1);
-        assert_eq!(found("`nowhere/none.rs`, `train|sample`, `crates/{rng,ops}`"), 0);
+        assert_eq!(found("`none.rs`"), 1);
+        assert_eq!(found("`nowhere/none`, `train|sample`, `crates/{rng,ops}`"), 0);
     }
 }
