@@ -10,10 +10,9 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::atomic::AtomicBool;
 
-use kakusan::hub::{DEFAULT_ENDPOINT, Hub, HubConfig};
 use kakusan::pipeline::{DeviceChoice, Error, Existing, Outcome, Registry, RunConfig, Training};
+use kakusan::report::Report;
 use kakusan::weights::disk::{Change, with_faults};
 
 /// A training with everything that a checkpoint must hold: averages, moments, a position within an epoch, a changing
@@ -81,17 +80,10 @@ impl Place {
     fn train(&self, existing: Existing, seed: u64) -> Result<Outcome, Error> {
         let set = [format!("train.seed={seed}")];
         let registry = Registry::default();
-        let training = Training {
-            config: RunConfig::parse(CONFIG, "test", &set, &registry)?,
-            out: self.run(),
-            program: "kakusan",
-            existing,
-            device: DeviceChoice::Cpu,
-            registry: &registry,
-            hub: &Hub::new(HubConfig::new(DEFAULT_ENDPOINT, self.dir.path().join("hub"))),
-            stop: &AtomicBool::new(false),
-        };
-        training.run(&mut |_| {})
+        let config = RunConfig::parse(CONFIG, "test", &set, &registry)?;
+        let training = Training::new(config, self.run(), &registry).existing(existing).device(DeviceChoice::Cpu);
+        let mut report = Report::new("kakusan");
+        training.run(&mut |event| report.observe(event, &mut |_| {}))
     }
 
     fn resume(&self, seed: u64) -> Result<Outcome, Error> {

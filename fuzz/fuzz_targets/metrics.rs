@@ -2,7 +2,7 @@
 #![no_main]
 
 use kakusan_fuzz::{allow_memory, scratch, write};
-use kakusan_pipeline::compare;
+use kakusan_report::compare;
 use libfuzzer_sys::fuzz_target;
 
 const CONFIG: &str = "[train]\nlearning_rate = 0.001\n";

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Once;
 
 use cap::Cap;
-use kakusan_data::{DataConfig, load};
+use kakusan_data::{DataConfig, load_with_hub};
 use kakusan_hub::{Hub, HubConfig};
 use kakusan_weights::Checkpoint;
 use tempfile::TempDir;
@@ -49,7 +49,7 @@ pub fn read_checkpoint(path: &Path) {
 pub fn read_images(config: &DataConfig, cache: &Path) {
     let mut hub = HubConfig::new("http://127.0.0.1:9", cache);
     hub.offline = true;
-    let Ok(loaded) = load(config, &Hub::new(hub)) else { return };
+    let Ok(loaded) = load_with_hub(config, &Hub::new(hub)) else { return };
     let images = loaded.images;
     assert_eq!(images.labels().len(), images.len());
     for i in 0..images.len() {
@@ -66,7 +66,7 @@ pub fn read_pictures(config: &DataConfig, cache: &Path) {
     let mut hub = HubConfig::new("http://127.0.0.1:9", cache);
     hub.offline = true;
     let headers = DataConfig { resolution: None, cache_mb: Some(0), ..config.clone() };
-    match load(&headers, &Hub::new(hub)) {
+    match load_with_hub(&headers, &Hub::new(hub)) {
         Ok(loaded) if loaded.images.height() * loaded.images.width() <= 1 << 14 => read_images(config, cache),
         _ => {}
     }

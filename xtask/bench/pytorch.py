@@ -1,4 +1,4 @@
-"""What `cargo xtask bench --against-pytorch` measures of PyTorch: the work of crates/pipeline/benches/worker, by its names.
+"""What `cargo xtask bench --against-pytorch` measures of PyTorch: the work of crates/kakusan/benches/worker, by its names.
 
 It is told on stdin what to run, and answers on stdout how long it took, as that worker does (see its main.rs):
 

@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::process::ExitCode;
 
-use kakusan::pipeline::{ConfigError, Error, quote_path};
+use kakusan::pipeline::{ConfigError, Error};
+use kakusan::report::quote_path;
 use miette::{Diagnostic, LabeledSpan, MietteHandlerOpts, NamedSource, Report, SourceCode};
 
 use crate::program::program;

@@ -3,7 +3,8 @@ use std::process::ExitCode;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use kakusan::candle::Device;
-use kakusan::pipeline::{DeviceChoice, Registry, Result, thousands};
+use kakusan::pipeline::{DeviceChoice, Registry, Result};
+use kakusan::report::thousands;
 use kakusan::scheduler::to_json;
 
 use crate::machine::MachineArgs;

@@ -7,8 +7,8 @@ use image::codecs::gif::{GifEncoder, Repeat};
 use image::codecs::png::PngDecoder;
 use image::codecs::webp::WebPEncoder;
 use image::{AnimationDecoder, ExtendedColorType, Frame, ImageFormat, ImageResult, RgbImage};
-use kakusan::pipeline::pictures::PictureError;
 use kakusan::pipeline::{Result, write_whole};
+use kakusan::report::pictures::PictureError;
 use libjpeg_turbo_rs::{PixelFormat, Subsampling};
 
 /// Of 100; one below which blocks show around digits.

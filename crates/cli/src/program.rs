@@ -2,7 +2,7 @@
 
 use std::env;
 
-use kakusan::pipeline::quote;
+use kakusan::report::quote;
 
 /// What `cargo xtask` says of itself, which builds this command and runs it in its place.
 const CALLED_AS: &str = "KAKUSAN_CALLED_AS";

@@ -7,7 +7,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kakusan::data::{BadImage, ImageSet, SourceKind};
 use kakusan::hub::{Hub, HubConfig};
-use kakusan::pipeline::{Event, Result, thousands};
+use kakusan::pipeline::{Event, Result};
+use kakusan::report::{Notice, thousands};
 
 use crate::preview;
 use crate::terminal::{say, warn};
@@ -21,8 +22,6 @@ pub(crate) struct Progress {
     images: usize,
     /// Those that cannot be decoded and were named: they are the same in the next epoch.
     bad_images: HashSet<BadImage>,
-    /// The command that draws new images, once the training is done.
-    pub(crate) draw_more: String,
 }
 
 impl Progress {
@@ -34,7 +33,7 @@ impl Progress {
                     self.say(&format!("Data: not from `{}`: {}", skipped.source, skipped.reason));
                 }
                 let stand_in = match loaded.source.kind {
-                    SourceKind::Drawn => " They stand in for MNIST; --data DIR names a folder that has it.",
+                    Some(SourceKind::Drawn) => " They stand in for MNIST; --data DIR names a folder that has it.",
                     _ => "",
                 };
                 self.name(&loaded.bad_images);
@@ -51,16 +50,19 @@ impl Progress {
                     self.say(&format!("Data: the images have no classes: {reason}"));
                 }
             }
-            Event::Begin { dir, model, parameters, scheduler, device, steps_done, total_steps, steps_per_epoch, epochs } => {
-                let parameters = thousands(*parameters);
+            Event::Begin(run) => {
+                let (model, scheduler) = (run.config.model.class_name(), run.config.scheduler.class_name());
+                let (parameters, device) = (thousands(run.trainer.weights().parameter_count()), run.device());
                 self.say(&format!("Model: {model}, {parameters} parameters, {scheduler}, on {device}."));
-                if *steps_done > 0 {
-                    self.say(&format!("Going on after step {steps_done}."));
+                let (done, total, each) =
+                    (run.trainer.steps_done(), run.trainer.total_steps(), run.trainer.steps_per_epoch());
+                if done > 0 {
+                    self.say(&format!("Going on after step {done}."));
                 }
-                self.say(&format!("Run: {}, {total_steps} steps, {steps_per_epoch} an epoch.", dir.display()));
-                self.epochs = *epochs;
+                self.say(&format!("Run: {}, {total} steps, {each} an epoch.", run.dir.display()));
+                self.epochs = run.trainer.total_epochs();
                 if std::io::stderr().is_terminal() {
-                    self.bar = Some(bar(*steps_done, *total_steps));
+                    self.bar = Some(bar(done, total));
                 }
             }
             Event::Changes(changes) => {
@@ -91,18 +93,24 @@ impl Progress {
                     epoch.epoch, self.epochs, epoch.mean_loss, epoch.seconds, epoch.images_per_second
                 ));
             }
-            Event::Samples { epoch, picture } => {
+            _ => {}
+        }
+    }
+
+    /// Shows what the report says.
+    pub(crate) fn show_notice(&self, notice: Notice) {
+        match notice {
+            Notice::Samples { epoch, picture } => {
                 let title = match epoch {
                     Some(epoch) => format!("Samples after epoch {epoch}, also in {}:", picture.display()),
                     None => format!("New images, also in {}:", picture.display()),
                 };
                 self.suspended(|| preview::show(&title, picture));
             }
-            Event::Finished { draw_more } => self.draw_more = (*draw_more).to_owned(),
-            Event::PictureTrouble { picture, reason } => {
+            Notice::PictureTrouble { picture, reason } => {
                 self.suspended(|| warn(&format!("warning: the picture {picture}: {reason}")));
             }
-            Event::Checkpoint(_) | Event::Wrote(_) => {}
+            _ => {}
         }
     }
 

@@ -2,7 +2,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use kakusan::pipeline::{Result, compare, write_whole};
+use kakusan::pipeline::{Result, write_whole};
+use kakusan::report::compare;
 
 use crate::picture::with_ending;
 use crate::terminal::say;

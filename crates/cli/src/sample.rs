@@ -1,4 +1,5 @@
 use std::io::IsTerminal;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -6,11 +7,11 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kakusan::candle::{DType, Device, Tensor};
-use kakusan::pipeline::pictures::{self, Images};
 use kakusan::pipeline::{
     Checkpointed, ConfigWarning, DDPMPipeline, DeviceChoice, Error, Opened, Registry, Result, SampleOptions,
     check_writable, write_whole,
 };
+use kakusan::report::pictures::{self, Images};
 use kakusan::rng::{Generator, Noise, PerImage};
 use kakusan::scheduler::{Churn, PixelRange, RunOptions};
 
@@ -129,6 +130,7 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
         if args.animate.is_some() {
             film.take(step.index, step.steps, &step.output.prev_sample);
         }
+        ControlFlow::Continue(())
     })?;
     bar.finish_and_clear();
 

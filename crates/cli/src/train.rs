@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use kakusan::data::SourceKind;
+use kakusan::data::{DataConfig, DatasetName, SourceKind};
 use kakusan::pipeline::{
-    DeviceChoice, Error, Event, Existing, Outcome, Registry, Result, RunConfig, Training, quote_path, run_config,
+    DeviceChoice, Error, Event, Existing, Outcome, Registry, Result, RunConfig, Training, run_config,
 };
+use kakusan::report::{Report, quote_path};
 
 use crate::failure;
 use crate::machine::MachineArgs;
@@ -96,8 +97,9 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
     };
     if let Some(dir) = args.data {
         // a folder that was named is used or the training fails: nothing else stands in for it
-        config.data.dir = Some(std::path::absolute(&dir).unwrap_or(dir)); // the run may be resumed from elsewhere
-        config.data.sources = vec![SourceKind::Dir];
+        let data = config.data.get_or_insert_with(|| DataConfig::new(DatasetName::Folder));
+        data.dir = Some(std::path::absolute(&dir).unwrap_or(dir)); // the run may be resumed from elsewhere
+        data.sources = vec![SourceKind::Dir];
     }
     for warning in config.warnings() {
         warn(&format!("warning: {warning}"));
@@ -112,29 +114,21 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
     stop_on_ctrl_c(stop.clone(), in_steps.clone());
     let (hub, program) = (crate::progress::hub()?, program());
     let learning_rate = config.train.learning_rate;
-    let training = Training {
-        config,
-        out: out.clone(),
-        existing,
-        device: args.device,
-        registry: &registry,
-        hub: &hub,
-        program: &program,
-        stop: &stop,
-    };
-    let mut progress = Progress::default();
+    let training = Training::new(config, &out, &registry).existing(existing).device(args.device).hub(&hub).stop(&stop);
+    let (mut progress, mut report) = (Progress::default(), Report::new(&program));
     let (mut done, mut all) = (0, 0);
     let outcome = training.run(&mut |event| {
         match event {
-            Event::Begin { steps_done, total_steps, .. } => {
-                (done, all) = (steps_done, total_steps);
+            Event::Begin(run) => {
+                (done, all) = (run.trainer.steps_done(), run.trainer.total_steps());
                 in_steps.store(done < all, Ordering::Relaxed);
             }
             Event::Step { record, .. } => done = record.step,
-            Event::Checkpoint(_) => in_steps.store(done < all, Ordering::Relaxed), // after the last, all is saved
+            Event::Checkpoint { .. } => in_steps.store(done < all, Ordering::Relaxed), // after the last, all is saved
             _ => {}
         }
-        progress.show(&event);
+        progress.show(event);
+        report.observe(event, &mut |notice| progress.show_notice(notice))
     });
     progress.clear();
     let resume = format!("{program} train --resume {}", quote_path(&out));
@@ -142,7 +136,7 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
         Ok(Outcome::Finished) => {
             let dir = out.display();
             say(&format!("The pictures are in {dir}/images, the whole story in {dir}/report.html."));
-            say(&format!("Draw more with: {}", progress.draw_more));
+            say(&format!("Draw more with: {}", report.sample_command()));
             Ok(ExitCode::SUCCESS)
         }
         Ok(Outcome::Interrupted) => {

@@ -1,9 +1,14 @@
 //! What is learnt: image sets, the sources they come from, and shuffled batches made ahead of need.
 //!
-//! [`load`] reads MNIST, Fashion-MNIST, CIFAR-10, a folder of pictures or a data set of the Hugging Face Hub from the first source that answers;
-//! for MNIST the last are digits [drawn](draw_digits) by this crate's own code. Pictures of any size become images of one size as torchvision
-//! makes them. The images stay bytes in an [`ImageSet`], or are decoded when they are needed if they are too many for that; a [`Loader`]
+//! [`load`] reads MNIST, Fashion-MNIST, CIFAR-10 or a folder of pictures from the first source that answers, and with the
+//! feature `hub` any image set of the Hugging Face Hub; for MNIST the last source are digits [drawn](draw_digits) by this crate's
+//! own code. Pictures of any size become images of one size as torchvision makes them. A program's own images become an
+//! [`ImageSet`] from memory, or through [`ReadImages`].
+//!
+//! The images stay bytes in an [`ImageSet`], or are decoded when they are needed if they are too many for that; a [`Loader`]
 //! shuffles them as torch's `DataLoader` does and turns them into numbers from 0 to 1, some batches ahead of the training.
+//!
+//! Features: `hub` (the Hugging Face Hub; includes `parquet`) and `parquet` (folders of parquet files); none is on by default.
 //!
 //! ```
 //! use std::{num::NonZeroUsize, sync::Arc};
@@ -15,7 +20,10 @@
 //! assert_eq!(loader.steps_per_epoch(), 3);
 //!
 //! let mut rng = Generator::new(0);
-//! let sizes: Vec<usize> = loader.epoch(&mut rng).map(|batch| Ok(batch?.labels.len())).collect::<Result<_, kakusan_data::Error>>()?;
+//! let mut sizes = vec![];
+//! for batch in loader.epoch(&mut rng) {
+//!     sizes.push(batch?.labels.len());
+//! }
 //! assert_eq!(sizes, [128, 128, 44]);
 //! # Ok::<(), kakusan_data::Error>(())
 //! ```
@@ -31,16 +39,20 @@ mod dataset;
 mod drawn;
 mod error;
 mod folder;
+#[cfg(feature = "hub")]
+mod hub;
 mod idx;
 mod image_set;
 mod jpeg;
 mod loader;
+#[cfg(feature = "parquet")]
 mod parquet;
 mod photos;
 mod raster;
 mod resize;
 mod source;
 mod splits;
+mod tables;
 mod tree;
 
 pub use class::Class;
@@ -48,7 +60,9 @@ pub use config::{DataConfig, Resolution};
 pub use dataset::{DatasetName, SourceKind};
 pub use drawn::draw_digits;
 pub use error::Error;
-pub use image_set::ImageSet;
+pub use image_set::{ImageSet, ReadImages};
 pub use loader::{Batch, Batches, Loader};
 pub use photos::{BadImage, OnBadImage};
+#[cfg(feature = "hub")]
+pub use source::load_with_hub;
 pub use source::{Loaded, Skipped, SourceUsed, load};

@@ -108,6 +108,11 @@ impl Loader {
         self
     }
 
+    /// The set.
+    pub fn images(&self) -> &ImageSet {
+        &self.images
+    }
+
     /// The number of batches in an epoch.
     pub fn steps_per_epoch(&self) -> usize {
         self.images.len().div_ceil(self.batch_size.get())

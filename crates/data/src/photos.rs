@@ -1,22 +1,24 @@
 //! Pictures of any size and kind, made into images of one size.
 
+#[cfg(feature = "parquet")]
+use std::sync::Arc;
 use std::{
     borrow::Cow,
     fmt,
     fs::File,
     io::Read,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "parquet")]
+use crate::parquet::Cell;
 use crate::{
     Error, ImageSet, Resolution,
     archive::Member,
     image_set::Chance,
-    parquet::Cell,
     raster::{self, Header, MAX_FILE_BYTES, MAX_PIXELS, Picture, Raster, Sample},
 };
 
@@ -60,6 +62,7 @@ pub(crate) enum Photo {
     /// In an archive.
     Member(Member),
     /// In a row of a table: its bytes in memory, or to be read from its cell.
+    #[cfg(feature = "parquet")]
     Cell { cell: Cell, row: usize, bytes: Option<Arc<[u8]>> },
     /// In memory, decoded and resized.
     Held(Picture),
@@ -136,7 +139,9 @@ impl Photo {
                 Ok(bytes.into())
             }
             Self::Member(member) => Ok(member.bytes(most)?.into()),
+            #[cfg(feature = "parquet")]
             Self::Cell { bytes: Some(bytes), .. } => Ok((&bytes[..]).into()),
+            #[cfg(feature = "parquet")]
             Self::Cell { cell, .. } => Ok(cell.bytes()?.data().to_vec().into()),
             Self::Held(_) => Ok((&[][..]).into()),
         }
@@ -155,6 +160,7 @@ impl Photo {
         match self {
             Self::File(path) => path.display().to_string(),
             Self::Member(member) => member.path().display().to_string(),
+            #[cfg(feature = "parquet")]
             Self::Cell { cell, row, .. } => format!("{}, row {row}", cell.path().display()),
             Self::Held(_) => "an image in memory".to_owned(),
         }
@@ -164,6 +170,7 @@ impl Photo {
         match self {
             Self::File(path) => BadImage { path: path.clone(), row: None, reason },
             Self::Member(member) => BadImage { path: member.path(), row: None, reason },
+            #[cfg(feature = "parquet")]
             Self::Cell { cell, row, .. } => BadImage { path: cell.path().to_owned(), row: Some(*row), reason },
             Self::Held(_) => BadImage { path: PathBuf::new(), row: None, reason },
         }

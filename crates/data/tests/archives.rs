@@ -7,7 +7,7 @@ use std::{
     io::{Cursor, Write},
 };
 
-use common::{folder_of, grey_png, gzip, no_hub};
+use common::{folder_of, grey_png, gzip};
 use kakusan_data::{DataConfig, load};
 use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
@@ -38,7 +38,7 @@ fn refusal(bytes: &[u8]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("set");
     fs::write(&path, bytes).unwrap();
-    load(&folder_of(&path), &no_hub()).err().map(|error| error.to_string()).unwrap_or_default()
+    load(&folder_of(&path)).err().map(|error| error.to_string()).unwrap_or_default()
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn an_archive_is_read_as_its_folder_is() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, bytes).unwrap();
     }
-    let unpacked = load(&folder_of(&dir.path().join("unpacked")), &no_hub()).unwrap();
+    let unpacked = load(&folder_of(&dir.path().join("unpacked"))).unwrap();
     assert_eq!((unpacked.images.len(), unpacked.images.class_names().len()), (3, 2));
     for (name, bytes) in [
         ("a.zip", zip(&files, CompressionMethod::Deflated)),
@@ -72,7 +72,7 @@ fn an_archive_is_read_as_its_folder_is() {
         let path = dir.path().join(name);
         fs::write(&path, bytes).unwrap();
         for cache_mb in [None, Some(0)] {
-            let loaded = load(&DataConfig { cache_mb, ..folder_of(&path) }, &no_hub()).unwrap();
+            let loaded = load(&DataConfig { cache_mb, ..folder_of(&path) }).unwrap();
             assert_eq!(
                 (loaded.images.labels(), loaded.images.class_names()),
                 (unpacked.images.labels(), unpacked.images.class_names())
@@ -82,7 +82,7 @@ fn an_archive_is_read_as_its_folder_is() {
                 assert_eq!(loaded.images.image(i).unwrap(), unpacked.images.image(i).unwrap(), "{name}");
             }
         }
-        let val = load(&DataConfig { split: Some("val".into()), ..folder_of(&path) }, &no_hub()).unwrap();
+        let val = load(&DataConfig { split: Some("val".into()), ..folder_of(&path) }).unwrap();
         assert_eq!(val.images.image(0).unwrap()[0], 3);
     }
 }

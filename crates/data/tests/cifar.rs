@@ -4,7 +4,6 @@ mod common;
 
 use std::fs;
 
-use common::no_hub;
 use kakusan_data::{DataConfig, DatasetName, load};
 use tempfile::TempDir;
 
@@ -31,20 +30,20 @@ fn config(dir: &TempDir) -> DataConfig {
 }
 
 fn refused(dir: &TempDir) -> String {
-    load(&config(dir), &no_hub()).unwrap_err().to_string()
+    load(&config(dir)).unwrap_err().to_string()
 }
 
 #[test]
 fn five_files_in_order() {
     for below in ["", "cifar-10-batches-bin"] {
         let dir = folder(below);
-        let images = load(&config(&dir), &no_hub()).unwrap().images;
+        let images = load(&config(&dir)).unwrap().images;
         assert_eq!((images.shape(), images.len()), ([3, 32, 32], 20));
         for i in 0..20 {
             assert_eq!(images.label(i), (i % 10) as u32);
             assert!(images.image(i).unwrap().iter().enumerate().all(|(at, &pixel)| pixel == byte(i, at)));
         }
-        let some = load(&config(&dir).with_classes(["dog", "cat"]), &no_hub()).unwrap().images;
+        let some = load(&config(&dir).with_classes(["dog", "cat"])).unwrap().images;
         assert_eq!(some.labels(), [3, 5, 3, 5]);
         assert_eq!(some.class_names()[3..6], ["cat", "deer", "dog"]);
     }
@@ -54,12 +53,12 @@ fn five_files_in_order() {
 fn in_grey_and_at_another_size() {
     let dir = folder("");
     let grey = DataConfig { channels: Some(1), ..config(&dir) };
-    let grey = load(&grey, &no_hub()).unwrap().images;
+    let grey = load(&grey).unwrap().images;
     assert_eq!(grey.shape(), [1, 32, 32]);
     let [r, g, b] = [0, 1024, 2048].map(|at| f64::from(byte(7, at)));
     assert_eq!(f64::from(grey.image(7).unwrap()[0]), (0.299 * r + 0.587 * g + 0.114 * b).round());
     let small = DataConfig { resolution: Some(16.into()), random_flip: true, ..config(&dir) };
-    assert_eq!(load(&small, &no_hub()).unwrap().images.shape(), [3, 16, 16]);
+    assert_eq!(load(&small).unwrap().images.shape(), [3, 16, 16]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use common::{folder_of, grey_png, no_hub};
+use common::{folder_of, grey_png};
 use kakusan_data::{Class, DataConfig, Loaded, Loader, OnBadImage, load};
 use kakusan_rng::Generator;
 use tempfile::TempDir;
@@ -29,7 +29,7 @@ fn firsts(loaded: &Loaded) -> Vec<u8> {
 }
 
 fn refused(config: &DataConfig) -> String {
-    load(config, &no_hub()).unwrap_err().to_string()
+    load(config).unwrap_err().to_string()
 }
 
 fn png(first: u8) -> Vec<u8> {
@@ -50,16 +50,16 @@ fn each_subfolder_is_a_class_in_sorted_order() {
         (".hidden/x.png", &a),
         ("dog/.x.png", b"not looked at"),
     ]);
-    let loaded = load(&folder_of(dir.path()), &no_hub()).unwrap();
+    let loaded = load(&folder_of(dir.path())).unwrap();
     assert_eq!(loaded.images.class_names(), ["Ape", "cat", "dog"]); // capitals first, as Python sorts
     assert_eq!(loaded.images.labels(), [0, 1, 1, 2, 2]);
     assert_eq!(firsts(&loaded), [5, 3, 4, 1, 2]);
     assert_eq!(loaded.images.shape(), [1, 4, 4]);
     assert!(loaded.source.description.contains("of 3 classes"), "{}", loaded.source.description);
 
-    let some = load(&folder_of(dir.path()).with_classes(["dog"]), &no_hub()).unwrap();
+    let some = load(&folder_of(dir.path()).with_classes(["dog"])).unwrap();
     assert_eq!((some.images.labels(), firsts(&some)), (&[2, 2][..], vec![1, 2]));
-    let some = load(&folder_of(dir.path()).with_classes([0, 2]), &no_hub()).unwrap();
+    let some = load(&folder_of(dir.path()).with_classes([0, 2])).unwrap();
     assert_eq!(firsts(&some), [5, 1, 2]);
     let message = refused(&folder_of(dir.path()).with_classes(["dog", "cow"]));
     assert_eq!(message, "`classes` names \"cow\", but the set holds the classes 0 (Ape), 1 (cat), 2 (dog)");
@@ -70,7 +70,7 @@ fn each_subfolder_is_a_class_in_sorted_order() {
 fn pictures_beside_each_other_have_no_classes() {
     let (a, b, c) = (png(1), png(2), png(3));
     let dir = folder(&[("flowers/b.png", &b), ("flowers/a.png", &a), ("flowers/more/c.png", &c)]);
-    let loaded = load(&folder_of(&dir.path().join("flowers")), &no_hub()).unwrap();
+    let loaded = load(&folder_of(&dir.path().join("flowers"))).unwrap();
     assert_eq!(loaded.images.class_names(), ["flowers"]);
     assert_eq!((loaded.images.labels(), firsts(&loaded)), (&[0, 0, 0][..], vec![1, 2, 3]));
 }
@@ -84,9 +84,9 @@ fn images_of_one_size_need_no_resolution_and_others_do() {
         assert!(message.contains(part), "`{message}` lacks `{part}`");
     }
     let config = DataConfig { resolution: Some(4.into()), channels: Some(3), ..folder_of(dir.path()) };
-    assert_eq!(load(&config, &no_hub()).unwrap().images.shape(), [3, 4, 4]);
+    assert_eq!(load(&config).unwrap().images.shape(), [3, 4, 4]);
     let dir = folder(&[("b.png", &wide)]);
-    assert_eq!(load(&folder_of(dir.path()), &no_hub()).unwrap().images.shape(), [1, 4, 6]);
+    assert_eq!(load(&folder_of(dir.path())).unwrap().images.shape(), [1, 4, 6]);
 }
 
 /// A PNG that claims a size and has nothing to show for it.
@@ -135,7 +135,7 @@ fn a_bad_picture_is_named_or_left_out_and_reported() {
         let dir = folder(&[("a.png", &good), (name, &bytes), ("z.png", &good)]);
         for cache_mb in [None, Some(0)] {
             let config = DataConfig { resolution: Some(64.into()), cache_mb, ..folder_of(dir.path()) };
-            let message = match load(&config, &no_hub()) {
+            let message = match load(&config) {
                 Err(error) => error.to_string(),
                 Ok(loaded) => loaded.images.image(1).unwrap_err().to_string(),
             };
@@ -144,14 +144,14 @@ fn a_bad_picture_is_named_or_left_out_and_reported() {
         }
 
         let skip = DataConfig { resolution: Some(64.into()), on_bad_image: OnBadImage::Skip, ..folder_of(dir.path()) };
-        let loaded = load(&skip, &no_hub()).unwrap();
+        let loaded = load(&skip).unwrap();
         assert_eq!(loaded.images.len(), 2);
         let [bad] = loaded.bad_images.as_slice() else { panic!("{:?}", loaded.bad_images) };
         assert_eq!(bad.path, dir.path().join(name));
         assert!(loaded.source.description.contains("without 1 bad ones"), "{}", loaded.source.description);
 
         // Too many to be held: what the header hides shows when its turn comes.
-        let lazy = load(&DataConfig { cache_mb: Some(0), ..skip }, &no_hub()).unwrap();
+        let lazy = load(&DataConfig { cache_mb: Some(0), ..skip }).unwrap();
         let mut bad = lazy.bad_images.clone();
         let mut seen = 0;
         for batch in Loader::new(lazy.images.clone(), NonZeroUsize::new(2).unwrap()).epoch(&mut Generator::new(0)) {
@@ -207,7 +207,7 @@ fn links_are_followed_but_not_in_circles() {
     symlink(elsewhere.path().join("x"), dir.path().join("dog")).unwrap();
     symlink(elsewhere.path().join("x/b.png"), dir.path().join("cat/b.png")).unwrap();
     symlink("nowhere.txt", dir.path().join("cat/dangling.txt")).unwrap();
-    let loaded = load(&folder_of(dir.path()), &no_hub()).unwrap();
+    let loaded = load(&folder_of(dir.path())).unwrap();
     assert_eq!((loaded.images.class_names(), firsts(&loaded)), (&["cat", "dog"].map(String::from)[..], vec![1, 2, 2]));
 
     symlink("nowhere.png", dir.path().join("cat/dangling.png")).unwrap();
@@ -230,7 +230,7 @@ fn names_that_are_no_text_are_read_too() {
     use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
     let dir = folder(&[]);
     fs::write(dir.path().join(OsStr::from_bytes(b"\xff\xfe.png")), png(9)).unwrap();
-    assert_eq!(firsts(&load(&folder_of(dir.path()), &no_hub()).unwrap()), [9]);
+    assert_eq!(firsts(&load(&folder_of(dir.path())).unwrap()), [9]);
 }
 
 /// A picture that goes away, or changes its size, between the start and its turn.
@@ -238,7 +238,7 @@ fn names_that_are_no_text_are_read_too() {
 fn pictures_that_change_under_the_loader_are_named() {
     let dir = folder(&[("a.png", &png(1))]);
     let config = DataConfig { cache_mb: Some(0), ..folder_of(dir.path()) };
-    let images = load(&config, &no_hub()).unwrap().images;
+    let images = load(&config).unwrap().images;
     fs::write(dir.path().join("a.png"), grey_png(2, 2, 0)).unwrap();
     let one = NonZeroUsize::MIN;
     let mut epoch = Loader::new(images.clone(), one).epoch(&mut Generator::new(0));
@@ -250,7 +250,7 @@ fn pictures_that_change_under_the_loader_are_named() {
 
 /// What a class-conditional model is told of a folder, or why it is refused.
 fn unlabelled(config: &DataConfig) -> String {
-    load(config, &no_hub()).unwrap().unlabelled.unwrap_or_default()
+    load(config).unwrap().unlabelled.unwrap_or_default()
 }
 
 fn counts(loaded: &Loaded) -> Vec<(String, usize)> {
@@ -267,14 +267,14 @@ fn pictures_of_no_class_are_named() {
     let a = png(1);
     let dir = folder(&[("cat/a.png", &a), ("cat/sub/b.png", &a), ("dog/a.png", &a), ("sheet.png", &a)]);
     let config = folder_of(dir.path());
-    let loaded = load(&config, &no_hub()).unwrap();
+    let loaded = load(&config).unwrap();
     assert_eq!((loaded.images.len(), loaded.images.class_names().len()), (4, 1));
     let text = unlabelled(&config);
     for part in ["sheet.png beside the folders cat and dog belongs to no class", "move it", "data.classes"] {
         assert!(text.contains(part), "`{text}` lacks `{part}`");
     }
     // whoever names the classes does without it
-    let named = load(&folder_of(dir.path()).with_classes(["cat", "dog"]), &no_hub()).unwrap();
+    let named = load(&folder_of(dir.path()).with_classes(["cat", "dog"])).unwrap();
     assert_eq!((counts(&named), &named.unlabelled), (classes(&[("cat", 2), ("dog", 1)]), &None));
     assert!(
         named
@@ -283,23 +283,23 @@ fn pictures_of_no_class_are_named() {
             .any(|note| note.contains("1 picture beside the folders of the classes left out, such as sheet.png"))
     );
     fs::remove_file(dir.path().join("sheet.png")).unwrap();
-    let loaded = load(&config, &no_hub()).unwrap();
+    let loaded = load(&config).unwrap();
     assert_eq!((counts(&loaded), loaded.unlabelled, loaded.notes), (classes(&[("cat", 2), ("dog", 1)]), None, vec![]));
 
     // not one of these is a class or a picture
     for stray in [".x.png", ".cache/x.png", "__MACOSX/cat/x.png", "notes.txt"] {
         let dir = folder(&[("cat/a.png", &a), ("dog/a.png", &a), (stray, &a)]);
-        let loaded = load(&folder_of(dir.path()), &no_hub()).unwrap();
+        let loaded = load(&folder_of(dir.path())).unwrap();
         assert_eq!((counts(&loaded), loaded.unlabelled), (classes(&[("cat", 1), ("dog", 1)]), None), "{stray}");
     }
     let dir = folder(&[("cat/a.png", &a), ("dog/a.png", &a), ("bird/readme.txt", b"")]);
-    let loaded = load(&folder_of(dir.path()), &no_hub()).unwrap();
+    let loaded = load(&folder_of(dir.path())).unwrap();
     assert_eq!(counts(&loaded), classes(&[("cat", 1), ("dog", 1)]));
     assert_eq!(loaded.notes, ["no class, for want of a picture: bird"]);
 
     let dir = folder(&[("a.png", &a), ("b.png", &a), ("metadata.csv", b"file_name,label\n")]);
     assert!(unlabelled(&folder_of(dir.path())).contains("lie in no folders of classes (metadata.csv is not read)"));
-    let notes = load(&folder_of(dir.path()), &no_hub()).unwrap().notes;
+    let notes = load(&folder_of(dir.path())).unwrap().notes;
     assert_eq!(notes, ["metadata.csv is not read: classes are folders"]);
     let dir = folder(&[("cat/a.png", &a)]);
     assert!(unlabelled(&folder_of(dir.path())).contains("of one class, `cat`, the only folder"));
@@ -310,7 +310,7 @@ fn pictures_of_no_class_are_named() {
 fn a_folder_around_the_classes_is_no_class() {
     let a = png(1);
     let dir = folder(&[("set/pictures/cat/a.png", &a), ("set/pictures/dog/a.png", &a), ("set/readme.txt", b"")]);
-    let loaded = load(&folder_of(dir.path()), &no_hub()).unwrap();
+    let loaded = load(&folder_of(dir.path())).unwrap();
     assert_eq!(counts(&loaded), classes(&[("cat", 1), ("dog", 1)]));
 }
 
@@ -340,7 +340,7 @@ fn splits_are_no_classes() {
         let files: Vec<(&str, &[u8])> = files.iter().map(|name| (name.as_str(), &a[..])).collect();
         let dir = folder(&files);
         let config = folder_of(dir.path());
-        let loaded = load(&config, &no_hub()).unwrap();
+        let loaded = load(&config).unwrap();
         assert_eq!(counts(&loaded), classes(&[("cat", 1), ("dog", 2)]), "{train}, {other}");
         let (train, other) = (train.trim_start_matches("data/"), other.trim_start_matches("data/"));
         assert!(
@@ -350,7 +350,7 @@ fn splits_are_no_classes() {
         );
         let said = format!("the split train is taken, from {train}; not {other} (3 pictures)");
         assert_eq!(loaded.notes, [said]);
-        let asked = load(&DataConfig { split: Some(other.into()), ..config.clone() }, &no_hub()).unwrap();
+        let asked = load(&DataConfig { split: Some(other.into()), ..config.clone() }).unwrap();
         assert_eq!(counts(&asked), classes(&[("cat", 1), ("dog", 1), ("fox", 1)]));
         let message = refused(&DataConfig { split: Some("holdout".into()), ..config });
         assert!(message.contains("`split` is \"holdout\", but the splits in ") && message.contains(other), "{message}");
@@ -364,7 +364,7 @@ fn splits_are_no_classes() {
         ("extra/cat/c.png", &b),
         ("cover.png", &b),
     ]);
-    let loaded = load(&folder_of(dir.path()), &no_hub()).unwrap();
+    let loaded = load(&folder_of(dir.path())).unwrap();
     assert_eq!(counts(&loaded), classes(&[("cat", 2), ("dog", 1)]));
     assert!(
         loaded.notes[0].contains("from train_1 and train_2; not dev (1 picture) and extra (1 picture)"),
@@ -374,7 +374,7 @@ fn splits_are_no_classes() {
     assert!(loaded.notes[1].contains("1 picture beside the folders of the splits left out, such as cover.png"));
     for (split, expected) in [("validation", 1), ("val", 1), ("extra", 1), ("train_2", 2), ("train", 3)] {
         let config = DataConfig { split: Some(split.into()), ..folder_of(dir.path()) };
-        assert_eq!(load(&config, &no_hub()).unwrap().images.len(), expected, "{split}");
+        assert_eq!(load(&config).unwrap().images.len(), expected, "{split}");
     }
     let message = refused(&DataConfig { split: Some("test".into()), ..folder_of(dir.path()) });
     assert!(message.contains("dev (validation), extra, train_1 (train) and train_2 (train)"), "{message}");
@@ -385,7 +385,7 @@ fn splits_are_no_classes() {
 
     // one word among others is a class: a train beside a bus
     let dir = folder(&[("bus/a.png", &a), ("train/a.png", &a)]);
-    let loaded = load(&folder_of(dir.path()), &no_hub()).unwrap();
+    let loaded = load(&folder_of(dir.path())).unwrap();
     assert_eq!(counts(&loaded), classes(&[("bus", 1), ("train", 1)]));
     assert!(loaded.notes[0].starts_with("train is taken for a class"), "{:?}", loaded.notes);
     let message = refused(&DataConfig { split: Some("val".into()), ..folder_of(dir.path()) });
@@ -399,10 +399,10 @@ fn splits_are_no_classes() {
         ("dog/train/b.png", &a),
         ("dog/test/a.png", &a),
     ]);
-    let loaded = load(&folder_of(dir.path()), &no_hub()).unwrap();
+    let loaded = load(&folder_of(dir.path())).unwrap();
     assert_eq!(counts(&loaded), classes(&[("cat", 1), ("dog", 2)]));
     assert!(loaded.source.description.contains("split train, in train"), "{}", loaded.source.description);
-    let test = load(&DataConfig { split: Some("test".into()), ..folder_of(dir.path()) }, &no_hub()).unwrap();
+    let test = load(&DataConfig { split: Some("test".into()), ..folder_of(dir.path()) }).unwrap();
     assert_eq!(counts(&test), classes(&[("cat", 1), ("dog", 1)]));
 }
 
@@ -412,7 +412,7 @@ fn a_number_means_the_folder_of_that_name() {
     let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
     let dir = folder(&files);
     for i in 0..12u32 {
-        let loaded = load(&folder_of(dir.path()).with_classes([i]), &no_hub()).unwrap();
+        let loaded = load(&folder_of(dir.path()).with_classes([i])).unwrap();
         assert_eq!((firsts(&loaded), counts(&loaded)), (vec![i as u8], classes(&[(&i.to_string(), 1)])));
         // the labels are torchvision's and datasets': the place among the sorted names
         let names = loaded.images.class_names();
@@ -426,7 +426,7 @@ fn a_number_means_the_folder_of_that_name() {
 
     let dir = folder(&[("01/a.png", &png(1)), ("02/a.png", &png(2)), ("10/a.png", &png(10))]);
     for (class, expected) in [(1, Some(1)), (2, Some(2)), (10, Some(10)), (0, None)] {
-        match (load(&folder_of(dir.path()).with_classes([class]), &no_hub()), expected) {
+        match (load(&folder_of(dir.path()).with_classes([class])), expected) {
             (Ok(loaded), Some(expected)) => assert_eq!(firsts(&loaded), [expected]),
             (Err(error), None) => assert!(error.to_string().contains("holds the classes 01, 02, 10"), "{error}"),
             other => panic!("{class}: {other:?}"),
@@ -435,6 +435,6 @@ fn a_number_means_the_folder_of_that_name() {
     // some names are no numbers: a place among them, unless it is a name
     let dir = folder(&[("1/a.png", &png(1)), ("cat/a.png", &png(2)), ("dog/a.png", &png(3))]);
     for (class, expected) in [(1, 1), (2, 3)] {
-        assert_eq!(firsts(&load(&folder_of(dir.path()).with_classes([class]), &no_hub()).unwrap()), [expected]);
+        assert_eq!(firsts(&load(&folder_of(dir.path()).with_classes([class])).unwrap()), [expected]);
     }
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use fake_hub::{FakeHub, Fault};
-use kakusan_data::{DataConfig, DatasetName, Error, OnBadImage, SourceKind, load};
+use kakusan_data::{DataConfig, DatasetName, Error, OnBadImage, SourceKind, load_with_hub};
 use kakusan_hub::{Hub, HubConfig};
 
 const REPO: &str = "datasets/ylecun/mnist";
@@ -50,14 +50,14 @@ fn comes_from_the_hub_once(folder: &Path, count: usize) {
     let (server, cache) = (FakeHub::start(), tempfile::tempdir().unwrap());
     server.serve_folder(REPO, folder);
     let mut settings = HubConfig::new(server.url(), cache.path());
-    let first = load(&config(&[SourceKind::Hub]), &Hub::new(settings.clone())).unwrap();
-    assert_eq!(first.source.kind, SourceKind::Hub);
+    let first = load_with_hub(&config(&[SourceKind::Hub]), &Hub::new(settings.clone())).unwrap();
+    assert_eq!(first.source.kind, Some(SourceKind::Hub));
     assert_eq!((first.images.height(), first.images.width(), first.images.len()), (28, 28, count));
     let is_download = |request: &&fake_hub::Request| request.method == "GET" && request.path.contains("/resolve/");
     assert_eq!(server.requests().iter().filter(is_download).count(), 1);
 
     settings.offline = true;
-    let second = load(&config(&[SourceKind::Hub]), &Hub::new(settings)).unwrap();
+    let second = load_with_hub(&config(&[SourceKind::Hub]), &Hub::new(settings)).unwrap();
     assert!(server.requests().is_empty());
     assert_eq!(first.images.labels(), second.images.labels());
     assert!((0..first.images.len()).all(|i| first.images.image(i).unwrap() == second.images.image(i).unwrap()));
@@ -70,8 +70,8 @@ fn the_hubs_file_altered_or_cut_short_is_refused_and_the_next_source_is_asked() 
         server.serve_folder(REPO, &excerpt());
         server.fault(fault.clone());
         let hub = Hub::new(HubConfig::new(server.url(), cache.path()));
-        let loaded = load(&config(&[SourceKind::Hub, SourceKind::Drawn]), &hub).unwrap();
-        assert_eq!((loaded.source.kind, loaded.images.len()), (SourceKind::Drawn, 15));
+        let loaded = load_with_hub(&config(&[SourceKind::Hub, SourceKind::Drawn]), &hub).unwrap();
+        assert_eq!((loaded.source.kind, loaded.images.len()), (Some(SourceKind::Drawn), 15));
         assert!(loaded.skipped[0].reason.contains(FILE), "{:?}", loaded.skipped);
         // what came of a broken download stays, to go on with, but is no file of the cache
         let blobs = std::fs::read_dir(cache.path().join("datasets--ylecun--mnist/blobs")).unwrap();
@@ -84,7 +84,8 @@ fn the_hubs_file_altered_or_cut_short_is_refused_and_the_next_source_is_asked() 
 fn a_file_that_is_no_parquet_is_named() {
     let (server, cache) = (FakeHub::start(), tempfile::tempdir().unwrap());
     server.serve(REPO, FILE, "rubbish with a right checksum");
-    let error = load(&config(&[SourceKind::Hub]), &Hub::new(HubConfig::new(server.url(), cache.path()))).unwrap_err();
+    let error =
+        load_with_hub(&config(&[SourceKind::Hub]), &Hub::new(HubConfig::new(server.url(), cache.path()))).unwrap_err();
     assert!(matches!(error, Error::NoSource { .. }));
     let text = error.to_string();
     assert!(text.contains("0000.parquet") && text.contains("not a sound parquet file"), "{text}");
@@ -94,8 +95,8 @@ fn a_file_that_is_no_parquet_is_named() {
 fn a_hub_that_is_away_is_passed_over_with_its_reason() {
     let cache = tempfile::tempdir().unwrap();
     let hub = Hub::new(HubConfig::new("http://127.0.0.1:1", cache.path()));
-    let loaded = load(&config(&[SourceKind::Hub, SourceKind::Drawn]), &hub).unwrap();
-    assert_eq!(loaded.source.kind, SourceKind::Drawn);
+    let loaded = load_with_hub(&config(&[SourceKind::Hub, SourceKind::Drawn]), &hub).unwrap();
+    assert_eq!(loaded.source.kind, Some(SourceKind::Drawn));
     assert!(loaded.skipped[0].reason.contains("cannot be reached"), "{:?}", loaded.skipped);
 }
 
@@ -164,7 +165,7 @@ fn any_set_of_the_hub_in_all_its_files() {
     server.serve(repo, "default/train/0001.parquet", parquet("photo", Some("animal"), &pictures(7..12), 5));
     server.serve(repo, "bees/test/0000.parquet", parquet("photo", None, &pictures(0..2), 9));
     let hub = Hub::new(HubConfig::new(server.url(), cache.path()));
-    let loaded = load(&any_set("owner/zoo"), &hub).unwrap();
+    let loaded = load_with_hub(&any_set("owner/zoo"), &hub).unwrap();
     assert_eq!(loaded.source.description, "the Hub's data set owner/zoo (default, train; 2 files)");
     assert_eq!(loaded.images.class_names(), ["ape", "bee", "cow"]);
     assert_eq!(loaded.images.labels(), [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2]);
@@ -173,7 +174,7 @@ fn any_set_of_the_hub_in_all_its_files() {
 
     // The same where the pictures stay in their file, on any number of threads.
     let config = DataConfig { cache_mb: Some(0), ..any_set("owner/zoo") };
-    let lazy = load(&config, &hub).unwrap().images;
+    let lazy = load_with_hub(&config, &hub).unwrap().images;
     assert!(!lazy.is_held());
     assert!((0..12).all(|i| lazy.image(i).unwrap() == loaded.images.image(i).unwrap()));
     let rng = || kakusan_rng::Generator::new(1);
@@ -182,23 +183,23 @@ fn any_set_of_the_hub_in_all_its_files() {
         assert_eq!(common::epoch(&lazy, threads, prefetch, &mut rng()), expected);
     }
 
-    let some = load(&any_set("owner/zoo").with_classes(["cow"]), &hub).unwrap().images;
+    let some = load_with_hub(&any_set("owner/zoo").with_classes(["cow"]), &hub).unwrap().images;
     assert_eq!(some.labels(), [2; 4]);
     let (config_name, split) = (Some("bees".to_owned()), Some("test".to_owned()));
-    let bees = load(&DataConfig { config_name, split, ..any_set("owner/zoo") }, &hub).unwrap().images;
+    let bees = load_with_hub(&DataConfig { config_name, split, ..any_set("owner/zoo") }, &hub).unwrap().images;
     assert_eq!((bees.labels(), bees.class_names()), (&[0, 0][..], &["images".to_owned()][..]));
 
     // From the cache, offline.
     let mut settings = HubConfig::new(server.url(), cache.path());
     settings.offline = true;
-    assert_eq!(load(&any_set("owner/zoo"), &Hub::new(settings)).unwrap().images, loaded.images);
+    assert_eq!(load_with_hub(&any_set("owner/zoo"), &Hub::new(settings)).unwrap().images, loaded.images);
 }
 
 #[test]
 fn a_set_that_is_not_there_or_not_clear_is_explained() {
     let (server, cache) = (FakeHub::start(), tempfile::tempdir().unwrap());
     let hub = Hub::new(HubConfig::new(server.url(), cache.path()));
-    let refused = |config: &DataConfig| load(config, &hub).unwrap_err().to_string();
+    let refused = |config: &DataConfig| load_with_hub(config, &hub).unwrap_err().to_string();
     // Nothing of these sets is in the cache: Python would take a repository without a file for damaged.
     assert!(!cache.path().join("datasets--owner--zoo").exists());
     let text = refused(&any_set("owner/none"));
@@ -210,7 +211,7 @@ fn a_set_that_is_not_there_or_not_clear_is_explained() {
     let text = refused(&any_set("owner/bad"));
     assert!(text.contains("0000.parquet: the image in row 2 is damaged"), "{text}");
     let skip = DataConfig { on_bad_image: OnBadImage::Skip, ..any_set("owner/bad") };
-    let loaded = load(&skip, &hub).unwrap();
+    let loaded = load_with_hub(&skip, &hub).unwrap();
     assert_eq!((loaded.images.labels(), loaded.bad_images[0].row), (&[0, 1, 0][..], Some(2)));
 
     let text = refused(&DataConfig { image_column: Some("photo".to_owned()), ..any_set("owner/bad") });
@@ -232,7 +233,9 @@ fn three_files() -> (FakeHub, tempfile::TempDir) {
 fn load_three(server: &FakeHub, cache: &Path, offline: bool) -> Result<usize, String> {
     let mut settings = HubConfig::new(server.url(), cache);
     settings.offline = offline;
-    load(&any_set("owner/three"), &Hub::new(settings)).map(|set| set.images.len()).map_err(|error| error.to_string())
+    load_with_hub(&any_set("owner/three"), &Hub::new(settings))
+        .map(|set| set.images.len())
+        .map_err(|error| error.to_string())
 }
 
 #[test]
@@ -315,7 +318,7 @@ fn the_splits_and_configurations_that_there_are_are_told() {
     server.serve("datasets/owner/zoo", "apes/validation/0000.parquet", file());
     server.serve("datasets/owner/none", "README.md", "nothing yet");
     let hub = Hub::new(HubConfig::new(server.url(), cache.path()));
-    let refused = |config: &DataConfig| load(config, &hub).unwrap_err().to_string();
+    let refused = |config: &DataConfig| load_with_hub(config, &hub).unwrap_err().to_string();
     for fault in [None, Some(Fault::NoListing)] {
         server.fault(fault);
         let text = refused(&any_set("owner/large"));
@@ -326,7 +329,7 @@ fn the_splits_and_configurations_that_there_are_are_told() {
     }
     server.fault(None);
     let partial = DataConfig { split: Some("partial-train".to_owned()), ..any_set("owner/large") };
-    assert_eq!(load(&partial, &hub).unwrap().images.len(), 3);
+    assert_eq!(load_with_hub(&partial, &hub).unwrap().images.len(), 3);
 
     let text = refused(&any_set("owner/zoo"));
     assert!(
@@ -355,12 +358,13 @@ fn cifar_from_the_hub() {
     let file = parquet("img", Some("label"), &rows, 4);
     server.serve("datasets/uoft-cs/cifar10", "plain_text/train/0000.parquet", file);
     let hub = Hub::new(HubConfig::new(server.url(), cache.path()));
-    let images = load(&DataConfig::new(DatasetName::Cifar10).with_classes(["truck", "ship"]), &hub).unwrap().images;
+    let images =
+        load_with_hub(&DataConfig::new(DatasetName::Cifar10).with_classes(["truck", "ship"]), &hub).unwrap().images;
     assert_eq!((images.shape(), images.labels()), ([3, 32, 32], &[8, 9][..]));
     let image = images.image(1).unwrap();
     assert_eq!([image[0], image[1024], image[2048]], [9, 100, 200]);
     // MNIST is 28 x 28, and what is not is not MNIST.
     server.serve(REPO, FILE, parquet("image", Some("label"), &[(rgb(0), 1)], 1));
-    let text = load(&config(&[SourceKind::Hub]), &hub).unwrap_err().to_string();
+    let text = load_with_hub(&config(&[SourceKind::Hub]), &hub).unwrap_err().to_string();
     assert!(text.contains("ylecun/mnist holds images of [1, 32, 32]"), "{text}");
 }

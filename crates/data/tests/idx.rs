@@ -4,7 +4,7 @@ mod common;
 
 use std::{fs, path::Path};
 
-use common::{from_dir, gzip, header, images, labels, no_hub, pixel};
+use common::{from_dir, gzip, header, images, labels, pixel};
 use kakusan_data::{DatasetName, Error, ImageSet, SourceKind, load};
 
 const IMAGES: &str = "train-images-idx3-ubyte";
@@ -22,7 +22,7 @@ fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
 }
 
 fn read(dir: &Path) -> Result<ImageSet, Error> {
-    load(&from_dir(dir), &no_hub()).map(|loaded| (*loaded.images).clone())
+    load(&from_dir(dir)).map(|loaded| (*loaded.images).clone())
 }
 
 fn assert_good(set: &ImageSet, n: usize) {
@@ -82,10 +82,10 @@ fn fashion_mnist_lies_in_its_own_folder() {
         ("FashionMNIST/raw/train-labels-idx1-ubyte", &labels(10)),
     ]);
     let mut config = from_dir(dir.path());
-    assert!(matches!(load(&config, &no_hub()), Err(Error::MissingFile { .. })));
+    assert!(matches!(load(&config), Err(Error::MissingFile { .. })));
     config.name = DatasetName::FashionMnist;
     config = config.with_classes([9, 8]);
-    let loaded = load(&config, &no_hub()).unwrap();
+    let loaded = load(&config).unwrap();
     assert_eq!(loaded.images.labels(), [8, 9]);
     assert_eq!(loaded.images.class_names()[9], "Ankle boot");
 }
@@ -93,8 +93,8 @@ fn fashion_mnist_lies_in_its_own_folder() {
 #[test]
 fn the_source_is_named() {
     let dir = folder(&[(IMAGES, &images(5)), (LABELS, &labels(5))]);
-    let loaded = load(&from_dir(dir.path()), &no_hub()).unwrap();
-    assert_eq!(loaded.source.kind, SourceKind::Dir);
+    let loaded = load(&from_dir(dir.path())).unwrap();
+    assert_eq!(loaded.source.kind, Some(SourceKind::Dir));
     assert_says(&loaded.source.to_string(), &[&dir.path().join(IMAGES).display().to_string(), LABELS]);
     assert!(loaded.skipped.is_empty());
 }

@@ -5,7 +5,7 @@ mod common;
 
 use std::{fs, io::Read, path::Path, path::PathBuf, sync::Arc};
 
-use common::{from_dir, header, no_hub};
+use common::{from_dir, header};
 use flate2::read::GzDecoder;
 use kakusan_data::{ImageSet, draw_digits, load};
 
@@ -42,12 +42,12 @@ mod whole_mnist {
 
 /// All images of the folder, `count` of them, and of these the ones, eights and fours.
 fn digits_of_the_tutorial(dir: &Path, count: usize) -> Arc<ImageSet> {
-    let all = load(&from_dir(dir), &no_hub()).unwrap().images;
+    let all = load(&from_dir(dir)).unwrap().images;
     assert_eq!((all.shape(), all.len()), ([1, 28, 28], count));
     assert_eq!(all.labels()[..12], [5, 0, 4, 1, 9, 2, 1, 3, 1, 4, 3, 5]); // the order of the file
     let row = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 18, 18, 18, 126, 136, 175, 26, 166, 255, 247, 127, 0, 0, 0, 0];
     assert_eq!(all.image(0).unwrap()[5 * 28..6 * 28], row);
-    let images = load(&from_dir(dir).with_classes([1, 8, 4]), &no_hub()).unwrap().images;
+    let images = load(&from_dir(dir).with_classes([1, 8, 4])).unwrap().images;
     assert_eq!(images.labels()[..8], [4, 1, 1, 1, 4, 1, 8, 4]);
     images
 }
@@ -74,7 +74,7 @@ fn candle_reads_the_same_of(dir: &Path) {
     fs::write(plain.path().join("t10k-images-idx3-ubyte"), header(&[2051, 0, 28, 28])).unwrap();
     fs::write(plain.path().join("t10k-labels-idx1-ubyte"), header(&[2049, 0])).unwrap();
     let theirs = candle_datasets::vision::mnist::load_dir(plain.path()).unwrap();
-    let ours = load(&from_dir(dir), &no_hub()).unwrap().images;
+    let ours = load(&from_dir(dir)).unwrap().images;
     assert_eq!(theirs.train_labels.to_dtype(candle_core::DType::U32).unwrap().to_vec1::<u32>().unwrap(), ours.labels());
     let pixels = theirs.train_images.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     for i in 0..ours.len() {
@@ -105,7 +105,7 @@ fn drawn_digits_teach_to_read(dir: &Path, least: [f64; 2]) {
     let mut config = from_dir(dir);
     for (classes, least) in [vec![1u8, 8, 4], (0..10).collect()].into_iter().zip(least) {
         config = config.with_classes(classes.iter().map(|&class| u32::from(class)));
-        let real: Arc<ImageSet> = load(&config, &no_hub()).unwrap().images;
+        let real: Arc<ImageSet> = load(&config).unwrap().images;
         let drawn = draw_digits(&classes, 300, 0).unwrap();
         let share = nearest_neighbour(&drawn, &real, real.len().min(500));
         assert!(share > least, "{share} of {classes:?}");

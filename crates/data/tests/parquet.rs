@@ -5,8 +5,8 @@ mod common;
 
 use std::{fs, path::Path};
 
-use common::{folder_of, grey_png, no_hub};
-use kakusan_data::{DataConfig, DatasetName, Error, ImageSet, Loaded, OnBadImage, load};
+use common::{folder_of, grey_png};
+use kakusan_data::{DataConfig, DatasetName, Error, ImageSet, Loaded, OnBadImage, load, load_with_hub};
 use kakusan_hub::{Hub, HubConfig};
 
 const THIRDS: [u32; 12] = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2];
@@ -34,7 +34,7 @@ fn load_files(files: &[&str], config: &DataConfig) -> Result<Loaded, Error> {
     }
     let mut settings = HubConfig::new("http://127.0.0.1:1", cache.path());
     settings.offline = true;
-    load(config, &Hub::new(settings)).map(held)
+    load_with_hub(config, &Hub::new(settings)).map(held)
 }
 
 /// Loads golden files from a local folder in which they have these names.
@@ -47,16 +47,17 @@ fn load_folder(files: &[(&str, &str)], change: impl FnOnce(&mut DataConfig)) -> 
     }
     let mut config = folder_of(dir.path());
     change(&mut config);
-    load(&config, &no_hub()).map(held)
+    load(&config).map(held)
 }
 
 /// The same with all images in memory: those that stay in their files are read while these are there.
-fn held(loaded: Loaded) -> Loaded {
+fn held(mut loaded: Loaded) -> Loaded {
     let images: Vec<_> = (0..loaded.images.len()).filter_map(|i| loaded.images.image(i).ok()).collect();
     let (shape, names) = (loaded.images.shape(), loaded.images.class_names().to_vec());
     assert_eq!(images.len(), loaded.images.len());
     let held = ImageSet::new(shape, images.concat(), loaded.images.labels().to_vec(), names).unwrap();
-    Loaded { images: held.into(), ..loaded }
+    loaded.images = held.into();
+    loaded
 }
 
 /// Loads one file, held in memory and row by row, which must give the same.
@@ -283,12 +284,12 @@ fn a_parquet_file_is_a_set_by_itself() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("test-00000-of-00001.PARQUET"); // meant as it is named, whatever split that tells
     fs::write(&file, golden("label_text")).unwrap();
-    let loaded = load(&folder_of(&file), &no_hub()).unwrap();
+    let loaded = load(&folder_of(&file)).unwrap();
     has_rows(&loaded.images, &ALL);
     assert_eq!(loaded.source.description, format!("the parquet file {}", file.display()));
     let split = |name: &str| DataConfig { split: Some(name.into()), ..folder_of(&file) };
-    has_rows(&load(&split("test"), &no_hub()).unwrap().images, &ALL);
-    let text = load(&split("train"), &no_hub()).unwrap_err().to_string();
+    has_rows(&load(&split("test")).unwrap().images, &ALL);
+    let text = load(&split("train")).unwrap_err().to_string();
     assert!(text.contains("the splits of the parquet files are test"), "{text}");
 }
 
@@ -297,11 +298,11 @@ fn pictures_beside_parquet_files_are_what_is_read_and_columns_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("a.parquet"), golden("label_text")).unwrap();
     fs::write(dir.path().join("a.png"), grey_png(4, 3, 7)).unwrap();
-    let loaded = load(&folder_of(dir.path()), &no_hub()).unwrap();
+    let loaded = load(&folder_of(dir.path())).unwrap();
     has_rows(&loaded.images, &[7]);
     assert_eq!(loaded.notes, ["a parquet file is left out, since there are pictures"]);
     let config = DataConfig { image_column: Some("image".to_owned()), ..folder_of(dir.path()) };
-    let text = load(&config, &no_hub()).unwrap_err().to_string();
+    let text = load(&config).unwrap_err().to_string();
     assert!(text.contains("`image_column` names a column, but"), "{text}");
 }
 

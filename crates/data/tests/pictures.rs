@@ -4,7 +4,7 @@ mod common;
 
 use std::{fs, num::NonZeroUsize, path::Path};
 
-use common::{epoch, folder_of, no_hub};
+use common::{epoch, folder_of};
 use kakusan_data::{Batch, DataConfig, ImageSet, load};
 use kakusan_rng::{Generator, dataloader_permutation};
 use safetensors::SafeTensors;
@@ -46,7 +46,7 @@ fn one(name: &str, bytes: &[u8], config: impl FnOnce(DataConfig) -> DataConfig) 
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join(name), bytes).unwrap();
     let config = config(DataConfig { background: Some(BACKGROUND), ..folder_of(dir.path()) });
-    (*load(&config, &no_hub()).unwrap().images).clone()
+    (*load(&config).unwrap().images).clone()
 }
 
 /// By how much of 255 a pixel is wrong at most.
@@ -95,7 +95,7 @@ fn jpegs_are_libjpeg_turbos() {
         fs::write(dir.path().join("a.jpg"), bytes).unwrap();
         let (resolution, channels, center_crop, random_flip) = (Some(12.into()), Some(3), true, true);
         let config = DataConfig { resolution, channels, center_crop, random_flip, ..folder_of(dir.path()) };
-        let images = load(&config, &no_hub()).unwrap().images;
+        let images = load(&config).unwrap().images;
         for seed in 0..6 {
             let mut rng = Generator::new(seed);
             let mut twin = rng.clone();
@@ -121,7 +121,7 @@ fn no_jpeg_is_filled_up_with_grey() {
         let whole = one("a.jpg", bytes, |config| config).image(0).unwrap().into_owned();
         for lost in (1..40).chain((40..bytes.len()).step_by(53)) {
             fs::write(&path, &bytes[..bytes.len() - lost]).unwrap();
-            match load(&folder_of(dir.path()), &no_hub()) {
+            match load(&folder_of(dir.path())) {
                 Ok(loaded) => {
                     assert!(lost <= 2 && *loaded.images.image(0).unwrap() == whole, "{name} without {lost} bytes")
                 }
@@ -156,7 +156,7 @@ fn random_crops_and_flips_are_torchs() {
         fs::write(dir.path().join(name), bytes).unwrap();
         let (resolution, background) = (Some(24.into()), Some(BACKGROUND));
         let config = DataConfig { resolution, background, random_flip: true, cache_mb, ..folder_of(dir.path()) };
-        let images = load(&config, &no_hub()).unwrap().images;
+        let images = load(&config).unwrap().images;
         assert_eq!(images.is_held(), cache_mb.is_none());
         let mut rng = Generator::new(seed);
         let mut twin = rng.clone();
@@ -229,7 +229,7 @@ fn batches_have_all_sixteen_bits() {
     for cache_mb in [None, Some(0)] {
         let config =
             DataConfig { resolution: Some([9, 20].into()), random_flip: true, cache_mb, ..folder_of(dir.path()) };
-        let images = load(&config, &no_hub()).unwrap().images;
+        let images = load(&config).unwrap().images;
         let mut flips = [0; 2];
         for seed in 0..12 {
             let batch = &epoch(&images, 1, 1, &mut Generator::new(seed))[0].images;
@@ -263,7 +263,7 @@ fn a_tiff_that_is_not_read_says_why() {
     let mut palette = tiff.clone();
     palette[at] = 3;
     fs::write(dir.path().join("a.tif"), palette).unwrap();
-    let message = load(&folder_of(dir.path()), &no_hub()).unwrap_err().to_string();
+    let message = load(&folder_of(dir.path())).unwrap_err().to_string();
     assert!(message.contains("a.tif") && message.contains("is of a kind that is not read"), "{message}");
 }
 
@@ -284,7 +284,7 @@ fn damage_is_an_error_or_another_picture() {
             damaged[i] ^= 0xff;
             for damaged in [&damaged[..], &bytes[..i]] {
                 fs::write(&path, damaged).unwrap();
-                match load(&config, &no_hub()) {
+                match load(&config) {
                     Ok(loaded) => assert_eq!(loaded.images.len(), 1),
                     Err(error) => assert!(error.to_string().contains(name), "{error}"),
                 }
@@ -306,8 +306,8 @@ fn batches_do_not_depend_on_threads_or_memory() {
     for center_crop in [false, true] {
         let config =
             DataConfig { resolution: Some(24.into()), random_flip: true, center_crop, ..folder_of(dir.path()) };
-        let held = load(&config, &no_hub()).unwrap().images;
-        let lazy = load(&DataConfig { cache_mb: Some(0), ..config }, &no_hub()).unwrap().images;
+        let held = load(&config).unwrap().images;
+        let lazy = load(&DataConfig { cache_mb: Some(0), ..config }).unwrap().images;
         assert_eq!((held.is_held(), lazy.is_held(), held.len()), (true, false, 19));
         assert_eq!(held.mean_image().unwrap(), lazy.mean_image().unwrap());
         let expected = epoch(&held, 1, 1, &mut Generator::new(7));

@@ -1,11 +1,16 @@
 //! Which source answers, and what a configuration may say.
 
-mod common;
-
 use std::path::Path;
 
-use common::no_hub;
-use kakusan_data::{DataConfig, DatasetName, Error, OnBadImage, SourceKind, load};
+use kakusan_data::{DataConfig, DatasetName, Error, OnBadImage, SourceKind, load, load_with_hub};
+use kakusan_hub::{Hub, HubConfig};
+
+/// A Hub that is never reached.
+fn no_hub() -> Hub {
+    let mut config = HubConfig::new("http://127.0.0.1:9", "no/such/cache");
+    config.offline = true;
+    Hub::new(config)
+}
 
 fn mnist(sources: &[SourceKind]) -> DataConfig {
     DataConfig { sources: sources.to_vec(), drawn_per_class: 5, ..DataConfig::new(DatasetName::Mnist) }
@@ -15,39 +20,43 @@ fn mnist(sources: &[SourceKind]) -> DataConfig {
 fn the_first_source_that_answers_and_why_the_others_did_not() {
     let config = DataConfig { drawn_seed: 3, ..mnist(&[SourceKind::Dir, SourceKind::Hub, SourceKind::Drawn]) };
     let config = config.with_classes([8, 1]);
-    let loaded = load(&config, &no_hub()).unwrap();
+    let loaded = load_with_hub(&config, &no_hub()).unwrap();
     assert_eq!(loaded.images.class_counts(), [0, 5, 0, 0, 0, 0, 0, 0, 5, 0]);
-    assert_eq!(loaded.source.kind, SourceKind::Drawn);
+    assert_eq!(loaded.source.kind, Some(SourceKind::Drawn));
     assert_eq!(loaded.source.description, "digits drawn by Kakusan's own code, 5 of each, seed 3");
     let skipped: Vec<SourceKind> = loaded.skipped.iter().map(|skipped| skipped.source).collect();
     assert_eq!(skipped, [SourceKind::Dir, SourceKind::Hub]);
     assert_eq!(loaded.skipped[0].reason, "no folder was named");
     assert!(loaded.skipped[1].reason.contains("is not in the cache"), "{}", loaded.skipped[1].reason);
-    // No sources named: the same.
-    assert_eq!(load(&DataConfig { sources: vec![], ..config }, &no_hub()).unwrap().images, loaded.images);
+    // No sources named: the same. Without a Hub: the same.
+    let config = DataConfig { sources: vec![], ..config };
+    assert_eq!(load_with_hub(&config, &no_hub()).unwrap().images, loaded.images);
+    let without = load(&config).unwrap();
+    assert_eq!(without.images, loaded.images);
+    assert_eq!(without.skipped[1].reason, "the program does not use the Hub");
 }
 
 #[test]
 fn all_classes_unless_some_are_named() {
-    let loaded = load(&mnist(&[SourceKind::Drawn]), &no_hub()).unwrap();
+    let loaded = load(&mnist(&[SourceKind::Drawn])).unwrap();
     assert_eq!(loaded.images.class_counts(), [5; 10]);
 }
 
 #[test]
 fn a_named_folder_that_is_bad_is_never_hidden() {
     let config = DataConfig { dir: Some("no/such/folder".into()), ..mnist(&[]) };
-    assert!(matches!(load(&config, &no_hub()), Err(Error::NotAFolder { path }) if path == Path::new("no/such/folder")));
+    assert!(matches!(load(&config), Err(Error::NotAFolder { path }) if path == Path::new("no/such/folder")));
 }
 
 #[test]
 fn no_source_at_all_says_why_and_what_to_do() {
     let config = DataConfig::new(DatasetName::FashionMnist);
-    let message = load(&config, &no_hub()).unwrap_err().to_string();
+    let message = load_with_hub(&config, &no_hub()).unwrap_err().to_string();
     for part in ["fashion_mnist", "\n  dir: no folder was named", "\n  hub: ", "is not in the cache", "as `dir`"] {
         assert!(message.contains(part), "`{message}` lacks `{part}`");
     }
     assert!(!message.contains("drawn"), "{message}");
-    let message = load(&mnist(&[SourceKind::Hub]), &no_hub()).unwrap_err().to_string();
+    let message = load_with_hub(&mnist(&[SourceKind::Hub]), &no_hub()).unwrap_err().to_string();
     assert!(message.contains("add \"drawn\" to `sources`"), "{message}");
 }
 
@@ -148,7 +157,7 @@ fn tables_that_are_refused_on_checking() {
     ] {
         let message = config.check().unwrap_err().to_string();
         assert!(message.contains(part), "`{message}` lacks `{part}`");
-        assert_eq!(load(&config, &no_hub()).unwrap_err().to_string(), message);
+        assert_eq!(load(&config).unwrap_err().to_string(), message);
     }
     assert!(mnist(&[]).with_classes(0..10).check().is_ok());
 }

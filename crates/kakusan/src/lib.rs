@@ -1,7 +1,17 @@
 //! Kakusan (拡散): diffusion models in Rust on candle, in the shape of Hugging Face's diffusers.
 //!
-//! One dependency for users: each crate of the project under its short name, and [`candle`], whose tensors they take. The
-//! command `kakusan`, which trains and samples from configuration files, is the crate `kakusan-cli`.
+//! One dependency for users: each crate of the project under its short name, and [`candle`], whose tensors they use. Without
+//! features it samples from pipelines on the disk, which is what most programs need and a third of what all features compile.
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `hub` | pipelines, and with `train` data sets, of the Hugging Face Hub |
+//! | `train` | training: `data`, and in [`pipeline`] run configurations, the loop and checkpoints |
+//! | `parquet` | data sets in parquet files (`hub` with `train` includes it) |
+//! | `report` | pictures, plots, the HTML report and TensorBoard's log of a training (includes `train`) |
+//! | `cuda` | NVIDIA devices; needs the CUDA toolkit |
+//!
+//! The command `kakusan`, which trains and samples from configuration files, is the crate `kakusan-cli`.
 //!
 //! ```
 //! use kakusan::rng::Generator;
@@ -16,11 +26,15 @@
 #![forbid(unsafe_code)]
 
 pub use candle_core as candle;
+#[cfg(feature = "train")]
 pub use kakusan_data as data;
+#[cfg(feature = "hub")]
 pub use kakusan_hub as hub;
 pub use kakusan_models as models;
 pub use kakusan_ops as ops;
 pub use kakusan_pipeline as pipeline;
+#[cfg(feature = "report")]
+pub use kakusan_report as report;
 pub use kakusan_rng as rng;
 pub use kakusan_scheduler as scheduler;
 pub use kakusan_weights as weights;

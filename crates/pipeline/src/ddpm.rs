@@ -1,17 +1,17 @@
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Device;
 use kakusan_config::{Config, from_json};
-use kakusan_hub::Hub;
 use kakusan_models::{Model, ModelConfig, UNet2DModel, Weights};
 use kakusan_scheduler::{LinearMixScheduler, Scheduler, ScoreSdeVpScheduler};
 use kakusan_weights::SaveOptions;
 use serde_json::{Value, json};
 
 use crate::files::{create_folders, read_text, write_whole};
-use crate::layout::{self, CLASS_NAMES, INDEX_FILE, Index, SCHEDULER_FILE, part_dir};
+use crate::layout::{CLASS_NAMES, INDEX_FILE, Index, SCHEDULER_FILE, part_dir};
 use crate::{Error, PipelineClass, Registry, Result, Warning};
 
 /// Images from a model and a scheduler, in diffusers' folder layout (`model_index.json`, `unet/`, `scheduler/`).
@@ -32,7 +32,7 @@ use crate::{Error, PipelineClass, Registry, Result, Warning};
 /// let config = Arc::new(BasicUNetConfig::default());
 /// let (weights, _) = Weights::initialise(&Device::Cpu, &mut rng, |vb| config.build(vb))?;
 /// let pipeline = DDPMPipeline::new(config, weights, Arc::new(LinearMixScheduler::default()))?;
-/// let images = pipeline.sample(2, 5, &mut rng, |_| {})?;
+/// let images = pipeline.sample(2, 5, &mut rng)?;
 /// assert_eq!(images.dims(), [2, 1, 28, 28]);
 /// # Ok(())
 /// # }
@@ -48,6 +48,14 @@ pub struct DDPMPipeline {
     /// What classes are called, by label.
     class_names: BTreeMap<u32, String>,
     warnings: Vec<Warning>,
+}
+
+impl fmt::Debug for DDPMPipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (model, scheduler) = (self.config.class_name(), self.scheduler.class_name());
+        let mut pipeline = f.debug_struct(self.class.class_name());
+        pipeline.field("model", &model).field("scheduler", &scheduler).finish_non_exhaustive()
+    }
 }
 
 impl DDPMPipeline {
@@ -116,23 +124,6 @@ impl DDPMPipeline {
         warnings.extend(unet.warnings.into_iter().map(Warning::from));
         let pipeline = Self::new(unet.config, unet.weights, scheduler)?;
         Ok(Self { class, fields: unet.fields, class_names, warnings, ..pipeline })
-    }
-
-    /// Fetches a pipeline from the repository `repo_id` (`owner/name`) of the Hub and gives its folder in the cache, for
-    /// [`from_pretrained_variant`](Self::from_pretrained_variant): of all weights only those that it would choose.
-    ///
-    /// # Errors
-    /// When a file cannot be had, and when the repository holds no such pipeline.
-    pub fn download(repo_id: &str, revision: &str, variant: Option<&str>, hub: &Hub) -> Result<PathBuf> {
-        layout::download(hub, repo_id, revision, variant)
-    }
-
-    /// Loads a pipeline from the repository `repo_id` (`owner/name`) of the Hub, through its cache.
-    ///
-    /// # Errors
-    /// As [`download`](Self::download) and [`from_pretrained`](Self::from_pretrained).
-    pub fn from_hub(repo_id: &str, revision: &str, hub: &Hub, registry: &Registry, device: &Device) -> Result<Self> {
-        Self::from_pretrained(&Self::download(repo_id, revision, None, hub)?, registry, device)
     }
 
     /// Saves the pipeline in diffusers' layout; each file appears whole or not at all, the index last.
@@ -239,9 +230,9 @@ impl DDPMPipeline {
         inverts(self.scheduler.as_ref())
     }
 
-    /// Puts a model of known output in the network's place.
-    #[cfg(test)]
-    pub(crate) fn set_model(&mut self, model: Box<dyn Model>) {
+    /// Replaces the network, for example by a wrapper that counts its calls or, in a test, by one of known output. The weights
+    /// that [`weights`](Self::weights) gives and that are saved stay the same.
+    pub fn set_model(&mut self, model: Box<dyn Model>) {
         self.model = model;
     }
 

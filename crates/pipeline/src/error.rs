@@ -1,12 +1,15 @@
 use std::path::{Path, PathBuf};
 
-use crate::{ConfigError, Warning};
+#[cfg(feature = "train")]
+use crate::ConfigError;
+use crate::Warning;
 
 /// What can go wrong in training and sampling.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A configuration that cannot run.
+    #[cfg(feature = "train")]
     #[error(transparent)]
     Config(#[from] Box<ConfigError>),
     /// A configuration that fits by itself but not to its data or device.
@@ -115,13 +118,15 @@ pub enum Error {
         /// The system's word.
         source: std::io::Error,
     },
-    /// A picture could not be made.
+    /// From an observer of a training, such as a report.
     #[error(transparent)]
-    Picture(#[from] crate::pictures::PictureError),
+    Observer(Box<dyn std::error::Error + Send + Sync>),
     /// From the data.
+    #[cfg(feature = "train")]
     #[error(transparent)]
     Data(#[from] kakusan_data::Error),
     /// From the Hub.
+    #[cfg(feature = "hub")]
     #[error(transparent)]
     Hub(#[from] kakusan_hub::Error),
     /// From the model.
@@ -154,6 +159,7 @@ impl From<kakusan_models::Error> for Error {
     }
 }
 
+#[cfg(feature = "train")]
 impl From<ConfigError> for Error {
     fn from(error: ConfigError) -> Self {
         Self::Config(Box::new(error))
@@ -169,15 +175,13 @@ impl Error {
 
     /// Whether the cause lies in what was asked for (configuration, usage) and not in what happened.
     pub fn is_usage(&self) -> bool {
-        matches!(
-            self,
-            Self::Config(_)
-                | Self::Unfit(_)
-                | Self::RunExists { .. }
-                | Self::NotARun { .. }
-                | Self::RunInUse { .. }
-                | Self::OtherConfig { .. }
-        )
+        match self {
+            #[cfg(feature = "train")]
+            Self::Config(_) => true,
+            Self::Unfit(_) | Self::RunExists { .. } | Self::NotARun { .. } => true,
+            Self::RunInUse { .. } | Self::OtherConfig { .. } => true,
+            _ => false,
+        }
     }
 }
 

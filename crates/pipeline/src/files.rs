@@ -46,37 +46,14 @@ fn is_device(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
 }
 
-/// Whether a file of this name is what a killed [`write_whole`] left beside its place: `.name.` and six letters.
-pub(crate) fn is_leftover(name: &str) -> bool {
-    let parts = name.strip_prefix('.').and_then(|name| name.rsplit_once('.'));
-    parts.is_some_and(|(name, end)| {
-        !name.is_empty() && end.len() == 6 && end.bytes().all(|byte| byte.is_ascii_alphanumeric())
-    })
-}
-
-/// Brings the names in a folder to the disk.
-pub(crate) fn sync_folder(dir: &Path) -> Result<()> {
-    disk::sync_folder(dir).map_err(Error::io("write", dir))
-}
-
 /// Makes a folder and those that it lies in, whose names are then on the disk.
 pub(crate) fn create_folders(dir: &Path) -> Result<()> {
     disk::create_folders(dir).map_err(Error::io("create", dir))
 }
 
-/// Renames a file or folder; its new name is then on the disk.
-pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
-    disk::rename(from, to).map_err(Error::io("rename", from))
-}
-
 /// Deletes a folder and what is in it, if it is there.
 pub(crate) fn delete_folder(dir: &Path) -> Result<()> {
     disk::remove_folder(dir).map_err(Error::io("delete", dir))
-}
-
-/// Deletes a file, if it is there.
-pub(crate) fn delete_file(path: &Path) -> Result<()> {
-    disk::remove_file(path).map_err(Error::io("delete", path))
 }
 
 pub(crate) fn read_text(path: &Path) -> Result<String> {

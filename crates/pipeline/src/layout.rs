@@ -1,12 +1,9 @@
 //! Where the parts of a saved pipeline lie: diffusers' `model_index.json`, a folder for each part or all of them in one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use kakusan_config::{Config, did_you_mean};
-use kakusan_hub::{Hub, Snapshot};
-use kakusan_models::CONFIG_FILE;
-use kakusan_weights::choose_weights;
 use serde_json::Value;
 
 use crate::files::read_text;
@@ -15,6 +12,8 @@ use crate::{Error, PipelineClass, Result, Warning};
 /// The file that names a pipeline's parts; it is written last, so that a folder with it is whole.
 pub(crate) const INDEX_FILE: &str = "model_index.json";
 pub(crate) const SCHEDULER_FILE: &str = "scheduler_config.json";
+/// The configuration of a training; a folder that has it is a run.
+pub(crate) const RUN_CONFIG_FILE: &str = "config.toml";
 /// Under which name the index has the names of classes: Python's diffusers passes over what begins with `_`, without a warning.
 pub(crate) const CLASS_NAMES: &str = "_id2label";
 const DIT_CLASS_NAMES: &str = "id2label";
@@ -44,8 +43,10 @@ impl Index {
             return Err(unfit(if dir.is_file() {
                 format!("it is a file; name the folder that has the {INDEX_FILE}")
             } else if !dir.is_dir() {
-                "there is no such folder".into()
-            } else if dir.join(crate::run_folder::CONFIG_FILE).is_file() {
+                let lacks =
+                    "; a repository of the Hub is fetched by builds with the feature `hub`, which this one lacks";
+                format!("there is no such folder{}", if cfg!(feature = "hub") { "" } else { lacks })
+            } else if dir.join(RUN_CONFIG_FILE).is_file() {
                 "its training has not ended".into()
             } else if let Some(above) = dir.parent().filter(|above| above.join(INDEX_FILE).is_file()) {
                 format!("it is a part of one; name the folder {}", above.display())
@@ -118,47 +119,4 @@ fn is_left_out(value: &Value) -> bool {
 pub(crate) fn part_dir(dir: &Path, name: &str) -> PathBuf {
     let own = dir.join(name);
     if own.is_dir() { own } else { dir.to_owned() }
-}
-
-/// Fetches all that a pipeline takes from the repository `repo_id` of the Hub into its cache, and gives the folder.
-pub(crate) fn download(hub: &Hub, repo_id: &str, revision: &str, variant: Option<&str>) -> Result<PathBuf> {
-    let snapshot = hub.model_snapshot(repo_id, revision)?;
-    let dir = snapshot.folder();
-    let has = |file: &str| snapshot.files().iter().any(|name| name == file);
-    if !has(INDEX_FILE) {
-        let reason = format!("{repo_id} has no {INDEX_FILE} at {revision}");
-        return Err(Error::NotAPipeline { dir: repo_id.into(), reason });
-    }
-    snapshot.fetch(INDEX_FILE)?;
-    Index::read(&dir)?; // before the large files
-
-    let unet = folder_of(&snapshot, "unet");
-    snapshot.fetch(&format!("{unet}{CONFIG_FILE}"))?;
-    let names = snapshot.files().iter().filter_map(|name| name.strip_prefix(&unet)).filter(|name| !name.contains('/'));
-    let chosen = choose_weights(names, variant).map_err(|reason| {
-        let dir = PathBuf::from(repo_id).join(&unet);
-        Error::Weights(kakusan_weights::Error::NoWeights { dir, reason })
-    })?;
-    let weights = snapshot.fetch(&format!("{unet}{}", chosen.name))?;
-    if chosen.name.ends_with(".json") {
-        for shard in shards(&weights)?.iter().map(|shard| format!("{unet}{shard}")).filter(|shard| has(shard)) {
-            snapshot.fetch(&shard)?; // one that is not there is named when the index is read
-        }
-    }
-    snapshot.fetch(&format!("{}{SCHEDULER_FILE}", folder_of(&snapshot, "scheduler")))?;
-    snapshot.keep()?;
-    Ok(dir)
-}
-
-/// `unet/`, or nothing in a repository whose files lie side by side.
-fn folder_of(snapshot: &Snapshot, part: &str) -> String {
-    let folder = format!("{part}/");
-    if snapshot.files().iter().any(|name| name.starts_with(&folder)) { folder } else { String::new() }
-}
-
-/// The files that an index names; what is wrong with it is said when it is opened.
-fn shards(index: &Path) -> Result<BTreeSet<String>> {
-    let index = kakusan_config::from_json(&read_text(index)?).unwrap_or_default();
-    let shards = index.get("weight_map").and_then(Value::as_object).into_iter().flat_map(|map| map.values());
-    Ok(shards.filter_map(Value::as_str).filter(|shard| !shard.contains('/')).map(str::to_owned).collect())
 }

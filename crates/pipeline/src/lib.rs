@@ -1,57 +1,42 @@
-//! Train diffusion models and sample from them: configurations, the training loop, run folders and checkpoints,
-//! [`DDPMPipeline`] in diffusers' layout, the tutorial's pictures and the report.
+//! Sample from diffusion models, and train them.
 //!
-//! [`Training`] is the whole of `kakusan train`; [`Trainer`] is its loop alone, for those who bring their own images or
-//! [`Scheduler`](kakusan_scheduler::Scheduler).
+//! [`DDPMPipeline`] is a model and a scheduler in diffusers' folder layout: it loads, samples and saves.
+//!
+//! With the feature `train`, [`Training`] trains one from a [`RunConfig`] in a run folder, with checkpoints to resume from;
+//! [`Trainer`] is its loop alone. What else is made of a training (progress, plots, a report) is made by an observer, which
+//! receives its [`Event`]s.
+//!
+//! Features: `train`, `hub` (pipelines and data sets of the Hugging Face Hub), `parquet` (data sets in parquet files) and
+//! `cuda`; none is on by default.
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
-mod checkpoint;
-mod checkpointed;
-mod checksums;
 mod class;
-mod compare;
-mod config;
 mod convert;
 mod ddpm;
 mod device;
 mod error;
 mod files;
+#[cfg(feature = "hub")]
+mod hub;
 mod layout;
-mod levels;
-mod lr_schedule;
-mod objective;
-mod optimizer;
-pub mod pictures;
-mod previews;
 mod registry;
-mod report;
-mod resume;
-mod run_folder;
 mod sampling;
-mod shell;
-mod story;
-mod tensorboard;
+#[cfg(feature = "train")]
 mod train;
-mod train_config;
-mod trainer;
 mod warning;
 
-pub use checkpointed::Checkpointed;
 pub use class::PipelineClass;
-pub use compare::compare;
-pub use config::{ConfigError, ConfigWarning, RunConfig, SampleConfig};
 pub use convert::convert;
 pub use ddpm::DDPMPipeline;
 pub use device::{DeviceChoice, DeviceFallback, Opened};
 pub use error::{Error, Result};
 pub use files::{check_writable, write_whole};
 pub use registry::Registry;
-pub use report::thousands;
-pub use run_folder::Record;
 pub use sampling::{SampleOptions, SampleStep};
-pub use shell::{quote, quote_path};
-pub use train::{EpochSummary, Event, Existing, Outcome, Training, run_config};
-pub use train_config::{LossType, LrScheduler, OptimizerName, TrainConfig};
-pub use trainer::{Step, Trainer};
+#[cfg(feature = "train")]
+pub use train::{
+    Checkpointed, ConfigError, ConfigWarning, EpochSummary, Event, Existing, LossType, LrScheduler, OptimizerName,
+    Outcome, Record, RunConfig, RunView, SampleConfig, Step, TrainConfig, Trainer, Training, read_metrics, run_config,
+};
 pub use warning::Warning;

@@ -1,5 +1,7 @@
 //! Drawing images: the loop of diffusers' pipelines, for any scheduler.
 
+use std::ops::ControlFlow;
+
 use candle_core::Tensor;
 use kakusan_rng::{Generator, Noise};
 use kakusan_scheduler::{RePaintOptions, RePaintScheduler, Run, RunOptions, StepOutput};
@@ -64,15 +66,10 @@ impl DDPMPipeline {
     ///
     /// # Errors
     /// As [`sample_with`](Self::sample_with).
-    pub fn sample(
-        &self,
-        batch_size: usize,
-        num_inference_steps: usize,
-        rng: &mut Generator,
-        watch: impl FnMut(&SampleStep),
-    ) -> Result<Tensor> {
+    pub fn sample(&self, batch_size: usize, num_inference_steps: usize, rng: &mut Generator) -> Result<Tensor> {
         let run = RunOptions::steps(num_inference_steps);
-        self.sample_with(&SampleOptions { run, ..SampleOptions::new(batch_size) }, rng, watch)
+        let options = SampleOptions { run, ..SampleOptions::new(batch_size) };
+        self.sample_with(&options, rng, |_| ControlFlow::Continue(()))
     }
 
     /// Draws images as `options` say: `[b, c, h, w]` in the scheduler's range, not clipped.
@@ -80,13 +77,35 @@ impl DDPMPipeline {
     /// With one generator for all images ([`Generator`]) the numbers are those of diffusers' pipelines; with one for
     /// each ([`PerImage`](kakusan_rng::PerImage)) image `k` can be drawn again alone.
     ///
+    /// `watch` sees each step, and ends the sampling with [`ControlFlow::Break`]: the images are then those of this step.
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    /// # use candle_core::Device;
+    /// # use kakusan_models::{BasicUNetConfig, ModelConfig, Weights};
+    /// # use kakusan_pipeline::{DDPMPipeline, SampleOptions};
+    /// # use kakusan_rng::Generator;
+    /// # use kakusan_scheduler::LinearMixScheduler;
+    ///
+    /// # let config = ModelConfig::BasicUNet(BasicUNetConfig::default());
+    /// # let (weights, _) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.build(vb))?;
+    /// # let pipeline = DDPMPipeline::new(config, weights, std::sync::Arc::new(LinearMixScheduler::default()))?;
+    /// let mut steps = 0;
+    /// pipeline.sample_with(&SampleOptions::new(1), &mut Generator::new(0), |step| {
+    ///     steps = step.index + 1;
+    ///     if steps == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    /// })?;
+    /// assert_eq!(steps, 3); // of 50
+    /// # Ok::<(), kakusan_pipeline::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// When the scheduler cannot sample so, the classes are not the model's, or the tensor library fails.
     pub fn sample_with(
         &self,
         options: &SampleOptions,
         rng: &mut dyn Noise,
-        watch: impl FnMut(&SampleStep),
+        watch: impl FnMut(&SampleStep) -> ControlFlow<()>,
     ) -> Result<Tensor> {
         let predictor = Predictor::new(self, options)?;
         let [channels, height, width] = self.sample_shape()?;
@@ -109,18 +128,6 @@ impl DDPMPipeline {
         self.follow(run.as_mut(), sample, &predictor, rng, watch)
     }
 
-    /// What the first step of a sampling takes for the images `[b, c, h, w]`: a guess from noise alone.
-    pub(crate) fn first_prediction(&self, options: &SampleOptions, rng: &mut dyn Noise) -> Result<Tensor> {
-        let predictor = Predictor::new(self, options)?;
-        let [channels, height, width] = self.sample_shape()?;
-        let mut run = self.scheduler().run_with(&options.run)?;
-        let noise = run.initial_noise(&[options.batch_size, channels, height, width], self.device(), rng)?;
-        let timestep =
-            run.timestep().ok_or_else(|| Error::Unfit("a sampling without steps predicts nothing".into()))?;
-        let output = predictor.predict(&run.scale_model_input(&noise)?, timestep)?;
-        Ok(run.step(&output, &noise, rng)?.pred_original_sample)
-    }
-
     /// Paints the masked part of images again so that it fits the rest (RePaint, Lugmayr et al. 2022): diffusers'
     /// `RePaintPipeline`. Where `mask` is 1 the images stay, where it is 0 they are painted.
     ///
@@ -134,7 +141,7 @@ impl DDPMPipeline {
         mask: &Tensor,
         options: &RePaintOptions,
         rng: &mut dyn Noise,
-        watch: impl FnMut(&SampleStep),
+        watch: impl FnMut(&SampleStep) -> ControlFlow<()>,
     ) -> Result<Tensor> {
         let predictor = Predictor::new(self, &SampleOptions::new(images.dim(0)?))?;
         let scheduler = RePaintScheduler::from_config(&self.scheduler().config())?;
@@ -151,7 +158,7 @@ impl DDPMPipeline {
         mut sample: Tensor,
         predictor: &Predictor,
         rng: &mut dyn Noise,
-        mut watch: impl FnMut(&SampleStep),
+        mut watch: impl FnMut(&SampleStep) -> ControlFlow<()>,
     ) -> Result<Tensor> {
         let steps = run.timesteps().len();
         kakusan_ops::with_still_weights(|| {
@@ -160,8 +167,11 @@ impl DDPMPipeline {
                 let model_input = run.scale_model_input(&sample)?;
                 let model_output = predictor.predict(&model_input, timestep)?;
                 let output = run.step(&model_output, &sample, rng)?;
-                watch(&SampleStep { index, steps, model_input: &model_input, output: &output });
+                let flow = watch(&SampleStep { index, steps, model_input: &model_input, output: &output });
                 sample = output.prev_sample;
+                if flow.is_break() {
+                    break;
+                }
             }
             Ok(sample)
         })

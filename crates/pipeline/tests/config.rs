@@ -48,7 +48,7 @@ fn the_shipped_configurations_load() {
 fn overrides_are_toml_values_or_words() {
     let config = parse(TEXT, &["train.epochs=7", "data.classes=[3,5]", "data.name=mnist", "sample.steps = 9"]).unwrap();
     assert_eq!((config.train.epochs, config.train.batch_size, config.sample.steps), (7, 64, 9));
-    assert_eq!(config.data.classes, Some(vec![3.into(), 5.into()]));
+    assert_eq!(config.data.unwrap().classes, Some(vec![3.into(), 5.into()]));
     for (wrong, expected) in [
         ("epochs=7", "expected table.key=value"),
         ("train.epochs", "expected table.key=value"),
@@ -90,7 +90,7 @@ fn errors_name_the_place_and_the_remedy() {
         (with("epochs = 2", "learning_rate = nan"), "my.toml:14:1: `learning_rate` is NaN"),
         (with("[train]", "[train"), "my.toml:13:"),
         (with("name = \"mnist\"", ""), "missing field `name`"),
-        (error(""), "missing field `name`"),
+        (error(""), "[model] needs `_class_name`"),
         (
             error(&format!("{TEXT}[sample]\nsteps = 9223372036854775807\n")),
             "my.toml:17:1: `steps`: LinearMixScheduler cannot sample in 9223372036854775807 steps",
@@ -164,7 +164,10 @@ fn training_keys_are_checked_and_none_is_ignored() {
 fn what_draws_is_checked_with_its_steps_and_options() {
     let ddpm = TEXT.replace("LinearMixScheduler", "DDPMScheduler");
     let config = parse(&ddpm, &["sample.scheduler=ddim", "sample.eta=0.5", "sample.steps=20"]).unwrap();
-    assert_eq!((config.sampler.class_name(), config.scheduler.class_name()), ("DDIMScheduler", "DDPMScheduler"));
+    assert_eq!(
+        (config.sample_scheduler.class_name(), config.scheduler.class_name()),
+        ("DDIMScheduler", "DDPMScheduler")
+    );
     let error = |set: &[&str]| parse(&ddpm, set).unwrap_err().to_string();
     assert!(error(&["sample.scheduler=fast"]).contains("--set sample.scheduler: no scheduler is called `fast`"));
     assert!(error(&["sample.scheduler=lcm", "sample.steps=51"]).contains("--set sample.steps: `steps`: LCMScheduler"));
@@ -238,9 +241,11 @@ fn a_sampler_that_does_not_fit_and_a_target_out_of_reach_are_told() {
 fn a_sampler_is_built_from_what_the_training_saves() {
     let text = TEXT.replace("LinearMixScheduler", "DDPMScheduler");
     let config = parse(&text, &["sample.scheduler=heun"]).unwrap();
-    assert_eq!(config.sampler.config()["beta_start"], 0.0001);
+    assert_eq!(config.sample_scheduler.config()["beta_start"], 0.0001);
     let registry = Registry::default().schedulers;
     let saved = registry.from_json(&kakusan_scheduler::to_json(config.scheduler.as_ref())).unwrap();
     let later = registry.swap("HeunDiscreteScheduler", saved.as_ref()).unwrap();
-    assert_eq!(kakusan_scheduler::to_json(later.as_ref()), kakusan_scheduler::to_json(config.sampler.as_ref()));
+    let [later, ours] =
+        [later, config.sample_scheduler].map(|scheduler| kakusan_scheduler::to_json(scheduler.as_ref()));
+    assert_eq!(later, ours);
 }

@@ -1,5 +1,6 @@
 //! Sampling: every scheduler in one pipeline, classes and guidance, images to begin with, inpainting.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
@@ -42,12 +43,13 @@ fn every_scheduler_draws_with_one_generator_and_with_one_for_each_image() -> Tes
         let config = if class_name == "UnCLIPScheduler" { &Default::default() } else { &trained_with };
         let pipeline = pipeline_with("", registry.from_config(&class_name, config)?)?;
         let options = |batch| SampleOptions { run: RunOptions::steps(6), ..SampleOptions::new(batch) };
-        let sample = pipeline.sample(2, 6, &mut Generator::new(0), |_| {})?;
+        let sample = pipeline.sample(2, 6, &mut Generator::new(0))?;
         let sample = values(&sample)?;
         assert!(sample.len() == 2 * 64 && sample.iter().all(|value| value.is_finite()), "{class_name}: {sample:?}");
 
-        let both = pipeline.sample_with(&options(2), &mut PerImage::from_seeds([3, 4]), |_| {})?;
-        let alone = pipeline.sample_with(&options(1), &mut PerImage::from_seeds([4]), |_| {})?;
+        let both =
+            pipeline.sample_with(&options(2), &mut PerImage::from_seeds([3, 4]), |_| ControlFlow::Continue(()))?;
+        let alone = pipeline.sample_with(&options(1), &mut PerImage::from_seeds([4]), |_| ControlFlow::Continue(()))?;
         if class_name == "ScoreSdeVeScheduler" {
             continue; // its corrector's step is measured over the batch, as in diffusers
         }
@@ -72,7 +74,7 @@ fn the_tiny_pipelines_of_diffusers_tests_draw_their_pixels() -> TestResult {
     ] {
         let scheduler = Registry::default().build(class_name, &Default::default())?;
         let pipeline = DDPMPipeline::new(config.clone(), weights.clone(), scheduler.clone())?;
-        let sample = pipeline.sample(1, 2, &mut Generator::new(0), |_| {})?;
+        let sample = pipeline.sample(1, 2, &mut Generator::new(0))?;
         let image = scheduler.process().pixel_range().to_unit(&sample)?;
         let corner = values(&image.narrow(1, 2, 1)?.narrow(2, 5, 3)?.narrow(3, 5, 3)?)?;
         let near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-4;
@@ -87,7 +89,7 @@ fn guidance_goes_on_from_no_class_to_the_class() -> TestResult {
     let draw = |class_labels: Option<Vec<u32>>, guidance_scale| {
         let options =
             SampleOptions { run: RunOptions::steps(1), class_labels, guidance_scale, ..SampleOptions::new(2) };
-        pipeline.sample_with(&options, &mut Generator::new(0), |_| {})
+        pipeline.sample_with(&options, &mut Generator::new(0), |_| ControlFlow::Continue(()))
     };
     let class = values(&draw(Some(vec![0, 1]), 1.0)?)?;
     let none = values(&draw(Some(vec![3, 3]), 1.0)?)?;
@@ -108,7 +110,7 @@ fn images_to_begin_with_stay_near_where_little_noise_was_added() -> TestResult {
     let draw = |images: Option<&Tensor>, start| {
         let run = RunOptions { start, ..RunOptions::steps(100) };
         let options = SampleOptions { run, images: images.cloned(), ..SampleOptions::new(1) };
-        pipeline.sample_with(&options, &mut Generator::new(0), |_| {})
+        pipeline.sample_with(&options, &mut Generator::new(0), |_| ControlFlow::Continue(()))
     };
     let near = (draw(Some(&images), 99)? - &images)?.abs()?.max_all()?.to_scalar::<f32>()?;
     assert!(near < 0.1, "{near}");
@@ -126,7 +128,10 @@ fn repaint_leaves_what_the_mask_keeps() -> TestResult {
     let mask = Tensor::from_vec(left, (1, 1, 8, 8), &Device::Cpu)?;
     let options = RePaintOptions { num_inference_steps: 20, jump_length: 2, jump_n_sample: 2, ..Default::default() };
     let mut calls = 0;
-    let painted = pipeline.repaint(&images, &mask, &options, &mut Generator::new(0), |_| calls += 1)?;
+    let painted = pipeline.repaint(&images, &mask, &options, &mut Generator::new(0), |_| {
+        calls += 1;
+        ControlFlow::Continue(())
+    })?;
     let difference = (painted - images)?.abs()?;
     let kept = difference.narrow(3, 0, 4)?.max_all()?.to_scalar::<f32>()?;
     let changed = difference.narrow(3, 4, 4)?.mean_all()?.to_scalar::<f32>()?;
@@ -220,4 +225,18 @@ fn classes_of_pipelines_go_by_diffusers_names() {
         PipelineClass::from_name("DDIMPipeline").and_then(PipelineClass::scheduler_class),
         Some("DDIMScheduler")
     );
+}
+
+#[test]
+fn a_callback_ends_the_sampling() -> TestResult {
+    let pipeline =
+        pipeline_with("", Registry::default().from_config("DDIMScheduler", &DDPMScheduler::default().config())?)?;
+    let mut seen = vec![];
+    let sample = pipeline.sample_with(&SampleOptions::new(2), &mut Generator::new(0), |step| {
+        seen.push(step.output.prev_sample.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        if step.index == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    assert_eq!(seen.len(), 3);
+    assert_eq!(values(&sample)?, seen[2]);
+    Ok(())
 }

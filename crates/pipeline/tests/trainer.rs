@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Result};
-use kakusan_data::{DataConfig, DatasetName, OnBadImage};
-use kakusan_hub::{DEFAULT_ENDPOINT, Hub, HubConfig};
+use kakusan_data::{DataConfig, DatasetName, ImageSet, OnBadImage};
 use kakusan_models::Weights;
-use kakusan_pipeline::pictures::Images;
 use kakusan_pipeline::{Error, Registry, RunConfig, Step, Trainer};
 use kakusan_scheduler::{Levels, LinearMixScheduler, PixelRange, PredictionType, Process, Run, RunOptions, Scheduler};
 use serde_json::{Map, Value};
@@ -23,9 +21,12 @@ fn config(set: &[&str]) -> RunConfig {
     RunConfig::parse(TEXT, "test", &set, &Registry::default()).unwrap()
 }
 
+fn images(config: &RunConfig) -> Arc<ImageSet> {
+    kakusan_data::load(config.data.as_ref().unwrap()).unwrap().images
+}
+
 fn trainer(config: &RunConfig) -> Trainer {
-    let hub = Hub::new(HubConfig::new(DEFAULT_ENDPOINT, "cache")); // not asked: the digits are drawn
-    Trainer::new(config, kakusan_data::load(&config.data, &hub).unwrap().images, &Device::Cpu).unwrap()
+    Trainer::new(config, images(config), &Device::Cpu).unwrap()
 }
 
 fn all_steps(trainer: &mut Trainer) -> Vec<Step> {
@@ -188,9 +189,11 @@ fn a_checkpoint_that_claims_the_impossible_is_refused_and_changes_nothing() {
 fn pictures(count: usize, bad: &[usize]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for i in 0..count {
-        let pixels = vec![i as f32 / count as f32; 28 * 28];
-        let images = Images { pixels: &pixels, channels: 1, height: 28, width: 28 };
-        let mut bytes = kakusan_pipeline::pictures::file(images, &[]).unwrap();
+        let mut bytes = vec![];
+        let mut encoder = png::Encoder::new(&mut bytes, 28, 28);
+        encoder.set_color(png::ColorType::Grayscale);
+        let grey = (255.0 * i as f32 / count as f32).round() as u8;
+        encoder.write_header().unwrap().write_image_data(&[grey; 28 * 28]).unwrap();
         if bad.contains(&i) {
             bytes.truncate(bytes.len() - 20);
         }
@@ -202,7 +205,6 @@ fn pictures(count: usize, bad: &[usize]) -> tempfile::TempDir {
 /// Bad images alone in their batches, in whole groups of batches, and at an epoch's beginning and end.
 #[test]
 fn batches_of_bad_images_are_passed_over_and_resumed_past() {
-    let hub = Hub::new(HubConfig::new(DEFAULT_ENDPOINT, "cache"));
     let dir = pictures(9, &[1, 2, 4, 5, 6, 8]);
     for (batch_size, accumulate) in [(1, 1), (2, 1), (1, 3)] {
         let set = [
@@ -214,15 +216,14 @@ fn batches_of_bad_images_are_passed_over_and_resumed_past() {
         let set: Vec<&str> = set.iter().map(String::as_str).collect();
         let with_threads = |threads| {
             let mut config = config(&set);
-            config.data = DataConfig {
+            config.data = Some(DataConfig {
                 dir: Some(dir.path().to_owned()),
                 cache_mb: Some(0),
                 on_bad_image: OnBadImage::Skip,
                 num_workers: Some(threads),
                 ..DataConfig::new(DatasetName::Folder)
-            };
-            let images = kakusan_data::load(&config.data, &hub).unwrap().images;
-            Trainer::new(&config, images, &Device::Cpu).unwrap()
+            });
+            trainer(&config)
         };
         let mut whole = with_threads(1);
         let steps = all_steps(&mut whole);
@@ -259,17 +260,16 @@ fn batches_of_bad_images_are_passed_over_and_resumed_past() {
 /// The pictures go bad after the training began.
 #[test]
 fn an_epoch_without_an_image_left_is_an_error() {
-    let hub = Hub::new(HubConfig::new(DEFAULT_ENDPOINT, "cache"));
     let dir = pictures(2, &[]);
     let mut config = config(&["epochs=3", "batch_size=1"]);
-    config.data = DataConfig {
+    let data = DataConfig {
         dir: Some(dir.path().to_owned()),
         cache_mb: Some(0),
         on_bad_image: OnBadImage::Skip,
         ..DataConfig::new(DatasetName::Folder)
     };
-    let mut trainer =
-        Trainer::new(&config, kakusan_data::load(&config.data, &hub).unwrap().images, &Device::Cpu).unwrap();
+    config.data = Some(data.clone());
+    let mut trainer = trainer(&config);
     assert!(trainer.step().unwrap().is_some());
     assert!(trainer.step().unwrap().unwrap().ends_epoch);
     for name in ["00.png", "01.png"] {
@@ -279,6 +279,6 @@ fn an_epoch_without_an_image_left_is_an_error() {
     for part in ["no image is left in epoch 2: 2 cannot be decoded, the first of them ", ".png: cannot be read"] {
         assert!(message.contains(part), "`{message}` lacks `{part}`");
     }
-    let refused = kakusan_data::load(&config.data, &hub).unwrap_err().to_string();
+    let refused = kakusan_data::load(&data).unwrap_err().to_string();
     assert!(refused.contains("holds no picture"), "{refused}");
 }

@@ -5,10 +5,9 @@
 mod patch_mixer;
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
-use kakusan_hub::{Hub, HubConfig};
 use kakusan_pipeline::{DeviceChoice, Event, Existing, Outcome, Registry, Result, RunConfig, Training};
+use kakusan_report::Report;
 use patch_mixer::PatchMixerConfig;
 
 const CONFIG: &str = r#"
@@ -46,19 +45,14 @@ fn registry() -> Registry {
     registry
 }
 
-fn train(set: &[String], out: &Path, existing: Existing, watch: &mut dyn FnMut(Event)) -> Result<Outcome> {
+fn train(set: &[String], out: &Path, existing: Existing, watch: &mut dyn FnMut(&Event)) -> Result<Outcome> {
     let registry = registry();
-    let training = Training {
-        config: RunConfig::parse(CONFIG, "the example's configuration", set, &registry)?,
-        out: out.to_owned(),
-        existing,
-        device: DeviceChoice::Cpu,
-        registry: &registry,
-        hub: &Hub::new(HubConfig::from_env()?), // not asked: the digits are drawn
-        program: "kakusan",
-        stop: &AtomicBool::new(false),
-    };
-    training.run(watch)
+    let config = RunConfig::parse(CONFIG, "the example's configuration", set, &registry)?;
+    let mut report = Report::new("kakusan");
+    Training::new(config, out, &registry).existing(existing).device(DeviceChoice::Cpu).run(&mut |event| {
+        watch(event);
+        report.observe(event, &mut |_| {})
+    })
 }
 
 #[cfg(test)]

@@ -8,16 +8,12 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use cosine_mix::CosineMix;
-use kakusan_hub::{Hub, HubConfig};
-use kakusan_pipeline::{DDPMPipeline, Registry, Result, RunConfig, Trainer, pictures, write_whole};
+use kakusan_data::draw_digits;
+use kakusan_pipeline::{DDPMPipeline, Registry, Result, RunConfig, Trainer, write_whole};
+use kakusan_report::pictures;
 use kakusan_rng::Generator;
 
 const CONFIG: &str = r#"
-    [data]
-    name = "mnist"
-    classes = [1, 8, 4]
-    sources = ["drawn"]
-    drawn_per_class = 1000
     [model]
     _class_name = "BasicUNet"
     [scheduler]
@@ -29,7 +25,7 @@ const CONFIG: &str = r#"
 
 fn main() -> Result<()> {
     let dir = Path::new("runs/custom-scheduler");
-    let pipeline = train(&[])?;
+    let pipeline = train(1000, &[])?;
     pipeline.save_pretrained(dir)?;
 
     let again = DDPMPipeline::from_pretrained(dir, &registry(), &Device::Cpu)?;
@@ -49,11 +45,11 @@ fn registry() -> Registry {
     registry
 }
 
-fn train(overrides: &[String]) -> Result<DDPMPipeline> {
+/// Trains on so many drawn digits of each of three classes.
+fn train(per_class: usize, overrides: &[String]) -> Result<DDPMPipeline> {
     let config = RunConfig::parse(CONFIG, "the example's configuration", overrides, &registry())?;
-    let hub = Hub::new(HubConfig::from_env()?);
-    let images = kakusan_data::load(&config.data, &hub)?.images;
-    let mut trainer = Trainer::new(&config, images, &Device::Cpu)?;
+    let images = draw_digits(&[1, 8, 4], per_class, 0)?;
+    let mut trainer = Trainer::new(&config, images.into(), &Device::Cpu)?;
     while let Some(step) = trainer.step()? {
         if step.ends_epoch {
             println!("epoch {}: loss {:.4}", step.epoch, step.loss);
@@ -63,7 +59,7 @@ fn train(overrides: &[String]) -> Result<DDPMPipeline> {
 }
 
 fn sample(pipeline: &DDPMPipeline, batch_size: usize) -> Result<Tensor> {
-    let sample = pipeline.sample(batch_size, 20, &mut Generator::new(0), |_| {})?;
+    let sample = pipeline.sample(batch_size, 20, &mut Generator::new(0))?;
     Ok(pipeline.scheduler().process().pixel_range().to_unit(&sample)?)
 }
 
@@ -84,9 +80,8 @@ mod tests {
     #[test]
     fn it_trains_samples_saves_and_reloads() {
         let dir = tempfile::tempdir().unwrap();
-        let quick =
-            ["data.drawn_per_class=16".to_owned(), "train.epochs=2".to_owned(), "train.batch_size=16".to_owned()];
-        let pipeline = train(&quick).unwrap();
+        let quick = ["train.epochs=2".to_owned(), "train.batch_size=16".to_owned()];
+        let pipeline = train(16, &quick).unwrap();
         let before = sample(&pipeline, 2).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
 
         pipeline.save_pretrained(dir.path()).unwrap();

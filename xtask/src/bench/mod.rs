@@ -33,7 +33,7 @@ pub(crate) fn run(args: &[String]) -> crate::Result {
     if options.against_pytorch {
         check_python(&options.python)?;
     }
-    let program = build(&["--package", "kakusan-pipeline", "--bench", "worker"])?;
+    let program = build(&["--package", "kakusan", "--features", "report", "--bench", "worker"])?;
     let kakusan = match options.whole {
         Some(_) => build(&["--package", "kakusan-cli", "--bin", "kakusan"])?,
         None => PathBuf::new(),

@@ -1,4 +1,4 @@
-//! The worker processes and their protocol: see crates/pipeline/benches/worker.
+//! The worker processes and their protocol: see crates/kakusan/benches/worker.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

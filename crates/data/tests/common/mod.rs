@@ -5,15 +5,7 @@ use std::{io::Write, num::NonZeroUsize, path::Path, sync::Arc};
 
 use flate2::{Compression, write::GzEncoder};
 use kakusan_data::{Batch, DataConfig, DatasetName, ImageSet, Loader, SourceKind};
-use kakusan_hub::{Hub, HubConfig};
 use kakusan_rng::Generator;
-
-/// A Hub that is never reached.
-pub(crate) fn no_hub() -> Hub {
-    let mut config = HubConfig::new("http://127.0.0.1:9", "no/such/cache");
-    config.offline = true;
-    Hub::new(config)
-}
 
 /// MNIST from this folder and nowhere else.
 pub(crate) fn from_dir(dir: &Path) -> DataConfig {

@@ -1,0 +1,123 @@
+//! Data sets of the Hugging Face Hub, which keeps each of them as parquet files too.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use kakusan_hub::Hub;
+
+use crate::{
+    DataConfig, DatasetName, Error,
+    parquet::{self, Classes, Columns},
+    photos::{self, Transform},
+    source::Answer,
+    tables::of_rows,
+};
+
+/// The Hub itself keeps every data set as parquet, on a branch of this name.
+const REVISION: &str = "refs/convert/parquet";
+/// More than the pictures' files of a set that is known by name take.
+const KNOWN_BYTES: u64 = 1 << 30;
+
+/// The set from the Hub, or the reason why not.
+pub(crate) fn from_hub(config: &DataConfig, hub: &Hub) -> Result<Answer, String> {
+    let known = |repo, config_name, image, shape| (repo, config_name, "train", Some((image, shape)));
+    let (repo, config_name, split, known) = match config.name {
+        DatasetName::Mnist => known("ylecun/mnist", "mnist", "image", [1, 28, 28]),
+        DatasetName::FashionMnist => known("zalando-datasets/fashion_mnist", "fashion_mnist", "image", [1, 28, 28]),
+        DatasetName::Cifar10 => known("uoft-cs/cifar10", "plain_text", "img", [3, 32, 32]),
+        DatasetName::Folder | DatasetName::Hub => (
+            config.repo.as_deref().unwrap_or_default(),
+            config.config_name.as_deref().unwrap_or("default"),
+            config.split.as_deref().unwrap_or("train"),
+            None,
+        ),
+    };
+    let files = files_on_hub(hub, repo, config_name, split)?;
+    let description = match known {
+        Some(_) => format!("the Hub's data set {repo}"),
+        None => format!("the Hub's data set {repo} ({config_name}, {split}; {} files)", files.len()),
+    };
+    let read = |files: &[PathBuf]| -> Result<Answer, Error> {
+        let Some((image, shape)) = known else {
+            return of_rows(files, Path::new(repo), description, config);
+        };
+        let (columns, names) = (Columns { image: Some(image), label: Some("label") }, config.name.class_names());
+        let rows = parquet::read(files, columns, Classes::Known(&names), KNOWN_BYTES)?;
+        let (images, _) = photos::image_set(rows.entries, names, Transform::none(shape[0]), Path::new(repo))?;
+        match images.shape() == shape {
+            true => Ok(Answer::good(images, description)),
+            false => Err(Error::Images {
+                path: repo.into(),
+                reason: format!("holds images of {:?} (channels, height, width); expected {shape:?}", images.shape()),
+            }),
+        }
+    };
+    read(&files).map_err(|error| error.to_string())
+}
+
+/// The files of a split, all that there are, as they are at one commit.
+fn files_on_hub(hub: &Hub, repo: &str, config: &str, split: &str) -> Result<Vec<PathBuf>, String> {
+    let snapshot = |split: &str| {
+        let part = |number| format!("{config}/{split}/{number:04}.parquet");
+        hub.dataset_snapshot(repo, REVISION, &part)
+    };
+    let whole = snapshot(split).map_err(|error| match error {
+        // a server that lists nothing was asked for the first file
+        kakusan_hub::Error::NotFound { .. } if snapshot(&partial(split)).is_ok() => {
+            format!("{repo} has no split \"{split}\" of \"{config}\"; there is {}", part_of(split))
+        }
+        error => error.to_string(),
+    })?;
+    let mut files: Vec<&str> = whole.files().iter().map(String::as_str).collect();
+    files.retain(|file| place(file) == Some((config, split)));
+    files.sort_unstable();
+    if files.is_empty() {
+        return Err(lacks(whole.files(), repo, config, split));
+    }
+    let paths = whole.fetch_all(&files).and_then(|paths| whole.keep().map(|()| paths));
+    paths.map_err(|error| error.to_string())
+}
+
+/// The configuration and the split that a file belongs to.
+fn place(file: &str) -> Option<(&str, &str)> {
+    let (config, rest) = file.split_once('/')?;
+    let (split, name) = rest.split_once('/')?;
+    (name.ends_with(".parquet") && !name.contains('/')).then_some((config, split))
+}
+
+/// What the Hub calls a split of which it has converted the beginning alone.
+fn partial(split: &str) -> String {
+    format!("partial-{split}")
+}
+
+fn part_of(split: &str) -> String {
+    let partial = partial(split);
+    format!("\"{partial}\", the beginning of it, as much as the Hub converts of a large set: set split = \"{partial}\"")
+}
+
+/// What there is in the place of a split that is not there.
+fn lacks(files: &[String], repo: &str, config: &str, split: &str) -> String {
+    const MOST: usize = 20;
+    let mut places: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (config, split) in files.iter().filter_map(|file| place(file)) {
+        places.entry(config).or_default().insert(split);
+    }
+    let splits = |splits: &BTreeSet<&str>| splits.iter().copied().collect::<Vec<_>>().join(", ");
+    match places.get(config) {
+        _ if places.is_empty() => format!("{repo} has no parquet files at {REVISION}"),
+        Some(found) if found.contains(partial(split).as_str()) => {
+            format!("{repo} has no split \"{split}\" of \"{config}\"; there is {}", part_of(split))
+        }
+        Some(found) => format!("{repo} has no split \"{split}\" of \"{config}\"; `split` is one of {}", splits(found)),
+        None => {
+            let known = places.iter().take(MOST).map(|(config, found)| format!("{config} ({})", splits(found)));
+            let more = if places.len() > MOST { ", …" } else { "" };
+            let known = known.collect::<Vec<_>>().join(", ");
+            format!(
+                "{repo} has no configuration \"{config}\"; `config_name` is one of these (with their splits): {known}{more}"
+            )
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The training step and the sampling of each configuration: `step 184.toml BasicUNet b128` is a step with 128 images,
+//! `sample 184.toml BasicUNet b64 x40` draws 64 images in 40 steps. Of the tutorial's, where a step is shortest, `bare` is
+//! no more than forward, backward and Adam on the same batch again and again, and `train` is `kakusan train` with averaged
+//! weights and TensorBoard's log: what is between them is what a training costs beside its arithmetic. `forward ddpm-cifar10-32 UNet2DModel b4 x8` is eight forward
+//! passes of the network of that name on the Hub, with random weights that stand still in the meantime, as in a sampling.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, mpsc};
+
+use kakusan::candle::{Device, Tensor};
+use kakusan::data::ImageSet;
+use kakusan::models::{Dropout, ModelConfig, Weights};
+use kakusan::ops::{Adam, AdamConfig};
+use kakusan::pipeline::{DDPMPipeline, DeviceChoice, Event, Registry, RunConfig, SampleOptions, Trainer, Training};
+use kakusan::report::Report;
+use kakusan::rng::Generator;
+use kakusan::scheduler::{RunOptions, to_json};
+
+use crate::{Item, Result, Work, number};
+
+const SAMPLE_BATCHES: [usize; 2] = [64, 1];
+/// The configuration whose training is also measured whole, and bare.
+const TUTORIAL: &str = "184.toml";
+/// As many as the tutorial has; of a larger network fewer, which take as long.
+const SAMPLE_STEPS: [(&str, usize); 2] = [("BasicUNet", 40), ("UNet2DModel", 4)];
+/// A network of the Hub: that of google/ddpm-cifar10-32, 35,746,307 parameters.
+const CIFAR: &str = "ddpm-cifar10-32";
+const CIFAR_CONFIG: &str = r#"{
+    "_class_name": "UNet2DModel", "sample_size": 32, "block_out_channels": [128, 256, 256, 256], "layers_per_block": 2,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+    "attention_head_dim": null, "downsample_padding": 0, "flip_sin_to_cos": false, "freq_shift": 1, "norm_eps": 1e-06
+}"#;
+/// Batches in an epoch of digits drawn for the purpose.
+const BATCHES: usize = 16;
+
+/// The work of each configuration in the folder, and what to say of those that would repeat another's.
+pub(crate) fn items(configs: &Path) -> Result<(Vec<Item>, Vec<String>)> {
+    let mut names = vec![];
+    for entry in std::fs::read_dir(configs)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".toml") {
+            names.push(name);
+        }
+    }
+    names.sort();
+    let (mut items, mut notes) = (vec![], vec![]);
+    let mut seen: Vec<(String, RunConfig)> = vec![];
+    for name in names {
+        let config = load(configs, &name, &[])?;
+        if let Some((first, _)) = seen.iter().find(|(_, other)| same_work(other, &config)) {
+            notes.push(format!("{name} is the same work as {first}: only its images differ."));
+            continue;
+        }
+        let (forward, step) = flops(config.model.as_ref()).unzip();
+        let (class, batch) = (config.model.class_name(), config.train.batch_size);
+        let kinds: &[&str] = if name == TUTORIAL { &["bare", "step", "train"] } else { &["step"] };
+        items.extend(kinds.iter().map(|kind| Item {
+            name: format!("{kind} {name} {class} b{batch}"),
+            flops: step.map(|one| one * batch as f64),
+        }));
+        let steps = SAMPLE_STEPS.iter().find(|(known, _)| *known == class).map_or(1, |(_, steps)| *steps);
+        items.extend(SAMPLE_BATCHES.map(|batch| Item {
+            name: format!("sample {name} {class} b{batch} x{steps}"),
+            flops: forward.map(|one| one * (batch * steps) as f64),
+        }));
+        seen.push((name, config));
+    }
+    items.extend([1, 8].map(|passes| Item { name: format!("forward {CIFAR} UNet2DModel b4 x{passes}"), flops: None }));
+    Ok((items, notes))
+}
+
+fn same_work(a: &RunConfig, b: &RunConfig) -> bool {
+    let schedulers = [a, b].map(|config| to_json(config.scheduler.as_ref()));
+    *a.model == *b.model && a.train.batch_size == b.train.batch_size && schedulers[0] == schedulers[1]
+}
+
+/// The arithmetic of one image's forward pass and of its share of a training step: the convolutions, which are nearly
+/// all of it.
+fn flops(config: &dyn ModelConfig) -> Option<(f64, f64)> {
+    if config.class_name() != "BasicUNet" {
+        return None;
+    }
+    let fields = config.to_map();
+    let [size, first, last] = ["sample_size", "in_channels", "out_channels"].map(|key| fields.get(key)?.as_u64());
+    let (area, first, last) = ((size? * size?) as f64, first?, last?);
+    let layer = |ci: u64, co: u64, shrunk: f64| (2 * 25 * ci * co) as f64 * area / shrunk;
+    let first = layer(first, 32, 1.0);
+    let inner = layer(32, 64, 4.0) + 2.0 * layer(64, 64, 16.0) + layer(64, 32, 4.0);
+    let forward = first + inner + layer(32, last, 1.0);
+    Some((forward, 3.0 * forward - first)) // the images need no gradient
+}
+
+pub(crate) fn prepare(words: &[&str], configs: &Path) -> Result<Work> {
+    match words {
+        ["step", name, _, _] => step(load(configs, name, &[])?),
+        ["bare", name, _, batch] => bare(load(configs, name, &[])?, number(batch)?),
+        ["train", name, _, batch] => train(configs, name, number(batch)?),
+        ["forward", CIFAR, _, batch, passes] => forward(
+            Registry::default().models.from_json(CIFAR_CONFIG, CIFAR)?.as_ref(),
+            number(batch)?,
+            number(passes)?,
+        ),
+        ["sample", name, _, batch, steps] => sample(load(configs, name, &[])?, number(batch)?, number(steps)?),
+        _ => Err(format!("there is no work `{}`", words.join(" ")).into()),
+    }
+}
+
+fn load(configs: &Path, name: &str, set: &[&str]) -> Result<RunConfig> {
+    let set: Vec<String> = ["train.epochs=1000000"].iter().chain(set).map(|&set| set.to_owned()).collect();
+    Ok(RunConfig::load(&configs.join(name), &set, &Registry::default())?)
+}
+
+/// Optimiser steps as `kakusan train` does them, batches made ahead and all.
+fn step(config: RunConfig) -> Result<Work> {
+    let mut trainer = Trainer::new(&config, images(&config)?, &Device::Cpu)?;
+    Ok(Box::new(move || {
+        trainer.step()?.ok_or("the training is over")?;
+        Ok(())
+    }))
+}
+
+/// Images of noise that fill whole batches: what is in them makes no difference to the time.
+fn images(config: &RunConfig) -> Result<Arc<ImageSet>> {
+    let shape = config.model.sample_shape()?;
+    let count = BATCHES * config.train.batch_size;
+    let numbers = Generator::new(0).rand(count * shape.iter().product::<usize>());
+    let pixels = numbers.into_iter().map(|number| (number * 255.0) as u8).collect();
+    Ok(Arc::new(ImageSet::new(shape, pixels, vec![0; count], vec!["noise".into()])?))
+}
+
+/// Forward, backward and Adam, and nothing else.
+fn bare(config: RunConfig, batch: usize) -> Result<Work> {
+    let mut rng = Generator::new(0);
+    let (weights, model) = Weights::initialise(&Device::Cpu, &mut rng, |vb| config.model.build(vb))?;
+    let mut adam = Adam::new(weights.vars(), AdamConfig { lr: 1e-3, ..AdamConfig::default() })?;
+    let [channels, height, width] = config.model.sample_shape()?;
+    let numbers = rng.rand(batch * channels * height * width);
+    let x = Tensor::from_vec(numbers, (batch, channels, height, width), &Device::Cpu)?;
+    let level = Tensor::zeros(batch, kakusan::candle::DType::F32, &Device::Cpu)?;
+    Ok(Box::new(move || {
+        let (_, gradients) = kakusan::ops::gradients(batch, &Device::Cpu, |part| {
+            let of = |tensor: &Tensor| tensor.narrow(0, part.start, part.len());
+            let dropout = Dropout { seed: 0, step: 0, first_image: part.start };
+            let y = model.forward_train(&of(&x)?, &of(&level)?, None, dropout)?;
+            let share = part.len() as f64 / batch as f64;
+            Ok::<_, kakusan::models::Error>((kakusan::ops::mse_loss(&y, &of(&x)?)? * share)?)
+        })?;
+        Ok(adam.step(&gradients)?)
+    }))
+}
+
+/// The steps of a whole training with what people turn on, in a thread of its own that waits for each to be asked for.
+fn train(configs: &Path, name: &str, batch: usize) -> Result<Work> {
+    let each = format!("data.drawn_per_class={}", BATCHES * batch);
+    let set = ["train.use_ema=true", "train.tensorboard=true", "data.classes=[8]", "data.sources=[\"drawn\"]", &each];
+    let config = load(configs, name, &set)?;
+    let dir = tempfile::tempdir()?;
+    let (done, steps) = mpsc::sync_channel(0);
+    std::thread::spawn(move || {
+        let (registry, stop) = (Registry::default(), AtomicBool::new(false));
+        let training = Training::new(config, dir.path().join("run"), &registry).device(DeviceChoice::Cpu).stop(&stop);
+        let mut report = Report::new("kakusan");
+        let outcome = training.run(&mut |event| {
+            if let Event::Step { .. } = event
+                && done.send(Ok(())).is_err()
+            {
+                stop.store(true, std::sync::atomic::Ordering::Relaxed); // something else is measured now
+            }
+            report.observe(event, &mut |_| {})
+        });
+        let _ = done.send(outcome.map(drop).map_err(|e| e.to_string()));
+    });
+    Ok(Box::new(move || Ok(steps.recv()??)))
+}
+
+/// A network's forward passes on its own kind of images.
+fn forward(config: &dyn ModelConfig, batch: usize, passes: usize) -> Result<Work> {
+    let mut rng = Generator::new(0);
+    let (weights, _) = Weights::initialise(&Device::Cpu, &mut rng, |vb| config.build(vb))?;
+    let model = weights.frozen(|vb| config.build(vb))?;
+    let [channels, height, width] = config.sample_shape()?;
+    let numbers = rng.randn(batch * channels * height * width);
+    let x = Tensor::from_vec(numbers, (batch, channels, height, width), &Device::Cpu)?;
+    let level = Tensor::full(500f32, batch, &Device::Cpu)?;
+    let pass = move || {
+        kakusan::ops::predict(batch, &Device::Cpu, |part| {
+            let of = |tensor: &Tensor| tensor.narrow(0, part.start, part.len());
+            model.forward(&of(&x)?, &of(&level)?, None)
+        })
+    };
+    let all = move || (0..passes).try_for_each(|_| pass().map(drop));
+    Ok(Box::new(move || Ok(kakusan::ops::with_still_weights(&all)?)))
+}
+
+fn sample(config: RunConfig, batch: usize, steps: usize) -> Result<Work> {
+    let mut rng = Generator::new(0);
+    let (weights, _) = Weights::initialise(&Device::Cpu, &mut rng, |vb| config.model.build(vb))?;
+    let pipeline = DDPMPipeline::new(config.model, weights, config.sample_scheduler)?;
+    let options = SampleOptions {
+        run: RunOptions::steps(steps),
+        class_labels: pipeline.model().config().num_classes().map(|_| vec![0; batch]),
+        ..SampleOptions::new(batch)
+    };
+    Ok(Box::new(move || Ok(pipeline.sample_with(&options, &mut rng, |_| ControlFlow::Continue(())).map(drop)?)))
+}

@@ -1,0 +1,79 @@
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use kakusan_models::Weights;
+use kakusan_weights::Checkpoint;
+
+use super::run_folder::CHECKPOINTS;
+use super::trainer::{UNET, UNET_EMA};
+use super::{checkpoint, checksums, training};
+use crate::layout::{INDEX_FILE, RUN_CONFIG_FILE};
+use crate::{DDPMPipeline, Error, Registry, Result, RunConfig, Warning};
+
+/// The pipeline of a run as it was at a checkpoint.
+pub struct Checkpointed {
+    /// It samples as the finished run would.
+    pub pipeline: DDPMPipeline,
+    /// The checkpoint's folder.
+    pub dir: PathBuf,
+    /// Whether its weights are the averaged ones.
+    pub averaged: bool,
+    /// Newer checkpoints that cannot be used, and why.
+    pub skipped: Vec<Error>,
+}
+
+impl DDPMPipeline {
+    /// Whether `dir` is the folder of a run that has saved no pipeline yet.
+    pub fn is_unfinished(dir: &Path) -> bool {
+        dir.join(RUN_CONFIG_FILE).is_file() && !dir.join(INDEX_FILE).is_file()
+    }
+
+    /// Loads the pipeline of the run in `dir` from its checkpoint of step `step`, or from the newest that is whole: the
+    /// averaged weights where there are some. Changes nothing there.
+    ///
+    /// # Errors
+    /// When `dir` is no run, or has no such checkpoint.
+    pub fn from_run(dir: &Path, step: Option<usize>, registry: &Registry, device: &Device) -> Result<Checkpointed> {
+        let file = dir.join(RUN_CONFIG_FILE);
+        if !file.is_file() {
+            let reason = format!("it has no {RUN_CONFIG_FILE}; checkpoints are those of a run");
+            return Err(Error::NotARun { dir: dir.to_owned(), reason });
+        }
+        let config = RunConfig::load(&file, &[], registry)?;
+        let parent = dir.join(CHECKPOINTS);
+        let found = match step {
+            Some(step) => vec![checkpoint::find(&parent, step)?],
+            None => checkpoint::newest_first(&parent)?.into_iter().map(|(_, dir)| dir).collect(),
+        };
+        let class_names = training::class_names(dir)?;
+        let mut skipped = vec![];
+        for dir in found {
+            match load(&config, &dir, device) {
+                Ok((mut pipeline, averaged)) => {
+                    pipeline.set_class_names(class_names);
+                    return Ok(Checkpointed { pipeline, dir, averaged, skipped });
+                }
+                Err(e) => skipped.push(e),
+            }
+        }
+        Err(skipped.into_iter().next().unwrap_or_else(|| {
+            let reason = "its training has not come to its first checkpoint".into();
+            Error::NotAPipeline { dir: dir.to_owned(), reason }
+        }))
+    }
+}
+
+fn load(config: &RunConfig, dir: &Path, device: &Device) -> Result<(DDPMPipeline, bool)> {
+    checksums::verify(dir).map_err(|reason| checkpoint::unusable(dir, &reason))?;
+    let averaged = dir.join(UNET_EMA).is_dir();
+    let checkpoint = Checkpoint::find(&dir.join(if averaged { UNET_EMA } else { UNET }), None)?;
+    let model = &config.model;
+    let rename = |name: &str| model.tensor_name(name);
+    let path = checkpoint.path().to_owned();
+    let (weights, names) = Weights::from_checkpoint(&checkpoint, &model.outline()?, device, rename)?;
+    let mut pipeline = DDPMPipeline::new(model.clone(), weights, config.scheduler.clone())?;
+    if !names.is_empty() {
+        pipeline.warn(Warning::Model(kakusan_models::Warning::UnexpectedTensors { path, names }));
+    }
+    Ok((pipeline, averaged))
+}

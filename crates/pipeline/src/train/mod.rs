@@ -1,0 +1,24 @@
+//! Training: the configuration, the loop, and the run folder with its checkpoints.
+
+mod checkpoint;
+mod checkpointed;
+mod checksums;
+mod config;
+mod lr_schedule;
+mod objective;
+mod observer;
+mod optimizer;
+mod resume;
+mod run_files;
+mod run_folder;
+mod train_config;
+mod trainer;
+mod training;
+
+pub use checkpointed::Checkpointed;
+pub use config::{ConfigError, ConfigWarning, RunConfig, SampleConfig};
+pub use observer::{EpochSummary, Event, RunView};
+pub use run_folder::{Record, read_metrics};
+pub use train_config::{LossType, LrScheduler, OptimizerName, TrainConfig};
+pub use trainer::{Step, Trainer};
+pub use training::{Existing, Outcome, Training, run_config};

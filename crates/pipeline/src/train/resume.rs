@@ -1,0 +1,122 @@
+//! Going on with a run: with its own configuration, from its newest checkpoint that is whole.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::checkpoint;
+use super::run_folder::{Metrics, RunFolder};
+use crate::layout::RUN_CONFIG_FILE;
+use crate::{Error, Event, Record, Registry, Result, RunConfig, Trainer};
+
+/// Where the images lie may change: `data.json` says which they were.
+const FREE: [&str; 2] = ["data.dir", "data.sources"];
+/// How long a training lasts may change, unless its learning rates depend on it.
+const LENGTH: [&str; 2] = ["train.epochs", "train.max_steps"];
+/// Without these, no step of a checkpoint's training can be gone on from.
+const FIXED: [&str; 3] = ["train.seed", "train.optimizer", "train.use_ema"];
+/// The tables in which the other settings may change, where that is allowed.
+const CHANGEABLE: [&str; 3] = ["train.", "sample.", "data."];
+
+/// Makes sure that `config` is that of the run, so that it goes on as if it had never stopped; `allow_changes` accepts
+/// other settings where there is a way to go on with them, which are then given, in words.
+pub(crate) fn check_same(
+    folder: &RunFolder,
+    config: &RunConfig,
+    allow_changes: bool,
+    registry: &Registry,
+) -> Result<Vec<String>> {
+    let own = RunConfig::load(&folder.dir().join(RUN_CONFIG_FILE), &[], registry)?;
+    let (own, new) = (settings(&own)?, settings(config)?);
+    let (mut differences, mut accepted) = (vec![], vec![]);
+    let mut changeable = true;
+    for key in own.keys().chain(new.keys().filter(|key| !own.contains_key(*key))) {
+        let is_free = FREE.contains(&key.as_str())
+            || (LENGTH.contains(&key.as_str()) && !config.train.lr_scheduler.knows_the_end());
+        if is_free || own.get(key) == new.get(key) {
+            continue;
+        }
+        let is_changeable = !FIXED.contains(&key.as_str()) && CHANGEABLE.iter().any(|table| key.starts_with(table));
+        let show = |value: Option<&String>| value.map_or("not set".to_owned(), |value| format!("`{value}`"));
+        let difference = format!("{key} is {}, the run's is {}", show(new.get(key)), show(own.get(key)));
+        if allow_changes && is_changeable {
+            accepted.push(difference);
+        } else {
+            differences.push(difference);
+            changeable &= is_changeable;
+        }
+    }
+    if differences.is_empty() {
+        return Ok(accepted);
+    }
+    Err(Error::OtherConfig { dir: folder.dir().to_owned(), differences, changeable })
+}
+
+/// A configuration's values by dotted keys.
+fn settings(config: &RunConfig) -> Result<BTreeMap<String, String>> {
+    let unreadable = |e: toml::de::Error| Error::Unfit(format!("a configuration has no TOML form: {e}"));
+    let tables: toml::Table = config.to_toml()?.parse().map_err(unreadable)?;
+    let values = tables.iter().filter_map(|(table, values)| Some((table, values.as_table()?)));
+    let dotted = |(table, values): (&String, &toml::Table)| -> Vec<(String, String)> {
+        values.iter().map(|(key, value)| (format!("{table}.{key}"), value.to_string())).collect()
+    };
+    Ok(values.flat_map(dotted).collect())
+}
+
+/// Brings the trainer to the newest checkpoint that is whole, or to that of step `from`, and the log with it.
+pub(crate) fn go_on(
+    folder: &RunFolder,
+    trainer: &mut Trainer,
+    from: Option<usize>,
+    allow_changes: bool,
+    observe: &mut dyn FnMut(&Event) -> Result<()>,
+) -> Result<(Metrics, Vec<Record>)> {
+    let checkpoints = folder.checkpoints();
+    checkpoint::sweep(&checkpoints)?;
+    folder.sweep()?;
+    let found = checkpoint::newest_first(&checkpoints)?;
+    let chosen = from.map(|step| checkpoint::find(&checkpoints, step)).transpose()?;
+    let first = found.iter().position(|(_, dir)| chosen.as_ref().is_none_or(|chosen| chosen == dir)).unwrap_or(0);
+    let mut refused = None;
+    for (i, (_, dir)) in found.iter().enumerate().skip(first) {
+        let loaded = match allow_changes {
+            true => trainer.load_changed_checkpoint(dir),
+            false => trainer.load_checkpoint(dir),
+        };
+        match loaded {
+            Ok(()) => {
+                let why = if chosen.is_some() { "later" } else { "damaged" };
+                found[..i].iter().try_for_each(|(_, newer)| checkpoint::set_aside(newer, why))?;
+                checkpoint::prune(&checkpoints, trainer.keep())?; // it may have been killed before it came to that
+                let steps = trainer.steps_done();
+                let (metrics, records) = folder.resume_metrics(steps)?;
+                if records.len() < steps {
+                    let (path, missing) = (metrics.path(), steps - records.len());
+                    observe(&Event::LogIncomplete { path, missing, steps })?;
+                }
+                return Ok((metrics, records));
+            }
+            Err(e) if chosen.is_some() => return Err(e),
+            Err(e) => {
+                observe(&Event::CheckpointSkipped(&e))?;
+                refused.get_or_insert(e);
+            }
+        }
+    }
+    match refused {
+        None => Ok((folder.new_metrics()?, vec![])), // it was stopped before its first checkpoint
+        Some(Error::Checkpoint { dir, reason }) => {
+            let reason = format!("{reason}; nor can another one of the run, so begin anew with --overwrite");
+            Err(Error::Checkpoint { dir, reason })
+        }
+        Some(other) => Err(other),
+    }
+}
+
+/// A training that diverged says from where it can go on.
+pub(crate) fn with_last_checkpoint(mut error: Error, checkpoints: &Path) -> Error {
+    if let Error::Diverged { last_checkpoint, .. } | Error::Unsound { last_checkpoint, .. } = &mut error {
+        let newest = checkpoint::newest_first(checkpoints).ok().and_then(|found| found.into_iter().next());
+        *last_checkpoint = newest.map(|(_, dir)| dir);
+    }
+    error
+}

@@ -1,0 +1,270 @@
+//! The folder of a training run: a pipeline in diffusers' layout, and beside it how it came about.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use kakusan_weights::disk;
+use serde::{Deserialize, Serialize};
+
+use super::run_files::{delete_file, is_leftover, rename};
+use crate::files::{create_folders, delete_folder, write_whole};
+use crate::layout::RUN_CONFIG_FILE;
+use crate::{Error, Result, Step};
+
+/// The log of a run: a line a step.
+const METRICS_FILE: &str = "metrics.jsonl";
+/// The folder of its checkpoints.
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
+
+/// The folder of one training run.
+#[derive(Debug, Clone)]
+pub(crate) struct RunFolder {
+    dir: PathBuf,
+}
+
+impl RunFolder {
+    /// Makes sure that `dir` may become the folder of a new run, and changes nothing but what a killed `--overwrite` left.
+    pub(crate) fn check(dir: &Path, overwrite: bool) -> Result<()> {
+        finish_overwrite(dir)?;
+        let mut entries = match fs::read_dir(dir) {
+            Ok(entries) => entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Error::io("read", dir)(e)),
+        };
+        // a run that was killed before it had its configuration has nothing worth keeping
+        let empty = entries.all(|name| is_leftover(&name));
+        let is_run = is_run(dir);
+        if empty || (overwrite && is_run) {
+            return Ok(());
+        }
+        if overwrite {
+            let reason = format!("it has no {RUN_CONFIG_FILE}, so --overwrite will not delete what is in it");
+            return Err(Error::NotARun { dir: dir.to_owned(), reason });
+        }
+        let resumable = is_run && !dir.join(crate::layout::INDEX_FILE).is_file();
+        Err(Error::RunExists { dir: dir.to_owned(), fresh: fresh_name(dir), resumable })
+    }
+
+    /// Makes the folder of a new run and keeps its configuration there. A run that it overwrites is put aside first, and
+    /// deleted when the new one is there: killed at any moment, there is the one or the other.
+    pub(crate) fn create(dir: &Path, overwrite: bool, config: &str) -> Result<Self> {
+        Self::check(dir, overwrite)?;
+        let mut lock = None;
+        if overwrite && is_run(dir) {
+            lock = Self::open(dir)?.lock()?; // nobody may be at work there, nor bring it back meanwhile
+            rename(dir, &aside(dir)?)?;
+        }
+        // the configuration comes first: a folder with anything in it is a run, also one that was killed right here
+        create_folders(dir)?;
+        write_whole(&dir.join(RUN_CONFIG_FILE), config.as_bytes())?;
+        drop(lock);
+        let folder = Self::open(dir)?;
+        folder.sweep()?;
+        Ok(folder)
+    }
+
+    /// The folder of a run that exists.
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
+        finish_overwrite(dir)?;
+        if !is_run(dir) {
+            let reason = format!("it has no {RUN_CONFIG_FILE}; name the folder of an earlier training");
+            return Err(Error::NotARun { dir: dir.to_owned(), reason });
+        }
+        let folder = Self { dir: dir.to_owned() };
+        for dir in [folder.images(), folder.checkpoints()] {
+            create_folders(&dir)?;
+        }
+        Ok(folder)
+    }
+
+    /// Keeps other processes from training here for as long as the result lives; where the file system knows no locks,
+    /// nothing does.
+    ///
+    /// The lock is the system's, which takes it away from a process that ends, however it ends.
+    pub(crate) fn lock(&self) -> Result<Option<File>> {
+        let Ok(folder) = File::open(self.checkpoints()) else { return Ok(None) };
+        match folder.try_lock() {
+            Err(TryLockError::WouldBlock) => Err(Error::RunInUse { dir: self.dir.clone() }),
+            Err(TryLockError::Error(_)) => Ok(None),
+            Ok(()) => Ok(Some(folder)),
+        }
+    }
+
+    /// Deletes what a run that was killed left of files half written.
+    pub(crate) fn sweep(&self) -> Result<()> {
+        for dir in [self.dir.clone(), self.images(), self.logs(), self.dir.join("unet"), self.dir.join("scheduler")] {
+            for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+                if is_leftover(&entry.file_name().to_string_lossy()) {
+                    delete_file(&entry.path())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn images(&self) -> PathBuf {
+        self.dir.join("images")
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+
+    pub(crate) fn checkpoints(&self) -> PathBuf {
+        self.dir.join(CHECKPOINTS)
+    }
+
+    /// Writes a file of the folder, whole or not at all.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+        let path = self.dir.join(name);
+        write_whole(&path, bytes)?;
+        Ok(path)
+    }
+
+    /// The log of a run that begins.
+    pub(crate) fn new_metrics(&self) -> Result<Metrics> {
+        let path = self.dir.join(METRICS_FILE);
+        write_whole(&path, b"")?;
+        Metrics::open(path)
+    }
+
+    /// The log of a run that goes on after `steps` steps, cut back to them, and their records. What a log lacks is lacking:
+    /// no checkpoint depends on it.
+    pub(crate) fn resume_metrics(&self, steps: usize) -> Result<(Metrics, Vec<Record>)> {
+        let path = self.dir.join(METRICS_FILE);
+        let mut log = read_log(&path);
+        log.retain(|(_, record)| record.step <= steps);
+        // the lines as they were: a number that is read and written again may end in another digit
+        let lines: String = log.iter().flat_map(|(line, _)| [line.as_str(), "\n"]).collect();
+        write_whole(&path, lines.as_bytes())?;
+        let records = log.into_iter().map(|(_, record)| record).collect();
+        Ok((Metrics::open(path)?, records))
+    }
+}
+
+/// One line of `metrics.jsonl`: an optimiser step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The step, from 1.
+    pub step: usize,
+    /// The epoch, from 1.
+    pub epoch: usize,
+    /// The mean loss of the step's images.
+    pub loss: f32,
+    /// The learning rate.
+    pub lr: f64,
+    /// The norm of the gradients, before clipping.
+    pub grad_norm: f64,
+    /// The decay with which the average of the weights took the step, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
+    /// Seconds of training up to here: of the steps alone, not of checkpoints, pictures and interruptions.
+    pub seconds: f64,
+}
+
+impl Record {
+    pub(crate) fn new(step: &Step, seconds: f64) -> Self {
+        let Step { step, epoch, loss, learning_rate: lr, grad_norm, ema_decay, .. } = *step;
+        Self { step, epoch, loss, lr, grad_norm, ema_decay, seconds }
+    }
+
+    fn line(&self) -> Result<String> {
+        let json = serde_json::to_string(self).map_err(|e| Error::Unfit(format!("a metric has no JSON form: {e}")))?;
+        Ok(json + "\n")
+    }
+}
+
+/// The steps that the log of the run in `dir` holds, in order. Lines that cannot be read are left out: a run under way may just
+/// be writing its last one.
+pub fn read_metrics(dir: &Path) -> Vec<Record> {
+    read_log(&dir.join(METRICS_FILE)).into_iter().map(|(_, record)| record).collect()
+}
+
+/// The lines of a log that are whole, with their records, in the order of their steps. What cannot be read is as good as
+/// lost: a run under way may just be writing its last line.
+fn read_log(path: &Path) -> Vec<(String, Record)> {
+    let bytes = fs::read(path).unwrap_or_default();
+    let record = |line: &[u8]| -> Option<(usize, (String, Record))> {
+        let line = std::str::from_utf8(line).ok()?;
+        let record: Record = serde_json::from_str(line).ok()?;
+        (record.step > 0).then(|| (record.step, (line.to_owned(), record)))
+    };
+    let lines: BTreeMap<usize, _> = bytes.split(|&byte| byte == b'\n').filter_map(record).collect();
+    lines.into_values().collect()
+}
+
+/// `metrics.jsonl`, written a line a step.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    path: PathBuf,
+    file: File,
+}
+
+impl Metrics {
+    fn open(path: PathBuf) -> Result<Self> {
+        let file = File::options().append(true).open(&path).map_err(Error::io("open", &path))?;
+        Ok(Self { path, file })
+    }
+
+    pub(crate) fn append(&mut self, record: &Record) -> Result<()> {
+        disk::append(&mut self.file, &self.path, record.line()?.as_bytes()).map_err(Error::io("write", &self.path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Brings what was appended to the disk.
+    pub(crate) fn sync(&self) -> Result<()> {
+        disk::sync_file(&self.file, &self.path).map_err(Error::io("write", &self.path))
+    }
+}
+
+fn is_run(dir: &Path) -> bool {
+    dir.join(RUN_CONFIG_FILE).is_file()
+}
+
+/// Where a run lies while another takes its name.
+fn aside(dir: &Path) -> Result<PathBuf> {
+    let unnamed =
+        || Error::Unfit(format!("--overwrite takes a run's folder by its name, and {} is none", dir.display()));
+    let name = dir.file_name().ok_or_else(unnamed)?;
+    Ok(dir.with_file_name(format!(".{}.overwritten", name.to_string_lossy())))
+}
+
+/// Ends an `--overwrite` that was killed: where the new run has begun, the old one goes; else it comes back.
+fn finish_overwrite(dir: &Path) -> Result<()> {
+    let Ok(old) = aside(dir) else { return Ok(()) };
+    if !old.is_dir() {
+        return Ok(());
+    }
+    let _lock = RunFolder { dir: old.clone() }.lock()?; // whoever overwrites has it
+    if is_run(&old) && !is_run(dir) {
+        let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        if entries.all(|entry| is_leftover(&entry.file_name().to_string_lossy())) {
+            delete_folder(dir)?;
+            rename(&old, dir)?;
+        }
+        return Ok(());
+    }
+    delete_file(&old.join(RUN_CONFIG_FILE))?; // so that half of it is taken for no run
+    delete_folder(&old)
+}
+
+/// `runs/184-2` for `runs/184`: the first name of its kind that is free.
+fn fresh_name(dir: &Path) -> PathBuf {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let mut number = 2;
+    loop {
+        let fresh = dir.with_file_name(format!("{name}-{number}"));
+        if !fresh.exists() {
+            return fresh;
+        }
+        number += 1;
+    }
+}

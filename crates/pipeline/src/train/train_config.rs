@@ -1,0 +1,348 @@
+//! `[train]`: how a model is trained.
+
+use kakusan_ops::EmaConfig;
+use serde::{Deserialize, Serialize};
+
+use super::lr_schedule::LrSchedule;
+
+/// `[train]`: how the model is trained. Without more than the defaults, by Adam on the mean squared error, as in the
+/// tutorial.
+///
+/// Keys that are `None` take their default where they have an effect; where they have none they are refused, so that
+/// nothing that is written down is ignored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// How often the model sees every image.
+    pub epochs: usize,
+    /// Images in a batch; the last batch of an epoch may be shorter.
+    pub batch_size: usize,
+    /// The learning rate that `lr_scheduler` takes multiples of.
+    pub learning_rate: f64,
+    /// Where all randomness of the run begins: `torch.manual_seed(seed)`.
+    pub seed: u64,
+    /// Ends the training after so many steps, should the epochs hold more. The learning rate's schedule ends there too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<usize>,
+
+    /// How gradients move the weights.
+    pub optimizer: OptimizerName,
+    /// Adam's and AdamW's: how slowly the means of the gradient and of its square forget. 0.9 and 0.999 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub betas: Option<[f64; 2]>,
+    /// Adam's and AdamW's: added to the divisor. 1e-8 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eps: Option<f64>,
+    /// AdamW's (0.01 by default), decoupled from the gradient, and SGD's (0 by default), added to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_decay: Option<f64>,
+    /// SGD's, 0 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub momentum: Option<f64>,
+    /// Scales the gradients of a step so that their norm is this at most; diffusers' script has 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_grad_norm: Option<f64>,
+    /// Batches whose gradients are added up for one optimiser step: the loss is the mean over all of their images, as if
+    /// they were one batch. The last step of an epoch takes what batches are left. Steps, here and in the learning
+    /// rate's schedule, are optimiser steps.
+    pub gradient_accumulation_steps: usize,
+
+    /// How the learning rate changes with the steps.
+    pub lr_scheduler: LrScheduler,
+    /// Steps in which the learning rate rises from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr_warmup_steps: Option<usize>,
+    /// How often `cosine_with_restarts` falls to 0. 1 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr_num_cycles: Option<usize>,
+    /// The power of `polynomial`. 1 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr_power: Option<f64>,
+    /// The rules of `piecewise_constant`: `"1:1000,0.1:2000,0.01"` is the whole rate up to step 1,000, a tenth of it up
+    /// to step 2,000, and a hundredth from then on (diffusers' `step_rules`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr_step_rules: Option<String>,
+
+    /// What is made small: the mean of a function of prediction - target.
+    pub loss: LossType,
+    /// From where on `huber` is a line. 1 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub huber_delta: Option<f64>,
+    /// Weighs each image's loss by its signal-to-noise ratio, cut off at this (Hang et al. 2023, min-SNR, whose choice
+    /// is 5): `min(snr, gamma)` for `sample`, that over `snr` for `epsilon`, over `snr + 1` for `v_prediction`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snr_gamma: Option<f64>,
+
+    /// The share of images that a model which knows classes is shown without theirs, as of its last class, so that guidance
+    /// has something to go away from (Ho and Salimans 2022, who take 0.1). The model needs a class more than there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class_dropout: Option<f64>,
+
+    /// Computes what the model's blocks keep for the way back a second time there: less memory, more time. `UNet2DModel`s
+    /// can, on the CPU.
+    pub gradient_checkpointing: bool,
+
+    /// Keeps a moving average of the weights (diffusers' `EMAModel` with `use_ema_warmup`); samples are drawn with it and
+    /// the run's `unet/` is it.
+    pub use_ema: bool,
+    /// How slowly the average's decay grows: step `n` has `1 - (1 + n / ema_inv_gamma)^-ema_power`. 1 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema_inv_gamma: Option<f64>,
+    /// See `ema_inv_gamma`. 0.75 by default, as in diffusers' script.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema_power: Option<f64>,
+    /// The largest decay. 0.9999 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema_max_decay: Option<f64>,
+    /// The least decay, once it is not 0 any more. 0 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema_min_decay: Option<f64>,
+    /// So many steps, and one more, the average is the weights themselves. 0 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema_update_after_step: Option<u64>,
+
+    /// Writes a checkpoint after so many steps, and so on; there is one after each epoch and on Ctrl-C anyway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_every: Option<usize>,
+    /// How many checkpoints stay, the newest: one to go on from, and others to fall back to.
+    pub keep_checkpoints: usize,
+    /// Keeps, besides the newest, the checkpoint whose last 100 steps had the lowest mean loss.
+    pub keep_best: bool,
+    /// Writes what `metrics.jsonl` holds, and the pictures of `sample_every`, for TensorBoard too: `logs/` in the run.
+    pub tensorboard: bool,
+    /// Draws `[sample]`'s images after every so many epochs, always from the same noise: `images/epoch-001.png` and so on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample_every: Option<usize>,
+}
+
+impl Default for TrainConfig {
+    /// The tutorial's: 5 epochs, batches of 128, Adam with a learning rate of 1e-3, the mean squared error, seed 0.
+    fn default() -> Self {
+        Self {
+            epochs: 5,
+            batch_size: 128,
+            learning_rate: 1e-3,
+            seed: 0,
+            max_steps: None,
+            optimizer: OptimizerName::Adam,
+            betas: None,
+            eps: None,
+            weight_decay: None,
+            momentum: None,
+            max_grad_norm: None,
+            gradient_accumulation_steps: 1,
+            lr_scheduler: LrScheduler::Constant,
+            lr_warmup_steps: None,
+            lr_num_cycles: None,
+            lr_power: None,
+            lr_step_rules: None,
+            loss: LossType::Mse,
+            huber_delta: None,
+            snr_gamma: None,
+            class_dropout: None,
+            gradient_checkpointing: false,
+            use_ema: false,
+            ema_inv_gamma: None,
+            ema_power: None,
+            ema_max_decay: None,
+            ema_min_decay: None,
+            ema_update_after_step: None,
+            checkpoint_every: None,
+            keep_checkpoints: 2,
+            keep_best: false,
+            tensorboard: false,
+            sample_every: None,
+        }
+    }
+}
+
+/// `train.optimizer`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerName {
+    /// `torch.optim.Adam`.
+    Adam,
+    /// `torch.optim.AdamW`: Adam with decoupled weight decay.
+    AdamW,
+    /// `torch.optim.SGD`.
+    Sgd,
+}
+
+/// `train.lr_scheduler`: diffusers' `SchedulerType`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LrScheduler {
+    /// Always the same.
+    Constant,
+    /// The same after the warm-up.
+    ConstantWithWarmup,
+    /// A line down to 0 at the end of the training.
+    Linear,
+    /// Half a cosine down to 0.
+    Cosine,
+    /// Half a cosine down to 0, and again from the top.
+    CosineWithRestarts,
+    /// A power of what is left of the training, down to 1e-7.
+    Polynomial,
+    /// Steps, by `lr_step_rules`.
+    PiecewiseConstant,
+}
+
+impl LrScheduler {
+    fn warms_up(self) -> bool {
+        !matches!(self, Self::Constant | Self::PiecewiseConstant)
+    }
+
+    /// Whether the rate of a step depends on how many steps there are.
+    pub(crate) fn knows_the_end(self) -> bool {
+        matches!(self, Self::Linear | Self::Cosine | Self::CosineWithRestarts | Self::Polynomial)
+    }
+}
+
+/// `train.loss`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossType {
+    /// The squared difference.
+    Mse,
+    /// The absolute difference.
+    L1,
+    /// Half the squared difference up to `huber_delta`, a line from there on: `torch.nn.functional.huber_loss`.
+    Huber,
+}
+
+impl TrainConfig {
+    /// Ranges that types cannot say, and keys without effect; the message begins with the key, in backticks.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let counts = [
+            ("epochs", Some(self.epochs), 1_000_000),
+            ("batch_size", Some(self.batch_size), 65_536),
+            ("max_steps", self.max_steps, usize::MAX),
+            ("gradient_accumulation_steps", Some(self.gradient_accumulation_steps), 65_536),
+            ("lr_num_cycles", self.lr_num_cycles, 1_000_000),
+            ("checkpoint_every", self.checkpoint_every, usize::MAX),
+            ("sample_every", self.sample_every, 1_000_000),
+            ("keep_checkpoints", Some(self.keep_checkpoints), 1_000_000),
+        ];
+        for (key, value, most) in counts {
+            if let Some(value) = value
+                && !(1..=most).contains(&value)
+            {
+                return Err(format!("`{key}` is {value}; it must be between 1 and {most}"));
+            }
+        }
+        let above_0 = [
+            ("learning_rate", Some(self.learning_rate)),
+            ("max_grad_norm", self.max_grad_norm),
+            ("huber_delta", self.huber_delta),
+            ("snr_gamma", self.snr_gamma),
+            ("ema_inv_gamma", self.ema_inv_gamma),
+        ];
+        let from_0 = [
+            ("eps", self.eps),
+            ("weight_decay", self.weight_decay),
+            ("momentum", self.momentum),
+            ("lr_power", self.lr_power),
+            ("ema_power", self.ema_power),
+        ];
+        if let Some(share) = self.class_dropout.filter(|share| !(*share > 0.0 && *share < 1.0)) {
+            return Err(format!("`class_dropout` is {share}; it must be between 0 and 1"));
+        }
+        for (values, least) in [(&above_0, "above 0"), (&from_0, "from 0 on")] {
+            for (key, value) in values {
+                if let Some(value) = value
+                    && !(value.is_finite() && (*value > 0.0 || (*value == 0.0 && least == "from 0 on")))
+                {
+                    return Err(format!("`{key}` is {value}; it must be a number {least}"));
+                }
+            }
+        }
+        if let Some(betas) = self.betas
+            && !betas.iter().all(|beta| (0.0..1.0).contains(beta))
+        {
+            return Err(format!("`betas` is {betas:?}; both must be at least 0 and below 1, as in [0.9, 0.999]"));
+        }
+        if i64::try_from(self.seed).is_err() {
+            return Err(format!("`seed` is {}; TOML holds numbers up to {}", self.seed, i64::MAX));
+        }
+        self.check_effects()?;
+        if self.lr_scheduler == LrScheduler::PiecewiseConstant && self.lr_step_rules.is_none() {
+            let example = "lr_step_rules = \"1:1000,0.1:2000,0.01\"";
+            return Err(format!("`lr_scheduler` = \"piecewise_constant\" needs rules, such as {example}"));
+        }
+        if self.lr_scheduler == LrScheduler::ConstantWithWarmup && self.lr_warmup_steps.is_none() {
+            return Err("`lr_scheduler` = \"constant_with_warmup\" needs `lr_warmup_steps`, such as 500".into());
+        }
+        if self.lr_scheduler == LrScheduler::Polynomial && self.learning_rate <= 1e-7 {
+            return Err("`learning_rate` must be above 1e-7, where `lr_scheduler` = \"polynomial\" ends".into());
+        }
+        LrSchedule::new(self, 1)?;
+        let EmaConfig { max_decay, min_decay, .. } = self.ema();
+        if !(0.0..=1.0).contains(&max_decay) {
+            return Err(format!("`ema_max_decay` is {max_decay}; it must be between 0 and 1"));
+        }
+        if !(0.0..=max_decay).contains(&min_decay) {
+            let most = format!("between 0 and `ema_max_decay`, {max_decay}");
+            return Err(format!("`ema_min_decay` is {min_decay}; it must be {most}"));
+        }
+        Ok(())
+    }
+
+    /// Refuses keys that nothing looks at.
+    fn check_effects(&self) -> Result<(), String> {
+        const ADAM: &str = "optimizer = \"adam\" or \"adamw\"";
+        const WARM: &str = "lr_scheduler = \"constant_with_warmup\", \"linear\", \"cosine\", \"cosine_with_restarts\" or \"polynomial\"";
+        const EMA: &str = "use_ema = true";
+        let (optimizer, lr) = (self.optimizer, self.lr_scheduler);
+        let is_adam = optimizer != OptimizerName::Sgd;
+        let keys = [
+            ("betas", self.betas.is_some(), is_adam, ADAM),
+            ("eps", self.eps.is_some(), is_adam, ADAM),
+            (
+                "weight_decay",
+                self.weight_decay.is_some(),
+                optimizer != OptimizerName::Adam,
+                "optimizer = \"adamw\" or \"sgd\"",
+            ),
+            ("momentum", self.momentum.is_some(), !is_adam, "optimizer = \"sgd\""),
+            ("lr_warmup_steps", self.lr_warmup_steps.is_some(), lr.warms_up(), WARM),
+            (
+                "lr_num_cycles",
+                self.lr_num_cycles.is_some(),
+                lr == LrScheduler::CosineWithRestarts,
+                "lr_scheduler = \"cosine_with_restarts\"",
+            ),
+            ("lr_power", self.lr_power.is_some(), lr == LrScheduler::Polynomial, "lr_scheduler = \"polynomial\""),
+            (
+                "lr_step_rules",
+                self.lr_step_rules.is_some(),
+                lr == LrScheduler::PiecewiseConstant,
+                "lr_scheduler = \"piecewise_constant\"",
+            ),
+            ("huber_delta", self.huber_delta.is_some(), self.loss == LossType::Huber, "loss = \"huber\""),
+            ("ema_inv_gamma", self.ema_inv_gamma.is_some(), self.use_ema, EMA),
+            ("ema_power", self.ema_power.is_some(), self.use_ema, EMA),
+            ("ema_max_decay", self.ema_max_decay.is_some(), self.use_ema, EMA),
+            ("ema_min_decay", self.ema_min_decay.is_some(), self.use_ema, EMA),
+            ("ema_update_after_step", self.ema_update_after_step.is_some(), self.use_ema, EMA),
+        ];
+        match keys.into_iter().find(|(_, is_set, has_effect, _)| *is_set && !has_effect) {
+            Some((key, .., remedy)) => {
+                Err(format!("`{key}` has no effect here; leave it out, or set {remedy} in [train]"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The average's settings.
+    pub(crate) fn ema(&self) -> EmaConfig {
+        EmaConfig {
+            max_decay: self.ema_max_decay.unwrap_or(0.9999),
+            min_decay: self.ema_min_decay.unwrap_or(0.0),
+            update_after_step: self.ema_update_after_step.unwrap_or(0),
+            use_ema_warmup: true,
+            inv_gamma: self.ema_inv_gamma.unwrap_or(1.0),
+            power: self.ema_power.unwrap_or(0.75),
+        }
+    }
+}

@@ -1,0 +1,547 @@
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Device, Tensor};
+use kakusan_data::{BadImage, Batch, Batches, ImageSet, Loader};
+use kakusan_models::{Dropout, Model, ModelConfig, Weights};
+use kakusan_ops::{Ema, EmaState};
+use kakusan_rng::Generator;
+use kakusan_scheduler::{Draw, Process};
+
+use super::checkpoint::{self, Batching, Keep, Progress};
+use super::lr_schedule::LrSchedule;
+use super::objective::Objective;
+use super::optimizer::Optimizer;
+use crate::{Error, Result, RunConfig, TrainConfig};
+
+/// The folders of a checkpoint, as diffusers' script names them: the weights, and their average.
+pub(crate) const UNET: &str = "unet";
+pub(crate) const UNET_EMA: &str = "unet_ema";
+
+/// The training loop: any model, any scheduler, any images; one optimiser step at a time.
+///
+/// Every random number comes from one generator, in the order in which the tutorial's PyTorch program draws: the
+/// weights, then for each epoch the order of the images, then for each batch what the scheduler draws.
+///
+/// ```
+/// use candle_core::Device;
+/// use kakusan_data::draw_digits;
+/// use kakusan_pipeline::{Registry, RunConfig, Trainer};
+///
+/// # fn main() -> kakusan_pipeline::Result<()> {
+/// let text = r#"
+///     model = { _class_name = "BasicUNet" }
+///     scheduler = { _class_name = "LinearMixScheduler" }
+///     train = { epochs = 1, batch_size = 4 }
+/// "#;
+/// let config = RunConfig::parse(text, "example", &[], &Registry::default())?;
+/// let images = draw_digits(&[1], 8, 0)?; // eight ones
+/// let mut trainer = Trainer::new(&config, images.into(), &Device::Cpu)?;
+/// while let Some(step) = trainer.step()? {
+///     assert!(step.loss.is_finite());
+/// }
+/// assert_eq!(trainer.steps_done(), 2);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Trainer {
+    config: Arc<dyn ModelConfig>,
+    train: TrainConfig,
+    model: Box<dyn Model>,
+    weights: Weights,
+    optimizer: Optimizer,
+    ema: Option<Ema>,
+    schedule: LrSchedule,
+    objective: Objective,
+    process: Process,
+    loader: Loader,
+    /// The batches of the epoch that has begun.
+    batches: Option<Batches>,
+    /// The next step's batches, where it had to be seen whether any image is left in the epoch.
+    ahead: Option<Group>,
+    progress: Progress,
+    images_per_epoch: usize,
+    /// Whether images may be left out of their batches.
+    may_skip: bool,
+    total_steps: usize,
+    device: Device,
+}
+
+/// The batches of an optimiser step that hold an image, and their numbers in the epoch.
+type Group = Vec<(usize, Batch)>;
+
+/// What one optimiser step did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// Which step, from 1.
+    pub step: usize,
+    /// Which epoch, from 1.
+    pub epoch: usize,
+    /// The mean loss of the step's images.
+    pub loss: f32,
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// The norm of the gradients, before clipping.
+    pub grad_norm: f64,
+    /// The decay with which the average of the weights took the step, if there is one.
+    pub ema_decay: Option<f64>,
+    /// Images in the step's batches.
+    pub images: usize,
+    /// Images that should have been in the batch but cannot be decoded (`data.on_bad_image = "skip"`).
+    pub skipped: Vec<BadImage>,
+    /// Whether the epoch ended with this step.
+    pub ends_epoch: bool,
+}
+
+impl Trainer {
+    /// Initialises model and optimiser for a training on `images`.
+    ///
+    /// # Errors
+    /// When the images do not fit the model, or the configuration's parts do not fit each other.
+    pub fn new(config: &RunConfig, images: Arc<ImageSet>, device: &Device) -> Result<Self> {
+        let [channels, height, width] = config.model.sample_shape()?;
+        if images.shape() != [channels, height, width] {
+            return Err(Error::Unfit(format!(
+                "the images are {} x {} x {}, but the model takes {channels} x {height} x {width}: \
+                 set model.in_channels and model.sample_size, or data.channels and data.resolution",
+                images.channels(),
+                images.height(),
+                images.width()
+            )));
+        }
+        if let Some(predicted) = config.model.to_map().get("out_channels").and_then(|channels| channels.as_u64())
+            && predicted != channels as u64
+        {
+            return Err(Error::Unfit(format!(
+                "the model predicts {predicted} channels of images that have {channels}: set model.out_channels = {channels}"
+            )));
+        }
+        check_classes(config, &images)?;
+        let train = config.train.clone();
+        if train.gradient_checkpointing && !device.is_cpu() {
+            let reason =
+                "train.gradient_checkpointing works on the CPU alone: leave it away, or train with --device cpu";
+            return Err(Error::Unfit(reason.into()));
+        }
+        let mut rng = Generator::new(train.seed);
+        let (weights, mut model) = Weights::initialise(device, &mut rng, |vb| config.model.build(vb))?;
+        if train.gradient_checkpointing {
+            model.enable_gradient_checkpointing()?;
+        }
+        let batch_size = NonZeroUsize::new(train.batch_size).unwrap_or(NonZeroUsize::MIN);
+        let (images_per_epoch, may_skip) = (images.len(), images.may_skip());
+        let mut loader = Loader::new(images, batch_size);
+        if let Some(data) = &config.data {
+            loader = loader.prefetch(data.prefetch());
+            if let Some(threads) = data.num_workers.and_then(NonZeroUsize::new) {
+                loader = loader.threads(threads);
+            }
+        }
+        let TrainConfig { batch_size, gradient_accumulation_steps, .. } = train;
+        let batching = Batching { images: images_per_epoch, batch_size, gradient_accumulation_steps };
+        let progress = Progress { step: 0, epoch: 0, batch: 0, epoch_began: 0, batching, epoch_rng: rng.clone(), rng };
+        let total_steps = total_steps(&train, &progress);
+        Ok(Self {
+            config: config.model.clone(),
+            model,
+            optimizer: Optimizer::new(&train, weights.vars())?,
+            ema: train.use_ema.then(|| Ema::new(weights.vars(), train.ema())).transpose()?,
+            weights,
+            schedule: LrSchedule::new(&train, total_steps).map_err(Error::Unfit)?,
+            objective: Objective::new(&train, config.scheduler.as_ref()).map_err(Error::Unfit)?,
+            process: config.scheduler.process(),
+            batches: None,
+            ahead: None,
+            progress,
+            images_per_epoch,
+            may_skip,
+            total_steps,
+            loader,
+            train,
+            device: device.clone(),
+        })
+    }
+
+    /// Does the next optimiser step, or nothing when the training is over. Batches of which no image can be decoded
+    /// (`data.on_bad_image = "skip"`) are passed over: an epoch has fewer steps then.
+    ///
+    /// # Errors
+    /// When the loss or the gradients are not finite any more; the weights are then those before the step. When no image of an
+    /// epoch can be decoded.
+    pub fn step(&mut self) -> Result<Option<Step>> {
+        if self.progress.step >= self.total_steps || self.progress.epoch >= self.train.epochs {
+            return Ok(None);
+        }
+        let mut skipped = vec![];
+        let group = match self.ahead.take() {
+            Some(group) => Some(group),
+            None => self.next_group(&mut skipped)?,
+        };
+        let Some(batches) = group else {
+            let (epoch, count) = (self.progress.epoch + 1, skipped.len());
+            let first = skipped.first().map(|bad| format!(", the first of them {bad}")).unwrap_or_default();
+            let reason = format!("no image is left in epoch {epoch}: {count} cannot be decoded{first}");
+            return Err(Error::Unfit(reason));
+        };
+        let of_epoch = self.loader.steps_per_epoch();
+        let last = of_epoch.min(self.progress.batch + self.train.gradient_accumulation_steps.max(1));
+        let images: usize = batches.iter().map(|(_, batch)| batch.indices.len()).sum();
+        let (mut loss, mut sum, mut indices) = (0.0, None, vec![]);
+        for (number, batch) in batches {
+            let (more, gradients) = self.gradients(&batch, number, images)?;
+            loss += more;
+            sum = Some(match sum.take() {
+                None => gradients,
+                Some(sum) => self.add(sum, &gradients)?,
+            });
+            indices.extend(batch.indices);
+        }
+        let Some(gradients) = sum else { return Ok(None) };
+        let grad_norm = kakusan_ops::grad_norm(&gradients, &self.weights.vars())?;
+        for (what, value) in [("the loss", loss), ("the norm of the gradients", grad_norm)] {
+            if !(value as f32).is_finite() {
+                let step = self.progress.step + 1;
+                return Err(Error::Diverged { what, step, value, images: indices, last_checkpoint: None });
+            }
+        }
+        let scale = match self.train.max_grad_norm {
+            Some(most) => kakusan_ops::clip_factor(grad_norm, most)?,
+            None => 1.0,
+        };
+        let learning_rate = self.schedule.at(self.progress.step);
+        self.optimizer.step(&gradients, learning_rate, scale)?;
+        let ema_decay = self.ema.as_mut().map(Ema::step).transpose()?;
+
+        self.progress.step += 1;
+        self.progress.batch = last;
+        let epoch = self.progress.epoch + 1;
+        if self.may_skip && last < of_epoch {
+            // the epoch is over if nothing but bad images follows
+            self.ahead = self.next_group(&mut skipped)?;
+        }
+        let ends_epoch = self.progress.batch == of_epoch;
+        if ends_epoch {
+            self.progress.epoch += 1;
+            self.progress.batch = 0;
+            self.progress.epoch_began = self.progress.step;
+            self.batches = None;
+        }
+        let (step, loss) = (self.progress.step, loss as f32);
+        Ok(Some(Step { step, epoch, loss, learning_rate, grad_norm, ema_decay, images, skipped, ends_epoch }))
+    }
+
+    /// The batches of the next step, without those that hold no image; steps without any are passed over. Nothing where none is
+    /// left in the epoch.
+    fn next_group(&mut self, skipped: &mut Vec<BadImage>) -> Result<Option<Group>> {
+        let of_epoch = self.loader.steps_per_epoch();
+        while self.progress.batch < of_epoch {
+            let first = self.progress.batch;
+            let last = of_epoch.min(first + self.train.gradient_accumulation_steps.max(1));
+            let mut group = vec![];
+            for number in first..last {
+                let Some(mut batch) = self.next_batch()? else { return Ok(None) };
+                skipped.append(&mut batch.skipped);
+                if !batch.indices.is_empty() {
+                    group.push((number, batch));
+                }
+            }
+            if !group.is_empty() {
+                return Ok(Some(group));
+            }
+            self.progress.batch = last;
+        }
+        Ok(None)
+    }
+
+    /// The next batch; at the end of an epoch the first of the next one.
+    fn next_batch(&mut self) -> Result<Option<Batch>> {
+        let batches = match &mut self.batches {
+            Some(batches) => batches,
+            none => {
+                self.progress.epoch_rng = self.progress.rng.clone();
+                none.insert(self.loader.epoch(&mut self.progress.rng))
+            }
+        };
+        Ok(batches.next().transpose()?)
+    }
+
+    /// Corrupts the epoch's batch `number`, lets the model predict, and compares with the target: the batch's share of the
+    /// mean loss over `images` images, and its gradients.
+    fn gradients(&mut self, batch: &Batch, number: usize, images: usize) -> Result<(f64, GradStore)> {
+        let [channels, height, width] = self.config.sample_shape()?;
+        let count = batch.indices.len();
+        let unit = Tensor::from_slice(&batch.images, (count, channels, height, width), &self.device)?;
+        let clean = match self.images().are_latents() {
+            true => unit,
+            false => self.process.pixel_range().from_unit(&unit)?,
+        };
+        let Draw { noise, levels } = self.process.draw(&clean, &mut self.progress.rng)?;
+        let conditioning = self.process.conditioning(&levels, &self.device)?;
+        let labels = self.labels(batch)?;
+        let seed = self.progress.rng.seed();
+        let step = (self.progress.epoch * self.loader.steps_per_epoch() + number) as u64;
+        let (model, process, objective) = (self.model.as_ref(), &self.process, &self.objective);
+        kakusan_ops::gradients(count, &self.device, |part| -> Result<Tensor> {
+            let of = |batch: &Tensor| batch.narrow(0, part.start, part.len());
+            let (clean, noise, levels) = (of(&clean)?, of(&noise)?, &levels[part.clone()]);
+            let noisy = process.add_noise(&clean, &noise, levels)?;
+            let target = process.target(&clean, &noise, levels)?;
+            let input = process.scale_model_input(&noisy, levels)?;
+            let dropout = Dropout { seed, step, first_image: part.start };
+            let labels = labels.as_ref().map(of).transpose()?;
+            let prediction = model.forward_train(&input, &of(&conditioning)?, labels.as_ref(), dropout)?;
+            let loss = objective.loss(&prediction, &target, levels)?;
+            Ok((loss * (part.len() as f64 / images as f64))?)
+        })
+    }
+
+    /// What a model that knows classes is told of a batch `[b]`: its classes, or for some images the last, which is none.
+    fn labels(&mut self, batch: &Batch) -> Result<Option<Tensor>> {
+        let Some(classes) = self.config.num_classes() else { return Ok(None) };
+        let mut labels = batch.labels.clone();
+        if let Some(share) = self.train.class_dropout {
+            let chances = self.progress.rng.rand(labels.len());
+            let dropped = labels.iter_mut().zip(chances).filter(|(_, chance)| f64::from(*chance) < share);
+            dropped.for_each(|(label, _)| *label = classes as u32 - 1);
+        }
+        let count = labels.len();
+        Ok(Some(Tensor::from_vec(labels, count, &self.device)?))
+    }
+
+    /// The gradients of two batches together.
+    fn add(&self, mut sum: GradStore, more: &GradStore) -> Result<GradStore> {
+        for (_, var) in self.weights.trained() {
+            if let (Some(a), Some(b)) = (sum.get(var), more.get(var)) {
+                let both = (a + b)?;
+                sum.insert(var, both);
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Optimiser steps done.
+    pub fn steps_done(&self) -> usize {
+        self.progress.step
+    }
+
+    /// Optimiser steps that the whole training has.
+    pub fn total_steps(&self) -> usize {
+        self.total_steps
+    }
+
+    /// Optimiser steps in an epoch; fewer are done where all images of one cannot be decoded.
+    pub fn steps_per_epoch(&self) -> usize {
+        self.progress.batching.steps_per_epoch()
+    }
+
+    /// Epochs that are over.
+    pub fn epochs_done(&self) -> usize {
+        self.progress.epoch
+    }
+
+    /// Epochs that the whole training has, the last one perhaps in part.
+    pub fn total_epochs(&self) -> usize {
+        let left = self.total_steps.saturating_sub(self.progress.epoch_began);
+        self.progress.epoch + left.div_ceil(self.steps_per_epoch().max(1))
+    }
+
+    /// Images in an epoch.
+    pub fn images_per_epoch(&self) -> usize {
+        self.images_per_epoch
+    }
+
+    /// The images that are trained on.
+    pub fn images(&self) -> &ImageSet {
+        self.loader.images()
+    }
+
+    /// The device that computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The weights as they are now.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The weights to draw samples with: a copy of their average where one is kept, else the weights themselves.
+    ///
+    /// # Errors
+    /// When the tensor library fails.
+    pub fn sampling_weights(&self) -> Result<Weights> {
+        let Some(ema) = &self.ema else { return Ok(self.weights.clone()) };
+        let weights = self.weights.copy()?;
+        ema.copy_to(&weights.vars())?;
+        Ok(weights)
+    }
+
+    /// Makes sure that the weights, and their average where one is kept, are finite, and that the network still predicts
+    /// finite numbers: a step's loss is that of the weights before it. Takes no random number of the training.
+    ///
+    /// # Errors
+    /// [`Error::Unsound`] where they are not.
+    pub fn check_sound(&self) -> Result<()> {
+        let refuse = |what: String| Err(Error::Unsound { what, step: self.progress.step, last_checkpoint: None });
+        let average = self.ema.is_some().then(|| self.sampling_weights()).transpose()?;
+        let all = [("", Some(&self.weights)), ("the average of ", average.as_ref())];
+        for (of, weights) in all.into_iter().filter_map(|(of, weights)| Some((of, weights?))) {
+            if let Some(name) = weights.not_finite()? {
+                return refuse(format!("{of}the weight {name} is not finite"));
+            }
+            let loss = self.trial_loss(weights)?;
+            if !loss.is_finite() {
+                return refuse(format!("the loss that {of}the weights would have is {loss}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The loss of `weights` on a few images of noise, at levels as training draws them.
+    fn trial_loss(&self, weights: &Weights) -> Result<f32> {
+        const IMAGES: usize = 8;
+        let [channels, height, width] = self.config.sample_shape()?;
+        let mut rng = Generator::new(self.train.seed);
+        let unit = rng.rand(IMAGES * channels * height * width);
+        let unit = Tensor::from_vec(unit, (IMAGES, channels, height, width), &self.device)?;
+        let process = &self.process;
+        let clean = process.pixel_range().from_unit(&unit)?;
+        let Draw { noise, levels } = process.draw(&clean, &mut rng)?;
+        let labels = match self.config.num_classes() {
+            Some(_) => Some(Tensor::zeros(IMAGES, DType::U32, &self.device)?),
+            None => None,
+        };
+        let noisy = process.add_noise(&clean, &noise, &levels)?;
+        let target = process.target(&clean, &noise, &levels)?;
+        let input = process.scale_model_input(&noisy, &levels)?;
+        let conditioning = process.conditioning(&levels, &self.device)?;
+        let model = weights.frozen(|vb| self.config.build(vb))?;
+        let prediction = kakusan_ops::predict(IMAGES, &self.device, |part| -> Result<Tensor> {
+            let of = |batch: &Tensor| batch.narrow(0, part.start, part.len());
+            let labels = labels.as_ref().map(of).transpose()?;
+            Ok(model.forward(&of(&input)?, &of(&conditioning)?, labels.as_ref())?)
+        })?;
+        Ok(self.objective.loss(&prediction, &target, &levels)?.to_scalar()?)
+    }
+
+    /// Writes a checkpoint under `parent` and gives its folder, `checkpoint-<step>`, which appears whole or not at all;
+    /// `mean_loss` is that of the last steps. Of the older ones there stay those that `train.keep_checkpoints` and
+    /// `train.keep_best` say.
+    ///
+    /// # Errors
+    /// When the folder cannot be written, and [`Error::Unsound`]: what cannot be gone on from is not kept in place of what
+    /// can.
+    pub fn save_checkpoint(&self, parent: &Path, mean_loss: f64) -> Result<PathBuf> {
+        self.check_sound()?;
+        let state = self.optimizer.state(&self.weights)?;
+        checkpoint::write(parent, &self.progress, mean_loss, &state, self.keep(), |dir| {
+            kakusan_models::save(self.config.as_ref(), &self.weights, &dir.join(UNET))?;
+            if self.ema.is_some() {
+                kakusan_models::save(self.config.as_ref(), &self.sampling_weights()?, &dir.join(UNET_EMA))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Which checkpoints stay.
+    pub(crate) fn keep(&self) -> Keep {
+        Keep { newest: self.train.keep_checkpoints, best: self.train.keep_best }
+    }
+
+    /// Goes back to a checkpoint: from there on every number is the one that the uninterrupted training has. One that is
+    /// refused changes nothing.
+    ///
+    /// # Errors
+    /// When a file of `dir` is missing or not as it was written, or is of another training.
+    pub fn load_checkpoint(&mut self, dir: &Path) -> Result<()> {
+        self.go_back(dir, false)
+    }
+
+    /// As [`load_checkpoint`](Self::load_checkpoint), also to a checkpoint of a training on more or fewer images, or with
+    /// another `batch_size` or `gradient_accumulation_steps`: the epoch that was under way then begins anew.
+    ///
+    /// # Errors
+    /// As [`load_checkpoint`](Self::load_checkpoint).
+    pub fn load_changed_checkpoint(&mut self, dir: &Path) -> Result<()> {
+        self.go_back(dir, true)
+    }
+
+    fn go_back(&mut self, dir: &Path, allow_changes: bool) -> Result<()> {
+        let batching = self.progress.batching;
+        let (mut progress, state) = checkpoint::read(dir, batching)?;
+        if progress.batching != batching && allow_changes {
+            (progress.batching, progress.batch, progress.epoch_began) = (batching, 0, progress.step);
+        }
+        let done = progress.epoch_began.checked_add(batching.steps(progress.batch));
+        // steps without an image that can be decoded are not counted
+        let fits = |done| if self.may_skip { progress.step <= done } else { progress.step == done };
+        // every epoch has at least one step
+        if progress.batching != batching
+            || !done.is_some_and(fits)
+            || progress.epoch > progress.epoch_began
+            || progress.batch >= batching.batches_per_epoch()
+        {
+            return Err(checkpoint::unusable(dir, "it is from a training with other data or another batch_size"));
+        }
+        // what was planned at the beginning, also where epochs had fewer steps since
+        let total_steps = match self.may_skip && !allow_changes {
+            true => self.total_steps,
+            false => total_steps(&self.train, &progress),
+        };
+        let schedule = LrSchedule::new(&self.train, total_steps).map_err(Error::Unfit)?;
+        let load = |part: &str| {
+            let path = dir.join(part).join(kakusan_weights::WEIGHTS_FILE);
+            let rename = |name: &str| self.config.tensor_name(name);
+            Weights::load(&path, &self.device, rename, |vb| self.config.build(vb))
+        };
+        let (weights, mut model) = load(UNET)?;
+        if self.train.gradient_checkpointing {
+            model.enable_gradient_checkpointing()?;
+        }
+        let mut optimizer = Optimizer::new(&self.train, weights.vars())?;
+        let loaded = optimizer.load_state(&weights, progress.step, state);
+        loaded.map_err(|reason| checkpoint::unusable(dir, &reason))?;
+        let ema = match self.train.use_ema {
+            true => {
+                let mut ema = Ema::new(weights.vars(), self.train.ema())?;
+                let (average, _) = load(UNET_EMA)?;
+                let shadow = average.trained().map(|(_, var)| var.as_tensor().clone()).collect();
+                ema.load_state(&EmaState { steps: progress.step as u64, shadow })?;
+                Some(ema)
+            }
+            false => None,
+        };
+        let begun = || self.loader.epoch(&mut progress.epoch_rng.clone()).skip_batches(progress.batch);
+        (self.batches, self.ahead) = ((progress.batch > 0).then(begun), None);
+        (self.weights, self.model, self.optimizer, self.ema, self.progress) =
+            (weights, model, optimizer, ema, progress);
+        (self.total_steps, self.schedule) = (total_steps, schedule);
+        Ok(())
+    }
+}
+
+/// The optimiser steps that a training has in all: those before its epoch began, and those of the epochs from there on.
+fn total_steps(train: &TrainConfig, progress: &Progress) -> usize {
+    let epochs = train.epochs.saturating_sub(progress.epoch);
+    let all = progress.epoch_began.saturating_add(epochs.saturating_mul(progress.batching.steps_per_epoch()));
+    train.max_steps.map_or(all, |most| most.min(all))
+}
+
+/// Refuses images of classes that the model does not know, or that stand for none.
+fn check_classes(config: &RunConfig, images: &ImageSet) -> Result<()> {
+    let Some(known) = config.model.num_classes() else { return Ok(()) };
+    let highest = images.labels().iter().max().map_or(0, |&label| label as usize);
+    let none = config.train.class_dropout.is_some();
+    if highest + usize::from(none) < known {
+        return Ok(());
+    }
+    let (needed, for_none) =
+        (highest + 1 + usize::from(none), if none { ", and one that stands for none" } else { "" });
+    Err(Error::Unfit(format!(
+        "the images have classes 0 to {highest}{for_none}, but the model knows {known}: set model.num_class_embeds to {needed}"
+    )))
+}
+
+mod tests;

@@ -1,0 +1,412 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use kakusan_data::{ImageSet, Loaded, SourceUsed};
+#[cfg(feature = "hub")]
+use kakusan_hub::Hub;
+use serde::{Deserialize, Serialize};
+
+use super::observer::{EpochSummary, Event, RunView};
+use super::resume;
+use super::run_folder::{Metrics, RunFolder};
+use crate::files::read_text;
+use crate::layout::RUN_CONFIG_FILE;
+use crate::{DDPMPipeline, DeviceChoice, Error, Opened, Record, Registry, Result, RunConfig, Trainer};
+
+/// A training from a configuration to a saved pipeline, in a run folder: it loads the images, writes `metrics.jsonl` and
+/// checkpoints, and saves the pipeline in diffusers' layout. An observer can draw, log and report meanwhile.
+///
+/// [`Trainer`] is its loop alone.
+///
+/// ```
+/// use kakusan_pipeline::{Event, Existing, Outcome, Registry, RunConfig, Training};
+///
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let runs = dir.path();
+/// let text = r#"
+///     data = { name = "mnist", classes = [1], sources = ["drawn"], drawn_per_class = 8 }
+///     model = { _class_name = "BasicUNet" }
+///     scheduler = { _class_name = "LinearMixScheduler" }
+///     train = { epochs = 1, batch_size = 4 }
+/// "#;
+/// let registry = Registry::default();
+/// let config = RunConfig::parse(text, "example", &[], &registry)?;
+/// let training = Training::new(config, runs.join("ones"), &registry).existing(Existing::Overwrite);
+/// let outcome = training.run(&mut |event| {
+///     if let Event::Step { record, .. } = event {
+///         println!("step {}: loss {:.4}", record.step, record.loss);
+///     }
+///     Ok(())
+/// })?;
+/// assert_eq!(outcome, Outcome::Finished);
+/// assert!(runs.join("ones/model_index.json").is_file());
+/// # Ok::<(), kakusan_pipeline::Error>(())
+/// ```
+pub struct Training<'a> {
+    config: RunConfig,
+    out: PathBuf,
+    registry: &'a Registry,
+    existing: Existing,
+    device: DeviceChoice,
+    images: Option<Loaded>,
+    #[cfg(feature = "hub")]
+    hub: Option<&'a Hub>,
+    stop: Option<&'a AtomicBool>,
+}
+
+impl fmt::Debug for Training<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { config, out, existing, device, .. } = self;
+        let mut training = f.debug_struct("Training");
+        training.field("config", config).field("out", out).field("existing", existing).field("device", device);
+        training.finish_non_exhaustive()
+    }
+}
+
+impl<'a> Training<'a> {
+    /// A training of `config` in the run folder `out`, which must be new, on the first CUDA device if there is one. The
+    /// schedulers that the configuration of a resumed run names are looked up in `registry`.
+    pub fn new(config: RunConfig, out: impl Into<PathBuf>, registry: &'a Registry) -> Self {
+        Self {
+            config,
+            out: out.into(),
+            registry,
+            existing: Existing::Refuse,
+            device: DeviceChoice::Auto,
+            images: None,
+            #[cfg(feature = "hub")]
+            hub: None,
+            stop: None,
+        }
+    }
+
+    /// What to do with a run folder that exists already: [`Existing::Refuse`] by default.
+    pub fn existing(mut self, existing: Existing) -> Self {
+        self.existing = existing;
+        self
+    }
+
+    /// Where to compute: [`DeviceChoice::Auto`] by default.
+    pub fn device(mut self, device: DeviceChoice) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Trains on these images, in place of those of the configuration's `[data]`, which may be absent. `description`
+    /// follows "images from" in reports, and is kept in the run's `data.json`.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use kakusan_data::ImageSet;
+    /// use kakusan_pipeline::{Outcome, Registry, RunConfig, Training};
+    ///
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let runs = dir.path();
+    /// // eight grey images of 28 x 28 pixels, half of them dark
+    /// let pixels = [vec![30; 4 * 784], vec![200; 4 * 784]].concat();
+    /// let names = vec!["dark".to_owned(), "light".to_owned()];
+    /// let images = ImageSet::new([1, 28, 28], pixels, vec![0, 0, 0, 0, 1, 1, 1, 1], names)?;
+    ///
+    /// let text = r#"
+    ///     model = { _class_name = "BasicUNet" }
+    ///     scheduler = { _class_name = "LinearMixScheduler" }
+    ///     train = { epochs = 1, batch_size = 4 }
+    /// "#;
+    /// let registry = Registry::default();
+    /// let config = RunConfig::parse(text, "example", &[], &registry)?;
+    /// let training = Training::new(config, runs.join("greys"), &registry).images(Arc::new(images), "my renderer");
+    /// assert_eq!(training.run(&mut |_| Ok(()))?, Outcome::Finished);
+    /// # Ok::<(), kakusan_pipeline::Error>(())
+    /// ```
+    pub fn images(mut self, images: Arc<ImageSet>, description: impl Into<String>) -> Self {
+        self.images = Some(Loaded::given(images, description));
+        self
+    }
+
+    /// The Hub from which a data set may be fetched. Without it only folders are read and digits drawn.
+    #[cfg(feature = "hub")]
+    pub fn hub(mut self, hub: &'a Hub) -> Self {
+        self.hub = Some(hub);
+        self
+    }
+
+    /// When this turns true, the training saves a checkpoint and stops after the current step.
+    pub fn stop(mut self, stop: &'a AtomicBool) -> Self {
+        self.stop = Some(stop);
+        self
+    }
+
+    /// Trains. `observe` sees each [`Event`]; an error of it ends the training.
+    ///
+    /// # Errors
+    /// When the folder is taken or cannot be written, the data cannot be loaded or does not fit the model, the loss
+    /// diverges, or there is no checkpoint to resume from. What was saved before stays.
+    pub fn run(mut self, observe: &mut dyn FnMut(&Event) -> Result<()>) -> Result<Outcome> {
+        let resume = matches!(self.existing, Existing::Resume { .. });
+        let mut changes = vec![];
+        match self.existing {
+            Existing::Resume { allow_changes, .. } => {
+                let folder = RunFolder::open(&self.out)?;
+                changes = resume::check_same(&folder, &self.config, allow_changes, self.registry)?;
+            }
+            fresh => RunFolder::check(&self.out, fresh == Existing::Overwrite)?,
+        }
+        let config_toml = self.config.to_toml()?;
+        let Opened { device, fallback } = self.device.open()?;
+        if let Some(fallback) = &fallback {
+            observe(&Event::DeviceFallback(fallback))?;
+        }
+        let recorded = if resume { read_data_record(&self.out)? } else { None };
+        let loaded = self.load(recorded.as_ref())?;
+        observe(&Event::Data(&loaded))?;
+        if let (Some(_), Some(reason)) = (self.config.model.num_classes(), &loaded.unlabelled) {
+            let reason = format!("the model is to learn classes, but the images have none: {reason}");
+            return Err(Error::Unfit(reason));
+        }
+        let class_names = match self.config.model.num_classes() {
+            Some(_) => learnt_classes(&loaded.images),
+            None => BTreeMap::new(),
+        };
+        let data = DataRecord {
+            source: loaded.source.clone(),
+            images: loaded.images.len(),
+            class_counts: loaded.images.counts_by_class(),
+            class_names,
+        };
+        if let Some(recorded) = &recorded
+            && let Some(difference) = recorded.difference(&data)
+        {
+            let changeable = self.config.model.num_classes().is_none() || recorded.numbers_classes_as(&data);
+            if !(changeable && matches!(self.existing, Existing::Resume { allow_changes: true, .. })) {
+                return Err(Error::OtherConfig { dir: self.out, differences: vec![difference], changeable });
+            }
+            changes.push(difference);
+        }
+        if !changes.is_empty() {
+            observe(&Event::Changes(&changes))?;
+        }
+        let mut trainer = Trainer::new(&self.config, loaded.images, &device)?;
+
+        let folder = if resume {
+            RunFolder::open(&self.out)?
+        } else {
+            RunFolder::create(&self.out, self.existing == Existing::Overwrite, &config_toml)?
+        };
+        let _lock = folder.lock()?;
+        let json = serde_json::to_string_pretty(&data).map_err(|e| Error::Unfit(e.to_string()))?;
+        folder.write(DATA_FILE, (json + "\n").as_bytes())?;
+        let (mut metrics, mut records) = match self.existing {
+            Existing::Resume { allow_changes, checkpoint } => {
+                resume::go_on(&folder, &mut trainer, checkpoint, allow_changes, observe)?
+            }
+            _ => (folder.new_metrics()?, vec![]),
+        };
+        if resume {
+            folder.write(RUN_CONFIG_FILE, config_toml.as_bytes())?; // it may last longer now
+        }
+        let run = Run { config: &self.config, config_toml: &config_toml, folder: &folder, source: &data.source };
+        observe(&Event::Begin(&run.view(&trainer, &records)))?;
+        let outcome = self.train(&run, &mut trainer, &mut metrics, &mut records, observe)?;
+        if outcome == Outcome::Interrupted {
+            observe(&Event::Interrupted(&run.view(&trainer, &records)))?;
+            return Ok(outcome);
+        }
+        // what was learnt is saved before anything is made of it
+        trainer.check_sound().map_err(|e| resume::with_last_checkpoint(e, &folder.checkpoints()))?;
+        let (model, weights) = (self.config.model.clone(), trainer.sampling_weights()?);
+        let mut pipeline = DDPMPipeline::new(model, weights, self.config.scheduler.clone())?;
+        pipeline.set_class_names(data.class_names.clone());
+        pipeline.save_pretrained(folder.dir())?;
+        pipeline.set_scheduler(self.config.sample_scheduler.clone())?;
+        observe(&Event::Saved { run: &run.view(&trainer, &records), pipeline: &pipeline })?;
+        Ok(outcome)
+    }
+
+    /// The images that were handed over, or those of `[data]`: of a resumed run from the source that it had.
+    fn load(&mut self, recorded: Option<&DataRecord>) -> Result<Loaded> {
+        if let Some(images) = self.images.take() {
+            return Ok(images);
+        }
+        let Some(data) = &mut self.config.data else {
+            let reason = "the configuration has no table [data], and no images were handed over";
+            return Err(Error::Unfit(reason.into()));
+        };
+        if let Some(kind) = recorded.and_then(|recorded| recorded.source.kind) {
+            data.sources = vec![kind];
+        }
+        #[cfg(feature = "hub")]
+        if let Some(hub) = self.hub {
+            return Ok(kakusan_data::load_with_hub(data, hub)?);
+        }
+        Ok(kakusan_data::load(data)?)
+    }
+
+    /// Trains until the steps are done or `stop` is set, with a checkpoint after each epoch and at the stop.
+    fn train(
+        &self,
+        run: &Run,
+        trainer: &mut Trainer,
+        metrics: &mut Metrics,
+        records: &mut Vec<Record>,
+        observe: &mut dyn FnMut(&Event) -> Result<()>,
+    ) -> Result<Outcome> {
+        let mut seconds = records.last().map_or(0.0, |record| record.seconds);
+        let mut saved_at = trainer.steps_done();
+        let checkpoints = run.folder.checkpoints();
+        let mut checkpoint = |trainer: &Trainer,
+                              metrics: &Metrics,
+                              records: &[Record],
+                              observe: &mut dyn FnMut(&Event) -> Result<()>| {
+            if trainer.steps_done() == saved_at {
+                return Ok(());
+            }
+            metrics.sync()?; // the log must not lag behind the checkpoint
+            let saved = trainer.save_checkpoint(&checkpoints, mean_of_last(records));
+            let dir = saved.map_err(|e| resume::with_last_checkpoint(e, &checkpoints))?;
+            saved_at = trainer.steps_done();
+            observe(&Event::Checkpoint { dir: &dir, run: &run.view(trainer, records) })
+        };
+        while !self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            let begin = Instant::now();
+            let step = trainer.step().map_err(|e| resume::with_last_checkpoint(e, &checkpoints))?;
+            seconds += begin.elapsed().as_secs_f64(); // of the steps alone: observers and checkpoints take theirs
+            let Some(step) = step else {
+                checkpoint(trainer, metrics, records, observe)?;
+                return Ok(Outcome::Finished);
+            };
+            let record = Record::new(&step, seconds);
+            metrics.append(&record)?;
+            observe(&Event::Step { record: &record, images: step.images, skipped: &step.skipped })?;
+            records.push(record);
+            if step.ends_epoch {
+                observe(&Event::Epoch(&EpochSummary::last(records, trainer)))?;
+            }
+            let is_due = self.config.train.checkpoint_every.is_some_and(|every| step.step.is_multiple_of(every));
+            if step.ends_epoch || is_due {
+                checkpoint(trainer, metrics, records, observe)?;
+            }
+        }
+        checkpoint(trainer, metrics, records, observe)?;
+        Ok(Outcome::Interrupted)
+    }
+}
+
+/// What does not change while a run is trained.
+struct Run<'a> {
+    config: &'a RunConfig,
+    config_toml: &'a str,
+    folder: &'a RunFolder,
+    source: &'a SourceUsed,
+}
+
+impl Run<'_> {
+    fn view<'v>(&'v self, trainer: &'v Trainer, records: &'v [Record]) -> RunView<'v> {
+        let Self { config, config_toml, folder, source } = *self;
+        RunView { config, config_toml, dir: folder.dir(), source, trainer, records }
+    }
+}
+
+/// What a training does with a run folder that exists already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// It fails, and changes nothing.
+    Refuse,
+    /// It deletes the old run, once the new one has its data.
+    Overwrite,
+    /// It goes on from the newest whole checkpoint, with the run's own configuration.
+    Resume {
+        /// Whether images and settings may differ where there is a way to go on with them.
+        allow_changes: bool,
+        /// The step of the checkpoint to go on from, where it is not the newest; what is newer is put aside.
+        checkpoint: Option<usize>,
+    },
+}
+
+/// How a training ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are done and everything is saved.
+    Finished,
+    /// It was asked to stop, and saved a checkpoint to go on from.
+    Interrupted,
+}
+
+/// Where the images of a run came from: `data.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct DataRecord {
+    source: SourceUsed,
+    images: usize,
+    class_counts: Vec<(String, usize)>,
+    /// What the classes that the model learns are called, by label, until the pipeline's index says so.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    class_names: BTreeMap<u32, String>,
+}
+
+impl DataRecord {
+    /// How the images differ from those of `now`, in words.
+    fn difference(&self, now: &Self) -> Option<String> {
+        if (self.images, &self.class_counts) == (now.images, &now.class_counts) {
+            return None;
+        }
+        let count = |counts: &[(String, usize)], class: &str| {
+            counts.iter().find(|(name, _)| name == class).map_or(0, |(_, count)| *count)
+        };
+        let all: BTreeSet<&String> = self.class_counts.iter().chain(&now.class_counts).map(|(name, _)| name).collect();
+        let differing = all.into_iter().filter_map(|class| {
+            let [ours, theirs] = [now, self].map(|record| count(&record.class_counts, class));
+            (ours != theirs).then(|| format!("{ours} of `{class}`, the run's {theirs}"))
+        });
+        let differing: Vec<String> = differing.take(5).collect();
+        Some(format!("the set has {} images, the run's has {} ({})", now.images, self.images, differing.join("; ")))
+    }
+
+    /// Whether each class still has the number by which a model knows it.
+    fn numbers_classes_as(&self, now: &Self) -> bool {
+        let names = |record: &Self| record.class_counts.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        names(now).starts_with(&names(self))
+    }
+}
+
+const DATA_FILE: &str = "data.json";
+/// The configuration that a run folder keeps, and with which it goes on.
+///
+/// # Errors
+/// When `dir` is not the folder of a run.
+pub fn run_config(dir: &Path, overrides: &[String], registry: &Registry) -> Result<RunConfig> {
+    RunFolder::open(dir)?;
+    Ok(RunConfig::load(&dir.join(RUN_CONFIG_FILE), overrides, registry)?)
+}
+
+fn read_data_record(dir: &Path) -> Result<Option<DataRecord>> {
+    let file = dir.join(DATA_FILE);
+    if !file.is_file() {
+        return Ok(None);
+    }
+    serde_json::from_str(&read_text(&file)?).map(Some).map_err(|e| {
+        let reason = format!("its {DATA_FILE} is damaged: {e}");
+        Error::NotARun { dir: dir.to_owned(), reason }
+    })
+}
+
+/// What the classes are called that the model of the run in `dir` learns, by label; nothing where the run does not say.
+pub(crate) fn class_names(dir: &Path) -> Result<BTreeMap<u32, String>> {
+    Ok(read_data_record(dir)?.map(|record| record.class_names).unwrap_or_default())
+}
+
+/// The names of the classes that the set holds images of, by label.
+fn learnt_classes(images: &ImageSet) -> BTreeMap<u32, String> {
+    let all = (0..).zip(images.class_names().iter().cloned()).zip(images.class_counts());
+    all.filter(|(_, count)| *count > 0).map(|(class, _)| class).collect()
+}
+
+/// The mean loss of the last steps, by which the best checkpoint is found: one step's own says little.
+fn mean_of_last(records: &[Record]) -> f64 {
+    const STEPS: usize = 100;
+    let last = &records[records.len().saturating_sub(STEPS)..];
+    last.iter().map(|record| f64::from(record.loss)).sum::<f64>() / last.len().max(1) as f64
+}

@@ -1,0 +1,328 @@
+//! The pictures of a run: the tutorial's, in its order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Device, Tensor};
+use kakusan_data::ImageSet;
+use kakusan_pipeline::{DDPMPipeline, Error, Result, RunConfig, RunView, SampleOptions};
+use kakusan_rng::Generator;
+use kakusan_scheduler::{Process, RunOptions};
+
+use crate::levels::NoiseLevels;
+use crate::pictures::{self, Block, Images};
+
+/// Images in a row of the pictures.
+const SHOWN: usize = 8;
+/// The picture of the samples.
+pub(crate) const SAMPLES: &str = "samples.png";
+/// Steps that are shown of a sampling.
+const STEPS_SHOWN: usize = 5;
+
+/// Draws the pictures of a run. Its randomness is its own: a run with pictures trains to the same weights as one without.
+pub(crate) struct FigureMaker<'a> {
+    pub(crate) run: &'a RunView<'a>,
+}
+
+/// A picture, and what is said below it.
+pub(crate) struct Drawn {
+    pub(crate) png: Vec<u8>,
+    pub(crate) caption: String,
+    /// What is wrong with it.
+    pub(crate) trouble: Option<String>,
+}
+
+/// Images of the set, and the same at rising levels.
+struct Corrupted {
+    levels: NoiseLevels,
+    labels: Vec<u32>,
+    /// `[n, c, h, w]`, in the scheduler's range.
+    clean: Tensor,
+    noisy: Tensor,
+}
+
+impl FigureMaker<'_> {
+    /// Images, and the same under more and more noise.
+    pub(crate) fn corrupted_images(&self) -> Result<Drawn> {
+        let corrupted = self.corrupted()?;
+        let rows = [self.to_pixels(&corrupted.clean)?, self.shown(&corrupted)?].concat();
+        let block = self.rows(&rows, &corrupted.levels, &["image", "corrupted"]);
+        let caption = format!(
+            "Images of the set, and below them the same with more and more noise. The network sees the lower row and has \
+             to {}.",
+            task(&self.config().scheduler.process(), &corrupted.levels.levels)?
+        );
+        self.figure("Images and the same under noise", &[block], caption)
+    }
+
+    /// The loss of every step so far.
+    pub(crate) fn losses(&self) -> Result<Drawn> {
+        let (records, epochs) = (self.run.records, self.run.epochs());
+        let losses: Vec<f32> = records.iter().map(|record| record.loss).collect();
+        let per_epoch = records.iter().filter(|record| record.epoch == 1).count();
+        let png = pictures::loss_curve(&losses, per_epoch, &self.about())?;
+        let caption = match epochs.last() {
+            Some(last) => format!(
+                "How far what the network predicts is from what it should predict, step by step. Each step draws its own \
+                 amounts of noise, so it jumps; the average of an epoch tells more: {:.4} in epoch {}.",
+                last.mean_loss, last.epoch
+            ),
+            None => "No step was done yet.".into(),
+        };
+        Ok(Drawn { png, caption, trouble: None })
+    }
+
+    /// What the trained network predicts at rising noise levels.
+    pub(crate) fn predictions(&self, pipeline: &DDPMPipeline) -> Result<Drawn> {
+        let corrupted = self.corrupted()?;
+        let prediction = self.predict(pipeline, &corrupted)?;
+        let (clean, noisy) = (self.to_pixels(&corrupted.clean)?, self.shown(&corrupted)?);
+        let rows = [clean, noisy, self.to_pixels(&prediction)?].concat();
+        let block = self.rows(&rows, &corrupted.levels, &["input", "corrupted", "prediction"]);
+        let caption = "The images that the network finds under the noise. Where there is little of it the prediction is \
+                       nearly the image. Where there is much the network must guess: details blur, and some images turn \
+                       into others.";
+        self.figure("What the network makes of noise", &[block], caption.into())
+    }
+
+    /// The mean of all images beside predictions from noise alone.
+    pub(crate) fn mean(&self, pipeline: &DDPMPipeline) -> Result<Drawn> {
+        const GUESSES: usize = 4;
+        let mean = self.run.images().mean_image()?;
+        let options = sample_options(self.run, GUESSES, self.config().sample.steps);
+        let mut prediction = None;
+        pipeline.sample_with(&options, &mut self.rng(), |step| {
+            prediction = Some(step.output.pred_original_sample.clone());
+            ControlFlow::Break(())
+        })?;
+        let nothing = || Error::Unfit("a sampling without steps predicts nothing".into());
+        let prediction = self.to_pixels(&prediction.ok_or_else(nothing)?)?;
+        let blocks = [
+            self.block("mean of all images", &mean, 1, vec![]),
+            self.block("predictions from pure noise", &prediction, GUESSES, vec![]),
+        ];
+        let caption = "From pure noise nothing can be known, and the safest guess is the mean of all images. The \
+                       network does better than that: its guesses are sharper, for noise happens to look a little \
+                       like one image or another.";
+        self.figure("", &blocks, caption.into())
+    }
+
+    /// The steps of a sampling.
+    pub(crate) fn trajectory(&self, pipeline: &DDPMPipeline) -> Result<Drawn> {
+        let (mut inputs, mut predictions, mut labels, mut count) = (vec![], vec![], vec![], 0);
+        let mut failed = None;
+        let options = sample_options(self.run, SHOWN, self.config().sample.trajectory_steps);
+        pipeline.sample_with(&options, &mut self.rng(), |step| {
+            count = step.steps;
+            // evenly, the last one included
+            let shown = |index: usize| index * STEPS_SHOWN / count;
+            if shown(step.index + 1) == shown(step.index) {
+                return ControlFlow::Continue(());
+            }
+            labels.push(format!("step {} of {count}", step.index + 1));
+            let both = self.to_pixels(step.model_input).and_then(|input| {
+                predictions.extend(self.to_pixels(&step.output.pred_original_sample)?);
+                inputs.extend(input);
+                Ok(())
+            });
+            match both {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let blocks =
+            [self.block("model input", &inputs, SHOWN, labels), self.block("prediction", &predictions, SHOWN, vec![])];
+        let caption = "Left what the network was given, right the image that it saw in it. Each step goes only part of \
+                       the way towards that image, so that the next one starts from something better.";
+        self.figure(&format!("Sampling in {count} steps"), &blocks, caption.into())
+    }
+
+    /// The samples of `[sample]`.
+    pub(crate) fn samples(&self, pipeline: &DDPMPipeline) -> Result<Drawn> {
+        let (count, steps) = (self.config().sample.batch_size, self.config().sample.steps);
+        let options = sample_options(self.run, count, steps);
+        let images =
+            self.to_pixels(&pipeline.sample_with(&options, &mut self.rng(), |_| ControlFlow::Continue(()))?)?;
+        // one column a class, where the model is conditioned on classes
+        let classes = conditioning_classes(self.run);
+        let column_labels = classes.iter().map(|(_, name)| name.clone()).collect();
+        let columns = if classes.is_empty() { SHOWN } else { classes.len() };
+        let block = Block { column_labels, ..self.block("", &images, columns, vec![]) };
+        let caption = format!("{count} new images, each begun from its own noise and drawn in {steps} steps.");
+        self.figure(&format!("{count} samples, {steps} steps"), &[block], caption)
+    }
+
+    /// Draws blocks of images, and looks for what is no number in them.
+    fn figure(&self, title: &str, blocks: &[Block], caption: String) -> Result<Drawn> {
+        let png = pictures::figure(title, blocks, &self.about())?;
+        let pixels = blocks.iter().flat_map(|block| block.images.pixels.iter().copied());
+        Ok(Drawn { png, caption, trouble: pictures::not_finite(pixels) })
+    }
+
+    /// Images of the set and their classes, and the same at rising levels, as many as there are levels.
+    fn corrupted(&self) -> Result<Corrupted> {
+        let [channels, height, width] = self.run.images().shape();
+        let scheduler = &self.config().scheduler;
+        let mut chosen = choose(self.run.images(), SHOWN)?;
+        let levels = NoiseLevels::of(scheduler.as_ref(), chosen.len())?;
+        chosen.truncate(levels.levels.len());
+        let labels = chosen.iter().map(|(i, _)| self.run.images().labels()[*i]).collect();
+        let pixels: Vec<f32> = chosen.into_iter().flat_map(|(_, pixels)| pixels).collect();
+        let count = levels.levels.len();
+        let unit = Tensor::from_vec(pixels, (count, channels, height, width), self.run.trainer.device())?;
+        let process = scheduler.process();
+        let clean = process.pixel_range().from_unit(&unit)?;
+        let noise = process.draw(&clean, &mut self.rng())?.noise;
+        let noisy = process.add_noise(&clean, &noise, &levels.levels)?;
+        Ok(Corrupted { levels, labels, clean, noisy })
+    }
+
+    /// The clean images that the network sees in noisy ones, told their classes if it is told any.
+    fn predict(&self, pipeline: &DDPMPipeline, corrupted: &Corrupted) -> Result<Tensor> {
+        let Corrupted { levels, labels, noisy, .. } = corrupted;
+        let (process, levels, device) = (self.config().scheduler.process(), &levels.levels, self.run.trainer.device());
+        let input = process.scale_model_input(noisy, levels)?;
+        let conditioning = process.conditioning(levels, device)?;
+        let labels = Tensor::from_slice(labels, labels.len(), device)?;
+        let labels = self.config().model.num_classes().map(|_| &labels);
+        let output = pipeline.model().forward(&input, &conditioning, labels)?;
+        Ok(process.pred_original_sample(&output, noisy, levels)?)
+    }
+
+    /// Noisy images as they are shown: where noise comes on top of a whole image, both are made paler.
+    fn shown(&self, corrupted: &Corrupted) -> Result<Vec<f32>> {
+        let scales = &corrupted.levels.scales;
+        let scales = Tensor::from_slice(scales, (scales.len(), 1, 1, 1), self.run.trainer.device())?;
+        self.to_pixels(&corrupted.noisy.broadcast_mul(&scales)?)
+    }
+
+    /// Rows of images under each other, with the levels above the columns.
+    fn rows<'p>(&self, pixels: &'p [f32], levels: &NoiseLevels, row_labels: &[&str]) -> Block<'p> {
+        let labels = row_labels.iter().map(|&label| label.to_owned()).collect();
+        let block = self.block(levels.heading, pixels, levels.levels.len(), labels);
+        Block { column_labels: levels.labels.clone(), ..block }
+    }
+
+    /// Images of the set's shape.
+    fn block<'p>(&self, title: &'p str, pixels: &'p [f32], columns: usize, row_labels: Vec<String>) -> Block<'p> {
+        let [channels, height, width] = self.run.images().shape();
+        let images = Images { pixels, channels, height, width };
+        Block { title, images, columns, column_labels: vec![], row_labels }
+    }
+
+    /// Values 0..1 of images in the scheduler's range.
+    fn to_pixels(&self, images: &Tensor) -> Result<Vec<f32>> {
+        let unit = self.config().scheduler.process().pixel_range().to_unit(images)?;
+        Ok(unit.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    }
+
+    fn config(&self) -> &RunConfig {
+        self.run.config
+    }
+
+    fn rng(&self) -> Generator {
+        Generator::new(self.config().train.seed)
+    }
+
+    /// What every picture's file says of itself.
+    fn about(&self) -> [(&'static str, String); 4] {
+        [
+            ("Software", concat!("Kakusan ", env!("CARGO_PKG_VERSION")).to_owned()),
+            ("model", self.config().model.class_name().to_owned()),
+            ("scheduler", self.config().scheduler.class_name().to_owned()),
+            ("seed", self.config().train.seed.to_string()),
+        ]
+    }
+}
+
+/// A sampling of `[sample]`: the classes of the set take turns where the model is conditioned on classes.
+pub(crate) fn sample_options(run: &RunView, count: usize, steps: usize) -> SampleOptions {
+    let (config, images) = (run.config, run.images());
+    let in_turns = |_| classes_of(images).into_iter().cycle().take(count).collect();
+    let class_labels = config.model.num_classes().map(in_turns);
+    let guidance_scale = if class_labels.is_some() { config.sample.guidance_scale.unwrap_or(1.0) } else { 1.0 };
+    let run = RunOptions { eta: config.sample.eta, ..RunOptions::steps(steps) };
+    SampleOptions { run, class_labels, guidance_scale, ..SampleOptions::new(count) }
+}
+
+/// The classes that take turns in the samples and their labels, if the model is conditioned on classes.
+pub(crate) fn conditioning_classes(run: &RunView) -> Vec<(u32, String)> {
+    let images = run.images();
+    let classes = run.config.model.num_classes().map(|_| classes_of(images)).unwrap_or_default();
+    let names = images.class_names();
+    classes.into_iter().map(|class| (class, names[class as usize].clone())).collect()
+}
+
+/// At most `count` images that can be decoded, with their places in the set: the classes take turns, and the images of
+/// each are from all over it, for sets are often sorted.
+fn choose(images: &ImageSet, count: usize) -> Result<Vec<(usize, Vec<f32>)>> {
+    let mut of_class = BTreeMap::<u32, Vec<usize>>::new();
+    for (i, &label) in images.labels().iter().enumerate() {
+        of_class.entry(label).or_default().push(i);
+    }
+    let classes: Vec<Vec<usize>> = of_class.into_values().collect();
+    let apart = (classes.len() / count.max(1)).max(1); // of many classes some, all over them, too
+    let classes: Vec<Vec<usize>> = classes.into_iter().step_by(apart).take(count).collect();
+
+    let mut shares = vec![0; classes.len()];
+    let mut turns = vec![];
+    while turns.len() < count.min(classes.iter().map(Vec::len).sum()) {
+        for (class, places) in classes.iter().enumerate() {
+            if shares[class] < places.len() && turns.len() < count {
+                turns.push((class, shares[class]));
+                shares[class] += 1;
+            }
+        }
+    }
+    let mut chosen: Vec<(usize, Vec<f32>)> = vec![];
+    for (class, turn) in turns {
+        let places = &classes[class];
+        let (before, after) = places.split_at(turn * places.len() / shares[class]);
+        for &i in after.iter().chain(before) {
+            if chosen.iter().any(|(other, _)| *other == i) {
+                continue;
+            }
+            match images.pixels_f32(&[i]) {
+                Err(kakusan_data::Error::BadImage(_)) => {} // the next one, then
+                pixels => {
+                    chosen.push((i, pixels?));
+                    break;
+                }
+            }
+        }
+    }
+    match chosen.is_empty() {
+        true => Err(Error::Unfit("none of the images can be decoded".into())),
+        false => Ok(chosen),
+    }
+}
+
+/// The classes of which the set has images, in order.
+fn classes_of(images: &ImageSet) -> Vec<u32> {
+    let classes: BTreeSet<u32> = images.labels().iter().copied().collect();
+    classes.into_iter().collect()
+}
+
+/// What the network has to do with noisy images, in words.
+fn task(process: &Process, levels: &[f32]) -> Result<&'static str> {
+    let count = levels.len();
+    let ones = Tensor::ones((count, 1, 1, 1), DType::F32, &Device::Cpu)?;
+    let zeros = ones.zeros_like()?;
+    let none = |part: Tensor| -> Result<bool> {
+        Ok(part.flatten_all()?.to_vec1::<f32>()?.iter().all(|share| share.abs() < 1e-6))
+    };
+    let (clean, noise) = (process.target(&ones, &zeros, levels)?, process.target(&zeros, &ones, levels)?);
+    Ok(match (none(clean)?, none(noise)?) {
+        (_, true) => "give back the upper one",
+        (true, false) => "say what the noise in it is; the image is what is left",
+        (false, false) => "predict a mix of the image and the noise, from which the image follows",
+    })
+}
+
+mod tests;

@@ -1,0 +1,66 @@
+//! The model card of a run: its `README.md`.
+
+use std::fmt::Write;
+
+use kakusan_data::{DatasetName, SourceKind};
+use kakusan_pipeline::Result;
+
+use crate::page::{Page, State, thousands};
+use crate::shell::sample_command;
+
+impl Page<'_> {
+    /// The `README.md` of the run folder, in the form of a model card. It may be shown to others, so that nothing in it says
+    /// where something lies on this machine.
+    ///
+    /// # Errors
+    /// When the configuration has no TOML form.
+    pub(crate) fn model_card(&self) -> Result<String> {
+        let state = match self.state {
+            State::Running => "\nThis training is under way.\n",
+            State::Stopped => "\nThis training was stopped before its end.\n",
+            State::Finished => "",
+        };
+        let kind = match self.config.model.wants_labels() {
+            true => "tags:\n- diffusion\n- class-conditional\n",
+            false => "pipeline_tag: unconditional-image-generation\ntags:\n- diffusion\n",
+        };
+        let mut card = format!(
+            "---\nlibrary_name: kakusan\n{kind}---\n\n# {}\n{state}\n{}\n\n{} images from {}.{}\n\n",
+            self.title(),
+            self.lead(),
+            thousands(self.image_count()),
+            self.source_in_public(),
+            self.stand_in()
+        );
+        if self.state == State::Finished {
+            // a program that was called by its place is called by its name elsewhere
+            let program = if self.program.contains(['/', '\\']) { "kakusan" } else { self.program };
+            let command = sample_command(program, ".", self.config, self.classes, self.config.train.seed);
+            let _ = write!(card, "![samples](images/samples.png)\n\nIn this folder:\n\n```sh\n{command}\n```\n\n");
+        }
+        card += "| epoch | average loss |\n|---|---|\n";
+        for epoch in self.epochs {
+            let _ = writeln!(card, "| {} | {:.7} |", epoch.epoch, epoch.mean_loss);
+        }
+        let mut config = self.config.clone();
+        if let Some(data) = &mut config.data {
+            data.dir = None;
+        }
+        let _ = write!(card, "\nThe configuration:\n\n```toml\n{}```\n", config.to_toml()?);
+        Ok(card)
+    }
+
+    /// Where the images come from, without the place of a folder.
+    fn source_in_public(&self) -> String {
+        if self.source.kind != Some(SourceKind::Dir) {
+            return self.source.description.clone();
+        }
+        let name = match self.config.data.as_ref().map(|data| data.name) {
+            Some(DatasetName::Mnist) => "MNIST",
+            Some(DatasetName::FashionMnist) => "Fashion-MNIST",
+            Some(DatasetName::Cifar10) => "CIFAR-10",
+            _ => "a folder of pictures",
+        };
+        name.to_owned()
+    }
+}
