@@ -114,7 +114,7 @@ pub fn from_pretrained(
         }
     };
     let Read { config, outline, unknown } =
-        registry.from_file(&class_name, fields.clone(), &path.display().to_string())?;
+        registry.read_file(&class_name, fields.clone(), &path.display().to_string())?;
     if !unknown.is_empty() {
         warnings.push(Warning::UnknownFields { path, class_name, fields: unknown });
     }

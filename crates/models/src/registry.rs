@@ -24,10 +24,13 @@ pub struct Registry {
     classes: Vec<Class>,
 }
 
+/// Reads all fields of a configuration, or says what is wrong with them.
+type Constructor = fn(Map<String, Value>) -> std::result::Result<Arc<dyn ModelConfig>, String>;
+
 #[derive(Debug, Clone)]
 struct Class {
     name: String,
-    read: fn(Map<String, Value>) -> std::result::Result<Arc<dyn ModelConfig>, String>,
+    constructor: Constructor,
     /// The fields of its default configuration.
     defaults: fn() -> Map<String, Value>,
 }
@@ -60,8 +63,8 @@ impl Registry {
     {
         let name = C::default().class_name().to_owned();
         self.classes.retain(|class| class.name != name);
-        let read = |fields| Ok(Arc::new(parse::<C>(fields)?) as Arc<dyn ModelConfig>);
-        self.classes.push(Class { name, read, defaults: || C::default().to_map() });
+        let constructor: Constructor = |fields| Ok(Arc::new(parse::<C>(fields)?) as Arc<dyn ModelConfig>);
+        self.classes.push(Class { name, constructor, defaults: || C::default().to_map() });
     }
 
     /// The registered names.
@@ -94,7 +97,7 @@ impl Registry {
         all.extend(own.map(|(key, value)| (key.clone(), value.clone())));
         let unknown = all.keys().find(|key| !known.contains(key)).cloned();
         let refused = |reason| Error::Config { origin: class_name.to_owned(), reason };
-        let config = (class.read)(all).map_err(refused)?;
+        let config = (class.constructor)(all).map_err(refused)?;
         if let Some(key) = unknown {
             let known = known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
             return Err(refused(format!("unknown field `{key}`, expected one of {known}")));
@@ -114,7 +117,7 @@ impl Registry {
             Some(Value::String(class_name)) => class_name.clone(),
             found => return Err(refused(self.no_class_name(found))),
         };
-        let Read { config, unknown, .. } = self.from_file(&class_name, fields, origin)?;
+        let Read { config, unknown, .. } = self.read_file(&class_name, fields, origin)?;
         if !unknown.is_empty() {
             let known = self.defaults(&class_name)?;
             let known: Vec<&str> = known.keys().map(String::as_str).collect();
@@ -126,7 +129,7 @@ impl Registry {
     }
 
     /// From the fields of a `config.json` that is read as one of the class `class_name`.
-    pub(crate) fn from_file(&self, class_name: &str, mut fields: Config, origin: &str) -> Result<Read> {
+    pub(crate) fn read_file(&self, class_name: &str, mut fields: Config, origin: &str) -> Result<Read> {
         let version = fields.get("_diffusers_version").and_then(Value::as_str).map(str::to_owned);
         legacy::fill_defaults(class_name, version.as_deref(), &mut fields);
         let known = self.class(class_name).map(|class| (class.defaults)()).unwrap_or_default();
