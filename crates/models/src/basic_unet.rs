@@ -48,7 +48,7 @@ impl BasicUNetConfig {
 ///
 /// Three 5x5 convolutions down (1-32, 32-64, 64-64), three up (64-64, 64-32, 32-1), SiLU after every one, the last
 /// included; 2x2 max pooling after the first two, nearest upsampling before the last two, the skip connection added.
-/// 309,057 parameters with one channel. It is not told the timestep.
+/// 309,057 parameters with one channel. It is not conditioned on the timestep.
 #[derive(Debug, Clone)]
 pub struct BasicUNet {
     config: BasicUNetConfig,
@@ -67,7 +67,7 @@ impl BasicUNet {
     /// Builds the network from a store of weights, which are asked for in torch's constructor order.
     ///
     /// # Errors
-    /// When the configuration is out of range or the store lacks a tensor.
+    /// When the configuration is out of range or a tensor is missing.
     pub fn new(config: &BasicUNetConfig, vb: VarBuilder) -> Result<Self> {
         config.check_ranges()?;
         Ok(Self {

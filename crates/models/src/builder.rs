@@ -1,4 +1,4 @@
-//! How a network asks for its tensors: candle's builder, and what is said of a tensor beside its name and shape.
+//! How a network requests its tensors: candle's builder, with a [`TensorSpec`] for each tensor.
 
 use std::sync::Arc;
 
@@ -6,14 +6,14 @@ use candle_core::{DType, Device, Result, Shape, Tensor};
 use candle_nn::Init;
 use candle_nn::var_builder::{Backend, SimpleBackend, VarBuilderArgs};
 
-/// candle's builder on a [`Store`]: a network is built from it, in candle's idiom. The layers of `candle_nn` take it by way
-/// of [`candle_builder`].
+/// candle's builder on a [`Store`]: a network is built from it, in candle's idiom. The layers of `candle_nn` take it by
+/// way of [`candle_builder`].
 pub type VarBuilder = VarBuilderArgs<'static, Store>;
 
-/// What a network says of a tensor that it asks for.
+/// What a network says of a tensor that it requests.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorSpec {
-    /// How it begins.
+    /// Its initial values.
     pub init: Init,
     /// Whether it is trained. One that is not (torch's `requires_grad=False`) is saved and loaded as the others, but no
     /// optimiser and no average touches it.
@@ -58,7 +58,7 @@ pub(crate) trait Source: Send + Sync {
     fn tensor(&self, name: &str, shape: &Shape, spec: TensorSpec, device: &Device) -> Result<Tensor>;
 }
 
-/// A builder on `source`; who keeps it, too, can ask it later what was asked of it.
+/// A builder on `source`.
 pub(crate) fn builder(source: Arc<dyn Source>, dtype: DType, device: &Device) -> VarBuilder {
     VarBuilder::new_with_args(Store(source), dtype, device)
 }
@@ -74,7 +74,7 @@ impl Backend for Store {
         candle_core::bail!("{name} was asked for without its shape")
     }
 
-    /// Whatever a network asks for is looked for, and missed by name.
+    /// Every requested tensor exists; a missing one is an error that names it.
     fn contains_tensor(&self, _: &str) -> bool {
         true
     }

@@ -12,21 +12,21 @@ use crate::{Dropout, Error, Model, ModelConfig, Result, UNet2DConfig, UNet2DMode
 pub struct ClassConditionedUnetConfig {
     /// How many classes there are.
     pub num_classes: usize,
-    /// How many numbers, and so channels beside the image's, tell the network a class.
+    /// The size of a class's embedding: each of its numbers becomes a channel next to the image's.
     pub class_emb_size: usize,
     /// The network; its `in_channels` are those of the images.
     pub unet: UNet2DConfig,
 }
 
 impl Default for ClassConditionedUnetConfig {
-    /// The course's ten classes, told by four numbers, with `UNet2DModel`'s defaults.
+    /// The course's ten classes with embeddings of size 4, and `UNet2DModel`'s defaults.
     fn default() -> Self {
         Self { num_classes: 10, class_emb_size: 4, unet: UNet2DConfig::default() }
     }
 }
 
 impl ClassConditionedUnetConfig {
-    /// More than anybody means, and less than what overflows.
+    /// Larger than any sensible value, and small enough that no product overflows.
     const MAX: usize = 1 << 16;
     const OWN: [&'static str; 2] = ["num_classes", "class_emb_size"];
 
@@ -109,16 +109,16 @@ impl ModelConfig for ClassConditionedUnetConfig {
     }
 }
 
-/// A [`UNet2DModel`] that is told the class in planes beside the image: Hugging Face's diffusion course, unit 2, "Making a
-/// Class-Conditioned Diffusion Model", class `ClassConditionedUnet`.
+/// A [`UNet2DModel`] whose input has the class as channels next to the image's: Hugging Face's diffusion course, unit
+/// 2, "Making a Class-Conditioned Diffusion Model", class `ClassConditionedUnet`.
 ///
-/// A table has a few numbers for each class; each becomes a channel, the same at every pixel, and the network takes those
-/// and the image's together. diffusers has no such model: Python opens its weights by the course's class, whose names of
-/// tensors (`class_emb.weight`, `model.…`) and initialisation these are.
+/// A table has a few numbers for each class; each becomes a channel, the same at every pixel, and the network takes
+/// those and the image's together. diffusers has no such model: Python opens its weights by the course's class, whose
+/// names of tensors (`class_emb.weight`, `model.…`) and initialisation these are.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
-/// use kakusan_models::{ClassConditionedUnet, ClassConditionedUnetConfig, DownBlock, Model, UNet2DConfig, UpBlock, Weights};
+/// use kakusan_models::{ClassConditionedUnetConfig, DownBlock, ModelConfig, UNet2DConfig, UpBlock, Weights};
 /// use kakusan_rng::Generator;
 ///
 /// # fn main() -> kakusan_models::Result<()> {
@@ -131,7 +131,7 @@ impl ModelConfig for ClassConditionedUnetConfig {
 ///     ..UNet2DConfig::default()
 /// };
 /// let config = ClassConditionedUnetConfig { unet, ..ClassConditionedUnetConfig::default() };
-/// let (_, model) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| ClassConditionedUnet::new(&config, vb))?;
+/// let (_, model) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.build(vb))?;
 /// let x = Tensor::zeros((2, 1, 8, 8), DType::F32, &Device::Cpu)?;
 /// let (timestep, labels) = (Tensor::new(&[10f32, 999.0], &Device::Cpu)?, Tensor::new(&[3u32, 7], &Device::Cpu)?);
 /// assert_eq!(model.forward(&x, &timestep, Some(&labels))?.dims(), [2, 1, 8, 8]);

@@ -1,8 +1,8 @@
 use candle_core::{Device, Tensor};
 use kakusan_rng::Generator;
 
-/// What a model in training drops: which numbers follows from the seed, the step, an image's place in the batch and the
-/// layer, and from nothing else, so that a batch may be cut into parts in any way and computed on any number of threads.
+/// The dropout of a training step. Which activations are dropped depends only on the seed, the step, an image's place
+/// in the batch and the layer, so a batch may be split in any way and computed on any number of threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dropout {
     /// The seed of the training.
@@ -30,7 +30,7 @@ impl Dropout {
     }
 }
 
-/// Spreads what little differs between seeds over all bits (SplitMix64, Steele et al. 2014).
+/// Makes all bits depend on all bits of the seed (SplitMix64, Steele et al. 2014).
 fn mix(seed: u64) -> u64 {
     let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

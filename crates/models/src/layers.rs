@@ -7,7 +7,7 @@ use kakusan_ops::{ConvOptions, Features};
 
 use crate::{Error, Result, VarBuilder};
 
-/// Asks for the weight and the bias of a convolution or a linear layer, as torch initialises both:
+/// Requests the weight and the bias of a convolution or a linear layer, as torch initialises both:
 /// `kaiming_uniform_(a=sqrt(5))` for the weight, then uniform within `1 / sqrt(fan_in)` for the bias.
 ///
 /// `shape` is that of the weight; its first dimension is the number of outputs, the others make `fan_in`.

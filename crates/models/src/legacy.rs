@@ -46,10 +46,10 @@ pub fn attention_name(name: &str) -> String {
 /// Fills in the fields of a model's configuration that are absent and that did not mean then what they default to now.
 /// `version` is the file's `_diffusers_version`.
 ///
-/// From its first release, 0.1.0, to 0.42, `UNet2DModel` has had the same defaults, and each field that came later has a
-/// default that changes nothing; a file of those versions needs none filled in. The files that say an older version were
-/// converted by hand from the original DDPM and score models (google/ddpm-* and the like), whose attention has one head
-/// as wide as all channels: there an absent `attention_head_dim` means null, not 8.
+/// From its first release, 0.1.0, to 0.42, `UNet2DModel` has had the same defaults, and each field that came later has
+/// a default that changes nothing; a file of those versions needs none filled in. The files that say an older version
+/// were converted by hand from the original DDPM and score models (google/ddpm-* and the like), whose attention has one
+/// head as wide as all channels: there an absent `attention_head_dim` means null, not 8.
 pub fn fill_defaults(class_name: &str, version: Option<&str>, fields: &mut Config) {
     let before_the_first_release = version.and_then(major_minor).is_some_and(|version| version < (0, 1));
     if class_name == "UNet2DModel" && before_the_first_release {

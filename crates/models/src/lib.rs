@@ -1,9 +1,9 @@
-//! What predicts: the networks, their initialisation, and models in diffusers' folders (`config.json` and weights).
+//! The networks, their initialisation, and models in diffusers' folders (`config.json` and weights).
 //!
 //! [`BasicUNet`] is the tutorial's; [`UNet2DModel`] is diffusers', with every block and key that it has there;
-//! [`ClassConditionedUnet`] is the diffusion course's, told classes in channels next to the image's. Each is a [`Model`], and
-//! its configuration, which builds it, a [`ModelConfig`]. A [`Registry`] reads configurations from a file or a table; models
-//! of your own are added there.
+//! [`ClassConditionedUnet`] is the diffusion course's, with the class in channels next to the image's. Each is a
+//! [`Model`], and its configuration, which builds it, a [`ModelConfig`]. A [`Registry`] reads configurations from a
+//! file or a table; models of your own are added there.
 //!
 //! A network is built from a [`VarBuilder`], in candle's idiom. [`Weights`] hands that builder out: with
 //! torch's initialisation in torch's order ([`Weights::initialise`]), from a checkpoint, strictly checked

@@ -8,8 +8,8 @@ use crate::{Error, Model, Outline, Result, VarBuilder};
 
 /// A model's configuration: what diffusers keeps in `config.json`, and what follows from it without weights.
 ///
-/// Required are the name, the fields and their defaults, the network, and the images' shape; the rest says what a model is by default: told no
-/// classes, any timestep, saved under its own names.
+/// The name, the fields and their defaults, the network, and the images' shape are required. By default a model has no
+/// classes, takes any timestep, and is saved under the names that its constructor gives its tensors.
 pub trait ModelConfig: Debug + Send + Sync {
     /// diffusers' `_class_name`.
     fn class_name(&self) -> &str;
@@ -20,8 +20,8 @@ pub trait ModelConfig: Debug + Send + Sync {
     /// The fields of the class's default configuration: for a struct, [`fields`] of `Self::default()`.
     fn default_map(&self) -> Map<String, Value>;
 
-    /// Builds the network from its weights. Called on weights without values to check a configuration ([`Outline`]), so each
-    /// layer refuses sizes that it cannot have.
+    /// Builds the network from its weights. Called on weights without values to check a configuration ([`Outline`]), so
+    /// each layer refuses sizes that it cannot have.
     ///
     /// # Errors
     /// When a value is out of its range or does not fit the others, naming the key; when a tensor is missing.
@@ -33,7 +33,7 @@ pub trait ModelConfig: Debug + Send + Sync {
     /// [`Error::NoSampleSize`] where the configuration leaves the size open.
     fn sample_shape(&self) -> Result<[usize; 3]>;
 
-    /// The number of classes that the model can be told, if any.
+    /// The number of classes that the model is conditioned on, if it is.
     fn num_classes(&self) -> Option<usize> {
         None
     }
@@ -67,8 +67,8 @@ pub trait ModelConfig: Debug + Send + Sync {
         name.to_owned()
     }
 
-    /// Where a tensor stands in Python's `state_dict`, whose order decides the shard that it is saved in. Tensors of the same
-    /// place keep the constructor's order, as do all of them by default.
+    /// Where a tensor stands in Python's `state_dict`, whose order decides the shard that it is saved in. Tensors of
+    /// the same place keep the constructor's order, as do all of them by default.
     fn state_dict_order(&self, name: &str) -> Vec<usize> {
         let _ = name;
         vec![]

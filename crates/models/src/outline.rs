@@ -15,7 +15,10 @@ use crate::builder::{Source, TensorSpec, VarBuilder, builder};
 /// use kakusan_models::{Outline, VarBuilder};
 ///
 /// # fn main() -> kakusan_models::Result<()> {
-/// let outline = Outline::of(|vb: VarBuilder| Ok(vb.pp("table").get_with_hints((10, 1 << 40), "weight", Init::Const(0.0).into())?))?;
+/// let build = |vb: VarBuilder| {
+///     Ok(vb.pp("table").get_with_hints((10, 1 << 40), "weight", Init::Const(0.0).into())?)
+/// };
+/// let outline = Outline::of(build)?;
 /// assert_eq!(outline.tensors()[0].name, "table.weight");
 /// assert_eq!(outline.parameter_count(), 10 << 40);
 /// # Ok(())

@@ -31,8 +31,8 @@ pub fn save(config: &dyn ModelConfig, weights: &Weights, dir: &Path) -> Result<(
 /// deleted at the end. Shards replace older shards one by one: after an interruption the index is missing, and loading
 /// says so.
 ///
-/// `fields` are those of the `config.json` that the model was loaded from, if it was: the way in which they write numbers
-/// is kept, and fields that say nothing of the model.
+/// `fields` are those of the `config.json` that the model was loaded from, if it was: the way in which they write
+/// numbers is kept, and fields that say nothing of the model.
 ///
 /// # Errors
 /// When the folder or a file cannot be written, or a value does not fit the type asked for.
@@ -49,7 +49,7 @@ pub fn save_with(
     Ok(write_file(&dir.join(CONFIG_FILE), config.to_json_as_in(fields).as_bytes())?)
 }
 
-/// A model as it was saved, and what was odd about it.
+/// A model as it was saved, and what is unusual about its files.
 #[non_exhaustive]
 pub struct Pretrained {
     /// Its configuration.
@@ -58,16 +58,17 @@ pub struct Pretrained {
     pub fields: Config,
     /// Its weights.
     pub weights: Weights,
-    /// What the files hold beside the model, and was passed over.
+    /// What the files hold that the model does not use.
     pub warnings: Vec<Warning>,
 }
 
-/// Loads the model saved in `dir`, as diffusers' `from_pretrained` does of a model by itself: its configuration, whose class
-/// is looked up in `registry`, and the weights as [`Checkpoint::find`] finds them (of `variant` where one is named). A
-/// `class_name` that is known from elsewhere, as from a pipeline's index, counts instead of the file's own `_class_name`.
+/// Loads the model saved in `dir`, as diffusers' `from_pretrained` does of a model by itself: its configuration, whose
+/// class is looked up in `registry`, and the weights as [`Checkpoint::find`] finds them (of `variant` where one is
+/// named). A `class_name` that is known from elsewhere, as from a pipeline's index, counts instead of the file's own
+/// `_class_name`.
 ///
-/// Fields that the class does not have, and tensors that the model does not have, are passed over as diffusers does, with a
-/// [`Warning`] that names them; a tensor that is missing is not.
+/// Fields that the class does not have, and tensors that the model does not have, are passed over as diffusers does,
+/// with a [`Warning`] that names them; a tensor that is missing is not.
 ///
 /// ```
 /// use candle_core::Device;
@@ -88,8 +89,8 @@ pub struct Pretrained {
 /// ```
 ///
 /// # Errors
-/// Those of [`Checkpoint::find`] and [`Weights::from_checkpoint`], and [`Error::Config`] for a file that is not a model's
-/// configuration.
+/// Those of [`Checkpoint::find`] and [`Weights::from_checkpoint`], and [`Error::Config`] for a file that is not a
+/// model's configuration.
 pub fn from_pretrained(
     dir: &Path,
     class_name: Option<&str>,
@@ -130,8 +131,8 @@ pub fn from_pretrained(
 /// Reads the configuration of the model saved in `dir`, and the fields as the file has them, for [`save_with`].
 ///
 /// # Errors
-/// When the file cannot be read or is not a model's configuration, as where it has a field that the class does not have:
-/// [`from_pretrained`] passes over those.
+/// When the file cannot be read or is not a model's configuration, as where it has a field that the class does not
+/// have: [`from_pretrained`] passes over those.
 pub fn load_config(dir: &Path, registry: &Registry) -> Result<(Arc<dyn ModelConfig>, Config)> {
     let path = dir.join(CONFIG_FILE);
     let (text, origin) = (read_config(&path)?, path.display().to_string());

@@ -55,8 +55,8 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// Adds a class of models under the [`class_name`](ModelConfig::class_name) of its default configuration, or replaces the
-    /// class of that name. Fields that are absent take the default configuration's values.
+    /// Adds a class of models under the [`class_name`](ModelConfig::class_name) of its default configuration, or
+    /// replaces the class of that name. Fields that are absent take the default configuration's values.
     pub fn register<C>(&mut self)
     where
         C: ModelConfig + Default + DeserializeOwned + 'static,
@@ -80,8 +80,8 @@ impl Registry {
         Ok((self.class(class_name)?.defaults)())
     }
 
-    /// From a class name and its fields; fields that begin with `_` are ignored, absent ones take their default. What is
-    /// read can be built.
+    /// From a class name and its fields; fields that begin with `_` are ignored, absent ones take their default. What
+    /// is read can be built.
     ///
     /// # Errors
     /// For a class that is not registered, an unknown field, a wrong type, a value out of range.

@@ -1,7 +1,6 @@
 use std::path::PathBuf;
 
-/// What is odd about the files of a saved model. It was loaded all the same, as diffusers loads it; whoever wants nothing of
-/// the kind refuses it.
+/// Something unusual about the files of a saved model, which was loaded nevertheless, as diffusers loads it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Warning {

@@ -51,8 +51,8 @@ impl Weights {
     /// the name under which the model knows a tensor of the file.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`] and [`from_checkpoint`](Self::from_checkpoint), and [`Error::Mismatch`] for a tensor that
-    /// the model does not have.
+    /// As [`Checkpoint::open`] and [`from_checkpoint`](Self::from_checkpoint), and [`Error::Mismatch`] for a tensor
+    /// that the model does not have.
     pub fn load<M>(
         path: &Path,
         device: &Device,
@@ -68,13 +68,13 @@ impl Weights {
         Ok((weights, model))
     }
 
-    /// Loads the tensors of an `outline`, one after the other: floats of any width become f32. `rename` gives the name under
-    /// which the model knows a tensor of the checkpoint. Gives the weights, and the names of the tensors that the checkpoint
-    /// holds and the model does not have (diffusers' `unexpected_keys`).
+    /// Loads the tensors of an `outline`, one after the other: floats of any width become f32. `rename` gives the name
+    /// under which the model knows a tensor of the checkpoint. Gives the weights, and the names of the tensors that the
+    /// checkpoint holds and the model does not have (diffusers' `unexpected_keys`).
     ///
     /// # Errors
-    /// [`Error::Mismatch`] with a line for every tensor that is missing, mis-shaped, no float or not finite, and then for
-    /// every unexpected one, too: it may be the missing one under another name.
+    /// [`Error::Mismatch`] with a line for every tensor that is missing, mis-shaped, no float or not finite, and then
+    /// for every unexpected one, too: it may be the missing one under another name.
     pub fn from_checkpoint(
         checkpoint: &Checkpoint,
         outline: &Outline,
@@ -125,7 +125,7 @@ impl Weights {
         build(builder(Arc::new(View { weights: self.clone(), trains }), DType::F32, &self.device))
     }
 
-    /// The same tensors once more, on memory of their own.
+    /// A copy of the tensors.
     ///
     /// # Errors
     /// Those of candle's copies.
@@ -234,7 +234,8 @@ fn draw(spec: &TensorSpec, shape: &Shape, rng: &mut Generator) -> Vec<f32> {
     values
 }
 
-/// The values of the checkpoint's tensor `name`, which is to have the shape `expected`, or what keeps them from being used.
+/// The values of the checkpoint's tensor `name`, which is to have the shape `expected`, or what keeps them from being
+/// used.
 fn values(checkpoint: &Checkpoint, name: Option<&str>, expected: &Shape) -> std::result::Result<Vec<f32>, String> {
     let found = name.and_then(|name| Some((name, checkpoint.info(name)?)));
     let (name, info) = found.ok_or_else(|| format!("missing, expected shape {:?}", expected.dims()))?;

@@ -1,5 +1,5 @@
-//! UNet2DModel against diffusers' (tests/golden/unet_2d.py): initialisation, predictions and gradients of 50 networks, 48
-//! of them over all blocks and fields, and what is known of some more.
+//! UNet2DModel against diffusers' (tests/golden/unet_2d.py): initialisation, predictions and gradients of 50 networks,
+//! 48 of them over all blocks and fields, and what is known of some more.
 
 #![allow(clippy::print_stdout)] // the errors, for those who run it with --nocapture
 

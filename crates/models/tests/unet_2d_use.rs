@@ -1,4 +1,5 @@
-//! How UNet2DModel is used: training with dropout, labels, configurations, files, and what it says to what does not fit.
+//! How UNet2DModel is used: training with dropout, labels, configurations, files, and what it says to what does not
+//! fit.
 
 use std::collections::HashMap;
 use std::sync::Arc;

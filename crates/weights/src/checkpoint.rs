@@ -8,8 +8,8 @@ use crate::choose::choose_weights;
 use crate::file::DataFile;
 use crate::{Error, Result, index, safetensors_file, torch_file};
 
-/// A model's weights on disk: which tensors there are and where each of them lies. Opening one reads headers; the values
-/// are read from the disk one tensor at a time, when they are asked for.
+/// A model's weights on disk: which tensors there are and where each of them lies. Opening one reads headers; the
+/// values are read from the disk one tensor at a time, when they are asked for.
 ///
 /// ```no_run
 /// use kakusan_weights::Checkpoint;
@@ -40,7 +40,7 @@ pub struct TensorInfo {
     pub shape: Vec<usize>,
 }
 
-/// Where a tensor lies. Whoever makes one has checked that all of it lies within the file.
+/// Where a tensor lies; checked to lie within the file when it is made.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     pub(crate) info: TensorInfo,
@@ -57,8 +57,8 @@ pub(crate) struct Entry {
 impl Checkpoint {
     /// The weights in the folder `dir`, found as diffusers finds them: a sharded checkpoint's index, else
     /// `diffusion_pytorch_model.safetensors`, else the same as `.bin` (PyTorch's pickle, of which nothing is executed).
-    /// With a `variant` such as `fp16`, the files of that variant. Without one, a folder that holds a single variant and
-    /// no plain file gives that variant.
+    /// With a `variant` such as `fp16`, the files of that variant. Without one, a folder that holds a single variant
+    /// and no plain file gives that variant.
     ///
     /// # Errors
     /// [`Error::NoWeights`] where there are none to be chosen, and as [`open`](Self::open).
@@ -75,8 +75,8 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// The weights in one file: `.safetensors`, `.bin` (or any other name for PyTorch's pickle), or the `.json` index of
-    /// a sharded checkpoint.
+    /// The weights in one file: `.safetensors`, `.bin` (or any other name for PyTorch's pickle), or the `.json` index
+    /// of a sharded checkpoint.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Safetensors`], [`Error::Pickle`] and [`Error::Shards`], each naming the file.

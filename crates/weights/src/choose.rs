@@ -31,8 +31,8 @@ fn candidates(variant: Option<&str>) -> Vec<String> {
         .collect()
 }
 
-/// Chooses among the names of a folder's files, or says why none can be chosen. Safetensors come before `.bin`, an index
-/// before a single file. Without a `variant`, plain files come first; where there are none, the only variant.
+/// Chooses among the names of a folder's files, or says why none can be chosen. Safetensors come before `.bin`, an
+/// index before a single file. Without a `variant`, plain files come first; where there are none, the only variant.
 ///
 /// ```
 /// let chosen = kakusan_weights::choose_weights(["config.json", "diffusion_pytorch_model.fp16.safetensors"], None);

@@ -4,8 +4,8 @@ use std::path::Path;
 use crate::{Checkpoint, Error, Result, SaveOptions, save_tensors};
 
 /// Saves a checkpoint's tensors in `dir` as safetensors, in the type, the pieces and under the variant that `options`
-/// says, whatever model they are of. All tensors are kept, those that are no floats as they are; `rename` gives a tensor's
-/// new name. One tensor at a time is in memory.
+/// says, whatever model they are of. All tensors are kept, those that are no floats as they are; `rename` gives a
+/// tensor's new name. One tensor at a time is in memory.
 ///
 /// # Errors
 /// When a tensor cannot be read or does not fit the type asked for, two would get the same name, or a file cannot be

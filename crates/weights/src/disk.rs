@@ -1,8 +1,8 @@
 //! How files are changed, here and in the folders of trainings, so that a crash leaves nothing half written.
 //!
-//! A file is written beside its place, brought to the disk, and only then gets its name; names that matter are brought to
-//! the disk, too. Each change is announced before it is made, so that a test can make it fail, or take a copy of what a
-//! kill would leave right there ([`with_faults`]).
+//! A file is written under a temporary name, synced, and renamed; folders whose names matter are synced, too. Each
+//! change is announced before it is made, so that a test can make it fail, or take a copy of what a kill would leave
+//! right there ([`with_faults`]).
 
 use std::cell::RefCell;
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use atomic_write_file::AtomicWriteFile;
 
-/// A file on its way: it has its name when it is committed, and is gone when it is dropped before.
+/// A file that is written atomically: it gets its name when it is committed, and is deleted when it is dropped before.
 #[derive(Debug)]
 pub struct WholeFile {
     path: PathBuf,
@@ -37,7 +37,7 @@ impl WholeFile {
         self.file.write_all(bytes)
     }
 
-    /// Brings it to the disk and gives it its name, in place of the file that had it.
+    /// Syncs it and gives it its name, in place of the file that had it.
     ///
     /// # Errors
     /// When that fails; the other file is then untouched.
@@ -47,7 +47,7 @@ impl WholeFile {
     }
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file atomically.
 ///
 /// # Errors
 /// As those of [`WholeFile`]; a file that was there before is then untouched.
@@ -66,7 +66,7 @@ pub fn append(file: &mut File, path: &Path, bytes: &[u8]) -> Result<()> {
     file.write_all(bytes)
 }
 
-/// Brings what was written to an open file to the disk.
+/// Syncs an open file.
 ///
 /// # Errors
 /// As `fsync(2)`.
@@ -75,7 +75,7 @@ pub fn sync_file(file: &File, path: &Path) -> Result<()> {
     file.sync_all()
 }
 
-/// Brings the names in a folder to the disk.
+/// Syncs the names in a folder.
 ///
 /// # Errors
 /// As `fsync(2)`; none for a folder that may be written in but not be read, which cannot be opened.
@@ -91,7 +91,7 @@ pub fn sync_folder(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a folder, and those that it lies in, and brings their names to the disk.
+/// Creates a folder and its parents, and syncs their names.
 ///
 /// # Errors
 /// As `mkdir(2)`; none where it is there already.
@@ -111,7 +111,7 @@ pub fn create_folders(dir: &Path) -> Result<()> {
     parent.map_or(Ok(()), sync_folder)
 }
 
-/// Gives a file or folder another name in its folder, and brings the names to the disk.
+/// Renames a file or folder within its folder, and syncs the names.
 ///
 /// # Errors
 /// As `rename(2)`.

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{Error, Result, disk};
 
-/// A file that is read in pieces, none of which is asked for before it is known to lie within the file.
+/// A file that is read in pieces, each checked to lie within the file before memory is allocated for it.
 #[derive(Debug)]
 pub(crate) struct DataFile {
     path: PathBuf,
@@ -47,7 +47,7 @@ impl DataFile {
         read.map_err(unreadable(&self.path))
     }
 
-    /// Reads on from `start`, for those who do not know how much.
+    /// A reader from `start` on, where the length is not known.
     pub(crate) fn reader(&self, start: u64) -> Result<BufReader<File>> {
         let reader = || {
             let mut file = self.locked().try_clone()?;

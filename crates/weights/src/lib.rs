@@ -1,9 +1,9 @@
 //! Weights on disk: which tensors a file holds, their values, and files written as diffusers writes them.
 //!
-//! [`Checkpoint`] opens safetensors, PyTorch's own format (a pickle, of which nothing is executed) and sharded checkpoints
-//! of either. [`save_tensors`] writes safetensors, in shards where they are large; [`convert`] does so with the tensors of
-//! a checkpoint. [`disk`] is how Kakusan changes files: atomically. This crate knows names, shapes and bytes; networks and
-//! `config.json` are `kakusan-models`.
+//! [`Checkpoint`] opens safetensors, PyTorch's own format (a pickle, of which nothing is executed) and sharded
+//! checkpoints of either. [`save_tensors`] writes safetensors, in shards where they are large; [`convert`] does so with
+//! the tensors of a checkpoint. [`disk`] is how Kakusan changes files: atomically. This crate knows names, shapes and
+//! bytes; networks and `config.json` are `kakusan-models`.
 //!
 //! ```
 //! use kakusan_weights::{Checkpoint, Dtype, SaveOptions, TensorInfo, save_tensors};

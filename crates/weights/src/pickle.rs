@@ -302,7 +302,7 @@ impl<R: BufRead> Machine<R> {
 
     fn pop_to_mark(&mut self) -> Result<Vec<Value>, String> {
         let mark = self.stack.iter().rposition(|&value| value == Value::Mark);
-        let mark = mark.ok_or("its pickle lacks a mark")?;
+        let mark = mark.ok_or("its pickle has no mark")?;
         let values = self.stack.split_off(mark + 1);
         self.stack.pop();
         Ok(values)
@@ -318,7 +318,7 @@ impl<R: BufRead> Machine<R> {
                 low.copy_from_slice(&bytes);
                 self.push(Value::Int(i64::from_le_bytes(wide)))
             }
-            // torch's magic number, which nobody computes with
+            // torch's magic number, which is not used
             None => self.push(Value::Float),
         }
     }

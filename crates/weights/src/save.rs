@@ -92,12 +92,12 @@ pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
 }
 
 /// Saves tensors in `dir`, in the order given, as `diffusion_pytorch_model.safetensors` or as shards and their index.
-/// All files are written before the first gets its name, and what an earlier save of the same variant left in other pieces
-/// is deleted at the end. `bytes` gives one tensor's values, little-endian.
+/// All files are written before the first gets its name, and what an earlier save of the same variant left in other
+/// pieces is deleted at the end. `bytes` gives one tensor's values, little-endian.
 ///
 /// # Errors
-/// Those of `bytes`; [`Error::Io`] when the folder or a file cannot be written, [`Error::Tensor`] when a value does not fit
-/// the type asked for, [`Error::Variant`].
+/// Those of `bytes`; [`Error::Io`] when the folder or a file cannot be written, [`Error::Tensor`] when a value does not
+/// fit the type asked for, [`Error::Variant`].
 pub fn save_tensors<E: From<Error>>(
     dir: &Path,
     tensors: &[(String, TensorInfo)],
@@ -153,7 +153,8 @@ fn index_text(total_size: u64, weight_map: &BTreeMap<String, String>) -> String 
     to_json(&fields.map(|(key, value)| (key.to_owned(), value)).into_iter().collect())
 }
 
-/// Saves tensors in one safetensors file, whatever their size, atomically. `bytes` gives one tensor's values, little-endian.
+/// Saves tensors in one safetensors file, whatever their size, atomically. `bytes` gives one tensor's values,
+/// little-endian.
 ///
 /// # Errors
 /// Those of `bytes`, and [`Error::Io`] when the file cannot be written; a file that was there before is then untouched.
@@ -166,7 +167,8 @@ pub fn save_file<E: From<Error>>(
     Ok(file.commit().map_err(unwritable(path))?)
 }
 
-/// Removes the same weights from an earlier save, in other pieces, by today's names or those from before diffusers 0.32.
+/// Removes the same weights from an earlier save, in other pieces, by today's names or those from before diffusers
+/// 0.32.
 fn remove_stale(dir: &Path, stem: &str, variant: Option<&str>, kept: &[PathBuf]) -> Result<()> {
     let old_end = variant.map(|variant| format!(".{variant}.safetensors"));
     let unreadable = |source| Error::Io { action: "read", path: dir.to_owned(), source };
@@ -196,7 +198,8 @@ fn saved_size(info: &TensorInfo, float: Option<FloatType>) -> u64 {
 }
 
 /// Which tensors go into which file: in their order, a file at a time, as huggingface_hub's
-/// `split_state_dict_into_shards_factory` does it. One that is too large has a file of its own, before the open one.
+/// `split_state_dict_into_shards_factory` does it. A tensor larger than `max` gets a separate file, before the open
+/// one.
 fn split(sizes: &[u64], max: u64) -> Vec<Vec<usize>> {
     let (mut shards, mut open, mut filled) = (vec![], vec![], 0u64);
     for (tensor, &size) in sizes.iter().enumerate() {
@@ -217,7 +220,8 @@ fn split(sizes: &[u64], max: u64) -> Vec<Vec<usize>> {
     shards
 }
 
-/// Writes a file, byte for byte as Python's safetensors does, up to giving it its name: wider types first, then by name.
+/// Writes a file, byte for byte as Python's safetensors does, up to giving it its name: wider types first, then by
+/// name.
 fn write_safetensors<E: From<Error>>(
     path: &Path,
     tensors: &[&(String, TensorInfo)],

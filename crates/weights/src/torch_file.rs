@@ -1,4 +1,5 @@
-//! What `torch.save` writes of a dictionary of tensors: a zip archive since PyTorch 1.6, pickles and bytes in a row before.
+//! What `torch.save` writes of a dictionary of tensors: a zip archive since PyTorch 1.6, pickles and bytes in a row
+//! before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Seek;

@@ -107,8 +107,8 @@ fn nothing_in_a_pickle_is_executed() {
     assert!(!Path::new("executed").exists());
 }
 
-/// An archive as `torch.save` writes it, around `pickle`, with four floats as `data/0`; `wide` as where the directory lies
-/// beyond 4 GB.
+/// An archive as `torch.save` writes it, around `pickle`, with four floats as `data/0`; `wide` as where the directory
+/// lies beyond 4 GB.
 fn archive(pickle: &[u8], wide: bool) -> Vec<u8> {
     let (mut bytes, mut directory) = (vec![], vec![]);
     let entries: [(&str, &[u8]); 2] = [("archive/data.pkl", pickle), ("archive/data/0", &[0; 16])];

@@ -1,4 +1,5 @@
-//! A model of your own with Kakusan's crates: a run with checkpoints, report and pictures, and samples of what it saved.
+//! A model of your own with Kakusan's crates: a run with checkpoints, report and pictures, and samples of what it
+//! saved.
 //!
 //!     cargo run --release --package custom-model
 

@@ -73,8 +73,8 @@ impl ModelConfig for PatchMixerConfig {
     }
 }
 
-/// An MLP-Mixer (Tolstikhin et al. 2021) over the patches of an image, conditioned on the timestep. All of it are layers and
-/// operations of candle.
+/// An MLP-Mixer (Tolstikhin et al. 2021) over the patches of an image, conditioned on the timestep. All of it are
+/// layers and operations of candle.
 #[derive(Debug, Clone)]
 pub struct PatchMixer {
     config: PatchMixerConfig,

@@ -5,7 +5,7 @@ use super::resnet::{Common, divide};
 use crate::layers::{GroupNorm, Linear};
 use crate::{Error, VarBuilder};
 
-/// diffusers' `Attention` as its UNets use it: every pixel attends to every pixel, with a way around.
+/// diffusers' `Attention` as its UNets use it: every pixel attends to every pixel, with a residual connection.
 #[derive(Debug, Clone)]
 pub(super) struct Attention {
     group_norm: Option<GroupNorm>,

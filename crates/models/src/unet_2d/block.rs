@@ -5,8 +5,8 @@ use super::attention::Attention;
 use super::resnet::ResnetBlock;
 use super::signal::{BlockDropout, Signal};
 
-/// A residual block, and the attention after it where there is one: the unit of which gradient checkpointing keeps
-/// nothing but what went in.
+/// A residual block, and the attention after it where there is one: the unit of gradient checkpointing, which keeps
+/// only its input.
 #[derive(Debug, Clone)]
 pub(super) struct Block {
     resnet: ResnetBlock,
@@ -28,7 +28,7 @@ impl Block {
         checkpoint([x, time], move |[x, time]| block.compute(&x, &time, dropout))
     }
 
-    /// The same of `x` and what was kept on the way down, `[b, in, h, w]` together.
+    /// The same of `x` concatenated with features of the way down, `[b, in, h, w]` together.
     pub(super) fn forward_beside(&self, x: &Features, skip: &Features, signal: &Signal) -> Result<Features> {
         let (time, dropout) = signal.next();
         if !signal.checkpointing() {

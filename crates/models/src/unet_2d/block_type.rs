@@ -38,7 +38,7 @@ pub enum UpBlock {
     AttnUpBlock2D,
     /// Residual blocks, the last of which doubles the size.
     ResnetUpsampleBlock2D,
-    /// Residual blocks, smooth doubling, and an image that grows from level to level beside the features.
+    /// Residual blocks, smooth doubling, and an image that each level doubles and adds to.
     SkipUpBlock2D,
     /// [`SkipUpBlock2D`](Self::SkipUpBlock2D) with attention after the residual blocks.
     AttnSkipUpBlock2D,

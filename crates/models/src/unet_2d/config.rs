@@ -31,11 +31,11 @@ pub struct UNet2DConfig {
     pub out_channels: usize,
     /// Whether the input is taken from 0..1 to -1..1 first, by `2x - 1`.
     pub center_input_sample: bool,
-    /// How a level becomes a vector.
+    /// How a timestep becomes a vector.
     pub time_embedding_type: TimeEmbeddingType,
-    /// The width of the embedding of the level; four times the first of `block_out_channels` where absent.
+    /// The width of the embedding of the timestep; four times the first of `block_out_channels` where absent.
     pub time_embedding_dim: Option<usize>,
-    /// What is taken off the number of frequencies in the exponent of a positional embedding.
+    /// Subtracted from the number of frequencies in the exponent of a positional embedding.
     pub freq_shift: i64,
     /// Whether the cosines of a positional embedding come before the sines.
     pub flip_sin_to_cos: bool,
@@ -66,12 +66,12 @@ pub struct UNet2DConfig {
     pub attention_head_dim: Option<usize>,
     /// Groups of the group normalisations. `Skip` blocks choose their own, and only with them it may be `null`.
     pub norm_num_groups: Option<usize>,
-    /// Groups of the normalisation before the attention in the middle. Where `null`, they are `norm_num_groups`, or, under
-    /// `scale_shift`, nothing is normalised there.
+    /// Groups of the normalisation before the attention in the middle. Where `null`, they are `norm_num_groups`, or,
+    /// under `scale_shift`, nothing is normalised there.
     pub attn_norm_num_groups: Option<usize>,
-    /// What keeps normalisations from dividing by zero.
+    /// Added to variances before normalisations divide by their roots.
     pub norm_eps: f64,
-    /// How residual blocks are told of the level.
+    /// How residual blocks are conditioned on the timestep.
     pub resnet_time_scale_shift: TimeScaleShift,
     /// Whether the block in the middle has attention.
     pub add_attention: bool,
@@ -79,7 +79,7 @@ pub struct UNet2DConfig {
     pub class_embed_type: Option<ClassEmbedType>,
     /// The number of classes; looked at only where `class_embed_type` is `null`, as in diffusers.
     pub num_class_embeds: Option<usize>,
-    /// The number of levels that a learned embedding has a vector for.
+    /// The number of timesteps that a learned embedding has a vector for.
     pub num_train_timesteps: Option<usize>,
 }
 
@@ -160,7 +160,7 @@ impl SampleSize {
     }
 }
 
-/// How a level becomes a vector.
+/// How a timestep becomes a vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TimeEmbeddingType {
@@ -205,7 +205,7 @@ pub enum ActFn {
     Relu,
 }
 
-/// How residual blocks are told of the level.
+/// How residual blocks are conditioned on the timestep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimeScaleShift {

@@ -23,7 +23,7 @@ pub(super) struct DownLevel {
 enum Sampler {
     Conv(Conv2d),
     Resnet(Block),
-    /// Beside the features it halves the image and adds it to them.
+    /// Also halves the image and adds it to the features.
     Skip {
         resnet: Block,
         skip_conv: Conv2d,
@@ -75,7 +75,8 @@ impl DownLevel {
         Ok(Self { blocks, sampler })
     }
 
-    /// `[b, in, h, w] -> [b, out, h / 2, w / 2]`, each result on the way kept in `kept`; `image` is what Skip blocks halve.
+    /// `[b, in, h, w] -> [b, out, h / 2, w / 2]`, each result on the way kept in `kept`; `image` is what Skip blocks
+    /// halve.
     pub(super) fn forward(
         &self,
         mut h: Features,

@@ -8,7 +8,7 @@ use super::{ClassEmbedType, TimeEmbeddingType, UNet2DConfig, unfit};
 use crate::layers::{Linear, embedding};
 use crate::{TensorSpec, VarBuilder};
 
-/// diffusers' `time_proj`: from levels `[b]` to vectors `[b, width]`.
+/// diffusers' `time_proj`: from timesteps `[b]` to vectors `[b, width]`.
 #[derive(Debug, Clone)]
 pub(super) enum TimeProjection {
     Positional { width: usize, freq_shift: i64, flip_sin_to_cos: bool },
@@ -96,7 +96,7 @@ fn fourier(level: f32, frequencies: &[f32], to: &mut Vec<f32>) {
     to.extend(frequencies.iter().map(|frequency| angle(frequency).cos() as f32));
 }
 
-/// Refuses timesteps that the embedding cannot take.
+/// Refuses timesteps that the embedding does not have.
 pub(super) fn check_timesteps(config: &UNet2DConfig, timesteps: &[f32]) -> crate::Result<()> {
     match config.time_embedding_type {
         TimeEmbeddingType::Positional => Ok(()),

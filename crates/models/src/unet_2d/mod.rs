@@ -32,15 +32,16 @@ use up::UpLevel;
 use crate::layers::{Conv2d, GroupNorm};
 use crate::{Dropout, Error, Model, ModelConfig, Result, VarBuilder, fields, legacy};
 
-/// The UNet of diffusion models (Ho et al. 2020, and what came after it), as diffusers' `UNet2DModel`: its configuration,
-/// its names of weights, its initialisation and its numbers.
+/// The UNet of diffusion models (Ho et al. 2020, and what came after it), as diffusers' `UNet2DModel`: its
+/// configuration, its names of weights, its initialisation and its numbers.
 ///
-/// Each level of the UNet has residual blocks, conditioned on the timestep, with attention where the configuration says so.
-/// The way down halves the size from level to level, the way up doubles it and concatenates the features of the way down.
+/// Each level of the UNet has residual blocks, conditioned on the timestep, with attention where the configuration says
+/// so. The way down halves the size from level to level, the way up doubles it and concatenates the features of the way
+/// down.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
-/// use kakusan_models::{DownBlock, Model, UNet2DConfig, UNet2DModel, UpBlock, Weights};
+/// use kakusan_models::{DownBlock, ModelConfig, UNet2DConfig, UpBlock, Weights};
 /// use kakusan_rng::Generator;
 ///
 /// # fn main() -> kakusan_models::Result<()> {
@@ -52,7 +53,7 @@ use crate::{Dropout, Error, Model, ModelConfig, Result, VarBuilder, fields, lega
 ///     norm_num_groups: Some(4),
 ///     ..UNet2DConfig::default()
 /// };
-/// let (weights, model) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| UNet2DModel::new(&config, vb))?;
+/// let (weights, model) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.build(vb))?;
 /// assert_eq!(weights.parameter_count(), 11_767);
 /// let x = Tensor::zeros((2, 3, 8, 8), DType::F32, &Device::Cpu)?;
 /// let timestep = Tensor::new(&[10f32, 999.0], &Device::Cpu)?;
@@ -231,7 +232,8 @@ impl Model for UNet2DModel {
         self.predict(x, timestep, labels, Some(dropout))
     }
 
-    /// From then on training keeps the input of each residual block, and recomputes its activations in the backward pass.
+    /// From then on training keeps the input of each residual block, and recomputes its activations in the backward
+    /// pass.
     fn enable_gradient_checkpointing(&mut self) -> Result<()> {
         self.checkpointing = true;
         Ok(())

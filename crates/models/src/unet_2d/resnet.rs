@@ -9,7 +9,7 @@ use crate::layers::{Conv2d, GroupNorm, Linear};
 /// What all blocks of a network have in common.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Common {
-    /// The width of the embedding of the level.
+    /// The width of the embedding of the timestep.
     pub(super) time_width: usize,
     pub(super) scale_shift: TimeScaleShift,
     pub(super) activation: ActFn,
@@ -53,7 +53,8 @@ impl Resample {
     }
 }
 
-/// diffusers' `ResnetBlock2D`: two convolutions beside a way around them (He et al. 2016), told of the level in between.
+/// diffusers' `ResnetBlock2D`: two convolutions with a shortcut (He et al. 2016), conditioned on the timestep in
+/// between.
 #[derive(Debug, Clone)]
 pub(super) struct ResnetBlock {
     norm1: GroupNorm,

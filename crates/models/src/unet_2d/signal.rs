@@ -5,30 +5,30 @@ use kakusan_ops::Features;
 
 use crate::Dropout;
 
-/// What the blocks of one forward pass are told beside the features.
+/// What conditions the blocks of one forward pass, next to their features.
 pub(super) struct Signal {
     time: Features,
     dropout: Option<Dropout>,
     checkpointing: bool,
-    /// Blocks that were told so far: in a forward pass they always come in the same order.
-    told: Cell<usize>,
+    /// Blocks that have begun: in a forward pass they always come in the same order.
+    blocks: Cell<usize>,
 }
 
 impl Signal {
-    /// `time` `[b, width, 1, 1]` is the activation of the embedding of level and label; with `checkpointing` blocks are
-    /// computed anew on the way back.
+    /// `time` `[b, width, 1, 1]` is the activation of the embedding of timestep and label; with `checkpointing` the
+    /// backward pass recomputes the activations of blocks.
     pub(super) fn new(time: Features, dropout: Option<Dropout>, checkpointing: bool) -> Self {
-        Self { time, dropout, checkpointing, told: Cell::new(0) }
+        Self { time, dropout, checkpointing, blocks: Cell::new(0) }
     }
 
-    /// Whether blocks are computed anew on the way back instead of kept for it.
+    /// Whether the backward pass recomputes the activations of blocks.
     pub(super) fn checkpointing(&self) -> bool {
         self.checkpointing
     }
 
     /// The activation of the embedding, and what the next block drops.
     pub(super) fn next(&self) -> (&Features, BlockDropout) {
-        let layer = self.told.replace(self.told.get() + 1);
+        let layer = self.blocks.replace(self.blocks.get() + 1);
         (&self.time, BlockDropout { dropout: self.dropout, layer })
     }
 }

@@ -36,8 +36,8 @@ const WORDS: [&str; 31] = [
     "conv",
 ];
 
-/// Where a tensor of UNet2DModel stands in Python's `state_dict`, which is the order in which diffusers fills shards: names
-/// are to be sorted by it.
+/// Where a tensor of UNet2DModel stands in Python's `state_dict`, which is the order in which diffusers fills shards:
+/// names are to be sorted by it.
 pub(crate) fn state_dict_order(name: &str) -> Vec<usize> {
     let of_word = |word: &str| WORDS.iter().position(|known| *known == word);
     let rank = |word: &str| match word {

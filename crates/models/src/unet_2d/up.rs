@@ -16,7 +16,7 @@ use crate::layers::{Conv2d, GroupNorm};
 pub(super) struct UpLevel {
     blocks: Vec<Block>,
     sampler: Option<Sampler>,
-    /// Whether an image grows beside the features.
+    /// Whether the level also doubles and adds to an image, as `Skip` blocks do.
     skips: bool,
 }
 
@@ -25,7 +25,7 @@ pub(super) struct UpLevel {
 enum Sampler {
     Conv(Conv2d),
     Resnet(Block),
-    /// Beside the features it adds to the image that grows.
+    /// Also adds to the image that `Skip` blocks double.
     Skip {
         resnet: Block,
         skip_norm: GroupNorm,

@@ -1,16 +1,17 @@
-//! What a configuration has to keep to, beside the types of its fields.
+//! Which values a configuration may have.
 
 use super::{DownBlock, SampleType, TimeEmbeddingType, UNet2DConfig, UNet2DModel};
 use crate::{Error, Result};
 
-/// More than anybody means, and less than what overflows.
+/// Larger than any sensible value, and small enough that no product overflows.
 const MAX_CHANNELS: usize = 1 << 16;
 const MAX_LEVELS: usize = 12;
 const MAX_LAYERS: usize = 64;
 const MAX_ROWS: usize = 1 << 24;
 
 impl UNet2DConfig {
-    /// Refuses values that are out of their ranges, and fields that do not fit each other, naming the key and what to do.
+    /// Refuses values that are out of their ranges, and fields that do not fit each other, naming the key and what to
+    /// do.
     pub(super) fn check(&self) -> Result<()> {
         let check = || self.ranges().and_then(|()| self.levels()).and_then(|()| self.images());
         check().map_err(|reason| Error::Config { origin: UNet2DModel::CLASS_NAME.into(), reason })
