@@ -38,3 +38,11 @@ pub use kakusan_report as report;
 pub use kakusan_rng as rng;
 pub use kakusan_scheduler as scheduler;
 pub use kakusan_weights as weights;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+#[cfg(all(doctest, feature = "train"))]
+#[doc = include_str!("../../../README.md")]
+struct RootReadme;

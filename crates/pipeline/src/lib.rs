@@ -40,3 +40,7 @@ pub use train::{
     Outcome, Record, RunConfig, RunView, SampleConfig, Step, TrainConfig, Trainer, Training, read_metrics, run_config,
 };
 pub use warning::Warning;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -43,3 +43,7 @@ pub use compare::compare;
 pub use page::thousands;
 pub use report::{Notice, Report};
 pub use shell::{quote, quote_path};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

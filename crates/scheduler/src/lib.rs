@@ -117,3 +117,7 @@ pub use sde_vp::{ScoreSdeVpConfig, ScoreSdeVpScheduler};
 pub use tcd::{TCDConfig, TCDScheduler};
 pub use unclip::{UnCLIPConfig, UnCLIPScheduler};
 pub use unipc_multistep::{UniPCMultistepConfig, UniPCMultistepScheduler};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
