@@ -87,7 +87,7 @@ impl DDPMPipeline {
     /// # use kakusan_rng::Generator;
     /// # use kakusan_scheduler::LinearMixScheduler;
     ///
-    /// # let config = ModelConfig::BasicUNet(BasicUNetConfig::default());
+    /// # let config = std::sync::Arc::new(BasicUNetConfig::default());
     /// # let (weights, _) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.build(vb))?;
     /// # let pipeline = DDPMPipeline::new(config, weights, std::sync::Arc::new(LinearMixScheduler::default()))?;
     /// let mut steps = 0;
