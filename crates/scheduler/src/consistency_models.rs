@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// One-step and multistep sampling of consistency models (Song et al. 2023, algorithm 1): diffusers'

@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// DDIM the other way, from an image to the noise that leads to it (Song et al. 2021, section 4.3): diffusers'

@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// Denoising diffusion probabilistic models (Ho et al. 2020, algorithms 1 and 2): diffusers' `DDPMScheduler`.

@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// DPM-Solver and DPM-Solver++ with earlier outputs in place of further model calls (Lu et al. 2022, "DPM-Solver++",

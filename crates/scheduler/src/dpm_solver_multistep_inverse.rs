@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::dpm_solver_multistep::DPMSolverMultistep;
 use crate::prelude::*;
 

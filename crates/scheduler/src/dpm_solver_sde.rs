@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// The stochastic DPM-Solver++ of second order, in one step of two model calls (Lu et al. 2022, with noise after k-diffusion's

@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// DPM-Solver and DPM-Solver++ in steps that call the model as often as their order (Lu et al. 2022, "DPM-Solver",

@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// DPM-Solver++ with earlier outputs (Lu et al. 2022, "DPM-Solver++", algorithm 2) for models with EDM's

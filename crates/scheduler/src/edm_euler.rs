@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// Euler's method on the probability flow ODE with EDM's preconditioning, with noise added before a step where asked

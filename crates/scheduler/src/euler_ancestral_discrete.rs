@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// Euler's method in σ, ancestral: each step goes further down than its level and adds new noise to come back up to it

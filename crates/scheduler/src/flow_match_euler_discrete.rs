@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// Euler's method along the straight paths of a flow (Liu et al. 2022; Esser et al. 2024): diffusers'

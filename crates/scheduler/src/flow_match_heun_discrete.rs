@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// Heun's method along the paths of a flow (Karras et al. 2022, algorithm 2; Lipman et al. 2022): diffusers'

@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// Heun's method in σ: Euler's step, then the same step by the mean of the slopes at both its ends (Karras et al. 2022,

@@ -1,5 +1,4 @@
 use std::f32::consts::PI;
-use std::fmt::Debug;
 
 use crate::prelude::*;
 

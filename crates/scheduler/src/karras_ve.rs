@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// Karras' stochastic sampler for score models of the variance exploding SDE (Karras et al. 2022, algorithm 2 and equation

@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// The midpoint method in σ, halfway in log σ (DPM-Solver-2, Lu et al. 2022, algorithm 1, in the terms of Karras et al. 2022;

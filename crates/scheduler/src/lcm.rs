@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// Multistep sampling of latent consistency models (Luo et al. 2023, algorithm 3): diffusers' `LCMScheduler`.

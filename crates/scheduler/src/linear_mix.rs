@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// The tutorial's mix of image and noise, without a schedule (Hugging Face's diffusion course, unit 1, "Diffusion from

@@ -1,5 +1,4 @@
 use std::collections::VecDeque;
-use std::fmt::Debug;
 
 use crate::prelude::*;
 
@@ -87,15 +86,7 @@ fn coefficients(levels: &[f32], to: f32) -> Vec<f64> {
     // in units of the step, which is then from 0 to 1
     let nodes: Vec<f64> = levels.iter().map(|&level| (f64::from(level) - from) / length).collect();
     let integral = |j: usize| {
-        let mut polynomial = vec![1.0]; // its coefficients, the constant first
-        for (_, node) in nodes.iter().enumerate().filter(|(k, _)| *k != j) {
-            // times (u - node) / (u_j - node)
-            let by = nodes[j] - node;
-            let times_u = std::iter::once(0.0).chain(polynomial.iter().copied());
-            let rest = polynomial.iter().copied().chain([0.0]);
-            polynomial = times_u.zip(rest).map(|(times_u, rest)| (times_u - node * rest) / by).collect();
-        }
-        let powers = polynomial.iter().enumerate().map(|(power, a)| a / (power + 1) as f64);
+        let powers = lagrange(&nodes, j).into_iter().enumerate().map(|(power, a)| a / (power + 1) as f64);
         length * powers.sum::<f64>()
     };
     (0..order).map(integral).collect()

@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// Pseudo numerical methods on manifolds (Liu et al. 2022): diffusers' `PNDMScheduler`.

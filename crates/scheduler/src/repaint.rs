@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// Inpainting with a model trained for images alone (Lugmayr et al. 2022, algorithm 1): diffusers' `RePaintScheduler`.

@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// SA-Solver: Adams' multistep methods, a predictor and a corrector, for reverse SDEs with any amount of noise

@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// The predictor-corrector sampler of the variance exploding SDE (Song et al. 2021, algorithms 2 and 4): diffusers'

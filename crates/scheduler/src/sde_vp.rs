@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// The Euler-Maruyama method on the reverse of the variance preserving SDE (Song et al. 2021, equations 6 and 11):

@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// UniPC: steps of any order by earlier outputs, each corrected by the output at its end (Zhao et al. 2023, algorithms

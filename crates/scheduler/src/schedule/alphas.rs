@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// ᾱ_t, the part of the image's variance that is left at timestep `t`, for every timestep of training.

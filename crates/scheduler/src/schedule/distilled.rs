@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// What the samplers of distilled models are configured by, under diffusers' names. As in diffusers there are keys that

@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// The equation that DPM-Solver integrates. `deis`, which other classes have, stands for `dpmsolver++` as in diffusers.

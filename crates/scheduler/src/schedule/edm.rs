@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// The noise levels and the preconditioning of EDM (Karras et al. 2022, table 1), under diffusers' names.

@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// The noise levels of a flow (Liu et al. 2022), under diffusers' names: `x = (1 - σ) x₀ + σ ε` in place of a

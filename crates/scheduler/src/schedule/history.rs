@@ -1,5 +1,4 @@
 use std::collections::VecDeque;
-use std::fmt::Debug;
 
 use crate::prelude::*;
 

@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// What the samplers after k-diffusion are configured by, under diffusers' names: they solve the probability flow ODE in σ

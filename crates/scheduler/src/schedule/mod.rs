@@ -39,7 +39,7 @@ pub(crate) use history::{History, multistep_order};
 pub(crate) use jumps::jumps;
 pub use k_diffusion::KDiffusionConfig;
 pub(crate) use k_diffusion::{ancestral_step, euler, halfway, to_zero};
-pub(crate) use numbers::{arange_down, linspace_f32, linspace_f64, ln_f32, serialize_whole, solve};
+pub(crate) use numbers::{arange_down, lagrange, linspace_f32, linspace_f64, ln_f32, serialize_whole, solve};
 pub(crate) use path::{Path, Spaced, inference_steps, last_timestep};
 pub(crate) use posterior::Posterior;
 pub use prediction::PredictionType;

@@ -59,6 +59,18 @@ pub(crate) fn ln_f32(x: f32) -> f32 {
     (exponent as f32).mul_add(std::f32::consts::LN_2, ratio)
 }
 
+/// The coefficients, the constant first, of the polynomial that is 1 at node `k` and 0 at the others (Lagrange).
+pub(crate) fn lagrange(nodes: &[f64], k: usize) -> Vec<f64> {
+    let mut polynomial = vec![1.0];
+    for (_, other) in nodes.iter().enumerate().filter(|(j, _)| *j != k) {
+        // times (u - other) / (node - other)
+        let raised = [0.0].iter().chain(&polynomial);
+        let lowered = polynomial.iter().map(|a| -a * other).chain([0.0]);
+        polynomial = raised.zip(lowered).map(|(a, b)| (a + b) / (nodes[k] - other)).collect();
+    }
+    polynomial
+}
+
 /// The solution of the linear equations `a x = b`, by elimination with the largest pivot.
 pub(crate) fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
     let n = b.len();

@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// The distribution of a less noisy sample, given the image and the sample (Ho et al. 2020, equations 6 and 7).

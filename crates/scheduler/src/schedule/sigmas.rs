@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// Noise levels σ spaced otherwise than the timesteps, under diffusers' names; at most one may be set.

@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// What all solvers of the DPM-Solver family are configured by, under diffusers' names.

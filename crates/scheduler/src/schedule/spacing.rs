@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// Which of the timesteps of training a sampling visits (Lin et al. 2023, table 2).

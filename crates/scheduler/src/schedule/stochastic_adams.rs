@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// The stochastic Adams methods of SA-Solver (Xue et al. 2023, algorithm 1), and the outputs that they look at.
@@ -97,15 +95,6 @@ fn lagrange_integrals(nodes: &[f64], c: f64, h: f64) -> Vec<f64> {
     for p in 1..nodes.len() {
         powers.push((-(-h).powi(p as i32) * (-c * h).exp() - p as f64 * powers[p - 1]) / c);
     }
-    let integral = |(k, node): (usize, &f64)| -> f64 {
-        let mut polynomial = vec![1.0]; // from the constant upwards
-        for (_, other) in nodes.iter().enumerate().filter(|(j, _)| *j != k) {
-            // times (u - other) / (node - other)
-            let raised = [0.0].iter().chain(&polynomial);
-            let lowered = polynomial.iter().map(|a| -a * other).chain([0.0]);
-            polynomial = raised.zip(lowered).map(|(a, b)| (a + b) / (node - other)).collect();
-        }
-        polynomial.iter().zip(&powers).map(|(a, power)| a * power).sum()
-    };
-    nodes.iter().enumerate().map(integral).collect()
+    let integral = |k: usize| lagrange(nodes, k).iter().zip(&powers).map(|(a, power)| a * power).sum();
+    (0..nodes.len()).map(integral).collect()
 }

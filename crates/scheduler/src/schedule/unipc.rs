@@ -1,5 +1,3 @@
-use std::fmt::Debug;
-
 use crate::prelude::*;
 
 /// B(h), by which UniPC divides (Zhao et al. 2023). The names that other classes have stand for `bh2` as in diffusers.
