@@ -116,14 +116,14 @@ impl Step for DDIMStep {
         let (alpha_prod, alpha_prod_prev) = (alphas.of_call(t), alphas.at(t - self.stride, final_alpha));
         let (beta_prod, beta_prod_prev) = (1.0 - alpha_prod, 1.0 - alpha_prod_prev);
         // 2. the predicted image, "predicted x₀" of equation 12
-        let (alpha, sigma) = call.alpha_sigma();
-        let x0 = config.prediction_type.original_sample(&call.output, call.sample, alpha, sigma)?;
+        let x0 = call.x0(config.prediction_type)?;
         // 3. clipped or thresholded, and the noise that goes with it
         let x0 = config.threshold.threshold_or_clip(x0, &config.clip)?;
         let epsilon = if self.use_clipped_model_output {
+            let (alpha, sigma) = call.alpha_sigma();
             PredictionType::Sample.epsilon(&x0, call.sample, alpha, sigma)?
         } else {
-            config.prediction_type.epsilon(&call.output, call.sample, alpha, sigma)?
+            call.epsilon(config.prediction_type)?
         };
         // 4. the deviation of the new noise, η times DDPM's (equation 16)
         let std = if self.eta > 0.0 && beta_prod > 0.0 && alpha_prod_prev > 0.0 {

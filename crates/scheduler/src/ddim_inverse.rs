@@ -98,10 +98,9 @@ struct DDIMInverse {
 impl Step for DDIMInverse {
     fn step(&mut self, call: &Call, _: &mut dyn Noise) -> Result<StepOutput> {
         let Self { config, alphas } = self;
-        let (alpha, sigma) = call.alpha_sigma();
-        let x0 = config.prediction_type.original_sample(&call.output, call.sample, alpha, sigma)?;
+        let x0 = call.x0(config.prediction_type)?;
         let x0 = config.clip.clip(x0)?;
-        let epsilon = config.prediction_type.epsilon(&call.output, call.sample, alpha, sigma)?;
+        let epsilon = call.epsilon(config.prediction_type)?;
 
         let alpha_prod_next = alphas.at(call.timestep() as i64, 1.0);
         let prev_sample = mix(alpha_prod_next.sqrt(), &x0, (1.0 - alpha_prod_next).sqrt(), &epsilon)?;

@@ -110,8 +110,7 @@ impl Step for DDPMStep {
     fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
         let Self { config, alphas } = self;
         let (t, prev_t) = (call.timestep() as i64, call.next_timestep().map_or(-1, |t| t as i64));
-        let (alpha, sigma) = call.alpha_sigma();
-        let x0 = config.prediction_type.original_sample(&call.output, call.sample, alpha, sigma)?;
+        let x0 = call.x0(config.prediction_type)?;
         let x0 = config.threshold.threshold_or_clip(x0, &config.clip)?;
 
         let posterior = Posterior::new(alphas.of_call(t), alphas.at(prev_t, 1.0));

@@ -55,8 +55,7 @@ struct LCMStep(LCMConfig);
 impl Step for LCMStep {
     fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
         let DistilledConfig { prediction_type, clip, threshold, .. } = self.0.distilled;
-        let (alpha, sigma) = call.alpha_sigma();
-        let x0 = prediction_type.original_sample(&call.output, call.sample, alpha, sigma)?;
+        let x0 = call.x0(prediction_type)?;
         let x0 = threshold.threshold_or_clip(x0, &clip)?;
         let (c_skip, c_out) = self.0.c_skip_out(call.timestep());
         let denoised = mix(c_out, &x0, c_skip, call.sample)?;

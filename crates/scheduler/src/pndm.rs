@@ -185,8 +185,7 @@ impl PNDMStep {
 
 impl Step for PNDMStep {
     fn step(&mut self, call: &Call, _: &mut dyn Noise) -> Result<StepOutput> {
-        let (alpha, sigma) = call.alpha_sigma();
-        let x0 = self.config.prediction_type.original_sample(&call.output, call.sample, alpha, sigma)?;
+        let x0 = call.x0(self.config.prediction_type)?;
         let transfer = if call.i < self.prk_calls { self.runge_kutta(call)? } else { self.multistep(call)? };
         Ok(StepOutput { prev_sample: self.transfer(&transfer)?, pred_original_sample: x0 })
     }

@@ -5,7 +5,7 @@ use kakusan_rng::Noise;
 
 use crate::schedule::Alphas;
 use crate::tensors::{check_same, mix, randn, scale, split_variance};
-use crate::{Error, Result};
+use crate::{Error, PredictionType, Result};
 
 /// One sampling on its way from noise to images: it counts the steps and holds what the sampler has to remember.
 pub trait Run: Debug + Send {
@@ -234,6 +234,18 @@ impl Call<'_> {
     /// `(α, σ)` of the sample.
     pub(crate) fn alpha_sigma(&self) -> (f32, f32) {
         self.plan.alpha_sigma[self.i]
+    }
+
+    /// The clean image that the model's output implies.
+    pub(crate) fn x0(&self, prediction: PredictionType) -> Result<Tensor> {
+        let (alpha, sigma) = self.alpha_sigma();
+        prediction.original_sample(&self.output, self.sample, alpha, sigma)
+    }
+
+    /// The noise that the model's output implies.
+    pub(crate) fn epsilon(&self, prediction: PredictionType) -> Result<Tensor> {
+        let (alpha, sigma) = self.alpha_sigma();
+        prediction.epsilon(&self.output, self.sample, alpha, sigma)
     }
 
     /// `(α, σ)` of the sample of the next call.

@@ -60,9 +60,8 @@ impl Step for TCDStep {
         let s = ((1.0 - self.eta) * prev_t).floor();
         let (alpha_prod_prev, alpha_prod_s) = (self.alphas.at(prev_t as i64, 1.0), self.alphas.at(s as i64, 1.0));
 
-        let (alpha, sigma) = call.alpha_sigma();
-        let x0 = self.prediction_type.original_sample(&call.output, call.sample, alpha, sigma)?;
-        let epsilon = self.prediction_type.epsilon(&call.output, call.sample, alpha, sigma)?;
+        let x0 = call.x0(self.prediction_type)?;
+        let epsilon = call.epsilon(self.prediction_type)?;
         let x_s = mix(alpha_prod_s.sqrt(), &x0, (1.0 - alpha_prod_s).sqrt(), &epsilon)?;
         if self.eta <= 0.0 || next.is_none() {
             return Ok(StepOutput { prev_sample: x_s, pred_original_sample: x0 });

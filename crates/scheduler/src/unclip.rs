@@ -101,8 +101,7 @@ impl Step for UnCLIP {
         let beta = if prev_t + 1 == t { betas[t as usize] } else { 1.0 - alpha_prod / alpha_prod_prev };
         let posterior = Posterior::with_alpha_beta(alpha_prod, alpha_prod_prev, 1.0 - beta, beta);
 
-        let (alpha, sigma) = call.alpha_sigma();
-        let x0 = config.prediction_type.original_sample(&call.output, call.sample, alpha, sigma)?;
+        let x0 = call.x0(config.prediction_type)?;
         let x0 = config.clip.clip(x0)?;
         let mean = posterior.mean(&x0, call.sample)?;
         if t == 0 {
