@@ -1,5 +1,6 @@
 //! A network described without its weights, by one run of its constructor.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Shape, Tensor, bail};
@@ -49,7 +50,7 @@ impl Outline {
         let tensors = Arc::new(Outliner::default());
         build(builder(tensors.clone(), DType::F32, &Device::Cpu))?;
         let mut tensors = tensors.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Self { tensors: std::mem::take(&mut *tensors) })
+        Ok(Self { tensors: std::mem::take(&mut tensors.in_order) })
     }
 
     /// The tensors, in order.
@@ -64,16 +65,22 @@ impl Outline {
 }
 
 #[derive(Default)]
-struct Outliner(Mutex<Vec<OutlinedTensor>>);
+struct Outliner(Mutex<Requested>);
+
+#[derive(Default)]
+struct Requested {
+    in_order: Vec<OutlinedTensor>,
+    shapes: HashMap<String, Shape>,
+}
 
 impl Source for Outliner {
     /// One zero, broadcast to the shape.
     fn tensor(&self, name: &str, shape: &Shape, spec: TensorSpec, device: &Device) -> candle_core::Result<Tensor> {
         let mut tensors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match tensors.iter().find(|known| known.name == name) {
-            None => tensors.push(OutlinedTensor { name: name.to_owned(), shape: shape.clone(), spec }),
-            Some(known) if known.shape == *shape => {}
-            Some(known) => bail!("{name}: asked for with the shapes {:?} and {shape:?}", known.shape),
+        match tensors.shapes.insert(name.to_owned(), shape.clone()) {
+            None => tensors.in_order.push(OutlinedTensor { name: name.to_owned(), shape: shape.clone(), spec }),
+            Some(known) if known == *shape => {}
+            Some(known) => bail!("{name}: requested with the shapes {known:?} and {shape:?}"),
         }
         Tensor::zeros((), DType::F32, device)?.broadcast_as(shape)
     }

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -122,7 +122,8 @@ impl Weights {
     }
 
     fn view<M>(&self, trains: bool, build: impl FnOnce(VarBuilder) -> Result<M>) -> Result<M> {
-        build(builder(Arc::new(View { weights: self.clone(), trains }), DType::F32, &self.device))
+        let vars = self.iter().map(|(name, var)| (name.to_owned(), var.clone())).collect();
+        build(builder(Arc::new(View { vars, trains }), DType::F32, &self.device))
     }
 
     /// A copy of the tensors.
@@ -254,13 +255,13 @@ fn values(checkpoint: &Checkpoint, name: Option<&str>, expected: &Shape) -> std:
 
 /// Hands out the weights: as variables, or as plain tensors on the same memory.
 struct View {
-    weights: Weights,
+    vars: HashMap<String, Var>,
     trains: bool,
 }
 
 impl Source for View {
     fn tensor(&self, name: &str, shape: &Shape, _: TensorSpec, _: &Device) -> candle_core::Result<Tensor> {
-        match self.weights.find(name) {
+        match self.vars.get(name) {
             Some(var) if var.shape() != shape => {
                 candle_core::bail!("{name}: its shape is {:?}, expected {shape:?}", var.dims())
             }

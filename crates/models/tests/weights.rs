@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use kakusan_models::{BasicUNetConfig, Error, Model, ModelConfig, Registry, Weights, load_config, save};
+use kakusan_models::{
+    BasicUNetConfig, Error, Model, ModelConfig, Registry, VarBuilder, Weights, candle_builder, load_config, save,
+};
 use kakusan_rng::Generator;
 use kakusan_weights::WEIGHTS_FILE;
 use safetensors::Dtype;
@@ -196,5 +198,32 @@ fn inputs_that_do_not_fit_are_refused() -> TestResult {
     assert!(model.forward(&Tensor::zeros((1, 28, 28), DType::F32, &Device::Cpu)?, &level, None).is_err());
     let empty = model.forward(&Tensor::zeros((0, 1, 28, 28), DType::F32, &Device::Cpu)?, &level, None)?;
     assert_eq!(empty.dims(), [0, 1, 28, 28]);
+    Ok(())
+}
+
+#[test]
+fn a_tensor_that_is_requested_twice_is_shared() -> TestResult {
+    let tied = |second: usize| move |vb: VarBuilder| Ok((vb.get((2, 3), "table")?, vb.get((2, second), "table")?));
+    let (weights, (a, b)) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), tied(3))?;
+    assert_eq!((weights.iter().len(), a.id()), (1, b.id()));
+    let other = Weights::initialise(&Device::Cpu, &mut Generator::new(0), tied(4)).unwrap_err().to_string();
+    assert!(other.contains("table: requested with the shapes [2, 3] and [2, 4]"), "{other}");
+    Ok(())
+}
+
+/// The layers of candle_nn, with the values that their initialisations ask for, from our generator.
+#[test]
+fn candles_layers_are_built_and_initialised() -> TestResult {
+    let build = |vb: VarBuilder| Ok(candle_nn::conv2d(64, 32, 3, Default::default(), candle_builder(vb.pp("conv")))?);
+    let (weights, conv) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), build)?;
+    let names: Vec<&str> = weights.iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["conv.weight", "conv.bias"]);
+    let (weight, fan_in) = (values(conv.weight()), 64.0 * 9.0);
+    let variance = weight.iter().map(|w| f64::from(w * w)).sum::<f64>() / weight.len() as f64;
+    assert!((variance * fan_in / 2.0 - 1.0).abs() < 0.05, "{variance}"); // Kaiming's, for ReLU
+    let (again, _) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), build)?;
+    assert_eq!(values(again.vars()[0].as_tensor()), weight);
+    let frozen = weights.frozen(build)?;
+    assert!(!frozen.weight().is_variable() && values(frozen.weight()) == weight);
     Ok(())
 }
