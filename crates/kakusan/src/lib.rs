@@ -1,7 +1,8 @@
 //! Kakusan (拡散): diffusion models in Rust on candle, in the shape of Hugging Face's diffusers.
 //!
-//! One dependency for users: each crate of the project under its short name, and [`candle`], whose tensors they use. Without
-//! features it samples from pipelines on the disk, which is what most programs need and a third of what all features compile.
+//! One dependency for users: each crate of the project under its short name, and [`candle`], whose tensors they use.
+//! Without features it samples from pipelines on the disk, which is what most programs need and a third of what all
+//! features compile.
 //!
 //! | feature | adds |
 //! |---|---|

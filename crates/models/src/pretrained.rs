@@ -67,7 +67,7 @@ pub struct Pretrained {
 /// named). A `class_name` that is known from elsewhere, as from a pipeline's index, counts instead of the file's own
 /// `_class_name`.
 ///
-/// Fields that the class does not have, and tensors that the model does not have, are passed over as diffusers does,
+/// Fields that the class does not have, and tensors that the model does not have, are ignored as in diffusers,
 /// with a [`Warning`] that names them; a tensor that is missing is not.
 ///
 /// ```

@@ -4,8 +4,9 @@ use crate::prelude::*;
 /// `CMStochasticIterativeScheduler`.
 ///
 /// The model is conditioned on `250 ln σ` and sees `x / sqrt(σ² + σ_data²)`; its output `F` stands for the image
-/// `c_skip x + c_out F` (appendix C). A step predicts the image and, but for the last, adds new noise of the next level.
-/// Timesteps asked for by hand are places among those of training: `[22, 0]` is the paper's two-step schedule for 40.
+/// `c_skip x + c_out F` (appendix C). A step predicts the image and, but for the last, adds new noise of the next
+/// level. Timesteps asked for by hand are places among those of training: `[22, 0]` is the paper's two-step schedule
+/// for 40.
 ///
 /// ```
 /// use kakusan_scheduler::{CMStochasticIterativeScheduler, RunOptions, Scheduler};
@@ -59,7 +60,8 @@ impl CMStochasticIterativeConfig {
         (max_root + ramp * (min_root - max_root)).powf(self.rho)
     }
 
-    /// The weights of the sample and of the model's output in the image, which is the sample itself at the lowest level.
+    /// The weights of the sample and of the model's output in the image, which is the sample itself at the lowest
+    /// level.
     fn c_skip_out(&self, sigma: f32) -> (f32, f32) {
         let (above, sigma_data) = (sigma - self.sigma_min as f32, self.sigma_data as f32);
         let variance_data = sigma_data * sigma_data;

@@ -2,8 +2,8 @@ use crate::prelude::*;
 
 /// Denoising diffusion implicit models (Song et al. 2021, equation 12): diffusers' `DDIMScheduler`.
 ///
-/// As in diffusers every step leads `T / N` timesteps down, rounded to whole ones. Spaced `leading` that is where the next
-/// step begins; spaced `linspace`, or `trailing` where N does not divide T, it is close to it.
+/// As in diffusers every step leads `T / N` timesteps down, rounded to whole ones. Spaced `leading` that is where the
+/// next step begins; spaced `linspace`, or `trailing` where N does not divide T, it is close to it.
 ///
 /// ```
 /// use kakusan_scheduler::{DDIMScheduler, RunOptions, Scheduler};

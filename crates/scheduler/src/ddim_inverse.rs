@@ -3,10 +3,10 @@ use crate::prelude::*;
 /// DDIM the other way, from an image to the noise that leads to it (Song et al. 2021, section 4.3): diffusers'
 /// `DDIMInverseScheduler`.
 ///
-/// A run begins with images in place of [`Run::initial_noise`], and its timesteps ascend. The model is conditioned on the
-/// timestep that a step leads to, and sees the sample of the one before it, which [`Run::add_noise`] brings images to; at
-/// the first step that is the image itself, or the first timestep without `set_alpha_to_one`. Every step leads `T / N`
-/// timesteps up, rounded to whole ones, whatever the spacing.
+/// A run begins with images in place of [`Run::initial_noise`], and its timesteps ascend. The model is conditioned on
+/// the timestep that a step leads to, and sees the sample of the one before it, which [`Run::add_noise`] brings images
+/// to; at the first step that is the image itself, or the first timestep without `set_alpha_to_one`. Every step leads
+/// `T / N` timesteps up, rounded to whole ones, whatever the spacing.
 pub type DDIMInverseScheduler = Sampler<DDIMInverseConfig>;
 
 /// The configuration of [`DDIMInverseScheduler`], under diffusers' names.

@@ -14,7 +14,8 @@ pub type DDPMScheduler = Sampler<DDPMConfig>;
 
 /// The configuration of [`DDPMScheduler`], under diffusers' names.
 ///
-/// The default is diffusers': 1000 timesteps, linear betas, ε-prediction, `fixed_small`, clipped to ±1, spaced `leading`.
+/// The default is diffusers': 1000 timesteps, linear betas, ε-prediction, `fixed_small`, clipped to ±1, spaced
+/// `leading`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct DDPMConfig {
     /// The variances of the forward process.

@@ -23,8 +23,8 @@ pub struct DPMSolverMultistepConfig {
     /// What all solvers have.
     #[serde(flatten)]
     pub solver: SolverConfig,
-    /// The equation and its order: 2 at most for `sde-dpmsolver`. The third order of `sde-dpmsolver++` is diffusers', which
-    /// has a sign reversed: take the second.
+    /// The equation and its order: 2 at most for `sde-dpmsolver`. The third order of `sde-dpmsolver++` is diffusers',
+    /// which has a sign reversed: take the second.
     #[serde(flatten)]
     pub dpm: DPMSolverConfig,
     /// Whether the betas are rescaled to leave nothing of the image at the last timestep (Lin et al. 2023).

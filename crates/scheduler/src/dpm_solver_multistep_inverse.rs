@@ -5,7 +5,7 @@ use crate::prelude::*;
 /// diffusers' `DPMSolverMultistepInverseScheduler`.
 ///
 /// Where it is otherwise than in diffusers: a timestep that two model calls share counts twice, as its noise levels do,
-/// and a flow leads upwards, too. The algorithms `sde-*` are refused, because the way back from an image along a random
+/// and a flow leads upwards, too. The algorithms `sde-*` are refused, because the path from an image along a random
 /// path is not one: diffusers takes the root of a negative variance.
 ///
 /// ```

@@ -1,12 +1,12 @@
 use crate::prelude::*;
 
-/// The stochastic DPM-Solver++ of second order, in one step of two model calls (Lu et al. 2022, with noise after k-diffusion's
-/// `sample_dpmpp_sde`): diffusers' `DPMSolverSDEScheduler`.
+/// The stochastic DPM-Solver++ of second order, in one step of two model calls (Lu et al. 2022, with noise after
+/// k-diffusion's `sample_dpmpp_sde`): diffusers' `DPMSolverSDEScheduler`.
 ///
-/// Its noise is the increments of one Brownian motion over σ, from which both halves of a step take theirs. The motion is
-/// determined by seeds alone: by `noise_sampler_seed`, or by numbers drawn at the first step, one motion for each image. So
-/// runs from the same seed follow the same motion in whatever number of steps. diffusers takes its motion from torchsde,
-/// whose numbers these are not; where there is no noise (`s_noise` 0) the samples are diffusers'.
+/// Its noise is the increments of one Brownian motion over σ, from which both halves of a step take theirs. The motion
+/// is determined by seeds alone: by `noise_sampler_seed`, or by numbers drawn at the first step, one motion for each
+/// image. So runs from the same seed follow the same motion in whatever number of steps. diffusers takes its motion
+/// from torchsde, whose numbers these are not; where there is no noise (`s_noise` 0) the samples are diffusers'.
 ///
 /// Of [`RunOptions::churn`] it takes `s_noise`, by which the noise is multiplied.
 pub type DPMSolverSDEScheduler = Sampler<DPMSolverSDEConfig>;

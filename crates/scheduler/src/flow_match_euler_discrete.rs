@@ -3,10 +3,10 @@ use crate::prelude::*;
 /// Euler's method along the straight paths of a flow (Liu et al. 2022; Esser et al. 2024): diffusers'
 /// `FlowMatchEulerDiscreteScheduler`.
 ///
-/// With `use_dynamic_shifting` a run needs [`RunOptions::mu`], for which there is [`mu`](Self::mu). Noise levels asked for
-/// by hand are shifted as all are; like everywhere here, the last of them is where the last step leads, commonly 0
-/// (diffusers' `sigmas` leave it out). Timesteps asked for by hand go to the model as they are, while the noise levels that
-/// belong to them are shifted, as in diffusers.
+/// With `use_dynamic_shifting` a run needs [`RunOptions::mu`], for which there is [`mu`](Self::mu). Noise levels asked
+/// for by hand are shifted as all are; like everywhere here, the last of them is where the last step leads, commonly 0
+/// (diffusers' `sigmas` leave it out). Timesteps asked for by hand go to the model as they are, while the noise levels
+/// that belong to them are shifted, as in diffusers.
 ///
 /// With `invert_sigmas` noise levels count up from the noise to the image. (diffusers' `scale_noise` and
 /// `stochastic_sampling` then still take them for weights of the noise, and mix up the two; here they are the image's.)
@@ -73,9 +73,9 @@ impl Default for FlowMatchEulerDiscreteConfig {
 }
 
 impl Sampler<FlowMatchEulerDiscreteConfig> {
-    /// μ for images that the model sees as so many patches: in proportion between `base_shift` and `max_shift`, and beyond
-    /// them; what diffusers' pipelines pass as [`RunOptions::mu`]. `None` if the configuration has neither, or both are for
-    /// images of one size.
+    /// μ for images that the model sees as so many patches: in proportion between `base_shift` and `max_shift`, and
+    /// beyond them; what diffusers' pipelines pass as [`RunOptions::mu`]. `None` if the configuration has neither, or
+    /// both are for images of one size.
     pub fn mu(&self, image_seq_len: usize) -> Option<f64> {
         let config = self.method();
         let (base, max) = (config.base_image_seq_len, config.max_image_seq_len);

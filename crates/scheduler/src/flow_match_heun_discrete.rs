@@ -3,8 +3,8 @@ use crate::prelude::*;
 /// Heun's method along the paths of a flow (Karras et al. 2022, algorithm 2; Lipman et al. 2022): diffusers'
 /// `FlowMatchHeunDiscreteScheduler`.
 ///
-/// A step from σ to σ' calls the model at both and goes by the mean of the two velocities; the last, to 0, calls it once.
-/// [`RunOptions::start`] counts steps, not calls.
+/// A step from σ to σ' calls the model at both and goes by the mean of the two velocities; the last, to 0, calls it
+/// once. [`RunOptions::start`] counts steps, not calls.
 pub type FlowMatchHeunDiscreteScheduler = Sampler<FlowMatchHeunDiscreteConfig>;
 
 /// The configuration of [`FlowMatchHeunDiscreteScheduler`], under diffusers' names.

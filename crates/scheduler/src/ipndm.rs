@@ -5,8 +5,8 @@ use crate::prelude::*;
 /// The pseudo linear multistep method of fourth order (Liu et al. 2022, equations 9 and 12), improved by beginning with
 /// methods of lower order: diffusers' `IPNDMScheduler`, of DanceDiffusion.
 ///
-/// A sample is `cos(t π/2) clean + sin(t π/2) noise` for a time `t` from 1 down to 0, which the model is conditioned on; it predicts
-/// the velocity `cos(t π/2) noise - sin(t π/2) clean`.
+/// A sample is `cos(t π/2) clean + sin(t π/2) noise` for a time `t` from 1 down to 0, which the model is conditioned
+/// on; it predicts the velocity `cos(t π/2) noise - sin(t π/2) clean`.
 pub type IPNDMScheduler = Sampler<IPNDMConfig>;
 
 /// The configuration of [`IPNDMScheduler`], under diffusers' names.
@@ -14,7 +14,8 @@ pub type IPNDMScheduler = Sampler<IPNDMConfig>;
 pub struct IPNDMConfig {
     /// The times that training draws from.
     pub num_train_timesteps: usize,
-    /// The weights of the noise, `sin(t π/2)`, between which the steps of every sampling lead, in place of `sin²` of even times.
+    /// The weights of the noise, `sin(t π/2)`, between which the steps of every sampling lead, in place of `sin²` of
+    /// even times.
     pub trained_betas: Option<Vec<f64>>,
 }
 

@@ -1,14 +1,15 @@
 use crate::prelude::*;
 
-/// Karras' stochastic sampler for score models of the variance exploding SDE (Karras et al. 2022, algorithm 2 and equation
-/// 213): diffusers' deprecated `KarrasVeScheduler`, used as its pipeline does.
+/// Karras' stochastic sampler for score models of the variance exploding SDE (Karras et al. 2022, algorithm 2 and
+/// equation 213): diffusers' deprecated `KarrasVeScheduler`, used as its pipeline does.
 ///
-/// The model sees `(x + 1) / 2` and is conditioned on `σ / 2`: pixels from 0 to 1 for it, from -1 to 1 for the sampler. Its
-/// output is the score there. A step calls it twice, but for the last; the noise that begins a step comes with what the step
-/// before gives, or with the initial noise. [`RunOptions::start`] counts steps, not calls.
+/// The model sees `(x + 1) / 2` and is conditioned on `σ / 2`: pixels from 0 to 1 for it, from -1 to 1 for the sampler.
+/// Its output is the score there. A step calls it twice, but for the last; the noise that begins a step comes with what
+/// the step before gives, or with the initial noise. [`RunOptions::start`] counts steps, not calls.
 ///
-/// As in diffusers the noise levels are `σ_max² (σ_min² / σ_max²)^(i / (n - 1))`, squares where one would expect none, while
-/// the initial noise has a deviation of σ_max. (Its one step alone is not a number; here it begins at the highest level.)
+/// As in diffusers the noise levels are `σ_max² (σ_min² / σ_max²)^(i / (n - 1))`, squares where one would expect none,
+/// while the initial noise has a deviation of σ_max. (Its one step alone is not a number; here it begins at the highest
+/// level.)
 pub type KarrasVeScheduler = Sampler<KarrasVeConfig>;
 
 /// The configuration of [`KarrasVeScheduler`], under diffusers' names.

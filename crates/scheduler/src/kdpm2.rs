@@ -1,13 +1,13 @@
 use crate::prelude::*;
 
-/// The midpoint method in σ, halfway in log σ (DPM-Solver-2, Lu et al. 2022, algorithm 1, in the terms of Karras et al. 2022;
-/// after k-diffusion's `sample_dpm_2`): diffusers' `KDPM2DiscreteScheduler`.
+/// The midpoint method in σ, halfway in log σ (DPM-Solver-2, Lu et al. 2022, algorithm 1, in the terms of Karras et al.
+/// 2022; after k-diffusion's `sample_dpm_2`): diffusers' `KDPM2DiscreteScheduler`.
 ///
 /// Two model calls a step, the second halfway; one for the last.
 pub type KDPM2DiscreteScheduler = Sampler<KDPM2DiscreteConfig>;
 
-/// The midpoint method in σ, ancestral: each step goes further down than its level and adds new noise to come back up to it
-/// (after k-diffusion's `sample_dpm_2_ancestral`): diffusers' `KDPM2AncestralDiscreteScheduler`.
+/// The midpoint method in σ, ancestral: each step goes further down than its level and adds new noise to come back up
+/// to it (after k-diffusion's `sample_dpm_2_ancestral`): diffusers' `KDPM2AncestralDiscreteScheduler`.
 ///
 /// Two model calls a step, the second halfway in log σ to where the step goes down to; one for the last.
 pub type KDPM2AncestralDiscreteScheduler = Sampler<KDPM2AncestralDiscreteConfig>;

@@ -3,10 +3,10 @@ use crate::prelude::*;
 /// The tutorial's mix of image and noise, without a schedule (Hugging Face's diffusion course, unit 1, "Diffusion from
 /// scratch").
 ///
-/// - Corrupting: `noisy = x * (1 - amount) + noise * amount`, noise uniform on `[0, 1)`, the amount uniform on `[0, 1)`,
-///   one for each image. An amount of 0 leaves the image, 1 leaves only noise. The model predicts the clean image.
-/// - Sampling in `n` steps: step `i` mixes the prediction in by `f = 1 / (n - i)`, so that the last step takes all of it.
-///   Before step `i` the sample still holds noise of amount `(n - i) / n`, which the model is conditioned on.
+/// - Corrupting: `noisy = x * (1 - amount) + noise * amount`, noise uniform on `[0, 1)`, the amount uniform on `[0,
+///   1)`, one for each image. An amount of 0 leaves the image, 1 leaves only noise. The model predicts the clean image.
+/// - Sampling in `n` steps: step `i` mixes the prediction in by `f = 1 / (n - i)`, so that the last step takes all of
+///   it. Before step `i` the sample still holds noise of amount `(n - i) / n`, which the model is conditioned on.
 ///
 /// diffusers has no such class; its `_class_name` is `LinearMixScheduler`.
 pub type LinearMixScheduler = Sampler<LinearMixConfig>;

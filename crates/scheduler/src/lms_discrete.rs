@@ -2,8 +2,8 @@ use std::collections::VecDeque;
 
 use crate::prelude::*;
 
-/// A linear multistep method in σ, by the integrals of the polynomial through earlier derivatives (Adams and Bashforth, for
-/// uneven steps; after k-diffusion's `sample_lms`): diffusers' `LMSDiscreteScheduler`.
+/// A linear multistep method in σ, by the integrals of the polynomial through earlier derivatives (Adams and Bashforth,
+/// for uneven steps; after k-diffusion's `sample_lms`): diffusers' `LMSDiscreteScheduler`.
 ///
 /// [`RunOptions::order`] is how many derivatives it looks at, 4 if not said otherwise. A run that leaves out its first
 /// steps has no derivatives before it; as in diffusers it takes those for 0, which its first steps feel.
@@ -75,8 +75,8 @@ impl Step for LMSStep {
     }
 }
 
-/// What the derivatives at these noise levels, the newest first, add to the step from the newest to `to`: the integral over
-/// the step of the polynomial that is 1 at its σ and 0 at the others'. (diffusers integrates numerically.)
+/// What the derivatives at these noise levels, the newest first, add to the step from the newest to `to`: the integral
+/// over the step of the polynomial that is 1 at its σ and 0 at the others'. (diffusers integrates numerically.)
 fn coefficients(levels: &[f32], to: f32) -> Vec<f64> {
     let order = levels.len();
     let (from, length) = (f64::from(levels[0]), f64::from(to) - f64::from(levels[0]));

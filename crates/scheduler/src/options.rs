@@ -22,8 +22,8 @@ use crate::{Error, Result};
 pub struct RunOptions {
     /// How many steps, or which.
     pub schedule: Schedule,
-    /// Steps to leave out at the beginning, whole ones where a step has several model calls, for images that are not noise
-    /// alone (`strength` below 1): the run begins where [`Run::add_noise`](crate::Run::add_noise) brings them.
+    /// Steps to leave out at the beginning, whole ones where a step has several model calls, for images that are not
+    /// noise alone (`strength` below 1): the run begins where [`Run::add_noise`](crate::Run::add_noise) brings them.
     pub start: usize,
     /// How much of a step's noise is new, from 0, none, to 1: DDIM's η, TCD's γ.
     pub eta: Option<f64>,

@@ -2,12 +2,13 @@ use crate::prelude::*;
 
 /// Pseudo numerical methods on manifolds (Liu et al. 2022): diffusers' `PNDMScheduler`.
 ///
-/// Three steps by a Runge-Kutta method of four model calls each, then a linear multistep method of one (algorithm 2). With
-/// `skip_prk_steps` the multistep method begins at once, and calls the model twice in its first step.
+/// Three steps by a Runge-Kutta method of four model calls each, then a linear multistep method of one (algorithm 2).
+/// With `skip_prk_steps` the multistep method begins at once, and calls the model twice in its first step.
 ///
-/// As in diffusers every step leads `T / N` timesteps down, rounded to whole ones, whatever the spacing. A run that leaves
-/// out steps at its beginning has its own Runge-Kutta steps, or its own doubled step, where it begins; its timesteps are
-/// those that it calls the model at. (diffusers goes on there as if it had begun with noise, at wrong timesteps.)
+/// As in diffusers every step leads `T / N` timesteps down, rounded to whole ones, whatever the spacing. A run that
+/// leaves out steps at its beginning has its own Runge-Kutta steps, or its own doubled step, where it begins; its
+/// timesteps are those that it calls the model at. (diffusers goes on there as if it had begun with noise, at wrong
+/// timesteps.)
 pub type PNDMScheduler = Sampler<PNDMConfig>;
 
 /// The configuration of [`PNDMScheduler`], under diffusers' names.

@@ -149,8 +149,8 @@ impl Process {
         self.levels.num_timesteps()
     }
 
-    /// The same with noise uniform on `[0, 1)`, drawn after the levels as in the tutorial. (Normal noise is drawn before
-    /// them, as in diffusers' training scripts.)
+    /// The same with noise uniform on `[0, 1)`, drawn after the levels as in the tutorial. (Normal noise is drawn
+    /// before them, as in diffusers' training scripts.)
     pub fn uniform_noise(self) -> Self {
         Self { uniform_noise: true, ..self }
     }
@@ -281,9 +281,9 @@ impl Process {
     /// The clean images `[b, c, h, w]` that a model's output for `noisy` implies, where that output is what
     /// [`target`](Self::target) asks for.
     ///
-    /// Solves for them. Where that has no one solution it takes the limit: without noise the noisy image is the clean one,
-    /// and a model of images predicts it itself. Noise alone, from a model of noise, tells nothing, and stands for the
-    /// middle of the [`pixel_range`](Self::pixel_range).
+    /// Solves for them. Where that has no one solution it takes the limit: without noise the noisy image is the clean
+    /// one, and a model of images predicts it itself. Noise alone, from a model of noise, tells nothing, and stands for
+    /// the middle of the [`pixel_range`](Self::pixel_range).
     ///
     /// # Errors
     /// As [`add_noise`](Self::add_noise).
@@ -400,7 +400,8 @@ impl PixelRange {
         })
     }
 
-    /// From this range to pixels in 0..1, clipped: diffusers' post-processing of a sample. What is not finite becomes NaN.
+    /// From this range to pixels in 0..1, clipped: diffusers' post-processing of a sample. What is not finite becomes
+    /// NaN.
     ///
     /// # Errors
     /// When the tensor library fails.

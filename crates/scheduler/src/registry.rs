@@ -94,8 +94,9 @@ impl Registry {
         self.constructors.keys().cloned().collect()
     }
 
-    /// The class that somebody means by `name`: `ddim` is `DDIMScheduler`, `euler` is `EulerDiscreteScheduler`, `unipc` is
-    /// `UniPCMultistepScheduler`. Case and signs do not count; the beginning of a name does where it is the only one.
+    /// The class that somebody means by `name`: `ddim` is `DDIMScheduler`, `euler` is `EulerDiscreteScheduler`, `unipc`
+    /// is `UniPCMultistepScheduler`. Case and signs do not count; the beginning of a name does where it is the only
+    /// one.
     ///
     /// # Errors
     /// When no class, or more than one, is called so.
@@ -112,8 +113,8 @@ impl Registry {
         }
     }
 
-    /// The registered class that was probably meant by a wrong name: by what others call it (`dpmsolver`, `k_euler`), or
-    /// else by its letters.
+    /// The registered class that was probably meant by a wrong name: by what others call it (`dpmsolver`, `k_euler`),
+    /// or else by its letters.
     pub fn nearest(&self, name: &str) -> Option<String> {
         self.resolve(name).map(str::to_owned).ok().or_else(|| meant(name, &self.class_names()).map(str::to_owned))
     }
@@ -137,17 +138,17 @@ impl Registry {
     }
 
     /// Builds the scheduler `class_name` from a configuration that may be another class's, as diffusers'
-    /// `X.from_config(y.config)` does. Keys that both know are used. Keys that were not set in `config`, because they are
-    /// absent or listed in its `_use_default_values` (see [`Scheduler::config`]), take this class's default. Keys that
-    /// only other classes know are kept and saved again.
+    /// `X.from_config(y.config)` does. Keys that both know are used. Keys that were not set in `config`, because they
+    /// are absent or listed in its `_use_default_values` (see [`Scheduler::config`]), take this class's default. Keys
+    /// that only other classes know are kept and saved again.
     ///
     /// In memory only what was set is handed on; a configuration that was saved and loaded has every key set.
     ///
-    /// It differs from diffusers where that fails later or draws no images. Null counts as false for `use_*_sigmas`, and as the
-    /// default for UnCLIP's `variance_type`, which fail there. What is only refused there when a run begins is refused here
-    /// at once, and so is `flow_prediction` without `use_flow_sigmas`. `sigma_min` and `sigma_max` that only another class
-    /// knows do not bound `use_*_sigmas`. A run never changes the configuration (there, odd numbers of steps set
-    /// `lower_order_final` of `DPMSolverSinglestepScheduler`).
+    /// It differs from diffusers where that fails later or draws no images. Null counts as false for `use_*_sigmas`,
+    /// and as the default for UnCLIP's `variance_type`, which fail there. What is only refused there when a run begins
+    /// is refused here at once, and so is `flow_prediction` without `use_flow_sigmas`. `sigma_min` and `sigma_max` that
+    /// only another class knows do not bound `use_*_sigmas`. A run never changes the configuration (there, odd numbers
+    /// of steps set `lower_order_final` of `DPMSolverSinglestepScheduler`).
     ///
     /// # Errors
     /// For a class that is not registered, and for a configuration that its class refuses.
@@ -155,9 +156,10 @@ impl Registry {
         self.constructor(class_name)?(config)
     }
 
-    /// Builds the scheduler `class_name` for a model that was trained with `trained`, as [`from_config`](Self::from_config)
-    /// of its configuration. For a model that has learned a flow, a solver that can do so is set to sample one:
-    /// `use_flow_sigmas`, `prediction_type` and the shift, which diffusers leaves to the caller.
+    /// Builds the scheduler `class_name` for a model that was trained with `trained`, as
+    /// [`from_config`](Self::from_config) of its configuration. For a model that has learned a flow, a solver that can
+    /// do so is set to sample one: `use_flow_sigmas`, `prediction_type` and the shift, which diffusers leaves to the
+    /// caller.
     ///
     /// # Errors
     /// [`Error::UnknownClass`], and [`Error::Misfit`] where such a scheduler cannot sample such a model.
@@ -235,7 +237,8 @@ impl Registry {
     }
 }
 
-/// What others call schedulers: k-diffusion, the web interfaces for Stable Diffusion, papers and older versions of diffusers.
+/// What others call schedulers: k-diffusion, the web interfaces for Stable Diffusion, papers and older versions of
+/// diffusers.
 const ALIASES: [(&str, &str); 33] = [
     ("ancestral", "EulerAncestralDiscreteScheduler"),
     ("consistency", "CMStochasticIterativeScheduler"),
@@ -272,7 +275,8 @@ const ALIASES: [(&str, &str); 33] = [
     ("unipcbh2", "UniPCMultistepScheduler"),
 ];
 
-/// The letters and digits of a scheduler's name: `k_euler`, `Euler` and `EulerScheduler` differ in the first letter only.
+/// The letters and digits of a scheduler's name: `k_euler`, `Euler` and `EulerScheduler` differ in the first letter
+/// only.
 fn plain(name: &str) -> String {
     let letters: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
     let lower = letters.to_lowercase();
@@ -359,8 +363,8 @@ where
     })
 }
 
-/// Puts in the place of null what diffusers makes of it: false for a flag, no bound for `sample_max_value`, and the default
-/// for a key that the other keys leave without effect. A null that has an effect stays, and is refused.
+/// Puts in the place of null what diffusers makes of it: false for a flag, no bound for `sample_max_value`, and the
+/// default for a key that the other keys leave without effect. A null that has an effect stays, and is refused.
 fn replace_nulls(config: &mut Map<String, Value>, defaults: &Map<String, Value>) {
     let nulls = config.iter().filter(|(_, value)| value.is_null());
     let nulls: Vec<String> = nulls.map(|(key, _)| key.clone()).collect();

@@ -2,8 +2,9 @@ use crate::prelude::*;
 
 /// Inpainting with a model trained for images alone (Lugmayr et al. 2022, algorithm 1): diffusers' `RePaintScheduler`.
 ///
-/// Each step takes what is known from the image and the rest from the model; now and then some steps are undone with new
-/// noise and done again, so that the two come to fit. A run needs the image and a mask: [`repaint_run`](Self::repaint_run).
+/// Each step takes what is known from the image and the rest from the model; now and then some steps are undone with
+/// new noise and done again, so that the two come to fit. A run needs the image and a mask:
+/// [`repaint_run`](Self::repaint_run).
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -70,9 +71,9 @@ impl Default for RePaintConfig {
 const MAX_CALLS: usize = 10_000_000;
 
 impl Sampler<RePaintConfig> {
-    /// Begins to inpaint `original` `[b, c, h, w]` where `mask` is 0; where it is 1 the image is kept. The mask has the shape
-    /// of the image, or 1 in place of any dimension. The model is called at [`Run::timesteps`] that go down and up; a step
-    /// ends with the undoing, if any, that leads to the next of them.
+    /// Begins to inpaint `original` `[b, c, h, w]` where `mask` is 0; where it is 1 the image is kept. The mask has the
+    /// shape of the image, or 1 in place of any dimension. The model is called at [`Run::timesteps`] that go down and
+    /// up; a step ends with the undoing, if any, that leads to the next of them.
     ///
     /// # Errors
     /// When the mask does not fit the image, or the steps are impossible.

@@ -105,8 +105,8 @@ impl Steps {
         Self::with_calls(timesteps, 1, start)
     }
 
-    /// A run that calls the model `calls` times in each step, or less often in the last, and leaves out the first `start`
-    /// steps.
+    /// A run that calls the model `calls` times in each step, or less often in the last, and leaves out the first
+    /// `start` steps.
     ///
     /// # Errors
     /// When nothing is left.
@@ -194,8 +194,8 @@ impl Plan {
         Self { sigmas, alpha_sigma, ..Self::new(timesteps) }
     }
 
-    /// Steps between `sigmas` of samples `x₀ + σ ε`, with model calls at the noise levels `calls`, where the model sees the
-    /// sample scaled by `c_in`.
+    /// Steps between `sigmas` of samples `x₀ + σ ε`, with model calls at the noise levels `calls`, where the model sees
+    /// the sample scaled by `c_in`.
     pub(crate) fn exploding(timesteps: Vec<f32>, sigmas: Vec<f32>, calls: &[f32], c_in: impl Fn(f32) -> f32) -> Self {
         let alpha_sigma = calls.iter().map(|&sigma| (1.0, sigma)).collect();
         let c_in = calls.iter().map(|&sigma| c_in(sigma)).collect();

@@ -14,7 +14,8 @@ use crate::{Family, Process, Result, Run, RunOptions, Supports};
 ///
 /// Object-safe, immutable and free of hidden randomness: the same generator state gives the same numbers. A downstream
 /// crate implements it, or rather a [`Method`], [registers](crate::Registry::register) its class name, and trains,
-/// samples, saves and loads with it; [`conformance::check`](crate::conformance::check) says whether it keeps the contract.
+/// samples, saves and loads with it; [`conformance::check`](crate::conformance::check) says whether it keeps the
+/// contract.
 pub trait Scheduler: Debug + Send + Sync {
     /// diffusers' `_class_name`, e.g. `DDPMScheduler`.
     fn class_name(&self) -> &str;
@@ -22,9 +23,10 @@ pub trait Scheduler: Debug + Send + Sync {
     /// The configuration, without `_class_name`: what `scheduler_config.json` holds and what the registered
     /// constructor builds an equal scheduler from.
     ///
-    /// As in diffusers, a key `_use_default_values` may list the keys that were not set, so that another class built from
-    /// this configuration takes its own default for them ([`Registry::from_config`](crate::Registry::from_config)); it is
-    /// not saved. A scheduler without that list hands on every key.
+    /// As in diffusers, a key `_use_default_values` may list the keys that were not set, so that another class built
+    /// from this configuration takes its own default for them
+    /// ([`Registry::from_config`](crate::Registry::from_config)); it is not saved. A scheduler without that list hands
+    /// on every key.
     fn config(&self) -> Map<String, Value>;
 
     /// What it is, in one line.
@@ -52,8 +54,8 @@ pub trait Scheduler: Debug + Send + Sync {
     /// Begins a sampling.
     ///
     /// # Errors
-    /// When the scheduler cannot sample in so many steps ([`inference_steps`](Self::inference_steps)), of which zero are
-    /// always refused; when it does not support an option that is set ([`RunOptions::only`]).
+    /// When the scheduler cannot sample in so many steps ([`inference_steps`](Self::inference_steps)), of which zero
+    /// are always refused; when it does not support an option that is set ([`RunOptions::only`]).
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>>;
 
     /// Begins a sampling of `num_inference_steps` steps.
@@ -67,8 +69,8 @@ pub trait Scheduler: Debug + Send + Sync {
 
 /// A scheduler as its configuration: what is not the same for all. [`Sampler`] makes a [`Scheduler`] of it.
 ///
-/// Its fields are the keys of `scheduler_config.json`, its [`Default`] the class's own. Errors may leave the class's name
-/// empty: it is filled in.
+/// Its fields are the keys of `scheduler_config.json`, its [`Default`] the class's own. Errors may leave the class's
+/// name empty: it is filled in.
 pub trait Method: Debug + Clone + Default + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The `_class_name`.
     const CLASS_NAME: &'static str;

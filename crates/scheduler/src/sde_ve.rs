@@ -4,8 +4,8 @@ use crate::prelude::*;
 /// `ScoreSdeVeScheduler`, used as its pipeline does.
 ///
 /// A step is `correct_steps` corrections by Langevin dynamics and then a prediction, each with one model call; the
-/// model is conditioned on σ and predicts the score, `-noise / σ`. The last prediction comes without its noise. Pixels are from 0 to 1.
-/// (One step alone goes from the lowest noise level in diffusers; here it goes from the highest.)
+/// model is conditioned on σ and predicts the score, `-noise / σ`. The last prediction comes without its noise. Pixels
+/// are from 0 to 1. (One step alone goes from the lowest noise level in diffusers; here it goes from the highest.)
 pub type ScoreSdeVeScheduler = Sampler<ScoreSdeVeConfig>;
 
 /// The configuration of [`ScoreSdeVeScheduler`], under diffusers' names.

@@ -3,8 +3,8 @@ use crate::prelude::*;
 /// The Euler-Maruyama method on the reverse of the variance preserving SDE (Song et al. 2021, equations 6 and 11):
 /// diffusers' deprecated `ScoreSdeVpScheduler`.
 ///
-/// The model is conditioned on the time, from 1 down to `sampling_eps`, and predicts the noise. The last step comes without its
-/// noise, as in the paper's own sampler: diffusers returns both, and has no pipeline that would choose.
+/// The model is conditioned on the time, from 1 down to `sampling_eps`, and predicts the noise. The last step comes
+/// without its noise, as in the paper's own sampler: diffusers returns both, and has no pipeline that would choose.
 pub type ScoreSdeVpScheduler = Sampler<ScoreSdeVpConfig>;
 
 /// The configuration of [`ScoreSdeVpScheduler`], under diffusers' names.

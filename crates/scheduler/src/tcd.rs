@@ -3,8 +3,8 @@ use crate::prelude::*;
 /// Strategic stochastic sampling of trajectory consistency models (Zheng et al. 2024, algorithm 4): diffusers'
 /// `TCDScheduler`.
 ///
-/// A step goes down to timestep `(1 - η) t'` and, but for the last, from there back up to the next timestep `t'` with new
-/// noise; η, the paper's γ, is [`RunOptions::eta`], 0.3 where it is not set.
+/// A step goes down to timestep `(1 - η) t'` and, but for the last, from there back up to the next timestep `t'` with
+/// new noise; η, the paper's γ, is [`RunOptions::eta`], 0.3 where it is not set.
 pub type TCDScheduler = Sampler<TCDConfig>;
 
 /// The configuration of [`TCDScheduler`], under diffusers' names.

@@ -2,9 +2,9 @@ use crate::prelude::*;
 
 /// DDPM's sampler as Karlo has it for unCLIP (Ho et al. 2020; Ramesh et al. 2022): diffusers' `UnCLIPScheduler`.
 ///
-/// It differs from [`DDPMScheduler`](crate::DDPMScheduler) in its timesteps, which reach from the last to the first. A step
-/// leads to the next of them, as it does in diffusers' pipeline, which passes that as `prev_timestep`. (One step alone is a
-/// division by zero in diffusers; here it begins at the last timestep.)
+/// It differs from [`DDPMScheduler`](crate::DDPMScheduler) in its timesteps, which reach from the last to the first. A
+/// step leads to the next of them, as it does in diffusers' pipeline, which passes that as `prev_timestep`. (One step
+/// alone is a division by zero in diffusers; here it begins at the last timestep.)
 pub type UnCLIPScheduler = Sampler<UnCLIPConfig>;
 
 /// The configuration of [`UnCLIPScheduler`], under diffusers' names.

@@ -1,4 +1,5 @@
-//! Every scheduler's samplings beside diffusers', over its configurations: `tests/golden/schedulers.py` wrote them down.
+//! Every scheduler's samplings beside diffusers', over its configurations: `tests/golden/schedulers.py` wrote them
+//! down.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
-//! The schedules of every class at every number of steps beside diffusers': `tests/golden/scheduler_grid.py` wrote digests.
+//! The schedules of every class at every number of steps beside diffusers': `tests/golden/scheduler_grid.py` wrote
+//! digests.
 
 use std::path::PathBuf;
 

@@ -124,7 +124,7 @@ fn keys_of_other_classes_are_kept_and_saved_again() -> TestResult {
     let ddpm = registry.from_config("DDPMScheduler", &euler.config())?;
     let config = registry.from_json(&to_json(ddpm.as_ref()))?.config();
     assert_eq!((&config["variance_type"], &config["beta_start"]), (&"fixed_large".into(), &0.into()));
-    // what nobody set is Euler's default and not handed on, until a file says it
+    // a key that was not set has Euler's default and is not passed on, until a file sets it
     assert_eq!((&config["new"], config.get("timestep_type")), (&serde_json::json!([1]), None));
     let loaded = registry.from_json(&to_json(euler.as_ref()))?;
     let ddpm = registry.from_config("DDPMScheduler", &loaded.config())?;

@@ -1,4 +1,5 @@
-//! The numbers that diffusers' own tests expect of DDPM and Euler, at 1e-4 (`test_scheduler_ddpm.py`, `test_scheduler_euler.py`).
+//! The numbers that diffusers' own tests expect of DDPM and Euler, at 1e-4 (`test_scheduler_ddpm.py`,
+//! `test_scheduler_euler.py`).
 
 mod fixtures;
 

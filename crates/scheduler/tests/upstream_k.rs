@@ -1,5 +1,6 @@
-//! The numbers that diffusers' own tests expect of DDIM, PNDM and the samplers after k-diffusion, at 1e-4; what they refuse,
-//! and where they differ from diffusers (`test_scheduler_{ddim,ddim_inverse,pndm,lms,euler_ancestral,heun,kdpm2_*}.py`).
+//! The numbers that diffusers' own tests expect of DDIM, PNDM and the samplers after k-diffusion, at 1e-4; what they
+//! refuse, and where they differ from diffusers
+//! (`test_scheduler_{ddim,ddim_inverse,pndm,lms,euler_ancestral,heun,kdpm2_*}.py`).
 
 mod fixtures;
 

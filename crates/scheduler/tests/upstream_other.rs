@@ -1,5 +1,5 @@
-//! The numbers that diffusers' own tests expect of the schedulers that are neither of the k-family nor multistep, at 1e-4,
-//! the contract for each of them, and what they refuse.
+//! The numbers that diffusers' own tests expect of the schedulers that are neither of the k-family nor multistep, at
+//! 1e-4, the contract for each of them, and what they refuse.
 
 mod fixtures;
 
@@ -271,7 +271,8 @@ fn repaint() -> TestResult {
 
 #[test]
 fn sde_ve() -> TestResult {
-    // diffusers' test sets the noise levels before the timesteps, so that its model is told the first of those for 2000 steps
+    // diffusers' test sets the noise levels before the timesteps, so that its model is told the first of those for 2000
+    // steps
     let ve = scheduler("ScoreSdeVeScheduler", json!({}))?;
     let told = ve.run(2000)?.timesteps().to_vec();
     let (mut run, mut rng, mut x) = (ve.run(3)?, Generator::new(0), sample());
@@ -334,7 +335,7 @@ fn ipndm() -> TestResult {
     Ok(())
 }
 
-/// Each key of each class with values that nobody means: they are refused, or sampled with somehow.
+/// Each key of each class with absurd values: they are refused, or sampled with somehow.
 #[test]
 fn no_configuration_makes_them_panic() -> TestResult {
     no_configuration_panics(&[

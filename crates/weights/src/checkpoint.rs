@@ -204,7 +204,7 @@ impl Checkpoint {
 
 const CUT_SHORT: &str = "the file ends before it";
 const WRONG_CRC: &str = "its checksum is not the one that was saved with it (the file is damaged, or was written with \
-                         torch.serialization.set_crc32_options(False): save it anew)";
+                         torch.serialization.set_crc32_options(False): save it again)";
 
 /// A file and what it holds, in its order, each name once; the entries' file numbers are not yet right.
 pub(crate) type Part = (DataFile, Vec<(String, Entry)>);

@@ -164,7 +164,7 @@ impl<R: BufRead> Machine<R> {
             0x80 => match self.bytes()? {
                 [2 | 3] => Ok(()),
                 [protocol] => {
-                    Err(format!("it is written in pickle's protocol {protocol}: save it anew with torch's default, 2"))
+                    Err(format!("it is written in pickle's protocol {protocol}: save it again with torch's default, 2"))
                 }
             },
             b'.' => {

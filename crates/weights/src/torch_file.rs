@@ -43,7 +43,7 @@ pub(crate) fn refused(file: &DataFile, reason: impl Into<String>) -> Error {
     Error::Pickle { path: file.path().to_owned(), reason: reason.into() }
 }
 
-const BIG_ENDIAN: &str = "its numbers are big-endian: save it anew on another machine";
+const BIG_ENDIAN: &str = "its numbers are big-endian: save it again on another machine";
 
 /// `archive/data.pkl` describes the tensors, `archive/data/0` and so on hold their values.
 fn open_zip(file: &DataFile) -> Result<Vec<(String, Entry)>> {

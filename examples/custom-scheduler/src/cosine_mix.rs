@@ -9,9 +9,9 @@ use kakusan_scheduler::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Mixes image and noise as the tutorial does, but along a cosine: at level `t` in 0..1 the noise's weight is
-/// `σ = sin(t * pi/2) ^ exponent`, the image's `1 - σ`, so that levels dwell near the image and near the noise. Sampling is deterministic:
-/// each step takes the noise that the prediction leaves over, and mixes both again at the next level.
+/// Mixes image and noise as the tutorial does, but along a cosine: at level `t` in 0..1 the noise's weight is `σ =
+/// sin(t * pi/2) ^ exponent`, the image's `1 - σ`, so that levels dwell near the image and near the noise. Sampling is
+/// deterministic: each step takes the noise that the prediction leaves over, and mixes both again at the next level.
 ///
 /// The fields are the keys of `[scheduler]` and of `scheduler_config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

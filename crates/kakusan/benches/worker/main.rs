@@ -1,7 +1,8 @@
-//! What `cargo xtask bench` measures of Kakusan: it is told on stdin what to run, and answers on stdout how long it took.
+//! What `cargo xtask bench` measures of Kakusan: it is told on stdin what to run, and answers on stdout how long it
+//! took.
 //!
 //! ```text
-//! list               item NAME <tab> FLOPS    for each piece of work, FLOPS being - where nobody has counted them
+//! list               item NAME <tab> FLOPS    for each piece of work, FLOPS being - where they are not counted
 //!                    note TEXT                what else the reader should know
 //!                    end
 //! about              about KEY <tab> VALUE    what was set
@@ -10,8 +11,8 @@
 //!                    failed REASON
 //! ```
 //!
-//! It ends with its stdin, so that nothing is left behind by a benchmark that was stopped. xtask/bench/pytorch.py speaks
-//! the same.
+//! It ends with its stdin, so that nothing is left behind by a benchmark that was stopped. xtask/bench/pytorch.py
+//! speaks the same.
 
 #![allow(clippy::print_stdout)]
 

@@ -1,8 +1,9 @@
 //! The training step and the sampling of each configuration: `step 184.toml BasicUNet b128` is a step with 128 images,
-//! `sample 184.toml BasicUNet b64 x40` draws 64 images in 40 steps. Of the tutorial's, where a step is shortest, `bare` is
-//! no more than forward, backward and Adam on the same batch again and again, and `train` is `kakusan train` with averaged
-//! weights and TensorBoard's log: what is between them is what a training costs beside its arithmetic. `forward ddpm-cifar10-32 UNet2DModel b4 x8` is eight forward
-//! passes of the network of that name on the Hub, with random weights that stand still in the meantime, as in a sampling.
+//! `sample 184.toml BasicUNet b64 x40` draws 64 images in 40 steps. Of the tutorial's, where a step is shortest, `bare`
+//! is no more than forward, backward and Adam on the same batch again and again, and `train` is `kakusan train` with
+//! averaged weights and TensorBoard's log: what is between them is what a training costs beside its arithmetic.
+//! `forward ddpm-cifar10-32 UNet2DModel b4 x8` is eight forward passes of the network of that name on the Hub, with
+//! random weights that stand still in the meantime, as in a sampling.
 
 use std::ops::ControlFlow;
 use std::path::Path;

@@ -1,9 +1,9 @@
 //! The operations of kakusan-ops alone, on the shapes that the models have.
 //!
 //! A name says it all, and xtask/bench/pytorch.py reads the same names: `conv2d_silu 5x5 1-32 @28 b128 forward` is what
-//! it is, the kernel, channels in and out, the side of the input, images in the batch, and the pass. `there-and-back` is the
-//! forward pass and the gradients of everything that has one. An operation by itself takes and gives tensors in candle's
-//! layout; inside a network, as the models use it, it is spared the way into ours and back.
+//! it is, the kernel, channels in and out, the side of the input, images in the batch, and the pass. `there-and-back`
+//! is the forward pass and the gradients of everything that has one. An operation by itself takes and gives tensors in
+//! candle's layout; inside a network, as the models use it, it is spared the way into ours and back.
 
 use kakusan::candle::{Device, Tensor, Var};
 use kakusan::ops::{Adam, AdamConfig, conv2d, conv2d_silu, max_pool2d, mse_loss, silu, upsample_add};
@@ -94,7 +94,7 @@ pub(crate) fn prepare(words: &[&str]) -> Result<Work> {
     }
 }
 
-/// The forward pass without a record of it, or the way there and back.
+/// The forward pass without recording, or forward and backward.
 fn pass_of(
     pass: &str,
     vars: &[Var],

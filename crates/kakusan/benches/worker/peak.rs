@@ -9,8 +9,8 @@ use crate::Work;
 pub(crate) const NAME: &str = "peak";
 
 const ROUNDS: usize = 1_000_000;
-/// Sums in flight. A multiply-add takes four cycles and two can begin in each, so eight would do; with two factors beside
-/// them, sixteen registers hold fourteen.
+/// Sums in flight. A multiply-add takes four cycles and two can begin in each, so eight would do; with two factors
+/// beside them, sixteen registers hold fourteen.
 const SUMS: usize = 14;
 
 /// The arithmetic in one repetition.

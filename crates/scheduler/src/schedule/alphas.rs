@@ -42,7 +42,8 @@ impl Alphas {
         }
     }
 
-    /// ᾱ at which the model is called. Timestep -1, at which a `trailing` run may end, counts from the end, as in diffusers.
+    /// ᾱ at which the model is called. Timestep -1, at which a `trailing` run may end, counts from the end, as in
+    /// diffusers.
     pub(crate) fn of_call(&self, t: i64) -> f32 {
         self.at(if t < 0 { self.len() as i64 + t } else { t }, f32::NAN)
     }
@@ -83,8 +84,8 @@ impl Alphas {
         &self.sigmas
     }
 
-    /// Refuses model calls where ᾱ is 0 and the model predicts ε: x₀ = (x - σ ε) / sqrt(ᾱ) would be 0 / 0. With `clips` it is
-    /// what that is clipped to.
+    /// Refuses model calls where ᾱ is 0 and the model predicts ε: x₀ = (x - σ ε) / sqrt(ᾱ) would be 0 / 0. With `clips`
+    /// it is what that is clipped to.
     pub(crate) fn check_calls(
         &self,
         timesteps: &[f32],

@@ -4,8 +4,8 @@ use kakusan_rng::{Generator, Noise};
 use crate::Result;
 use crate::tensors::check_dims;
 
-/// A Brownian motion over the noise levels of a training for each image of a batch, whose value at any level depends on the
-/// image's seed alone, whatever was asked before: a virtual Brownian tree (Li et al. 2020, algorithm 3).
+/// A Brownian motion over the noise levels of a training for each image of a batch, whose value at any level depends on
+/// the image's seed alone, whatever was asked before: a virtual Brownian tree (Li et al. 2020, algorithm 3).
 ///
 /// The levels are halved in log σ, [`DEPTH`](Self::DEPTH) times, and the motion is a straight line below that.
 #[derive(Debug)]

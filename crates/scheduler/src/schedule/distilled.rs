@@ -66,8 +66,8 @@ impl DistilledConfig {
         self.alphas().check()
     }
 
-    /// The timesteps of a run (Luo et al. 2023, section 4.3): some of those that the model was distilled on, evenly by their
-    /// place, from the last on; or those asked for by hand.
+    /// The timesteps of a run (Luo et al. 2023, section 4.3): some of those that the model was distilled on, evenly by
+    /// their place, from the last on; or those asked for by hand.
     pub(crate) fn timesteps(&self, options: &RunOptions) -> Result<Vec<f32>> {
         let (original_steps, t) = (self.original_inference_steps, self.beta.num_train_timesteps);
         if let Schedule::Timesteps(timesteps) = &options.schedule {

@@ -110,8 +110,9 @@ impl EDMConfig {
         (variance_data / (sigma * sigma + variance_data), sign * c_out)
     }
 
-    /// The process of models with this preconditioning: `x₀ + σ ε`, whose target is the output that stands for the clean
-    /// image, `(x₀ - c_skip x) / c_out`. The signal-to-noise ratio is `1 / σ²`, whatever the images' own variance.
+    /// The process of models with this preconditioning: `x₀ + σ ε`, whose target is the output that stands for the
+    /// clean image, `(x₀ - c_skip x) / c_out`. The signal-to-noise ratio is `1 / σ²`, whatever the images' own
+    /// variance.
     pub(crate) fn process(&self) -> Process {
         let levels = self.sigmas(self.num_train_timesteps + 1).into_iter().map(|sigma| self.c_noise(sigma as f32));
         let (levels, [target, input]) = (Levels::one_of(levels), [(); 2].map(|()| self.clone()));

@@ -81,7 +81,8 @@ impl DynamicShiftConfig {
 }
 
 /// The straight paths of rectified flow and flow matching (Liu et al. 2022; Lipman et al. 2022): at noise level σ the
-/// sample is `(1 - σ) clean + σ noise`, and the model, which is conditioned on `T σ`, predicts the velocity `noise - clean`.
+/// sample is `(1 - σ) clean + σ noise`, and the model, which is conditioned on `T σ`, predicts the velocity `noise -
+/// clean`.
 ///
 /// Inverted, everything counts from the noise: `σ clean + (1 - σ) noise`, and `clean - noise`.
 #[derive(Debug, Clone, Copy)]
@@ -105,8 +106,8 @@ impl Flow {
         shifted(sigma, self.shift)
     }
 
-    /// `n` noise levels from the highest of training down to the lowest. As in diffusers they are shifted twice: first those
-    /// of training, between which they lie, and then themselves.
+    /// `n` noise levels from the highest of training down to the lowest. As in diffusers they are shifted twice: first
+    /// those of training, between which they lie, and then themselves.
     pub(crate) fn spaced(&self, n: usize) -> Vec<f64> {
         let t = self.num_train_timesteps as f64;
         // in f32, as the levels of training are

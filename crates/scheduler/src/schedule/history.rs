@@ -42,8 +42,8 @@ impl History {
     }
 }
 
-/// The order of the step from a call: as many outputs as there are, of `solver_order` at most, and fewer at the end of short
-/// runs with `lower_order_final`. The last step is of the first order with `euler_at_final`.
+/// The order of the step from a call: as many outputs as there are, of `solver_order` at most, and fewer at the end of
+/// short runs with `lower_order_final`. The last step is of the first order with `euler_at_final`.
 pub(crate) fn multistep_order(
     call: &Call,
     history: &History,

@@ -1,6 +1,6 @@
-/// RePaint's way from noise to image (Lugmayr et al. 2022, appendix B): the places of the model calls among `steps` steps,
-/// the last step's being 0, and how many steps are undone after each. Every `length` steps as many are undone, until they
-/// have been done `times` times.
+/// RePaint's way from noise to image (Lugmayr et al. 2022, appendix B): the places of the model calls among `steps`
+/// steps, the last step's being 0, and how many steps are undone after each. Every `length` steps as many are undone,
+/// until they have been done `times` times.
 pub(crate) fn jumps(steps: usize, length: usize, times: usize) -> Vec<(usize, usize)> {
     let mut left = vec![0; steps];
     (0..steps.saturating_sub(length)).step_by(length.max(1)).for_each(|place| left[place] = times.saturating_sub(1));

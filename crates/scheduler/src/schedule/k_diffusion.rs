@@ -1,7 +1,7 @@
 use crate::prelude::*;
 
-/// What the samplers after k-diffusion are configured by, under diffusers' names: they solve the probability flow ODE in σ
-/// (Karras et al. 2022).
+/// What the samplers after k-diffusion are configured by, under diffusers' names: they solve the probability flow ODE
+/// in σ (Karras et al. 2022).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KDiffusionConfig {
     /// The variances of the forward process.
@@ -67,7 +67,8 @@ impl KDiffusionConfig {
         self.plan_at(timesteps, sigmas, &calls)
     }
 
-    /// Two model calls a step, at `timesteps` and at `second`, which have the noise levels `second_sigmas`; one in the last.
+    /// Two model calls a step, at `timesteps` and at `second`, which have the noise levels `second_sigmas`; one in the
+    /// last.
     pub(crate) fn two_calls(&self, timesteps: &[f32], sigmas: Vec<f32>, second: &[f32], second_sigmas: &[f32]) -> Plan {
         let calls = in_turns(&sigmas[..timesteps.len()], second_sigmas);
         Plan { calls: 2, ..self.plan_at(in_turns(timesteps, second), sigmas, &calls) }

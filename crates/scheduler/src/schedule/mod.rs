@@ -1,4 +1,5 @@
-//! What noise schedules share: the betas of training, the timesteps of sampling, conversions of noise levels, what models predict.
+//! What noise schedules share: the betas of training, the timesteps of sampling, conversions of noise levels, what
+//! models predict.
 
 mod alphas;
 mod betas;

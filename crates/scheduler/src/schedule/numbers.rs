@@ -30,16 +30,17 @@ pub(crate) fn linspace_f64(start: f64, end: f64, n: usize) -> Vec<f64> {
     values
 }
 
-/// `numpy.arange(start, 0, -step)` in f64, bit for bit: its numbers are multiples of the difference of the first two, and by
-/// rounding there may be one more, next to 0.
+/// `numpy.arange(start, 0, -step)` in f64, bit for bit: its numbers are multiples of the difference of the first two,
+/// and by rounding there may be one more, next to 0.
 pub(crate) fn arange_down(start: f64, step: f64) -> Vec<f64> {
     let count = (start / step).ceil() as usize;
     let difference = (start - step) - start;
     (0..count).map(|i| start + i as f64 * difference).collect()
 }
 
-/// numpy's logarithm in f32, bit for bit: a rational function of the mantissa between sqrt(1/2) and sqrt(2), within 2 ulp.
-/// (A noise level of training is, by this, exactly at its timestep or next to it, which shows where timesteps are cut off.)
+/// numpy's logarithm in f32, bit for bit: a rational function of the mantissa between sqrt(1/2) and sqrt(2), within 2
+/// ulp. (A noise level of training is, by this, exactly at its timestep or next to it, which shows where timesteps are
+/// cut off.)
 pub(crate) fn ln_f32(x: f32) -> f32 {
     const P: [f32; 5] = [1.0, 2.1126776, 1.4800006, 0.38088378, 0.025899792];
     const Q: [f32; 6] = [1.0, 2.6126776, 2.453006, 0.9864943, 0.15464763, 0.0058750953];

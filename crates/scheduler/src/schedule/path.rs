@@ -158,9 +158,9 @@ pub(crate) fn last_timestep(forward: &ForwardProcess, Real(lambda_min_clipped): 
     )))
 }
 
-/// The timesteps of noise levels, rounded or cut off to whole ones. Where they begin at the highest of training, cut off, it
-/// takes one ulp of that to fall to the timestep before; torch's square root, by which it comes, is not always the nearest
-/// number (T = 50 and linear betas), so that there it can be diffusers' neighbour.
+/// The timesteps of noise levels, rounded or cut off to whole ones. Where they begin at the highest of training, cut
+/// off, it takes one ulp of that to fall to the timestep before; torch's square root, by which it comes, is not always
+/// the nearest number (T = 50 and linear betas), so that there it can be diffusers' neighbour.
 fn whole_timesteps(sigmas: &[f64], training: &[f32], rounded: bool) -> Vec<f32> {
     let log_sigmas: Vec<f32> = training.iter().map(|&sigma| ln_f32(sigma)).collect();
     let whole = |t: f64| if rounded { t.round_ties_even() } else { t.trunc() };

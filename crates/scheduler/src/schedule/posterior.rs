@@ -36,8 +36,8 @@ impl Posterior {
         mix(self.of_x0, x0, self.of_sample, sample)
     }
 
-    /// The standard deviation that a model predicts: the logarithm of the variance between those of β̃, at `v = -1`, and β,
-    /// at `v = 1` (Nichol and Dhariwal 2021, equation 15).
+    /// The standard deviation that a model predicts: the logarithm of the variance between those of β̃, at `v = -1`,
+    /// and β, at `v = 1` (Nichol and Dhariwal 2021, equation 15).
     pub(crate) fn learned_deviation(&self, v: &Tensor) -> Result<Tensor> {
         let (low, high) = (self.small.ln(), self.beta.ln());
         let log_variance = v.affine(f64::from(high - low) / 2.0, f64::from(high + low) / 2.0)?;

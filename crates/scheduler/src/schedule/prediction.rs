@@ -55,7 +55,8 @@ impl PredictionType {
         }
     }
 
-    /// The clean image that `output` implies for `sample = x₀ + σ ε`, of which the model was shown `sample / sqrt(σ² + 1)`.
+    /// The clean image that `output` implies for `sample = x₀ + σ ε`, of which the model was shown `sample / sqrt(σ² +
+    /// 1)`.
     pub(crate) fn denoised(self, output: &Tensor, sample: &Tensor, sigma: f32) -> Result<Tensor> {
         match self {
             Self::VPrediction => {

@@ -92,8 +92,8 @@ impl SigmaConversion {
     }
 }
 
-/// The noise levels at `timesteps`, which may lie between whole ones. With a conversion `n` levels between the first and
-/// the last of them, or between `limits` where those are set, and the timesteps that have these levels.
+/// The noise levels at `timesteps`, which may lie between whole ones. With a conversion `n` levels between the first
+/// and the last of them, or between `limits` where those are set, and the timesteps that have these levels.
 pub(crate) fn sigmas_at(
     timesteps: Vec<f64>,
     training: &[f32],

@@ -117,8 +117,8 @@ impl SolverConfig {
         })
     }
 
-    /// The noise level that the last step leads to: `lowest`, or as in diffusers where it begins, if noise levels are not
-    /// those of timesteps.
+    /// The noise level that the last step leads to: `lowest`, or as in diffusers where it begins, if noise levels are
+    /// not those of timesteps.
     pub(crate) fn last_sigma(&self, path: &Path, lowest: f32) -> f64 {
         match path.sigmas.last() {
             Some(&last) if self.sigma.conversion().is_some() || self.flow.use_flow_sigmas => last,
@@ -216,7 +216,8 @@ impl ForwardProcess {
         Ok((converted, x0))
     }
 
-    /// The training side: the variance preserving process, or a flow, whose timestep `t` of T has the noise level `t / T`.
+    /// The training side: the variance preserving process, or a flow, whose timestep `t` of T has the noise level `t /
+    /// T`.
     pub(crate) fn process(&self) -> Process {
         let process = self.alphas.preserving(self.prediction_type);
         if !self.is_flow {

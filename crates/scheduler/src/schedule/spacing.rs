@@ -8,8 +8,9 @@ pub enum TimestepSpacing {
     Linspace,
     /// Every so many from the first; the last ones are left out.
     Leading,
-    /// Every so many from the last. They are numpy's `arange`, whose rounding makes one more of some numbers of steps (of 61
-    /// of 1000): timestep -1, which Euler and the solvers take for 0, and DDPM, DDIM and PNDM, as in diffusers, for the last.
+    /// Every so many from the last. They are numpy's `arange`, whose rounding makes one more of some numbers of steps
+    /// (of 61 of 1000): timestep -1, which Euler and the solvers take for 0, and DDPM, DDIM and PNDM, as in diffusers,
+    /// for the last.
     Trailing,
 }
 
@@ -35,8 +36,8 @@ impl SpacingConfig {
         Self { timestep_spacing, steps_offset: 0 }
     }
 
-    /// The standard deviation of the noise that a run over these noise levels begins with: where the first timesteps are left
-    /// out, the image adds to it.
+    /// The standard deviation of the noise that a run over these noise levels begins with: where the first timesteps
+    /// are left out, the image adds to it.
     pub(crate) fn init_noise_sigma(&self, sigmas: &[f32]) -> f32 {
         let max = sigmas.iter().copied().fold(0.0, f32::max);
         match self.timestep_spacing {
@@ -73,8 +74,8 @@ impl SpacingConfig {
         Ok(())
     }
 
-    /// The same where `linspace` may lie between whole timesteps, and `steps_offset` lead beyond the last, as Euler and its
-    /// kin have them.
+    /// The same where `linspace` may lie between whole timesteps, and `steps_offset` lead beyond the last, as Euler and
+    /// its kin have them.
     pub(crate) fn exact(&self, t: usize, n: usize) -> Result<Vec<f64>> {
         check_count(n)?;
         self.check_offset(t, n)?;
