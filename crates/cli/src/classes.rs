@@ -7,8 +7,8 @@ use kakusan::pipeline::{DDPMPipeline, Error, Result};
 /// So many are named in a message.
 const NAMED: usize = 20;
 
-/// The labels that `asked` names, in its order; nothing for a model that knows no classes. Each word is a class by its name, else by
-/// its number; `first..last` are all from one to the other, and commas stand between several.
+/// The labels that `asked` names, in its order; nothing for a model that knows no classes. Each word is a class by its
+/// name, else by its number; `first..last` are all from one to the other, and commas stand between several.
 pub(crate) fn labels(asked: &[String], pipeline: &DDPMPipeline) -> Result<Option<Vec<u32>>> {
     let known = pipeline.model_config().num_classes().map(|count| Known::of(count, pipeline.class_names()));
     match (asked, known) {

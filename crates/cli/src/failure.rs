@@ -40,7 +40,7 @@ impl Diagnostic for Shown {
 pub(crate) fn show(error: &Error) -> ExitCode {
     match located(error) {
         Some(shown) => {
-            // a name that is broken over two lines is not found by those who search for it
+            // a name broken over two lines cannot be searched for
             let _ = miette::set_hook(Box::new(|_| Box::new(MietteHandlerOpts::new().wrap_lines(false).build())));
             warn(&format!("{:?}", Report::new(shown)));
         }

@@ -16,7 +16,7 @@ pub(crate) struct InfoArgs {
     /// The folder of a run or a saved pipeline, or owner/name on the Hub; without it: this program and machine
     #[arg(value_name = "DIR|owner/name", value_parser = NonEmptyStringValueParser::new())]
     model: Option<String>,
-    /// Refuse a model whose files hold what it does not know, instead of passing over it with a warning
+    /// Refuse a model with unknown content in its files, instead of a warning
     #[arg(long, requires = "model")]
     strict: bool,
     /// Of a run, its checkpoint of step N instead of its finished model or its newest checkpoint
@@ -65,7 +65,7 @@ fn about_model(model: &str, args: &InfoArgs) -> Result<()> {
 }
 
 fn about_machine() -> Result<()> {
-    MachineArgs::default().apply()?; // what the other commands have unless told otherwise
+    MachineArgs::default().apply()?; // the defaults of the other commands
     say(concat!("kakusan ", env!("CARGO_PKG_VERSION")));
     say(&format!("threads: {}", rayon::current_num_threads()));
     say(&format!("vectors: {}", kakusan::ops::vectors()));

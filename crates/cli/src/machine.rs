@@ -9,10 +9,10 @@ use crate::number::whole;
 /// How much of the machine's processor a command may use.
 #[derive(Args, Default)]
 pub(crate) struct MachineArgs {
-    /// Compute on so many threads; no result depends on it [default: $RAYON_NUM_THREADS, or the physical cores]
+    /// Number of threads; results do not depend on it [default: $RAYON_NUM_THREADS, or the physical cores]
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(1..=1024usize))]
     threads: Option<usize>,
-    /// Use no wider vector instructions than these, to measure and compare: avx512, avx2, neon or scalar
+    /// Limit the vector instructions, to measure and compare: avx512, avx2, neon or scalar
     /// [default: the widest here]
     #[arg(long, value_name = "VECTORS")]
     vectors: Option<Vectors>,

@@ -58,13 +58,13 @@ enum Command {
     Train(train::TrainArgs),
     /// Draw new images from a saved pipeline
     Sample(sample::SampleArgs),
-    /// Put the losses and settings of runs beside each other on one page
+    /// Compare the losses and settings of runs on one page
     Report(report::ReportArgs),
-    /// Say what a saved pipeline is made of, or what this machine offers
+    /// Describe a saved pipeline, or this program and machine
     Info(info::InfoArgs),
     /// List the schedulers, or show the configuration of one
     Schedulers(schedulers::SchedulersArgs),
-    /// Save a pipeline's or model's weights anew: .bin as safetensors, in another type, in other pieces
+    /// Convert the weights of a pipeline or model: .bin to safetensors, another type, other shards
     Convert(convert::ConvertArgs),
 }
 

@@ -1,4 +1,4 @@
-//! How this command is called, so that what it tells to type can be typed.
+//! How this command is called, so that the commands it prints can be typed.
 
 use std::env;
 

@@ -28,7 +28,7 @@ pub(crate) struct SampleArgs {
     /// The folder of a run or a saved pipeline, or owner/name[@revision] on the Hub
     #[arg(long, value_name = "DIR|owner/name", value_parser = NonEmptyStringValueParser::new())]
     model: String,
-    /// Refuse a model whose files hold what it does not know, instead of passing over it with a warning
+    /// Refuse a model with unknown content in its files, instead of a warning
     #[arg(long)]
     strict: bool,
     /// Sample from the checkpoint of step N of a run, instead of its finished model or its newest checkpoint
@@ -40,14 +40,14 @@ pub(crate) struct SampleArgs {
     /// How many images, all from one seed [default: 64]
     #[arg(long, value_name = "N", conflicts_with = "seeds", allow_hyphen_values = true, value_parser = whole(1..=4096u64))]
     batch: Option<u64>,
-    /// Where all randomness begins, as in torch.manual_seed
+    /// The seed of all random numbers, as in torch.manual_seed
     #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true, value_parser = whole(0..=u64::MAX))]
     seed: u64,
-    /// An image for each seed, which is the same whatever is drawn beside it: 0..15, both included, or 3,5,8
+    /// An image for each seed, independent of the other images: 0..15, both included, or 3,5,8
     #[arg(long, value_name = "A..B", conflicts_with = "seed", allow_hyphen_values = true, value_parser = parse_seeds)]
     seeds: Option<Seeds>,
-    /// Sample with this scheduler instead of the saved one, built from the saved one's configuration: ddim, euler ... (the command
-    /// `schedulers` lists them)
+    /// Sample with this scheduler instead of the saved one, built from the saved one's configuration: ddim, euler ...
+    /// (the command `schedulers` lists them)
     #[arg(long, value_name = "NAME")]
     scheduler: Option<String>,
     /// How much of the noise in a step is new, 0 to 1, for schedulers such as DDIM
@@ -101,7 +101,7 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
         check_writable(&dir.join("0000.png"))?;
     }
     let registry = Registry::default();
-    let Opened { device, fallback } = args.device.open()?;
+    let Opened { device, fallback, .. } = args.device.open()?;
     if let Some(fallback) = fallback {
         warn(&format!("warning: {fallback}"));
     }
@@ -185,8 +185,8 @@ impl SampleArgs {
         };
         let mut run = RunOptions { eta: self.eta, ..RunOptions::steps(steps) };
         run.churn = self.churn.map(|s_churn| Churn { s_churn, ..Churn::default() });
-        let class_labels = labels.map(|labels| labels.into_iter().cycle().take(batch_size).collect());
-        SampleOptions { run, class_labels, guidance_scale: self.guidance, ..SampleOptions::new(batch_size) }
+        let class_labels = labels.map(|labels| labels.into_iter().cycle().take(batch_size).collect::<Vec<_>>());
+        SampleOptions::new(batch_size).run(run).class_labels(class_labels).guidance_scale(self.guidance)
     }
 
     /// What the pictures' files say of themselves.
@@ -266,8 +266,8 @@ impl Film {
 }
 
 /// Loads a pipeline from a folder, or from the Hub where no such folder exists and the name is an owner/name, with or
-/// without @revision. Of a run that has not ended, or where a step is named, it is that of a checkpoint, which is said. What is
-/// odd about its files is said, or with `strict` refused.
+/// without @revision. Of a run that has not ended, or where a step is named, it is that of a checkpoint, which is said.
+/// Warnings about its files are shown, or with `strict` refused.
 pub(crate) fn load(
     model: &str,
     checkpoint: Option<usize>,
@@ -291,7 +291,7 @@ pub(crate) fn load(
 }
 
 fn from_run(dir: &Path, step: Option<usize>, registry: &Registry, device: &Device) -> Result<DDPMPipeline> {
-    let Checkpointed { pipeline, dir, averaged, skipped } = DDPMPipeline::from_run(dir, step, registry, device)?;
+    let Checkpointed { pipeline, dir, averaged, skipped, .. } = DDPMPipeline::from_run(dir, step, registry, device)?;
     for error in skipped {
         warn(&format!("{error}; trying the one before"));
     }
@@ -312,7 +312,8 @@ fn find(model: &str, registry: &Registry, device: &Device) -> Result<DDPMPipelin
     DDPMPipeline::from_hub(id, revision, &hub, registry, device)
 }
 
-/// What a picture can show of images `[n, c, h, w]`: grey and coloured ones as they are, of others the first channel, or three.
+/// What a picture can show of images `[n, c, h, w]`: grey and coloured ones as they are, of others the first channel,
+/// or three.
 fn visible(images: &Tensor) -> Result<Tensor> {
     let channels = images.dim(1)?;
     Ok(if matches!(channels, 1 | 3) {

@@ -1,4 +1,4 @@
-//! Where the command speaks. A closed pipe is no reason to fail: what is said is also in the run's files.
+//! Output of the command. A closed pipe is no error: what is printed is also in the run's files.
 
 use std::io::Write;
 

@@ -44,17 +44,17 @@ pub(crate) struct TrainArgs {
     /// The folder of the run [default: runs/ and the configuration's name]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Learn from this folder, and from nothing else: of pictures (also a zip, tar or tar.gz) or of parquet files, or of
-    /// MNIST's or CIFAR-10's files, as data.name says
+    /// Train on this folder only: of pictures (also a zip, tar or tar.gz) or of parquet files, or
+    /// of MNIST's or CIFAR-10's files, as data.name says
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Where all randomness begins, as in torch.manual_seed
+    /// The seed of all random numbers, as in torch.manual_seed
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(0..=MOST))]
     seed: Option<u64>,
-    /// End after so many optimiser steps
+    /// Stop after N optimiser steps
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(1..=MOST))]
     max_steps: Option<u64>,
-    /// Compute what the network keeps for the way back twice instead: less memory, more time
+    /// Recompute activations in the backward pass (less memory, more time)
     #[arg(long)]
     grad_checkpoint: bool,
     /// cpu, cuda, cuda:N, or auto
@@ -62,18 +62,18 @@ pub(crate) struct TrainArgs {
     device: DeviceChoice,
     #[command(flatten)]
     machine: MachineArgs,
-    /// Go on with an interrupted run from its newest checkpoint, to the same bytes as without the interruption
+    /// Resume an interrupted run from its newest checkpoint, to the same bytes as without the interruption
     /// [default: the folder that --out or --config mean]
     #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "overwrite")]
     resume: Option<Option<PathBuf>>,
-    /// Go on with other settings or images than the run had: a set that grew, another batch_size, a lower learning_rate
+    /// Accept other settings or images than the run had: a set that grew, another batch_size, a lower learning_rate
     /// after it diverged
     #[arg(long, requires = "resume")]
     allow_changes: bool,
-    /// Go on from the checkpoint of step N instead of the newest; what is newer is put aside as later-checkpoint-…
+    /// Resume from the checkpoint of step N instead of the newest; newer ones are renamed to later-checkpoint-…
     #[arg(long, value_name = "N", requires = "resume", allow_hyphen_values = true, value_parser = whole(0..=usize::MAX))]
     checkpoint: Option<usize>,
-    /// Delete the run that is in the folder already
+    /// Delete the run that is already in the folder
     #[arg(long)]
     overwrite: bool,
 }
@@ -163,8 +163,8 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
     }
 }
 
-/// The first Ctrl-C (or SIGTERM) during training steps asks the training to save and stop; the second, and one when there
-/// is nothing to save, ends it at once.
+/// The first Ctrl-C (or SIGTERM) during training steps asks the training to save and stop; the second, and one when
+/// there is nothing to save, ends it at once.
 fn stop_on_ctrl_c(stop: Arc<AtomicBool>, in_steps: Arc<AtomicBool>) {
     let handler = move || {
         if stop.swap(true, Ordering::Relaxed) || !in_steps.load(Ordering::Relaxed) {

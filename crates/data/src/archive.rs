@@ -1,5 +1,5 @@
-//! Pictures in a zip, tar or tar.gz: looked through once, and then read in place, or of a tar.gz, which has no places, held in memory.
-//! Nothing is ever unpacked onto the disk.
+//! Pictures in a zip, tar or tar.gz: looked through once, and then read in place, or of a tar.gz, which has no places,
+//! held in memory. Nothing is ever unpacked onto the disk.
 
 use std::{
     ffi::OsString,
@@ -110,7 +110,8 @@ fn is_tar(start: &[u8]) -> bool {
 /// The pictures of an archive, in its folders.
 ///
 /// # Errors
-/// [`Error::Images`] for an archive that is damaged, leads out of itself, holds links in a picture's place, or is too large.
+/// [`Error::Images`] for an archive that is damaged, leads out of itself, holds links in a picture's place, or is too
+/// large.
 pub(crate) fn find(path: &Path) -> Result<Tree, Error> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let wrong = |reason: String| Error::Images { path: path.to_owned(), reason };

@@ -1,4 +1,5 @@
-//! CIFAR-10's binary version: five files of 10,000 records, each a label and 32 x 32 pixels of red, then green, then blue.
+//! CIFAR-10's binary version: five files of 10,000 records, each a label and 32 x 32 pixels of red, then green, then
+//! blue.
 
 use std::{
     fs::File,

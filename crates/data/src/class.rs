@@ -6,7 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::Error;
 
-/// A class by its number or by its name: `classes = [3, 5]` or `classes = ["cat", "dog"]`. A number that is a class's name means that class.
+/// A class by its number or by its name: `classes = [3, 5]` or `classes = ["cat", "dog"]`. A number that is a class's
+/// name means that class.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Class {
@@ -17,8 +18,8 @@ pub enum Class {
 }
 
 impl Class {
-    /// The label of this class among `names`. Where some are numbers a number means the class that is so called (`2` also `02`), and only
-    /// where none is, or not all are, the class at this place.
+    /// The label of this class among `names`. Where some are numbers a number means the class that is so called (`2`
+    /// also `02`), and only where none is, or not all are, the class at this place.
     pub(crate) fn label(&self, names: &[String]) -> Option<u32> {
         let called = |name: &str| names.iter().position(|known| known == name);
         let at = match self {

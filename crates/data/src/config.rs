@@ -36,7 +36,8 @@ pub struct DataConfig {
     /// The sources, in the order in which they are asked; none named means all that know the set.
     #[serde(default)]
     pub sources: Vec<SourceKind>,
-    /// The folder, zip, tar or tar.gz that holds the pictures, a parquet file or a folder of such, or the folder of MNIST's IDX files, CIFAR-10's binary files, or torchvision's root folder of MNIST.
+    /// The folder, zip, tar or tar.gz that holds the pictures, a parquet file or a folder of such, or the folder of
+    /// MNIST's IDX files, CIFAR-10's binary files, or torchvision's root folder of MNIST.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dir: Option<PathBuf>,
     /// How many digits of each class to draw: 1 to 60,000. 6,000 give epochs as long as MNIST's.
@@ -49,31 +50,34 @@ pub struct DataConfig {
     /// `name = "hub"`: the data set, `owner/name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo: Option<String>,
-    /// `name = "hub"`: which of the set's configurations; `default` if absent. The script of diffusers calls it `dataset_config_name`.
+    /// `name = "hub"`: which of the set's configurations; `default` if absent. The script of diffusers calls it
+    /// `dataset_config_name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_name: Option<String>,
-    /// `name = "hub"` and folders with folders of splits: which split; `train` if absent. Of a folder by its name, or by any of the words
-    /// that `datasets` knows (`val` is `validation`).
+    /// `name = "hub"` and folders with folders of splits: which split; `train` if absent. Of a folder by its name, or
+    /// by any of the words that `datasets` knows (`val` is `validation`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
-    /// Parquet files: the column of images, structs with `bytes` or plain bytes; if absent the only one, or `image`, or `img`.
+    /// Parquet files: the column of images, structs with `bytes` or plain bytes; if absent the only one, or `image`, or
+    /// `img`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_column: Option<String>,
-    /// Parquet files: the column of labels; if absent `label`, or the only one that the set declares to hold classes; `none` leaves them out.
-    /// Whole numbers are labels from 0. Of text and of truth values the distinct ones, in order, are the classes.
+    /// Parquet files: the column of labels; if absent `label`, or the only one that the set declares to hold classes;
+    /// `none` leaves them out. Whole numbers are labels from 0. Of text and of truth values the distinct ones, in
+    /// order, are the classes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_column: Option<String>,
 
-    /// The side of the images, 1 to 8192: the shorter side is resized to it (as Pillow does, bilinear with antialiasing), then the square is cut
-    /// out. Or `[height, width]`: both sides are resized, nothing is cut out. If absent, the images keep their own size, which must be one for
-    /// all.
+    /// The side of the images, 1 to 8192: the shorter side is resized to it (as Pillow does, bilinear with
+    /// antialiasing), then the square is cut out. Or `[height, width]`: both sides are resized, nothing is cut out. If
+    /// absent, the images keep their own size, which must be one for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolution: Option<Resolution>,
-    /// Pictures that are no squares: the middle is cut out, instead of a place drawn anew in each epoch. Changes nothing where `resolution` is
-    /// height and width.
+    /// Pictures that are no squares: the middle is cut out, instead of a random window in each epoch. Changes
+    /// nothing where `resolution` is height and width.
     #[serde(default, skip_serializing_if = "is_false")]
     pub center_crop: bool,
-    /// Every second image, drawn anew in each epoch, is mirrored left to right.
+    /// Each image is mirrored left to right with probability 1/2, in each epoch.
     #[serde(default, skip_serializing_if = "is_false")]
     pub random_flip: bool,
     /// 1: grey, 3: RGB; if absent as the images are: grey where all are, else RGB.
@@ -85,13 +89,15 @@ pub struct DataConfig {
     /// Pictures: whether one that cannot be decoded stops the run, or is left out and reported.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on_bad_image: OnBadImage,
-    /// Pictures: up to so many MiB they are held in memory, decoded and resized; larger sets are decoded for each epoch anew. 512 if absent.
+    /// Pictures: up to so many MiB they are held in memory, decoded and resized; larger sets are decoded for each epoch
+    /// anew. 512 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_mb: Option<u64>,
     /// How many batches are made ahead of need, 1 to 1024; 3 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefetch: Option<usize>,
-    /// How many threads make batches, 1 to 256; if absent one, or one a core where images must be decoded. No result depends on it.
+    /// How many threads make batches, 1 to 256; if absent one, or one a core where images must be decoded. No result
+    /// depends on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_workers: Option<usize>,
 }
@@ -193,8 +199,8 @@ impl DataConfig {
     ///
     /// # Errors
     ///
-    /// For no class at all, a class that the set is known to lack, a class or source named twice, a source that does not know the set, a
-    /// folder that no source would read, a value out of range, and a key that would change nothing.
+    /// For no class at all, a class that the set is known to lack, a class or source named twice, a source that does
+    /// not know the set, a folder that no source would read, a value out of range, and a key that would change nothing.
     pub fn check(&self) -> Result<(), Error> {
         let names = self.name.class_names();
         match &self.classes {

@@ -8,11 +8,11 @@ use rayon::prelude::*;
 
 use crate::{DatasetName, Error, ImageSet, class::known_classes};
 
-/// Draws `per_class` digits of each class in `classes`, in MNIST's look: 28 x 28 pixels, white ink on black, in a box of 20 x 20
-/// centred by its mass. Hands, pens, slants and wobbles differ from digit to digit.
+/// Draws `per_class` digits of each class in `classes`, in MNIST's look: 28 x 28 pixels, white ink on black, in a box
+/// of 20 x 20 centred by its mass. Hands, pens, slants and wobbles differ from digit to digit.
 ///
-/// The classes take turns, in ascending order. A digit depends on the seed, its class and its place within the class, so any set
-/// of classes gets the same ones; they are the same on every machine and for any number of threads.
+/// The classes take turns, in ascending order. A digit depends on the seed, its class and its place within the class,
+/// so any set of classes gets the same ones; they are the same on every machine and for any number of threads.
 ///
 /// # Errors
 ///

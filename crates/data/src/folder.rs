@@ -15,15 +15,16 @@ use crate::{
 /// No folder has more files.
 pub(crate) const MAX_FILES: usize = 20_000_000;
 pub(crate) const MAX_DEPTH: usize = 64;
-/// What is decoded, and what looks like a picture and is told to be none of those.
+/// The extensions of pictures that are decoded, and of others, which are named in an error.
 const PICTURES: [&str; 9] = ["png", "jpg", "jpeg", "jfif", "webp", "gif", "tif", "tiff", "bmp"];
 const OTHERS: [&str; 8] = ["ppm", "pgm", "avif", "heic", "heif", "jxl", "jp2", "tga"];
 
-/// Finds the pictures below `dir`, whatever the case of their extension. As for `datasets`, names that begin with a dot and folders whose
-/// name begins with `__` are passed over. Links are followed.
+/// Finds the pictures below `dir`, whatever the case of their extension. As for `datasets`, names that begin with a dot
+/// and folders whose name begins with `__` are passed over. Links are followed.
 ///
 /// # Errors
-/// [`Error::NotAFolder`], and [`Error::Io`] or [`Error::Images`] for a folder that cannot be read, or leads back into itself.
+/// [`Error::NotAFolder`], and [`Error::Io`] or [`Error::Images`] for a folder that cannot be read, or leads back into
+/// itself.
 pub(crate) fn find(dir: &Path) -> Result<Tree, Error> {
     match fs::metadata(dir) {
         Ok(metadata) if metadata.is_dir() => {}

@@ -1,7 +1,7 @@
 //! IDX, the format of MNIST's own files: a magic number, the sizes, the bytes; plain or gzipped.
 //!
-//! A header is a claim. Nothing is allocated on its word alone: a plain file is first compared with its length, and a gzipped one is
-//! read only as far as the claim goes, growing with what is really there.
+//! A header is a claim. Nothing is allocated on its word alone: a plain file is first compared with its length, and a
+//! gzipped one is read only as far as the claim goes, growing with what is really there.
 
 use std::{
     fs::File,

@@ -107,8 +107,8 @@ pub trait ReadImages: Send + Sync {
     /// Channels, height and width of every image.
     fn shape(&self) -> [usize; 3];
 
-    /// Writes the pixels of image `i` into `out` `[c, h, w]`: from 0 to 1, or any finite numbers if the set is one of latents
-    /// ([`ImageSet::as_latents`]).
+    /// Writes the pixels of image `i` into `out` `[c, h, w]`: from 0 to 1, or any finite numbers if the set is one of
+    /// latents ([`ImageSet::as_latents`]).
     ///
     /// # Errors
     ///
@@ -155,8 +155,8 @@ pub(crate) struct Augment {
 }
 
 impl ImageSet {
-    /// A set of bytes, 0 to 255: `shape` is channels (1: grey, 3: RGB; others can be trained on, but not shown), height and
-    /// width of each image, `pixels` is `[n, c, h, w]`, `labels` is `[n]`, and a label indexes `class_names`.
+    /// A set of bytes, 0 to 255: `shape` is channels (1: grey, 3: RGB; others can be trained on, but not shown), height
+    /// and width of each image, `pixels` is `[n, c, h, w]`, `labels` is `[n]`, and a label indexes `class_names`.
     ///
     /// # Errors
     ///
@@ -233,8 +233,8 @@ impl ImageSet {
         self
     }
 
-    /// The same set as latents: its numbers are trained on as they are. Pixels, from 0 to 1, are brought into the range that the
-    /// scheduler wants, mostly -1 to 1.
+    /// The same set as latents: its numbers are trained on as they are. Pixels, from 0 to 1, are brought into the range
+    /// that the scheduler wants, mostly -1 to 1.
     pub fn as_latents(mut self) -> Self {
         self.latents = true;
         self
@@ -290,8 +290,9 @@ impl ImageSet {
         self.labels[i]
     }
 
-    /// The pixels of image `i`, `[c, h, w]`: 0 is black, 255 is full; 16 bits become the nearest of 8. What a loader cuts
-    /// out at random is cut out of the middle here, and nothing is mirrored. Floats become the nearest of 256 levels. Like a slice, it panics from [`ImageSet::len`] on.
+    /// The pixels of image `i`, `[c, h, w]`: 0 is black, 255 is full; 16 bits become the nearest of 8. What a loader
+    /// cuts out at random is cut out of the middle here, and nothing is mirrored. Floats become the nearest of 256
+    /// levels. Like a slice, it panics from [`ImageSet::len`] on.
     ///
     /// # Errors
     ///
@@ -312,9 +313,9 @@ impl ImageSet {
         }
     }
 
-    /// The pixels of some images as numbers from 0 to 1, `[indices.len(), c, h, w]`: each byte divided by 255, as torchvision's
-    /// `ToTensor` does, and 16 bits by 65,535. Nothing is left to chance, as in [`image`](Self::image). Like a
-    /// slice, it panics for an index from [`ImageSet::len`] on.
+    /// The pixels of some images as numbers from 0 to 1, `[indices.len(), c, h, w]`: each byte divided by 255, as
+    /// torchvision's `ToTensor` does, and 16 bits by 65,535. Nothing is left to chance, as in [`image`](Self::image).
+    /// Like a slice, it panics for an index from [`ImageSet::len`] on.
     ///
     /// # Errors
     ///
@@ -327,7 +328,8 @@ impl ImageSet {
         Ok(out)
     }
 
-    /// The first `count` images that can be decoded, as [`pixels_f32`](Self::pixels_f32); fewer where the set has fewer.
+    /// The first `count` images that can be decoded, as [`pixels_f32`](Self::pixels_f32); fewer where the set has
+    /// fewer.
     ///
     /// # Errors
     ///
@@ -425,8 +427,8 @@ impl ImageSet {
         all.filter(|(_, count)| *count > 0).collect()
     }
 
-    /// The mean of all images, `[c, h, w]`, from 0 to 1; black for an empty set. Of images that are not held decoded, the mean is of
-    /// 4,096 of them, evenly spread.
+    /// The mean of all images, `[c, h, w]`, from 0 to 1; black for an empty set. Of images that are not held decoded,
+    /// the mean is of 4,096 of them, evenly spread.
     ///
     /// # Errors
     ///
@@ -474,7 +476,8 @@ impl ImageSet {
         }
     }
 
-    /// Whether images that turn out to be bad when their turn comes are left out of their batches, which may be left empty.
+    /// Whether images that turn out to be bad when their turn comes are left out of their batches, which may be left
+    /// empty.
     pub fn may_skip(&self) -> bool {
         matches!(&self.pixels, Pixels::Photos(photos) if photos.skips_bad() && !photos.are_held())
     }

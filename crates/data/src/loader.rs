@@ -51,7 +51,8 @@ pub struct Batch {
     pub shape: [usize; 3],
     /// Their classes, `[b]`.
     pub labels: Vec<u32>,
-    /// Images that should be here but could not be decoded: only from sets that leave such out (`on_bad_image = "skip"`).
+    /// Images that should be here but could not be decoded: only from sets that leave such out (`on_bad_image =
+    /// "skip"`).
     pub skipped: Vec<BadImage>,
 }
 
@@ -87,8 +88,8 @@ struct Workers {
 type Lane = (Receiver<Result<Batch, Error>>, JoinHandle<()>);
 
 impl Loader {
-    /// Batches of `batch_size` images; the last of an epoch has what is left. Batches are made ahead by one thread, or by one for each
-    /// core (as many as the prefetch at most) where the images must be decoded.
+    /// Batches of `batch_size` images; the last of an epoch has what is left. Batches are made ahead by one thread, or
+    /// by one for each core (as many as the prefetch at most) where the images must be decoded.
     pub fn new(images: Arc<ImageSet>, batch_size: NonZeroUsize) -> Self {
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let threads = if images.is_held() { NonZeroUsize::MIN } else { cores };
@@ -102,7 +103,8 @@ impl Loader {
         self
     }
 
-    /// How many threads make batches; more than the prefetch have nothing to do. The batches are the same for any number.
+    /// How many threads make batches; more than the prefetch have nothing to do. The batches are the same for any
+    /// number.
     pub fn threads(mut self, threads: NonZeroUsize) -> Self {
         self.threads = threads;
         self
@@ -118,9 +120,10 @@ impl Loader {
         self.images.len().div_ceil(self.batch_size.get())
     }
 
-    /// Shuffles the set anew. Takes from `rng` what torch's `DataLoader` takes from the global generator: two 64-bit draws. For a set with
-    /// random crops or flips there follow, image by image in the epoch's order: two 32-bit draws for top and left of the crop (each, modulo
-    /// the room that there is plus one, is `torch.randint`'s), then one for the flip (`torch.rand(1) < 0.5`).
+    /// Shuffles the set. Takes from `rng` what torch's `DataLoader` takes from the global generator: two 64-bit
+    /// draws. For a set with random crops or flips there follow, image by image in the epoch's order: two 32-bit draws
+    /// for top and left of the crop (each, modulo the room that there is plus one, is `torch.randint`'s), then one for
+    /// the flip (`torch.rand(1) < 0.5`).
     pub fn epoch(&self, rng: &mut Generator) -> Batches {
         let order: Arc<[usize]> = dataloader_permutation(rng, self.images.len()).into();
         let augment = self.images.augment();
@@ -213,8 +216,8 @@ impl Plan {
 }
 
 impl Workers {
-    /// Lane `k` makes the batches `first + k`, `first + k + lanes`, ... Of the `prefetch` each has its share: what waits in its channel,
-    /// and the one in its hands.
+    /// Lane `k` makes the batches `first + k`, `first + k + lanes`, ... Of the `prefetch` each has its share: what
+    /// waits in its channel, and the one in its hands.
     fn start(plan: &Plan, first: usize, prefetch: usize, threads: usize) -> Self {
         let count = threads.min(prefetch).min(plan.len() - first).max(1);
         let mut lanes = Vec::with_capacity(count);
@@ -224,7 +227,7 @@ impl Workers {
             let work = move || {
                 for i in (first + k..plan.len()).step_by(count) {
                     if sender.send(plan.batch(i)).is_err() {
-                        break; // nobody waits any more
+                        break; // the receiver is gone
                     }
                 }
             };

@@ -1,5 +1,5 @@
-//! Image sets as the Hub keeps them: parquet files with a column of images, a struct whose `bytes` are a picture's file or these bytes themselves,
-//! and mostly one of labels.
+//! Image sets as the Hub keeps them: parquet files with a column of images, a struct whose `bytes` are a picture's file
+//! or these bytes themselves, and mostly one of labels.
 //!
 //! candle-datasets' own row reader drops bad rows and panics on bad images, so the columns are read here.
 
@@ -33,7 +33,8 @@ use crate::{
     raster,
 };
 
-/// Beyond this a file is not believed. MNIST has 60,000 images in a row group of 18 MB; the Hub writes groups of 100 to 1,000 images.
+/// Beyond this a file is not believed. MNIST has 60,000 images in a row group of 18 MB; the Hub writes groups of 100 to
+/// 1,000 images.
 const MAX_IMAGES: usize = 100_000_000;
 
 /// The `label_column` that stands for no column.
@@ -67,7 +68,7 @@ pub(crate) struct Rows {
     pub(crate) unlabelled: Option<String>,
 }
 
-/// One file, its footer read. Each access opens the file anew: clones of one handle would share its place.
+/// One file, its footer read. Each access opens the file again: clones of one handle would share its position.
 #[derive(Debug)]
 pub(crate) struct Table {
     path: PathBuf,
@@ -103,12 +104,12 @@ impl PartialEq for Cell {
 
 impl Eq for Cell {}
 
-/// Reads the rows of all files, in order. Up to `held_bytes` of pictures' files are held in memory; of more than that only the headers are read
-/// now, one row group after the other.
+/// Reads the rows of all files, in order. Up to `held_bytes` of pictures' files are held in memory; of more than that
+/// only the headers are read now, one row group after the other.
 ///
 /// # Errors
-/// [`Error::Io`] for a file that cannot be opened; [`Error::Parquet`] for one that is damaged or lacks a column that is named; what
-/// [`Classes`] asks for and the labels do not give.
+/// [`Error::Io`] for a file that cannot be opened; [`Error::Parquet`] for one that is damaged or lacks a column that is
+/// named; what [`Classes`] asks for and the labels do not give.
 pub(crate) fn read(paths: &[PathBuf], columns: Columns, classes: Classes, held_bytes: u64) -> Result<Rows, Error> {
     let tables = paths.iter().map(|path| Table::open(path, columns).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
     let all_bytes = tables.iter().map(|table| table.image_bytes()).fold(0, u64::saturating_add);
@@ -520,7 +521,8 @@ mod tests {
         assert!(reason(&bytes).contains("column image.bytes"), "{}", reason(&bytes));
     }
 
-    /// The fuzzer's: lists of truth values without end in the footer, and a page that claims to unpack to two gigabytes.
+    /// The fuzzer's: lists of truth values without end in the footer, and a page that claims to unpack to two
+    /// gigabytes.
     #[test]
     fn claims_that_would_take_time_or_memory_are_refused() {
         let bytes = write(SCHEMA, &[&[(grey(3, 2, 0), 1)]]);

@@ -254,12 +254,12 @@ impl Transform {
     }
 }
 
-/// Makes a set of pictures: those that fit are decoded and held, of the others the headers are read. Gives the set, in the pictures' order,
-/// and the bad ones left out. `place` names where they are from.
+/// Makes a set of pictures: those that fit are decoded and held, of the others the headers are read. Gives the set, in
+/// the pictures' order, and the bad ones left out. `place` names where they are from.
 ///
 /// # Errors
-/// [`Error::BadImage`] where bad images are not left out, and [`Error::Images`] when no good one is there or their sizes differ with no
-/// resolution to bring them to.
+/// [`Error::BadImage`] where bad images are not left out, and [`Error::Images`] when no good one is there or their
+/// sizes differ with no resolution to bring them to.
 pub(crate) fn image_set(
     entries: Vec<Entry>,
     class_names: Vec<String>,

@@ -105,8 +105,8 @@ pub(crate) fn header(bytes: &[u8]) -> Result<Header, String> {
     })
 }
 
-/// Decodes a picture, upright as its EXIF says, of a GIF, an animation or a TIFF the first frame. What is transparent lies on
-/// `background`; 16 bits stay 16; grey from colour is ITU-R 601's luma, as Pillow's `convert("L")`.
+/// Decodes a picture, upright as its EXIF says, of a GIF, an animation or a TIFF the first frame. What is transparent
+/// lies on `background`; 16 bits stay 16; grey from colour is ITU-R 601's luma, as Pillow's `convert("L")`.
 pub(crate) fn decode(bytes: &[u8], channels: usize, background: [u8; 3]) -> Result<Picture, String> {
     guarded(|| {
         let mut decoder = open(bytes)?;

@@ -1,8 +1,10 @@
-//! Resizing as Pillow's `Image.resize(size, BILINEAR)` does it, number for number: what torchvision's `Resize` calls on pictures.
+//! Resizing as Pillow's `Image.resize(size, BILINEAR)` does it, number for number: what torchvision's `Resize` calls on
+//! pictures.
 //!
-//! Each new pixel is the mean of the old ones around its place, weighted by a triangle. Where the picture shrinks, the triangle grows with it,
-//! so that every old pixel counts (antialiasing). Rows and columns one after the other, each rounded to bytes; the weights are whole numbers of
-//! 2^-22. Of 16 bits, each channel is resized as Pillow resizes a picture of the mode `I;16`: the weights are f64.
+//! Each new pixel is the mean of the old ones around its place, weighted by a triangle. Where the picture shrinks, the
+//! triangle grows with it, so that every old pixel counts (antialiasing). Rows and columns one after the other, each
+//! rounded to bytes; the weights are whole numbers of 2^-22. Of 16 bits, each channel is resized as Pillow resizes a
+//! picture of the mode `I;16`: the weights are f64.
 
 use crate::raster::{Raster, Sample};
 
@@ -67,7 +69,8 @@ impl Weighed for u16 {
 /// The picture at another size.
 pub(crate) fn resize<T: Weighed>(raster: Raster<T>, width: usize, height: usize) -> Raster<T> {
     let lost = (raster.width as i64 - width as i64, raster.height as i64 - height as i64);
-    // What Pillow 13 does first shows in the last bit: it begins with the columns where the height shrinks by more than twice what the width does.
+    // What Pillow 13 does first shows in the last bit: it begins with the columns where the height shrinks by more than
+    // twice what the width does.
     if lost.1 > 0 && lost.1 > 2 * lost.0 {
         rows(columns(raster, height), width)
     } else {

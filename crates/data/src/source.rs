@@ -22,12 +22,13 @@ pub struct Loaded {
     pub source: SourceUsed,
     /// The sources asked before it, and why they did not answer.
     pub skipped: Vec<Skipped>,
-    /// The images that were left out because they cannot be decoded (`on_bad_image = "skip"`). Of sets that are not held in memory only
-    /// those with a bad header; the others show when their turn comes, in [`Batch::skipped`](crate::Batch::skipped).
+    /// The images that were left out because they cannot be decoded (`on_bad_image = "skip"`). Of sets that are not
+    /// held in memory only those with a bad header; the others show when their turn comes, in
+    /// [`Batch::skipped`](crate::Batch::skipped).
     pub bad_images: Vec<BadImage>,
-    /// What else is to be said aloud: which split and which folders were taken, and what was left out.
+    /// Further remarks for the user: which split and which folders were taken, and what was left out.
     pub notes: Vec<String>,
-    /// Why the images have no classes, where they have none: a model that is told classes cannot learn from them.
+    /// Why the images have no classes, where they have none: a model with classes cannot be trained on them.
     pub unlabelled: Option<String>,
 }
 
@@ -39,7 +40,7 @@ impl Loaded {
     }
 }
 
-/// The source that a set came from: to be said aloud, and written into the run.
+/// The source of a set: shown to the user, and written into the run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceUsed {
     /// Which of the sources; `None` for images that a program brought itself.
@@ -66,8 +67,8 @@ impl fmt::Display for SourceUsed {
 
 /// Loads the training images of the configured set from the first source that answers: a folder or drawn digits.
 ///
-/// - `dir` is skipped if no folder is named. A folder that is named must be good: what is wrong with it is an error, never
-///   hidden by the next source.
+/// - `dir` is skipped if no folder is named. A folder that is named must be good: what is wrong with it is an error,
+///   never hidden by the next source.
 /// - `hub` is skipped: [`load_with_hub`] asks it.
 /// - `drawn` always answers.
 ///
@@ -83,7 +84,8 @@ impl fmt::Display for SourceUsed {
 ///
 /// # Errors
 ///
-/// What [`DataConfig::check`] finds, anything wrong with a named folder, and [`Error::NoSource`] when no source answers.
+/// What [`DataConfig::check`] finds, anything wrong with a named folder, and [`Error::NoSource`] when no source
+/// answers.
 pub fn load(config: &DataConfig) -> Result<Loaded, Error> {
     let reason = match cfg!(feature = "hub") {
         true => "the program does not use the Hub",
@@ -92,7 +94,8 @@ pub fn load(config: &DataConfig) -> Result<Loaded, Error> {
     first_answer(config, |_| Err(reason.to_owned()))
 }
 
-/// As [`load`], also from the Hub: it is skipped if it cannot be reached, is offline, refuses, or serves something else.
+/// As [`load`], also from the Hub: it is skipped if it cannot be reached, is offline, refuses, or serves something
+/// else.
 ///
 /// ```
 /// use kakusan_data::{DataConfig, DatasetName, SourceKind, load_with_hub};
@@ -189,7 +192,7 @@ fn from_dir(dir: &Path, config: &DataConfig) -> Result<Answer, Error> {
             let description = format!("CIFAR-10's binary files in {}", beside.display());
             Ok(Answer::good(cifar::read(&files, names)?, description))
         }
-        // a file that is named is meant, whatever split its name tells
+        // a named file is used, whatever split its name suggests
         DatasetName::Folder | DatasetName::Hub if config.split.is_none() && is_table(dir) => {
             tables::of_rows(&[dir.to_owned()], dir, format!("the parquet file {}", dir.display()), config)
         }

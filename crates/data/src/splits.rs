@@ -7,8 +7,9 @@ const WORDS: [(&str, &[&str]); 3] = [
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
 
-/// The split that a name stands for, by `datasets`' rule: it has one of the words, with nothing around it but what a separator (one of
-/// `-._ `, a blank or a digit) divides from it: `train`, `train2017`, `my-set_val.1`. Capitals make no difference.
+/// The split that a name stands for, by `datasets`' rule: it has one of the words, with nothing around it but what a
+/// separator (one of `-._ `, a blank or a digit) divides from it: `train`, `train2017`, `my-set_val.1`. Capitals make
+/// no difference.
 pub(crate) fn split_of(name: &str) -> Option<&'static str> {
     let is_separator = |c: char| "-._ ".contains(c) || c.is_ascii_digit();
     let name = name.to_ascii_lowercase();

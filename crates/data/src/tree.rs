@@ -49,7 +49,7 @@ pub(crate) struct Pictures {
     pub(crate) class_names: Vec<String>,
     /// The split that was taken, and from which folders: `train, in train/`.
     pub(crate) split: Option<String>,
-    /// What is to be said aloud.
+    /// Remarks for the user.
     pub(crate) notes: Vec<String>,
     /// Why the labels say nothing, where they do.
     pub(crate) unlabelled: Option<String>,
@@ -125,17 +125,21 @@ impl Tree {
 
     /// What the folder `dir` holds.
     ///
-    /// - Folders that are named after splits, in the spellings that `datasets` knows ([`split_of`]), are splits: the training split is taken,
-    ///   or `config.split`. They are where all folders are so named, or two splits are there. Several folders of one split are one.
+    /// - Folders that are named after splits, in the spellings that `datasets` knows ([`split_of`]), are splits: the
+    ///   training split is taken, or `config.split`. They are where all folders are so named, or two splits are there.
+    ///   Several folders of one split are one.
     /// - A folder that holds nothing but one folder of folders stands for that one.
-    /// - As torchvision's `ImageFolder`, each subfolder with pictures is a class, and the classes are numbered by the order of their names.
-    /// - Where pictures lie beside the folders, or there is no folder, there are no classes but one, named as the folder; unless
-    ///   `config.classes` names folders.
+    /// - As torchvision's `ImageFolder`, each subfolder with pictures is a class, and the classes are numbered by the
+    ///   order of their names.
+    /// - Where pictures lie beside the folders, or there is no folder, there are no classes but one, named as the
+    ///   folder; unless `config.classes` names folders.
     ///
-    /// The order is that of the classes, within them of the folders, within those of the files; names are compared byte by byte.
+    /// The order is that of the classes, within them of the folders, within those of the files; names are compared byte
+    /// by byte.
     ///
     /// # Errors
-    /// [`Error::Images`] if there is no picture, [`Error::Config`] for a split that is not there, and what is wrong with `config.classes`.
+    /// [`Error::Images`] if there is no picture, [`Error::Config`] for a split that is not there, and what is wrong
+    /// with `config.classes`.
     pub(crate) fn read(mut self, dir: &Path, config: &DataConfig) -> Result<Content, Error> {
         let wrong = |reason: String| Error::Images { path: dir.to_owned(), reason };
         self.prune();

@@ -58,7 +58,8 @@ fn no_digit_comes_twice() {
     assert_eq!(images.len(), set.len());
 }
 
-/// What MNIST's digits have in common: the share of ink by class, a box of 20 pixels, the middle of the mass, a black border.
+/// What MNIST's digits have in common: the share of ink by class, a box of 20 pixels, the middle of the mass, a black
+/// border.
 #[test]
 fn the_ink_is_as_in_mnist() {
     // mean pixel of MNIST's training images by class, from 0 to 1

@@ -1,5 +1,6 @@
-//! MNIST from the Hub, end to end: a stand-in serves its first 512 images as the Hub has them, or the Hub's own file, in the folder
-//! `ylecun-mnist` of that which the environment variable `KAKUSAN_HUB_DIR` names: `cargo test -- --ignored whole_mnist`.
+//! MNIST from the Hub, end to end: a stand-in serves its first 512 images as the Hub has them, or the Hub's own file,
+//! in the folder `ylecun-mnist` of that which the environment variable `KAKUSAN_HUB_DIR` names: `cargo test --
+//! --ignored whole_mnist`.
 
 mod common;
 
@@ -100,7 +101,8 @@ fn a_hub_that_is_away_is_passed_over_with_its_reason() {
     assert!(loaded.skipped[0].reason.contains("cannot be reached"), "{:?}", loaded.skipped);
 }
 
-/// A parquet file as `datasets` writes it: pictures, their paths, and perhaps labels in a column that is declared to hold classes.
+/// A parquet file as `datasets` writes it: pictures, their paths, and perhaps labels in a column that is declared to
+/// hold classes.
 fn parquet(image: &str, label: Option<&str>, rows: &[(Vec<u8>, i64)], group: usize) -> Vec<u8> {
     use parquet::data_type::{ByteArrayType, Int64Type};
     use parquet::file::{metadata::KeyValue, properties::WriterProperties, writer::SerializedFileWriter};
@@ -284,7 +286,8 @@ fn files_of_two_commits_are_no_set() {
     }
 }
 
-/// What `snapshot_download` of Python's `huggingface_hub` leaves in the cache: a listing in `trees`, or none in older versions.
+/// What `snapshot_download` of Python's `huggingface_hub` leaves in the cache: a listing in `trees`, or none in older
+/// versions.
 #[test]
 fn a_set_that_python_fetched_is_read_offline_if_it_is_whole() {
     let (server, cache) = three_files();

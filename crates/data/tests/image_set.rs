@@ -1,4 +1,7 @@
-use kakusan_data::{Class, Error, ImageSet};
+use std::{num::NonZeroUsize, sync::Arc};
+
+use kakusan_data::{Class, Error, ImageSet, Loader, ReadImages};
+use kakusan_rng::Generator;
 
 fn names(n: usize) -> Vec<String> {
     (0..n).map(|i| i.to_string()).collect()
@@ -60,4 +63,65 @@ fn the_mean_image() {
     assert!((mean[0] - 17.0 / 255.0).abs() < 1e-7);
     assert_eq!(mean[1], 1.0);
     assert_eq!(ImageSet::new([1, 1, 2], vec![], vec![], names(1)).unwrap().mean_image().unwrap(), [0.0, 0.0]);
+}
+
+#[test]
+fn floats_of_any_number_of_channels_stay_as_they_are() {
+    let values: Vec<f32> = (0..24).map(|i| i as f32 - 7.5).collect(); // [3, 4, 1, 2]
+    let set = ImageSet::from_f32([4, 1, 2], values.clone(), vec![0, 1, 0], names(2)).unwrap().as_latents();
+    assert!(set.are_latents() && set.is_held() && set.channels() == 4);
+    assert_eq!(set.pixels_f32(&[2, 0]).unwrap(), [&values[16..], &values[..8]].concat());
+    assert_eq!(set.select(&[1.into()]).unwrap().pixels_f32(&[0]).unwrap(), values[8..16]);
+    assert_eq!(set.mean_image().unwrap(), values[8..16]);
+    assert_eq!(set.counts_by_class(), [("0".to_owned(), 2), ("1".to_owned(), 1)]);
+    let refused = ImageSet::from_f32([1, 1, 2], vec![0.0, 1.0, 0.0, f32::NAN], vec![0, 0], names(1)).unwrap_err();
+    assert!(refused.to_string().contains("image 1 holds NaN"), "{refused}");
+}
+
+/// Rows of 0, 1/4, 2/4 ... of which each image begins one further.
+struct Ramps;
+
+impl ReadImages for Ramps {
+    fn len(&self) -> usize {
+        4
+    }
+
+    fn shape(&self) -> [usize; 3] {
+        [2, 1, 2]
+    }
+
+    fn read(&self, i: usize, out: &mut [f32]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        out.iter_mut().zip(i..).for_each(|(pixel, at)| *pixel = at as f32 / 8.0);
+        Ok(())
+    }
+
+    fn label(&self, i: usize) -> u32 {
+        i as u32 % 2
+    }
+
+    fn class_names(&self) -> Vec<String> {
+        names(2)
+    }
+}
+
+#[test]
+fn a_reader_of_the_program_is_a_set_like_any_other() {
+    let set = ImageSet::from_reader(Ramps).unwrap();
+    assert_eq!((set.len(), set.labels(), set.is_held(), set.may_skip()), (4, &[0, 1, 0, 1][..], false, false));
+    assert_eq!(set.image(3).unwrap()[..], [96, 128, 159, 191]);
+    let odd = set.select(&[1.into()]).unwrap();
+    assert_eq!(odd.pixels_f32(&[1]).unwrap(), [0.375, 0.5, 0.625, 0.75]);
+    assert_eq!(odd.mean_image().unwrap(), [0.25, 0.375, 0.5, 0.625]);
+
+    // batches are made by threads, and mirrored where that is asked for: each row is reversed
+    let loader = Loader::new(Arc::new(set.clone().with_random_flip(true)), NonZeroUsize::MIN);
+    let mut flipped = 0;
+    for batch in loader.epoch(&mut Generator::new(0)) {
+        let batch = batch.unwrap();
+        let straight = set.pixels_f32(&batch.indices).unwrap();
+        let mirrored = [straight[1], straight[0], straight[3], straight[2]];
+        assert!(batch.images == straight || batch.images == mirrored);
+        flipped += usize::from(batch.images == mirrored);
+    }
+    assert!((1..4).contains(&flipped), "{flipped}");
 }

@@ -1,5 +1,5 @@
-//! MNIST as it is published: its first 512 images (`tests/golden/mnist`), and all of it, in the folder that the environment variable
-//! `KAKUSAN_MNIST_DIR` names: `cargo test -- --ignored whole_mnist`.
+//! MNIST as it is published: its first 512 images (`tests/golden/mnist`), and all of it, in the folder that the
+//! environment variable `KAKUSAN_MNIST_DIR` names: `cargo test -- --ignored whole_mnist`.
 
 mod common;
 

@@ -1,5 +1,6 @@
-//! Parquet files as pyarrow writes them (`tests/golden/parquet.py`), loaded as data sets of the Hub, and from local folders. Row `i` of each
-//! has a grey picture of 4 x 3 pixels that count up from `i`, and the label `i % 3`, or what the file's name says.
+//! Parquet files as pyarrow writes them (`tests/golden/parquet.py`), loaded as data sets of the Hub, and from local
+//! folders. Row `i` of each has a grey picture of 4 x 3 pixels that count up from `i`, and the label `i % 3`, or what
+//! the file's name says.
 
 mod common;
 
@@ -248,7 +249,8 @@ fn a_folder_of_parquet_files_is_read_in_the_order_of_their_names() {
     assert!(text.contains("a.parquet") && text.contains("has no column of images"), "{text}");
 }
 
-/// Splits are told by the files' names, as in a repository of the Hub, or by the folders', as in its conversion to parquet.
+/// Splits are told by the files' names, as in a repository of the Hub, or by the folders', as in its conversion to
+/// parquet.
 #[test]
 fn splits_of_a_folder_of_parquet_files() {
     for files in [

@@ -76,8 +76,8 @@ fn each_pixel_is_torchvisions() {
     }
 }
 
-/// In every subsampling, baseline and progressive, smooth and noisy, of odd sizes, grey, RGB, CMYK and YCCK: decoded, resized, cut out and
-/// mirrored to libjpeg-turbo's and torchvision's pixels. The largest difference is 0 of 255.
+/// In every subsampling, baseline and progressive, smooth and noisy, of odd sizes, grey, RGB, CMYK and YCCK: decoded,
+/// resized, cut out and mirrored to libjpeg-turbo's and torchvision's pixels. The largest difference is 0 of 255.
 #[test]
 fn jpegs_are_libjpeg_turbos() {
     let golden = golden();
@@ -178,7 +178,8 @@ fn random_crops_and_flips_are_torchs() {
     assert!(flips[0] > 5 && flips[1] > 5, "{flips:?}");
 }
 
-/// TIFF and BMP of every kind, and 16 bits at their depth, to the bit; `resolution = [height, width]` resizes both sides.
+/// TIFF and BMP of every kind, and 16 bits at their depth, to the bit; `resolution = [height, width]` resizes both
+/// sides.
 #[test]
 fn formats_and_depths_are_pillows() {
     let golden = golden_of("formats");

@@ -14,10 +14,10 @@ const BESIDE: [&str; 3] = ["json", "md", "txt"];
 /// Larger ones are none of a model's configuration.
 const MAX_BESIDE: u64 = 10 << 20;
 
-/// Writes what `source` holds into the new folder `target` with its weights as `options` says: safetensors for PyTorch's
-/// `.bin`, another type, other pieces, a variant. `source` is the folder of a pipeline (whatever its parts are), that of
-/// a model, or a file of weights; of a folder's weights those of `variant`, where one is named, are taken. Configurations
-/// are kept as they are. Gives the number of checkpoints that were converted.
+/// Writes what `source` holds into the new folder `target` with its weights as `options` says: safetensors for
+/// PyTorch's `.bin`, another type, other pieces, a variant. `source` is the folder of a pipeline (whatever its parts
+/// are), that of a model, or a file of weights; of a folder's weights those of `variant`, where one is named, are
+/// taken. Configurations are kept as they are. Gives the number of checkpoints that were converted.
 ///
 /// Weights that diffusers does not save (a text encoder's) are refused rather than left out.
 ///

@@ -16,8 +16,8 @@ use crate::{Error, PipelineClass, Registry, Result, Warning};
 
 /// Images from a model and a scheduler, in diffusers' folder layout (`model_index.json`, `unet/`, `scheduler/`).
 ///
-/// It is diffusers' `DDPMPipeline`, and the others that have these two parts ([`PipelineClass`]). Unlike there, any scheduler
-/// can be swapped in: it brings its own initial noise, scales the model's input, and draws its own noise.
+/// It is diffusers' `DDPMPipeline`, and the others that have these two parts ([`PipelineClass`]). Unlike there, any
+/// scheduler can be swapped in: it brings its own initial noise, scales the model's input, and draws its own noise.
 ///
 /// ```
 /// use candle_core::Device;
@@ -77,10 +77,11 @@ impl DDPMPipeline {
         })
     }
 
-    /// Loads a pipeline from its folder, the weights as [`Checkpoint::find`](kakusan_weights::Checkpoint::find) finds them. The classes are looked up
-    /// in `registry`. Parts lie in folders of their own (`unet/`, `scheduler/`) or all in `dir`.
+    /// Loads a pipeline from its folder, the weights as [`Checkpoint::find`](kakusan_weights::Checkpoint::find) finds
+    /// them. The classes are looked up in `registry`. Parts lie in folders of their own (`unet/`, `scheduler/`) or all
+    /// in `dir`.
     ///
-    /// What is odd about the files and changes nothing is passed over as diffusers does, and said by
+    /// Unexpected content that changes nothing is ignored, as diffusers does, and reported by
     /// [`warnings`](Self::warnings): fields that the model does not know, tensors that it does not have, a scheduler of
     /// another class than the index says, which is built as the index says.
     ///
@@ -126,7 +127,7 @@ impl DDPMPipeline {
         Ok(Self { class, fields: unet.fields, class_names, warnings, ..pipeline })
     }
 
-    /// Saves the pipeline in diffusers' layout; each file appears whole or not at all, the index last.
+    /// Saves the pipeline in diffusers' layout; each file appears atomically, the index last.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -155,7 +156,7 @@ impl DDPMPipeline {
         write_whole(&dir.join(INDEX_FILE), format!("{index:#}\n").as_bytes())
     }
 
-    /// What was odd about the files that it was loaded from.
+    /// Warnings about the files that it was loaded from.
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }
@@ -164,7 +165,7 @@ impl DDPMPipeline {
         self.warnings.push(warning);
     }
 
-    /// The pipeline, if nothing was odd about the files that it was loaded from.
+    /// The pipeline, if there are no warnings about the files that it was loaded from.
     ///
     /// # Errors
     /// [`Error::Odd`] with all [`warnings`](Self::warnings).
@@ -230,8 +231,8 @@ impl DDPMPipeline {
         inverts(self.scheduler.as_ref())
     }
 
-    /// Replaces the network, for example by a wrapper that counts its calls or, in a test, by one of known output. The weights
-    /// that [`weights`](Self::weights) gives and that are saved stay the same.
+    /// Replaces the network, for example by a wrapper that counts its calls or, in a test, by one of known output. The
+    /// weights that [`weights`](Self::weights) gives and that are saved stay the same.
     pub fn set_model(&mut self, model: Box<dyn Model>) {
         self.model = model;
     }

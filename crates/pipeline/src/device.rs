@@ -26,10 +26,11 @@ pub enum DeviceChoice {
 
 /// A device that was opened.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Opened {
     /// The device.
     pub device: Device,
-    /// Why it is the CPU, where a CUDA device was to be taken if there is one: to be shown to whoever waits for it.
+    /// Why it is the CPU although a CUDA device was preferred: to be shown to the user.
     pub fallback: Option<DeviceFallback>,
 }
 

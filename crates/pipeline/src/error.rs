@@ -50,7 +50,7 @@ pub enum Error {
         /// All that is odd.
         warnings: Vec<Warning>,
     },
-    /// A checkpoint that cannot be gone on from.
+    /// A checkpoint that cannot be resumed from.
     #[error("the checkpoint {} cannot be used: {reason}", dir.display())]
     Checkpoint {
         /// The checkpoint.
@@ -203,7 +203,7 @@ fn advice(last_checkpoint: Option<&Path>) -> String {
         Some(checkpoint) => {
             format!("The last checkpoint, {}, is intact: go on from it with {REMEDY}", checkpoint.display())
         }
-        None => format!("There is no checkpoint yet: begin anew with {REMEDY}"),
+        None => format!("There is no checkpoint yet: start again with {REMEDY}"),
     }
 }
 

@@ -5,7 +5,7 @@ use kakusan_weights::disk;
 
 use crate::{Error, Result};
 
-/// Writes a file whole or not at all: beside its place first, then to the disk, and only then under its name. A device
+/// Writes a file atomically: under a temporary name next to it, synced to the disk, then renamed. A device
 /// such as `/dev/null` is written to as it is, and a link leads to its file.
 ///
 /// # Errors

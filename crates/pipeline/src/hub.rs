@@ -14,8 +14,8 @@ use crate::layout::{INDEX_FILE, Index, SCHEDULER_FILE};
 use crate::{DDPMPipeline, Error, Registry, Result};
 
 impl DDPMPipeline {
-    /// Fetches a pipeline from the repository `repo_id` (`owner/name`) of the Hub and gives its folder in the cache, for
-    /// [`from_pretrained_variant`](Self::from_pretrained_variant): of all weights only those that it would choose.
+    /// Fetches a pipeline from the repository `repo_id` (`owner/name`) of the Hub and gives its folder in the cache,
+    /// for [`from_pretrained_variant`](Self::from_pretrained_variant): of all weights only those that it would choose.
     ///
     /// # Errors
     /// When a file cannot be fetched, and when the repository holds no such pipeline.

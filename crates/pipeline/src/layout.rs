@@ -1,4 +1,5 @@
-//! Where the parts of a saved pipeline lie: diffusers' `model_index.json`, a folder for each part or all of them in one.
+//! Where the parts of a saved pipeline lie: diffusers' `model_index.json`, a folder for each part or all of them in
+//! one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,8 @@ pub(crate) const INDEX_FILE: &str = "model_index.json";
 pub(crate) const SCHEDULER_FILE: &str = "scheduler_config.json";
 /// The configuration of a training; a folder that has it is a run.
 pub(crate) const RUN_CONFIG_FILE: &str = "config.toml";
-/// Under which name the index has the names of classes: Python's diffusers passes over what begins with `_`, without a warning.
+/// Under which name the index has the names of classes: Python's diffusers passes over what begins with `_`, without a
+/// warning.
 pub(crate) const CLASS_NAMES: &str = "_id2label";
 const DIT_CLASS_NAMES: &str = "id2label";
 /// The libraries that a part may say it is of.

@@ -2,12 +2,12 @@
 //!
 //! [`DDPMPipeline`] is a model and a scheduler in diffusers' folder layout: it loads, samples and saves.
 //!
-//! With the feature `train`, [`Training`] trains one from a [`RunConfig`] in a run folder, with checkpoints to resume from;
-//! [`Trainer`] is its loop alone. What else is made of a training (progress, plots, a report) is made by an observer, which
-//! receives its [`Event`]s.
+//! With the feature `train`, [`Training`] trains one from a [`RunConfig`] in a run folder, with checkpoints to resume
+//! from; [`Trainer`] is its loop alone. What else is made of a training (progress, plots, a report) is made by an
+//! observer, which receives its [`Event`]s.
 //!
-//! Features: `train`, `hub` (pipelines and data sets of the Hugging Face Hub), `parquet` (data sets in parquet files) and
-//! `cuda`; none is on by default.
+//! Features: `train`, `hub` (pipelines and data sets of the Hugging Face Hub), `parquet` (data sets in parquet files)
+//! and `cuda`; none is on by default.
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 

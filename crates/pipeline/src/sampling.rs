@@ -12,30 +12,26 @@ use crate::{DDPMPipeline, Error, Result};
 ///
 /// ```
 /// use kakusan_pipeline::SampleOptions;
-/// use kakusan_scheduler::RunOptions;
 ///
 /// // four images of class 3 in fifty steps, further from what the other classes have in common
-/// let options = SampleOptions {
-///     run: RunOptions::steps(50),
-///     class_labels: Some(vec![3; 4]),
-///     guidance_scale: 4.0,
-///     ..SampleOptions::new(4)
-/// };
+/// let options = SampleOptions::new(4).steps(50).class_labels(vec![3; 4]).guidance_scale(4.0);
 /// assert_eq!(options.batch_size, 4);
 /// ```
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct SampleOptions {
     /// How many images.
     pub batch_size: usize,
-    /// What is asked of the scheduler: the number of steps, and more.
+    /// The options of the scheduler: the number of steps, and more.
     pub run: RunOptions,
-    /// The class of each image, for a model that knows classes.
+    /// The class of each image, for a class-conditional model.
     pub class_labels: Option<Vec<u32>>,
-    /// Classifier-free guidance (Ho and Salimans 2022): how far the prediction goes from that without a class, which is the
-    /// model's last, towards that of the class, and beyond it above 1. At 1 there is none, and one model call a step.
+    /// Classifier-free guidance (Ho and Salimans 2022): how far the prediction goes from that without a class, which is
+    /// the model's last, towards that of the class, and beyond it above 1. At 1 there is none, and one model call a
+    /// step.
     pub guidance_scale: f64,
-    /// Images `[b, c, h, w]` in the scheduler's range to begin with, in place of noise alone: they are noised to where the
-    /// run begins, [`RunOptions::start`].
+    /// Images `[b, c, h, w]` in the scheduler's range to begin with, in place of noise alone: they are noised to where
+    /// the run begins, [`RunOptions::start`].
     pub images: Option<Tensor>,
 }
 
@@ -45,10 +41,40 @@ impl SampleOptions {
         let run = RunOptions::default();
         Self { batch_size, run, class_labels: None, guidance_scale: 1.0, images: None }
     }
+
+    /// In so many steps, with the scheduler's other options at their defaults.
+    pub fn steps(self, num_inference_steps: usize) -> Self {
+        self.run(RunOptions::steps(num_inference_steps))
+    }
+
+    /// Sets [`run`](Self::run).
+    pub fn run(mut self, run: RunOptions) -> Self {
+        self.run = run;
+        self
+    }
+
+    /// Sets [`class_labels`](Self::class_labels); `None` for a model without classes.
+    pub fn class_labels(mut self, class_labels: impl Into<Option<Vec<u32>>>) -> Self {
+        self.class_labels = class_labels.into();
+        self
+    }
+
+    /// Sets [`guidance_scale`](Self::guidance_scale).
+    pub fn guidance_scale(mut self, guidance_scale: f64) -> Self {
+        self.guidance_scale = guidance_scale;
+        self
+    }
+
+    /// Sets [`images`](Self::images).
+    pub fn images(mut self, images: impl Into<Option<Tensor>>) -> Self {
+        self.images = images.into();
+        self
+    }
 }
 
-/// One step of a sampling, for those who watch it.
+/// One step of a sampling, as its callback sees it.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct SampleStep<'a> {
     /// Which model call, from 0.
     pub index: usize,
@@ -67,8 +93,7 @@ impl DDPMPipeline {
     /// # Errors
     /// As [`sample_with`](Self::sample_with).
     pub fn sample(&self, batch_size: usize, num_inference_steps: usize, rng: &mut Generator) -> Result<Tensor> {
-        let run = RunOptions::steps(num_inference_steps);
-        let options = SampleOptions { run, ..SampleOptions::new(batch_size) };
+        let options = SampleOptions::new(batch_size).steps(num_inference_steps);
         self.sample_with(&options, rng, |_| ControlFlow::Continue(()))
     }
 
@@ -77,7 +102,8 @@ impl DDPMPipeline {
     /// With one generator for all images ([`Generator`]) the numbers are those of diffusers' pipelines; with one for
     /// each ([`PerImage`](kakusan_rng::PerImage)) image `k` can be drawn again alone.
     ///
-    /// `watch` sees each step, and ends the sampling with [`ControlFlow::Break`]: the images are then those of this step.
+    /// `watch` sees each step, and ends the sampling with [`ControlFlow::Break`]: the images are then those of this
+    /// step.
     ///
     /// ```
     /// use std::ops::ControlFlow;

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-/// What is odd about the files of a saved pipeline. It was loaded all the same, as diffusers loads it:
+/// Unexpected content in the files of a saved pipeline. It was loaded nevertheless, as diffusers does:
 /// [`DDPMPipeline::warnings`](crate::DDPMPipeline::warnings) has them all, and
 /// [`DDPMPipeline::strict`](crate::DDPMPipeline::strict) refuses them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -42,7 +42,7 @@ fn every_scheduler_draws_with_one_generator_and_with_one_for_each_image() -> Tes
         // some have betas of their own
         let config = if class_name == "UnCLIPScheduler" { &Default::default() } else { &trained_with };
         let pipeline = pipeline_with("", registry.from_config(&class_name, config)?)?;
-        let options = |batch| SampleOptions { run: RunOptions::steps(6), ..SampleOptions::new(batch) };
+        let options = |batch| SampleOptions::new(batch).steps(6);
         let sample = pipeline.sample(2, 6, &mut Generator::new(0))?;
         let sample = values(&sample)?;
         assert!(sample.len() == 2 * 64 && sample.iter().all(|value| value.is_finite()), "{class_name}: {sample:?}");
@@ -87,8 +87,7 @@ fn the_tiny_pipelines_of_diffusers_tests_draw_their_pixels() -> TestResult {
 fn guidance_goes_on_from_no_class_to_the_class() -> TestResult {
     let pipeline = pipeline(r#", "num_class_embeds": 4"#)?;
     let draw = |class_labels: Option<Vec<u32>>, guidance_scale| {
-        let options =
-            SampleOptions { run: RunOptions::steps(1), class_labels, guidance_scale, ..SampleOptions::new(2) };
+        let options = SampleOptions::new(2).steps(1).class_labels(class_labels).guidance_scale(guidance_scale);
         pipeline.sample_with(&options, &mut Generator::new(0), |_| ControlFlow::Continue(()))
     };
     let class = values(&draw(Some(vec![0, 1]), 1.0)?)?;
@@ -109,7 +108,7 @@ fn images_to_begin_with_stay_near_where_little_noise_was_added() -> TestResult {
     let images = Tensor::full(0.5f32, (1, 1, 8, 8), &Device::Cpu)?;
     let draw = |images: Option<&Tensor>, start| {
         let run = RunOptions { start, ..RunOptions::steps(100) };
-        let options = SampleOptions { run, images: images.cloned(), ..SampleOptions::new(1) };
+        let options = SampleOptions::new(1).run(run).images(images.cloned());
         pipeline.sample_with(&options, &mut Generator::new(0), |_| ControlFlow::Continue(()))
     };
     let near = (draw(Some(&images), 99)? - &images)?.abs()?.max_all()?.to_scalar::<f32>()?;

@@ -1,4 +1,5 @@
-//! The training loop by itself: gradient accumulation, the learning rate, the averaged weights, a training that diverges.
+//! The training loop by itself: gradient accumulation, the learning rate, the averaged weights, a training that
+//! diverges.
 
 use std::sync::Arc;
 

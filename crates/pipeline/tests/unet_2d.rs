@@ -1,4 +1,5 @@
-//! A training of UNet2DModel from a configuration: blocks in TOML, dropout, and the same numbers on any number of threads.
+//! A training of UNet2DModel from a configuration: blocks in TOML, dropout, and the same numbers on any number of
+//! threads.
 
 use std::sync::Arc;
 

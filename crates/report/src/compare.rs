@@ -12,9 +12,9 @@ use crate::page::{STYLE, escape, thousands};
 /// The configuration of a run.
 const CONFIG_FILE: &str = "config.toml";
 
-/// More runs than this are not told apart.
+/// More runs than this cannot be distinguished.
 const MAX_RUNS: usize = 12;
-/// The curves: colours that differ also for those who do not see all of them (Okabe and Ito 2008), then dashed.
+/// The curves: colours that differ also with colour blindness (Okabe and Ito 2008), then dashed.
 const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 /// The size of the figure.
 const WIDTH: f64 = 860.0;
@@ -122,8 +122,8 @@ fn pen(run: usize) -> (&'static str, &'static str) {
     (COLOURS[run % COLOURS.len()], if run < COLOURS.len() { "" } else { " stroke-dasharray=\"6 4\"" })
 }
 
-/// Means over at most `most` stretches, each with its middle step. They are of one length, or one step longer: the mean of
-/// a few steps that are left over would stand out.
+/// Means over at most `most` stretches, each with its middle step. They are of one length, or one step longer: the mean
+/// of a few steps that are left over would stand out.
 fn means(records: &[Record], most: usize) -> Vec<(f64, f64)> {
     let mean = |part: &[Record], of: fn(&Record) -> f64| part.iter().map(of).sum::<f64>() / part.len() as f64;
     let count = records.len().min(most);

@@ -19,7 +19,8 @@ pub(crate) const SAMPLES: &str = "samples.png";
 /// Steps that are shown of a sampling.
 const STEPS_SHOWN: usize = 5;
 
-/// Draws the pictures of a run. Its randomness is its own: a run with pictures trains to the same weights as one without.
+/// Draws the pictures of a run. Its randomness is its own: a run with pictures trains to the same weights as one
+/// without.
 pub(crate) struct FigureMaker<'a> {
     pub(crate) run: &'a RunView<'a>,
 }
@@ -183,7 +184,7 @@ impl FigureMaker<'_> {
         Ok(Corrupted { levels, labels, clean, noisy })
     }
 
-    /// The clean images that the network sees in noisy ones, told their classes if it is told any.
+    /// The clean images that the network predicts from noisy ones, with their classes if it is conditioned on classes.
     fn predict(&self, pipeline: &DDPMPipeline, corrupted: &Corrupted) -> Result<Tensor> {
         let Corrupted { levels, labels, noisy, .. } = corrupted;
         let (process, levels, device) = (self.config().scheduler.process(), &levels.levels, self.run.trainer.device());
@@ -248,7 +249,7 @@ pub(crate) fn sample_options(run: &RunView, count: usize, steps: usize) -> Sampl
     let class_labels = config.model.num_classes().map(in_turns);
     let guidance_scale = if class_labels.is_some() { config.sample.guidance_scale.unwrap_or(1.0) } else { 1.0 };
     let run = RunOptions { eta: config.sample.eta, ..RunOptions::steps(steps) };
-    SampleOptions { run, class_labels, guidance_scale, ..SampleOptions::new(count) }
+    SampleOptions::new(count).run(run).class_labels(class_labels).guidance_scale(guidance_scale)
 }
 
 /// The classes that take turns in the samples and their labels, if the model is conditioned on classes.

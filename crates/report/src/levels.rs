@@ -99,7 +99,8 @@ fn points(process: &Process) -> Result<Vec<Point>> {
 }
 
 impl Point {
-    /// 1, or for a process that explodes the scale at which the sum of image and noise has a variance of 1, as the image has.
+    /// 1, or for a process that explodes the scale at which the sum of image and noise has a variance of 1, as the
+    /// image has.
     fn contrast(&self) -> f32 {
         let exploding = (self.alpha - 1.0).abs() < NEARLY;
         if exploding { 1.0 / (1.0 + self.sigma * self.sigma).sqrt() } else { 1.0 }

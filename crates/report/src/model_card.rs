@@ -9,8 +9,8 @@ use crate::page::{Page, State, thousands};
 use crate::shell::sample_command;
 
 impl Page<'_> {
-    /// The `README.md` of the run folder, in the form of a model card. It may be shown to others, so that nothing in it says
-    /// where something lies on this machine.
+    /// The `README.md` of the run folder, in the form of a model card. It may be shown to others, so that nothing in it
+    /// says where something lies on this machine.
     ///
     /// # Errors
     /// When the configuration has no TOML form.

@@ -29,7 +29,7 @@ pub(crate) struct Page<'a> {
     pub(crate) dir: &'a Path,
     /// How the command is called.
     pub(crate) program: &'a str,
-    /// The classes that take turns in the samples and their labels, of a model that is told classes.
+    /// The classes that take turns in the samples and their labels, of a model that is conditioned on classes.
     pub(crate) classes: &'a [(u32, String)],
     pub(crate) parameters: usize,
     pub(crate) epochs: &'a [EpochSummary],
@@ -49,7 +49,7 @@ pub(crate) enum State {
 
 /// So many epochs are a table; more are one to be opened.
 const EPOCHS_SHOWN: usize = 20;
-/// The picture beside which the epochs are told.
+/// The picture with which the table of epochs is shown.
 const LOSS: &str = "loss.png";
 
 pub(crate) const STYLE: &str = "\
@@ -295,7 +295,7 @@ fn size(png: &[u8]) -> [u32; 2] {
     [16, 20].map(|at| png.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes))
 }
 
-/// What there is to see, for those who do not see it.
+/// The alternative text of a picture.
 fn alt(figure: &Figure) -> &str {
     match figure.file {
         "corrupted.png" => "Images in a row, and below them the same vanishing in more and more noise",

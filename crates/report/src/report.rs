@@ -14,11 +14,11 @@ use crate::tensorboard::EventFile;
 /// The report is written again after an epoch, but not more often than this: short epochs would wait for it.
 const BETWEEN_PAGES: Duration = Duration::from_secs(5);
 
-/// Follows a training: draws its pictures into `images/`, writes `report.html` and the model card `README.md`, which grow with
-/// it, and with `train.tensorboard` TensorBoard's log in `logs/`.
+/// Follows a training: draws its pictures into `images/`, writes `report.html` and the model card `README.md`, which
+/// grow with it, and with `train.tensorboard` TensorBoard's log in `logs/`.
 ///
-/// It takes no random number of the training: with and without it the weights are the same. A picture that cannot be drawn is
-/// a [`Notice`] and ends nothing; a file that cannot be written is an error, which ends the training.
+/// It takes no random number of the training: with and without it the weights are the same. A picture that cannot be
+/// drawn is a [`Notice`] and ends nothing; a file that cannot be written is an error, which ends the training.
 #[derive(Debug, Default)]
 pub struct Report {
     program: String,
@@ -51,7 +51,7 @@ pub enum Notice<'a> {
     },
 }
 
-/// Who is told.
+/// Receives the notices of a report.
 pub(crate) type Tell<'t> = &'t mut dyn FnMut(Notice);
 
 impl Report {
@@ -60,7 +60,7 @@ impl Report {
         Self { program: program.into(), ..Self::default() }
     }
 
-    /// Draws and writes what follows from `event`, and tells `tell`.
+    /// Draws and writes what `event` requires, and reports it to `tell`.
     ///
     /// # Errors
     /// When a file cannot be written.

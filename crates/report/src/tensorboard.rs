@@ -18,8 +18,8 @@ pub(crate) struct EventFile {
 }
 
 impl EventFile {
-    /// Begins the file in the run's `logs/` with the steps so far and `pictures`, each with its step, so that a resumed run has
-    /// neither a gap nor a repeat.
+    /// Begins the file in the run's `logs/` with the steps so far and `pictures`, each with its step, so that a resumed
+    /// run has neither a gap nor a repeat.
     pub(crate) fn begin(run: &RunView, pictures: &[(usize, Vec<u8>)]) -> Result<Self> {
         let dir = run.dir.join("logs");
         disk::create_folders(&dir).map_err(io("create", &dir))?;

@@ -9,7 +9,6 @@ use kakusan_pipeline::{
 };
 use kakusan_report::{Notice, Report};
 use kakusan_rng::Generator;
-use kakusan_scheduler::RunOptions;
 
 const TEXT: &str = r#"
 data = { name = "mnist", classes = [1, 8], sources = ["drawn"], drawn_per_class = 3 }
@@ -52,8 +51,8 @@ fn train(config: RunConfig, out: &Path, existing: Existing) -> Result<Vec<String
     Ok(troubles)
 }
 
-/// Trains two steps, the second one in a training that goes on if `resume`, saves and samples: what was told of pictures and
-/// samples.
+/// Trains two steps, the second one in a training that goes on if `resume`, saves and samples: what was told of
+/// pictures and samples.
 fn to_the_end(config: &RunConfig, name: &str, resume: bool) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join(name);
@@ -73,8 +72,7 @@ fn to_the_end(config: &RunConfig, name: &str, resume: bool) -> Vec<String> {
     let mut pipeline = DDPMPipeline::from_pretrained(&out, &Registry::default(), &Device::Cpu).unwrap();
     pipeline.set_scheduler(config.sample_scheduler.clone()).unwrap();
     let labels = config.model.num_classes().map(|_| vec![1]);
-    let options =
-        SampleOptions { run: RunOptions::steps(config.sample.steps), class_labels: labels, ..SampleOptions::new(1) };
+    let options = SampleOptions::new(1).steps(config.sample.steps).class_labels(labels);
     let images = pipeline.sample_with(&options, &mut Generator::new(0), |_| ControlFlow::Continue(())).unwrap();
     let bad = images.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().filter(|v| !v.is_finite()).count();
     if bad > 0 {
@@ -107,7 +105,8 @@ fn every_scheduler_comes_to_its_end_with_its_defaults() {
     }
 }
 
-/// With so few timesteps those that can sample in as many steps as there are, or in fewer; the names of those that cannot.
+/// With so few timesteps those that can sample in as many steps as there are, or in fewer; the names of those that
+/// cannot.
 fn with_few_timesteps(t: usize) -> Vec<String> {
     let mut cannot = vec![];
     for class_name in Registry::default().schedulers.class_names() {

@@ -1,5 +1,5 @@
-//! The column of labels: whole numbers, or text and truth values, whose distinct values in order are the classes, as `class_encode_column` of
-//! Hugging Face's `datasets` makes them.
+//! The column of labels: whole numbers, or text and truth values, whose distinct values in order are the classes, as
+//! `class_encode_column` of Hugging Face's `datasets` makes them.
 
 use std::collections::BTreeMap;
 
@@ -135,7 +135,8 @@ impl<'a> Labels<'a> {
         Ok(Self { classes, column, found: BTreeMap::new(), highest: 0, none, missing: None })
     }
 
-    /// The labels of a group whose rows begin after the `first` of their file; nothing where a row has none that is a class.
+    /// The labels of a group whose rows begin after the `first` of their file; nothing where a row has none that is a
+    /// class.
     pub(super) fn of_group(
         &mut self,
         table: &Table,

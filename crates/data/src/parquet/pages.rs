@@ -1,5 +1,5 @@
-//! The pages of a column's chunk, unpacked here. The parquet crate's own codecs make room for whatever a page claims, and gzip's and brotli's go on
-//! for as long as there is more: a few kilobytes may stand for gigabytes.
+//! The pages of a column's chunk, unpacked here. The parquet crate's own codecs make room for whatever a page claims,
+//! and gzip's and brotli's go on for as long as there is more: a few kilobytes may stand for gigabytes.
 
 use std::{io::Read, sync::Arc};
 
@@ -13,8 +13,8 @@ use brotli_decompressor::BrotliDecoderParameter::BROTLI_DECODER_PARAM_LARGE_WIND
 
 use super::{source::Source, thrift};
 
-/// A chunk that unpacks to more than this, and to more than so many times its bytes in the file, is taken for a trap: pictures' files are packed
-/// already, and hardly shrink.
+/// A chunk that unpacks to more than this, and to more than so many times its bytes in the file, is taken for a trap:
+/// pictures' files are packed already, and hardly shrink.
 const TRUSTED: u64 = 64 << 20;
 const MAX_RATIO: u64 = 256;
 /// As much as a chunk may unpack to: all of it is held while its row group is read.
@@ -167,7 +167,8 @@ fn unpack(compression: Compression, packed: &[u8], size: usize) -> Result<Vec<u8
             .map_or_else(|| lz4_block(packed, size), Ok)
             .map_err(|error| damaged(&error)),
         Compression::LZO => Err(ParquetError::General(
-            "its pages are packed by LZO, which is not known here; write the file anew with zstd or snappy".to_owned(),
+            "its pages are compressed by LZO, which is not supported; write the file again with zstd or snappy"
+                .to_owned(),
         )),
     }?;
     match unpacked.len() == size {
@@ -282,7 +283,8 @@ mod tests {
         assert!(error.contains("LZO"), "{error}");
     }
 
-    /// A stream of a gigabyte of zeros, of which no more is unpacked than the page claims: all of it would take seconds.
+    /// A stream of a gigabyte of zeros, of which no more is unpacked than the page claims: all of it would take
+    /// seconds.
     #[test]
     fn more_than_a_page_claims_is_never_unpacked() {
         let member = gzip(&vec![0; 1 << 20]);

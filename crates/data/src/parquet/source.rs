@@ -53,7 +53,7 @@ impl ChunkReader for Source {
     }
 }
 
-/// A file whose end is an error: who skips two thousand million values that a header claims does not stop at no bytes.
+/// Turns the end of a file into an error, so that a header claiming 2 billion values cannot loop on empty reads.
 pub(super) struct ToTheEnd(BufReader<File>);
 
 impl Read for ToTheEnd {

@@ -1,5 +1,5 @@
-//! A look through Thrift's compact structures before the parquet crate reads them: that walks through a list of truth values as far as the list
-//! claims to be long, without a byte for each.
+//! A look through Thrift's compact structures before the parquet crate reads them: that walks through a list of truth
+//! values as far as the list claims to be long, without a byte for each.
 
 use std::io::{BufReader, Read, Seek, SeekFrom};
 
@@ -36,7 +36,8 @@ pub(super) struct Page {
     pub(super) unpacked: u64,
 }
 
-/// The pages of a column's chunk of `len` bytes, in order, without those that hold no values. Together they unpack to `most` bytes at most.
+/// The pages of a column's chunk of `len` bytes, in order, without those that hold no values. Together they unpack to
+/// `most` bytes at most.
 pub(super) fn pages(mut file: impl Read + Seek, mut start: u64, mut len: u64, most: u64) -> Result<Vec<Page>, String> {
     let (of_chunk, mut all, mut pages) = (len, 0u64, Vec::new());
     while len > 0 {

@@ -17,7 +17,7 @@ use kakusan::ops::{Adam, AdamConfig};
 use kakusan::pipeline::{DDPMPipeline, DeviceChoice, Event, Registry, RunConfig, SampleOptions, Trainer, Training};
 use kakusan::report::Report;
 use kakusan::rng::Generator;
-use kakusan::scheduler::{RunOptions, to_json};
+use kakusan::scheduler::to_json;
 
 use crate::{Item, Result, Work, number};
 
@@ -200,10 +200,7 @@ fn sample(config: RunConfig, batch: usize, steps: usize) -> Result<Work> {
     let mut rng = Generator::new(0);
     let (weights, _) = Weights::initialise(&Device::Cpu, &mut rng, |vb| config.model.build(vb))?;
     let pipeline = DDPMPipeline::new(config.model, weights, config.sample_scheduler)?;
-    let options = SampleOptions {
-        run: RunOptions::steps(steps),
-        class_labels: pipeline.model().config().num_classes().map(|_| vec![0; batch]),
-        ..SampleOptions::new(batch)
-    };
+    let labels = pipeline.model().config().num_classes().map(|_| vec![0; batch]);
+    let options = SampleOptions::new(batch).steps(steps).class_labels(labels);
     Ok(Box::new(move || Ok(pipeline.sample_with(&options, &mut rng, |_| ControlFlow::Continue(())).map(drop)?)))
 }

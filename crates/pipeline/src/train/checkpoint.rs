@@ -1,9 +1,10 @@
-//! What a training needs to go on as if it had never stopped, on disk whole or not at all.
+//! The state of a training on disk, written atomically: a resumed training gives the same bytes as an uninterrupted
+//! one.
 //!
-//! A checkpoint is a folder: the weights in diffusers' layout, the optimiser's tensors, how far the training has come, and
-//! the SHA-256 of each of these files, in the form that `sha256sum -c` reads. It is filled under another name, brought to
-//! the disk with all its folders, and then renamed; one that goes is renamed first and then deleted. So whatever is
-//! called `checkpoint-<step>` is whole, whenever the machine stops.
+//! A checkpoint is a folder: the weights in diffusers' layout, the optimiser's tensors, how far the training has come,
+//! and the SHA-256 of each of these files, in the form that `sha256sum -c` reads. It is filled under another name,
+//! brought to the disk with all its folders, and then renamed; one that goes is renamed first and then deleted. So
+//! whatever is called `checkpoint-<step>` is whole, whenever the machine stops.
 
 use std::collections::HashMap;
 use std::fs;
@@ -220,8 +221,8 @@ pub(crate) fn sweep(parent: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes a checkpoint that is not gone on from out of the row, so that it is not kept in place of a good one, or taken for
-/// the newest; it stays to be looked at. `why` begins its name: `damaged`.
+/// Takes a checkpoint that is not gone on from out of the row, so that it is not kept in place of a good one, or taken
+/// for the newest; it stays to be looked at. `why` begins its name: `damaged`.
 pub(crate) fn set_aside(dir: &Path, why: &str) -> Result<()> {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     let aside = dir.with_file_name(format!("{why}-{name}"));

@@ -11,6 +11,7 @@ use crate::layout::{INDEX_FILE, RUN_CONFIG_FILE};
 use crate::{DDPMPipeline, Error, Registry, Result, RunConfig, Warning};
 
 /// The pipeline of a run as it was at a checkpoint.
+#[non_exhaustive]
 pub struct Checkpointed {
     /// It samples as the finished run would.
     pub pipeline: DDPMPipeline,

@@ -44,6 +44,7 @@ use crate::{Registry, TrainConfig};
 /// assert_eq!(wrong.to_string(), "--set train.epoch: there is no key `epoch` in [train]; did you mean `epochs`?");
 /// ```
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct RunConfig {
     /// `[data]`: which images to train on. Absent where a program hands them over
     /// ([`Training::images`](crate::Training::images)).
@@ -63,6 +64,7 @@ pub struct RunConfig {
 /// `[sample]`: what is drawn at the end of a training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct SampleConfig {
     /// Sampling steps.
     pub steps: usize,
@@ -176,8 +178,8 @@ const NULL: &str = "null";
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 impl RunConfig {
-    /// Reads a configuration file and applies overrides of the form `table.key=value`, the value in TOML (a word that is
-    /// no TOML value is taken as a string).
+    /// Reads a configuration file and applies overrides of the form `table.key=value`, the value in TOML (a word that
+    /// is no TOML value is taken as a string).
     ///
     /// # Errors
     /// For a file that cannot be read, and as [`parse`](Self::parse).
@@ -244,7 +246,7 @@ impl RunConfig {
         };
         let unfit = |by: &dyn Scheduler, e: &dyn fmt::Display| {
             let message = format!(
-                "`time_embedding_type`: {} tells the model levels that it does not know: {e}; positional takes any",
+                "`time_embedding_type`: {} gives the model timesteps that it cannot take: {e}; positional takes any",
                 by.class_name()
             );
             document.refusal("model", &message)
@@ -270,8 +272,7 @@ impl RunConfig {
         self.train.check().map_err(|message| ("train", message))?;
         let classes = self.model.num_classes();
         if classes.is_none() && self.model.wants_labels() {
-            let reason =
-                "`class_embed_type`: a training tells the model classes by their number, for which it is absent";
+            let reason = "`class_embed_type`: a training passes classes by number, for which it must be absent";
             return Err(("model", reason.into()));
         }
         if self.train.class_dropout.is_some() && classes.is_none() {
@@ -282,7 +283,7 @@ impl RunConfig {
         }
         if self.train.gradient_checkpointing && !self.model.supports_gradient_checkpointing() {
             let class_name = self.model.class_name();
-            return Err(("train", format!("`gradient_checkpointing` has no effect on a {class_name}; leave it away")));
+            return Err(("train", format!("`gradient_checkpointing` has no effect on a {class_name}; remove it")));
         }
         Objective::new(&self.train, self.scheduler.as_ref()).map_err(|message| ("train", message))?;
         match self.sample.guidance_scale {
@@ -425,8 +426,8 @@ impl<'a> Document<'a> {
         })
     }
 
-    /// Reads a table that names its class: the class, and the other keys as JSON. `meant` ends the message about a class that
-    /// does not exist.
+    /// Reads a table that names its class: the class, and the other keys as JSON. `meant` ends the message about a
+    /// class that does not exist.
     fn class(
         &self,
         name: &str,

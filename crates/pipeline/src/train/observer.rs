@@ -1,4 +1,4 @@
-//! What a training tells those who watch it: progress on a terminal, a log, a report.
+//! The events of a training, for observers: progress on a terminal, a log, a report.
 
 use std::fmt;
 use std::path::Path;

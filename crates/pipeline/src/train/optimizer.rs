@@ -62,8 +62,8 @@ impl Optimizer {
         Ok(())
     }
 
-    /// What a checkpoint holds of it: tensors called as torch calls them, and the name of their weight; `weights` are those
-    /// whose trained tensors [`new`](Self::new) was given.
+    /// What a checkpoint holds of it: tensors called as torch calls them, and the name of their weight; `weights` are
+    /// those whose trained tensors [`new`](Self::new) was given.
     pub(crate) fn state(&self, weights: &Weights) -> Result<HashMap<String, Tensor>> {
         let names = weights.trained().map(|(name, _)| name);
         let mut state = HashMap::new();

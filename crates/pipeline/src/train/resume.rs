@@ -12,7 +12,7 @@ use crate::{Error, Event, Record, Registry, Result, RunConfig, Trainer};
 const FREE: [&str; 2] = ["data.dir", "data.sources"];
 /// How long a training lasts may change, unless its learning rates depend on it.
 const LENGTH: [&str; 2] = ["train.epochs", "train.max_steps"];
-/// Without these, no step of a checkpoint's training can be gone on from.
+/// A training with other values of these cannot continue from a checkpoint.
 const FIXED: [&str; 3] = ["train.seed", "train.optimizer", "train.use_ema"];
 /// The tables in which the other settings may change, where that is allowed.
 const CHANGEABLE: [&str; 3] = ["train.", "sample.", "data."];
@@ -105,7 +105,7 @@ pub(crate) fn go_on(
     match refused {
         None => Ok((folder.new_metrics()?, vec![])), // it was stopped before its first checkpoint
         Some(Error::Checkpoint { dir, reason }) => {
-            let reason = format!("{reason}; nor can another one of the run, so begin anew with --overwrite");
+            let reason = format!("{reason}; nor can another one of the run, so start again with --overwrite");
             Err(Error::Checkpoint { dir, reason })
         }
         Some(other) => Err(other),

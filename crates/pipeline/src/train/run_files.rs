@@ -6,7 +6,8 @@ use kakusan_weights::disk;
 
 use crate::{Error, Result};
 
-/// Whether a file of this name is what a killed [`write_whole`](crate::write_whole) left beside its place: `.name.` and six letters.
+/// Whether a file of this name is what a killed [`write_whole`](crate::write_whole) left beside its place: `.name.` and
+/// six letters.
 pub(crate) fn is_leftover(name: &str) -> bool {
     let parts = name.strip_prefix('.').and_then(|name| name.rsplit_once('.'));
     parts.is_some_and(|(name, end)| {

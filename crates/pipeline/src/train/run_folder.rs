@@ -24,7 +24,8 @@ pub(crate) struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes sure that `dir` may become the folder of a new run, and changes nothing but what a killed `--overwrite` left.
+    /// Makes sure that `dir` may become the folder of a new run, and changes nothing but what a killed `--overwrite`
+    /// left.
     pub(crate) fn check(dir: &Path, overwrite: bool) -> Result<()> {
         finish_overwrite(dir)?;
         let mut entries = match fs::read_dir(dir) {
@@ -46,13 +47,13 @@ impl RunFolder {
         Err(Error::RunExists { dir: dir.to_owned(), fresh: fresh_name(dir), resumable })
     }
 
-    /// Makes the folder of a new run and keeps its configuration there. A run that it overwrites is put aside first, and
-    /// deleted when the new one is there: killed at any moment, there is the one or the other.
+    /// Makes the folder of a new run and keeps its configuration there. A run that it overwrites is put aside first,
+    /// and deleted when the new one is there: killed at any moment, there is the one or the other.
     pub(crate) fn create(dir: &Path, overwrite: bool, config: &str) -> Result<Self> {
         Self::check(dir, overwrite)?;
         let mut lock = None;
         if overwrite && is_run(dir) {
-            lock = Self::open(dir)?.lock()?; // nobody may be at work there, nor bring it back meanwhile
+            lock = Self::open(dir)?.lock()?; // no other process may train there or restore it meanwhile
             rename(dir, &aside(dir)?)?;
         }
         // the configuration comes first: a folder with anything in it is a run, also one that was killed right here
@@ -119,7 +120,7 @@ impl RunFolder {
         self.dir.join(CHECKPOINTS)
     }
 
-    /// Writes a file of the folder, whole or not at all.
+    /// Writes a file of the folder atomically.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
         let path = self.dir.join(name);
         write_whole(&path, bytes)?;
@@ -133,8 +134,8 @@ impl RunFolder {
         Metrics::open(path)
     }
 
-    /// The log of a run that goes on after `steps` steps, cut back to them, and their records. What a log lacks is lacking:
-    /// no checkpoint depends on it.
+    /// The log of a run that goes on after `steps` steps, cut back to them, and their records. What a log lacks is
+    /// lacking: no checkpoint depends on it.
     pub(crate) fn resume_metrics(&self, steps: usize) -> Result<(Metrics, Vec<Record>)> {
         let path = self.dir.join(METRICS_FILE);
         let mut log = read_log(&path);
@@ -179,14 +180,14 @@ impl Record {
     }
 }
 
-/// The steps that the log of the run in `dir` holds, in order. Lines that cannot be read are left out: a run under way may just
-/// be writing its last one.
+/// The steps that the log of the run in `dir` holds, in order. Lines that cannot be read are left out: a run under way
+/// may just be writing its last one.
 pub fn read_metrics(dir: &Path) -> Vec<Record> {
     read_log(&dir.join(METRICS_FILE)).into_iter().map(|(_, record)| record).collect()
 }
 
-/// The lines of a log that are whole, with their records, in the order of their steps. What cannot be read is as good as
-/// lost: a run under way may just be writing its last line.
+/// The lines of a log that are whole, with their records, in the order of their steps. What cannot be read is as good
+/// as lost: a run under way may just be writing its last line.
 fn read_log(path: &Path) -> Vec<(String, Record)> {
     let bytes = fs::read(path).unwrap_or_default();
     let record = |line: &[u8]| -> Option<(usize, (String, Record))> {
@@ -243,7 +244,7 @@ fn finish_overwrite(dir: &Path) -> Result<()> {
     if !old.is_dir() {
         return Ok(());
     }
-    let _lock = RunFolder { dir: old.clone() }.lock()?; // whoever overwrites has it
+    let _lock = RunFolder { dir: old.clone() }.lock()?; // a process that overwrites holds it
     if is_run(&old) && !is_run(dir) {
         let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
         if entries.all(|entry| is_leftover(&entry.file_name().to_string_lossy())) {

@@ -12,6 +12,7 @@ use super::lr_schedule::LrSchedule;
 /// nothing that is written down is ignored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct TrainConfig {
     /// How often the model sees every image.
     pub epochs: usize,
@@ -42,8 +43,8 @@ pub struct TrainConfig {
     /// Scales the gradients of a step so that their norm is this at most; diffusers' script has 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_grad_norm: Option<f64>,
-    /// Batches whose gradients are added up for one optimiser step: the loss is the mean over all of their images, as if
-    /// they were one batch. The last step of an epoch takes what batches are left. Steps, here and in the learning
+    /// Batches whose gradients are added up for one optimiser step: the loss is the mean over all of their images, as
+    /// if they were one batch. The last step of an epoch takes what batches are left. Steps, here and in the learning
     /// rate's schedule, are optimiser steps.
     pub gradient_accumulation_steps: usize,
 
@@ -73,17 +74,18 @@ pub struct TrainConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snr_gamma: Option<f64>,
 
-    /// The share of images that a model which knows classes is shown without theirs, as of its last class, so that guidance
-    /// has something to go away from (Ho and Salimans 2022, who take 0.1). The model needs a class more than there are.
+    /// The share of images that a model which knows classes is shown without theirs, as of its last class, so that
+    /// guidance has something to go away from (Ho and Salimans 2022, who take 0.1). The model needs a class more than
+    /// there are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class_dropout: Option<f64>,
 
-    /// Computes what the model's blocks keep for the way back a second time there: less memory, more time. `UNet2DModel`s
-    /// can, on the CPU.
+    /// Recomputes the activations of the model's blocks in the backward pass: less memory, more time.
+    /// `UNet2DModel`s can, on the CPU.
     pub gradient_checkpointing: bool,
 
-    /// Keeps a moving average of the weights (diffusers' `EMAModel` with `use_ema_warmup`); samples are drawn with it and
-    /// the run's `unet/` is it.
+    /// Keeps a moving average of the weights (diffusers' `EMAModel` with `use_ema_warmup`); samples are drawn with it
+    /// and the run's `unet/` is it.
     pub use_ema: bool,
     /// How slowly the average's decay grows: step `n` has `1 - (1 + n / ema_inv_gamma)^-ema_power`. 1 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,7 +112,8 @@ pub struct TrainConfig {
     pub keep_best: bool,
     /// Writes what `metrics.jsonl` holds, and the pictures of `sample_every`, for TensorBoard too: `logs/` in the run.
     pub tensorboard: bool,
-    /// Draws `[sample]`'s images after every so many epochs, always from the same noise: `images/epoch-001.png` and so on.
+    /// Draws `[sample]`'s images after every so many epochs, always from the same noise: `images/epoch-001.png` and so
+    /// on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sample_every: Option<usize>,
 }

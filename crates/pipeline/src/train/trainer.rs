@@ -74,6 +74,7 @@ type Group = Vec<(usize, Batch)>;
 
 /// What one optimiser step did.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Step {
     /// Which step, from 1.
     pub step: usize,
@@ -121,8 +122,7 @@ impl Trainer {
         check_classes(config, &images)?;
         let train = config.train.clone();
         if train.gradient_checkpointing && !device.is_cpu() {
-            let reason =
-                "train.gradient_checkpointing works on the CPU alone: leave it away, or train with --device cpu";
+            let reason = "train.gradient_checkpointing works on the CPU alone: remove it, or train with --device cpu";
             return Err(Error::Unfit(reason.into()));
         }
         let mut rng = Generator::new(train.seed);
@@ -168,8 +168,8 @@ impl Trainer {
     /// (`data.on_bad_image = "skip"`) are passed over: an epoch has fewer steps then.
     ///
     /// # Errors
-    /// When the loss or the gradients are not finite any more; the weights are then those before the step. When no image of an
-    /// epoch can be decoded.
+    /// When the loss or the gradients are not finite any more; the weights are then those before the step. When no
+    /// image of an epoch can be decoded.
     pub fn step(&mut self) -> Result<Option<Step>> {
         if self.progress.step >= self.total_steps || self.progress.epoch >= self.train.epochs {
             return Ok(None);
@@ -232,8 +232,8 @@ impl Trainer {
         Ok(Some(Step { step, epoch, loss, learning_rate, grad_norm, ema_decay, images, skipped, ends_epoch }))
     }
 
-    /// The batches of the next step, without those that hold no image; steps without any are passed over. Nothing where none is
-    /// left in the epoch.
+    /// The batches of the next step, without those that hold no image; steps without any are passed over. Nothing where
+    /// none is left in the epoch.
     fn next_group(&mut self, skipped: &mut Vec<BadImage>) -> Result<Option<Group>> {
         let of_epoch = self.loader.steps_per_epoch();
         while self.progress.batch < of_epoch {
@@ -267,8 +267,8 @@ impl Trainer {
         Ok(batches.next().transpose()?)
     }
 
-    /// Corrupts the epoch's batch `number`, lets the model predict, and compares with the target: the batch's share of the
-    /// mean loss over `images` images, and its gradients.
+    /// Corrupts the epoch's batch `number`, lets the model predict, and compares with the target: the batch's share of
+    /// the mean loss over `images` images, and its gradients.
     fn gradients(&mut self, batch: &Batch, number: usize, images: usize) -> Result<(f64, GradStore)> {
         let [channels, height, width] = self.config.sample_shape()?;
         let count = batch.indices.len();
@@ -297,7 +297,8 @@ impl Trainer {
         })
     }
 
-    /// What a model that knows classes is told of a batch `[b]`: its classes, or for some images the last, which is none.
+    /// What a model that knows classes is told of a batch `[b]`: its classes, or for some images the last, which is
+    /// none.
     fn labels(&mut self, batch: &Batch) -> Result<Option<Tensor>> {
         let Some(classes) = self.config.num_classes() else { return Ok(None) };
         let mut labels = batch.labels.clone();
@@ -378,8 +379,8 @@ impl Trainer {
         Ok(weights)
     }
 
-    /// Makes sure that the weights, and their average where one is kept, are finite, and that the network still predicts
-    /// finite numbers: a step's loss is that of the weights before it. Takes no random number of the training.
+    /// Makes sure that the weights, and their average where one is kept, are finite, and that the network still
+    /// predicts finite numbers: a step's loss is that of the weights before it. Takes no random number of the training.
     ///
     /// # Errors
     /// [`Error::Unsound`] where they are not.
@@ -426,13 +427,13 @@ impl Trainer {
         Ok(self.objective.loss(&prediction, &target, &levels)?.to_scalar()?)
     }
 
-    /// Writes a checkpoint under `parent` and gives its folder, `checkpoint-<step>`, which appears whole or not at all;
+    /// Writes a checkpoint under `parent` and gives its folder, `checkpoint-<step>`, which appears atomically;
     /// `mean_loss` is that of the last steps. Of the older ones there stay those that `train.keep_checkpoints` and
     /// `train.keep_best` say.
     ///
     /// # Errors
-    /// When the folder cannot be written, and [`Error::Unsound`]: what cannot be gone on from is not kept in place of what
-    /// can.
+    /// When the folder cannot be written, and [`Error::Unsound`]: a state that cannot be resumed never replaces
+    /// one that can.
     pub fn save_checkpoint(&self, parent: &Path, mean_loss: f64) -> Result<PathBuf> {
         self.check_sound()?;
         let state = self.optimizer.state(&self.weights)?;
@@ -450,8 +451,8 @@ impl Trainer {
         Keep { newest: self.train.keep_checkpoints, best: self.train.keep_best }
     }
 
-    /// Goes back to a checkpoint: from there on every number is the one that the uninterrupted training has. One that is
-    /// refused changes nothing.
+    /// Goes back to a checkpoint: from there on every number is the one that the uninterrupted training has. One that
+    /// is refused changes nothing.
     ///
     /// # Errors
     /// When a file of `dir` is missing or not as it was written, or is of another training.
@@ -459,8 +460,8 @@ impl Trainer {
         self.go_back(dir, false)
     }
 
-    /// As [`load_checkpoint`](Self::load_checkpoint), also to a checkpoint of a training on more or fewer images, or with
-    /// another `batch_size` or `gradient_accumulation_steps`: the epoch that was under way then begins anew.
+    /// As [`load_checkpoint`](Self::load_checkpoint), also to a checkpoint of a training on more or fewer images, or
+    /// with another `batch_size` or `gradient_accumulation_steps`: the current epoch then starts again.
     ///
     /// # Errors
     /// As [`load_checkpoint`](Self::load_checkpoint).

@@ -17,8 +17,8 @@ use crate::files::read_text;
 use crate::layout::RUN_CONFIG_FILE;
 use crate::{DDPMPipeline, DeviceChoice, Error, Opened, Record, Registry, Result, RunConfig, Trainer};
 
-/// A training from a configuration to a saved pipeline, in a run folder: it loads the images, writes `metrics.jsonl` and
-/// checkpoints, and saves the pipeline in diffusers' layout. An observer can draw, log and report meanwhile.
+/// A training from a configuration to a saved pipeline, in a run folder: it loads the images, writes `metrics.jsonl`
+/// and checkpoints, and saves the pipeline in diffusers' layout. An observer can draw, log and report meanwhile.
 ///
 /// [`Trainer`] is its loop alone.
 ///

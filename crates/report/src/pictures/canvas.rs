@@ -82,7 +82,8 @@ impl Canvas {
 
     /// Writes a line at `(x, y)`; `y` is the baseline, and for [`Anchor::Upwards`] `x` is.
     ///
-    /// By `ab_glyph` itself: plotters puts each letter on a whole pixel and forgets its bearing, so that words fall apart.
+    /// By `ab_glyph` itself: plotters puts each letter on a whole pixel and forgets its bearing, so that words fall
+    /// apart.
     pub(super) fn text(
         &mut self,
         line: &str,

@@ -47,8 +47,8 @@ struct Placed<'a> {
     behind: usize,
 }
 
-/// Draws blocks of images side by side under a title, as PNG. An image's pixels become squares of 3 x 3, or of less where
-/// many images stand side by side.
+/// Draws blocks of images side by side under a title, as PNG. An image's pixels become squares of 3 x 3, or of less
+/// where many images stand side by side.
 ///
 /// # Errors
 /// When a block's pixels are not whole images, or the picture would be too large.

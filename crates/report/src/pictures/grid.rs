@@ -31,8 +31,8 @@ pub fn animation(frames: &[Images], columns: usize, scale: usize, about: About) 
     encode(&canvases.iter().collect::<Vec<_>>(), &delays, png::ColorType::Rgb, about)
 }
 
-/// One image as a PNG of its own pixels, as diffusers' pipelines give it: grey or coloured, 1 is white, rounded half to even.
-/// What is not finite is magenta, for which a grey image becomes a coloured one.
+/// One image as a PNG of its own pixels, as diffusers' pipelines give it: grey or coloured, 1 is white, rounded half to
+/// even. What is not finite is magenta, for which a grey image becomes a coloured one.
 ///
 /// # Errors
 /// When the pixels are not those of one image.

@@ -1,7 +1,7 @@
 //! The tutorial's pictures as PNG: grids of images with their labels, and the loss curve.
 //!
-//! Images have values 0..1. Grey ones are drawn as in the tutorial, dark ink on white: 1 is black. Coloured ones are drawn
-//! as they are.
+//! Images have values 0..1. Grey ones are drawn as in the tutorial, dark ink on white: 1 is black. Coloured ones are
+//! drawn as they are.
 //!
 //! ```
 //! use kakusan_report::pictures::{Block, Images, figure};
