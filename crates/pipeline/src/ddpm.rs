@@ -161,6 +161,7 @@ impl DDPMPipeline {
         &self.warnings
     }
 
+    #[cfg(feature = "train")]
     pub(crate) fn warn(&mut self, warning: Warning) {
         self.warnings.push(warning);
     }

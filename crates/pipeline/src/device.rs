@@ -114,6 +114,7 @@ impl DeviceChoice {
 }
 
 /// The device's name as the command line has it.
+#[cfg(feature = "train")]
 pub(crate) fn name(device: &Device) -> String {
     match device.location() {
         candle_core::DeviceLocation::Cpu => "cpu".into(),
