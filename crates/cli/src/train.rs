@@ -27,7 +27,7 @@ Settings of [train], in the configuration or by --set train.KEY=VALUE (all are d
   checkpoint_every=500 keep_checkpoints=3        besides one an epoch; keep_best=true
   sample_every=1 tensorboard=true                images/epoch-001.png; logs/ for `tensorboard --logdir runs`
 
-A run that was stopped or killed goes on with --resume to the same bytes as one that was not.";
+A run that was stopped or killed resumes with --resume to the same bytes as an uninterrupted one.";
 
 /// The largest number that the run's configuration can hold, which is TOML.
 const MOST: u64 = i64::MAX as u64;

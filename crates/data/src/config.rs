@@ -90,7 +90,7 @@ pub struct DataConfig {
     #[serde(default, skip_serializing_if = "is_default")]
     pub on_bad_image: OnBadImage,
     /// Pictures: up to so many MiB they are held in memory, decoded and resized; larger sets are decoded for each epoch
-    /// anew. 512 if absent.
+    /// again. 512 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_mb: Option<u64>,
     /// How many batches are made ahead of need, 1 to 1024; 3 if absent.

@@ -20,7 +20,7 @@ const PICTURES: [&str; 9] = ["png", "jpg", "jpeg", "jfif", "webp", "gif", "tif",
 const OTHERS: [&str; 8] = ["ppm", "pgm", "avif", "heic", "heif", "jxl", "jp2", "tga"];
 
 /// Finds the pictures below `dir`, whatever the case of their extension. As for `datasets`, names that begin with a dot
-/// and folders whose name begins with `__` are passed over. Links are followed.
+/// and folders whose name begins with `__` are ignored. Links are followed.
 ///
 /// # Errors
 /// [`Error::NotAFolder`], and [`Error::Io`] or [`Error::Images`] for a folder that cannot be read, or leads back into

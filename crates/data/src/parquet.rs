@@ -513,7 +513,7 @@ mod tests {
         assert!(reason(&[0xa5; 4096]).contains("parquet"));
     }
 
-    /// A page's header that claims two thousand million numbers of eight bytes in a field that nobody knows.
+    /// A page's header that claims two thousand million numbers of eight bytes in an unknown field.
     #[test]
     fn a_header_that_claims_more_than_there_is_is_refused_at_once() {
         let mut bytes = write(SCHEMA, &[&[(grey(3, 2, 0), 1)]]);

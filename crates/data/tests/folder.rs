@@ -273,7 +273,7 @@ fn pictures_of_no_class_are_named() {
     for part in ["sheet.png beside the folders cat and dog belongs to no class", "move it", "data.classes"] {
         assert!(text.contains(part), "`{text}` lacks `{part}`");
     }
-    // whoever names the classes does without it
+    // not if the classes are named
     let named = load(&folder_of(dir.path()).with_classes(["cat", "dog"])).unwrap();
     assert_eq!((counts(&named), &named.unlabelled), (classes(&[("cat", 2), ("dog", 1)]), &None));
     assert!(

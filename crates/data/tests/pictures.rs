@@ -295,7 +295,7 @@ fn damage_is_an_error_or_another_picture() {
     }
 }
 
-/// The same pixels for any number of threads, any prefetch, held or decoded anew.
+/// The same pixels for any number of threads, any prefetch, held or decoded again.
 #[test]
 fn batches_do_not_depend_on_threads_or_memory() {
     let golden = golden();

@@ -44,8 +44,8 @@ pub enum Error {
         /// What it lacks, and what to do.
         reason: String,
     },
-    /// A pipeline whose files are odd, where nothing of the kind is to be passed over.
-    #[error("the saved pipeline is refused for what would else be passed over:{}", warnings.iter().map(|warning| format!("\n  {warning}")).collect::<String>())]
+    /// A pipeline whose files are odd, if warnings are refused.
+    #[error("the saved pipeline is refused for these warnings:{}", warnings.iter().map(|warning| format!("\n  {warning}")).collect::<String>())]
     Odd {
         /// All that is odd.
         warnings: Vec<Warning>,

@@ -205,7 +205,7 @@ impl Page<'_> {
         let name = self.config.model.class_name();
         let shape = match name {
             "BasicUNet" => {
-                " Three convolutions look at the image in ever coarser form, three more go the way back to full size, and what \
+                " Three convolutions look at the image in ever coarser form, three more lead back to full size, and what \
                  each stage saw on the way down is added to it on the way up."
             }
             _ => "",

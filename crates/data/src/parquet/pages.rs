@@ -46,7 +46,7 @@ pub(super) struct Pages {
     sizes: Sizes,
     /// The page that comes next.
     next: usize,
-    /// The size of the dictionary that was passed over.
+    /// The size of the dictionary that was skipped.
     dictionary: Option<u64>,
 }
 
@@ -57,7 +57,7 @@ impl Pages {
         Ok(Self { packed, compression: chunk.compression(), sizes, next: 0, dictionary: None })
     }
 
-    /// The size of the page that was just taken or passed over.
+    /// The size of the page that was just taken or skipped.
     fn size(&mut self) -> Result<thrift::Page> {
         let size = self.sizes.0.get(self.next).copied();
         self.next += 1;

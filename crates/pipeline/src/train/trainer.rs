@@ -165,7 +165,7 @@ impl Trainer {
     }
 
     /// Does the next optimiser step, or nothing when the training is over. Batches of which no image can be decoded
-    /// (`data.on_bad_image = "skip"`) are passed over: an epoch has fewer steps then.
+    /// (`data.on_bad_image = "skip"`) are skipped: an epoch has fewer steps then.
     ///
     /// # Errors
     /// When the loss or the gradients are not finite any more; the weights are then those before the step. When no
@@ -232,7 +232,7 @@ impl Trainer {
         Ok(Some(Step { step, epoch, loss, learning_rate, grad_norm, ema_decay, images, skipped, ends_epoch }))
     }
 
-    /// The batches of the next step, without those that hold no image; steps without any are passed over. Nothing where
+    /// The batches of the next step, without those that hold no image; steps without any are skipped. Nothing where
     /// none is left in the epoch.
     fn next_group(&mut self, skipped: &mut Vec<BadImage>) -> Result<Option<Group>> {
         let of_epoch = self.loader.steps_per_epoch();

@@ -171,7 +171,7 @@ fn y(loss: f64, highest: f64) -> f64 {
     BOTTOM as f64 - (BOTTOM - TOP) as f64 * loss.clamp(0.0, highest) / highest
 }
 
-/// Averages squares of `FINE` x `FINE` pixels. Most of the picture is paper, which is passed over in stretches.
+/// Averages squares of `FINE` x `FINE` pixels. Most of the picture is paper, which is skipped in stretches.
 fn shrink(fine: &Canvas) -> Result<Canvas, PictureError> {
     const STRETCH: usize = 10;
     const PAPER: [u8; 3 * STRETCH * FINE] = [255; 3 * STRETCH * FINE];
