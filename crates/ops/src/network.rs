@@ -7,12 +7,12 @@ use candle_core::{
 };
 use rayon::prelude::*;
 
-use crate::buffer::Buffer;
 use crate::check::{image_dims, on_host};
-use crate::host::{apart, grain_of, with_numbers};
+use crate::kernels::cpu::buffer::Buffer;
+use crate::kernels::cpu::host::{apart, grain_of, with_numbers};
+use crate::kernels::cpu::transpose::transpose;
 use crate::still::{self, Still};
 use crate::tape::{self, NodeId, Tape};
-use crate::transpose::transpose;
 
 /// Features `[b, c, h, w]` inside a [`network`].
 ///
@@ -341,8 +341,8 @@ fn channels_last(x: &Tensor, dims: Dims) -> Result<Buffer> {
 /// `[b, h, w, c] -> [b, c, h, w]`
 fn channels_first(x: &[f32], dims: Dims) -> Result<Vec<f32>> {
     let (pixels, c) = (dims.pixels(), dims.c);
-    let ([to], _) = crate::host::build(dims.count(), pixels * c, |i, [to]| {
-        let from = crate::host::piece(x, i, pixels * c);
+    let ([to], _) = crate::kernels::cpu::host::build(dims.count(), pixels * c, |i, [to]| {
+        let from = crate::kernels::cpu::host::piece(x, i, pixels * c);
         match (c, pixels) {
             (1, _) | (_, 1) => to.copy_from_slice(from),
             _ => transpose(from, c, to, pixels, pixels, c),

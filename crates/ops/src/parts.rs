@@ -12,8 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Error, Tensor};
 
-use crate::denormals::flushing;
-use crate::host::{alone, apart, is_alone, with_alone};
+use crate::kernels::cpu::denormals::flushing;
+use crate::kernels::cpu::host::{alone, apart, is_alone, with_alone};
 use crate::{still, tape};
 
 /// Images of a part at least, and parts of a large batch at most. They depend on the batch alone, so that the order of

@@ -13,9 +13,9 @@ use candle_core::backprop::GradStore;
 use candle_core::{Device, Result, Shape, Tensor, TensorId, bail};
 use rayon::prelude::*;
 
-use crate::buffer::Buffer;
-use crate::elementwise::accumulate;
-use crate::host::{PIECE, grain};
+use crate::kernels::cpu::buffer::Buffer;
+use crate::kernels::cpu::elementwise::accumulate;
+use crate::kernels::cpu::host::{PIECE, grain};
 use crate::still::Still;
 
 /// The way back through one operation: from the gradient of its result to those of its arguments.

@@ -6,7 +6,7 @@ use std::thread;
 
 use candle_core::{Result, bail};
 
-use crate::denormals::flush_on_this_thread;
+use crate::kernels::cpu::denormals::flush_on_this_thread;
 
 /// Builds rayon's global pool, on which the kernels run, with `count` workers, or without a count with one for each
 /// physical core that this process may use: what computes in vectors gains nothing from a core's second thread. Returns

@@ -1,0 +1,507 @@
+//! Winograd's method for 5x5 and 3x3 kernels (Lavin and Gray 2015; `F(4x4, 5x5)` and `F(4x4, 3x3)`): a sixth and a quarter
+//! of the multiplications.
+//!
+//! A tile of 4x4 results comes from PxP inputs, P = 8 or 6. Both the tile and the kernel are turned into PxP values of
+//! polynomials ([`lines`]); there the convolution is a product, place by place, summed over the channels: 64 or 36 small
+//! matrix products. The results' values turned back are the results. The gradient of the images is the same with the
+//! kernel turned round; the gradient of the weights takes KxK results from the same inputs and 4x4 gradients.
+//!
+//! Against f64 the results are off by up to 1e-5 of the largest for 5x5 and 4e-6 for 3x3, some times the error of the
+//! direct sum. Numbers beyond [`LIMIT`] could overflow on the way, and one NaN would spread over its tile: such images go
+//! the direct way.
+
+mod lines;
+
+use candle_core::Result;
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::micro::{Outer, Panel, Strides, tiles, widest};
+use super::pass::{Pass, Way};
+use crate::kernels::cpu::buffer::Buffer;
+use crate::kernels::cpu::denormals::FlushDenormals;
+use crate::kernels::cpu::host::{arch, grain, lanes};
+use crate::kernels::cpu::silu::Finish;
+use crate::op::conv_shape::ConvShape;
+use lines::{Places, column, input, kernel, output};
+
+/// Results in a tile's row.
+const TILE: usize = 4;
+
+/// Tiles of a group of images, about: their values are to stay in the second level cache.
+const GROUP: usize = 48;
+
+/// Numbers as large as this, infinite ones and NaN are left to the direct way.
+const LIMIT: f32 = 1e25;
+
+/// Inputs in a tile's row.
+fn points(k: usize) -> usize {
+    k + TILE - 1
+}
+
+/// Whether the method applies and makes up for the results that its tiles compute in vain.
+pub(super) fn pays(pass: &Pass, lanes: usize) -> bool {
+    let &Pass { c, o, k, stride, oh, ow, .. } = pass;
+    let count = oh.div_ceil(TILE) * ow.div_ceil(TILE);
+    let worth = 2 * points(k) * points(k) * count <= k * k * oh * ow;
+    let whole = c.is_multiple_of(lanes) && o.is_multiple_of(lanes);
+    (k == 5 || k == 3) && stride == 1 && lanes >= 4 && whole && worth
+}
+
+/// The length of padded images that the tiles of `len` results read.
+pub(super) fn reach(k: usize, len: usize) -> usize {
+    len.next_multiple_of(TILE) + k - 1
+}
+
+/// Images that are computed together.
+pub(super) fn group(pass: &Pass) -> usize {
+    (GROUP / Tiles::new(pass, 1).count).max(1)
+}
+
+/// Whether all numbers are within the limit.
+#[inline(always)]
+pub(super) fn tame(numbers: &[f32]) -> bool {
+    numbers.iter().fold(true, |tame, number| tame & (number.abs() < LIMIT))
+}
+
+/// The tiles of some images.
+#[derive(Debug, Clone, Copy)]
+struct Tiles {
+    rows: usize,
+    columns: usize,
+    count: usize,
+}
+
+impl Tiles {
+    fn new(pass: &Pass, images: usize) -> Self {
+        let (rows, columns) = (pass.oh.div_ceil(TILE), pass.ow.div_ceil(TILE));
+        Self { rows, columns, count: images * rows * columns }
+    }
+
+    /// `(number, image, row, column)` of every tile.
+    fn iter(self) -> impl Iterator<Item = (usize, usize, usize, usize)> {
+        let Self { rows, columns, count } = self;
+        (0..count).map(move |t| (t, t / (rows * columns), t / columns % rows, t % columns))
+    }
+}
+
+/// The distance between the planes of two places: a little more than their size, or all would fall on the same lines of
+/// the cache.
+fn plane(size: usize) -> usize {
+    size + 16
+}
+
+/// Floats for the values of a group of images: of the inputs and of the results.
+pub(super) fn rooms(pass: &Pass, images: usize) -> [usize; 2] {
+    if pass.way != Way::Winograd {
+        return [0; 2];
+    }
+    let (count, places) = (Tiles::new(pass, images).count, points(pass.k).pow(2));
+    [places * plane(count * pass.c), places * plane(count * pass.o)]
+}
+
+/// The weights' values, `[places][panels][c, channels]`, from the direct way's `[panels][k, k, c, channels]`.
+pub(super) fn weights(pass: &Pass, direct: &[f32]) -> Result<Buffer> {
+    let (plane, points) = (plane(pass.c * pass.o), points(pass.k));
+    let mut values = Buffer::new(points * points * plane)?;
+    values.par_chunks_mut(points * plane).enumerate().with_min_len(grain()).for_each(|(row, values)| {
+        let _flush = FlushDenormals::new();
+        arch().dispatch(WeightRow { pass, row, direct, values, plane });
+    });
+    Ok(values)
+}
+
+/// One of the rows of places.
+struct WeightRow<'a> {
+    pass: &'a Pass,
+    row: usize,
+    direct: &'a [f32],
+    values: &'a mut [f32],
+    plane: usize,
+}
+
+impl WithSimd for WeightRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        if self.pass.k == 5 { self.run::<S, 8, 5>(simd) } else { self.run::<S, 6, 3>(simd) }
+    }
+}
+
+impl WeightRow<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const P: usize, const K: usize>(self, simd: S) {
+        let Self { pass: &Pass { c, o, .. }, row, direct, values, plane } = self;
+        let panel = 2 * S::F32_LANES;
+        for first in (0..o).step_by(panel) {
+            let width = panel.min(o - first);
+            let (direct, values) = (&direct[K * K * c * first..], &mut values[c * first..]);
+            let from = Places::new(direct.len(), [K, K], [K * c * width, c * width], c * width);
+            let to = Places::new(values.len(), [1, P], [0, plane], c * width);
+            for at in (0..c * width).step_by(S::F32_LANES) {
+                let mut columns = [simd.splat_f32s(0.0); K];
+                for (kx, value) in columns.iter_mut().enumerate() {
+                    let mut weights = [simd.splat_f32s(0.0); K];
+                    for (ky, weight) in weights.iter_mut().enumerate() {
+                        // SAFETY: ky and kx are below K, `at` is a vector below c * width (whole vectors of channels).
+                        *weight = unsafe { from.load(simd, direct, ky, kx, at) };
+                    }
+                    *value = kernel::<S, P, K>(simd, weights)[row];
+                }
+                for (place, value) in kernel::<S, P, K>(simd, columns).into_iter().enumerate() {
+                    // SAFETY: as above, `place` is below P.
+                    unsafe { to.store(simd, values, (0, place), at, value) };
+                }
+            }
+        }
+    }
+}
+
+/// The results of some padded images, finished.
+#[inline(always)]
+pub(super) fn results<S: Simd>(
+    simd: S,
+    pass: &Pass,
+    count: usize,
+    padded: &[f32],
+    weights: &[f32],
+    rooms: [&mut [f32]; 2],
+    finish: Finish,
+) {
+    match pass.k {
+        5 => results_by::<S, 8>(simd, pass, count, padded, weights, rooms, finish),
+        _ => results_by::<S, 6>(simd, pass, count, padded, weights, rooms, finish),
+    }
+}
+
+#[inline(always)]
+fn results_by<S: Simd, const P: usize>(
+    simd: S,
+    pass: &Pass,
+    count: usize,
+    padded: &[f32],
+    weights: &[f32],
+    [values, products]: [&mut [f32]; 2],
+    mut finish: Finish,
+) {
+    let &Pass { c, o, oh, ow, .. } = pass;
+    let grid = Tiles::new(pass, count);
+    let value_plane = plane(grid.count * c);
+    for (t, image, y, x) in grid.iter() {
+        let tile = &padded[image * pass.padded() + y * TILE * pass.row() + x * TILE * c..];
+        image_tile::<S, P>(simd, tile, pass.row(), c, &mut values[t * c..], value_plane);
+    }
+    let panel = 2 * S::F32_LANES;
+    let product_plane = plane(grid.count * o);
+    for place in 0..P * P {
+        let values = &values[place * value_plane..];
+        for first in (0..o).step_by(panel) {
+            let width = panel.min(o - first);
+            let weights = &weights[place * plane(c * o) + c * first..][..c * width];
+            let products = &mut products[place * product_plane + grid.count * first..];
+            for (at, size) in tiles(grid.count, widest::<S>()) {
+                let sums = &mut products[at * width..][..size * width];
+                let x = &values[at * c..];
+                Panel { x, row: 0, step: c, len: c, weights, sums, stride: width, first: true }.run(
+                    simd,
+                    size,
+                    width / S::F32_LANES,
+                );
+            }
+        }
+    }
+    for first in (0..o).step_by(panel) {
+        let width = panel.min(o - first);
+        let products = &products[grid.count * first..];
+        let places = Places::new(products.len(), [P, P], [P * product_plane, product_plane], grid.count * width);
+        for channel in (0..width).step_by(S::F32_LANES) {
+            let bias = finish.bias_vector(simd, first + channel);
+            for (t, image, y, x) in grid.iter() {
+                let mut rows = [[simd.splat_f32s(0.0); TILE]; P];
+                for (i, rows) in rows.iter_mut().enumerate() {
+                    let mut values = [simd.splat_f32s(0.0); P];
+                    for (j, value) in values.iter_mut().enumerate() {
+                        // SAFETY: i and j are below P, and the tile's channels below count * width.
+                        *value = unsafe { places.load(simd, products, i, j, t * width + channel) };
+                    }
+                    *rows = output::<S, P, TILE>(simd, values);
+                }
+                for j in 0..TILE.min(ow - x * TILE) {
+                    let column = output::<S, P, TILE>(simd, column(&rows, j));
+                    for (i, &value) in column[..TILE.min(oh - y * TILE)].iter().enumerate() {
+                        let pixel = (image * oh + y * TILE + i) * ow + x * TILE + j;
+                        finish.store(simd, pixel * o + first + channel, simd.add_f32s(value, bias));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The values of a tile of padded images, `plane` floats from place to place.
+#[inline(always)]
+fn image_tile<S: Simd, const P: usize>(simd: S, tile: &[f32], row: usize, c: usize, values: &mut [f32], plane: usize) {
+    let from = Places::new(tile.len(), [P, P], [row, c], c);
+    let to = Places::new(values.len(), [P, P], [P * plane, plane], c);
+    for channel in (0..c).step_by(S::F32_LANES) {
+        let mut rows = [[simd.splat_f32s(0.0); P]; P];
+        for (i, values) in rows.iter_mut().enumerate() {
+            let mut pixels = [simd.splat_f32s(0.0); P];
+            for (j, pixel) in pixels.iter_mut().enumerate() {
+                // SAFETY: i and j are below P; c is a number of whole vectors.
+                *pixel = unsafe { from.load(simd, tile, i, j, channel) };
+            }
+            *values = input(simd, pixels);
+        }
+        for j in 0..P {
+            for (i, value) in input(simd, column(&rows, j)).into_iter().enumerate() {
+                // SAFETY: as above.
+                unsafe { to.store(simd, values, (i, j), channel, value) };
+            }
+        }
+    }
+}
+
+/// The values of a 4x4 tile of padded gradients as a kernel.
+#[inline(always)]
+fn gradient_tile<S: Simd, const P: usize>(
+    simd: S,
+    tile: &[f32],
+    row: usize,
+    c: usize,
+    values: &mut [f32],
+    plane: usize,
+) {
+    let from = Places::new(tile.len(), [TILE, TILE], [row, c], c);
+    let to = Places::new(values.len(), [P, P], [P * plane, plane], c);
+    for channel in (0..c).step_by(S::F32_LANES) {
+        let mut rows = [[simd.splat_f32s(0.0); P]; TILE];
+        for (i, values) in rows.iter_mut().enumerate() {
+            let mut pixels = [simd.splat_f32s(0.0); TILE];
+            for (j, pixel) in pixels.iter_mut().enumerate() {
+                // SAFETY: i and j are below TILE; c is a number of whole vectors.
+                *pixel = unsafe { from.load(simd, tile, i, j, channel) };
+            }
+            *values = kernel::<S, P, TILE>(simd, pixels);
+        }
+        for j in 0..P {
+            for (i, value) in kernel::<S, P, TILE>(simd, column(&rows, j)).into_iter().enumerate() {
+                // SAFETY: i and j are below P.
+                unsafe { to.store(simd, values, (i, j), channel, value) };
+            }
+        }
+    }
+}
+
+/// The gradient of the weights, summed over groups of images at all places.
+pub(super) struct WeightValues {
+    forward: Pass,
+    /// Of one image: its tiles, and floats from place to place of images and gradients.
+    tiles: Tiles,
+    x_plane: usize,
+    grad_plane: usize,
+    /// Height and width of padded gradients.
+    padded: [usize; 2],
+    /// `[places][ci, co]`
+    sums: Buffer,
+    /// Whether nothing was added yet: what the sums hold is of no account.
+    first: bool,
+    plane: usize,
+}
+
+impl WeightValues {
+    pub(super) fn new(forward: &Pass) -> Result<Self> {
+        let tiles = Tiles::new(forward, 1);
+        let plane = plane(forward.c * forward.o);
+        Ok(Self {
+            forward: *forward,
+            tiles,
+            x_plane: tiles.count * forward.c,
+            grad_plane: tiles.count * forward.o,
+            padded: [tiles.rows * TILE, tiles.columns * TILE],
+            sums: Buffer::new(points(forward.k).pow(2) * plane)?,
+            first: true,
+            plane,
+        })
+    }
+
+    /// Floats of the values of one image, and of one image's gradients.
+    pub(super) fn image(&self) -> [usize; 2] {
+        let places = points(self.forward.k).pow(2);
+        [places * self.x_plane, places * self.grad_plane]
+    }
+
+    /// Floats that [`values`](Self::values) wants to pad an image and its gradient.
+    pub(super) fn rooms(&self) -> [usize; 2] {
+        [self.forward.padded(), self.padded[0] * self.padded[1] * self.forward.o]
+    }
+
+    /// Turns an image and its result's gradient into values.
+    pub(super) fn values(&self, image: (&[f32], &[f32]), values: (&mut [f32], &mut [f32]), rooms: [&mut [f32]; 2]) {
+        arch().dispatch(Values { of: self, image, values, rooms });
+    }
+
+    /// Adds the products of the values of `count` images.
+    pub(super) fn add(&mut self, count: usize, x: &[f32], grad: &[f32]) {
+        let [x_image, grad_image] = self.image();
+        let (forward, tiles) = (self.forward, self.tiles.count);
+        let (x_plane, grad_plane, size) = (self.x_plane, self.grad_plane, forward.c * forward.o);
+        let first = std::mem::replace(&mut self.first, false);
+        self.sums.par_chunks_mut(self.plane).enumerate().with_min_len(grain()).for_each(|(place, sums)| {
+            let _flush = FlushDenormals::new();
+            let (x, grad) = (&x[place * x_plane..], &grad[place * grad_plane..]);
+            let sums = &mut sums[..size];
+            arch().dispatch(PlaceProduct { forward, tiles, count, x, x_image, grad, grad_image, first, sums });
+        });
+    }
+
+    /// The sums turned back, `[co, ci, k, k]`.
+    pub(super) fn finish(&self, s: &ConvShape) -> Result<Buffer> {
+        if self.first {
+            return Buffer::zeros(s.co * s.ci * s.k * s.k);
+        }
+        let k2 = s.k * s.k;
+        let mut weight = Buffer::new(s.co * s.ci * k2)?;
+        let block = lanes(); // of output channels: one vector
+        weight.par_chunks_mut(block * s.ci * k2).enumerate().with_min_len(grain()).for_each(|(i, weight)| {
+            let _flush = FlushDenormals::new();
+            arch().dispatch(FinishBlock { s, sums: &self.sums, plane: self.plane, first: i * block, weight });
+        });
+        Ok(weight)
+    }
+}
+
+struct Values<'a> {
+    of: &'a WeightValues,
+    image: (&'a [f32], &'a [f32]),
+    values: (&'a mut [f32], &'a mut [f32]),
+    rooms: [&'a mut [f32]; 2],
+}
+
+impl WithSimd for Values<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        if self.of.forward.k == 5 { self.run::<S, 8>(simd) } else { self.run::<S, 6>(simd) }
+    }
+}
+
+impl Values<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const P: usize>(self, simd: S) {
+        let Self { of, image: (x, grad), values: (x_values, grad_values), rooms: [x_room, grad_room] } = self;
+        let pass = &of.forward;
+        pass.pad(x, x_room);
+        let [height, width] = of.padded;
+        let row = width * pass.o;
+        for (to, from) in grad_room.chunks_exact_mut(row).zip(grad.chunks_exact(pass.ow * pass.o)) {
+            to[..from.len()].copy_from_slice(from);
+            to[from.len()..].fill(0.0);
+        }
+        grad_room[pass.oh * row..height * row].fill(0.0);
+        for (t, _, y, x) in of.tiles.iter() {
+            let tile = &x_room[y * TILE * pass.row() + x * TILE * pass.c..];
+            image_tile::<S, P>(simd, tile, pass.row(), pass.c, &mut x_values[t * pass.c..], of.x_plane);
+            let tile = &grad_room[y * TILE * row + x * TILE * pass.o..];
+            gradient_tile::<S, P>(simd, tile, row, pass.o, &mut grad_values[t * pass.o..], of.grad_plane);
+        }
+    }
+}
+
+/// The products of one place.
+struct PlaceProduct<'a> {
+    forward: Pass,
+    tiles: usize,
+    count: usize,
+    x: &'a [f32],
+    x_image: usize,
+    grad: &'a [f32],
+    grad_image: usize,
+    first: bool,
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for PlaceProduct<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            forward: Pass { c: ci, o: co, .. },
+            tiles: pixels,
+            count,
+            x,
+            x_image,
+            grad,
+            grad_image,
+            first: anew,
+            sums,
+        } = self;
+        for (first, vectors) in tiles(co / S::F32_LANES, 2) {
+            let vector = first * S::F32_LANES;
+            for (scalar, size) in tiles(ci, widest::<S>()) {
+                Outer {
+                    a: &x[scalar..],
+                    a_strides: Strides { image: x_image, row: 0, pixel: ci },
+                    b: &grad[vector..],
+                    b_strides: Strides { image: grad_image, row: 0, pixel: co },
+                    pixels: [count, 1, pixels],
+                    sums: &mut sums[scalar * co + vector..],
+                    stride: co,
+                    first: anew,
+                }
+                .run(simd, size, vectors);
+            }
+        }
+    }
+}
+
+/// A vector of output channels of the weights' gradient.
+struct FinishBlock<'a> {
+    s: &'a ConvShape,
+    sums: &'a [f32],
+    plane: usize,
+    first: usize,
+    weight: &'a mut [f32],
+}
+
+impl WithSimd for FinishBlock<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        if self.s.k == 5 { self.run::<S, 8, 5>(simd) } else { self.run::<S, 6, 3>(simd) }
+    }
+}
+
+impl FinishBlock<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const P: usize, const K: usize>(self, simd: S) {
+        let Self { s: &ConvShape { ci, co, .. }, sums, plane, first, weight } = self;
+        let per_channel = ci * K * K;
+        let places = Places::new(sums.len(), [P, P], [P * plane, plane], ci * co);
+        for c in 0..ci {
+            let mut rows = [[simd.splat_f32s(0.0); K]; P];
+            for (i, rows) in rows.iter_mut().enumerate() {
+                let mut values = [simd.splat_f32s(0.0); P];
+                for (j, value) in values.iter_mut().enumerate() {
+                    // SAFETY: i and j are below P; the block's channels are a vector of the co.
+                    *value = unsafe { places.load(simd, sums, i, j, c * co + first) };
+                }
+                *rows = output::<S, P, K>(simd, values);
+            }
+            for kx in 0..K {
+                let column = output::<S, P, K>(simd, column(&rows, kx));
+                for (ky, value) in column.into_iter().enumerate() {
+                    let mut lanes = [0.0; 16];
+                    S::as_mut_simd_f32s(&mut lanes).0[0] = value;
+                    for (lane, &value) in lanes[..S::F32_LANES].iter().enumerate() {
+                        weight[lane * per_channel + (c * K + ky) * K + kx] = value;
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What the CPU kernels share: the machine's vectors, memory that is written once, and views of a tensor's numbers.
+
+use std::cell::Cell;
+use std::mem::MaybeUninit;
+
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType, bail};
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use crate::kernels::cpu::denormals::{FlushDenormals, unflushed};
+pub(crate) use crate::kernels::cpu::vectors::arch;
+use crate::still;
+
+/// How many of its tasks an operation leaves to one thread at least: all of them where every thread works [`alone`].
+pub(crate) fn grain() -> usize {
+    if is_alone() { usize::MAX } else { 1 }
+}
+
+/// Whether every operation is to stay on this thread.
+pub(crate) fn is_alone() -> bool {
+    ALONE.get()
+}
+
+/// [`grain`] for tasks of so many numbers, which are too small to be sent to another thread one by one.
+pub(crate) fn grain_of(numbers: usize) -> usize {
+    grain().max(PIECE / numbers.max(1))
+}
+
+/// Runs `work` with every operation of it on this thread.
+pub(crate) fn alone<R>(work: impl FnOnce() -> R) -> R {
+    with_alone(true, work)
+}
+
+/// Runs `work` [`alone`] or not, whatever held before.
+pub(crate) fn with_alone<R>(alone: bool, work: impl FnOnce() -> R) -> R {
+    /// Puts the former state back, after a panic too.
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ALONE.set(self.0);
+        }
+    }
+    let _restore = Restore(ALONE.replace(alone));
+    work()
+}
+
+thread_local! {
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work`, which may wait for rayon's threads, without what this thread keeps for the call that it works for.
+///
+/// A thread that waits takes up whatever job is there, one of another call too, which must neither use weights that were
+/// prepared for this call, when its own may have changed since, nor compute under this call's flags.
+pub(crate) fn apart<R>(work: impl FnOnce() -> R) -> R {
+    still::with(None, || if is_alone() { work() } else { unflushed(work) })
+}
+
+/// Floats of a vector.
+pub(crate) fn lanes() -> usize {
+    struct Lanes;
+    impl WithSimd for Lanes {
+        type Output = usize;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            S::F32_LANES
+        }
+    }
+    arch().dispatch(Lanes)
+}
+
+/// Elements per task of an elementwise pass: enough to hide the cost of a task, few enough to balance two threads.
+pub(crate) const PIECE: usize = 1 << 15;
+
+/// Makes `N` vectors of `len` elements, cut into pieces of `piece` elements; `write` fills piece `i` of all of them, many
+/// pieces at once on rayon's threads, and may answer something, gathered in order.
+///
+/// A piece begins as zeros, written by the thread that fills it while it lies in its cache: cheaper than a zeroed
+/// vector, and nothing uninitialised is ever seen. Which thread writes a piece changes nothing in it.
+pub(crate) fn build<T, const N: usize, R>(
+    len: usize,
+    piece: usize,
+    write: impl Fn(usize, [&mut [T]; N]) -> R + Sync,
+) -> Result<([Vec<T>; N], Vec<R>)>
+where
+    T: WithDType,
+    R: Send,
+{
+    let mut vecs = [const { Vec::new() }; N];
+    for vec in &mut vecs {
+        if let Err(error) = Vec::try_reserve_exact(vec, len) {
+            bail!("no memory for a result of {len} elements: {error}")
+        }
+    }
+    let piece = piece.max(1);
+    let mut pieces = vecs.each_mut().map(|vec| vec.spare_capacity_mut()[..len].chunks_mut(piece));
+    let tasks: Vec<[&mut [MaybeUninit<T>]; N]> =
+        (0..len.div_ceil(piece)).map(|_| pieces.each_mut().map(|piece| piece.next().unwrap_or_default())).collect();
+    let task = |(i, pieces): (usize, [&mut [MaybeUninit<T>]; N])| {
+        let _flush = FlushDenormals::new();
+        let pieces = pieces.map(|piece| {
+            piece.fill(MaybeUninit::new(T::zero()));
+            // SAFETY: every element of the piece was written on the line above.
+            unsafe { piece.assume_init_mut() }
+        });
+        write(i, pieces)
+    };
+    let answers = if tasks.len() == 1 {
+        tasks.into_iter().enumerate().map(task).collect()
+    } else {
+        tasks.into_par_iter().enumerate().with_min_len(grain()).map(task).collect()
+    };
+    for vec in &mut vecs {
+        // SAFETY: the pieces cover the first `len` elements, and each was filled by its task, all of which have ended.
+        unsafe { vec.set_len(len) };
+    }
+    Ok((vecs, answers))
+}
+
+/// A stretch of `piece` elements of `slice`, the `i`th; shorter at the end.
+pub(crate) fn piece<T>(slice: &[T], i: usize, piece: usize) -> &[T] {
+    let start = (i * piece).min(slice.len());
+    &slice[start..slice.len().min(start + piece)]
+}
+
+/// The numbers of a contiguous layout.
+pub(crate) fn numbers<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
+        None => bail!("a kernel got a strided tensor of shape {:?}", layout.shape()),
+    }
+}
+
+/// Runs `read` on the numbers of a CPU tensor, in row-major order.
+pub(crate) fn with_numbers<T: WithDType, R>(tensor: &Tensor, read: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => read(numbers(storage, layout)?),
+        _ => bail!("a kernel for the CPU got a tensor on {:?}", tensor.device()),
+    }
+}
+
+/// Whether the tensor is of the kind that the optimisers' kernels take.
+pub(crate) fn is_f32(tensor: &Tensor) -> bool {
+    tensor.device().is_cpu() && tensor.dtype() == DType::F32
+}

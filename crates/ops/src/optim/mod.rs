@@ -1,0 +1,6 @@
+//! The optimisers, clipping, and the average of weights.
+
+pub(crate) mod adam;
+pub(crate) mod clip;
+pub(crate) mod ema;
+pub(crate) mod sgd;
