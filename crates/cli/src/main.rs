@@ -72,6 +72,9 @@ fn main() -> ExitCode {
     let program = program::program();
     let command = Cli::command().bin_name(&program).after_help(examples(&program));
     let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    if kakusan::ops::built_unoptimised() {
+        terminal::warn("warning: compiled without optimisation, a hundred times slower: build it with --release");
+    }
     kakusan::ops::keep_freed_memory();
     let result = match cli.command {
         Command::Train(args) => train::train(args),

@@ -2,14 +2,16 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-/// Whether our kernels take the tensor (it is on the CPU, f32 or f64); false sends it to candle's operations.
-pub(crate) fn on_host(op: &str, x: &Tensor) -> Result<bool> {
-    match (x.device().is_cpu(), x.dtype()) {
-        (true, DType::F32 | DType::F64) => Ok(true),
-        (true, dtype) => bail!("{op}: {dtype:?} is not supported on the CPU; convert the tensor to f32 or f64"),
-        (false, dtype) if dtype.is_float() => Ok(false),
-        (false, dtype) => bail!("{op}: {dtype:?} is not a floating point type; convert the tensor to f32"),
+/// Refuses dtypes that no backend computes with.
+pub(crate) fn supported(op: &str, x: &Tensor) -> Result<()> {
+    let dtype = x.dtype();
+    if x.device().is_cpu() && dtype != DType::F32 && dtype != DType::F64 {
+        bail!("{op}: {dtype:?} is not supported on the CPU; convert the tensor to f32 or f64")
     }
+    if !dtype.is_float() {
+        bail!("{op}: {dtype:?} is not a floating point type; convert the tensor to f32")
+    }
+    Ok(())
 }
 
 /// The four dimensions `[b, c, h, w]` of an image batch; channels, height and width are not 0.

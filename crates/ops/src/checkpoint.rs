@@ -1,16 +1,17 @@
-//! Memory for time: a part of a network that is computed twice instead of kept.
+//! Gradient checkpointing: recompute a block's activations in the backward pass.
 
 use std::array;
 use std::sync::Arc;
 
 use candle_core::{Result, bail};
 
-use crate::network::{Data, Features, Host};
+use crate::features::{Features, Node};
+use crate::kernels::{Backend, BackendKind, Work};
 use crate::tape::Tape;
 
 /// Gradient checkpointing (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"), as
-/// `torch.utils.checkpoint.checkpoint`: runs `part` of a [`network`](crate::network) on `inputs` and keeps nothing of it but
-/// these; on the way back it is run a second time, and gone back through at once.
+/// `torch.utils.checkpoint.checkpoint`: runs `part` of a [`network`](crate::network) on `inputs` and keeps only
+/// these; the backward pass runs it a second time for its activations.
 ///
 /// `part` must give the same both times. Gradients equal those without up to the order of sums. In f64 and on other devices
 /// than the CPU the part is run once, and candle keeps what it computed.
@@ -35,51 +36,67 @@ pub fn checkpoint<const N: usize>(
     inputs: [&Features; N],
     part: impl Fn([Features; N]) -> Result<Features> + Send + 'static,
 ) -> Result<Features> {
-    let Some(Data::Host(Host { tape, .. })) = inputs.first().map(|x| x.data()) else {
-        return part(inputs.map(Features::clone));
-    };
-    let tape = tape.clone();
-    let mut kept = Vec::with_capacity(N);
-    for x in inputs {
-        match x.data() {
-            Data::Host(host) if Arc::ptr_eq(&host.tape, &tape) => kept.push((x.sizes(), host.floats.clone(), host.id)),
-            _ => bail!("checkpoint: the inputs are of different networks"),
-        }
+    match inputs.first() {
+        Some(first) => first.backend().run(Checkpoint { backend: first.backend(), inputs, part }),
+        None => part(inputs.map(Features::clone)),
     }
-    let forgetting = Arc::new(tape.of_part(true));
-    let y = part(array::from_fn(|i| Features::host(kept[i].0, kept[i].1.clone(), &forgetting, None)))?;
-    let (dims, floats) = (y.sizes(), on_tape(&y, &forgetting)?.floats.clone());
-    let by_features = kept.iter().any(|(_, _, id)| id.is_some());
-    let id = tape.tracks(by_features, forgetting.used_weights()).then(|| {
-        let again = tape.of_part(false);
-        tape.record(Box::new(move |grad, gradients| {
-            let again = Arc::new(again.keeping(gradients.still()));
-            let leaves: [_; N] = array::from_fn(|i| kept[i].2.map(|_| again.leaf()));
-            let inputs = array::from_fn(|i| Features::host(kept[i].0, kept[i].1.clone(), &again, leaves[i]));
-            let outside: [_; N] = array::from_fn(|i| kept[i].2);
-            drop(kept);
-            let y = part(inputs)?;
-            let Some(id) = on_tape(&y, &again)?.id else { return Ok(()) };
-            drop(y);
-            let Some(mut of_part) = again.backward(id, grad, gradients.still())? else { return Ok(()) };
-            for (leaf, id) in leaves.into_iter().zip(outside) {
-                if let (Some(leaf), Some(id)) = (leaf, id)
-                    && let Some(grad) = of_part.take(leaf)
-                {
-                    gradients.add(id, grad)?;
-                }
+}
+
+struct Checkpoint<'a, F, const N: usize> {
+    backend: BackendKind,
+    inputs: [&'a Features; N],
+    part: F,
+}
+
+impl<F, const N: usize> Work for Checkpoint<'_, F, N>
+where
+    F: Fn([Features; N]) -> Result<Features> + Send + 'static,
+{
+    type Output = Result<Features>;
+
+    fn on<B: Backend>(self) -> Result<Features> {
+        let Self { backend, inputs, part } = self;
+        let Some(first) = inputs[0].node::<B>() else { bail!("checkpoint: the inputs are of another backend") };
+        let tape = first.tape.clone();
+        let mut kept = Vec::with_capacity(N);
+        for x in inputs {
+            match x.on_tape(&tape) {
+                Some(node) => kept.push((x.sizes(), node.buffer.clone(), node.id)),
+                None => bail!("checkpoint: the inputs are of different networks"),
             }
-            gradients.add_weights_of(of_part);
-            Ok(())
-        }))
-    });
-    Ok(Features::host(dims, floats, &tape, id))
+        }
+        let discarding = Arc::new(tape.of_part(true));
+        let y = part(array::from_fn(|i| Features::new(backend, kept[i].0, kept[i].1.clone(), &discarding, None)))?;
+        let (dims, buffer) = (y.sizes(), on_tape(&y, &discarding)?.buffer.clone());
+        let by_features = kept.iter().any(|(_, _, id)| id.is_some());
+        let id = tape.tracks(by_features, discarding.used_weights()).then(|| {
+            let again = Arc::new(tape.of_part(false));
+            tape.record(Box::new(move |grad, gradients| {
+                let leaves: [_; N] = array::from_fn(|i| kept[i].2.map(|_| again.leaf()));
+                let inputs =
+                    array::from_fn(|i| Features::new(backend, kept[i].0, kept[i].1.clone(), &again, leaves[i]));
+                let outside: [_; N] = array::from_fn(|i| kept[i].2);
+                drop(kept);
+                let y = part(inputs)?;
+                let Some(id) = on_tape(&y, &again)?.id else { return Ok(()) };
+                drop(y);
+                let Some(mut of_part) = again.backward(id, grad)? else { return Ok(()) };
+                for (leaf, to) in leaves.into_iter().zip(outside) {
+                    if let Some(grad) = leaf.and_then(|leaf| of_part.take(leaf)) {
+                        gradients.add(to, grad)?;
+                    }
+                }
+                gradients.weights().extend(of_part.into_weights())
+            }))
+        });
+        Ok(Features::new(backend, dims, buffer, &tape, id))
+    }
 }
 
 /// The output of a part that was given features of `tape`.
-fn on_tape<'a>(y: &'a Features, tape: &Arc<Tape>) -> Result<&'a Host> {
-    match y.data() {
-        Data::Host(host) if Arc::ptr_eq(&host.tape, tape) => Ok(host),
-        _ => bail!("checkpoint: the output is of another network"),
+fn on_tape<'a, B: Backend>(y: &'a Features, tape: &Arc<Tape<B>>) -> Result<&'a Node<B>> {
+    match y.on_tape(tape) {
+        Some(node) => Ok(node),
+        None => bail!("checkpoint: the output is of another network"),
     }
 }

@@ -1,94 +1,22 @@
-//! Features on their way through a network, in the layout that the device likes best.
+//! Whole networks as one operation of candle's graph.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use candle_core::op::BackpropOp;
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, Var, bail,
+    CpuStorage, CudaStorage, CustomOp3, Layout, MetalStorage, Result, Shape, Storage, Tensor, Var, bail,
 };
-use rayon::prelude::*;
 
-use crate::check::{image_dims, on_host};
-use crate::kernels::cpu::buffer::Buffer;
-use crate::kernels::cpu::host::{apart, grain_of, with_numbers};
-use crate::kernels::cpu::transpose::transpose;
-use crate::still::{self, Still};
-use crate::tape::{self, NodeId, Tape};
-
-/// Features `[b, c, h, w]` inside a [`network`].
-///
-/// On the CPU in f32 they lie channels last, in memory that is used again as soon as nothing needs them any more; on
-/// other devices and in f64 they are candle's tensors.
-#[derive(Debug, Clone)]
-pub struct Features {
-    dims: Dims,
-    data: Data,
-}
-
-/// The sizes of features.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Dims {
-    pub(crate) b: usize,
-    pub(crate) c: usize,
-    pub(crate) h: usize,
-    pub(crate) w: usize,
-}
-
-impl Dims {
-    pub(crate) fn count(self) -> usize {
-        self.b * self.pixels() * self.c
-    }
-
-    pub(crate) fn pixels(self) -> usize {
-        self.h * self.w
-    }
-}
-
-#[derive(Debug, Clone)]
-pub(crate) enum Data {
-    Host(Host),
-    Other(Tensor),
-}
-
-/// Features in our own memory, `[b, h, w, c]`.
-#[derive(Debug, Clone)]
-pub(crate) struct Host {
-    pub(crate) floats: Arc<Buffer>,
-    pub(crate) tape: Arc<Tape>,
-    /// Their place on the tape, where they need a gradient.
-    pub(crate) id: Option<NodeId>,
-}
-
-impl Features {
-    /// Batch, channels, height and width.
-    pub fn dims(&self) -> [usize; 4] {
-        let Dims { b, c, h, w } = self.dims;
-        [b, c, h, w]
-    }
-
-    pub(crate) fn sizes(&self) -> Dims {
-        self.dims
-    }
-
-    pub(crate) fn data(&self) -> &Data {
-        &self.data
-    }
-
-    /// The result of an operation on tensors.
-    pub(crate) fn other(tensor: Tensor) -> Result<Self> {
-        let (b, c, h, w) = tensor.dims4()?;
-        Ok(Self { dims: Dims { b, c, h, w }, data: Data::Other(tensor) })
-    }
-
-    /// The result of an operation on features in our memory; `id` is its place on the tape if it has one.
-    pub(crate) fn host(dims: Dims, floats: impl Into<Arc<Buffer>>, tape: &Arc<Tape>, id: Option<NodeId>) -> Self {
-        Self { dims, data: Data::Host(Host { floats: floats.into(), tape: tape.clone(), id }) }
-    }
-}
+use crate::backward::Outlet;
+use crate::check::{image_dims, supported};
+use crate::features::{Dims, Features, Node};
+use crate::kernels::{Backend, BackendKind, Work};
+use crate::tape::{NodeId, Tape};
 
 /// Runs `build`, a network's forward pass, on `inputs` `[b, c, h, w]` and gives its output.
 ///
 /// Inside, every operation is a method of [`Features`], e.g. [`Features::conv2d`]. What leads to the output is recorded
-/// if an input or a weight tracks gradients, and only then; [`backward`](crate::backward) goes back through it, once.
+/// if an input or a weight tracks gradients, and only then; [`backward`](crate::backward) consumes the record.
 /// Weights of the network that are not among the inputs have to be leaves (variables, or plain tensors).
 ///
 /// ```
@@ -121,64 +49,29 @@ pub(crate) fn operation<const N: usize>(
     weights: &[&Tensor],
     build: impl FnOnce([Features; N]) -> Result<Features>,
 ) -> Result<Tensor> {
-    let still = still::current();
-    apart(|| recorded(op, inputs, Tape::new(weights.iter().map(|weight| weight.id()).collect(), still), weights, build))
+    inputs.iter().try_for_each(|x| supported(op, x))?;
+    let backend = inputs.first().map_or(BackendKind::Cpu, |x| BackendKind::of(x));
+    operation_on(backend, op, inputs, weights, build)
 }
 
-/// The same, on a `tape`.
-fn recorded<const N: usize>(
+/// The same on a backend.
+pub(crate) fn operation_on<const N: usize>(
+    backend: BackendKind,
     op: &'static str,
     inputs: [&Tensor; N],
-    tape: Tape,
     weights: &[&Tensor],
     build: impl FnOnce([Features; N]) -> Result<Features>,
 ) -> Result<Tensor> {
-    let mut host = true;
-    for x in inputs {
-        host &= on_host(op, x)? && x.dtype() == DType::F32;
-    }
-    let tape = Arc::new(tape);
-    let mut arguments: Vec<Argument> = Vec::new();
-    let mut features = Vec::with_capacity(N);
-    for x in inputs {
-        let (b, c, h, w) = image_dims(op, x)?;
-        let dims = Dims { b, c, h, w };
-        if !host {
-            features.push(Features { dims, data: Data::Other(x.clone()) });
-            continue;
-        }
-        let id = x.track_op().then(|| tape.leaf());
-        if let Some(id) = id {
-            arguments.push(Argument { tensor: x.clone(), place: Place::Features(id, dims) });
-        }
-        features.push(Features::host(dims, channels_last(x, dims)?, &tape, id));
-    }
-    for &weight in weights {
-        if weight.track_op() && !arguments.iter().any(|argument| argument.tensor.id() == weight.id()) {
-            arguments.push(Argument { tensor: weight.clone(), place: Place::Weight });
-        }
-    }
-    let Ok(features) = <[Features; N]>::try_from(features) else { bail!("{op}: an input was lost") };
-    let output = build(features)?;
-    let (floats, id) = match output.data {
-        Data::Other(tensor) if !host => return Ok(tensor),
-        Data::Host(Host { floats, tape: of, id }) if Arc::ptr_eq(&of, &tape) => (floats, id),
-        _ => bail!("{op}: the output is of another network"),
-    };
-    let Dims { b, c, h, w } = output.dims;
-    let numbers = channels_first(&floats, output.dims)?;
-    let Some(id) = id else { return Tensor::from_vec(numbers, (b, c, h, w), &Device::Cpu) };
-    drop(floats);
-    finish(Recorded { op, dims: output.dims, numbers: Mutex::new(numbers), tape, output: id, arguments })
+    backend.run(Network { backend, op, inputs, weights, build })
 }
 
-/// [`operation`] on a tensor of any shape, for what looks at every element by itself.
+/// [`operation`] on a tensor of any shape, for an operation on single elements.
 pub(crate) fn elementwise(
     op: &'static str,
     x: &Tensor,
     build: impl FnOnce(&Features) -> Result<Features>,
 ) -> Result<Tensor> {
-    on_host(op, x)?;
+    supported(op, x)?;
     if x.elem_count() == 0 {
         return Ok(x.clone());
     }
@@ -187,31 +80,90 @@ pub(crate) fn elementwise(
     operation(op, [&flat], &[], |[x]| build(&x))?.reshape(x.shape())
 }
 
-/// Puts a recorded network into candle's graph.
-fn finish(mut recorded: Recorded) -> Result<Tensor> {
-    if recorded.arguments.is_empty() {
-        // Only weights need gradients: candle walks to something that it takes for a variable.
-        let anchor = Var::zeros((), DType::F32, &Device::Cpu)?;
-        recorded.arguments.push(Argument { tensor: anchor.as_tensor().clone(), place: Place::Anchor });
-    }
-    let tensors: Vec<Tensor> = recorded.arguments.iter().map(|argument| argument.tensor.clone()).collect();
-    match tensors.as_slice() {
-        [a] => a.apply_op1(recorded),
-        [a, b] => a.apply_op2(b, recorded),
-        [a, b, c] => a.apply_op3(b, c, recorded),
-        more => bail!("{}: {} inputs track gradients, at most 3 can", recorded.op, more.len()),
+struct Network<'a, F, const N: usize> {
+    backend: BackendKind,
+    op: &'static str,
+    inputs: [&'a Tensor; N],
+    weights: &'a [&'a Tensor],
+    build: F,
+}
+
+impl<F, const N: usize> Work for Network<'_, F, N>
+where
+    F: FnOnce([Features; N]) -> Result<Features>,
+{
+    type Output = Result<Tensor>;
+
+    fn on<B: Backend>(self) -> Result<Tensor> {
+        let Self { backend, op, inputs, weights, build } = self;
+        let tape = Arc::new(Tape::<B>::new(weights.iter().map(|weight| weight.id()).collect()));
+        let mut arguments: Vec<Argument> = Vec::new();
+        let mut features = Vec::with_capacity(N);
+        for x in inputs {
+            let (b, c, h, w) = image_dims(op, x)?;
+            let dims = Dims { b, c, h, w };
+            let id = x.track_op().then(|| tape.leaf());
+            if let Some(id) = id {
+                arguments.push(Argument { tensor: x.clone(), place: Place::Features(id, dims) });
+            }
+            features.push(Features::new(backend, dims, Arc::new(B::from_tensor(x, dims)?), &tape, id));
+        }
+        for &weight in weights {
+            if weight.track_op() && !arguments.iter().any(|argument| argument.tensor.id() == weight.id()) {
+                arguments.push(Argument { tensor: weight.clone(), place: Place::Weight });
+            }
+        }
+        let Ok(features) = <[Features; N]>::try_from(features) else { bail!("{op}: an input was lost") };
+        let output = build(features)?;
+        let dims = output.sizes();
+        let Some(Node { buffer, id, .. }) = output.on_tape(&tape) else {
+            bail!("{op}: the output is of another network")
+        };
+        let storage = B::to_storage(buffer, dims)?;
+        let Some(id) = *id else { return Ok(Tensor::from_storage(storage, dims.shape(), BackpropOp::none(), false)) };
+        drop(output);
+        record(op, dims, storage, tape, id, arguments)
     }
 }
 
+/// Puts a network that ran into candle's graph.
+fn record<B: Backend>(
+    op: &'static str,
+    dims: Dims,
+    storage: Storage,
+    tape: Arc<Tape<B>>,
+    output: NodeId,
+    mut arguments: Vec<Argument>,
+) -> Result<Tensor> {
+    if arguments.is_empty() {
+        // Only weights need gradients: candle walks to something that it takes for a variable.
+        let anchor = Var::zeros((), storage.dtype(), &storage.device())?;
+        arguments.push(Argument { tensor: anchor.as_tensor().clone(), place: Place::Anchor });
+    }
+    let tensors: Vec<Tensor> = arguments.iter().map(|argument| argument.tensor.clone()).collect();
+    let (outlet, known_under) = Outlet::new();
+    let recorded = Recorded { op, dims, storage: Mutex::new(Some(storage)), tape, output, arguments, outlet };
+    // candle wants three arguments: the first stands in for those that are not there
+    let y = match tensors.as_slice() {
+        [a] => a.apply_op3(a, a, recorded),
+        [a, b] => a.apply_op3(b, a, recorded),
+        [a, b, c] => a.apply_op3(b, c, recorded),
+        more => bail!("{op}: {} inputs track gradients, at most 3 can", more.len()),
+    }?;
+    known_under(&y);
+    Ok(y)
+}
+
 /// A network that ran, as candle sees it: one operation.
-struct Recorded {
+struct Recorded<B: Backend> {
     op: &'static str,
     dims: Dims,
     /// The output, until candle fetches it.
-    numbers: Mutex<Vec<f32>>,
-    tape: Arc<Tape>,
+    storage: Mutex<Option<Storage>>,
+    tape: Arc<Tape<B>>,
     output: NodeId,
     arguments: Vec<Argument>,
+    outlet: Outlet,
 }
 
 struct Argument {
@@ -226,74 +178,17 @@ enum Place {
     Anchor,
 }
 
-impl Recorded {
-    fn forward(&self) -> Result<(CpuStorage, Shape)> {
-        let Dims { b, c, h, w } = self.dims;
-        let numbers = std::mem::take(&mut *self.numbers.lock().unwrap_or_else(PoisonError::into_inner));
-        Ok((CpuStorage::F32(numbers), Shape::from((b, c, h, w))))
-    }
-
-    /// The gradients of the arguments, in order; those of other weights are deposited for `output`.
-    fn backward(&self, output: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
-        let still = still::current();
-        apart(|| self.go_back(output, grad, still))
-    }
-
-    fn go_back(&self, output: &Tensor, grad: &Tensor, still: Option<Arc<Still>>) -> Result<[Option<Tensor>; 3]> {
-        let grad = channels_last(grad, self.dims)?.into();
-        let Some(mut gradients) = self.tape.backward(self.output, grad, still)? else {
-            bail!("{}: went back through this network a second time; compute its output anew", self.op)
-        };
-        let mut found = [None, None, None];
-        for (found, Argument { tensor, place }) in found.iter_mut().zip(&self.arguments) {
-            *found = match place {
-                Place::Features(id, dims) => match gradients.take(*id) {
-                    Some(grad) => Some(Tensor::from_vec(channels_first(&grad, *dims)?, tensor.shape(), &Device::Cpu)?),
-                    None => None,
-                },
-                Place::Weight => match gradients.take_weight(tensor.id()) {
-                    Some(grad) => Some(Tensor::from_slice(&grad, tensor.shape(), &Device::Cpu)?),
-                    None => None,
-                },
-                Place::Anchor => None,
-            };
+impl<B: Backend> Recorded<B> {
+    /// The output; candle asks once, for the device of the arguments.
+    fn fetch(&self) -> Result<(Storage, Shape)> {
+        match self.storage.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(storage) => Ok((storage, self.dims.shape())),
+            None => bail!("{}: the output was fetched before", self.op),
         }
-        tape::deposit(output, gradients)?;
-        Ok(found)
     }
 }
 
-impl CustomOp1 for Recorded {
-    fn name(&self) -> &'static str {
-        self.op
-    }
-
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.forward()
-    }
-
-    fn bwd(&self, _: &Tensor, output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let [a, ..] = self.backward(output, grad)?;
-        Ok(a)
-    }
-}
-
-impl CustomOp2 for Recorded {
-    fn name(&self) -> &'static str {
-        self.op
-    }
-
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.forward()
-    }
-
-    fn bwd(&self, _: &Tensor, _: &Tensor, output: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [a, b, _] = self.backward(output, grad)?;
-        Ok((a, b))
-    }
-}
-
-impl CustomOp3 for Recorded {
+impl<B: Backend> CustomOp3 for Recorded<B> {
     fn name(&self) -> &'static str {
         self.op
     }
@@ -307,46 +202,71 @@ impl CustomOp3 for Recorded {
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.forward()
+        match self.fetch()? {
+            (Storage::Cpu(storage), shape) => Ok((storage, shape)),
+            (other, _) => bail!("{}: the arguments are on the CPU, the output on {:?}", self.op, other.device()),
+        }
     }
 
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        match self.fetch()? {
+            (Storage::Cuda(storage), shape) => Ok((storage, shape)),
+            (other, _) => bail!("{}: the arguments are on a CUDA device, the output on {:?}", self.op, other.device()),
+        }
+    }
+
+    fn metal_fwd(
+        &self,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        match self.fetch()? {
+            (Storage::Metal(storage), shape) => Ok((storage, shape)),
+            (other, _) => bail!("{}: the arguments are on a Metal device, the output on {:?}", self.op, other.device()),
+        }
+    }
+
+    /// The gradients of the arguments; those of other weights go to the outlet.
     fn bwd(
         &self,
         _: &Tensor,
         _: &Tensor,
         _: &Tensor,
-        output: &Tensor,
+        _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [a, b, c] = self.backward(output, grad)?;
+        let grad = Arc::new(B::from_tensor(grad, self.dims)?);
+        let Some(mut gradients) = self.tape.backward(self.output, grad)? else {
+            bail!("{}: a second time through this network's backward pass; run its forward pass again", self.op)
+        };
+        let mut found = [None, None, None];
+        for (found, Argument { tensor, place }) in found.iter_mut().zip(&self.arguments) {
+            *found = match place {
+                Place::Features(id, dims) => match gradients.take(*id) {
+                    Some(grad) => {
+                        let storage = B::to_storage(&grad, *dims)?;
+                        Some(Tensor::from_storage(storage, tensor.shape(), BackpropOp::none(), false))
+                    }
+                    None => None,
+                },
+                Place::Weight => gradients.weights().take(tensor)?,
+                Place::Anchor => None,
+            };
+        }
+        self.outlet.leave(gradients.into_weights())?;
+        let [a, b, c] = found;
         Ok((a, b, c))
     }
-}
-
-/// `[b, c, h, w] -> [b, h, w, c]`
-fn channels_last(x: &Tensor, dims: Dims) -> Result<Buffer> {
-    let mut to = Buffer::new(dims.count())?;
-    let (pixels, c) = (dims.pixels(), dims.c);
-    with_numbers::<f32, _>(x, |from| {
-        let images = to.par_chunks_mut((pixels * c).max(1)).zip(from.par_chunks((pixels * c).max(1)));
-        images.with_min_len(grain_of(pixels * c)).for_each(|(to, from)| match (c, pixels) {
-            (1, _) | (_, 1) => to.copy_from_slice(from),
-            _ => transpose(from, pixels, to, c, c, pixels),
-        });
-        Ok(())
-    })?;
-    Ok(to)
-}
-
-/// `[b, h, w, c] -> [b, c, h, w]`
-fn channels_first(x: &[f32], dims: Dims) -> Result<Vec<f32>> {
-    let (pixels, c) = (dims.pixels(), dims.c);
-    let ([to], _) = crate::kernels::cpu::host::build(dims.count(), pixels * c, |i, [to]| {
-        let from = crate::kernels::cpu::host::piece(x, i, pixels * c);
-        match (c, pixels) {
-            (1, _) | (_, 1) => to.copy_from_slice(from),
-            _ => transpose(from, c, to, pixels, pixels, c),
-        }
-    })?;
-    Ok(to)
 }

@@ -1,8 +1,8 @@
 //! A batch in parts, each computed by one thread from beginning to end.
 //!
-//! Images do not know of each other in the networks of diffusion, so a part of the batch can go through the whole network
-//! and back before the next one begins: its features stay in the thread's cache, nothing waits for the other threads
-//! between two operations, and the features of one part a thread are all that is held.
+//! These networks have no operation across images (no batch normalisation), so a part of the batch can run forward and
+//! backward before the next one begins: its features stay in the thread's cache, nothing waits for the other threads
+//! between two operations, and the features of one part per thread are all that is held.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,9 +12,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Error, Tensor};
 
-use crate::kernels::cpu::denormals::flushing;
-use crate::kernels::cpu::host::{alone, apart, is_alone, with_alone};
-use crate::{still, tape};
+use crate::backward::{add_stores, backward, backward_parts, into_store};
+use crate::kernels::cpu::denormals::FlushDenormals;
+use crate::threads::on_part_threads;
 
 /// Images of a part at least, and parts of a large batch at most. They depend on the batch alone, so that the order of
 /// every sum does not depend on the number of threads.
@@ -34,44 +34,40 @@ fn in_parts<R, E>(
 ) -> Result<(), E>
 where
     R: Send,
-    E: Send,
+    E: From<Error> + Send,
 {
     let part = part(batch);
-    let count = batch.div_ceil(part);
-    // Where there are fewer parts than threads, the operations share the others among themselves.
-    let on_one = is_alone() || count >= rayon::current_num_threads();
-    let threads = if is_alone() { 1 } else { rayon::current_num_threads().min(count).max(1) };
-    let still = still::current().unwrap_or_default();
+    let (count, threads) = (batch.div_ceil(part), rayon::current_num_threads());
     let queue = Queue {
         state: Mutex::new(State { next: 0, waiting: BTreeMap::new(), merger: Some(Merger { merge, outcome: Ok(()) }) }),
     };
     let next = AtomicUsize::new(0);
     let worker = || {
+        let _flush = FlushDenormals::new();
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
             if i >= count {
                 break;
             }
-            let range = i * part..batch.min((i + 1) * part);
-            // All that the work is to know is set here: another call's thread may have taken up this worker while it waited.
-            let result = still::with(Some(still.clone()), || flushing(|| with_alone(on_one, || work(range))));
+            let result = work(i * part..batch.min((i + 1) * part));
             if result.is_err() {
-                next.store(count, Ordering::Relaxed); // nothing after it is wanted
+                next.store(count, Ordering::Relaxed); // the parts after it are not needed
             }
             queue.give(i, result);
         }
     };
-    if threads == 1 {
+    if threads == 1 || count <= 1 {
         worker();
-    } else {
-        apart(|| {
-            rayon::scope(|scope| {
-                for _ in 1..threads {
-                    scope.spawn(|_| worker());
-                }
-                worker();
-            })
+    } else if count < threads {
+        // The threads that have no part help with the operations of the others.
+        rayon::scope(|scope| {
+            for _ in 1..count {
+                scope.spawn(|_| worker());
+            }
+            worker();
         });
+    } else {
+        on_part_threads(threads, &worker)?;
     }
     queue.outcome()
 }
@@ -98,12 +94,12 @@ impl<R, E, M: FnMut(R) -> Result<(), E>> Queue<R, E, M> {
     /// Leaves a result, and merges what is due unless another thread does so already, which then merges this one too.
     ///
     /// Nothing is locked while it merges: if merging waits for rayon, its thread may take up another worker of the same
-    /// batch, which comes here in turn. It merges alone, so that it does not wait.
+    /// batch, which comes here in turn.
     fn give(&self, i: usize, result: Result<R, E>) {
         self.lock().waiting.insert(i, result);
         while let Some((result, mut merger)) = self.due() {
             if merger.outcome.is_ok() {
-                merger.outcome = alone(|| result.and_then(&mut merger.merge));
+                merger.outcome = result.and_then(&mut merger.merge);
             }
             self.lock().merger = Some(merger);
         }
@@ -136,7 +132,8 @@ impl<R, E, M: FnMut(R) -> Result<(), E>> Queue<R, E, M> {
 /// part.
 ///
 /// For a mean over the batch `loss` weighs its part: the mean over `range` times `range.len() / batch`. A batch on
-/// another device than the CPU is one part. No weight may change meanwhile.
+/// another device than the CPU is one part. Hold [`PreparedWeights`](crate::PreparedWeights) meanwhile, or every part
+/// prepares the weights for itself.
 ///
 /// ```
 /// # fn main() -> candle_core::Result<()> {
@@ -167,30 +164,30 @@ where
     let value = |loss: &Tensor| loss.to_dtype(DType::F64)?.to_scalar::<f64>();
     if !device.is_cpu() {
         let loss = loss(0..batch)?;
-        return Ok((value(&loss)?, tape::backward(&loss)?));
+        return Ok((value(&loss)?, backward(&loss)?));
     }
     let mut total = 0.0;
     let mut sum = None;
     let work = |range| -> Result<_, E> {
         let loss = loss(range)?;
-        Ok((value(&loss)?, tape::backward_parts(&loss)?))
+        Ok((value(&loss)?, backward_parts(&loss)?))
     };
     in_parts(batch, work, |(value, gradients)| {
         total += value;
         sum = Some(match sum.take() {
             None => gradients,
-            Some(sum) => tape::add_stores(sum, gradients)?,
+            Some(sum) => add_stores(sum, gradients)?,
         });
         Ok(())
     })?;
     let (candle, weights) = sum.unwrap_or_default();
-    Ok((total, tape::into_store(candle, weights)?))
+    Ok((total, into_store(candle, weights)?))
 }
 
 /// What `forward(range)` gives for the parts of a batch, put together along the first dimension.
 ///
-/// A batch on another device than the CPU is one part. No weight may change meanwhile. Put
-/// [`with_still_weights`](crate::with_still_weights) around calls with the same weights.
+/// A batch on another device than the CPU is one part. Hold [`PreparedWeights`](crate::PreparedWeights) around calls with
+/// the same weights.
 ///
 /// # Errors
 /// The first that `forward` gives; parts that do not fit together.
@@ -221,18 +218,18 @@ mod tests {
 
     use super::*;
 
-    /// A pool of whose threads all but one are busy until what comes with it is dropped: that one finds all jobs by itself.
+    /// A pool with all threads but one busy until the second value is dropped: the free one runs all jobs.
     fn one_free_thread(threads: usize) -> (Arc<rayon::ThreadPool>, Vec<Sender<()>>) {
         let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool"));
-        let (tell, told) = channel();
+        let (sender, received) = channel();
         let busy = (1..threads).map(|_| {
             let (busy, free) = channel();
-            let tell = tell.clone();
+            let sender = sender.clone();
             pool.spawn(move || {
-                tell.send(()).expect("a listener");
+                sender.send(()).expect("a listener");
                 let _ = free.recv();
             });
-            told.recv().expect("a busy thread");
+            received.recv().expect("a busy thread");
             busy
         });
         let busy = busy.collect();
@@ -246,8 +243,8 @@ mod tests {
 
     #[test]
     fn a_thread_that_waits_while_it_merges_may_take_up_a_worker_of_the_same_batch() {
-        let (pool, _busy) = one_free_thread(2);
-        let (tell, told) = channel();
+        let (pool, _busy) = one_free_thread(6);
+        let (sender, received) = channel();
         std::thread::spawn(move || {
             let mut merged = vec![];
             let merge = |part: Range<usize>| {
@@ -255,32 +252,40 @@ mod tests {
                 wait();
                 Ok::<_, Error>(())
             };
-            let done = pool.install(|| in_parts(40, Ok::<_, Error>, merge));
-            tell.send((done.is_ok(), merged)).expect("a listener");
+            let done = pool.install(|| in_parts(40, Ok::<_, Error>, merge)); // fewer parts than threads
+            sender.send((done.is_ok(), merged)).expect("a listener");
         });
-        let (done, merged) = told.recv_timeout(Duration::from_secs(60)).expect("the worker waits for ever");
+        let (done, merged) = received.recv_timeout(Duration::from_secs(60)).expect("the worker waits for ever");
         assert!(done);
         assert_eq!(merged, [0, 8, 16, 24, 32]);
     }
 
     #[test]
-    fn a_worker_is_alone_because_of_its_batch_not_of_the_thread_that_takes_it_up() {
-        let (pool, _busy) = one_free_thread(3);
-        let alone_in = |batch: usize| {
+    fn a_part_has_a_thread_to_itself_where_there_is_one_for_each() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+        let threads_in = |batch: usize| {
             let seen = Mutex::new(vec![]);
             let work = |_| {
-                seen.lock().expect("no panic").push(is_alone());
-                alone(wait); // takes up the other worker
+                seen.lock().expect("no panic").push(rayon::current_num_threads());
                 Ok::<_, Error>(())
             };
             in_parts(batch, work, Ok).expect("no error");
             seen.into_inner().expect("no panic")
         };
         pool.install(|| {
-            assert_eq!(alone_in(24), [true; 3], "a part for each thread");
-            assert_eq!(alone_in(16), [false; 2], "three threads share two parts");
-            assert_eq!(alone(|| alone_in(16)), [true; 2], "a batch within a part stays on its thread");
-            assert!(!is_alone());
+            assert_eq!(threads_in(24), [1; 3], "a part for each thread");
+            assert_eq!(threads_in(16), [3; 2], "three threads share two parts");
+            let nested = Mutex::new(vec![]);
+            let work = |_| {
+                nested.lock().expect("no panic").push(threads_in(16));
+                Ok::<_, Error>(())
+            };
+            in_parts(24, work, Ok).expect("no error");
+            assert_eq!(
+                nested.into_inner().expect("no panic"),
+                [[1; 2]; 3],
+                "a batch within a part stays on its thread"
+            );
         });
     }
 }

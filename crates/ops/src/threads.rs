@@ -1,10 +1,12 @@
-//! How many threads the kernels run on.
+//! The threads that the kernels run on.
 
 use std::error::Error;
 use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use candle_core::{Result, bail};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::kernels::cpu::denormals::flush_on_this_thread;
 
@@ -18,7 +20,7 @@ use crate::kernels::cpu::denormals::flush_on_this_thread;
 /// Not reached by it: candle's own threads for elementwise operations on 65,536 numbers or more, as many as
 /// `CANDLE_NUM_THREADS` or else `RAYON_NUM_THREADS` says, or else the physical cores. candle reads that from the
 /// environment alone, when it first needs them. They change no result, but wait for work by spinning for a moment, which
-/// takes time from ours where `count` is far below the cores; set `CANDLE_NUM_THREADS` beside it to hold them down.
+/// takes time from ours where `count` is far below the cores; set `CANDLE_NUM_THREADS` too to limit them.
 ///
 /// # Errors
 /// When the pool was built before with another number, and when the system gives no threads.
@@ -32,7 +34,7 @@ use crate::kernels::cpu::denormals::flush_on_this_thread;
 /// ```
 pub fn use_threads(count: Option<NonZeroUsize>) -> Result<usize> {
     let count = count.map_or_else(usable_cores, NonZeroUsize::get);
-    let pool = rayon::ThreadPoolBuilder::new()
+    let pool = ThreadPoolBuilder::new()
         .num_threads(count)
         .thread_name(|number| format!("kakusan-{number}"))
         .start_handler(|_| flush_on_this_thread());
@@ -51,4 +53,36 @@ pub fn use_threads(count: Option<NonZeroUsize>) -> Result<usize> {
 fn usable_cores() -> usize {
     let usable = thread::available_parallelism().map_or(usize::MAX, NonZeroUsize::get);
     num_cpus::get_physical().min(usable).max(1)
+}
+
+/// The threads on which parts of a batch run, each a rayon pool: a kernel there finds one thread and stays on it, and no
+/// other call's work is taken up.
+static PART_THREADS: Mutex<Vec<Arc<ThreadPool>>> = Mutex::new(Vec::new());
+
+/// Runs `worker` on `count` of those threads at once.
+pub(crate) fn on_part_threads(count: usize, worker: &(impl Fn() + Sync)) -> Result<()> {
+    let threads = {
+        let mut threads = PART_THREADS.lock().unwrap_or_else(PoisonError::into_inner);
+        while threads.len() < count {
+            let number = threads.len();
+            let pool = ThreadPoolBuilder::new().num_threads(1).thread_name(move |_| format!("kakusan-part-{number}"));
+            match pool.build() {
+                Ok(pool) => threads.push(Arc::new(pool)),
+                Err(_) if number > 0 => break,
+                Err(error) => bail!("no thread can be started: {error}"),
+            }
+        }
+        threads[..count.min(threads.len())].to_vec()
+    };
+    on_each(&threads, worker);
+    Ok(())
+}
+
+fn on_each(threads: &[Arc<ThreadPool>], worker: &(impl Fn() + Sync)) {
+    if let [first, others @ ..] = threads {
+        first.in_place_scope(|scope| {
+            scope.spawn(|_| worker());
+            on_each(others, worker);
+        });
+    }
 }

@@ -1,4 +1,4 @@
-//! Each kernel's error against f64 beside that of PyTorch's f32 on the same numbers (tests/golden/exactness.py): at most
+//! Each kernel's error against f64, compared with that of PyTorch's f32 on the same numbers (tests/golden/exactness.py): at most
 //! twice as large, or 2e-5 of the largest number.
 
 #![allow(clippy::print_stdout)] // the figures, for those who run it with --nocapture
@@ -46,9 +46,12 @@ fn no_worse_than_pytorch() -> Result<()> {
         let weight = (weight / ((ci * k * k) as f64).sqrt())?;
         let arguments = [x, weight, numbers(&mut rng, &[co])?];
         let options = ConvOptions { stride, padding: [padding; 4] };
-        let op = |a: &[Tensor]| match name.starts_with("conv2d_silu") {
-            true => conv2d_silu(&a[0], &a[1], Some(&a[2]), options),
-            false => conv2d(&a[0], &a[1], Some(&a[2]), options),
+        let op = |a: &[Tensor]| {
+            if name.starts_with("conv2d_silu") {
+                conv2d_silu(&a[0], &a[1], Some(&a[2]), options)
+            } else {
+                conv2d(&a[0], &a[1], Some(&a[2]), options)
+            }
         };
         let ours = errors(op, &arguments, &mut rng)?;
         let torch = golden[name].to_vec1::<f32>()?;

@@ -2,8 +2,8 @@
 
 mod common;
 
-use candle_core::{DType, Result, Tensor, Var};
-use common::{error, noise, strided};
+use candle_core::{DType, Device, Result, Tensor, Var};
+use common::{error, noise, numbers, strided};
 use kakusan_ops::{
     Activation, ConvOptions, attention, conv2d, conv2d_silu, group_norm, group_norm_silu, huber_loss, l1_loss, linear,
     max_pool2d, mse_loss, network, silu, upsample_add, upsample_nearest2d,
@@ -221,7 +221,7 @@ fn what_holds_a_network_together() -> Result<()> {
     Ok(())
 }
 
-/// Features that several operations use, on a way back through convolutions, against f64.
+/// Features that several operations use, with gradients through convolutions, against f64.
 #[test]
 fn a_residual_block() -> Result<()> {
     let shapes: [&[usize]; 3] = [&[3, 32, 8, 8], &[32, 32, 3, 3], &[32]];
@@ -234,5 +234,22 @@ fn a_residual_block() -> Result<()> {
         (conv2d(&h, &a[1], None, 1)? + &a[0])? * 0.5
     })?;
     assert!(error < 2e-5, "{error:.1e}");
+    Ok(())
+}
+
+#[test]
+fn nan_is_pooled_alike() -> Result<()> {
+    let (nan, inf) = (f64::NAN, f64::INFINITY);
+    let x = Tensor::new(&[[[[1.0, nan, nan, 2.0, -inf, -inf], [3.0, 4.0, 5.0, nan, -inf, -inf]]]], &Device::Cpu)?;
+    let run = |dtype: DType| -> Result<[Vec<f64>; 2]> {
+        let x = Var::from_tensor(&x.to_dtype(dtype)?)?;
+        let y = max_pool2d(&x)?;
+        let gradients = y.sum_all()?.backward()?;
+        Ok([numbers(&y)?, numbers(gradients.get(&x).expect("a gradient"))?])
+    };
+    let bits = |both: [Vec<f64>; 2]| {
+        both.concat().into_iter().map(|x| if x.is_nan() { None } else { Some(x) }).collect::<Vec<_>>()
+    };
+    assert_eq!(bits(run(DType::F32)?), bits(run(DType::F64)?));
     Ok(())
 }

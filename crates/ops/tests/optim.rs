@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, Var};
-use common::error;
+use common::{error, noise};
 use kakusan_ops::{Adam, AdamConfig, Ema, EmaConfig, Sgd, SgdConfig, clip_factor, clip_grad_norm, grad_norm};
 use kakusan_rng::Generator;
 
@@ -37,7 +37,7 @@ fn gradients(params: &[Var], step: u64) -> Result<GradStore> {
     Ok(grads)
 }
 
-/// A thousand steps, everything saved and restored on the way; `step` does one and returns the norm of its gradients.
+/// A thousand steps, everything saved and restored in between; `step` does one and returns the norm of its gradients.
 fn thousand_steps(
     name: &str,
     weight_decay: f64,
@@ -104,7 +104,7 @@ fn a_thousand_steps_of_gradient_descent() -> Result<()> {
     let golden = golden()?;
     for (name, momentum, weight_decay) in [("sgd", 0.0, 0.0), ("momentum", 0.9, 0.01)] {
         let starts: Vec<_> = (0..3).map(|i| &golden[&format!("{name}.{i}.start")]).collect();
-        // f64 goes the way of other devices
+        // f64 is computed by the reference
         let params = starts.iter().map(|start| Var::from_tensor(start)).collect::<Result<Vec<_>>>()?;
         let wide =
             starts.iter().map(|start| Var::from_tensor(&start.to_dtype(DType::F64)?)).collect::<Result<Vec<_>>>()?;
@@ -126,7 +126,7 @@ fn a_thousand_steps_of_gradient_descent() -> Result<()> {
                 for (i, (param, wide)) in params.iter().zip(&wide).enumerate() {
                     let theirs = &golden[&format!("{name}.{i}.param.{t}")];
                     let errors = [error(param, theirs)?, error(&wide.to_dtype(DType::F32)?, theirs)?];
-                    // what torch's own rounding adds up to is seen beside f64
+                    // f64 shows what torch's own rounding adds up to
                     assert!(errors[0] < 1e-6 && errors[1] < 5e-6, "{name}, step {t}: {errors:?}");
                 }
             }
@@ -202,5 +202,36 @@ fn the_average_is_written_where_it_is_wanted() -> Result<()> {
     assert!((other[1].to_vec2::<f64>()?[0][0] - 19.0).abs() < 1e-12);
     ema.copy_to(&params)?;
     assert_eq!(params[0].to_vec1::<f32>()?, other[0].to_vec1::<f32>()?);
+    Ok(())
+}
+
+/// f64 is computed by the reference, and the kernels of f32 stay near it.
+#[test]
+fn optimisers_step_alike_in_f64() -> Result<()> {
+    let run = |dtype| -> Result<Vec<Vec<f64>>> {
+        let seeds = [1u64, 2, 3];
+        let sized = |seed: u64| noise(seed, &[5 * seed as usize])?.to_dtype(dtype);
+        let params = seeds.iter().map(|&seed| Var::from_tensor(&sized(seed)?)).collect::<Result<Vec<_>>>()?;
+        let config = AdamConfig { weight_decay: 0.05, ..Default::default() };
+        let mut adam = Adam::new(params.clone(), config)?;
+        let mut ema = Ema::new(params.clone(), EmaConfig::default())?;
+        let mut norms = vec![];
+        for step in 0..10 {
+            let mut grads = GradStore::default();
+            for (param, seed) in params.iter().zip(seeds) {
+                grads.insert(param, noise(100 * (1 + step) + seed, param.dims())?.to_dtype(dtype)?);
+            }
+            norms.push(adam.step_clipped(&grads, 4.0)?);
+            ema.step()?;
+        }
+        let state = adam.state()?.moments.into_iter().flat_map(|(m, v)| [m, v]);
+        let all = params.iter().map(|p| p.as_tensor().clone()).chain(ema.shadow()?).chain(state);
+        let numbers = all.map(|x| x.to_dtype(DType::F64)?.to_vec1());
+        [Ok(norms)].into_iter().chain(numbers).collect()
+    };
+    let (reference, kernels) = (run(DType::F64)?, run(DType::F32)?);
+    for (a, b) in reference.iter().flatten().zip(kernels.iter().flatten()) {
+        assert!((a - b).abs() <= 1e-6 * (1.0 + a.abs()), "{a} and {b}");
+    }
     Ok(())
 }

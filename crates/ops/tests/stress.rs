@@ -1,4 +1,4 @@
-//! Many threads, many small steps: nothing waits for ever, and nobody sees what belongs to another call.
+//! Many threads, many small steps: no call waits for ever, and none sees what belongs to another.
 
 mod common;
 
@@ -8,25 +8,26 @@ use std::time::Duration;
 
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, Var};
 use common::noise;
-use kakusan_ops::{backward, conv2d, gradients, mse_loss, network, with_still_weights};
+use kakusan_ops::{PreparedWeights, backward, conv2d, gradients, mse_loss, network};
 
 /// A caller without news for so long hangs: a step takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Takes `steps` gradients of one large weight on many tiny images, so that the threads do little but add up, and tells of each.
-fn steps(steps: usize, seed: u64, told: &Sender<Result<()>>) -> Result<()> {
+/// Takes `steps` gradients of one large weight on many tiny images, so that the threads do little but add up; reports each.
+fn steps(steps: usize, seed: u64, received: &Sender<Result<()>>) -> Result<()> {
     let f32s = |seed, dims: &[usize]| noise(seed, dims)?.to_dtype(DType::F32);
     let weight = Var::from_tensor(&f32s(seed, &[64, 64, 5, 5])?)?;
     let x = f32s(seed + 1, &[128, 64, 1, 1])?;
     let mut first: Option<Vec<f32>> = None;
     for _ in 0..steps {
+        let _prepared = PreparedWeights::new([weight.as_tensor()]);
         let (_, grads) = gradients(128, &Device::Cpu, |range| -> Result<Tensor> {
             let x = x.narrow(0, range.start, range.len())?;
             mse_loss(&network([&x], |[x]| x.conv2d(&weight, None, 2))?, &x)
         })?;
         let grad = grads.get(&weight).expect("a gradient").flatten_all()?.to_vec1()?;
         assert!(first.get_or_insert_with(|| grad.clone()) == &grad, "the same step gave another gradient");
-        let _ = told.send(Ok(()));
+        let _ = received.send(Ok(()));
     }
     Ok(())
 }
@@ -34,20 +35,20 @@ fn steps(steps: usize, seed: u64, told: &Sender<Result<()>>) -> Result<()> {
 /// Two callers on a pool of 16 threads; fails where neither has finished a step for [`PATIENCE`].
 fn two_callers(count: usize) {
     let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(16).build().expect("a pool"));
-    let (tell, told) = channel();
+    let (sender, received) = channel();
     for seed in [1, 2] {
-        let (pool, tell) = (pool.clone(), tell.clone());
+        let (pool, sender) = (pool.clone(), sender.clone());
         // Not joined: where it hangs, the test ends without it.
         std::thread::spawn(move || {
-            if let Err(error) = pool.install(|| steps(count, seed, &tell)) {
-                let _ = tell.send(Err(error));
+            if let Err(error) = pool.install(|| steps(count, seed, &sender)) {
+                let _ = sender.send(Err(error));
             }
         });
     }
-    drop(tell);
+    drop(sender);
     let mut done = 0;
     loop {
-        match told.recv_timeout(PATIENCE) {
+        match received.recv_timeout(PATIENCE) {
             Ok(step) => step.expect("a step"),
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => panic!("after {done} of {} steps the threads wait for ever", 2 * count),
@@ -72,18 +73,18 @@ fn two_callers_for_3000_steps() {
 fn among_jobs(call: impl Fn() -> Result<()> + Sync, job: impl Fn(u64) -> Result<()> + Sync) -> Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");
     for round in 0..20 {
-        let (tell, told) = channel();
+        let (sender, received) = channel();
         pool.in_place_scope(|scope| {
             let (call, job) = (&call, &job);
-            let first = tell.clone();
+            let first = sender.clone();
             scope.spawn(move |_| (0..5).for_each(|_| first.send(call()).expect("a listener")));
             for i in 0..30 {
-                let tell = tell.clone();
-                scope.spawn(move |_| tell.send(job(30 * round + i)).expect("a listener"));
+                let sender = sender.clone();
+                scope.spawn(move |_| sender.send(job(30 * round + i)).expect("a listener"));
             }
         });
-        drop(tell);
-        told.into_iter().collect::<Result<Vec<_>>>()?;
+        drop(sender);
+        received.into_iter().collect::<Result<Vec<_>>>()?;
     }
     Ok(())
 }
@@ -98,10 +99,12 @@ fn large_image() -> Result<(Tensor, Var)> {
 }
 
 #[test]
-fn a_job_taken_up_while_weights_stand_still_sees_its_own() -> Result<()> {
+fn a_job_taken_up_while_weights_are_prepared_sees_its_own() -> Result<()> {
     let (image, weight) = large_image()?;
-    let call =
-        || -> Result<()> { with_still_weights(|| (0..4).try_for_each(|_| conv2d(&image, &weight, None, 2).map(drop))) };
+    let call = || -> Result<()> {
+        let _prepared = PreparedWeights::new([weight.as_tensor()]);
+        (0..4).try_for_each(|_| conv2d(&image, &weight, None, 2).map(drop))
+    };
     let x = f32s(3, &[1, 4, 6, 6])?;
     let job = |seed| {
         let weight = Var::from_tensor(&f32s(seed, &[4, 4, 5, 5])?)?;
@@ -116,7 +119,7 @@ fn a_job_taken_up_while_weights_stand_still_sees_its_own() -> Result<()> {
 }
 
 #[test]
-fn a_job_taken_up_on_the_way_back_leaves_no_gradients() -> Result<()> {
+fn a_job_taken_up_in_a_backward_pass_leaves_no_gradients() -> Result<()> {
     let (image, weight) = large_image()?;
     let call = || {
         let y = network([&image], |[x]| x.conv2d(&weight, None, 2)?.conv2d(&weight, None, 2))?;
@@ -134,7 +137,7 @@ fn a_job_taken_up_on_the_way_back_leaves_no_gradients() -> Result<()> {
     among_jobs(call, job)
 }
 
-/// The identity, whose way back panics.
+/// The identity, with a backward pass that panics.
 struct Panics;
 
 impl CustomOp1 for Panics {
@@ -147,19 +150,19 @@ impl CustomOp1 for Panics {
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
-        panic!("on the way back")
+        panic!("in the backward pass")
     }
 }
 
 #[test]
-fn a_panic_on_the_way_back_leaves_nothing_for_the_next_call() -> Result<()> {
+fn a_panic_in_the_backward_pass_leaves_nothing_for_the_next_call() -> Result<()> {
     let weight = Var::from_tensor(&f32s(1, &[4, 4, 5, 5])?)?;
     let x = f32s(2, &[1, 4, 6, 6])?;
     let loss = || network([&x], |[x]| x.conv2d(&weight, None, 2))?.sum_all();
     let broken = loss()?.apply_op1(Panics)?;
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| backward(&broken)));
     assert!(caught.is_err());
-    assert!(loss()?.backward().is_err(), "there is a place for gradients that nobody asks for");
+    assert!(loss()?.backward().is_err(), "gradients were left where no call collects them");
     assert!(backward(&loss()?)?.get(&weight).is_some());
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use candle_core::Tensor;
+use kakusan_ops::PreparedWeights;
 use kakusan_rng::{Generator, Noise};
 use kakusan_scheduler::{RePaintOptions, RePaintScheduler, Run, RunOptions, StepOutput};
 
@@ -187,20 +188,19 @@ impl DDPMPipeline {
         mut watch: impl FnMut(&SampleStep) -> ControlFlow<()>,
     ) -> Result<Tensor> {
         let steps = run.timesteps().len();
-        kakusan_ops::with_still_weights(|| {
-            while let Some(timestep) = run.timestep() {
-                let index = run.steps().index()?;
-                let model_input = run.scale_model_input(&sample)?;
-                let model_output = predictor.predict(&model_input, timestep)?;
-                let output = run.step(&model_output, &sample, rng)?;
-                let flow = watch(&SampleStep { index, steps, model_input: &model_input, output: &output });
-                sample = output.prev_sample;
-                if flow.is_break() {
-                    break;
-                }
+        let _prepared = PreparedWeights::new(self.weights().iter().map(|(_, var)| var.as_tensor()));
+        while let Some(timestep) = run.timestep() {
+            let index = run.steps().index()?;
+            let model_input = run.scale_model_input(&sample)?;
+            let model_output = predictor.predict(&model_input, timestep)?;
+            let output = run.step(&model_output, &sample, rng)?;
+            let flow = watch(&SampleStep { index, steps, model_input: &model_input, output: &output });
+            sample = output.prev_sample;
+            if flow.is_break() {
+                break;
             }
-            Ok(sample)
-        })
+        }
+        Ok(sample)
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, mpsc};
 use kakusan::candle::{Device, Tensor};
 use kakusan::data::ImageSet;
 use kakusan::models::{Dropout, ModelConfig, Weights};
-use kakusan::ops::{Adam, AdamConfig};
+use kakusan::ops::{Adam, AdamConfig, PreparedWeights};
 use kakusan::pipeline::{DDPMPipeline, DeviceChoice, Event, Registry, RunConfig, SampleOptions, Trainer, Training};
 use kakusan::report::Report;
 use kakusan::rng::Generator;
@@ -142,6 +142,7 @@ fn bare(config: RunConfig, batch: usize) -> Result<Work> {
     let x = Tensor::from_vec(numbers, (batch, channels, height, width), &Device::Cpu)?;
     let level = Tensor::zeros(batch, kakusan::candle::DType::F32, &Device::Cpu)?;
     Ok(Box::new(move || {
+        let prepared = PreparedWeights::new(weights.iter().map(|(_, var)| var.as_tensor()));
         let (_, gradients) = kakusan::ops::gradients(batch, &Device::Cpu, |part| {
             let of = |tensor: &Tensor| tensor.narrow(0, part.start, part.len());
             let dropout = Dropout { seed: 0, step: 0, first_image: part.start };
@@ -149,6 +150,7 @@ fn bare(config: RunConfig, batch: usize) -> Result<Work> {
             let share = part.len() as f64 / batch as f64;
             Ok::<_, kakusan::models::Error>((kakusan::ops::mse_loss(&y, &of(&x)?)? * share)?)
         })?;
+        drop(prepared);
         Ok(adam.step(&gradients)?)
     }))
 }
@@ -192,8 +194,10 @@ fn forward(config: &dyn ModelConfig, batch: usize, passes: usize) -> Result<Work
             model.forward(&of(&x)?, &of(&level)?, None)
         })
     };
-    let all = move || (0..passes).try_for_each(|_| pass().map(drop));
-    Ok(Box::new(move || Ok(kakusan::ops::with_still_weights(&all)?)))
+    Ok(Box::new(move || {
+        let _prepared = PreparedWeights::new(weights.iter().map(|(_, var)| var.as_tensor()));
+        Ok((0..passes).try_for_each(|_| pass().map(drop))?)
+    }))
 }
 
 fn sample(config: RunConfig, batch: usize, steps: usize) -> Result<Work> {

@@ -1,17 +1,31 @@
-//! The activations beside SiLU that diffusers knows. Networks in use have SiLU, which has kernels of its own; these are
-//! computed number by number, in f64.
+//! SiLU, and the other activations of diffusers.
 
-use std::f64::consts::{FRAC_1_SQRT_2, PI};
+use std::sync::Arc;
 
-use candle_core::Result;
-use candle_core::cpu::erf::erfc_f64;
-use rayon::prelude::*;
+use candle_core::{Result, Tensor};
 
-use crate::kernels::cpu::buffer::Buffer;
-use crate::kernels::cpu::denormals::FlushDenormals;
-use crate::kernels::cpu::host::{PIECE, grain};
-use crate::kernels::reference as compose;
-use crate::network::{Data, Features};
+use super::{Op, apply};
+use crate::features::{Dims, Features};
+use crate::kernels::Backend;
+use crate::network::elementwise;
+use crate::tape::{Gradients, NodeId};
+
+/// SiLU, elementwise: `x / (1 + exp(-x))`, as `torch.nn.functional.silu`.
+///
+/// f32 and f64 on the CPU, whatever candle computes with elsewhere. Infinities and NaN come out as in torch:
+/// `silu(inf) = inf`, `silu(-inf) = NaN`.
+///
+/// ```
+/// # fn main() -> candle_core::Result<()> {
+/// use candle_core::{Device, Tensor};
+/// let x = Tensor::new(&[0f32, 1.0, -100.0], &Device::Cpu)?;
+/// assert_eq!(kakusan_ops::silu(&x)?.to_vec1::<f32>()?, [0.0, 0.731_058_6, 0.0]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn silu(x: &Tensor) -> Result<Tensor> {
+    elementwise("silu", x, |x| x.silu())
+}
 
 /// An activation of diffusers' `act_fn`, for [`Features::activate`].
 ///
@@ -35,51 +49,79 @@ pub enum Activation {
     Relu,
 }
 
-impl Activation {
-    /// The value at `x` and the slope.
-    fn at(self, x: f64) -> (f64, f64) {
-        match self {
-            Self::Gelu => {
-                let below = 0.5 * erfc_f64(-x * FRAC_1_SQRT_2);
-                (x * below, below + x * (-0.5 * x * x).exp() / (2.0 * PI).sqrt())
-            }
-            Self::Mish => {
-                let tanh = (x.max(0.0) + (-x.abs()).exp().ln_1p()).tanh();
-                (x * tanh, tanh + x * (1.0 - tanh * tanh) / (1.0 + (-x).exp()))
-            }
-            Self::Relu if x <= 0.0 => (0.0, 0.0),
-            Self::Relu => (x, 1.0),
-        }
-    }
-}
-
 impl Features {
+    /// [`silu`](crate::silu) of these features.
+    ///
+    /// # Errors
+    /// When there is no memory for them.
+    pub fn silu(&self) -> Result<Self> {
+        apply(Silu(self.sizes()), [self])
+    }
+
     /// An activation of these features.
     ///
     /// # Errors
     /// When there is no memory for them.
     pub fn activate(&self, activation: Activation) -> Result<Self> {
-        let x = match self.data() {
-            Data::Other(x) => return Self::other(compose::activate(x, activation)?),
-            Data::Host(x) => x,
-        };
-        let mut y = Buffer::new(x.floats.len())?;
-        each(&x.floats, &mut y, |x, y| *y = activation.at(f64::from(x)).0 as f32);
-        let id = x.id.map(|id| {
-            let floats = x.floats.clone();
-            x.tape.record(Box::new(move |grad, gradients| {
-                let mut dx = crate::tape::owned(grad)?;
-                each(&floats, &mut dx, |x, dx| *dx *= activation.at(f64::from(x)).1 as f32);
-                gradients.add(id, dx.into())
-            }))
-        });
-        Ok(Self::host(self.sizes(), y, &x.tape, id))
+        apply(Activate { activation, dims: self.sizes() }, [self])
     }
 }
 
-fn each(x: &[f32], y: &mut [f32], apply: impl Fn(f32, &mut f32) + Sync) {
-    y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).with_min_len(grain()).for_each(|(y, x)| {
-        let _flush = FlushDenormals::new();
-        y.iter_mut().zip(x).for_each(|(y, &x)| apply(x, y));
-    });
+struct Silu(Dims);
+
+impl Op<1> for Silu {
+    type Kept<B: Backend> = Arc<B::Buffer>;
+
+    fn name(&self) -> &'static str {
+        "silu"
+    }
+
+    fn output(&self) -> Dims {
+        self.0
+    }
+
+    fn forward<B: Backend>(&self, [x]: [Arc<B::Buffer>; 1], _: bool) -> Result<(Arc<B::Buffer>, Self::Kept<B>)> {
+        Ok((Arc::new(B::silu(&x)?), x))
+    }
+
+    fn backward<B: Backend>(
+        self,
+        x: Self::Kept<B>,
+        grad: Arc<B::Buffer>,
+        [to]: [Option<NodeId>; 1],
+        gradients: &mut Gradients<B>,
+    ) -> Result<()> {
+        gradients.add(to, B::silu_backward(&x, &grad)?)
+    }
+}
+
+struct Activate {
+    activation: Activation,
+    dims: Dims,
+}
+
+impl Op<1> for Activate {
+    type Kept<B: Backend> = Arc<B::Buffer>;
+
+    fn name(&self) -> &'static str {
+        "activate"
+    }
+
+    fn output(&self) -> Dims {
+        self.dims
+    }
+
+    fn forward<B: Backend>(&self, [x]: [Arc<B::Buffer>; 1], _: bool) -> Result<(Arc<B::Buffer>, Self::Kept<B>)> {
+        Ok((Arc::new(B::activation(self.activation, &x)?), x))
+    }
+
+    fn backward<B: Backend>(
+        self,
+        x: Self::Kept<B>,
+        grad: Arc<B::Buffer>,
+        [to]: [Option<NodeId>; 1],
+        gradients: &mut Gradients<B>,
+    ) -> Result<()> {
+        gradients.add(to, B::activation_backward(self.activation, &x, grad)?)
+    }
 }

@@ -4,15 +4,13 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
-use crate::kernels::cpu::buffer::Buffer;
-use crate::kernels::cpu::conv::run;
-use crate::kernels::cpu::conv::weights::Prepared;
-use crate::kernels::cpu::host::with_numbers;
-use crate::kernels::reference as compose;
-use crate::network::{Data, Dims, Features, Host, operation};
-use crate::op::conv_shape::{ConvOptions, ConvShape};
-use crate::still;
-use crate::tape::{Gradients, NodeId, owned};
+use super::conv_shape::{ConvOptions, ConvShape};
+use super::{Op, apply};
+use crate::features::{Dims, Features};
+use crate::kernels::Backend;
+use crate::network::operation;
+use crate::prepared::prepared;
+use crate::tape::{Gradients, NodeId};
 
 /// Convolution with zero padding, as `torch.nn.functional.conv2d(x, weight, bias, stride, padding)`.
 ///
@@ -35,7 +33,7 @@ use crate::tape::{Gradients, NodeId, owned};
 /// # }
 /// ```
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: impl Into<ConvOptions>) -> Result<Tensor> {
-    apply("conv2d", x, weight, bias, options.into(), false)
+    convolve("conv2d", x, weight, bias, options.into(), false)
 }
 
 /// [`silu`](crate::silu) of [`conv2d`] in one pass over memory.
@@ -50,20 +48,20 @@ pub fn conv2d_silu(
     bias: Option<&Tensor>,
     options: impl Into<ConvOptions>,
 ) -> Result<Tensor> {
-    apply("conv2d_silu", x, weight, bias, options.into(), true)
+    convolve("conv2d_silu", x, weight, bias, options.into(), true)
 }
 
-fn apply(
-    op: &'static str,
+fn convolve(
+    name: &'static str,
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
     options: ConvOptions,
     silu: bool,
 ) -> Result<Tensor> {
-    ConvShape::check(op, x, weight, bias, options)?;
+    ConvShape::check(name, x, weight, bias, options)?;
     let weights: Vec<&Tensor> = [Some(weight), bias].into_iter().flatten().collect();
-    operation(op, [x], &weights, |[x]| convolve(op, &x, weight, bias, options, silu))
+    operation(name, [x], &weights, |[x]| apply(Conv2d::new(name, &x, weight, bias, options, silu)?, [&x]))
 }
 
 impl Features {
@@ -72,7 +70,7 @@ impl Features {
     /// # Errors
     /// As [`conv2d`](crate::conv2d).
     pub fn conv2d(&self, weight: &Tensor, bias: Option<&Tensor>, options: impl Into<ConvOptions>) -> Result<Self> {
-        convolve("conv2d", self, weight, bias, options.into(), false)
+        apply(Conv2d::new("conv2d", self, weight, bias, options.into(), false)?, [self])
     }
 
     /// [`conv2d_silu`](crate::conv2d_silu) of these features.
@@ -80,98 +78,81 @@ impl Features {
     /// # Errors
     /// As [`conv2d`](crate::conv2d).
     pub fn conv2d_silu(&self, weight: &Tensor, bias: Option<&Tensor>, options: impl Into<ConvOptions>) -> Result<Self> {
-        convolve("conv2d_silu", self, weight, bias, options.into(), true)
+        apply(Conv2d::new("conv2d_silu", self, weight, bias, options.into(), true)?, [self])
     }
 }
 
-fn convolve(
-    op: &'static str,
-    x: &Features,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    options: ConvOptions,
+struct Conv2d {
+    name: &'static str,
+    s: ConvShape,
+    weight: Tensor,
+    bias: Option<Tensor>,
+    /// Whether SiLU follows.
     silu: bool,
-) -> Result<Features> {
-    let s = ConvShape::new(op, x.dims(), weight, bias, options)?;
-    match x.data() {
-        Data::Other(x) => {
-            let y = compose::conv2d(x, weight, bias, options)?;
-            Features::other(if silu { compose::silu(&y)? } else { y })
-        }
-        Data::Host(x) => {
-            for weight in [Some(weight), bias].into_iter().flatten() {
-                x.tape.check_weight(op, weight)?;
-            }
-            on_host(s, x, weight, bias, silu)
-        }
+}
+
+impl Conv2d {
+    fn new(
+        name: &'static str,
+        x: &Features,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        options: ConvOptions,
+        silu: bool,
+    ) -> Result<Self> {
+        let s = ConvShape::new(name, x.dims(), weight, bias, options)?;
+        Ok(Self { name, s, weight: weight.clone(), bias: bias.cloned(), silu })
     }
 }
 
-fn on_host(s: ConvShape, x: &Host, weight: &Tensor, bias: Option<&Tensor>, silu: bool) -> Result<Features> {
-    let prepared = still::form(x.tape.still(), weight, ("conv2d forward", s.key()), || {
-        with_numbers(weight, |w| Prepared::forward(&s, w))
-    })?;
-    let tracked = x.tape.tracks(x.id.is_some(), weight.track_op() || bias.is_some_and(Tensor::track_op));
-    let mut y = Buffer::new(s.b * s.co * s.oh * s.ow)?;
-    let mut derivative = if tracked && silu { Some(Buffer::new(y.len())?) } else { None };
-    let mut run = |bias: Option<&[f32]>| {
-        run::forward(&prepared, &x.floats, bias, silu, &mut y, derivative.as_deref_mut());
-        Ok(())
-    };
-    match bias {
-        Some(bias) => with_numbers(bias, |bias| run(Some(bias)))?,
-        None => run(None)?,
-    }
-    let id = tracked.then(|| {
-        let (images, id, weight, bias) = (x.floats.clone(), x.id, weight.clone(), bias.cloned());
-        x.tape.record(Box::new(move |grad, gradients| {
-            backward(&s, (images, id), &weight, bias.as_ref(), derivative, grad, gradients)
-        }))
-    });
-    let dims = Dims { b: s.b, c: s.co, h: s.oh, w: s.ow };
-    Ok(Features::host(dims, y, &x.tape, id))
-}
+impl Op<1> for Conv2d {
+    /// The images, and SiLU's derivative.
+    type Kept<B: Backend> = (Arc<B::Buffer>, Option<B::Saved>);
 
-/// The gradients of images, weight and bias, those that are needed.
-fn backward(
-    s: &ConvShape,
-    (x, id): (Arc<Buffer>, Option<NodeId>),
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    derivative: Option<Buffer>,
-    grad: Arc<Buffer>,
-    gradients: &mut Gradients,
-) -> Result<()> {
-    let bias = bias.filter(|bias| bias.track_op());
-    let mut db = Buffer::zeros(s.co)?;
-    let grad = match derivative {
-        Some(derivative) => {
-            let mut grad = owned(grad)?;
-            run::scale_and_sum(s, &mut grad, &derivative, &mut db)?;
-            Arc::new(grad)
-        }
-        None => {
-            if bias.is_some() {
-                run::sum_channels(s, &grad, &mut db)?;
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn output(&self) -> Dims {
+        let ConvShape { b, co, oh, ow, .. } = self.s;
+        Dims { b, c: co, h: oh, w: ow }
+    }
+
+    fn weights(&self) -> Vec<&Tensor> {
+        [Some(&self.weight), self.bias.as_ref()].into_iter().flatten().collect()
+    }
+
+    fn forward<B: Backend>(&self, [x]: [Arc<B::Buffer>; 1], recorded: bool) -> Result<(Arc<B::Buffer>, Self::Kept<B>)> {
+        let Self { s, weight, bias, silu, .. } = self;
+        let weights = prepared(weight, ("conv2d", s.key()), || B::conv2d_weights(s, weight))?;
+        let (y, derivative) = B::conv2d(s, &x, &weights, bias.as_ref(), *silu, recorded)?;
+        Ok((Arc::new(y), (x, derivative)))
+    }
+
+    fn backward<B: Backend>(
+        self,
+        (x, derivative): Self::Kept<B>,
+        grad: Arc<B::Buffer>,
+        [to]: [Option<NodeId>; 1],
+        gradients: &mut Gradients<B>,
+    ) -> Result<()> {
+        let Self { s, weight, bias, .. } = &self;
+        let bias = bias.as_ref().filter(|bias| bias.track_op());
+        let grad = if derivative.is_some() || bias.is_some() {
+            let (grad, dbias) = B::conv2d_bias_gradient(s, grad, derivative)?;
+            if let Some(bias) = bias {
+                gradients.add_weight(bias, || Ok(dbias))?;
             }
             grad
+        } else {
+            grad
+        };
+        gradients.add_weight(weight, || B::conv2d_weight_gradient(s, &x, &grad))?;
+        if to.is_some() {
+            drop(x); // its memory may serve the gradient
+            let weights = prepared(weight, ("conv2d backward", s.key()), || B::conv2d_backward_weights(s, weight))?;
+            gradients.add(to, B::conv2d_input_gradient(s, &grad, &weights)?)?;
         }
-    };
-    if let Some(bias) = bias {
-        gradients.add_weight(bias, db);
+        Ok(())
     }
-    if weight.track_op() {
-        gradients.add_weight(weight, run::weight_gradient(s, &x, &grad)?);
-    }
-    if let Some(id) = id {
-        drop(x); // its memory may serve the gradient
-        let still = gradients.still();
-        let prepared = still::form(still.as_deref(), weight, ("conv2d back", s.key()), || {
-            with_numbers(weight, |w| Prepared::back(s, w))
-        })?;
-        let mut dx = Buffer::new(s.b * s.ci * s.h * s.w)?;
-        run::forward(&prepared, &grad, None, false, &mut dx, None);
-        gradients.add(id, Arc::new(dx))?;
-    }
-    Ok(())
 }

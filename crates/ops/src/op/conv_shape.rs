@@ -31,6 +31,8 @@ pub(crate) struct ConvShape {
     pub(crate) stride: usize,
     pub(crate) top: usize,
     pub(crate) left: usize,
+    pub(crate) bottom: usize,
+    pub(crate) right: usize,
     pub(crate) oh: usize,
     pub(crate) ow: usize,
 }
@@ -73,13 +75,13 @@ impl ConvShape {
         elements(op, &[b, co, oh, ow])?;
         elements(op, &[b, ci, h, w])?;
         elements(op, &[co, ci, k, k])?;
-        Ok(Self { b, ci, h, w, co, k, stride, top, left, oh, ow })
+        Ok(Self { b, ci, h, w, co, k, stride, top, left, bottom, right, oh, ow })
     }
 
-    /// What the forms of the weights depend on beside the weights.
-    pub(crate) fn key(&self) -> [usize; 4] {
-        let &Self { h, w, stride, top, left, .. } = self;
-        [h, w, stride, top * 256 + left] // paddings are below the kernel's size
+    /// What the layout of prepared weights depends on.
+    pub(crate) fn key(&self) -> [usize; 6] {
+        let &Self { h, w, ci, co, stride, top, left, .. } = self;
+        [h, w, ci, co, stride, top * 256 + left] // paddings are below the kernel's size
     }
 
     /// The same for tensors, before anything is copied.

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
-use rayon::prelude::*;
 
+use super::{Op, apply};
 use crate::check::{elements, image_dims, same_dtype};
-use crate::kernels::cpu::buffer::Buffer;
-use crate::kernels::cpu::denormals::FlushDenormals;
-use crate::kernels::cpu::host::grain_of;
-use crate::kernels::reference as compose;
-use crate::network::{Data, Dims, Features, operation};
+use crate::features::{Dims, Features};
+use crate::kernels::Backend;
+use crate::network::operation;
+use crate::tape::{Gradients, NodeId};
 
 /// Every pixel twice in both directions: `[b, c, h, w] -> [b, c, 2h, 2w]`, as
 /// `torch.nn.functional.interpolate(x, scale_factor=2)`.
@@ -66,7 +65,8 @@ impl Features {
     /// # Errors
     /// When there is no memory for them.
     pub fn upsample_nearest2d(&self) -> Result<Self> {
-        upsample("upsample_nearest2d", self, None)
+        let op = Upsample::new("upsample_nearest2d", self.sizes())?;
+        apply(op, [self])
     }
 
     /// [`upsample_add`](crate::upsample_add) of these features and `skip`.
@@ -76,80 +76,51 @@ impl Features {
     pub fn upsample_add(&self, skip: &Self) -> Result<Self> {
         let [b, c, h, w] = self.dims();
         check_skip(&self.dims(), [b, c, 2 * h, 2 * w], &skip.dims())?;
-        upsample("upsample_add", self, Some(skip))
+        let op = Upsample::new("upsample_add", self.sizes())?;
+        apply(op, [self, skip])
     }
 }
 
-fn upsample(op: &str, x: &Features, skip: Option<&Features>) -> Result<Features> {
-    let dims @ Dims { b, c, h, w } = x.sizes();
-    elements(op, &[b, c, h, w, 4])?;
-    let doubled = Dims { h: 2 * h, w: 2 * w, ..dims };
-    let (x, skip) = match (x.data(), skip.map(Features::data)) {
-        (Data::Host(x), None) => (x, None),
-        (Data::Host(x), Some(Data::Host(skip))) => (x, Some(skip)),
-        (Data::Other(x), None) => return Features::other(compose::upsample_nearest2d(x)?),
-        (Data::Other(x), Some(Data::Other(skip))) => {
-            return Features::other(compose::upsample_nearest2d(x)?.add(skip)?);
-        }
-        _ => bail!("{op}: the features are of different networks"),
-    };
-    let mut y = Buffer::new(doubled.count())?;
-    let row = w * c;
-    // two rows of the result come from one of the input
-    let rows = y.par_chunks_mut(4 * row).zip(x.floats.par_chunks(row)).enumerate().with_min_len(grain_of(4 * row));
-    rows.for_each(|(i, (y, x))| {
-        let (top, bottom) = y.split_at_mut(2 * row);
-        match skip {
-            None => {
-                for (y, x) in top.chunks_exact_mut(2 * c).zip(x.chunks_exact(c)) {
-                    y[..c].copy_from_slice(x);
-                    y[c..].copy_from_slice(x);
-                }
-                bottom.copy_from_slice(top);
-            }
-            Some(skip) => {
-                let skip = &skip.floats[i * 4 * row..][..4 * row];
-                for (y, skip) in [top, bottom].into_iter().zip(skip.chunks_exact(2 * row)) {
-                    for ((y, skip), x) in y.chunks_exact_mut(2 * c).zip(skip.chunks_exact(2 * c)).zip(x.chunks_exact(c))
-                    {
-                        for (y, skip) in y.chunks_exact_mut(c).zip(skip.chunks_exact(c)) {
-                            y.iter_mut().zip(skip).zip(x).for_each(|((y, skip), x)| *y = x + skip);
-                        }
-                    }
-                }
-            }
-        }
-    });
-    let (x_id, skip_id) = (x.id, skip.and_then(|skip| skip.id));
-    let id = (x_id.is_some() || skip_id.is_some()).then(|| {
-        x.tape.record(Box::new(move |grad, gradients| {
-            if let Some(id) = x_id {
-                gradients.add(id, Arc::new(backward(dims, &grad)?))?;
-            }
-            match skip_id {
-                Some(id) => gradients.add(id, grad),
-                None => Ok(()),
-            }
-        }))
-    });
-    Ok(Features::host(doubled, y, &x.tape, id))
+/// Upsampling of features of these sizes; a second input is the skip connection.
+struct Upsample {
+    name: &'static str,
+    dims: Dims,
 }
 
-/// The sum over each 2x2 block.
-fn backward(dims: Dims, grad: &[f32]) -> Result<Buffer> {
-    let (c, row) = (dims.c, dims.w * dims.c);
-    let mut dx = Buffer::new(dims.count())?;
-    dx.par_chunks_mut(row).zip(grad.par_chunks(4 * row)).with_min_len(grain_of(4 * row)).for_each(|(dx, grad)| {
-        let _flush = FlushDenormals::new();
-        let (top, bottom) = grad.split_at(2 * row);
-        let blocks = top.chunks_exact(2 * c).zip(bottom.chunks_exact(2 * c));
-        for (dx, (top, bottom)) in dx.chunks_exact_mut(c).zip(blocks) {
-            let (a, b) = top.split_at(c);
-            let (c, d) = bottom.split_at(c);
-            for (i, dx) in dx.iter_mut().enumerate() {
-                *dx = (a[i] + b[i]) + (c[i] + d[i]);
-            }
+impl Upsample {
+    fn new(name: &'static str, dims: Dims) -> Result<Self> {
+        let Dims { b, c, h, w } = dims;
+        elements(name, &[b, c, h, w, 4])?;
+        Ok(Self { name, dims })
+    }
+}
+
+impl<const N: usize> Op<N> for Upsample {
+    type Kept<B: Backend> = ();
+
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn output(&self) -> Dims {
+        Dims { h: 2 * self.dims.h, w: 2 * self.dims.w, ..self.dims }
+    }
+
+    fn forward<B: Backend>(&self, inputs: [Arc<B::Buffer>; N], _: bool) -> Result<(Arc<B::Buffer>, ())> {
+        let y = B::upsample(&inputs[0], inputs.get(1).map(|skip| &**skip), self.dims)?;
+        Ok((Arc::new(y), ()))
+    }
+
+    fn backward<B: Backend>(
+        self,
+        (): (),
+        grad: Arc<B::Buffer>,
+        to: [Option<NodeId>; N],
+        gradients: &mut Gradients<B>,
+    ) -> Result<()> {
+        if to[0].is_some() {
+            gradients.add(to[0], B::upsample_backward(&grad, self.dims)?)?;
         }
-    });
-    Ok(dx)
+        gradients.add(to.get(1).copied().flatten(), grad)
+    }
 }

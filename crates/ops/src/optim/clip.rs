@@ -4,12 +4,8 @@ use std::collections::HashSet;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Storage, Tensor, Var, bail};
-use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
-use crate::kernels::cpu::denormals::FlushDenormals;
-use crate::kernels::cpu::host::{PIECE, arch, is_f32, piece, with_numbers};
-use crate::kernels::reference as compose;
+use crate::kernels::{Backend, BackendKind, Work};
 
 /// The Euclidean norm of the gradients of `vars`, taken as one vector: `torch.nn.utils.get_total_norm`.
 ///
@@ -67,7 +63,7 @@ pub fn clip_grad_norm(grads: &mut GradStore, vars: &[Var], max_norm: f64) -> Res
     Ok(norm)
 }
 
-/// The gradients of `vars`, contiguous and apart from the variables themselves.
+/// The gradients of `vars`, contiguous, in memory that no variable shares.
 pub(crate) fn gradients(op: &str, grads: &GradStore, vars: &[Var]) -> Result<Vec<Tensor>> {
     let variables: HashSet<usize> = vars.iter().map(|var| storage_of(var)).collect();
     let gradient = |(i, var): (usize, &Var)| match grads.get(var) {
@@ -90,38 +86,22 @@ fn storage_of(tensor: &Tensor) -> usize {
 
 /// The norm of contiguous gradients.
 pub(crate) fn norm(grads: &[Tensor]) -> Result<f64> {
-    let (host, other): (Vec<_>, Vec<_>) = grads.iter().partition(|grad| is_f32(grad));
-    let pieces = host.iter().flat_map(|grad| (0..grad.elem_count().div_ceil(PIECE)).map(move |i| (grad, i)));
-    let sum = |(grad, i): (&&Tensor, usize)| {
-        with_numbers(grad, |numbers| {
-            let _flush = FlushDenormals::new();
-            Ok(arch().dispatch(SumOfSquares { numbers: piece(numbers, i, PIECE) }))
-        })
-    };
-    let sums = pieces.collect::<Vec<_>>().into_par_iter().map(sum).collect::<Result<Vec<f64>>>()?;
-    Ok((sums.iter().sum::<f64>() + compose::sum_of_squares(&other)?).sqrt())
-}
-
-struct SumOfSquares<'a> {
-    numbers: &'a [f32],
-}
-
-impl WithSimd for SumOfSquares<'_> {
-    type Output = f64;
-
-    /// Plain code that the compiler turns into the vectors of `S`; as many sums as the widest need, so that all machines
-    /// add in one order.
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> f64 {
-        const LANES: usize = 32;
-        let square = |x: f32| f64::from(x) * f64::from(x);
-        let (rows, rest) = self.numbers.as_chunks::<LANES>();
-        let mut sums = [0f64; LANES];
-        for row in rows {
-            for (sum, &x) in sums.iter_mut().zip(row) {
-                *sum += square(x);
-            }
+    let mut sum = 0.0;
+    for backend in BackendKind::ALL {
+        let own: Vec<_> = grads.iter().filter(|grad| BackendKind::of(grad) == backend).collect();
+        if !own.is_empty() {
+            sum += backend.run(SumOfSquares(&own))?;
         }
-        sums.iter().sum::<f64>() + rest.iter().map(|&x| square(x)).sum::<f64>()
+    }
+    Ok(sum.sqrt())
+}
+
+struct SumOfSquares<'a>(&'a [&'a Tensor]);
+
+impl Work for SumOfSquares<'_> {
+    type Output = Result<f64>;
+
+    fn on<B: Backend>(self) -> Result<f64> {
+        B::sum_of_squares(self.0)
     }
 }

@@ -1,12 +1,9 @@
 //! The moving average of the weights.
 
-use candle_core::{Device, Result, Tensor, Var, bail};
-use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
+use candle_core::{Result, Tensor, Var, bail};
 
-use crate::kernels::cpu::denormals::FlushDenormals;
-use crate::kernels::cpu::host::{PIECE, arch, is_f32, piece, with_numbers};
-use crate::kernels::reference as compose;
+use super::state::{State, mutable};
+use crate::kernels::{Backend, BackendKind, Work};
 
 /// The settings of [`Ema`]; names and defaults are diffusers' but for `max_decay`, which it calls `decay`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -15,7 +12,7 @@ pub struct EmaConfig {
     pub max_decay: f64,
     /// The least decay once it is not 0 any more, from 0 to `max_decay`.
     pub min_decay: f64,
-    /// As many steps, and one more, the average is the parameter itself.
+    /// For the first `update_after_step + 1` steps the average equals the parameters.
     pub update_after_step: u64,
     /// Whether the decay grows as `1 - (1 + step / inv_gamma)^-power` instead of `(1 + step) / (10 + step)`.
     pub use_ema_warmup: bool,
@@ -91,7 +88,7 @@ impl EmaConfig {
 pub struct Ema {
     config: EmaConfig,
     params: Vec<Var>,
-    shadow: Vec<Shadow>,
+    shadow: Vec<State>,
     steps: u64,
 }
 
@@ -104,24 +101,6 @@ pub struct EmaState {
     pub shadow: Vec<Tensor>,
 }
 
-#[derive(Debug)]
-enum Shadow {
-    /// f32 on the CPU.
-    Host(Vec<f32>),
-    Device(Tensor),
-}
-
-impl Shadow {
-    /// A copy of `tensor`.
-    fn new(tensor: &Tensor) -> Result<Self> {
-        if is_f32(tensor) {
-            Ok(Self::Host(with_numbers(tensor, |numbers| Ok(numbers.to_vec()))?))
-        } else {
-            Ok(Self::Device(tensor.copy()?.detach()))
-        }
-    }
-}
-
 impl Ema {
     /// Averages that are the parameters as they are now.
     ///
@@ -132,35 +111,20 @@ impl Ema {
         if let Some(param) = params.iter().find(|param| !param.dtype().is_float()) {
             bail!("ema: a parameter {:?} is of dtype {:?}, not a floating point type", param.dims(), param.dtype())
         }
-        let shadow = params.iter().map(|param| Shadow::new(param)).collect::<Result<_>>()?;
+        let shadow = params.iter().map(|param| State::new(param)).collect::<Result<_>>()?;
         Ok(Self { config, params, shadow, steps: 0 })
     }
 
-    /// Draws the averages nearer to the parameters, after the optimiser's step; returns the decay that was used.
+    /// Moves the averages towards the parameters, after the optimiser's step; returns the decay that was used.
     ///
     /// # Errors
     /// Those of candle's operations on devices other than the CPU.
     pub fn step(&mut self) -> Result<f64> {
         let decay = self.config.decay(self.steps + 1);
-        let rate = 1.0 - decay;
-        let mut pieces = vec![];
-        for (shadow, param) in self.shadow.iter_mut().zip(&self.params) {
-            match shadow {
-                Shadow::Host(shadow) => {
-                    pieces
-                        .extend(shadow.chunks_mut(PIECE).enumerate().map(|(i, shadow)| (i, shadow, param.as_tensor())));
-                }
-                Shadow::Device(shadow) => *shadow = compose::ema(shadow, &param.as_detached_tensor(), rate)?,
-            }
+        let Self { params, shadow, .. } = self;
+        for backend in BackendKind::ALL {
+            backend.run(Pass { params, shadow, rate: 1.0 - decay })?;
         }
-        // A parameter is locked for one piece at a time: nobody waits for others with it locked.
-        pieces.into_par_iter().try_for_each(|(i, shadow, param)| {
-            with_numbers(param, |param| {
-                let _flush = FlushDenormals::new();
-                arch().dispatch(Kernel { shadow, param: piece(param, i, PIECE), rate: rate as f32 });
-                Ok(())
-            })
-        })?;
         self.steps += 1;
         Ok(decay)
     }
@@ -175,11 +139,7 @@ impl Ema {
     /// # Errors
     /// Those of candle's copies.
     pub fn shadow(&self) -> Result<Vec<Tensor>> {
-        let tensor = |(shadow, param): (&Shadow, &Var)| match shadow {
-            Shadow::Host(numbers) => Tensor::from_slice(numbers, param.shape(), &Device::Cpu),
-            Shadow::Device(tensor) => Ok(tensor.clone()),
-        };
-        self.shadow.iter().zip(&self.params).map(tensor).collect()
+        self.shadow.iter().zip(&self.params).map(|(shadow, param)| shadow.tensor(param)).collect()
     }
 
     /// Writes the averages into `vars`: the parameters themselves, or those of a second model that is to be used with them.
@@ -202,14 +162,14 @@ impl Ema {
         Ok(EmaState { steps: self.steps, shadow: self.shadow()? })
     }
 
-    /// Goes on from where [`Ema::state`] was taken.
+    /// Restores what [`Ema::state`] returned.
     ///
     /// # Errors
     /// Averages that do not fit the parameters in number, shape or dtype; then nothing was changed.
     pub fn load_state(&mut self, state: &EmaState) -> Result<()> {
         self.check_fit("an average in the state", state.shadow.iter())?;
         let pairs = state.shadow.iter().zip(&self.params);
-        let shadow = pairs.map(|(average, param)| Shadow::new(&average.to_device(param.device())?));
+        let shadow = pairs.map(|(average, param)| State::new(&average.to_device(param.device())?));
         self.shadow = shadow.collect::<Result<_>>()?;
         self.steps = state.steps;
         Ok(())
@@ -231,32 +191,18 @@ impl Ema {
     }
 }
 
-struct Kernel<'a> {
-    shadow: &'a mut [f32],
-    param: &'a [f32],
-    rate: f32,
+/// The step of the averages of one backend.
+struct Pass<'a> {
+    params: &'a [Var],
+    shadow: &'a mut [State],
+    rate: f64,
 }
 
-impl WithSimd for Kernel<'_> {
-    type Output = ();
+impl Work for Pass<'_> {
+    type Output = Result<()>;
 
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let rate = simd.splat_f32s(self.rate);
-        let (shadow, shadow_rest) = S::as_mut_simd_f32s(self.shadow);
-        let (param, param_rest) = S::as_simd_f32s(self.param);
-        for (shadow, &param) in shadow.iter_mut().zip(param) {
-            *shadow = step(simd, rate, *shadow, param);
-        }
-        if !shadow_rest.is_empty() {
-            let (shadow, param) = (simd.partial_load_f32s(shadow_rest), simd.partial_load_f32s(param_rest));
-            simd.partial_store_f32s(shadow_rest, step(simd, rate, shadow, param));
-        }
+    fn on<B: Backend>(self) -> Result<()> {
+        let all = self.params.iter().zip(self.shadow);
+        B::average(all.filter_map(|(var, shadow)| Some((var, mutable::<B>(shadow)?))).collect(), self.rate)
     }
-}
-
-/// Rounded after each operation, as torch does it: given torch's parameters the average has torch's bits.
-#[inline(always)]
-fn step<S: Simd>(s: S, rate: S::f32s, shadow: S::f32s, param: S::f32s) -> S::f32s {
-    s.sub_f32s(shadow, s.mul_f32s(rate, s.sub_f32s(shadow, param)))
 }

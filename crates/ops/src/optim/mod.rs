@@ -4,3 +4,4 @@ pub(crate) mod adam;
 pub(crate) mod clip;
 pub(crate) mod ema;
 pub(crate) mod sgd;
+mod state;

@@ -6,7 +6,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 use kakusan_data::{BadImage, Batch, Batches, ImageSet, Loader};
 use kakusan_models::{Dropout, Model, ModelConfig, Weights};
-use kakusan_ops::{Ema, EmaState};
+use kakusan_ops::{Ema, EmaState, PreparedWeights};
 use kakusan_rng::Generator;
 use kakusan_scheduler::{Draw, Process};
 
@@ -283,6 +283,7 @@ impl Trainer {
         let seed = self.progress.rng.seed();
         let step = (self.progress.epoch * self.loader.steps_per_epoch() + number) as u64;
         let (model, process, objective) = (self.model.as_ref(), &self.process, &self.objective);
+        let _prepared = PreparedWeights::new(self.weights.iter().map(|(_, var)| var.as_tensor()));
         kakusan_ops::gradients(count, &self.device, |part| -> Result<Tensor> {
             let of = |batch: &Tensor| batch.narrow(0, part.start, part.len());
             let (clean, noise, levels) = (of(&clean)?, of(&noise)?, &levels[part.clone()]);

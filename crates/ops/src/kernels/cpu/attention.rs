@@ -3,24 +3,12 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::kernels::cpu::denormals::FlushDenormals;
-use crate::kernels::cpu::host::{arch, grain, lanes};
-use crate::kernels::cpu::matmul::{Left, Panels, Product};
-use crate::kernels::cpu::scratch::with_scratch;
-use crate::kernels::cpu::silu::exp;
-
-/// Queries `[b, n, heads * d]` on keys and values `[b, keys, heads * d]`, head `h` in columns `h * d` to `(h + 1) * d` as in
-/// diffusers' `Attention`. No size is 0 but for `b`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Attention {
-    pub(crate) b: usize,
-    pub(crate) n: usize,
-    pub(crate) keys: usize,
-    pub(crate) heads: usize,
-    pub(crate) d: usize,
-    /// Of the scores; torch's default is `1 / sqrt(d)`. Positive.
-    pub(crate) scale: f32,
-}
+use super::denormals::FlushDenormals;
+use super::host::{arch, lanes, min_tasks};
+use super::matmul::{Left, Panels, Product};
+use super::scratch::with_scratch;
+use super::silu::exp;
+use crate::op::attention::Attention;
 
 /// Queries of a task, and of a block in the backward pass.
 const QUERIES: usize = 64;
@@ -36,7 +24,7 @@ pub(crate) fn forward(s: Attention, [q, k, v]: [&[f32]; 3], out: &mut [f32], log
             blocks.map(move |(block, (out, log_sums))| (image, block * QUERIES, out, log_sums))
         })
         .collect();
-    tasks.into_par_iter().with_min_len(grain()).for_each(|(image, start, out, log_sums)| {
+    tasks.into_par_iter().with_min_len(min_tasks()).for_each(|(image, start, out, log_sums)| {
         let _flush = FlushDenormals::new();
         let q = &q[(image * s.n + start) * c..];
         let of_image = image * s.keys * c..(image + 1) * s.keys * c;
@@ -44,7 +32,7 @@ pub(crate) fn forward(s: Attention, [q, k, v]: [&[f32]; 3], out: &mut [f32], log
     });
 }
 
-/// The gradients of q, k and v, by algorithm 4 of the paper: the scores are computed anew.
+/// The gradients of q, k and v, by algorithm 4 of the paper: the scores are recomputed.
 pub(crate) fn backward(
     s: Attention,
     [q, k, v]: [&[f32]; 3],
@@ -57,7 +45,7 @@ pub(crate) fn backward(
     let inputs = q.par_chunks(queries).zip(k.par_chunks(keys).zip(v.par_chunks(keys)));
     let results = out.par_chunks(queries).zip(log_sums.par_chunks(s.n * s.heads)).zip(grad.par_chunks(queries));
     let gradients = dq.par_chunks_mut(queries).zip(dk.par_chunks_mut(keys).zip(dv.par_chunks_mut(keys)));
-    gradients.zip(inputs.zip(results)).with_min_len(grain()).for_each(|(gradients, (inputs, results))| {
+    gradients.zip(inputs.zip(results)).with_min_len(min_tasks()).for_each(|(gradients, (inputs, results))| {
         let _flush = FlushDenormals::new();
         let ((dq, (dk, dv)), (q, (k, v)), ((out, log_sums), grad)) = (gradients, inputs, results);
         for head in 0..s.heads {

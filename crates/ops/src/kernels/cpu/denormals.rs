@@ -1,6 +1,6 @@
 //! Numbers below the normal range, which a CPU multiplies a hundred times slower than others.
 
-use std::cell::Cell;
+use std::marker::PhantomData;
 
 /// While it lives, this thread's vector unit takes denormal numbers (below 1.2e-38 in f32) for zero and makes none.
 ///
@@ -9,6 +9,8 @@ use std::cell::Cell;
 pub(crate) struct FlushDenormals {
     #[cfg(target_arch = "x86_64")]
     before: u32,
+    /// It must be dropped on the thread that made it.
+    _thread: PhantomData<*const ()>,
 }
 
 impl FlushDenormals {
@@ -18,55 +20,12 @@ impl FlushDenormals {
         const DENORMALS_ARE_ZERO: u32 = 1 << 6;
         let before = x86::control();
         x86::set_control(before | FLUSH_TO_ZERO | DENORMALS_ARE_ZERO);
-        Self { before }
+        Self { before, _thread: PhantomData }
     }
 
     #[cfg(not(target_arch = "x86_64"))]
     pub(crate) fn new() -> Self {
-        Self {}
-    }
-}
-
-thread_local! {
-    /// What is to be put back for [`unflushed`] work, while this thread is [`flushing`].
-    static OUTSIDE: Cell<Option<FlushDenormals>> = const { Cell::new(None) };
-}
-
-/// Runs `work`, a whole part of a batch, as if a [`FlushDenormals`] lived around it.
-pub(crate) fn flushing<R>(work: impl FnOnce() -> R) -> R {
-    let _restore = Outside(OUTSIDE.replace(Some(FlushDenormals::new())));
-    work()
-}
-
-/// Runs `work` as this thread would without any [`flushing`] around it.
-pub(crate) fn unflushed<R>(work: impl FnOnce() -> R) -> R {
-    match OUTSIDE.take() {
-        None => work(),
-        Some(flush) => {
-            drop(flush);
-            let _restore = Again;
-            work()
-        }
-    }
-}
-
-/// Ends [`flushing`], after a panic too.
-struct Outside(Option<FlushDenormals>);
-
-impl Drop for Outside {
-    fn drop(&mut self) {
-        // its own goes first: it puts back the control word that the one before had set
-        drop(OUTSIDE.take());
-        OUTSIDE.set(self.0.take());
-    }
-}
-
-/// Goes on with [`flushing`], after a panic too.
-struct Again;
-
-impl Drop for Again {
-    fn drop(&mut self) {
-        OUTSIDE.set(Some(FlushDenormals::new()));
+        Self { _thread: PhantomData }
     }
 }
 
@@ -95,7 +54,7 @@ mod x86 {
     }
 
     /// Sets it. Callers touch only the two bits on denormals and put them back: rounding and exception masks, on which
-    /// the compiler relies, stay as they are. What the compiler may assume beside is how a denormal is rounded, so a
+    /// the compiler relies, stay as they are. The compiler may also assume how a denormal is rounded, so a
     /// constant that it folds can keep a value below 1.2e-38 that the machine would have flushed; our kernels have none.
     pub(super) fn set_control(word: u32) {
         // SAFETY: loads four bytes from a local u32 that came from `control`, two documented bits changed.
@@ -118,26 +77,6 @@ mod tests {
             assert_eq!(inner, if cfg!(target_arch = "x86_64") { 0.0 } else { f32::MIN_POSITIVE / 2.0 });
         }
         assert!(half(f32::MIN_POSITIVE) > 0.0);
-    }
-
-    #[test]
-    fn what_is_computed_apart_keeps_them() {
-        let half = || black_box(f32::MIN_POSITIVE) * black_box(0.5);
-        let flushed = if cfg!(target_arch = "x86_64") { 0.0 } else { f32::MIN_POSITIVE / 2.0 };
-        flushing(|| {
-            assert_eq!(half(), flushed);
-            let panic = std::panic::catch_unwind(|| {
-                unflushed(|| {
-                    assert!(half() > 0.0);
-                    flushing(|| assert_eq!(half(), flushed));
-                    assert!(half() > 0.0);
-                    panic!("a kernel")
-                })
-            });
-            assert!(panic.is_err());
-            assert_eq!(half(), flushed);
-        });
-        assert!(half() > 0.0);
     }
 
     #[test]

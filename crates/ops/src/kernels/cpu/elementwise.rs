@@ -3,13 +3,13 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::kernels::cpu::denormals::FlushDenormals;
-use crate::kernels::cpu::host::{PIECE, arch, grain, piece};
-use crate::kernels::cpu::silu::{Backward, Forward};
+use super::denormals::FlushDenormals;
+use super::host::{PIECE, arch, min_tasks, piece};
+use super::silu::{Backward, Forward};
 
 /// `y = silu(x)`, as `torch.nn.functional.silu`.
 pub(crate) fn silu(x: &[f32], y: &mut [f32]) {
-    y.par_chunks_mut(PIECE).enumerate().with_min_len(grain()).for_each(|(i, y)| {
+    y.par_chunks_mut(PIECE).enumerate().with_min_len(min_tasks()).for_each(|(i, y)| {
         let _flush = FlushDenormals::new();
         y.copy_from_slice(piece(x, i, PIECE));
         arch().dispatch(Forward { x: y, derivative: None });
@@ -18,7 +18,7 @@ pub(crate) fn silu(x: &[f32], y: &mut [f32]) {
 
 /// The gradient of `silu`: `dx = grad * silu'(x)`.
 pub(crate) fn silu_backward(x: &[f32], grad: &[f32], dx: &mut [f32]) {
-    dx.par_chunks_mut(PIECE).enumerate().with_min_len(grain()).for_each(|(i, dx)| {
+    dx.par_chunks_mut(PIECE).enumerate().with_min_len(min_tasks()).for_each(|(i, dx)| {
         let _flush = FlushDenormals::new();
         dx.copy_from_slice(piece(x, i, PIECE));
         arch().dispatch(Backward { x: dx, grad: piece(grad, i, PIECE) });
@@ -27,7 +27,7 @@ pub(crate) fn silu_backward(x: &[f32], grad: &[f32], dx: &mut [f32]) {
 
 /// `y = a + b`
 pub(crate) fn add(a: &[f32], b: &[f32], y: &mut [f32]) {
-    y.par_chunks_mut(PIECE).enumerate().with_min_len(grain()).for_each(|(i, y)| {
+    y.par_chunks_mut(PIECE).enumerate().with_min_len(min_tasks()).for_each(|(i, y)| {
         let _flush = FlushDenormals::new();
         arch().dispatch(Add { a: piece(a, i, PIECE), b: piece(b, i, PIECE), y });
     });
@@ -35,7 +35,7 @@ pub(crate) fn add(a: &[f32], b: &[f32], y: &mut [f32]) {
 
 /// `sum += x`
 pub(crate) fn accumulate(x: &[f32], sum: &mut [f32]) {
-    sum.par_chunks_mut(PIECE).enumerate().with_min_len(grain()).for_each(|(i, sum)| {
+    sum.par_chunks_mut(PIECE).enumerate().with_min_len(min_tasks()).for_each(|(i, sum)| {
         let _flush = FlushDenormals::new();
         arch().dispatch(Accumulate { x: piece(x, i, PIECE), sum });
     });
@@ -43,7 +43,7 @@ pub(crate) fn accumulate(x: &[f32], sum: &mut [f32]) {
 
 /// `y = x * factor`
 pub(crate) fn scale(x: &[f32], factor: f32, y: &mut [f32]) {
-    y.par_chunks_mut(PIECE).enumerate().with_min_len(grain()).for_each(|(i, y)| {
+    y.par_chunks_mut(PIECE).enumerate().with_min_len(min_tasks()).for_each(|(i, y)| {
         let _flush = FlushDenormals::new();
         arch().dispatch(Scale { x: piece(x, i, PIECE), factor, y });
     });
@@ -56,7 +56,7 @@ pub(crate) fn scale(x: &[f32], factor: f32, y: &mut [f32]) {
 pub(crate) fn dropout(x: &[f32], mask: &[u8], p: f32, y: &mut [f32]) {
     // torch divides the mask in f32, by 1 - p of f64
     let kept = if p < 1.0 { 1.0 / (1.0 - f64::from(p)) as f32 } else { 0.0 };
-    y.par_chunks_mut(PIECE).enumerate().with_min_len(grain()).for_each(|(i, y)| {
+    y.par_chunks_mut(PIECE).enumerate().with_min_len(min_tasks()).for_each(|(i, y)| {
         let _flush = FlushDenormals::new();
         let masked = piece(x, i, PIECE).iter().zip(piece(mask, i, PIECE));
         y.iter_mut().zip(masked).for_each(|(y, (&x, &mask))| *y = x * (f32::from(mask) * kept));
@@ -66,7 +66,7 @@ pub(crate) fn dropout(x: &[f32], mask: &[u8], p: f32, y: &mut [f32]) {
 /// `y[b, n, c] = x[b, n, c] + vector[b, c]`: the embedding of the time step on every pixel.
 pub(crate) fn add_vector(x: &[f32], vector: &[f32], [n, c]: [usize; 2], y: &mut [f32]) {
     let tasks = y.par_chunks_mut(n * c).zip(x.par_chunks(n * c)).zip(vector.par_chunks(c));
-    tasks.with_min_len(grain()).for_each(|((y, x), vector)| {
+    tasks.with_min_len(min_tasks()).for_each(|((y, x), vector)| {
         let _flush = FlushDenormals::new();
         arch().dispatch(AddVector { x, vector, y });
     });
@@ -75,7 +75,7 @@ pub(crate) fn add_vector(x: &[f32], vector: &[f32], [n, c]: [usize; 2], y: &mut 
 /// The gradient of the vector in [`add_vector`]: `sums[b, c] = sum over n of grad[b, n, c]`.
 pub(crate) fn sum_pixels(grad: &[f32], [n, c]: [usize; 2], sums: &mut [f32]) {
     let tasks = sums.par_chunks_mut(c).zip(grad.par_chunks(n * c));
-    tasks.with_min_len(grain()).for_each(|(sums, grad)| {
+    tasks.with_min_len(min_tasks()).for_each(|(sums, grad)| {
         let _flush = FlushDenormals::new();
         sums.fill(0.0);
         arch().dispatch(AddColumns { rows: grad, width: c, sums });
@@ -85,7 +85,7 @@ pub(crate) fn sum_pixels(grad: &[f32], [n, c]: [usize; 2], sums: &mut [f32]) {
 /// `y[.., ca + cb] = a[.., ca], b[.., cb]`: the channels of two features side by side, as `torch.cat`.
 pub(crate) fn concat([a, b]: [&[f32]; 2], [ca, cb]: [usize; 2], y: &mut [f32]) {
     let pixels = (PIECE / (ca + cb)).max(1);
-    y.par_chunks_mut(pixels * (ca + cb)).enumerate().with_min_len(grain()).for_each(|(i, y)| {
+    y.par_chunks_mut(pixels * (ca + cb)).enumerate().with_min_len(min_tasks()).for_each(|(i, y)| {
         let (a, b) = (piece(a, i, pixels * ca), piece(b, i, pixels * cb));
         let pairs = a.chunks_exact(ca).zip(b.chunks_exact(cb));
         for (y, (a, b)) in y.chunks_exact_mut(ca + cb).zip(pairs) {
@@ -100,7 +100,7 @@ pub(crate) fn concat([a, b]: [&[f32]; 2], [ca, cb]: [usize; 2], y: &mut [f32]) {
 pub(crate) fn split(grad: &[f32], [ca, cb]: [usize; 2], [da, db]: [&mut [f32]; 2]) {
     let pixels = (PIECE / (ca + cb)).max(1);
     let parts = da.par_chunks_mut(pixels * ca).zip(db.par_chunks_mut(pixels * cb));
-    parts.enumerate().with_min_len(grain()).for_each(|(i, (da, db))| {
+    parts.enumerate().with_min_len(min_tasks()).for_each(|(i, (da, db))| {
         let pairs = da.chunks_exact_mut(ca).zip(db.chunks_exact_mut(cb));
         for ((da, db), grad) in pairs.zip(piece(grad, i, pixels * (ca + cb)).chunks_exact(ca + cb)) {
             let (left, right) = grad.split_at(ca);
@@ -114,7 +114,7 @@ pub(crate) fn split(grad: &[f32], [ca, cb]: [usize; 2], [da, db]: [&mut [f32]; 2
 /// odd row or column is dropped.
 pub(crate) fn avg_pool(x: &[f32], [h, w, c]: [usize; 3], y: &mut [f32]) {
     let row = w / 2 * c;
-    y.par_chunks_mut((h / 2 * row).max(1)).enumerate().with_min_len(grain()).for_each(|(i, y)| {
+    y.par_chunks_mut((h / 2 * row).max(1)).enumerate().with_min_len(min_tasks()).for_each(|(i, y)| {
         let _flush = FlushDenormals::new();
         let image = piece(x, i, h * w * c);
         for (y, x) in y.chunks_exact_mut(row).zip(image.chunks_exact(2 * w * c)) {
@@ -133,7 +133,7 @@ pub(crate) fn avg_pool(x: &[f32], [h, w, c]: [usize; 3], y: &mut [f32]) {
 /// The gradient of [`avg_pool`]: a quarter for each pixel of a block, zero for what was dropped.
 pub(crate) fn avg_pool_backward(grad: &[f32], [h, w, c]: [usize; 3], dx: &mut [f32]) {
     let row = w / 2 * c;
-    dx.par_chunks_mut(h * w * c).enumerate().with_min_len(grain()).for_each(|(i, dx)| {
+    dx.par_chunks_mut(h * w * c).enumerate().with_min_len(min_tasks()).for_each(|(i, dx)| {
         let _flush = FlushDenormals::new();
         let image = piece(grad, i, h / 2 * row);
         for (y, dx) in dx.chunks_exact_mut(w * c).enumerate() {

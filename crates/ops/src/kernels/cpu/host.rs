@@ -1,59 +1,22 @@
 //! What the CPU kernels share: the machine's vectors, memory that is written once, and views of a tensor's numbers.
 
-use std::cell::Cell;
 use std::mem::MaybeUninit;
 
-use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType, bail};
+use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, WithDType, bail};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::kernels::cpu::denormals::{FlushDenormals, unflushed};
-pub(crate) use crate::kernels::cpu::vectors::arch;
-use crate::still;
+use super::denormals::FlushDenormals;
+pub(crate) use super::vectors::arch;
 
-/// How many of its tasks an operation leaves to one thread at least: all of them where every thread works [`alone`].
-pub(crate) fn grain() -> usize {
-    if is_alone() { usize::MAX } else { 1 }
+/// Tasks that a thread takes at least: all of them on a pool of one thread, which gains nothing from cutting work up.
+pub(crate) fn min_tasks() -> usize {
+    if rayon::current_num_threads() == 1 { usize::MAX } else { 1 }
 }
 
-/// Whether every operation is to stay on this thread.
-pub(crate) fn is_alone() -> bool {
-    ALONE.get()
-}
-
-/// [`grain`] for tasks of so many numbers, which are too small to be sent to another thread one by one.
-pub(crate) fn grain_of(numbers: usize) -> usize {
-    grain().max(PIECE / numbers.max(1))
-}
-
-/// Runs `work` with every operation of it on this thread.
-pub(crate) fn alone<R>(work: impl FnOnce() -> R) -> R {
-    with_alone(true, work)
-}
-
-/// Runs `work` [`alone`] or not, whatever held before.
-pub(crate) fn with_alone<R>(alone: bool, work: impl FnOnce() -> R) -> R {
-    /// Puts the former state back, after a panic too.
-    struct Restore(bool);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            ALONE.set(self.0);
-        }
-    }
-    let _restore = Restore(ALONE.replace(alone));
-    work()
-}
-
-thread_local! {
-    static ALONE: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs `work`, which may wait for rayon's threads, without what this thread keeps for the call that it works for.
-///
-/// A thread that waits takes up whatever job is there, one of another call too, which must neither use weights that were
-/// prepared for this call, when its own may have changed since, nor compute under this call's flags.
-pub(crate) fn apart<R>(work: impl FnOnce() -> R) -> R {
-    still::with(None, || if is_alone() { work() } else { unflushed(work) })
+/// [`min_tasks`] for tasks of so many numbers, which are too small to be sent to another thread one by one.
+pub(crate) fn min_tasks_of(numbers: usize) -> usize {
+    min_tasks().max(PIECE / numbers.max(1))
 }
 
 /// Floats of a vector.
@@ -109,7 +72,7 @@ where
     let answers = if tasks.len() == 1 {
         tasks.into_iter().enumerate().map(task).collect()
     } else {
-        tasks.into_par_iter().enumerate().with_min_len(grain()).map(task).collect()
+        tasks.into_par_iter().enumerate().with_min_len(min_tasks()).map(task).collect()
     };
     for vec in &mut vecs {
         // SAFETY: the pieces cover the first `len` elements, and each was filled by its task, all of which have ended.
@@ -140,9 +103,4 @@ pub(crate) fn with_numbers<T: WithDType, R>(tensor: &Tensor, read: impl FnOnce(&
         Storage::Cpu(storage) => read(numbers(storage, layout)?),
         _ => bail!("a kernel for the CPU got a tensor on {:?}", tensor.device()),
     }
-}
-
-/// Whether the tensor is of the kind that the optimisers' kernels take.
-pub(crate) fn is_f32(tensor: &Tensor) -> bool {
-    tensor.device().is_cpu() && tensor.dtype() == DType::F32
 }

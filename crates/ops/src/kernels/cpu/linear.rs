@@ -3,19 +3,12 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::kernels::cpu::denormals::FlushDenormals;
-use crate::kernels::cpu::elementwise::AddColumns;
-use crate::kernels::cpu::host::{arch, grain, piece};
-use crate::kernels::cpu::matmul::{Left, Panels, Product};
-use crate::kernels::cpu::scratch::with_scratch;
-
-/// Rows `[m, i]` to rows `[m, o]`; `i` and `o` are not 0.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Linear {
-    pub(crate) m: usize,
-    pub(crate) i: usize,
-    pub(crate) o: usize,
-}
+use super::denormals::FlushDenormals;
+use super::elementwise::AddColumns;
+use super::host::{arch, min_tasks, piece};
+use super::matmul::{Left, Panels, Product};
+use super::scratch::with_scratch;
+use crate::op::linear::Linear;
 
 /// So few rows wait for the weights' way from memory: the weights are read once and not packed.
 const FEW: usize = 8;
@@ -42,11 +35,11 @@ pub(crate) fn forward(s: Linear, x: &[f32], weight: &[f32], bias: Option<&[f32]>
     let panels = Panels::new(i, o);
     with_scratch([panels.len()], |[packed]| {
         let packed = &mut packed[..panels.len()];
-        let tasks = packed.par_chunks_mut(panels.width() * i).enumerate().with_min_len(grain());
+        let tasks = packed.par_chunks_mut(panels.width() * i).enumerate().with_min_len(min_tasks());
         tasks.for_each(|(panel, packed)| panels.pack_turned(panel, weight, i, packed));
         rows_times(x, i, panels, packed, y, o);
         if let Some(bias) = bias {
-            y.par_chunks_mut(ROWS * o).with_min_len(grain()).for_each(|y| {
+            y.par_chunks_mut(ROWS * o).with_min_len(min_tasks()).for_each(|y| {
                 let _flush = FlushDenormals::new();
                 arch().dispatch(AddBias { bias, y });
             });
@@ -89,7 +82,7 @@ pub(crate) fn weight_gradient(s: Linear, x: &[f32], grad: &[f32], dw: &mut [f32]
         48..256 => 28,
         _ => 56,
     };
-    dw.par_chunks_mut(outputs * i).enumerate().with_min_len(grain()).for_each(|(task, dw)| {
+    dw.par_chunks_mut(outputs * i).enumerate().with_min_len(min_tasks()).for_each(|(task, dw)| {
         let _flush = FlushDenormals::new();
         with_scratch([Panels::new(ROWS, i).len()], |[packed]| {
             for start in (0..m).step_by(ROWS) {
@@ -111,7 +104,7 @@ pub(crate) fn bias_gradient(s: Linear, grad: &[f32], db: &mut [f32]) {
     db.fill(0.0);
     with_scratch([chunks * o], |[sums]| {
         let sums = &mut sums[..chunks * o];
-        sums.par_chunks_mut(o).enumerate().with_min_len(grain()).for_each(|(i, sums)| {
+        sums.par_chunks_mut(o).enumerate().with_min_len(min_tasks()).for_each(|(i, sums)| {
             let _flush = FlushDenormals::new();
             sums.fill(0.0);
             arch().dispatch(AddColumns { rows: piece(grad, i, CHUNK * o), width: o, sums });
@@ -122,7 +115,7 @@ pub(crate) fn bias_gradient(s: Linear, grad: &[f32], db: &mut [f32]) {
 
 /// `y[m, n] = x[m, k]` times the packed matrix, `ROWS` rows to a task.
 fn rows_times(x: &[f32], k: usize, panels: Panels, packed: &[f32], y: &mut [f32], n: usize) {
-    y.par_chunks_mut(ROWS * n).enumerate().with_min_len(grain()).for_each(|(task, y)| {
+    y.par_chunks_mut(ROWS * n).enumerate().with_min_len(min_tasks()).for_each(|(task, y)| {
         let _flush = FlushDenormals::new();
         let left = Left { numbers: piece(x, task, ROWS * k), row: k, step: 1 };
         Product { left, m: y.len() / n, right: packed, panels, c: y, c_row: n, add: false }.run();
@@ -136,7 +129,7 @@ fn few_rows(m: usize, n: usize, y: &mut [f32], work: impl Fn(usize, usize, &mut 
     }
     with_scratch([m * n], |[parts]| {
         let parts = &mut parts[..m * n];
-        parts.par_chunks_mut(m * COLUMNS).enumerate().with_min_len(grain()).for_each(|(task, part)| {
+        parts.par_chunks_mut(m * COLUMNS).enumerate().with_min_len(min_tasks()).for_each(|(task, part)| {
             let _flush = FlushDenormals::new();
             work(task * COLUMNS, part.len() / m, part);
         });

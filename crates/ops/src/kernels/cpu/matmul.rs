@@ -5,8 +5,8 @@
 
 use pulp::{Simd, WithSimd};
 
-use crate::kernels::cpu::host::{arch, lanes};
-use crate::kernels::cpu::transpose::transpose;
+use super::host::{arch, lanes};
+use super::transpose::transpose;
 
 /// The left matrix, `[m, k]`: element `(i, p)` is at `i * row + p * step`. One of the two is 1.
 #[derive(Debug, Clone, Copy)]
@@ -234,13 +234,15 @@ mod tests {
                 [(false, false, false), (true, false, true), (false, true, true), (true, true, false)]
             {
                 let mut right = vec![f32::NAN; panels.len()];
-                match turned_right {
-                    true => panels.pack_turned(0, &b_turned, k, &mut right),
-                    false => panels.pack(&b, n, &mut right),
+                if turned_right {
+                    panels.pack_turned(0, &b_turned, k, &mut right);
+                } else {
+                    panels.pack(&b, n, &mut right);
                 }
-                let left = match turned_left {
-                    true => Left { numbers: &a_turned, row: 1, step: m },
-                    false => Left { numbers: &a, row: k, step: 1 },
+                let left = if turned_left {
+                    Left { numbers: &a_turned, row: 1, step: m }
+                } else {
+                    Left { numbers: &a, row: k, step: 1 }
                 };
                 let (c_row, start) = (n + 3, if add { 1.0 } else { f32::NAN });
                 let mut c = vec![start; m * c_row];

@@ -8,21 +8,10 @@ mod columns;
 use rayon::prelude::*;
 
 use self::columns::{Apply, Finish, Moments, Slopes};
-use crate::kernels::cpu::denormals::FlushDenormals;
-use crate::kernels::cpu::host::{arch, grain};
-use crate::kernels::cpu::scratch::with_scratch;
-
-/// Features `[b, pixels, c]` in `groups` groups of `c / groups` channels; no size is 0 but for `b`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct GroupNorm {
-    pub(crate) b: usize,
-    pub(crate) pixels: usize,
-    pub(crate) c: usize,
-    pub(crate) groups: usize,
-    pub(crate) eps: f64,
-    /// Whether SiLU follows.
-    pub(crate) silu: bool,
-}
+use super::denormals::FlushDenormals;
+use super::host::{arch, min_tasks};
+use super::scratch::with_scratch;
+use crate::op::norm::GroupNorm;
 
 /// `y = (x - mean) * rstd * weight + bias`, as `torch.nn.functional.group_norm`, and SiLU of it where wanted; `mean` and
 /// `rstd` are `[b, groups]`.
@@ -36,7 +25,7 @@ pub(crate) fn forward(
     let image = s.pixels * s.c;
     let stats = mean.par_chunks_mut(s.groups).zip(rstd.par_chunks_mut(s.groups));
     let tasks = y.par_chunks_mut(image).zip(x.par_chunks(image)).zip(stats);
-    tasks.with_min_len(grain()).for_each(|((y, x), (mean, rstd))| {
+    tasks.with_min_len(min_tasks()).for_each(|((y, x), (mean, rstd))| {
         let _flush = FlushDenormals::new();
         let width = s.width();
         with_scratch([width; 4], |rooms| {
@@ -72,7 +61,7 @@ pub(crate) fn backward(
         let stats = mean.par_chunks(s.groups).zip(rstd.par_chunks(s.groups));
         let inputs = x.par_chunks(image).zip(grad.par_chunks(image)).zip(stats);
         let tasks = dx.par_chunks_mut(image).zip(sums.par_chunks_mut(2 * s.c)).zip(inputs);
-        tasks.with_min_len(grain()).for_each(|((dx, sums), ((x, grad), (mean, rstd)))| {
+        tasks.with_min_len(min_tasks()).for_each(|((dx, sums), ((x, grad), (mean, rstd)))| {
             let _flush = FlushDenormals::new();
             s.image_backward(x, [mean, rstd], [weight, bias], grad, dx, sums);
         });
@@ -112,7 +101,7 @@ impl GroupNorm {
         let column = |at: usize| f64::from(first[at]) + f64::from(means[at]);
         for (group, (mean, rstd)) in mean.iter_mut().zip(rstd).enumerate() {
             let channels = group * per_group..(group + 1) * per_group;
-            let (mut sum, mut spread) = (0.0, 0.0);
+            let (mut sum, mut squared) = (0.0, 0.0);
             for pixel in (0..means.len()).step_by(self.c) {
                 sum += channels.clone().map(|channel| column(pixel + channel) * count).sum::<f64>();
             }
@@ -122,13 +111,13 @@ impl GroupNorm {
             let centre = sum / size;
             for pixel in (0..means.len()).step_by(self.c) {
                 for at in channels.clone().map(|channel| pixel + channel) {
-                    spread += f64::from(squares[at]) + count * (column(at) - centre).powi(2);
+                    squared += f64::from(squares[at]) + count * (column(at) - centre).powi(2);
                 }
             }
             for pixel in rest.chunks_exact(self.c) {
-                spread += pixel[channels.clone()].iter().map(|&x| (f64::from(x) - centre).powi(2)).sum::<f64>();
+                squared += pixel[channels.clone()].iter().map(|&x| (f64::from(x) - centre).powi(2)).sum::<f64>();
             }
-            (*mean, *rstd) = (centre as f32, (1.0 / (spread / size + self.eps).sqrt()) as f32);
+            (*mean, *rstd) = (centre as f32, (1.0 / (squared / size + self.eps).sqrt()) as f32);
         }
     }
 

@@ -52,7 +52,7 @@ impl Finish<'_> {
     }
 }
 
-/// SiLU in place; the derivative beside it where one is wanted.
+/// SiLU in place; the derivative too where one is wanted.
 ///
 /// Loops, not `for_each`: a closure that is not inlined loses the machine's instructions.
 pub(crate) struct Forward<'a> {
@@ -128,7 +128,7 @@ pub(crate) fn silu_vector<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
 }
 
 /// The exponential, to about one unit in the last place; infinite above 88.72, NaN for NaN. Below -86 it stays at
-/// exp(-86) = 4.5e-38, which is nothing beside the 1 that the caller adds.
+/// exp(-86) = 4.5e-38, which vanishes in the 1 that the caller adds.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln 2 / 2, with ln 2 in two parts so that r is exact

@@ -1,6 +1,6 @@
 //! From channels first to channels last and back.
 
-use crate::kernels::cpu::host::arch;
+use super::host::arch;
 
 /// Writes `to[j * to_row + i] = from[i * from_row + j]` for `i` below `rows` and `j` below `columns`.
 #[inline(always)]

@@ -95,7 +95,7 @@ pub fn vectors() -> Vectors {
 /// operation: the choice is made once. Sums may round differently than with other vectors.
 ///
 /// # Errors
-/// When this machine lacks them, and when the kernels use others already.
+/// When this machine does not have them, and when the kernels use others already.
 pub fn limit_vectors(limit: Vectors) -> Result<()> {
     let Some(arch) = limit.arch() else { bail!("this machine has no {limit} vectors") };
     let decided = Vectors::of(*ARCH.get_or_init(|| arch));

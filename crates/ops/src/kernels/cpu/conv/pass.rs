@@ -17,8 +17,8 @@ pub(super) enum Way {
 
 /// Images `[h, w, c]`, padded, summed with a `k` x `k` kernel to `[oh, ow, o]`.
 ///
-/// The gradients of the images are such a pass too: over the gradients of the results, `spread` apart where the stride
-/// was more than 1, with the kernel turned round.
+/// The gradients of the images are such a pass too: over the gradients of the results, dilated where the stride was
+/// more than 1, with the kernel turned round.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pass {
     pub(super) c: usize,
@@ -27,7 +27,7 @@ pub(super) struct Pass {
     pub(super) o: usize,
     pub(super) k: usize,
     pub(super) stride: usize,
-    pub(super) spread: usize,
+    pub(super) dilation: usize,
     pub(super) top: usize,
     pub(super) left: usize,
     /// The first row of the results that is computed: where a band of an image is one task.
@@ -41,25 +41,25 @@ pub(super) struct Pass {
 }
 
 impl Pass {
-    /// From images to results. `tame` says that the weights hold no extreme numbers.
-    pub(super) fn forward(s: &ConvShape, tame: bool) -> Self {
+    /// From images to results. `bounded` says that the weights hold no extreme numbers.
+    pub(super) fn forward(s: &ConvShape, bounded: bool) -> Self {
         let &ConvShape { ci: c, h, w, co: o, k, stride, top, left, oh, ow, .. } = s;
         let [h, w, oh, ow] = if k == 1 && stride == 1 { strips(h, w) } else { [h, w, oh, ow] };
-        Self::new(Self { c, h, w, o, k, stride, spread: 1, top, left, oh, ow, ..NOTHING }, tame)
+        Self::new(Self { c, h, w, o, k, stride, dilation: 1, top, left, oh, ow, ..EMPTY }, bounded)
     }
 
     /// From the results' gradients to the images'.
-    pub(super) fn back(s: &ConvShape, tame: bool) -> Self {
+    pub(super) fn backward(s: &ConvShape, bounded: bool) -> Self {
         let &ConvShape { ci: o, h: oh, w: ow, co: c, k, stride, top, left, oh: h, ow: w, .. } = s;
         let (top, left) = (k - 1 - top, k - 1 - left);
         let [h, w, oh, ow] = if k == 1 && stride == 1 { strips(h, w) } else { [h, w, oh, ow] };
-        Self::new(Self { c, h, w, o, k, stride: 1, spread: stride, top, left, oh, ow, ..NOTHING }, tame)
+        Self::new(Self { c, h, w, o, k, stride: 1, dilation: stride, top, left, oh, ow, ..EMPTY }, bounded)
     }
 
-    fn new(pass: Self, tame: bool) -> Self {
+    fn new(pass: Self, bounded: bool) -> Self {
         let &Self { c, o, k, oh, ow, .. } = &pass;
         let lanes = lanes();
-        let way = if tame && winograd::pays(&pass, lanes) {
+        let way = if bounded && winograd::worthwhile(&pass, lanes) {
             Way::Winograd
         } else if 2 * o <= lanes && k * c >= lanes {
             Way::Narrow
@@ -67,13 +67,13 @@ impl Pass {
             Way::Wide
         };
         let pass = Self { way, ..pass };
-        Self { padded_h: pass.reach(oh), padded_w: pass.reach(ow), ..pass }
+        Self { padded_h: pass.padded_len(oh), padded_w: pass.padded_len(ow), ..pass }
     }
 
     /// The length of padded images that `len` results need.
-    fn reach(&self, len: usize) -> usize {
+    fn padded_len(&self, len: usize) -> usize {
         match self.way {
-            Way::Winograd => winograd::reach(self.k, len),
+            Way::Winograd => winograd::padded_len(self.k, len),
             _ => (len - 1) * self.stride + self.k,
         }
     }
@@ -82,7 +82,7 @@ impl Pass {
     /// that Winograd's tiles are those of the whole.
     pub(super) fn band(&self, from: usize, rows: usize) -> Self {
         let pass = Self { from, oh: rows, ..*self };
-        Self { padded_h: pass.reach(rows), ..pass }
+        Self { padded_h: pass.padded_len(rows), ..pass }
     }
 
     /// Floats of an image, of a result, of a padded image and of its row.
@@ -117,34 +117,34 @@ impl Pass {
 
     /// Whether images need no copy to be read as padded ones.
     pub(super) fn as_it_is(&self) -> bool {
-        let begins = [self.top, self.left, self.from] == [0; 3] && self.spread == 1;
+        let begins = [self.top, self.left, self.from] == [0; 3] && self.dilation == 1;
         begins && (self.padded_h, self.padded_w) == (self.h, self.w)
     }
 
     /// Copies images `[n, h, w, c]` to `[n, padded h, padded w, c]`, zeros around them.
     #[inline(always)]
     pub(super) fn pad(&self, images: &[f32], padded: &mut [f32]) {
-        let &Self { c, h, w, spread, top, left, padded_h, padded_w, .. } = self;
+        let &Self { c, h, w, dilation, top, left, padded_h, padded_w, .. } = self;
         let (row, skipped) = (self.row(), self.from * self.stride);
-        let columns = w.min((padded_w - left).div_ceil(spread)); // those that are ever looked at
+        let columns = w.min((padded_w - left).div_ceil(dilation)); // those that are ever looked at
         for (image, padded) in images.chunks_exact(self.image()).zip(padded.chunks_exact_mut(self.padded())) {
             for (y, to) in padded.chunks_exact_mut(row).enumerate() {
                 let from = match (y + skipped).checked_sub(top) {
-                    Some(y) if y.is_multiple_of(spread) && y / spread < h => y / spread,
+                    Some(y) if y.is_multiple_of(dilation) && y / dilation < h => y / dilation,
                     _ => {
                         to.fill(0.0);
                         continue;
                     }
                 };
                 let from = &image[from * w * c..][..columns * c];
-                if spread == 1 {
+                if dilation == 1 {
                     to[..left * c].fill(0.0);
                     to[left * c..][..columns * c].copy_from_slice(from);
                     to[(left + columns) * c..].fill(0.0);
                 } else {
                     to.fill(0.0);
                     for (x, pixel) in from.chunks_exact(c).enumerate() {
-                        to[(left + x * spread) * c..][..c].copy_from_slice(pixel);
+                        to[(left + x * dilation) * c..][..c].copy_from_slice(pixel);
                     }
                 }
             }
@@ -160,14 +160,14 @@ fn strips(h: usize, w: usize) -> [usize; 4] {
     [1, rows * w, 1, rows * w]
 }
 
-const NOTHING: Pass = Pass {
+const EMPTY: Pass = Pass {
     c: 0,
     h: 0,
     w: 0,
     o: 0,
     k: 0,
     stride: 1,
-    spread: 1,
+    dilation: 1,
     top: 0,
     left: 0,
     from: 0,

@@ -13,7 +13,7 @@ use super::winograd::{self, WeightValues};
 use crate::kernels::cpu::buffer::{Buffer, SLACK};
 use crate::kernels::cpu::denormals::FlushDenormals;
 use crate::kernels::cpu::elementwise::AddColumns;
-use crate::kernels::cpu::host::{arch, grain, lanes, piece};
+use crate::kernels::cpu::host::{arch, lanes, min_tasks, piece};
 use crate::kernels::cpu::scratch::with_scratch;
 use crate::kernels::cpu::silu::Finish;
 use crate::op::conv_shape::ConvShape;
@@ -66,7 +66,7 @@ pub(crate) fn forward(
             tasks.push(Task { images: images.clone(), pass, y: piece, derivative: slopes });
         }
     }
-    tasks.into_par_iter().with_min_len(grain()).for_each(task);
+    tasks.into_par_iter().with_min_len(min_tasks()).for_each(task);
 }
 
 /// What one task computes: some images, or a band of one.
@@ -82,7 +82,7 @@ struct Task<'a> {
 fn band_rows(pass: &Pass, groups: usize) -> usize {
     /// Multiplications of an image, directly, from which on a second thread helps more than it costs: about 0.1 ms.
     const WORTH: usize = 1 << 24;
-    let threads = if grain() == 1 { rayon::current_num_threads() } else { 1 };
+    let threads = rayon::current_num_threads();
     if groups >= threads || pass.result() * pass.k * pass.window() < WORTH {
         return pass.oh;
     }
@@ -114,7 +114,7 @@ impl WithSimd for Forward<'_> {
             &*padded
         };
         match values_of_weights {
-            Some(weights) if winograd::tame(images) => {
+            Some(weights) if winograd::bounded(images) => {
                 winograd::results(simd, pass, count, padded, weights, [values, products], finish);
                 return;
             }
@@ -130,7 +130,7 @@ pub(crate) fn scale_and_sum(s: &ConvShape, grad: &mut [f32], derivative: &[f32],
     let image = s.co * s.oh * s.ow;
     let mut parts = Buffer::zeros(s.b.div_ceil(IMAGES) * s.co)?;
     let pieces = grad.par_chunks_mut(IMAGES * image).zip(derivative.par_chunks(IMAGES * image));
-    pieces.zip(parts.par_chunks_mut(s.co)).with_min_len(grain()).for_each(|((grad, derivative), sums)| {
+    pieces.zip(parts.par_chunks_mut(s.co)).with_min_len(min_tasks()).for_each(|((grad, derivative), sums)| {
         let _flush = FlushDenormals::new();
         grad.iter_mut().zip(derivative).for_each(|(grad, derivative)| *grad *= derivative);
         arch().dispatch(AddColumns { rows: grad, width: s.co, sums });
@@ -143,7 +143,7 @@ pub(crate) fn scale_and_sum(s: &ConvShape, grad: &mut [f32], derivative: &[f32],
 pub(crate) fn sum_channels(s: &ConvShape, grad: &[f32], sums: &mut [f32]) -> Result<()> {
     let mut parts = Buffer::zeros(s.b.div_ceil(IMAGES) * s.co)?;
     let pieces = grad.par_chunks(IMAGES * s.co * s.oh * s.ow).zip(parts.par_chunks_mut(s.co));
-    pieces.with_min_len(grain()).for_each(|(grad, sums)| {
+    pieces.with_min_len(min_tasks()).for_each(|(grad, sums)| {
         let _flush = FlushDenormals::new();
         arch().dispatch(AddColumns { rows: grad, width: s.co, sums });
     });
@@ -185,10 +185,10 @@ pub(crate) fn weight_gradient(s: &ConvShape, x: &Buffer, grad: &Buffer) -> Resul
         let grad_slack = &grad.with_slack()[first * result..][..n * result + SLACK];
         let (x, grad) = (&x_slack[..n * image], &grad_slack[..n * result]);
         match &mut winograd {
-            Some((values, x_values, grad_values)) if winograd::tame(x) && winograd::tame(grad) => {
+            Some((values, x_values, grad_values)) if winograd::bounded(x) && winograd::bounded(grad) => {
                 let [x_image, grad_image] = values.image();
                 let images = x_values.par_chunks_mut(x_image).zip(grad_values.par_chunks_mut(grad_image)).take(n);
-                images.enumerate().with_min_len(grain()).for_each(|(i, room)| {
+                images.enumerate().with_min_len(min_tasks()).for_each(|(i, room)| {
                     let _flush = FlushDenormals::new();
                     let images = (piece(x, i, image), piece(grad, i, result));
                     with_scratch(values.rooms(), |rooms| values.values(images, room, rooms));
@@ -201,12 +201,12 @@ pub(crate) fn weight_gradient(s: &ConvShape, x: &Buffer, grad: &Buffer) -> Resul
                     none => none.insert(Buffer::zeros(layout.len())?),
                 };
                 let mut padded = Buffer::new(if pass.as_it_is() { 0 } else { n * pass.padded() })?;
-                padded.par_chunks_mut(pass.padded()).enumerate().with_min_len(grain()).for_each(|(i, padded)| {
+                padded.par_chunks_mut(pass.padded()).enumerate().with_min_len(min_tasks()).for_each(|(i, padded)| {
                     pass.pad(piece(x, i, image), padded);
                 });
                 let x = if pass.as_it_is() { x_slack } else { padded.with_slack() };
                 let rows = layout.rows().div_ceil(ROW_TASKS);
-                let pieces = sums.par_chunks_mut(rows * layout.width()).enumerate().with_min_len(grain());
+                let pieces = sums.par_chunks_mut(rows * layout.width()).enumerate().with_min_len(min_tasks());
                 pieces.for_each(|(i, sums)| {
                     let _flush = FlushDenormals::new();
                     arch().dispatch(AddDirect { layout, pass, count: n, x, grad: grad_slack, first: i * rows, sums });
@@ -219,7 +219,7 @@ pub(crate) fn weight_gradient(s: &ConvShape, x: &Buffer, grad: &Buffer) -> Resul
         None => Buffer::zeros(s.co * s.ci * s.k * s.k)?,
     };
     if let Some(sums) = sums {
-        weight.par_chunks_mut(s.ci * s.k * s.k).enumerate().with_min_len(grain()).for_each(|(o, weight)| {
+        weight.par_chunks_mut(s.ci * s.k * s.k).enumerate().with_min_len(min_tasks()).for_each(|(o, weight)| {
             for c in 0..s.ci {
                 for ky in 0..s.k {
                     for kx in 0..s.k {

@@ -7,7 +7,7 @@ use super::pass::{Pass, Way};
 use super::winograd;
 use crate::kernels::cpu::buffer::Buffer;
 use crate::kernels::cpu::denormals::FlushDenormals;
-use crate::kernels::cpu::host::{grain, lanes};
+use crate::kernels::cpu::host::{lanes, min_tasks};
 use crate::kernels::cpu::scratch::with_scratch;
 use crate::kernels::cpu::transpose::transpose;
 use crate::op::conv_shape::ConvShape;
@@ -16,7 +16,7 @@ use crate::op::conv_shape::ConvShape;
 pub(crate) struct Prepared {
     pub(super) pass: Pass,
     /// Panels of two vectors of output channels, each `[k, window, channels]`, the last filled up with zeros to a whole
-    /// vector; `[o, k, window]` for a narrow pass. Winograd's method has them where an image turns out to be wild.
+    /// vector; `[o, k, window]` for a narrow pass. Winograd's method has them for images that are not bounded.
     pub(super) direct: Buffer,
     /// The weights' values for Winograd's method.
     pub(super) winograd: Option<Buffer>,
@@ -26,14 +26,14 @@ impl Prepared {
     /// For the pass from images to results.
     pub(crate) fn forward(s: &ConvShape, weight: &[f32]) -> Result<Self> {
         let &ConvShape { ci, k, .. } = s;
-        let pass = Pass::forward(s, winograd::tame(weight));
+        let pass = Pass::forward(s, winograd::bounded(weight));
         Self::new(pass, Kernels { weight, by_output: ci * k * k, by_input: k * k, turned: false })
     }
 
     /// For the pass from the results' gradients to the images', with the kernel turned round.
-    pub(crate) fn back(s: &ConvShape, weight: &[f32]) -> Result<Self> {
+    pub(crate) fn backward(s: &ConvShape, weight: &[f32]) -> Result<Self> {
         let &ConvShape { ci, k, .. } = s;
-        let pass = Pass::back(s, winograd::tame(weight));
+        let pass = Pass::backward(s, winograd::bounded(weight));
         Self::new(pass, Kernels { weight, by_output: k * k, by_input: ci * k * k, turned: true })
     }
 
@@ -42,7 +42,7 @@ impl Prepared {
         let lanes = lanes();
         let (panel, channels) = if pass.way == Way::Narrow { (1, o) } else { (2 * lanes, o.next_multiple_of(lanes)) };
         let mut direct = Buffer::zeros(k * pass.window() * channels)?;
-        let panels = direct.par_chunks_mut(k * pass.window() * panel).enumerate().with_min_len(grain());
+        let panels = direct.par_chunks_mut(k * pass.window() * panel).enumerate().with_min_len(min_tasks());
         panels.for_each(|(p, packed)| {
             let outputs = panel.min(o - p * panel);
             kernels.pack(&pass, p * panel, outputs, packed);

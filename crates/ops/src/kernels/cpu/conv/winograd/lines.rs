@@ -7,7 +7,7 @@
 
 use pulp::Simd;
 
-/// The points of kernels of 3 beside 0 and infinity: `A`, `-A`, `B` and `-B`. With all their powers they are exact in f32.
+/// The points of kernels of 3 other than 0 and infinity: `A`, `-A`, `B` and `-B`. With all their powers they are exact in f32.
 const A: f32 = 0.625;
 const B: f32 = 1.5;
 /// The products of the differences between `A`, or `B`, and the other points.

@@ -7,7 +7,7 @@
 //! kernel turned round; the gradient of the weights takes KxK results from the same inputs and 4x4 gradients.
 //!
 //! Against f64 the results are off by up to 1e-5 of the largest for 5x5 and 4e-6 for 3x3, some times the error of the
-//! direct sum. Numbers beyond [`LIMIT`] could overflow on the way, and one NaN would spread over its tile: such images go
+//! direct sum. Numbers beyond [`LIMIT`] could overflow on the way, and one NaN would dilation over its tile: such images go
 //! the direct way.
 
 mod lines;
@@ -20,7 +20,7 @@ use super::micro::{Outer, Panel, Strides, tiles, widest};
 use super::pass::{Pass, Way};
 use crate::kernels::cpu::buffer::Buffer;
 use crate::kernels::cpu::denormals::FlushDenormals;
-use crate::kernels::cpu::host::{arch, grain, lanes};
+use crate::kernels::cpu::host::{arch, lanes, min_tasks};
 use crate::kernels::cpu::silu::Finish;
 use crate::op::conv_shape::ConvShape;
 use lines::{Places, column, input, kernel, output};
@@ -39,8 +39,8 @@ fn points(k: usize) -> usize {
     k + TILE - 1
 }
 
-/// Whether the method applies and makes up for the results that its tiles compute in vain.
-pub(super) fn pays(pass: &Pass, lanes: usize) -> bool {
+/// Whether the method applies, and saves more than the results beyond the image's edge cost.
+pub(super) fn worthwhile(pass: &Pass, lanes: usize) -> bool {
     let &Pass { c, o, k, stride, oh, ow, .. } = pass;
     let count = oh.div_ceil(TILE) * ow.div_ceil(TILE);
     let worth = 2 * points(k) * points(k) * count <= k * k * oh * ow;
@@ -49,7 +49,7 @@ pub(super) fn pays(pass: &Pass, lanes: usize) -> bool {
 }
 
 /// The length of padded images that the tiles of `len` results read.
-pub(super) fn reach(k: usize, len: usize) -> usize {
+pub(super) fn padded_len(k: usize, len: usize) -> usize {
     len.next_multiple_of(TILE) + k - 1
 }
 
@@ -60,8 +60,8 @@ pub(super) fn group(pass: &Pass) -> usize {
 
 /// Whether all numbers are within the limit.
 #[inline(always)]
-pub(super) fn tame(numbers: &[f32]) -> bool {
-    numbers.iter().fold(true, |tame, number| tame & (number.abs() < LIMIT))
+pub(super) fn bounded(numbers: &[f32]) -> bool {
+    numbers.iter().fold(true, |bounded, number| bounded & (number.abs() < LIMIT))
 }
 
 /// The tiles of some images.
@@ -104,7 +104,7 @@ pub(super) fn rooms(pass: &Pass, images: usize) -> [usize; 2] {
 pub(super) fn weights(pass: &Pass, direct: &[f32]) -> Result<Buffer> {
     let (plane, points) = (plane(pass.c * pass.o), points(pass.k));
     let mut values = Buffer::new(points * points * plane)?;
-    values.par_chunks_mut(points * plane).enumerate().with_min_len(grain()).for_each(|(row, values)| {
+    values.par_chunks_mut(points * plane).enumerate().with_min_len(min_tasks()).for_each(|(row, values)| {
         let _flush = FlushDenormals::new();
         arch().dispatch(WeightRow { pass, row, direct, values, plane });
     });
@@ -305,7 +305,7 @@ pub(super) struct WeightValues {
     padded: [usize; 2],
     /// `[places][ci, co]`
     sums: Buffer,
-    /// Whether nothing was added yet: what the sums hold is of no account.
+    /// The sums are uninitialised; the first `add` overwrites them.
     first: bool,
     plane: usize,
 }
@@ -348,7 +348,7 @@ impl WeightValues {
         let (forward, tiles) = (self.forward, self.tiles.count);
         let (x_plane, grad_plane, size) = (self.x_plane, self.grad_plane, forward.c * forward.o);
         let first = std::mem::replace(&mut self.first, false);
-        self.sums.par_chunks_mut(self.plane).enumerate().with_min_len(grain()).for_each(|(place, sums)| {
+        self.sums.par_chunks_mut(self.plane).enumerate().with_min_len(min_tasks()).for_each(|(place, sums)| {
             let _flush = FlushDenormals::new();
             let (x, grad) = (&x[place * x_plane..], &grad[place * grad_plane..]);
             let sums = &mut sums[..size];
@@ -364,7 +364,7 @@ impl WeightValues {
         let k2 = s.k * s.k;
         let mut weight = Buffer::new(s.co * s.ci * k2)?;
         let block = lanes(); // of output channels: one vector
-        weight.par_chunks_mut(block * s.ci * k2).enumerate().with_min_len(grain()).for_each(|(i, weight)| {
+        weight.par_chunks_mut(block * s.ci * k2).enumerate().with_min_len(min_tasks()).for_each(|(i, weight)| {
             let _flush = FlushDenormals::new();
             arch().dispatch(FinishBlock { s, sums: &self.sums, plane: self.plane, first: i * block, weight });
         });
@@ -436,7 +436,7 @@ impl WithSimd for PlaceProduct<'_> {
             x_image,
             grad,
             grad_image,
-            first: anew,
+            first: overwrite,
             sums,
         } = self;
         for (first, vectors) in tiles(co / S::F32_LANES, 2) {
@@ -450,7 +450,7 @@ impl WithSimd for PlaceProduct<'_> {
                     pixels: [count, 1, pixels],
                     sums: &mut sums[scalar * co + vector..],
                     stride: co,
-                    first: anew,
+                    first: overwrite,
                 }
                 .run(simd, size, vectors);
             }
