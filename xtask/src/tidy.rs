@@ -35,6 +35,7 @@ const RESERVED: &[(&str, &[&str], &[&str])] = &[
     ("all randomness comes from rng", &["Tensor::rand", "rand::", "rand_like", "randn_like"], &["crates/rng/"]),
     ("only the command prints", &["println!", "print!", "process::exit"], &["crates/cli/"]),
     ("unsafe stays in ops", &["unsafe {", "unsafe fn", "unsafe impl"], &["crates/ops/"]),
+    ("a call's context is passed to it", &["thread_local!"], &["crates/weights/"]),
     ("libraries do not panic", &[".unwrap()", ".expect(", "panic!(", "unreachable!(", "todo!("], &[]),
 ];
 /// Where comments and messages are checked (`tidy/text.rs`).
