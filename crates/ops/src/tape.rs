@@ -18,6 +18,8 @@ use crate::kernels::Backend;
 /// would own itself.
 pub(crate) type Backward<B> = Box<dyn FnOnce(Arc<<B as Backend>::Buffer>, &mut Gradients<B>) -> Result<()> + Send>;
 
+type Steps<B> = Vec<(NodeId, Backward<B>)>;
+
 /// Which features of a tape: they are numbered in the order in which they were computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NodeId(usize);
@@ -28,7 +30,7 @@ pub(crate) struct Tape<B: Backend> {
     computed: Vec<TensorId>,
     count: AtomicUsize,
     /// `None` once a backward pass has consumed it.
-    steps: Mutex<Option<Vec<(NodeId, Backward<B>)>>>,
+    steps: Mutex<Option<Steps<B>>>,
     /// Record nothing: the forward pass is run again during the backward pass (gradient checkpointing).
     discards: bool,
     /// Whether a weight was used that needs a gradient.
@@ -129,24 +131,6 @@ impl<B: Backend> Gradients<B> {
         Ok(())
     }
 
-    /// Lets `compute` make the gradient of the features `to`, given what they have gathered.
-    pub(crate) fn add_with(
-        &mut self,
-        to: Option<NodeId>,
-        compute: impl FnOnce(Option<Arc<B::Buffer>>) -> Result<B::Buffer>,
-    ) -> Result<()> {
-        if let Some(NodeId(to)) = to {
-            let gathered = self.features[to].take();
-            self.features[to] = Some(Arc::new(compute(gathered)?));
-        }
-        Ok(())
-    }
-
-    /// Adds the gradient of a weight, if it needs one.
-    pub(crate) fn add_weight(&mut self, weight: &Tensor, grad: impl FnOnce() -> Result<B::Buffer>) -> Result<()> {
-        if weight.track_op() { self.weights.add::<B>(weight, grad()?) } else { Ok(()) }
-    }
-
     /// The gradients of the weights.
     pub(crate) fn weights(&mut self) -> &mut WeightGradients {
         &mut self.weights
@@ -154,5 +138,50 @@ impl<B: Backend> Gradients<B> {
 
     pub(crate) fn into_weights(self) -> WeightGradients {
         self.weights
+    }
+}
+
+/// Where an operation's backward pass leaves the gradients of its `N` inputs and of its weights.
+pub(crate) struct Targets<'a, B: Backend, const N: usize> {
+    inputs: [Option<NodeId>; N],
+    gradients: &'a mut Gradients<B>,
+}
+
+impl<'a, B: Backend, const N: usize> Targets<'a, B, N> {
+    /// Inputs without a place need no gradient.
+    pub(crate) fn new(inputs: [Option<NodeId>; N], gradients: &'a mut Gradients<B>) -> Self {
+        Self { inputs, gradients }
+    }
+
+    /// Whether input `i` needs a gradient.
+    pub(crate) fn wants(&self, i: usize) -> bool {
+        self.place(i).is_some()
+    }
+
+    /// Adds a gradient to what input `i` has gathered; nothing where there is no such input or it needs none.
+    pub(crate) fn add(&mut self, i: usize, grad: impl Into<Arc<B::Buffer>>) -> Result<()> {
+        self.gradients.add(self.place(i), grad)
+    }
+
+    /// Lets `compute` make the gradient of input `i`, given what it has gathered.
+    pub(crate) fn add_with(
+        &mut self,
+        i: usize,
+        compute: impl FnOnce(Option<Arc<B::Buffer>>) -> Result<B::Buffer>,
+    ) -> Result<()> {
+        if let Some(NodeId(place)) = self.place(i) {
+            let gathered = self.gradients.features[place].take();
+            self.gradients.features[place] = Some(Arc::new(compute(gathered)?));
+        }
+        Ok(())
+    }
+
+    /// Adds the gradient of a weight, if it needs one.
+    pub(crate) fn add_weight(&mut self, weight: &Tensor, grad: impl FnOnce() -> Result<B::Buffer>) -> Result<()> {
+        if weight.track_op() { self.gradients.weights.add::<B>(weight, grad()?) } else { Ok(()) }
+    }
+
+    fn place(&self, i: usize) -> Option<NodeId> {
+        self.inputs.get(i).copied().flatten()
     }
 }

@@ -8,7 +8,7 @@ use super::{Op, apply};
 use crate::features::{Dims, Features};
 use crate::kernels::Backend;
 use crate::network::elementwise;
-use crate::tape::{Gradients, NodeId};
+use crate::tape::Targets;
 
 /// SiLU, elementwise: `x / (1 + exp(-x))`, as `torch.nn.functional.silu`.
 ///
@@ -84,14 +84,8 @@ impl Op<1> for Silu {
         Ok((Arc::new(B::silu(&x)?), x))
     }
 
-    fn backward<B: Backend>(
-        self,
-        x: Self::Kept<B>,
-        grad: Arc<B::Buffer>,
-        [to]: [Option<NodeId>; 1],
-        gradients: &mut Gradients<B>,
-    ) -> Result<()> {
-        gradients.add(to, B::silu_backward(&x, &grad)?)
+    fn backward<B: Backend>(self, x: Self::Kept<B>, grad: Arc<B::Buffer>, mut to: Targets<B, 1>) -> Result<()> {
+        to.add(0, B::silu_backward(&x, &grad)?)
     }
 }
 
@@ -115,13 +109,7 @@ impl Op<1> for Activate {
         Ok((Arc::new(B::activation(self.activation, &x)?), x))
     }
 
-    fn backward<B: Backend>(
-        self,
-        x: Self::Kept<B>,
-        grad: Arc<B::Buffer>,
-        [to]: [Option<NodeId>; 1],
-        gradients: &mut Gradients<B>,
-    ) -> Result<()> {
-        gradients.add(to, B::activation_backward(self.activation, &x, grad)?)
+    fn backward<B: Backend>(self, x: Self::Kept<B>, grad: Arc<B::Buffer>, mut to: Targets<B, 1>) -> Result<()> {
+        to.add(0, B::activation_backward(self.activation, &x, grad)?)
     }
 }

@@ -7,7 +7,7 @@ use candle_core::{Result, bail};
 use super::{Op, apply};
 use crate::features::{Dims, Features};
 use crate::kernels::Backend;
-use crate::tape::{Gradients, NodeId};
+use crate::tape::Targets;
 
 impl Features {
     /// The sum with features of the same sizes.
@@ -74,14 +74,9 @@ impl Op<2> for Add {
         Ok((Arc::new(B::add(&a, &b)?), ()))
     }
 
-    fn backward<B: Backend>(
-        self,
-        (): (),
-        grad: Arc<B::Buffer>,
-        to: [Option<NodeId>; 2],
-        gradients: &mut Gradients<B>,
-    ) -> Result<()> {
-        to.into_iter().try_for_each(|to| gradients.add(to, grad.clone()))
+    fn backward<B: Backend>(self, (): (), grad: Arc<B::Buffer>, mut to: Targets<B, 2>) -> Result<()> {
+        to.add(0, grad.clone())?;
+        to.add(1, grad)
     }
 }
 
@@ -105,14 +100,8 @@ impl Op<1> for Scale {
         Ok((Arc::new(B::scale(&x, self.factor)?), ()))
     }
 
-    fn backward<B: Backend>(
-        self,
-        (): (),
-        grad: Arc<B::Buffer>,
-        [to]: [Option<NodeId>; 1],
-        gradients: &mut Gradients<B>,
-    ) -> Result<()> {
-        gradients.add(to, B::scale(&grad, self.factor)?)
+    fn backward<B: Backend>(self, (): (), grad: Arc<B::Buffer>, mut to: Targets<B, 1>) -> Result<()> {
+        to.add(0, B::scale(&grad, self.factor)?)
     }
 }
 
@@ -134,17 +123,11 @@ impl Op<2> for AddVector {
         Ok((Arc::new(B::add_vector(&x, &vector, self.0)?), ()))
     }
 
-    fn backward<B: Backend>(
-        self,
-        (): (),
-        grad: Arc<B::Buffer>,
-        [to_x, to_vector]: [Option<NodeId>; 2],
-        gradients: &mut Gradients<B>,
-    ) -> Result<()> {
-        if to_vector.is_some() {
-            gradients.add(to_vector, B::sum_pixels(&grad, self.0)?)?;
+    fn backward<B: Backend>(self, (): (), grad: Arc<B::Buffer>, mut to: Targets<B, 2>) -> Result<()> {
+        if to.wants(1) {
+            to.add(1, B::sum_pixels(&grad, self.0)?)?;
         }
-        gradients.add(to_x, grad)
+        to.add(0, grad)
     }
 }
 
@@ -171,11 +154,10 @@ impl Op<2> for ScaleShift {
         self,
         [x, vector]: Self::Kept<B>,
         grad: Arc<B::Buffer>,
-        [to_x, to_vector]: [Option<NodeId>; 2],
-        gradients: &mut Gradients<B>,
+        mut to: Targets<B, 2>,
     ) -> Result<()> {
         let [dx, dvector] = B::scale_shift_backward(&x, &vector, &grad, self.0)?;
-        gradients.add(to_x, dx)?;
-        gradients.add(to_vector, dvector)
+        to.add(0, dx)?;
+        to.add(1, dvector)
     }
 }

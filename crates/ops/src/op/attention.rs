@@ -9,7 +9,7 @@ use crate::check::same_dtype;
 use crate::features::{Dims, Features};
 use crate::kernels::Backend;
 use crate::network::operation;
-use crate::tape::{Gradients, NodeId};
+use crate::tape::Targets;
 
 /// Attention of every pixel to every pixel, `softmax(q kᵀ / sqrt(d)) v`, as
 /// `torch.nn.functional.scaled_dot_product_attention`; the scores are never in memory as a whole (Dao et al. 2022).
@@ -103,10 +103,9 @@ impl Op<3> for Attend {
         self,
         (inputs, y, saved): Self::Kept<B>,
         grad: Arc<B::Buffer>,
-        to: [Option<NodeId>; 3],
-        gradients: &mut Gradients<B>,
+        mut to: Targets<B, 3>,
     ) -> Result<()> {
         let of_inputs = B::attention_backward(&self.s, inputs.each_ref().map(|input| &**input), &y, &saved, &grad)?;
-        to.into_iter().zip(of_inputs).try_for_each(|(to, grad)| gradients.add(to, grad))
+        of_inputs.into_iter().enumerate().try_for_each(|(i, grad)| to.add(i, grad))
     }
 }

@@ -8,7 +8,7 @@ use super::{Op, apply};
 use crate::check::elements;
 use crate::features::{Dims, Features};
 use crate::kernels::Backend;
-use crate::tape::{Gradients, NodeId};
+use crate::tape::Targets;
 
 impl Features {
     /// These features' channels and then those of `other`.
@@ -44,15 +44,9 @@ impl Op<2> for Concat {
         Ok((Arc::new(B::concat(&a, &b, self.0)?), ()))
     }
 
-    fn backward<B: Backend>(
-        self,
-        (): (),
-        grad: Arc<B::Buffer>,
-        [to_a, to_b]: [Option<NodeId>; 2],
-        gradients: &mut Gradients<B>,
-    ) -> Result<()> {
+    fn backward<B: Backend>(self, (): (), grad: Arc<B::Buffer>, mut to: Targets<B, 2>) -> Result<()> {
         let [da, db] = B::split(&grad, self.0)?;
-        gradients.add(to_a, da)?;
-        gradients.add(to_b, db)
+        to.add(0, da)?;
+        to.add(1, db)
     }
 }

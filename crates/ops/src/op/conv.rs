@@ -10,7 +10,7 @@ use crate::features::{Dims, Features};
 use crate::kernels::Backend;
 use crate::network::operation;
 use crate::prepared::prepared;
-use crate::tape::{Gradients, NodeId};
+use crate::tape::Targets;
 
 /// Convolution with zero padding, as `torch.nn.functional.conv2d(x, weight, bias, stride, padding)`.
 ///
@@ -133,25 +133,24 @@ impl Op<1> for Conv2d {
         self,
         (x, derivative): Self::Kept<B>,
         grad: Arc<B::Buffer>,
-        [to]: [Option<NodeId>; 1],
-        gradients: &mut Gradients<B>,
+        mut to: Targets<B, 1>,
     ) -> Result<()> {
         let Self { s, weight, bias, .. } = &self;
         let bias = bias.as_ref().filter(|bias| bias.track_op());
         let grad = if derivative.is_some() || bias.is_some() {
             let (grad, dbias) = B::conv2d_bias_gradient(s, grad, derivative)?;
             if let Some(bias) = bias {
-                gradients.add_weight(bias, || Ok(dbias))?;
+                to.add_weight(bias, || Ok(dbias))?;
             }
             grad
         } else {
             grad
         };
-        gradients.add_weight(weight, || B::conv2d_weight_gradient(s, &x, &grad))?;
-        if to.is_some() {
+        to.add_weight(weight, || B::conv2d_weight_gradient(s, &x, &grad))?;
+        if to.wants(0) {
             drop(x); // its memory may serve the gradient
             let weights = prepared(weight, ("conv2d backward", s.key()), || B::conv2d_backward_weights(s, weight))?;
-            gradients.add(to, B::conv2d_input_gradient(s, &grad, &weights)?)?;
+            to.add(0, B::conv2d_input_gradient(s, &grad, &weights)?)?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use candle_core::{DType, Result, Tensor, bail};
 use super::{Op, apply};
 use crate::features::{Dims, Features};
 use crate::kernels::Backend;
-use crate::tape::{Gradients, NodeId};
+use crate::tape::Targets;
 
 impl Features {
     /// Dropout under a `mask` that was drawn with `P(0) = p`: `x * mask / (1 - p)`, as `torch.nn.functional.dropout` in
@@ -53,13 +53,7 @@ impl Op<1> for Dropout {
         Ok((Arc::new(B::dropout(&x, &mask, self.p)?), mask))
     }
 
-    fn backward<B: Backend>(
-        self,
-        mask: Tensor,
-        grad: Arc<B::Buffer>,
-        [to]: [Option<NodeId>; 1],
-        gradients: &mut Gradients<B>,
-    ) -> Result<()> {
-        gradients.add(to, B::dropout(&grad, &mask, self.p)?)
+    fn backward<B: Backend>(self, mask: Tensor, grad: Arc<B::Buffer>, mut to: Targets<B, 1>) -> Result<()> {
+        to.add(0, B::dropout(&grad, &mask, self.p)?)
     }
 }

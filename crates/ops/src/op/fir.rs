@@ -12,7 +12,7 @@ use crate::check::{elements, image_dims};
 use crate::features::{Dims, Features};
 use crate::kernels::Backend;
 use crate::network::operation;
-use crate::tape::{Gradients, NodeId};
+use crate::tape::Targets;
 
 /// Half the size, `[b, c, h, w] -> [b, c, h / 2, w / 2]`, as diffusers' `FirDownsample2D(fir_kernel=(1, 3, 3, 1))`: each
 /// result is a smooth mean of 4x4 pixels, zeros around the image; a last odd row or column counts at the edge alone.
@@ -96,14 +96,8 @@ impl Op<1> for Downsample {
         Ok((Arc::new(B::fir_downsample2d(&x, self.0)?), ()))
     }
 
-    fn backward<B: Backend>(
-        self,
-        (): (),
-        grad: Arc<B::Buffer>,
-        [to]: [Option<NodeId>; 1],
-        gradients: &mut Gradients<B>,
-    ) -> Result<()> {
-        gradients.add(to, B::fir_downsample2d_backward(&grad, self.0)?)
+    fn backward<B: Backend>(self, (): (), grad: Arc<B::Buffer>, mut to: Targets<B, 1>) -> Result<()> {
+        to.add(0, B::fir_downsample2d_backward(&grad, self.0)?)
     }
 }
 
@@ -125,13 +119,7 @@ impl Op<1> for Upsample {
         Ok((Arc::new(B::fir_upsample2d(&x, self.0)?), ()))
     }
 
-    fn backward<B: Backend>(
-        self,
-        (): (),
-        grad: Arc<B::Buffer>,
-        [to]: [Option<NodeId>; 1],
-        gradients: &mut Gradients<B>,
-    ) -> Result<()> {
-        gradients.add(to, B::fir_upsample2d_backward(&grad, self.0)?)
+    fn backward<B: Backend>(self, (): (), grad: Arc<B::Buffer>, mut to: Targets<B, 1>) -> Result<()> {
+        to.add(0, B::fir_upsample2d_backward(&grad, self.0)?)
     }
 }

@@ -9,7 +9,7 @@ use crate::check::{elements, image_dims, same_dtype};
 use crate::features::{Dims, Features};
 use crate::kernels::Backend;
 use crate::network::operation;
-use crate::tape::{Gradients, NodeId};
+use crate::tape::Targets;
 
 /// A linear layer on the channels of every pixel, `weight x + bias`, as `torch.nn.functional.linear` on the last dimension
 /// of tokens.
@@ -98,20 +98,14 @@ impl Op<1> for Multiply {
         Ok((Arc::new(B::linear(&self.s, &x, &self.weight, self.bias.as_ref())?), x))
     }
 
-    fn backward<B: Backend>(
-        self,
-        x: Self::Kept<B>,
-        grad: Arc<B::Buffer>,
-        [to]: [Option<NodeId>; 1],
-        gradients: &mut Gradients<B>,
-    ) -> Result<()> {
+    fn backward<B: Backend>(self, x: Self::Kept<B>, grad: Arc<B::Buffer>, mut to: Targets<B, 1>) -> Result<()> {
         let Self { s, weight, bias, .. } = &self;
         if let Some(bias) = bias {
-            gradients.add_weight(bias, || B::linear_bias_gradient(s, &grad))?;
+            to.add_weight(bias, || B::linear_bias_gradient(s, &grad))?;
         }
-        gradients.add_weight(weight, || B::linear_weight_gradient(s, &x, &grad))?;
-        if to.is_some() {
-            gradients.add(to, B::linear_input_gradient(s, weight, &grad)?)?;
+        to.add_weight(weight, || B::linear_weight_gradient(s, &x, &grad))?;
+        if to.wants(0) {
+            to.add(0, B::linear_input_gradient(s, weight, &grad)?)?;
         }
         Ok(())
     }

@@ -24,7 +24,10 @@ use candle_core::{Result, Tensor, bail};
 
 use crate::features::{Dims, Features};
 use crate::kernels::{Backend, Work};
-use crate::tape::{Gradients, NodeId};
+use crate::tape::Targets;
+
+/// The result of an operation, and what its backward pass keeps.
+pub(crate) type Output<B, Kept> = (Arc<<B as Backend>::Buffer>, Kept);
 
 /// An operation on `N` features that gives one.
 pub(crate) trait Op<const N: usize>: Sized + Send + 'static {
@@ -43,20 +46,10 @@ pub(crate) trait Op<const N: usize>: Sized + Send + 'static {
     }
 
     /// The result, and what is kept; `recorded` says whether a backward pass may follow.
-    fn forward<B: Backend>(
-        &self,
-        inputs: [Arc<B::Buffer>; N],
-        recorded: bool,
-    ) -> Result<(Arc<B::Buffer>, Self::Kept<B>)>;
+    fn forward<B: Backend>(&self, inputs: [Arc<B::Buffer>; N], recorded: bool) -> Result<Output<B, Self::Kept<B>>>;
 
-    /// Adds the gradients of inputs and weights, given the result's; `to` says which inputs need one.
-    fn backward<B: Backend>(
-        self,
-        kept: Self::Kept<B>,
-        grad: Arc<B::Buffer>,
-        to: [Option<NodeId>; N],
-        gradients: &mut Gradients<B>,
-    ) -> Result<()>;
+    /// Adds the gradients of inputs and weights to their targets, given the result's.
+    fn backward<B: Backend>(self, kept: Self::Kept<B>, grad: Arc<B::Buffer>, to: Targets<B, N>) -> Result<()>;
 }
 
 /// Applies an operation to features of one network, and records it where they or its weights need a gradient.
@@ -91,8 +84,9 @@ impl<O: Op<N>, const N: usize> Work for Apply<'_, O, N> {
         let recorded = tape.tracks(to.iter().any(Option::is_some), op.weights().iter().any(|weight| weight.track_op()));
         let (y, kept) = op.forward::<B>(nodes.map(|node| node.buffer.clone()), recorded)?;
         let dims = op.output();
-        let id =
-            recorded.then(|| tape.record(Box::new(move |grad, gradients| op.backward::<B>(kept, grad, to, gradients))));
+        let id = recorded.then(|| {
+            tape.record(Box::new(move |grad, gradients| op.backward::<B>(kept, grad, Targets::new(to, gradients))))
+        });
         Ok(Features::new(inputs[0].backend(), dims, y, tape, id))
     }
 }

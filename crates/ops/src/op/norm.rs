@@ -9,7 +9,7 @@ use crate::check::same_dtype;
 use crate::features::{Dims, Features};
 use crate::kernels::Backend;
 use crate::network::operation;
-use crate::tape::{Gradients, NodeId};
+use crate::tape::Targets;
 
 /// Group normalisation (Wu and He 2018), as `torch.nn.functional.group_norm(x, groups, weight, bias, eps)`.
 ///
@@ -124,13 +124,12 @@ impl Op<1> for Normalise {
         self,
         (x, saved): Self::Kept<B>,
         grad: Arc<B::Buffer>,
-        [to]: [Option<NodeId>; 1],
-        gradients: &mut Gradients<B>,
+        mut to: Targets<B, 1>,
     ) -> Result<()> {
         let [weight, bias] = &self.weights;
         let [dx, dweight, dbias] = B::group_norm_backward(&self.s, &x, &saved, [weight, bias], &grad)?;
-        gradients.add_weight(weight, || Ok(dweight))?;
-        gradients.add_weight(bias, || Ok(dbias))?;
-        gradients.add(to, dx)
+        to.add_weight(weight, || Ok(dweight))?;
+        to.add_weight(bias, || Ok(dbias))?;
+        to.add(0, dx)
     }
 }

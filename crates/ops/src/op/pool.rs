@@ -9,7 +9,7 @@ use crate::check::image_dims;
 use crate::features::{Dims, Features};
 use crate::kernels::Backend;
 use crate::network::operation;
-use crate::tape::{Gradients, NodeId};
+use crate::tape::Targets;
 
 /// The maximum of each 2x2 block: `[b, c, h, w] -> [b, c, h / 2, w / 2]`, as `torch.nn.functional.max_pool2d(x, 2)`.
 ///
@@ -77,14 +77,8 @@ impl Op<1> for MaxPool2d {
         Ok((Arc::new(B::max_pool2d(&x, self.0)?), x))
     }
 
-    fn backward<B: Backend>(
-        self,
-        x: Self::Kept<B>,
-        grad: Arc<B::Buffer>,
-        [to]: [Option<NodeId>; 1],
-        gradients: &mut Gradients<B>,
-    ) -> Result<()> {
-        gradients.add_with(to, |gathered| B::max_pool2d_backward(&x, &grad, self.0, gathered))
+    fn backward<B: Backend>(self, x: Self::Kept<B>, grad: Arc<B::Buffer>, mut to: Targets<B, 1>) -> Result<()> {
+        to.add_with(0, |gathered| B::max_pool2d_backward(&x, &grad, self.0, gathered))
     }
 }
 
@@ -106,13 +100,7 @@ impl Op<1> for AvgPool2d {
         Ok((Arc::new(B::avg_pool2d(&x, self.0)?), ()))
     }
 
-    fn backward<B: Backend>(
-        self,
-        (): (),
-        grad: Arc<B::Buffer>,
-        [to]: [Option<NodeId>; 1],
-        gradients: &mut Gradients<B>,
-    ) -> Result<()> {
-        gradients.add(to, B::avg_pool2d_backward(&grad, self.0)?)
+    fn backward<B: Backend>(self, (): (), grad: Arc<B::Buffer>, mut to: Targets<B, 1>) -> Result<()> {
+        to.add(0, B::avg_pool2d_backward(&grad, self.0)?)
     }
 }

@@ -9,7 +9,7 @@ use crate::check::{elements, image_dims, same_dtype};
 use crate::features::{Dims, Features};
 use crate::kernels::Backend;
 use crate::network::operation;
-use crate::tape::{Gradients, NodeId};
+use crate::tape::Targets;
 
 /// Every pixel twice in both directions: `[b, c, h, w] -> [b, c, 2h, 2w]`, as
 /// `torch.nn.functional.interpolate(x, scale_factor=2)`.
@@ -111,16 +111,10 @@ impl<const N: usize> Op<N> for Upsample {
         Ok((Arc::new(y), ()))
     }
 
-    fn backward<B: Backend>(
-        self,
-        (): (),
-        grad: Arc<B::Buffer>,
-        to: [Option<NodeId>; N],
-        gradients: &mut Gradients<B>,
-    ) -> Result<()> {
-        if to[0].is_some() {
-            gradients.add(to[0], B::upsample_backward(&grad, self.dims)?)?;
+    fn backward<B: Backend>(self, (): (), grad: Arc<B::Buffer>, mut to: Targets<B, N>) -> Result<()> {
+        if to.wants(0) {
+            to.add(0, B::upsample_backward(&grad, self.dims)?)?;
         }
-        gradients.add(to.get(1).copied().flatten(), grad)
+        to.add(1, grad)
     }
 }
