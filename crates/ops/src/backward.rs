@@ -1,7 +1,7 @@
 //! From a loss back to the weights of every network that it depends on.
 //!
-//! candle knows a network as one operation with at most three arguments, and its weights not at all. So each network leaves
-//! their gradients at its [`Outlet`], where [`backward`] collects them from all networks in the loss's graph.
+//! candle knows a network as one operation with at most three arguments, and its weights not at all. So each network
+//! leaves their gradients at its [`Outlet`], where [`backward`] collects them from all networks in the loss's graph.
 
 use std::any::Any;
 use std::collections::HashMap;

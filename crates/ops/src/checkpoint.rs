@@ -13,17 +13,18 @@ use crate::tape::Tape;
 /// `torch.utils.checkpoint.checkpoint`: runs `part` of a [`network`](crate::network) on `inputs` and keeps only
 /// these; the backward pass runs it a second time for its activations.
 ///
-/// `part` must give the same both times. Gradients equal those without up to the order of sums. In f64 and on other devices
-/// than the CPU the part is run once, and candle keeps what it computed.
+/// `part` must give the same both times. Gradients equal those without up to the order of sums. In f64 and on other
+/// devices than the CPU the part is run once, and candle keeps what it computed.
 ///
 /// ```
 /// # fn main() -> candle_core::Result<()> {
 /// use candle_core::{DType, Device, Tensor, Var};
-/// use kakusan_ops::{backward, checkpoint, mse_loss, network};
+/// use kakusan_ops::{Features, backward, checkpoint, mse_loss, network};
 /// let weight = Var::ones((3, 3, 3, 3), DType::F32, &Device::Cpu)?;
 /// let x = Tensor::ones((2, 3, 8, 8), DType::F32, &Device::Cpu)?;
 /// let shared = weight.as_tensor().clone();
-/// let y = network([&x], |[x]| checkpoint([&x], move |[x]| x.conv2d_silu(&shared, None, 1)?.conv2d(&shared, None, 1)))?;
+/// let block = move |[x]: [Features; 1]| x.conv2d_silu(&shared, None, 1)?.conv2d(&shared, None, 1);
+/// let y = network([&x], |[x]| checkpoint([&x], block))?;
 /// let gradients = backward(&mse_loss(&y, &x)?)?;
 /// assert_eq!(gradients.get(&weight).unwrap().dims(), [3, 3, 3, 3]);
 /// # Ok(())

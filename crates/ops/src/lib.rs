@@ -1,9 +1,11 @@
-//! The operations of diffusion models, on candle's tensors: those that candle does not have, gets wrong or computes slowly.
+//! The operations of diffusion models, on candle's tensors: those that candle does not have, gets wrong or computes
+//! slowly.
 //!
-//! Every function takes and gives [`candle_core::Tensor`]s and is differentiable by `Tensor::backward`. A whole network is
-//! faster as one: inside [`network`] the same operations are methods of [`Features`], which lie channels last in memory
-//! that is used again, and [`backward`] differentiates it without candle's graph. [`gradients`] does so for a training
-//! step, one part of the batch on each thread; [`PreparedWeights`] prepares the weights once for a step or a sampling.
+//! Every function takes and gives [`candle_core::Tensor`]s and is differentiable by `Tensor::backward`. A whole network
+//! is faster as one: inside [`network`] the same operations are methods of [`Features`], which lie channels last in
+//! memory that is used again, and [`backward`] differentiates it without candle's graph. [`gradients`] does so for a
+//! training step, one part of the batch on each thread; [`PreparedWeights`] prepares the weights once for a step or a
+//! sampling.
 //!
 //! On the CPU, f32 runs through our own kernels: with the machine's widest vectors on rayon's threads, with results and
 //! gradients that do not depend, bit for bit, on the number of threads. In f64 and on other devices candle's operations
@@ -52,8 +54,9 @@ pub use parts::{gradients, predict};
 pub use prepared::PreparedWeights;
 pub use threads::use_threads;
 
-/// Whether this crate was compiled without optimisation, which a debug build of a dependent does by default: the kernels
-/// are a hundred times slower then. A program that trains or samples should warn of it once. The remedy in its `Cargo.toml`:
+/// Whether this crate was compiled without optimisation, which a debug build of a dependent does by default: the
+/// kernels are a hundred times slower then. A program that trains or samples should warn of it once. The remedy in its
+/// `Cargo.toml`:
 ///
 /// ```toml
 /// [profile.dev.package."*"]

@@ -128,8 +128,8 @@ impl<R, E, M: FnMut(R) -> Result<(), E>> Queue<R, E, M> {
     }
 }
 
-/// The sum of `loss(range)`, scalars, over the parts of a batch, and its gradients: [`backward`](crate::backward), part by
-/// part.
+/// The sum of `loss(range)`, scalars, over the parts of a batch, and its gradients: [`backward`](crate::backward), part
+/// by part.
 ///
 /// For a mean over the batch `loss` weighs its part: the mean over `range` times `range.len() / batch`. A batch on
 /// another device than the CPU is one part. Hold [`PreparedWeights`](crate::PreparedWeights) meanwhile, or every part
@@ -186,8 +186,8 @@ where
 
 /// What `forward(range)` gives for the parts of a batch, put together along the first dimension.
 ///
-/// A batch on another device than the CPU is one part. Hold [`PreparedWeights`](crate::PreparedWeights) around calls with
-/// the same weights.
+/// A batch on another device than the CPU is one part. Hold [`PreparedWeights`](crate::PreparedWeights) around calls
+/// with the same weights.
 ///
 /// # Errors
 /// The first that `forward` gives; parts that do not fit together.

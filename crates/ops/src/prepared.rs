@@ -8,10 +8,11 @@ use candle_core::{Result, Storage, Tensor, bail};
 
 /// Promises that some weights do not change, for as long as it lives: kernels prepare each of them once.
 ///
-/// A sampling holds one, and so does a training step up to the optimiser. Without it every convolution brings its weights
-/// into its own layout at each call, which for large networks and small batches takes as long as the convolution. Views
-/// of a weight, such as those of a frozen model, are recognised by their memory. Weights that change meanwhile (`Var::set`,
-/// an optimiser's step) give results from a mixture of old and new ones; other weights are not affected.
+/// A sampling holds one, and so does a training step up to the optimiser. Without it every convolution brings its
+/// weights into its own layout at each call, which for large networks and small batches takes as long as the
+/// convolution. Views of a weight, such as those of a frozen model, are recognised by their memory. Weights that change
+/// meanwhile (`Var::set`, an optimiser's step) give results from a mixture of old and new ones; other weights are not
+/// affected.
 ///
 /// ```
 /// # fn main() -> candle_core::Result<()> {

@@ -1,8 +1,8 @@
 //! The record of what a network computed, and the backward pass through it.
 //!
-//! candle's own graph costs a buffer of zeros and an addition at every edge, and knows no layout but channels first. Here
-//! every operation leaves one closure; the backward pass calls each once and drops it with the features that it holds,
-//! so that their memory serves the next gradient.
+//! candle's own graph costs a buffer of zeros and an addition at every edge, and knows no layout but channels first.
+//! Here every operation leaves one closure; the backward pass calls each once and drops it with the features that it
+//! holds, so that their memory serves the next gradient.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -19,8 +19,8 @@ use crate::kernels::cpu::denormals::flush_on_this_thread;
 ///
 /// Not reached by it: candle's own threads for elementwise operations on 65,536 numbers or more, as many as
 /// `CANDLE_NUM_THREADS` or else `RAYON_NUM_THREADS` says, or else the physical cores. candle reads that from the
-/// environment alone, when it first needs them. They change no result, but wait for work by spinning for a moment, which
-/// takes time from ours where `count` is far below the cores; set `CANDLE_NUM_THREADS` too to limit them.
+/// environment alone, when it first needs them. They change no result, but wait for work by spinning for a moment,
+/// which takes time from ours where `count` is far below the cores; set `CANDLE_NUM_THREADS` too to limit them.
 ///
 /// # Errors
 /// When the pool was built before with another number, and when the system gives no threads.
@@ -55,8 +55,8 @@ fn usable_cores() -> usize {
     num_cpus::get_physical().min(usable).max(1)
 }
 
-/// The threads on which parts of a batch run, each a rayon pool: a kernel there finds one thread and stays on it, and no
-/// other call's work is taken up.
+/// The threads on which parts of a batch run, each a rayon pool: a kernel there finds one thread and stays on it, and
+/// no other call's work is taken up.
 static PART_THREADS: Mutex<Vec<Arc<ThreadPool>>> = Mutex::new(Vec::new());
 
 /// Runs `worker` on `count` of those threads at once.

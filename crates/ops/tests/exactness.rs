@@ -1,5 +1,5 @@
-//! Each kernel's error against f64, compared with that of PyTorch's f32 on the same numbers (tests/golden/exactness.py): at most
-//! twice as large, or 2e-5 of the largest number.
+//! Each kernel's error against f64, compared with that of PyTorch's f32 on the same numbers
+//! (tests/golden/exactness.py): at most twice as large, or 2e-5 of the largest number.
 
 #![allow(clippy::print_stdout)] // the figures, for those who run it with --nocapture
 

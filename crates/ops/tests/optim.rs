@@ -1,4 +1,5 @@
-//! The optimiser, clipping and the average of weights against PyTorch's and diffusers', written by tests/golden/optim.py.
+//! The optimiser, clipping and the average of weights against PyTorch's and diffusers', written by
+//! tests/golden/optim.py.
 
 mod common;
 

@@ -13,7 +13,8 @@ use kakusan_ops::{PreparedWeights, backward, conv2d, gradients, mse_loss, networ
 /// A caller without news for so long hangs: a step takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Takes `steps` gradients of one large weight on many tiny images, so that the threads do little but add up; reports each.
+/// Takes `steps` gradients of one large weight on many tiny images, so that the threads do little but add up; reports
+/// each.
 fn steps(steps: usize, seed: u64, received: &Sender<Result<()>>) -> Result<()> {
     let f32s = |seed, dims: &[usize]| noise(seed, dims)?.to_dtype(DType::F32);
     let weight = Var::from_tensor(&f32s(seed, &[64, 64, 5, 5])?)?;

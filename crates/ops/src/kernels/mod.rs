@@ -1,5 +1,5 @@
-//! What computes. The operations of `op` ask a [`Backend`] for kernels and do not know which one it is; a tensor's dtype and
-//! device decide that, in [`BackendKind`] alone.
+//! What computes. The operations of `op` ask a [`Backend`] for kernels and do not know which one it is; a tensor's
+//! dtype and device decide that, in [`BackendKind`] alone.
 
 pub(crate) mod cpu;
 pub(crate) mod reference;
@@ -23,8 +23,8 @@ use reference::Reference;
 
 /// A device's memory and kernels.
 ///
-/// Features are `[b, c, h, w]` by their sizes; in which order a buffer holds them is the backend's business. Weights are
-/// candle's tensors. A kernel gets a gradient as an [`Arc`] where it may write the result into it.
+/// Features are `[b, c, h, w]` by their sizes; in which order a buffer holds them is the backend's business. Weights
+/// are candle's tensors. A kernel gets a gradient as an [`Arc`] where it may write the result into it.
 pub(crate) trait Backend: Sized + 'static {
     /// Features, and gradients of features and weights.
     type Buffer: Send + Sync + 'static;

@@ -41,8 +41,9 @@ impl Features {
         apply(AddVector(dims), [self, vector])
     }
 
-    /// `x * (1 + scale) + shift` at every pixel, `vector` `[b, 2c, 1, 1]` holding first the scales and then the shifts, as
-    /// diffusers' `ResnetBlock2D` does under `time_embedding_norm="scale_shift"` (Dhariwal and Nichol 2021, "AdaGN").
+    /// `x * (1 + scale) + shift` at every pixel, `vector` `[b, 2c, 1, 1]` holding first the scales and then the shifts,
+    /// as diffusers' `ResnetBlock2D` does under `time_embedding_norm="scale_shift"` (Dhariwal and Nichol 2021,
+    /// "AdaGN").
     ///
     /// # Errors
     /// A vector of another batch or number of channels, or of another network.

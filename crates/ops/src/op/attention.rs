@@ -14,7 +14,8 @@ use crate::tape::Targets;
 /// Attention of every pixel to every pixel, `softmax(q kᵀ / sqrt(d)) v`, as
 /// `torch.nn.functional.scaled_dot_product_attention`; the scores are never in memory as a whole (Dao et al. 2022).
 ///
-/// `q` `[b, heads * d, h, w]`, `k` and `v` of the same batch and channels; head `i` has channels `i * d` to `(i + 1) * d`.
+/// `q` `[b, heads * d, h, w]`, `k` and `v` of the same batch and channels; head `i` has channels `i * d` to `(i + 1) *
+/// d`.
 ///
 /// # Errors
 /// Shapes or dtypes that do not fit together, channels that are no multiple of `heads`.
@@ -46,8 +47,8 @@ impl Features {
     }
 }
 
-/// Queries `[b, n, heads * d]` on keys and values `[b, keys, heads * d]`, head `h` in columns `h * d` to `(h + 1) * d` as in
-/// diffusers' `Attention`. No size is 0 but for `b`.
+/// Queries `[b, n, heads * d]` on keys and values `[b, keys, heads * d]`, head `h` in columns `h * d` to `(h + 1) * d`
+/// as in diffusers' `Attention`. No size is 0 but for `b`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Attention {
     pub(crate) b: usize,

@@ -13,8 +13,8 @@ impl Features {
     /// Dropout under a `mask` that was drawn with `P(0) = p`: `x * mask / (1 - p)`, as `torch.nn.functional.dropout` in
     /// training.
     ///
-    /// The mask is a tensor of zeros and ones of these features' sizes `[b, c, h, w]`, so that all randomness stays with
-    /// the caller: `Generator::bernoulli(n, 1 - p)` draws the one that torch would.
+    /// The mask is a tensor of zeros and ones of these features' sizes `[b, c, h, w]`, so that all randomness stays
+    /// with the caller: `Generator::bernoulli(n, 1 - p)` draws the one that torch would.
     ///
     /// # Errors
     /// A mask of other sizes or dtype than u8, a `p` outside 0..=1.

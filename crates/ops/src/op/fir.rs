@@ -14,8 +14,9 @@ use crate::kernels::Backend;
 use crate::network::operation;
 use crate::tape::Targets;
 
-/// Half the size, `[b, c, h, w] -> [b, c, h / 2, w / 2]`, as diffusers' `FirDownsample2D(fir_kernel=(1, 3, 3, 1))`: each
-/// result is a smooth mean of 4x4 pixels, zeros around the image; a last odd row or column counts at the edge alone.
+/// Half the size, `[b, c, h, w] -> [b, c, h / 2, w / 2]`, as diffusers' `FirDownsample2D(fir_kernel=(1, 3, 3, 1))`:
+/// each result is a smooth mean of 4x4 pixels, zeros around the image; a last odd row or column counts at the edge
+/// alone.
 ///
 /// # Errors
 /// An input that is not `[b, c, h, w]` with `h` and `w` at least 2, or of an unsupported dtype.
@@ -34,8 +35,9 @@ pub fn fir_downsample2d(x: &Tensor) -> Result<Tensor> {
     operation("fir_downsample2d", [x], &[], |[x]| x.fir_downsample2d())
 }
 
-/// Twice the size, `[b, c, h, w] -> [b, c, 2h, 2w]`, as diffusers' `FirUpsample2D(fir_kernel=(1, 3, 3, 1))`: every result
-/// is three quarters of its own pixel and a quarter of the nearest neighbour, in both directions, zeros around the image.
+/// Twice the size, `[b, c, h, w] -> [b, c, 2h, 2w]`, as diffusers' `FirUpsample2D(fir_kernel=(1, 3, 3, 1))`: every
+/// result is three quarters of its own pixel and a quarter of the nearest neighbour, in both directions, zeros around
+/// the image.
 ///
 /// # Errors
 /// An input that is not `[b, c, h, w]`, of an unsupported dtype, or too large.

@@ -11,8 +11,8 @@ use crate::kernels::Backend;
 use crate::network::operation;
 use crate::tape::Targets;
 
-/// A linear layer on the channels of every pixel, `weight x + bias`, as `torch.nn.functional.linear` on the last dimension
-/// of tokens.
+/// A linear layer on the channels of every pixel, `weight x + bias`, as `torch.nn.functional.linear` on the last
+/// dimension of tokens.
 ///
 /// `x` `[b, i, h, w]` (vectors are images of one pixel), `weight` `[o, i]`, `bias` `[o]`; the result is `[b, o, h, w]`.
 ///

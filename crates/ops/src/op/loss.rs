@@ -44,8 +44,8 @@ pub fn l1_loss(prediction: &Tensor, target: &Tensor) -> Result<Tensor> {
     mean("l1_loss", Loss::Absolute, prediction, target)
 }
 
-/// Half the square of `d = prediction - target` up to `|d| = delta`, and from there on a line, `delta * (|d| - delta / 2)`:
-/// the mean over all elements, a scalar, as `torch.nn.functional.huber_loss`.
+/// Half the square of `d = prediction - target` up to `|d| = delta`, and from there on a line, `delta * (|d| - delta /
+/// 2)`: the mean over all elements, a scalar, as `torch.nn.functional.huber_loss`.
 ///
 /// (`smooth_l1_loss` with `beta = delta` is this divided by `delta`.) Otherwise like [`mse_loss`].
 ///

@@ -85,7 +85,8 @@ fn noise(seed: u64, dims: &[usize]) -> Result<Tensor> {
     Tensor::from_vec(numbers, dims, &Device::Cpu)?.to_dtype(DType::F64)
 }
 
-/// Numbers in a random order, each at least 0.05 from the next and 0.025 from zero: no step of a difference crosses a kink.
+/// Numbers in a random order, each at least 0.05 from the next and 0.025 from zero: no step of a difference crosses a
+/// kink.
 fn apart(seed: u64, dims: &[usize]) -> Result<Tensor> {
     let count: usize = dims.iter().product();
     let order = noise(seed, &[count])?.to_dtype(DType::F32)?.arg_sort_last_dim(true)?.to_dtype(DType::F64)?;

@@ -23,7 +23,8 @@ use crate::tape::Targets;
 /// # fn main() -> candle_core::Result<()> {
 /// use candle_core::{Device, Tensor};
 /// let x = Tensor::new(&[[[[1f32, 2.0]]]], &Device::Cpu)?;
-/// assert_eq!(kakusan_ops::upsample_nearest2d(&x)?.flatten_all()?.to_vec1::<f32>()?, [1.0, 1.0, 2.0, 2.0, 1.0, 1.0, 2.0, 2.0]);
+/// let y = kakusan_ops::upsample_nearest2d(&x)?.flatten_all()?;
+/// assert_eq!(y.to_vec1::<f32>()?, [1.0, 1.0, 2.0, 2.0, 1.0, 1.0, 2.0, 2.0]);
 /// # Ok(())
 /// # }
 /// ```

@@ -103,12 +103,12 @@ impl Adam {
         self.step_scaled(grads, 1.0)
     }
 
-    /// As [`step`](Self::step) on gradients clipped by their norm, as `torch.nn.utils.clip_grad_norm_(.., max_norm)` does
-    /// before it: all of them times [`clip_factor`](crate::clip_factor). Returns the norm before clipping.
+    /// As [`step`](Self::step) on gradients clipped by their norm, as `torch.nn.utils.clip_grad_norm_(.., max_norm)`
+    /// does before it: all of them times [`clip_factor`](crate::clip_factor). Returns the norm before clipping.
     ///
     /// A norm that is not finite is returned too, and the step was taken as torch takes it: NaN gets into every
-    /// parameter, an infinite gradient makes its own parameter NaN and leaves the others as they are. To skip such a step,
-    /// call [`grad_norm`](crate::grad_norm) first, then [`step_scaled`](Self::step_scaled): the same two passes.
+    /// parameter, an infinite gradient makes its own parameter NaN and leaves the others as they are. To skip such a
+    /// step, call [`grad_norm`](crate::grad_norm) first, then [`step_scaled`](Self::step_scaled): the same two passes.
     ///
     /// # Errors
     /// As [`step`](Self::step), and a `max_norm` that is negative or NaN; then nothing was changed.

@@ -9,8 +9,8 @@ use crate::kernels::{Backend, BackendKind, Work};
 
 /// The Euclidean norm of the gradients of `vars`, taken as one vector: `torch.nn.utils.get_total_norm`.
 ///
-/// On the CPU in f32 one pass that reads, on all threads. The sum is taken in f64, in an order that neither the number of
-/// threads nor the vectors change, and does not overflow where torch's, in f32, would (from 1.8e19 on).
+/// On the CPU in f32 one pass that reads, on all threads. The sum is taken in f64, in an order that neither the number
+/// of threads nor the vectors change, and does not overflow where torch's, in f32, would (from 1.8e19 on).
 ///
 /// # Errors
 /// A variable without a gradient, or with one of another shape or dtype.
@@ -42,11 +42,11 @@ pub fn clip_factor(norm: f64, max_norm: f64) -> Result<f64> {
 }
 
 /// Scales the gradients of `vars` so that their norm is `max_norm` at most, and returns the norm before:
-/// `torch.nn.utils.clip_grad_norm_`. [`Adam::step_clipped`](crate::Adam::step_clipped) does the same without a pass that
-/// rewrites the gradients.
+/// `torch.nn.utils.clip_grad_norm_`. [`Adam::step_clipped`](crate::Adam::step_clipped) does the same without a pass
+/// that rewrites the gradients.
 ///
-/// A norm that is not finite is returned, and the gradients are scaled as torch does: NaN makes all of them NaN, infinity
-/// makes 0 of those that are finite and NaN of the others.
+/// A norm that is not finite is returned, and the gradients are scaled as torch does: NaN makes all of them NaN,
+/// infinity makes 0 of those that are finite and NaN of the others.
 ///
 /// # Errors
 /// As [`grad_norm`] and [`clip_factor`]; then nothing was changed.

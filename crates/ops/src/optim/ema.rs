@@ -142,7 +142,8 @@ impl Ema {
         self.shadow.iter().zip(&self.params).map(|(shadow, param)| shadow.tensor(param)).collect()
     }
 
-    /// Writes the averages into `vars`: the parameters themselves, or those of a second model that is to be used with them.
+    /// Writes the averages into `vars`: the parameters themselves, or those of a second model that is to be used with
+    /// them.
     ///
     /// # Errors
     /// Variables that do not fit the parameters in number, shape or dtype; then nothing was changed.

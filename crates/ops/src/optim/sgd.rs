@@ -87,8 +87,8 @@ impl Sgd {
         Ok(())
     }
 
-    /// A copy of what a checkpoint must hold: the momentum (torch's `momentum_buffer`) of each parameter in the order of
-    /// [`Sgd::new`], nothing without momentum.
+    /// A copy of what a checkpoint must hold: the momentum (torch's `momentum_buffer`) of each parameter in the order
+    /// of [`Sgd::new`], nothing without momentum.
     ///
     /// # Errors
     /// Those of candle's copies.

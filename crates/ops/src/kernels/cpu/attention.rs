@@ -13,8 +13,9 @@ use crate::op::attention::Attention;
 /// Queries of a task, and of a block in the backward pass.
 const QUERIES: usize = 64;
 
-/// `out = softmax(q kᵀ * scale) v`, as `torch.nn.functional.scaled_dot_product_attention`, by algorithm 1 of FlashAttention
-/// (Dao et al. 2022). `log_sums`, `[b, n, heads]`, gets the logarithm of each row's sum of exponentials, for `backward`.
+/// `out = softmax(q kᵀ * scale) v`, as `torch.nn.functional.scaled_dot_product_attention`, by algorithm 1 of
+/// FlashAttention (Dao et al. 2022). `log_sums`, `[b, n, heads]`, gets the logarithm of each row's sum of exponentials,
+/// for `backward`.
 pub(crate) fn forward(s: Attention, [q, k, v]: [&[f32]; 3], out: &mut [f32], log_sums: &mut [f32]) {
     let c = s.channels();
     let images = out.chunks_mut(s.n * c).zip(log_sums.chunks_mut(s.n * s.heads)).enumerate();

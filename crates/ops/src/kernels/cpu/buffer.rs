@@ -1,5 +1,5 @@
-//! Memory for features: taken from a store, given back when dropped, so that a training step or a sampling step finds the
-//! buffers of the last one again. Fresh memory is ten times slower than warm memory.
+//! Memory for features: taken from a store, given back when dropped, so that a training step or a sampling step finds
+//! the buffers of the last one again. Fresh memory is ten times slower than warm memory.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -122,8 +122,9 @@ impl Store {
     }
 }
 
-/// Gives the memory that is kept for the next features back to the system: after a training, say, in a program that goes
-/// on. What is in use is not affected; the next step takes longer, because fresh memory is slower than used memory.
+/// Gives the memory that is kept for the next features back to the system: after a training, say, in a program that
+/// goes on. What is in use is not affected; the next step takes longer, because fresh memory is slower than used
+/// memory.
 pub fn trim_memory() {
     STORE.trim();
 }
@@ -181,8 +182,8 @@ impl Buffer {
     }
 }
 
-/// The length that is allocated for `len` floats: one of eight in each doubling, so that buffers of about the same length
-/// can stand in for each other.
+/// The length that is allocated for `len` floats: one of eight in each doubling, so that buffers of about the same
+/// length can stand in for each other.
 fn size_class(len: usize) -> Option<usize> {
     let least = len.checked_add(SLACK + LINE)?;
     let step = (least.checked_next_power_of_two()? / 16).max(LINE);

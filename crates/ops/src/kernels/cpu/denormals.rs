@@ -54,8 +54,8 @@ mod x86 {
     }
 
     /// Sets it. Callers touch only the two bits on denormals and put them back: rounding and exception masks, on which
-    /// the compiler relies, stay as they are. The compiler may also assume how a denormal is rounded, so a
-    /// constant that it folds can keep a value below 1.2e-38 that the machine would have flushed; our kernels have none.
+    /// the compiler relies, stay as they are. The compiler may also assume how a denormal is rounded, so a constant
+    /// that it folds can keep a value below 1.2e-38 that the machine would have flushed; our kernels have none.
     pub(super) fn set_control(word: u32) {
         // SAFETY: loads four bytes from a local u32 that came from `control`, two documented bits changed.
         unsafe { asm!("ldmxcsr [{}]", in(reg) &raw const word, options(nostack, preserves_flags)) };

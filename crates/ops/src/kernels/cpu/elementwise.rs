@@ -110,8 +110,8 @@ pub(crate) fn split(grad: &[f32], [ca, cb]: [usize; 2], [da, db]: [&mut [f32]; 2
     });
 }
 
-/// The mean of each 2x2 block: `[b, h, w, c] -> [b, h / 2, w / 2, c]`, as `torch.nn.functional.avg_pool2d(x, 2)`; a last
-/// odd row or column is dropped.
+/// The mean of each 2x2 block: `[b, h, w, c] -> [b, h / 2, w / 2, c]`, as `torch.nn.functional.avg_pool2d(x, 2)`; a
+/// last odd row or column is dropped.
 pub(crate) fn avg_pool(x: &[f32], [h, w, c]: [usize; 3], y: &mut [f32]) {
     let row = w / 2 * c;
     y.par_chunks_mut((h / 2 * row).max(1)).enumerate().with_min_len(min_tasks()).for_each(|(i, y)| {

@@ -37,8 +37,8 @@ pub(crate) fn down(x: &[f32], dims: Dims, y: &mut [f32], halved: Dims, factor: f
     );
 }
 
-/// `y[2i] = factor * (3 x[i] + x[i - 1])` and `y[2i + 1] = factor * (3 x[i] + x[i + 1])` in both directions; `doubled` may
-/// be one more than twice `dims`.
+/// `y[2i] = factor * (3 x[i] + x[i - 1])` and `y[2i + 1] = factor * (3 x[i] + x[i + 1])` in both directions; `doubled`
+/// may be one more than twice `dims`.
 pub(crate) fn up(x: &[f32], dims: Dims, y: &mut [f32], doubled: Dims, factor: f32) {
     let (c, row) = (dims.c, dims.w * dims.c);
     let rows = y.par_chunks_mut(doubled.w * c).enumerate().with_min_len(min_tasks_of(4 * row));

@@ -36,8 +36,8 @@ pub(crate) fn lanes() -> usize {
 /// Elements per task of an elementwise pass: enough to hide the cost of a task, few enough to balance two threads.
 pub(crate) const PIECE: usize = 1 << 15;
 
-/// Makes `N` vectors of `len` elements, cut into pieces of `piece` elements; `write` fills piece `i` of all of them, many
-/// pieces at once on rayon's threads, and may answer something, gathered in order.
+/// Makes `N` vectors of `len` elements, cut into pieces of `piece` elements; `write` fills piece `i` of all of them,
+/// many pieces at once on rayon's threads, and may answer something, gathered in order.
 ///
 /// A piece begins as zeros, written by the thread that fills it while it lies in its cache: cheaper than a zeroed
 /// vector, and nothing uninitialised is ever seen. Which thread writes a piece changes nothing in it.

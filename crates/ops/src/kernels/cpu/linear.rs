@@ -68,8 +68,8 @@ pub(crate) fn input_gradient(s: Linear, weight: &[f32], grad: &[f32], dx: &mut [
     });
 }
 
-/// `dw[o, i] = sum over m of grad[m, o] * x[m, i]`, in the same order on any number of threads: a task has all rows for some
-/// outputs.
+/// `dw[o, i] = sum over m of grad[m, o] * x[m, i]`, in the same order on any number of threads: a task has all rows for
+/// some outputs.
 pub(crate) fn weight_gradient(s: Linear, x: &[f32], grad: &[f32], dw: &mut [f32]) {
     let Linear { m, i, o } = s;
     if m == 0 {

@@ -1,7 +1,7 @@
 //! Products of matrices on one thread: the right one packed in panels of two vectors, the sums in registers.
 //!
-//! An element's products are added in the order of the reduction whatever the tiles, so that it is the same bits wherever
-//! a task begins.
+//! An element's products are added in the order of the reduction whatever the tiles, so that it is the same bits
+//! wherever a task begins.
 
 use pulp::{Simd, WithSimd};
 

@@ -1,7 +1,7 @@
 //! Group normalisation, alone or with SiLU behind it.
 //!
-//! Pixels lie channels last, and a group may be one channel: everything is computed by columns, for each channel, and then
-//! folded into groups. Where the channels fill no whole vectors, several pixels make one row.
+//! Pixels lie channels last, and a group may be one channel: everything is computed by columns, for each channel, and
+//! then folded into groups. Where the channels fill no whole vectors, several pixels make one row.
 
 mod columns;
 
@@ -13,8 +13,8 @@ use super::host::{arch, min_tasks};
 use super::scratch::with_scratch;
 use crate::op::norm::GroupNorm;
 
-/// `y = (x - mean) * rstd * weight + bias`, as `torch.nn.functional.group_norm`, and SiLU of it where wanted; `mean` and
-/// `rstd` are `[b, groups]`.
+/// `y = (x - mean) * rstd * weight + bias`, as `torch.nn.functional.group_norm`, and SiLU of it where wanted; `mean`
+/// and `rstd` are `[b, groups]`.
 pub(crate) fn forward(
     s: GroupNorm,
     x: &[f32],
@@ -158,8 +158,8 @@ impl GroupNorm {
                     |sums: &[f32]| sums.iter().skip(channel).step_by(self.c).map(|&x| f64::from(x)).sum::<f64>() as f32;
                 (dweight[channel], dbias[channel]) = (over_pixels(by_x), over_pixels(plain));
             }
-            // dx = rstd (t w - mean of t w - xhat * mean of t w xhat), t the gradient before SiLU, means over the group:
-            // t * factor + (x - centre) * slope + offset
+            // dx = rstd (t w - mean of t w - xhat * mean of t w xhat), t the gradient before SiLU, means over the
+            // group: t * factor + (x - centre) * slope + offset
             let per_group = self.c / self.groups;
             let size = (self.pixels * per_group) as f64;
             let [factor, slope, offset] = [weights, shift, plain];

@@ -1,8 +1,8 @@
 //! The optimisers' pass over parameters, gradients and states, in place.
 //!
-//! candle lends a tensor for writing to one in-place operation at a time, and locks it meanwhile. A thread that waited for
-//! others with a parameter locked could take up a job that reads the model, and wait for itself. So the parameters are the
-//! tasks of one loop, whole, the largest first; a task locks one and starts no loop in turn.
+//! candle lends a tensor for writing to one in-place operation at a time, and locks it meanwhile. A thread that waited
+//! for others with a parameter locked could take up a job that reads the model, and wait for itself. So the parameters
+//! are the tasks of one loop, whole, the largest first; a task locks one and starts no loop in turn.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -243,8 +243,8 @@ struct SumOfSquares<'a> {
 impl WithSimd for SumOfSquares<'_> {
     type Output = f64;
 
-    /// Plain code that the compiler turns into the vectors of `S`; as many sums as the widest need, so that all machines
-    /// add in one order.
+    /// Plain code that the compiler turns into the vectors of `S`; as many sums as the widest need, so that all
+    /// machines add in one order.
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> f64 {
         const LANES: usize = 32;

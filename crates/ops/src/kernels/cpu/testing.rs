@@ -14,7 +14,8 @@ pub(crate) fn f64s(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
 }
 
-/// The largest difference over the largest number of `expected`, or over 1 where that is less; infinite where one is NaN.
+/// The largest difference over the largest number of `expected`, or over 1 where that is less; infinite where one is
+/// NaN.
 pub(crate) fn error(got: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(got.len(), expected.len());
     let scale = expected.iter().fold(1f64, |scale, x| scale.max(x.abs()));

@@ -1,8 +1,8 @@
 //! The reference: candle's operations, on any device and in any floating point type that candle computes with.
 //!
-//! Features are candle's tensors, channels first. A backward kernel is candle's own differentiation of the forward kernel,
-//! but for the convolution's, which would compute both gradients twice. So it shares no formula with our kernels, and the
-//! tests hold it against finite differences.
+//! Features are candle's tensors, channels first. A backward kernel is candle's own differentiation of the forward
+//! kernel, but for the convolution's, which would compute both gradients twice. So it shares no formula with our
+//! kernels, and the tests hold it against finite differences.
 
 mod compose;
 mod optim;

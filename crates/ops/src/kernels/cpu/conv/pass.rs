@@ -78,8 +78,8 @@ impl Pass {
         }
     }
 
-    /// The pass that gives `rows` rows of the results, from row `from` on. Both are multiples of 4, or go to the end, so
-    /// that Winograd's tiles are those of the whole.
+    /// The pass that gives `rows` rows of the results, from row `from` on. Both are multiples of 4, or go to the end,
+    /// so that Winograd's tiles are those of the whole.
     pub(super) fn band(&self, from: usize, rows: usize) -> Self {
         let pass = Self { from, oh: rows, ..*self };
         Self { padded_h: pass.padded_len(rows), ..pass }
@@ -153,7 +153,8 @@ impl Pass {
     }
 }
 
-/// The sizes of a pass with a kernel of one pixel, which does not see rows: an image becomes some longer ones of one row.
+/// The sizes of a pass with a kernel of one pixel, which does not see rows: an image becomes some longer ones of one
+/// row.
 fn strips(h: usize, w: usize) -> [usize; 4] {
     const PIXELS: usize = 256;
     let rows = (1..=h).rev().find(|&rows| h.is_multiple_of(rows) && rows * w <= PIXELS).unwrap_or(1);

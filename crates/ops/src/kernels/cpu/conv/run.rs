@@ -77,8 +77,8 @@ struct Task<'a> {
     derivative: Option<&'a mut [f32]>,
 }
 
-/// Rows of the results that a task computes at once: all, but where there are fewer groups of images than threads and the
-/// work is large enough to be shared.
+/// Rows of the results that a task computes at once: all, but where there are fewer groups of images than threads and
+/// the work is large enough to be shared.
 fn band_rows(pass: &Pass, groups: usize) -> usize {
     /// Multiplications of an image, directly, from which on a second thread helps more than it costs: about 0.1 ms.
     const WORTH: usize = 1 << 24;

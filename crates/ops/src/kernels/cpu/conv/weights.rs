@@ -69,7 +69,8 @@ struct Kernels<'a> {
 }
 
 impl Kernels<'_> {
-    /// Packs `outputs` channels from `first` on as `[k, window, width]`, where that may be wider than there are channels.
+    /// Packs `outputs` channels from `first` on as `[k, window, width]`, where that may be wider than there are
+    /// channels.
     fn pack(&self, pass: &Pass, first: usize, outputs: usize, packed: &mut [f32]) {
         let &Self { weight, by_output, by_input, turned } = self;
         let (c, places) = (pass.c, pass.k * pass.k);

@@ -45,8 +45,8 @@ fn block_end<S: Simd>(at: usize, width: usize) -> usize {
     if width - at >= 2 * S::F32_LANES { at + 2 * S::F32_LANES } else { width.min(at + S::F32_LANES) }
 }
 
-/// Mean of each column, less its first number, and the sum of the squares of the distances from the mean. Chunks of rows are
-/// combined by the method of Chan, Golub and LeVeque (1979).
+/// Mean of each column, less its first number, and the sum of the squares of the distances from the mean. Chunks of
+/// rows are combined by the method of Chan, Golub and LeVeque (1979).
 ///
 /// Measured from the first number, a mean of 1000 costs the deviation no digits.
 pub(super) struct Moments<'a> {

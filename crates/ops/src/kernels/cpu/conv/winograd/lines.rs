@@ -2,12 +2,13 @@
 //!
 //! A polynomial product by its values at some points: for kernels of 5 (and gradients of 4 as kernels) the eight points
 //! 0, 1, -1, 2, -2, 1/2, -1/2 and infinity; for kernels of 3 the six points 0, 5/8, -5/8, 3/2, -3/2 and infinity, whose
-//! rounding errors are less than half of those of 0, 1, -1, 2, -2 (Barabasz et al. 2020 say why; these were searched for).
-//! `P` is their number.
+//! rounding errors are less than half of those of 0, 1, -1, 2, -2 (Barabasz et al. 2020 say why; these were searched
+//! for). `P` is their number.
 
 use pulp::Simd;
 
-/// The points of kernels of 3 other than 0 and infinity: `A`, `-A`, `B` and `-B`. With all their powers they are exact in f32.
+/// The points of kernels of 3 other than 0 and infinity: `A`, `-A`, `B` and `-B`. With all their powers they are exact
+/// in f32.
 const A: f32 = 0.625;
 const B: f32 = 1.5;
 /// The products of the differences between `A`, or `B`, and the other points.

@@ -1,14 +1,14 @@
-//! Winograd's method for 5x5 and 3x3 kernels (Lavin and Gray 2015; `F(4x4, 5x5)` and `F(4x4, 3x3)`): a sixth and a quarter
-//! of the multiplications.
+//! Winograd's method for 5x5 and 3x3 kernels (Lavin and Gray 2015; `F(4x4, 5x5)` and `F(4x4, 3x3)`): a sixth and a
+//! quarter of the multiplications.
 //!
 //! A tile of 4x4 results comes from PxP inputs, P = 8 or 6. Both the tile and the kernel are turned into PxP values of
-//! polynomials ([`lines`]); there the convolution is a product, place by place, summed over the channels: 64 or 36 small
-//! matrix products. The results' values turned back are the results. The gradient of the images is the same with the
-//! kernel turned round; the gradient of the weights takes KxK results from the same inputs and 4x4 gradients.
+//! polynomials ([`lines`]); there the convolution is a product, place by place, summed over the channels: 64 or 36
+//! small matrix products. The results' values turned back are the results. The gradient of the images is the same with
+//! the kernel turned round; the gradient of the weights takes KxK results from the same inputs and 4x4 gradients.
 //!
 //! Against f64 the results are off by up to 1e-5 of the largest for 5x5 and 4e-6 for 3x3, some times the error of the
-//! direct sum. Numbers beyond [`LIMIT`] could overflow on the way, and one NaN would dilation over its tile: such images go
-//! the direct way.
+//! direct sum. Numbers beyond [`LIMIT`] could overflow on the way, and one NaN would dilation over its tile: such
+//! images go the direct way.
 
 mod lines;
 
