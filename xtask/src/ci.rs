@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::fuzz::nightly;
-use crate::root;
+use crate::{machine, root};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -29,6 +29,7 @@ const STEPS: &[Step] = &[
     Step { name: "doc", about: "no warning of rustdoc", run: doc },
     Step { name: "test", about: "all tests", run: test },
     Step { name: "mnist", about: "the tests on all of MNIST, where its files are", run: mnist },
+    Step { name: "vectors", about: "the kernels' tests with narrower vectors than this machine's", run: vectors },
     Step { name: "fuzz", about: "the fuzz targets compile", run: fuzz },
     Step { name: "deny", about: "licences and sources of the dependencies (cargo-deny)", run: deny },
     Step { name: "miri", about: "undefined behaviour, where Miri can run (nightly)", run: miri },
@@ -108,6 +109,24 @@ fn mnist() -> Result<Outcome> {
             .env("KAKUSAN_HUB_DIR", hub.canonicalize()?),
     )
 }
+
+/// The tests of the crate `ops`, as if this machine had narrower vectors. `--workspace` keeps the features of the other
+/// steps, so that nothing is built again.
+fn vectors() -> Result<Outcome> {
+    let narrower = machine::narrower_vectors();
+    if narrower.is_empty() {
+        return Ok(Outcome::Skipped("this machine has none".to_owned()));
+    }
+    for vectors in narrower {
+        println!("KAKUSAN_TEST_VECTORS={vectors}");
+        let tests = VECTOR_TESTS.iter().flat_map(|name| ["--test", name]);
+        pass(cargo(["test", "--locked", "--workspace"]).args(tests).env("KAKUSAN_TEST_VECTORS", vectors))?;
+    }
+    Ok(Outcome::Passed)
+}
+
+/// The test files of `ops` that read `KAKUSAN_TEST_VECTORS`.
+const VECTOR_TESTS: [&str; 2] = ["kernels", "torch"];
 
 /// Checks the fuzz targets with the compiler of the workspace, without the fuzzer itself, which is C++.
 fn fuzz() -> Result<Outcome> {

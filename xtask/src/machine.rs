@@ -52,6 +52,15 @@ pub(crate) fn vector_instructions() -> &'static str {
     }
 }
 
+/// The vector instructions narrower than the kernels' own choice, as `--vectors` spells them.
+pub(crate) fn narrower_vectors() -> &'static [&'static str] {
+    match vector_instructions() {
+        "AVX-512" => &["avx2", "scalar"],
+        "AVX2 and FMA" | "NEON" => &["scalar"],
+        _ => &[],
+    }
+}
+
 fn answers(program: &PathBuf, argument: &str) -> bool {
     let status = Command::new(program).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())

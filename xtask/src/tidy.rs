@@ -39,10 +39,11 @@ const RESERVED: &[(&str, &[&str], &[&str])] = &[
     ("libraries do not panic", &[".unwrap()", ".expect(", "panic!(", "unreachable!(", "todo!("], &[]),
 ];
 /// Where comments and messages are checked (`tidy/text.rs`).
-const CHECKED_TEXT: [&str; 15] = [
+const CHECKED_TEXT: [&str; 16] = [
     "crates/rng",
     "crates/config",
     "crates/hub",
+    "crates/ops",
     "crates/scheduler",
     "crates/models",
     "crates/weights",
@@ -100,12 +101,13 @@ fn problems() -> std::io::Result<Vec<String>> {
             problems.push(format!("{}: {lines} lines, at most {MAX_CONFIG_LINES}", relative(&path)));
         }
     }
+    problems.extend(backend_problems()?);
     for dir in CHECKED_TEXT {
         for file in rust_files(&root().join(dir))? {
             problems.extend(text::source(&relative(&file), &fs::read_to_string(&file)?));
         }
     }
-    for path in documents()?.into_iter().filter(|path| !path.ends_with("ARCHITECTURE.md")) {
+    for path in documents()? {
         problems.extend(text::document(&relative(&path), &fs::read_to_string(&path)?));
     }
     let files = ["crates", "examples", "tests", "xtask"].map(|dir| rust_files(&root().join(dir)));
@@ -119,6 +121,26 @@ fn problems() -> std::io::Result<Vec<String>> {
         if !readme.contains(command) {
             problems.push(format!("README.md: `{command}` is missing"));
         }
+    }
+    Ok(problems)
+}
+
+/// The seam for devices in `ops`: one `match` selects the backend, and no operation names one.
+fn backend_problems() -> std::io::Result<Vec<String>> {
+    let (mut problems, mut selections) = (vec![], 0);
+    for file in rust_files(&root().join("crates/ops/src"))? {
+        let (path, text) = (relative(&file), fs::read_to_string(&file)?);
+        for (number, line) in without_tests(&text) {
+            selections += line.matches(".on::<Cpu>()").count();
+            let names =
+                ["kernels::cpu", "kernels::reference", ".is_cpu()"].into_iter().find(|name| line.contains(name));
+            if let Some(name) = names.filter(|_| path.starts_with("crates/ops/src/op/")) {
+                problems.push(format!("{path}:{}: an operation does not know its backend: {name}", number + 1));
+            }
+        }
+    }
+    if selections != 1 {
+        problems.push(format!("crates/ops: {selections} places select a backend; it must be BackendKind::run alone"));
     }
     Ok(problems)
 }

@@ -5,13 +5,14 @@ mod common;
 use std::collections::HashMap;
 
 use candle_core::{Device, Result, Tensor, Var};
-use common::{error, numbers, strided};
+use common::{error, limit_vectors, numbers, strided};
 use kakusan_ops::{
     Activation, Adam, AdamConfig, ConvOptions, attention, conv2d, conv2d_silu, fir_downsample2d, fir_upsample2d,
     group_norm, group_norm_silu, huber_loss, l1_loss, linear, max_pool2d, mse_loss, network, silu, upsample_nearest2d,
 };
 
 fn golden() -> Result<HashMap<String, Tensor>> {
+    limit_vectors();
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/ops.safetensors");
     candle_core::safetensors::load(path, &Device::Cpu)
 }

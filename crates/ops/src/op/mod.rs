@@ -13,7 +13,6 @@ pub(crate) mod linear;
 pub(crate) mod loss;
 pub(crate) mod norm;
 pub(crate) mod pool;
-#[cfg(test)]
 mod table;
 pub(crate) mod upsample;
 

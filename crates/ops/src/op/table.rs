@@ -1,3 +1,5 @@
+#![cfg(test)]
+
 //! Every operation on every backend in every dtype against the reference in f64, and the CPU's backward kernels against
 //! finite differences of its own forward kernels.
 

@@ -4,8 +4,17 @@
 use candle_core::{DType, Device, Result, Tensor};
 use kakusan_rng::Generator;
 
+/// Limits the kernels to the vectors that `KAKUSAN_TEST_VECTORS` names (`cargo xtask ci vectors`), before the first
+/// operation.
+pub(crate) fn limit_vectors() {
+    if let Ok(vectors) = std::env::var("KAKUSAN_TEST_VECTORS") {
+        kakusan_ops::limit_vectors(vectors.parse().expect("vectors by their name")).expect("no operation so far");
+    }
+}
+
 /// Normal noise from a seed, f64.
 pub(crate) fn noise(seed: u64, dims: &[usize]) -> Result<Tensor> {
+    limit_vectors();
     let numbers = Generator::new(seed).randn_f64(dims.iter().product());
     Tensor::from_vec(numbers, dims, &Device::Cpu)
 }
