@@ -81,7 +81,7 @@ impl Features {
         Self { dims, backend, node: Arc::new(Node { buffer, tape: tape.clone(), id }) }
     }
 
-    /// The features in the memory of backend `B`; nothing if they lie in another's.
+    /// The features in the memory of backend `B`; `None` if they are in another's.
     pub(crate) fn node<B: Backend>(&self) -> Option<&Node<B>> {
         self.node.downcast_ref()
     }

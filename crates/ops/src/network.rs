@@ -143,7 +143,7 @@ fn record<B: Backend>(
     let tensors: Vec<Tensor> = arguments.iter().map(|argument| argument.tensor.clone()).collect();
     let (outlet, known_under) = Outlet::new();
     let recorded = Recorded { op, dims, storage: Mutex::new(Some(storage)), tape, output, arguments, outlet };
-    // candle wants three arguments: the first stands in for those that are not there
+    // `CustomOp3` takes three arguments: the first is repeated for those that are missing
     let y = match tensors.as_slice() {
         [a] => a.apply_op3(a, a, recorded),
         [a, b] => a.apply_op3(b, a, recorded),

@@ -26,7 +26,7 @@ fn part(batch: usize) -> usize {
     batch.div_ceil(PARTS).max(LEAST).min(batch.max(1))
 }
 
-/// Runs `work` on parts of `0..batch`, many at once on rayon's threads, and hands what it gives to `merge` in order.
+/// Runs `work` on parts of `0..batch`, several at once, and passes the results to `merge` in order.
 fn in_parts<R, E>(
     batch: usize,
     work: impl Fn(Range<usize>) -> Result<R, E> + Sync,
@@ -80,7 +80,7 @@ struct Queue<R, E, M> {
 struct State<R, E, M> {
     next: usize,
     waiting: BTreeMap<usize, Result<R, E>>,
-    /// Nothing while a thread is at it.
+    /// `None` while a thread merges.
     merger: Option<Merger<E, M>>,
 }
 
@@ -236,7 +236,7 @@ mod tests {
         (pool, busy)
     }
 
-    /// Does what a thread does while it waits for others: all that there is to do.
+    /// Runs all jobs that are ready, as a thread does while it waits for others.
     fn wait() {
         while rayon::yield_now() == Some(rayon::Yield::Executed) {}
     }

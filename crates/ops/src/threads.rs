@@ -15,7 +15,8 @@ use crate::kernels::cpu::denormals::flush_on_this_thread;
 /// how many. Call it once at the start of a program; no result depends on the number.
 ///
 /// The workers are named `kakusan-N`, and take denormal numbers for zero for as long as they live: our kernels do so on
-/// any thread, and so do now the multiplications of matrices that candle hands to this pool.
+/// any thread, and so do candle's matrix products, which run on this pool. The parts of a large batch run on as many
+/// further threads, `kakusan-part-N`; the workers wait meanwhile.
 ///
 /// Not reached by it: candle's own threads for elementwise operations on 65,536 numbers or more, as many as
 /// `CANDLE_NUM_THREADS` or else `RAYON_NUM_THREADS` says, or else the physical cores. candle reads that from the

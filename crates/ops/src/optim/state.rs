@@ -27,7 +27,7 @@ impl State {
     }
 }
 
-/// The state in the memory of backend `B`; nothing if it lies in another's.
+/// The state in the memory of backend `B`; `None` if it is in another's.
 pub(crate) fn mutable<B: Backend>(state: &mut State) -> Option<&mut B::State> {
     state.value.downcast_mut()
 }

@@ -60,7 +60,7 @@ impl Attention {
         self.heads * self.d
     }
 
-    /// Keys of a block: so many that `floats` hold them, whole panels and not too few.
+    /// Keys of a block: as many whole panels as fit into `floats`, within limits.
     fn block(&self, floats: usize) -> usize {
         let most = (floats / self.d).clamp(32, 256) / 32 * 32;
         most.min(self.keys)

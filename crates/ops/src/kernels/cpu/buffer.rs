@@ -183,7 +183,7 @@ impl Buffer {
 }
 
 /// The length that is allocated for `len` floats: one of eight in each doubling, so that buffers of about the same
-/// length can stand in for each other.
+/// length can replace each other.
 fn size_class(len: usize) -> Option<usize> {
     let least = len.checked_add(SLACK + LINE)?;
     let step = (least.checked_next_power_of_two()? / 16).max(LINE);

@@ -14,7 +14,7 @@ pub(crate) fn min_tasks() -> usize {
     if rayon::current_num_threads() == 1 { usize::MAX } else { 1 }
 }
 
-/// [`min_tasks`] for tasks of so many numbers, which are too small to be sent to another thread one by one.
+/// [`min_tasks`] for tasks of `numbers` numbers each, if these are too small to be sent to other threads one by one.
 pub(crate) fn min_tasks_of(numbers: usize) -> usize {
     min_tasks().max(PIECE / numbers.max(1))
 }

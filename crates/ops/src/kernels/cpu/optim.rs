@@ -1,8 +1,8 @@
 //! The optimisers' pass over parameters, gradients and states, in place.
 //!
-//! candle lends a tensor for writing to one in-place operation at a time, and locks it meanwhile. A thread that waited
+//! candle locks a tensor while an in-place operation writes to it. A thread that waited
 //! for others with a parameter locked could take up a job that reads the model, and wait for itself. So the parameters
-//! are the tasks of one loop, whole, the largest first; a task locks one and starts no loop in turn.
+//! are the tasks of one loop, the largest first; a task locks one parameter and starts no loop.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -72,7 +72,7 @@ pub(crate) fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
 /// One step of one parameter, in place.
 struct AdamInPlace<'a> {
     factors: [f32; 8],
-    /// candle hands an in-place operation one tensor to write to; the moments come along here.
+    /// An in-place operation of candle writes to one tensor only, so the moments are kept here.
     moments: RefCell<(&'a mut [f32], &'a mut [f32])>,
 }
 
@@ -151,7 +151,7 @@ fn adam_step<S: Simd>(s: S, factors: [S::f32s; 8], p: S::f32s, g: S::f32s, m: S:
 struct SgdInPlace<'a> {
     config: SgdConfig,
     scale: f64,
-    /// candle hands an in-place operation one tensor to write to; the momentum comes along here, or nothing does.
+    /// An in-place operation of candle writes to one tensor only, so the momentum is kept here; empty without one.
     buffer: RefCell<&'a mut [f32]>,
 }
 

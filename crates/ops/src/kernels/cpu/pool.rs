@@ -67,7 +67,7 @@ impl WithSimd for Pool<'_> {
     }
 }
 
-/// Where `later` takes the maximum from `sooner`, as [`beats`] has it, and the maximum.
+/// Where `later` beats `sooner` (see [`beats`]), and the maximum.
 #[inline(always)]
 fn larger<S: Simd>(simd: S, sooner: S::f32s, later: S::f32s) -> (S::m32s, S::f32s) {
     let nan = simd.not_m32s(simd.equal_f32s(later, later));
@@ -75,7 +75,7 @@ fn larger<S: Simd>(simd: S, sooner: S::f32s, later: S::f32s) -> (S::m32s, S::f32
     (taken, simd.select_f32s(taken, later, sooner))
 }
 
-/// Whether `later` takes the maximum from `sooner`: torch's rule, in which NaN always does.
+/// Whether `later` replaces `sooner` as the maximum, by torch's rule: NaN always does.
 fn beats(later: f32, sooner: f32) -> bool {
     later > sooner || later.is_nan()
 }
@@ -104,7 +104,7 @@ impl WithSimd for Unpool<'_> {
                 let (to_c, largest) = larger(simd, largest, c.0[i]);
                 let (to_d, _) = larger(simd, largest, d.0[i]);
                 let zero = simd.splat_f32s(0.0);
-                // from the last to the first: what a later pixel takes is gone for the sooner ones
+                // from the last to the first: a pixel gets what no later one has taken
                 let (of_d, left) = (simd.select_f32s(to_d, grad, zero), simd.select_f32s(to_d, zero, grad));
                 let (of_c, left) = (simd.select_f32s(to_c, left, zero), simd.select_f32s(to_c, zero, left));
                 let (of_b, of_a) = (simd.select_f32s(to_b, left, zero), simd.select_f32s(to_b, zero, left));

@@ -23,7 +23,7 @@ pub(crate) fn error(got: &[f32], expected: &[f64]) -> f64 {
     differences.fold(0.0, |worst: f64, d| if d.is_nan() { f64::INFINITY } else { worst.max(d) })
 }
 
-/// Runs `kernel` on this machine's threads, and sees to it that 1, 2, 3 and 7 threads give the same bits.
+/// Runs `kernel` on this machine's threads, and asserts that 1, 2, 3 and 7 threads give the same bits.
 pub(crate) fn on_threads<const N: usize>(kernel: impl Fn() -> [Vec<f32>; N] + Sync) -> [Vec<f32>; N] {
     let bits = |results: &[Vec<f32>; N]| results.iter().flatten().map(|x| x.to_bits()).collect::<Vec<_>>();
     let results = kernel();

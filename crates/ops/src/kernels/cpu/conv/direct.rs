@@ -56,7 +56,7 @@ pub(super) fn wide<S: Simd>(
     }
 }
 
-/// Floats of the room that [`wide`] wants.
+/// Floats of working memory that [`wide`] needs.
 pub(super) fn room(pass: &Pass, lanes: usize) -> usize {
     if pass.o.is_multiple_of(lanes) { 0 } else { pass.ow * 2 * lanes }
 }

@@ -184,7 +184,7 @@ pub(super) struct Outer<'a> {
 }
 
 impl Outer<'_> {
-    /// The most vectors that go with so many scalars.
+    /// The most vectors for a number of scalars.
     pub(super) fn vectors(scalars: usize) -> usize {
         if scalars <= 2 { 5 } else { 2 }
     }

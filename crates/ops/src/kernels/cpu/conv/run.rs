@@ -32,7 +32,7 @@ pub(crate) fn forward(
 ) {
     let whole = &prepared.pass;
     let batch = y.len() / whole.result();
-    // so many that all groups are about equal
+    // of about equal size
     let group = batch.div_ceil(batch.div_ceil(whole.group()).max(1)).max(1);
     let task = |task: Task| {
         let _flush = FlushDenormals::new();

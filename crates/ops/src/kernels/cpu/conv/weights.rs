@@ -76,7 +76,7 @@ impl Kernels<'_> {
         let (c, places) = (pass.c, pass.k * pass.k);
         let width = packed.len() / (places * c);
         with_scratch([c * places * width], |[side_by_side]| {
-            // [output, input, place] -> [input, place, output], at one go where the inputs' kernels follow each other
+            // [output, input, place] -> [input, place, output], in one call if the inputs' kernels are contiguous
             let inputs = if by_input == places { c } else { 1 };
             for from in (0..c).step_by(inputs) {
                 let weight = &weight[first * by_output + from * by_input..];

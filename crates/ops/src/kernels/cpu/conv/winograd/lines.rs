@@ -50,7 +50,7 @@ impl Places {
     #[inline(always)]
     pub(super) unsafe fn load<S: Simd>(&self, _: S, from: &[f32], i: usize, j: usize, channel: usize) -> S::f32s {
         let at = self.at::<S>(from.len(), i, j, channel);
-        // SAFETY: the caller vouches that the vector lies within `from`; pulp's vectors are plain floats.
+        // SAFETY: the caller guarantees that the vector lies within `from`; pulp's vectors are plain floats.
         unsafe { from.as_ptr().add(at).cast::<S::f32s>().read_unaligned() }
     }
 
@@ -68,7 +68,7 @@ impl Places {
         v: S::f32s,
     ) {
         let at = self.at::<S>(to.len(), i, j, channel);
-        // SAFETY: the caller vouches that the vector lies within `to`.
+        // SAFETY: the caller guarantees that the vector lies within `to`.
         unsafe { to.as_mut_ptr().add(at).cast::<S::f32s>().write_unaligned(v) }
     }
 }

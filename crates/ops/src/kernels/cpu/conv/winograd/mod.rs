@@ -332,7 +332,7 @@ impl WeightValues {
         [places * self.x_plane, places * self.grad_plane]
     }
 
-    /// Floats that [`values`](Self::values) wants to pad an image and its gradient.
+    /// Floats that [`values`](Self::values) needs to pad an image and its gradient.
     pub(super) fn rooms(&self) -> [usize; 2] {
         [self.forward.padded(), self.padded[0] * self.padded[1] * self.forward.o]
     }
