@@ -37,9 +37,10 @@ pub fn attention_name(name: &str) -> String {
         _ => return name.to_owned(),
     };
     let in_block = blocks == "attentions" || blocks.ends_with(".attentions");
-    match in_block && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) {
-        true => format!("{blocks}.{number}.{layer}.{kind}"),
-        false => name.to_owned(),
+    if in_block && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) {
+        format!("{blocks}.{number}.{layer}.{kind}")
+    } else {
+        name.to_owned()
     }
 }
 

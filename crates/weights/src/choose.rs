@@ -54,10 +54,8 @@ pub fn choose_weights<'a>(
     let list = || variants.iter().copied().collect::<Vec<_>>().join(", ");
     if let Some(variant) = variant {
         let plain = if find(None).is_some() { "; without a variant, there are" } else { "" };
-        return find(Some(variant)).ok_or_else(|| match variants.is_empty() {
-            true => format!("there are none of variant `{variant}`{plain}"),
-            false => format!("there are none of variant `{variant}`, only of {}{plain}", list()),
-        });
+        let only = if variants.is_empty() { String::new() } else { format!(", only of {}", list()) };
+        return find(Some(variant)).ok_or_else(|| format!("there are none of variant `{variant}`{only}{plain}"));
     }
     let mut only = variants.iter();
     match (find(None), only.next(), only.next()) {
@@ -106,13 +104,11 @@ pub(crate) fn is_variant(word: &str) -> bool {
 
 /// Whether a name has `-00001-of-00002` or the like in it.
 pub(crate) fn is_shard(name: &str) -> bool {
-    let digits = |text: &str, from_end: bool| match from_end {
-        true => text.bytes().rev().take_while(u8::is_ascii_digit).count(),
-        false => text.bytes().take_while(u8::is_ascii_digit).count(),
-    };
+    let digits_before = |text: &str| text.bytes().rev().take_while(u8::is_ascii_digit).count();
+    let digit_follows = |text: &str| text.bytes().next().is_some_and(|byte| byte.is_ascii_digit());
     name.match_indices("-of-").any(|(at, of)| {
-        let before = digits(&name[..at], true);
-        before > 0 && name[..at - before].ends_with('-') && digits(&name[at + of.len()..], false) > 0
+        let before = digits_before(&name[..at]);
+        before > 0 && name[..at - before].ends_with('-') && digit_follows(&name[at + of.len()..])
     })
 }
 

@@ -144,9 +144,10 @@ pub fn remove_folder(dir: &Path) -> Result<()> {
     };
     for entry in entries {
         let entry = entry?;
-        match entry.file_type()?.is_dir() {
-            true => remove_folder(&entry.path())?,
-            false => remove_file(&entry.path())?,
+        if entry.file_type()?.is_dir() {
+            remove_folder(&entry.path())?;
+        } else {
+            remove_file(&entry.path())?;
         }
     }
     announce("delete", dir, &[])?;
@@ -225,9 +226,8 @@ mod tests {
         let path = dir.path().join("file");
         write_whole(&path, b"old").unwrap();
         for refused in ["create", "write", "commit"] {
-            let fault = move |change: Change| match change.action == refused {
-                true => Err(ErrorKind::StorageFull.into()),
-                false => Ok(()),
+            let fault = move |change: Change| {
+                if change.action == refused { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
             };
             let error = with_faults(fault, || write_whole(&path, b"new")).unwrap_err();
             assert_eq!(

@@ -416,13 +416,13 @@ impl<R: BufRead> Machine<R> {
         };
         let (shape, strides) = (self.pickle.sizes(shape)?, self.pickle.sizes(strides)?);
         let tensor = PickledTensor { storage: *storage, offset: offset.try_into().ok()?, shape, strides };
-        Some(match tensor.shape.len() == tensor.strides.len() && tensor.is_within() {
-            true => Ok(tensor),
-            false => Err(format!(
-                "a tensor of shape {:?}, strides {:?} and offset {offset} does not fit its {} values",
-                tensor.shape, tensor.strides, tensor.storage.len
-            )),
-        })
+        if tensor.shape.len() == tensor.strides.len() && tensor.is_within() {
+            return Some(Ok(tensor));
+        }
+        Some(Err(format!(
+            "a tensor of shape {:?}, strides {:?} and offset {offset} does not fit its {} values",
+            tensor.shape, tensor.strides, tensor.storage.len
+        )))
     }
 }
 
