@@ -117,7 +117,7 @@ impl dyn ModelConfig + '_ {
     /// The parts of the network in order, with their parameters, without building it.
     ///
     /// # Errors
-    /// As [`outline`](Self::outline).
+    /// As `outline`.
     pub fn parts(&self) -> Result<Vec<Part>> {
         let mut parts: Vec<Part> = vec![];
         for tensor in self.outline()?.tensors() {
