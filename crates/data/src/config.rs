@@ -43,7 +43,8 @@ pub struct DataConfig {
     /// How many digits of each class to draw: 1 to 60,000. 6,000 give epochs as long as MNIST's.
     #[serde(default = "drawn_per_class")]
     pub drawn_per_class: usize,
-    /// The seed of the drawn digits. Apart from the training's, so that two trainings learn from the same digits.
+    /// The seed of the drawn digits. Separate from the training's, so that trainings with other seeds use the same
+    /// digits.
     #[serde(default)]
     pub drawn_seed: u64,
 
@@ -89,15 +90,15 @@ pub struct DataConfig {
     /// Pictures: whether one that cannot be decoded stops the run, or is left out and reported.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on_bad_image: OnBadImage,
-    /// Pictures: up to so many MiB they are held in memory, decoded and resized; larger sets are decoded for each epoch
-    /// again. 512 if absent.
+    /// Pictures: up to so many MiB they are held in memory, decoded and resized; larger sets are decoded again in each
+    /// epoch. 512 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_mb: Option<u64>,
-    /// How many batches are made ahead of need, 1 to 1024; 3 if absent.
+    /// How many batches are prepared in advance, 1 to 1024; 3 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefetch: Option<usize>,
-    /// How many threads make batches, 1 to 256; if absent one, or one a core where images must be decoded. No result
-    /// depends on it.
+    /// How many threads prepare batches, 1 to 256; if absent one, or one per core if images must be decoded. Results do
+    /// not depend on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_workers: Option<usize>,
 }
@@ -155,7 +156,7 @@ fn is_default(value: &OnBadImage) -> bool {
 }
 
 impl DataConfig {
-    /// All of a set, from any source that knows it.
+    /// All images of a set, from any source that has it.
     ///
     /// ```
     /// use kakusan_data::{DataConfig, DatasetName};
@@ -195,7 +196,7 @@ impl DataConfig {
         self
     }
 
-    /// Whether a configuration that was read can be run.
+    /// Checks that the configuration can be used.
     ///
     /// # Errors
     ///

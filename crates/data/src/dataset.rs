@@ -1,4 +1,4 @@
-//! The sets that have a name, and where each may come from.
+//! The named data sets and their sources.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ pub enum DatasetName {
     Hub,
 }
 
-/// Where a set may come from.
+/// A source of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceKind {
@@ -28,7 +28,7 @@ pub enum SourceKind {
     Dir,
     /// The Hugging Face Hub.
     Hub,
-    /// This crate's own hand: digits only.
+    /// Drawn by this crate's code: digits only.
     Drawn,
 }
 

@@ -1,4 +1,4 @@
-//! Shuffled batches, made on other threads ahead of need.
+//! Shuffled batches, prepared by other threads in advance.
 
 use std::{
     num::NonZeroUsize,
@@ -13,10 +13,10 @@ use kakusan_rng::{Generator, dataloader_permutation};
 
 use crate::{BadImage, Error, ImageSet, image_set::Chance};
 
-/// Batches that are ready or in the making unless [`Loader::prefetch`] says otherwise.
+/// The default of [`Loader::prefetch`].
 pub(crate) const PREFETCH: usize = 3;
 
-/// Hands out a set in shuffled batches, epoch after epoch, as torch's `DataLoader(shuffle=True)` does.
+/// Yields a set in shuffled batches, epoch by epoch, as torch's `DataLoader(shuffle=True)` does.
 ///
 /// ```
 /// use std::{num::NonZeroUsize, sync::Arc};
@@ -40,7 +40,7 @@ pub struct Loader {
     threads: NonZeroUsize,
 }
 
-/// Some images and what they are.
+/// A batch of images and their classes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
     /// Which images of the set these are, `[b]`; none where all that should be here are in [`skipped`](Self::skipped).
@@ -97,14 +97,13 @@ impl Loader {
         Self { images, batch_size, prefetch, threads }
     }
 
-    /// How many batches at most are ready or in the making: the memory that the loader takes. 3 unless set.
+    /// The most batches that are ready or in preparation, which bounds the loader's memory. 3 by default.
     pub fn prefetch(mut self, batches: NonZeroUsize) -> Self {
         self.prefetch = batches;
         self
     }
 
-    /// How many threads make batches; more than the prefetch have nothing to do. The batches are the same for any
-    /// number.
+    /// How many threads make batches; more than the prefetch are idle. The batches do not depend on it.
     pub fn threads(mut self, threads: NonZeroUsize) -> Self {
         self.threads = threads;
         self
@@ -141,7 +140,7 @@ impl Loader {
 }
 
 impl Batches {
-    /// Passes over `count` batches without making them: how a training resumes in the middle of an epoch.
+    /// Skips `count` batches without preparing them: a training resumes in the middle of an epoch.
     pub fn skip_batches(mut self, count: usize) -> Self {
         self.stop();
         self.next = self.next.saturating_add(count).min(self.plan.len());

@@ -1,4 +1,4 @@
-//! Pictures of any size and kind, made into images of one size.
+//! Decodes pictures of any size and format into images of one size.
 
 #[cfg(feature = "parquet")]
 use std::sync::Arc;
@@ -26,10 +26,10 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnBadImage {
-    /// Stop, and name it.
+    /// An error that names it.
     #[default]
     Fail,
-    /// Leave it out, and report it.
+    /// It is skipped and reported.
     Skip,
 }
 
@@ -57,7 +57,7 @@ impl fmt::Display for BadImage {
 /// Where a picture is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Photo {
-    /// In a file of its own.
+    /// In a file.
     File(PathBuf),
     /// In an archive.
     Member(Member),
@@ -85,7 +85,7 @@ pub(crate) struct Transform {
     pub(crate) center_crop: bool,
     /// Grey or RGB; if absent grey where all pictures are.
     pub(crate) channels: Option<usize>,
-    /// What shows through where a picture is transparent.
+    /// The colour of transparent pixels.
     pub(crate) background: [u8; 3],
     pub(crate) on_bad_image: OnBadImage,
     /// Sets of up to so many bytes, decoded, are held in memory.
@@ -178,7 +178,7 @@ impl Photo {
 }
 
 impl Transform {
-    /// Images that are what they should be already.
+    /// No change: the images have the right form.
     pub(crate) fn none(channels: usize) -> Self {
         Self {
             resolution: None,
@@ -190,7 +190,7 @@ impl Transform {
         }
     }
 
-    /// The place of the crop is left to chance.
+    /// Whether crops are random.
     fn random_crop(&self) -> bool {
         matches!(self.resolution, Some(Resolution::Shorter(_))) && !self.center_crop
     }

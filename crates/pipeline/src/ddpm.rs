@@ -11,7 +11,7 @@ use kakusan_weights::SaveOptions;
 use serde_json::{Value, json};
 
 use crate::files::{create_folders, read_text, write_whole};
-use crate::layout::{CLASS_NAMES, INDEX_FILE, Index, SCHEDULER_FILE, part_dir};
+use crate::layout::{CLASS_NAMES, INDEX_FILE, Index, SCHEDULER_FILE, component_dir};
 use crate::{Error, PipelineClass, Registry, Result, Warning};
 
 /// Images from a model and a scheduler, in diffusers' folder layout (`model_index.json`, `unet/`, `scheduler/`).
@@ -103,7 +103,7 @@ impl DDPMPipeline {
     ) -> Result<Self> {
         let Index { class, unet, scheduler: scheduler_class, class_names, mut warnings } = Index::read(dir)?;
         let unfit = |reason: String| Error::NotAPipeline { dir: dir.to_owned(), reason };
-        let scheduler = part_dir(dir, "scheduler").join(SCHEDULER_FILE);
+        let scheduler = component_dir(dir, "scheduler").join(SCHEDULER_FILE);
         let damaged = |reason: String| unfit(format!("{}: {reason}", scheduler.display()));
         let own = from_json(&read_text(&scheduler)?).map_err(|e| damaged(e.to_string()))?;
         let found = own.get("_class_name");
@@ -121,7 +121,7 @@ impl DDPMPipeline {
         let scheduler = load().map_err(|e| damaged(e.to_string()))?;
 
         let models = &registry.models;
-        let unet = kakusan_models::from_pretrained(&part_dir(dir, "unet"), Some(&unet), variant, models, device)?;
+        let unet = kakusan_models::from_pretrained(&component_dir(dir, "unet"), Some(&unet), variant, models, device)?;
         warnings.extend(unet.warnings.into_iter().map(Warning::from));
         let pipeline = Self::new(unet.config, unet.weights, scheduler)?;
         Ok(Self { class, fields: unet.fields, class_names, warnings, ..pipeline })

@@ -117,8 +117,8 @@ fn is_left_out(value: &Value) -> bool {
     value.as_array().is_some_and(|names| names.iter().all(Value::is_null))
 }
 
-/// The folder of a part: its own, or the pipeline's in a repository whose files lie side by side.
-pub(crate) fn part_dir(dir: &Path, name: &str) -> PathBuf {
+/// The folder of a component: `unet/`, or the pipeline's own if all files lie in one folder.
+pub(crate) fn component_dir(dir: &Path, name: &str) -> PathBuf {
     let own = dir.join(name);
     if own.is_dir() { own } else { dir.to_owned() }
 }

@@ -2,9 +2,9 @@
 //! one.
 //!
 //! A checkpoint is a folder: the weights in diffusers' layout, the optimiser's tensors, how far the training has come,
-//! and the SHA-256 of each of these files, in the form that `sha256sum -c` reads. It is filled under another name,
-//! brought to the disk with all its folders, and then renamed; one that goes is renamed first and then deleted. So
-//! whatever is called `checkpoint-<step>` is whole, whenever the machine stops.
+//! and the SHA-256 of each of these files, in the form that `sha256sum -c` reads. It is written under another name,
+//! synced to the disk with all its folders, and then renamed; a checkpoint that is deleted is renamed first. So every
+//! `checkpoint-<step>` is complete, whenever the machine stops.
 
 use std::collections::HashMap;
 use std::fs;
@@ -24,7 +24,7 @@ use crate::{Error, Result};
 const PROGRESS_FILE: &str = "progress.json";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const PREFIX: &str = "checkpoint-";
-/// What is being filled, and what is being deleted.
+/// The names of a checkpoint while it is written and while it is deleted.
 const PARTIAL: &str = ".partial-";
 const OLD: &str = ".old-";
 
@@ -47,7 +47,7 @@ pub(crate) struct Progress {
     pub(crate) rng: Generator,
 }
 
-/// What the steps of a training are made of. Where that changes, a place within an epoch means nothing any more.
+/// How images are grouped into steps. If that changes, a position within an epoch has no meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Batching {
     pub(crate) images: usize,
@@ -79,22 +79,23 @@ struct ProgressFile {
     epoch_began: Option<usize>,
     #[serde(flatten)]
     batching: Option<Batching>,
-    /// The loss by which the best checkpoint is found.
+    /// The loss that selects the best checkpoint.
     mean_loss: f64,
     epoch_rng: String,
     rng: String,
 }
 
-/// Which checkpoints stay when a new one is written.
+/// Which checkpoints are kept when a new one is written.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Keep {
-    /// The newest of them.
+    /// How many of the newest.
     pub(crate) newest: usize,
-    /// And that of the lowest mean loss.
+    /// Also the one with the lowest mean loss.
     pub(crate) best: bool,
 }
 
-/// Writes `checkpoint-<step>` under `parent`, and deletes what need not stay. `save` fills the folder with the model.
+/// Writes `checkpoint-<step>` under `parent`, and deletes those that need not be kept. `save` writes the model into the
+/// folder.
 pub(crate) fn write(
     parent: &Path,
     progress: &Progress,
@@ -120,7 +121,7 @@ pub(crate) fn write(
     Ok(dir)
 }
 
-/// Deletes the checkpoints that need not stay.
+/// Deletes the checkpoints that need not be kept.
 pub(crate) fn prune(parent: &Path, keep: Keep) -> Result<()> {
     let all = newest_first(parent)?;
     let best = match keep.best {
@@ -152,8 +153,8 @@ fn fill(dir: &Path, progress: &Progress, mean_loss: f64, optimizer: &HashMap<Str
     write_whole(&dir.join(PROGRESS_FILE), (json + "\n").as_bytes())
 }
 
-/// Reads how far a checkpoint's training had come, and the optimiser's tensors, of a checkpoint in which every byte is
-/// the one that was written; `batching` is that of the training, which a checkpoint without one had.
+/// Verifies a checkpoint's checksums and reads its progress and the optimiser's tensors; `batching` is that of the
+/// training, for old checkpoints that do not say theirs.
 pub(crate) fn read(dir: &Path, batching: Batching) -> Result<(Progress, HashMap<String, Tensor>)> {
     checksums::verify(dir).map_err(|reason| unusable(dir, &reason))?;
     let file = read_progress(dir)?;
@@ -210,7 +211,7 @@ pub(crate) fn find(parent: &Path, step: usize) -> Result<PathBuf> {
     }
 }
 
-/// Deletes what a run that was killed left half written or half deleted.
+/// Deletes what a killed run left half written or half deleted.
 pub(crate) fn sweep(parent: &Path) -> Result<()> {
     for path in entries(parent)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -221,8 +222,8 @@ pub(crate) fn sweep(parent: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes a checkpoint that is not gone on from out of the row, so that it is not kept in place of a good one, or taken
-/// for the newest; it stays to be looked at. `why` begins its name: `damaged`.
+/// Renames a checkpoint that is not resumed from, so that retention ignores it and it is not the newest; it is kept for
+/// inspection. Its name begins with `why`: `damaged`.
 pub(crate) fn set_aside(dir: &Path, why: &str) -> Result<()> {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     let aside = dir.with_file_name(format!("{why}-{name}"));
@@ -230,7 +231,7 @@ pub(crate) fn set_aside(dir: &Path, why: &str) -> Result<()> {
     rename(dir, &aside)
 }
 
-/// Deletes a checkpoint; it loses its name first.
+/// Deletes a checkpoint; it is renamed first.
 fn put_away(dir: &Path) -> Result<()> {
     if !dir.exists() {
         return Ok(());

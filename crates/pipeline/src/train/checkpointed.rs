@@ -29,8 +29,8 @@ impl DDPMPipeline {
         dir.join(RUN_CONFIG_FILE).is_file() && !dir.join(INDEX_FILE).is_file()
     }
 
-    /// Loads the pipeline of the run in `dir` from its checkpoint of step `step`, or from the newest that is whole: the
-    /// averaged weights where there are some. Changes nothing there.
+    /// Loads the pipeline of the run in `dir` from its checkpoint of step `step`, or from the newest valid one: the
+    /// averaged weights if there are any. Changes no file.
     ///
     /// # Errors
     /// When `dir` is no run, or has no such checkpoint.

@@ -16,7 +16,7 @@ pub(crate) const CHECKSUMS_FILE: &str = "SHA256SUMS";
 /// A checkpoint has a handful of files; what lists far more is damaged.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Writes the checksums of all files under `dir` into it, and brings files and folders to the disk.
+/// Writes the checksums of all files under `dir` into it, and syncs files and folders to the disk.
 pub(crate) fn seal(dir: &Path) -> Result<()> {
     let (mut files, mut folders) = (vec![], vec![]);
     walk(dir, &mut files, &mut folders)?;
@@ -33,7 +33,7 @@ pub(crate) fn seal(dir: &Path) -> Result<()> {
     folders.iter().try_for_each(|folder| sync_folder(folder))
 }
 
-/// Makes sure that every file that was sealed is there with the same bytes, or says which is not.
+/// Verifies that every listed file exists with the same bytes; else names one that does not.
 pub(crate) fn verify(dir: &Path) -> std::result::Result<(), String> {
     let list = dir.join(CHECKSUMS_FILE);
     let size = fs::metadata(&list).map_err(|e| format!("{CHECKSUMS_FILE} cannot be read: {e}"))?.len();

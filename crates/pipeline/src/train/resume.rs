@@ -1,4 +1,4 @@
-//! Going on with a run: with its own configuration, from its newest checkpoint that is whole.
+//! Resuming a run: with its own configuration, from its newest valid checkpoint.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,17 +8,17 @@ use super::run_folder::{Metrics, RunFolder};
 use crate::layout::RUN_CONFIG_FILE;
 use crate::{Error, Event, Record, Registry, Result, RunConfig, Trainer};
 
-/// Where the images lie may change: `data.json` says which they were.
+/// The place of the images may change: `data.json` says which they were.
 const FREE: [&str; 2] = ["data.dir", "data.sources"];
-/// How long a training lasts may change, unless its learning rates depend on it.
+/// The length of a training may change, unless its learning rates depend on it.
 const LENGTH: [&str; 2] = ["train.epochs", "train.max_steps"];
 /// A training with other values of these cannot continue from a checkpoint.
 const FIXED: [&str; 3] = ["train.seed", "train.optimizer", "train.use_ema"];
 /// The tables in which the other settings may change, where that is allowed.
 const CHANGEABLE: [&str; 3] = ["train.", "sample.", "data."];
 
-/// Makes sure that `config` is that of the run, so that it goes on as if it had never stopped; `allow_changes` accepts
-/// other settings where there is a way to go on with them, which are then given, in words.
+/// Checks that `config` is that of the run, so that resuming gives the same bytes as no interruption. `allow_changes`
+/// accepts other settings if training can continue with them, and returns a description of each.
 pub(crate) fn check_same(
     folder: &RunFolder,
     config: &RunConfig,
@@ -62,7 +62,7 @@ fn settings(config: &RunConfig) -> Result<BTreeMap<String, String>> {
     Ok(values.flat_map(dotted).collect())
 }
 
-/// Brings the trainer to the newest checkpoint that is whole, or to that of step `from`, and the log with it.
+/// Loads the newest valid checkpoint, or that of step `from`, and truncates the log to it.
 pub(crate) fn go_on(
     folder: &RunFolder,
     trainer: &mut Trainer,
@@ -112,7 +112,7 @@ pub(crate) fn go_on(
     }
 }
 
-/// A training that diverged says from where it can go on.
+/// Adds the newest checkpoint to the error of a training that diverged.
 pub(crate) fn with_last_checkpoint(mut error: Error, checkpoints: &Path) -> Error {
     if let Error::Diverged { last_checkpoint, .. } | Error::Unsound { last_checkpoint, .. } = &mut error {
         let newest = checkpoint::newest_first(checkpoints).ok().and_then(|found| found.into_iter().next());

@@ -6,8 +6,8 @@ use kakusan_weights::disk;
 
 use crate::{Error, Result};
 
-/// Whether a file of this name is what a killed [`write_whole`](crate::write_whole) left beside its place: `.name.` and
-/// six letters.
+/// Whether a file of this name is what a killed [`write_whole`](crate::write_whole) left next to its target: `.name.`
+/// and six letters.
 pub(crate) fn is_leftover(name: &str) -> bool {
     let parts = name.strip_prefix('.').and_then(|name| name.rsplit_once('.'));
     parts.is_some_and(|(name, end)| {
@@ -15,12 +15,12 @@ pub(crate) fn is_leftover(name: &str) -> bool {
     })
 }
 
-/// Brings the names in a folder to the disk.
+/// Syncs a folder's entries to the disk.
 pub(crate) fn sync_folder(dir: &Path) -> Result<()> {
     disk::sync_folder(dir).map_err(Error::io("write", dir))
 }
 
-/// Renames a file or folder; its new name is then on the disk.
+/// Renames a file or folder and syncs its folder.
 pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
     disk::rename(from, to).map_err(Error::io("rename", from))
 }

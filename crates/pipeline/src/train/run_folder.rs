@@ -1,4 +1,4 @@
-//! The folder of a training run: a pipeline in diffusers' layout, and beside it how it came about.
+//! The folder of a training run: a pipeline in diffusers' layout, with the record of its training.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -24,8 +24,7 @@ pub(crate) struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes sure that `dir` may become the folder of a new run, and changes nothing but what a killed `--overwrite`
-    /// left.
+    /// Checks that `dir` may become the folder of a new run. Changes nothing but what a killed `--overwrite` left.
     pub(crate) fn check(dir: &Path, overwrite: bool) -> Result<()> {
         finish_overwrite(dir)?;
         let mut entries = match fs::read_dir(dir) {
@@ -47,8 +46,8 @@ impl RunFolder {
         Err(Error::RunExists { dir: dir.to_owned(), fresh: fresh_name(dir), resumable })
     }
 
-    /// Makes the folder of a new run and keeps its configuration there. A run that it overwrites is put aside first,
-    /// and deleted when the new one is there: killed at any moment, there is the one or the other.
+    /// Creates the folder of a new run with its configuration. A run that it overwrites is renamed first, and deleted
+    /// when the new one exists: if the process is killed, one of the two is there.
     pub(crate) fn create(dir: &Path, overwrite: bool, config: &str) -> Result<Self> {
         Self::check(dir, overwrite)?;
         let mut lock = None;
@@ -79,10 +78,9 @@ impl RunFolder {
         Ok(folder)
     }
 
-    /// Keeps other processes from training here for as long as the result lives; where the file system knows no locks,
-    /// nothing does.
+    /// Locks the folder against other trainings while the result lives, if the file system has locks.
     ///
-    /// The lock is the system's, which takes it away from a process that ends, however it ends.
+    /// The operating system releases the lock when the process ends, in any way.
     pub(crate) fn lock(&self) -> Result<Option<File>> {
         let Ok(folder) = File::open(self.checkpoints()) else { return Ok(None) };
         match folder.try_lock() {
@@ -92,7 +90,7 @@ impl RunFolder {
         }
     }
 
-    /// Deletes what a run that was killed left of files half written.
+    /// Deletes the partial files of a killed run.
     pub(crate) fn sweep(&self) -> Result<()> {
         for dir in [self.dir.clone(), self.images(), self.logs(), self.dir.join("unet"), self.dir.join("scheduler")] {
             for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
@@ -127,15 +125,15 @@ impl RunFolder {
         Ok(path)
     }
 
-    /// The log of a run that begins.
+    /// The log of a new run.
     pub(crate) fn new_metrics(&self) -> Result<Metrics> {
         let path = self.dir.join(METRICS_FILE);
         write_whole(&path, b"")?;
         Metrics::open(path)
     }
 
-    /// The log of a run that goes on after `steps` steps, cut back to them, and their records. What a log lacks is
-    /// lacking: no checkpoint depends on it.
+    /// The log of a run that resumes after `steps` steps, truncated to them, and their records. Missing records are no
+    /// error: no checkpoint depends on them.
     pub(crate) fn resume_metrics(&self, steps: usize) -> Result<(Metrics, Vec<Record>)> {
         let path = self.dir.join(METRICS_FILE);
         let mut log = read_log(&path);
@@ -180,14 +178,14 @@ impl Record {
     }
 }
 
-/// The steps that the log of the run in `dir` holds, in order. Lines that cannot be read are left out: a run under way
-/// may just be writing its last one.
+/// The steps that the log of the run in `dir` holds, in order. Invalid lines are ignored: a running training may just
+/// be writing its last one.
 pub fn read_metrics(dir: &Path) -> Vec<Record> {
     read_log(&dir.join(METRICS_FILE)).into_iter().map(|(_, record)| record).collect()
 }
 
-/// The lines of a log that are whole, with their records, in the order of their steps. What cannot be read is as good
-/// as lost: a run under way may just be writing its last line.
+/// The valid lines of a log with their records, in the order of their steps. Others are ignored: a running training may
+/// just be writing its last line.
 fn read_log(path: &Path) -> Vec<(String, Record)> {
     let bytes = fs::read(path).unwrap_or_default();
     let record = |line: &[u8]| -> Option<(usize, (String, Record))> {
@@ -220,7 +218,7 @@ impl Metrics {
         &self.path
     }
 
-    /// Brings what was appended to the disk.
+    /// Syncs the appended lines to the disk.
     pub(crate) fn sync(&self) -> Result<()> {
         disk::sync_file(&self.file, &self.path).map_err(Error::io("write", &self.path))
     }
@@ -230,7 +228,7 @@ fn is_run(dir: &Path) -> bool {
     dir.join(RUN_CONFIG_FILE).is_file()
 }
 
-/// Where a run lies while another takes its name.
+/// The name of a run while another one replaces it.
 fn aside(dir: &Path) -> Result<PathBuf> {
     let unnamed =
         || Error::Unfit(format!("--overwrite takes a run's folder by its name, and {} is none", dir.display()));
@@ -238,7 +236,7 @@ fn aside(dir: &Path) -> Result<PathBuf> {
     Ok(dir.with_file_name(format!(".{}.overwritten", name.to_string_lossy())))
 }
 
-/// Ends an `--overwrite` that was killed: where the new run has begun, the old one goes; else it comes back.
+/// Completes a killed `--overwrite`: if the new run exists, the old one is deleted, else it is restored.
 fn finish_overwrite(dir: &Path) -> Result<()> {
     let Ok(old) = aside(dir) else { return Ok(()) };
     if !old.is_dir() {

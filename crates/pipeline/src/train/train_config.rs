@@ -5,46 +5,44 @@ use serde::{Deserialize, Serialize};
 
 use super::lr_schedule::LrSchedule;
 
-/// `[train]`: how the model is trained. Without more than the defaults, by Adam on the mean squared error, as in the
-/// tutorial.
+/// `[train]`: how the model is trained. The defaults are the tutorial's: Adam on the mean squared error.
 ///
-/// Keys that are `None` take their default where they have an effect; where they have none they are refused, so that
-/// nothing that is written down is ignored.
+/// Keys that are `None` have a default. A key that would have no effect is refused, so that none is ignored silently.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct TrainConfig {
-    /// How often the model sees every image.
+    /// Passes over the images.
     pub epochs: usize,
     /// Images in a batch; the last batch of an epoch may be shorter.
     pub batch_size: usize,
     /// The learning rate that `lr_scheduler` takes multiples of.
     pub learning_rate: f64,
-    /// Where all randomness of the run begins: `torch.manual_seed(seed)`.
+    /// The seed of all random numbers of the run: `torch.manual_seed(seed)`.
     pub seed: u64,
-    /// Ends the training after so many steps, should the epochs hold more. The learning rate's schedule ends there too.
+    /// The most optimiser steps, if the epochs have more. The learning rate's schedule ends there too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<usize>,
 
-    /// How gradients move the weights.
+    /// The optimiser.
     pub optimizer: OptimizerName,
-    /// Adam's and AdamW's: how slowly the means of the gradient and of its square forget. 0.9 and 0.999 by default.
+    /// Adam and AdamW: the decay rates of the first and second moments. 0.9 and 0.999 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub betas: Option<[f64; 2]>,
-    /// Adam's and AdamW's: added to the divisor. 1e-8 by default.
+    /// Adam and AdamW: added to the denominator. 1e-8 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eps: Option<f64>,
-    /// AdamW's (0.01 by default), decoupled from the gradient, and SGD's (0 by default), added to it.
+    /// AdamW: decoupled from the gradient, 0.01 by default. SGD: added to the gradient, 0 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<f64>,
-    /// SGD's, 0 by default.
+    /// SGD: 0 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub momentum: Option<f64>,
     /// Scales the gradients of a step so that their norm is this at most; diffusers' script has 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_grad_norm: Option<f64>,
     /// Batches whose gradients are added up for one optimiser step: the loss is the mean over all of their images, as
-    /// if they were one batch. The last step of an epoch takes what batches are left. Steps, here and in the learning
+    /// if they were one batch. The last step of an epoch has the remaining batches. Steps, here and in the learning
     /// rate's schedule, are optimiser steps.
     pub gradient_accumulation_steps: usize,
 
@@ -64,19 +62,19 @@ pub struct TrainConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr_step_rules: Option<String>,
 
-    /// What is made small: the mean of a function of prediction - target.
+    /// The loss: the mean of a function of prediction - target.
     pub loss: LossType,
-    /// From where on `huber` is a line. 1 by default.
+    /// Above this difference, `huber` is linear. 1 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub huber_delta: Option<f64>,
-    /// Weighs each image's loss by its signal-to-noise ratio, cut off at this (Hang et al. 2023, min-SNR, whose choice
-    /// is 5): `min(snr, gamma)` for `sample`, that over `snr` for `epsilon`, over `snr + 1` for `v_prediction`.
+    /// Weighs each image's loss by its signal-to-noise ratio, clipped to this (Hang et al. 2023, min-SNR, who use 5):
+    /// `min(snr, gamma)` for `sample`, that over `snr` for `epsilon`, over `snr + 1` for `v_prediction`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snr_gamma: Option<f64>,
 
-    /// The share of images that a model which knows classes is shown without theirs, as of its last class, so that
-    /// guidance has something to go away from (Ho and Salimans 2022, who take 0.1). The model needs a class more than
-    /// there are.
+    /// The probability with which an image's class is replaced by the model's last class, which means no class:
+    /// classifier-free guidance needs it (Ho and Salimans 2022, who use 0.1). The model needs one class more than the
+    /// images have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class_dropout: Option<f64>,
 
@@ -84,10 +82,10 @@ pub struct TrainConfig {
     /// `UNet2DModel`s can, on the CPU.
     pub gradient_checkpointing: bool,
 
-    /// Keeps a moving average of the weights (diffusers' `EMAModel` with `use_ema_warmup`); samples are drawn with it
-    /// and the run's `unet/` is it.
+    /// Keeps a moving average of the weights (diffusers' `EMAModel` with `use_ema_warmup`); samples and the run's
+    /// `unet/` use it.
     pub use_ema: bool,
-    /// How slowly the average's decay grows: step `n` has `1 - (1 + n / ema_inv_gamma)^-ema_power`. 1 by default.
+    /// Controls how the average's decay grows: step `n` has `1 - (1 + n / ema_inv_gamma)^-ema_power`. 1 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_inv_gamma: Option<f64>,
     /// See `ema_inv_gamma`. 0.75 by default, as in diffusers' script.
@@ -96,24 +94,23 @@ pub struct TrainConfig {
     /// The largest decay. 0.9999 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_max_decay: Option<f64>,
-    /// The least decay, once it is not 0 any more. 0 by default.
+    /// The smallest decay after the warm-up. 0 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_min_decay: Option<f64>,
-    /// So many steps, and one more, the average is the weights themselves. 0 by default.
+    /// For the first `ema_update_after_step + 1` steps the average equals the weights. 0 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_update_after_step: Option<u64>,
 
-    /// Writes a checkpoint after so many steps, and so on; there is one after each epoch and on Ctrl-C anyway.
+    /// Writes a checkpoint every so many steps, besides those after each epoch and on Ctrl-C.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint_every: Option<usize>,
-    /// How many checkpoints stay, the newest: one to go on from, and others to fall back to.
+    /// How many of the newest checkpoints are kept: one to resume from, and others in case it is damaged.
     pub keep_checkpoints: usize,
     /// Keeps, besides the newest, the checkpoint whose last 100 steps had the lowest mean loss.
     pub keep_best: bool,
-    /// Writes what `metrics.jsonl` holds, and the pictures of `sample_every`, for TensorBoard too: `logs/` in the run.
+    /// Also writes the metrics and the pictures of `sample_every` for TensorBoard: `logs/` in the run.
     pub tensorboard: bool,
-    /// Draws `[sample]`'s images after every so many epochs, always from the same noise: `images/epoch-001.png` and so
-    /// on.
+    /// Draws the images of `[sample]` every so many epochs, from the same noise each time: `images/epoch-001.png` ...
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sample_every: Option<usize>,
 }
@@ -175,17 +172,17 @@ pub enum OptimizerName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LrScheduler {
-    /// Always the same.
+    /// Constant.
     Constant,
-    /// The same after the warm-up.
+    /// Constant after the warm-up.
     ConstantWithWarmup,
-    /// A line down to 0 at the end of the training.
+    /// Linear, to 0 at the end of the training.
     Linear,
-    /// Half a cosine down to 0.
+    /// Half a cosine to 0.
     Cosine,
-    /// Half a cosine down to 0, and again from the top.
+    /// Half a cosine to 0, restarted `lr_num_cycles` times.
     CosineWithRestarts,
-    /// A power of what is left of the training, down to 1e-7.
+    /// A power of the remaining share of the training, to 1e-7.
     Polynomial,
     /// Steps, by `lr_step_rules`.
     PiecewiseConstant,
@@ -210,12 +207,12 @@ pub enum LossType {
     Mse,
     /// The absolute difference.
     L1,
-    /// Half the squared difference up to `huber_delta`, a line from there on: `torch.nn.functional.huber_loss`.
+    /// Half the squared difference up to `huber_delta`, linear above it: `torch.nn.functional.huber_loss`.
     Huber,
 }
 
 impl TrainConfig {
-    /// Ranges that types cannot say, and keys without effect; the message begins with the key, in backticks.
+    /// Checks ranges, and refuses keys without effect; the message begins with the key, in backticks.
     pub(crate) fn check(&self) -> Result<(), String> {
         let counts = [
             ("epochs", Some(self.epochs), 1_000_000),
@@ -291,7 +288,7 @@ impl TrainConfig {
         Ok(())
     }
 
-    /// Refuses keys that nothing looks at.
+    /// Refuses keys that have no effect.
     fn check_effects(&self) -> Result<(), String> {
         const ADAM: &str = "optimizer = \"adam\" or \"adamw\"";
         const WARM: &str = "lr_scheduler = \"constant_with_warmup\", \"linear\", \"cosine\", \"cosine_with_restarts\" or \"polynomial\"";
