@@ -179,6 +179,7 @@ impl Photo {
 
 impl Transform {
     /// No change: the images have the right form.
+    #[cfg(any(feature = "hub", all(test, feature = "parquet")))]
     pub(crate) fn none(channels: usize) -> Self {
         Self {
             resolution: None,
