@@ -52,6 +52,7 @@ pub(crate) struct Columns<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Classes<'a> {
     /// Every image is of one of these classes, by its number.
+    #[cfg_attr(not(feature = "hub"), allow(dead_code))] // the sets of the Hub that are known by name
     Known(&'a [String]),
     /// Images of any classes, or of none.
     Any,
