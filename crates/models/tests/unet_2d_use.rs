@@ -141,7 +141,7 @@ fn the_reference_agrees() -> TestResult {
         "dropout": 0.2});
     for more in [skip, resnet, learned] {
         let (weights, model) = initialised(more.clone());
-        let wide = weights.iter().map(|(name, var)| Ok((name.to_owned(), var.to_dtype(DType::F64)?)));
+        let wide = weights.iter().map(|(name, var)| Ok((name.to_owned(), var.to_dtype(DType::F64)?.detach())));
         let wide = wide.collect::<Result<HashMap<_, _>, candle_core::Error>>()?;
         let candles = candle_nn::VarBuilder::from_tensors(wide, DType::F64, &Device::Cpu);
         let reference =
