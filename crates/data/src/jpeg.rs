@@ -1,18 +1,18 @@
-//! JPEG, decoded to the pixels that libjpeg-turbo, and so Pillow and torchvision, make of it.
+//! JPEG, decoded to the same pixels as libjpeg-turbo, and therefore Pillow and torchvision.
 
 use image::{ColorType, ImageDecoder, ImageError, ImageFormat, ImageResult, error::DecodingError};
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat};
 
 use crate::raster::MAX_PIXELS;
 
-/// A picture whose header is read. Grey stays grey; all else becomes RGB, CMYK too.
+/// A picture whose header is read. Grey stays grey; everything else becomes RGB, including CMYK.
 pub(crate) struct Jpeg<'a>(Decoder<'a>);
 
 impl<'a> Jpeg<'a> {
     pub(crate) fn open(bytes: &'a [u8]) -> ImageResult<Self> {
         let limits = DecodeLimits {
-            max_scans: 100,                    // each goes over the whole picture again
-            max_memory: Some(MAX_PIXELS * 20), // four channels of coefficients, samples and pixels have 16 bytes at most
+            max_scans: 100,                    // each scan passes over the entire picture
+            max_memory: Some(MAX_PIXELS * 20), // 4 channels of coefficients, samples, pixels: <= 16 bytes per pixel
             ..DecodeLimits::default()
         };
         let mut decoder = Decoder::new_with_limits(bytes, limits).map_err(error)?;
@@ -21,7 +21,7 @@ impl<'a> Jpeg<'a> {
             return Err(error(JpegError::Unsupported(format!("{channels} channels of {bits} bits"))));
         }
         decoder.set_output_format(if channels == 1 { PixelFormat::Grayscale } else { PixelFormat::Rgb });
-        decoder.set_block_smoothing(true); // as libjpeg does of a progressive picture without its last scans
+        decoder.set_block_smoothing(true); // as libjpeg does for a progressive picture without its last scans
         Ok(Self(decoder))
     }
 }

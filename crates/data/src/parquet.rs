@@ -1,7 +1,7 @@
-//! Image sets as the Hub keeps them: parquet files with a column of images, a struct whose `bytes` are a picture's file
-//! or these bytes themselves, and mostly one of labels.
+//! Image sets in the Hub's format: parquet files with a column of images and usually a column of labels. An image is a
+//! picture's file, as plain bytes or as a struct with the field `bytes`.
 //!
-//! candle-datasets' own row reader drops bad rows and panics on bad images, so the columns are read here.
+//! candle-datasets' row reader drops bad rows and panics on bad images, so the columns are read here.
 
 mod labels;
 mod pages;
@@ -33,50 +33,50 @@ use crate::{
     raster,
 };
 
-/// Beyond this a file is not believed. MNIST has 60,000 images in a row group of 18 MB; the Hub writes groups of 100 to
-/// 1,000 images.
+/// A file that claims more images is refused. MNIST has 60,000 images in a row group of 18 MB; the Hub writes groups of
+/// 100 to 1,000 images.
 const MAX_IMAGES: usize = 100_000_000;
 
-/// The `label_column` that stands for no column.
+/// The value of `label_column` that means no column.
 pub(crate) const NO_LABELS: &str = "none";
 
-/// Which columns to read; those that are not named are found.
+/// The columns to read. A column without a name is detected.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Columns<'a> {
     pub(crate) image: Option<&'a str>,
-    /// [`NO_LABELS`] leaves them out.
+    /// [`NO_LABELS`] reads no labels.
     pub(crate) label: Option<&'a str>,
 }
 
-/// Which of the images, and what their labels must be.
+/// Which images to read, and how to check their labels.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Classes<'a> {
-    /// Every image is of one of these classes, by its number.
+    /// All images; each must belong to one of these classes, by number.
     #[cfg_attr(not(feature = "hub"), allow(dead_code))] // the sets of the Hub that are known by name
     Known(&'a [String]),
-    /// Images of any classes, or of none.
+    /// All images, with any classes or none.
     Any,
-    /// Only those of some classes.
+    /// Only the images of these classes.
     Some(&'a [Class]),
 }
 
 /// The images and labels of some files.
 pub(crate) struct Rows {
     pub(crate) entries: Vec<Entry>,
-    /// The names of the classes: the file's own, or those that are known, or their numbers.
+    /// The names of the classes: the file's, or the known ones, or their numbers.
     pub(crate) class_names: Vec<String>,
-    /// Why the images have no classes, where they have none.
+    /// The reason if the images have no classes.
     pub(crate) unlabelled: Option<String>,
 }
 
-/// One file, its footer read. Each access opens the file again: clones of one handle would share its position.
+/// One file with its footer. Each access opens the file again, because clones of a handle share its position.
 #[derive(Debug)]
 pub(crate) struct Table {
     path: PathBuf,
     metadata: ParquetMetaData,
-    /// Bytes of the file.
+    /// The length of the file, in bytes.
     len: u64,
-    /// The column of the pictures' files, if there is any row.
+    /// The column of pictures. `None` if there are no rows.
     image: Option<Chunks>,
     /// The column of labels, or why there is none.
     label: Result<(Column, Chunks), String>,
@@ -89,7 +89,7 @@ struct Chunks {
     sizes: Vec<Sizes>,
 }
 
-/// A picture in a table: its row in one of the row groups.
+/// A picture in a table: its row within a row group.
 #[derive(Clone, Debug)]
 pub(crate) struct Cell {
     table: Arc<Table>,
@@ -105,12 +105,12 @@ impl PartialEq for Cell {
 
 impl Eq for Cell {}
 
-/// Reads the rows of all files, in order. Up to `held_bytes` of pictures' files are held in memory; of more than that
-/// only the headers are read now, one row group after the other.
+/// Reads the rows of all files in order. If the pictures' files take at most `held_bytes` in total, they are held in
+/// memory. Otherwise only their headers are read now, one row group at a time.
 ///
 /// # Errors
-/// [`Error::Io`] for a file that cannot be opened; [`Error::Parquet`] for one that is damaged or lacks a column that is
-/// named; what [`Classes`] asks for and the labels do not give.
+/// [`Error::Io`] if a file cannot be opened; [`Error::Parquet`] if it is damaged or does not have a configured column;
+/// and an error if the labels do not satisfy the requested [`Classes`].
 pub(crate) fn read(paths: &[PathBuf], columns: Columns, classes: Classes, held_bytes: u64) -> Result<Rows, Error> {
     let tables = paths.iter().map(|path| Table::open(path, columns).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
     let all_bytes = tables.iter().map(|table| table.image_bytes()).fold(0, u64::saturating_add);
@@ -132,7 +132,7 @@ pub(crate) fn read(paths: &[PathBuf], columns: Columns, classes: Classes, held_b
             };
             let headers: Vec<_> = pictures.par_iter().zip(&held).map(header).collect();
             for (row, ((bytes, header), held)) in pictures.into_iter().zip(headers).zip(held).enumerate() {
-                // a copy: the original holds on to its whole page
+                // Copy: a slice of the original would keep its whole page in memory.
                 let bytes = bytes.filter(|_| held).map(|bytes| bytes.data().into());
                 let cell = Cell { table: table.clone(), group, row };
                 entries.push(Entry { photo: Photo::Cell { cell, row: first + row, bytes }, label: 0, header });
@@ -147,10 +147,10 @@ pub(crate) fn read(paths: &[PathBuf], columns: Columns, classes: Classes, held_b
     labels.give(entries, of_rows)
 }
 
-/// What is wrong with a picture that is a null, or whose bytes are.
+/// The reason for a picture that is null or whose bytes are null.
 const NULL: &str = "is a null";
 
-/// Whether a picture's file is to be held, and less room left then.
+/// Whether to hold a picture's file in memory. If so, subtracts its size from `left`.
 fn hold(bytes: Option<&ByteArray>, left: &mut u64) -> bool {
     let rest = bytes.filter(|_| *left > 0).and_then(|bytes| left.checked_sub(bytes.len() as u64));
     *left = rest.unwrap_or(*left);
@@ -162,7 +162,7 @@ impl Cell {
         &self.table.path
     }
 
-    /// The file of the picture, read from the table.
+    /// The bytes of the picture's file, read from the table.
     pub(crate) fn bytes(&self) -> Result<ByteArray, String> {
         unpanicked(|| {
             let images = self.table.image.as_ref().ok_or("is not there")?;
@@ -172,7 +172,7 @@ impl Cell {
     }
 }
 
-/// The parquet crate meets some kinds of damage with a panic.
+/// Turns a panic into an error: the parquet crate panics on some damaged files.
 fn unpanicked<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
     result.unwrap_or_else(|_| Err("not a sound parquet file: its reader gave up on it".to_owned()))
@@ -190,7 +190,7 @@ impl Table {
             let metadata = metadata.map_err(|error| format!("not a sound parquet file: {error}"))?;
             let mut table = Self { path: path.to_owned(), metadata, len, image: None, label: Err(String::new()) };
             if table.metadata.file_metadata().num_rows() == 0 {
-                return Ok(table); // a part of a set that got no rows, whatever its columns are
+                return Ok(table); // a part of a set without rows, whatever its columns
             }
             table.image = Some(table.chunks(&file, image_column(&table.metadata, columns.image)?)?);
             table.label = match labels::column(&table.metadata, columns.label)? {
@@ -210,30 +210,31 @@ impl Table {
         Ok(Chunks { leaf, sizes: sizes.collect::<Result<_, _>>()? })
     }
 
-    /// Names this file in what goes wrong with it.
+    /// Adds this file's path to an error, and turns panics into errors.
     fn guarded<T>(&self, work: impl FnOnce() -> Result<T, String>) -> Result<T, Error> {
         unpanicked(work).map_err(|reason| Error::Parquet { path: self.path.clone(), reason })
     }
 
-    /// What all pictures' files take.
+    /// The size of all pictures' files together, in bytes.
     fn image_bytes(&self) -> u64 {
         let sizes = self.image.iter().flat_map(|image| &image.sizes);
         sizes.map(Sizes::unpacked).fold(0, u64::saturating_add)
     }
 
-    /// The rows of a group, after `before` in other files and groups, `first` of them in this file.
+    /// The number of rows of a group. `before` is the number of rows in all earlier groups, `first` of them in this
+    /// file.
     fn rows(&self, group: usize, before: usize, first: usize) -> Result<usize, String> {
         let rows = self.metadata.row_group(group).num_rows();
         let rows = usize::try_from(rows).ok().filter(|rows| before.saturating_add(*rows) <= MAX_IMAGES);
         let rows = rows.ok_or_else(|| format!("claims more than {MAX_IMAGES} images"))?;
-        // A picture takes more than a byte; packed by counting equal ones, a few bytes may stand for millions.
+        // A picture takes more than one byte, but run-length encoding can claim millions of values in a few bytes.
         match (first + rows) as u64 <= self.len {
             true => Ok(rows),
             false => Err(format!("claims {} images in {} bytes", first + rows, self.len)),
         }
     }
 
-    /// `count` values of one column of one row group, after the `first`; nothing for a null.
+    /// `count` values of a column of a row group, starting at row `first`. `None` for a null.
     fn values<T: DataType>(
         &self,
         column: &Chunks,
@@ -258,7 +259,7 @@ impl Table {
         let whole = chunk.column_descr().max_def_level();
         let mut reader = ColumnReaderImpl::<T>::new(chunk.column_descr_ptr(), Box::new(pages));
         reader.skip_records(first).map_err(wrong)?;
-        // A null has a level and no value.
+        // A null has a definition level but no value.
         let (mut levels, mut present) = (Vec::new(), Vec::new());
         let (records, ..) = reader.read_records(count, Some(&mut levels), None, &mut present).map_err(wrong)?;
         if whole == 0 {
@@ -274,7 +275,7 @@ impl Table {
     }
 }
 
-/// The leaf column that holds the pictures' files.
+/// Finds the leaf column that holds the pictures' files.
 fn image_column(metadata: &ParquetMetaData, named: Option<&str>) -> Result<usize, String> {
     let leaves = leaves(metadata);
     let found = |path: &str| leaves.iter().find(|leaf| leaf.path == path);
@@ -309,12 +310,12 @@ fn image_column(metadata: &ParquetMetaData, named: Option<&str>) -> Result<usize
     }
 }
 
-/// A column of values.
+/// A leaf column.
 struct Leaf {
     index: usize,
     path: String,
     kind: Type,
-    /// One value a row.
+    /// Has one value per row.
     flat: bool,
     text: bool,
 }
@@ -324,7 +325,7 @@ impl Leaf {
         self.flat && self.kind == Type::BYTE_ARRAY && !self.text
     }
 
-    /// What the column holds, for a message.
+    /// A description of the column's type, for a message.
     fn what(&self) -> String {
         match (self.flat, self.text) {
             (false, _) => "a list a row".to_owned(),
@@ -386,10 +387,10 @@ mod tests {
         Some(png(width, height, png::ColorType::Grayscale, &pixels))
     }
 
-    /// A PNG file, or null, and a label.
+    /// A PNG file or null, and a label.
     type Row = (Option<Vec<u8>>, i64);
 
-    /// A parquet file with one row group for each slice of rows.
+    /// Writes a parquet file with one row group per slice of rows.
     fn write(schema: &str, groups: &[&[Row]]) -> Vec<u8> {
         let (schema, mut bytes) = (Arc::new(parse_message_type(schema).unwrap()), Vec::new());
         let mut writer =
@@ -420,7 +421,7 @@ mod tests {
         (0..10).map(|digit| digit.to_string()).collect()
     }
 
-    /// The images as they are, held or read from their rows when they are needed.
+    /// Reads the images unchanged, either held in memory or read from their rows on demand.
     fn read_all(bytes: &[u8], columns: Columns, classes: Classes, held_bytes: u64) -> Result<ImageSet, Error> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
@@ -493,7 +494,7 @@ mod tests {
         assert!(reason(&bytes).contains("column label is of type DOUBLE, but labels are whole numbers"));
     }
 
-    /// Cut anywhere or with any byte changed, the file is refused or read, and nothing panics.
+    /// If a file is cut at any point or has any byte changed, it is refused or read, but nothing panics.
     #[test]
     fn damage_anywhere_never_panics() {
         let rows: Vec<_> = (0..4).map(|i| (grey(4, 4, i * 16), i64::from(i))).collect();
@@ -514,7 +515,7 @@ mod tests {
         assert!(reason(&[0xa5; 4096]).contains("parquet"));
     }
 
-    /// A page's header that claims two thousand million numbers of eight bytes in an unknown field.
+    /// A page header that claims two billion numbers of eight bytes in an unknown field.
     #[test]
     fn a_header_that_claims_more_than_there_is_is_refused_at_once() {
         let mut bytes = write(SCHEMA, &[&[(grey(3, 2, 0), 1)]]);
@@ -522,21 +523,20 @@ mod tests {
         assert!(reason(&bytes).contains("column image.bytes"), "{}", reason(&bytes));
     }
 
-    /// The fuzzer's: lists of truth values without end in the footer, and a page that claims to unpack to two
-    /// gigabytes.
+    /// Found by the fuzzer: endless lists of booleans in the footer, and a page that claims to decompress to 2 GB.
     #[test]
     fn claims_that_would_take_time_or_memory_are_refused() {
         let bytes = write(SCHEMA, &[&[(grey(3, 2, 0), 1)]]);
         let lists = [0xf9, 0xf1, 0xff, 0xff, 0xff, 0xff, 0x07].repeat(1000);
         let footer = [&lists[..], &(lists.len() as u32).to_le_bytes(), b"PAR1"].concat();
         assert!(reason(&[&bytes[..], &footer].concat()).contains("its footer is damaged"));
-        let page = [0x15, 0x00, 0x15, 0xfe, 0xff, 0xff, 0xff, 0x0f, 0x15, 0x00, 0x00]; // its sizes, unpacked and packed
+        let page = [0x15, 0x00, 0x15, 0xfe, 0xff, 0xff, 0xff, 0x0f, 0x15, 0x00, 0x00]; // its two sizes
         let mut claims = bytes;
         claims[4..4 + page.len()].copy_from_slice(&page);
         assert!(reason(&claims).contains("bytes claim to unpack to 2147483647"), "{}", reason(&claims));
     }
 
-    /// A file as the Hub has it, and MNIST's own.
+    /// Checks that the Hub's parquet file holds the same images as MNIST's IDX files, and returns them.
     fn hubs_mnist(hubs: &Path, idx: &Path) -> ImageSet {
         let path = hubs.join("mnist/train/0000.parquet");
         let rows = read(&[path], MNIST, Classes::Known(&digits()), u64::MAX).unwrap();

@@ -22,23 +22,23 @@ use crate::{
     raster::{self, Header, MAX_FILE_BYTES, MAX_PIXELS, Picture, Raster, Sample},
 };
 
-/// What to do about an image that cannot be decoded.
+/// What to do if an image cannot be decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnBadImage {
-    /// An error that names it.
+    /// Return an error that names the image.
     #[default]
     Fail,
-    /// It is skipped and reported.
+    /// Skip and report the image.
     Skip,
 }
 
-/// An image that cannot be decoded, and why.
+/// An image that cannot be decoded, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BadImage {
-    /// Its file.
+    /// The file of the image.
     pub path: PathBuf,
-    /// Its row, where the file is a table.
+    /// The row of the image, if the file is a table.
     pub row: Option<usize>,
     /// What is wrong with it.
     pub reason: String,
@@ -54,45 +54,46 @@ impl fmt::Display for BadImage {
     }
 }
 
-/// Where a picture is.
+/// The location of a picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Photo {
     /// In a file.
     File(PathBuf),
     /// In an archive.
     Member(Member),
-    /// In a row of a table: its bytes in memory, or to be read from its cell.
+    /// In a row of a table: its bytes in memory, or the cell to read them from.
     #[cfg(feature = "parquet")]
     Cell { cell: Cell, row: usize, bytes: Option<Arc<[u8]>> },
     /// In memory, decoded and resized.
     Held(Picture),
 }
 
-/// A picture that may become an image of a set.
+/// A picture that is a candidate for an image set.
 pub(crate) struct Entry {
     pub(crate) photo: Photo,
     pub(crate) label: u32,
-    /// What its header says, where that was read already.
+    /// The result of reading the picture's header, if it was read already.
     pub(crate) header: Option<Result<Header, String>>,
 }
 
-/// How pictures become images: torchvision's `Resize(resolution)` and, where that is one side, a crop to the square.
+/// How pictures become images: torchvision's `Resize(resolution)`, followed by a square crop if `resolution` is one
+/// side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Transform {
-    /// The side of the images, or both; the pictures' own size if absent.
+    /// The side of the images, or both sides. If absent, pictures keep their size.
     pub(crate) resolution: Option<Resolution>,
-    /// The middle is cut out; a place drawn at random if not.
+    /// Crop the centre; if false, crop at a random position.
     pub(crate) center_crop: bool,
-    /// Grey or RGB; if absent grey where all pictures are.
+    /// Grey or RGB. If absent, grey if all pictures are grey.
     pub(crate) channels: Option<usize>,
-    /// The colour of transparent pixels.
+    /// The background colour for transparent pixels.
     pub(crate) background: [u8; 3],
     pub(crate) on_bad_image: OnBadImage,
-    /// Sets of up to so many bytes, decoded, are held in memory.
+    /// The largest set, in decoded bytes, that is held in memory.
     pub(crate) cache_bytes: u64,
 }
 
-/// Pictures that are decoded, or at least cut out, each time they are asked for.
+/// Pictures that are decoded, or at least cropped, at each use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Photos {
     photos: Vec<Photo>,
@@ -100,7 +101,7 @@ pub(crate) struct Photos {
     channels: usize,
 }
 
-/// A rectangle of a picture.
+/// A rectangular part of a picture.
 pub(crate) struct Window<'a> {
     picture: Cow<'a, Picture>,
     corner: (usize, usize),
@@ -109,22 +110,22 @@ pub(crate) struct Window<'a> {
 }
 
 impl Window<'_> {
-    /// Hands out the pixels as bytes, `[c, h, w]`; of 16 bits the nearest.
+    /// Calls `use_pixel` with each value as a byte, in the order `[c, h, w]`. 16-bit values are rounded to 8 bits.
     pub(crate) fn for_each_byte(&self, use_pixel: impl FnMut(u8)) {
         self.picture.for_each_in_window(self.corner, self.size, self.flip, Sample::to_byte, Sample::to_byte, use_pixel);
     }
 
-    /// Hands out the pixels at their depth as numbers from 0 to 1, `[c, h, w]`.
+    /// Calls `use_pixel` with each value as a number from 0 to 1, at its full depth, in the order `[c, h, w]`.
     pub(crate) fn for_each_number(&self, use_pixel: impl FnMut(f32)) {
         self.picture.for_each_in_window(self.corner, self.size, self.flip, Sample::to_f32, Sample::to_f32, use_pixel);
     }
 }
 
-/// The bytes of a file's beginning in which its header should lie.
+/// How many bytes of a file are read first to find its header.
 const HEADER_BYTES: u64 = 1 << 16;
 
 impl Photo {
-    /// The picture's file or bytes, without more than a file's first `most`.
+    /// The bytes of the picture's file. Of a file or archive member, at most the first `most` bytes.
     fn bytes(&self, most: u64) -> Result<Cow<'_, [u8]>, String> {
         match self {
             Self::File(path) => {
@@ -155,7 +156,7 @@ impl Photo {
         }
     }
 
-    /// Where it is, for a message.
+    /// The location, for a message.
     fn name(&self) -> String {
         match self {
             Self::File(path) => path.display().to_string(),
@@ -178,7 +179,7 @@ impl Photo {
 }
 
 impl Transform {
-    /// No change: the images have the right form.
+    /// No change: the images have the right form already.
     #[cfg(any(feature = "hub", all(test, feature = "parquet")))]
     pub(crate) fn none(channels: usize) -> Self {
         Self {
@@ -209,17 +210,17 @@ impl Transform {
         }
     }
 
-    /// Pictures held in memory are held whole: where each epoch cuts out another part, and where some have 16 bits.
+    /// Whether pictures in memory are kept uncropped: if crops are random, or if some pictures have 16 bits.
     fn keeps_whole(&self, good: &[Good]) -> bool {
         self.random_crop() || good.iter().any(|good| good.header.deep)
     }
 
-    /// Width and height before the crop.
+    /// The width and height before the crop.
     fn resized(&self, Header { width, height, .. }: Header) -> (usize, usize) {
         self.resolution.map_or((width, height), |resolution| raster::resized(width, height, resolution))
     }
 
-    /// Width and height of the images, if there are any.
+    /// The width and height of the images. `None` if there are no images.
     fn common_size(&self, good: &[Good]) -> Result<Option<(usize, usize)>, String> {
         let Some(first) = good.first() else { return Ok(None) };
         if let Some(resolution) = self.resolution {
@@ -255,12 +256,12 @@ impl Transform {
     }
 }
 
-/// Makes a set of pictures: those that fit are decoded and held, of the others the headers are read. Gives the set, in
-/// the pictures' order, and the bad ones left out. `place` names where they are from.
+/// Makes a set of pictures. If they fit into memory they are decoded and held; otherwise only their headers are read.
+/// Returns the set, in the pictures' order, and the bad pictures that were skipped. `place` names the pictures' origin.
 ///
 /// # Errors
-/// [`Error::BadImage`] where bad images are not left out, and [`Error::Images`] when no good one is there or their
-/// sizes differ with no resolution to bring them to.
+/// [`Error::BadImage`] if a picture is bad and bad pictures are not skipped. [`Error::Images`] if no picture is good,
+/// or their sizes differ and there is no resolution to resize them to.
 pub(crate) fn image_set(
     entries: Vec<Entry>,
     class_names: Vec<String>,
@@ -304,7 +305,7 @@ pub(crate) fn image_set(
     }
 }
 
-/// What is wrong with the first image of a set in which all are bad.
+/// What is wrong with the first image of a set whose images are all bad.
 fn first_bad(images: &ImageSet) -> String {
     match images.image(0) {
         Err(Error::BadImage(bad)) => bad.to_string(),
@@ -312,14 +313,14 @@ fn first_bad(images: &ImageSet) -> String {
     }
 }
 
-/// A picture whose header is good.
+/// A picture with a valid header.
 struct Good {
     photo: Photo,
     label: u32,
     header: Header,
 }
 
-/// Decodes all pictures; those of 8 bits that need no cropping any more are packed as the images that they are.
+/// Decodes all pictures. Pictures of 8 bits that need no further crop are packed as the images' bytes.
 fn hold(
     good: Vec<Good>,
     class_names: Vec<String>,
@@ -354,7 +355,7 @@ fn hold(
     }
 }
 
-/// A set that is held in memory, in another size or other colours if `transform` says so.
+/// Applies `transform`'s size and channels to a set that is held in memory.
 pub(crate) fn resized(set: ImageSet, transform: &Transform) -> Result<ImageSet, Error> {
     let [channels, height, width] = set.shape();
     let wanted = transform.channels.unwrap_or(channels);
@@ -406,7 +407,8 @@ impl Photos {
 }
 
 impl<'a> Window<'a> {
-    /// The middle of the picture, to the pixel where torchvision's `CenterCrop` has it, or where chance says.
+    /// A window at the centre of the picture, at exactly the position of torchvision's `CenterCrop`, or at the random
+    /// position of `chance`.
     fn of(picture: Cow<'a, Picture>, [_, height, width]: [usize; 3], chance: Chance) -> Result<Self, String> {
         let (own_width, own_height) = picture.width_and_height();
         let room = own_height.checked_sub(height).zip(own_width.checked_sub(width));
@@ -421,7 +423,7 @@ impl<'a> Window<'a> {
     }
 }
 
-/// Half of `room`; a half more is rounded to even, as Python rounds.
+/// Half of `room`, rounded half to even as Python does.
 fn middle(room: usize) -> usize {
     let half = room / 2;
     if room % 2 == 1 && half % 2 == 1 { half + 1 } else { half }

@@ -1,4 +1,4 @@
-//! One picture decoded: from the bytes of a PNG, JPEG, WebP, GIF, TIFF or BMP file to pixels.
+//! Decodes one picture: from the bytes of a PNG, JPEG, WebP, GIF, TIFF or BMP file to pixels.
 
 use std::{io::Cursor, panic::catch_unwind};
 
@@ -13,9 +13,10 @@ use crate::{
     resize::{Weighed, resize},
 };
 
-/// The most pixels of a picture, as it is and as it is resized. What claims more is taken for a decompression bomb.
+/// The most pixels of a picture, both as decoded and as resized. A picture that claims more is treated as a
+/// decompression bomb.
 pub(crate) const MAX_PIXELS: u64 = 1 << 27;
-/// The largest file of a picture.
+/// The largest file of a picture, in bytes.
 pub(crate) const MAX_FILE_BYTES: u64 = 1 << 28;
 
 /// A picture of any size: `pixels` is `[h, w, c]`.
@@ -27,7 +28,7 @@ pub(crate) struct Raster<T> {
     pub(crate) pixels: Vec<T>,
 }
 
-/// A decoded picture, at the depth that its file has.
+/// A decoded picture, at the bit depth of its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Picture {
     Eight(Raster<u8>),
@@ -39,13 +40,13 @@ pub(crate) trait Sample: Copy + Into<u32> {
     /// The largest value.
     const FULL: u32;
 
-    /// From a number up to [`FULL`](Self::FULL); what is more becomes that.
+    /// Converts a number, clamped to [`FULL`](Self::FULL).
     fn of(value: u32) -> Self;
 
-    /// The nearest in 8 bits.
+    /// The nearest value in 8 bits.
     fn to_byte(self) -> u8;
 
-    /// From 0 to 1.
+    /// The value as a number from 0 to 1.
     fn to_f32(self) -> f32;
 }
 
@@ -81,17 +82,17 @@ impl Sample for u16 {
     }
 }
 
-/// What a file says of its picture before that is decoded.
+/// The header of a picture's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) width: usize,
     pub(crate) height: usize,
     pub(crate) grey: bool,
-    /// Has 16 bits a channel.
+    /// Whether a channel has 16 bits.
     pub(crate) deep: bool,
 }
 
-/// Reads a picture's header; `bytes` may be just the file's beginning, if the header lies in it.
+/// Reads a picture's header. `bytes` may be only the beginning of the file, if it includes the header.
 pub(crate) fn header(bytes: &[u8]) -> Result<Header, String> {
     guarded(|| {
         let mut decoder = open(bytes)?;
@@ -105,8 +106,9 @@ pub(crate) fn header(bytes: &[u8]) -> Result<Header, String> {
     })
 }
 
-/// Decodes a picture, upright as its EXIF says, of a GIF, an animation or a TIFF the first frame. What is transparent
-/// lies on `background`; 16 bits stay 16; grey from colour is ITU-R 601's luma, as Pillow's `convert("L")`.
+/// Decodes a picture: the first frame of a GIF, an animation or a TIFF, rotated upright as its EXIF data says.
+/// Transparent pixels are blended with `background`. 16-bit values stay 16-bit. Colour becomes grey by ITU-R 601's
+/// luma, as Pillow's `convert("L")` does.
 pub(crate) fn decode(bytes: &[u8], channels: usize, background: [u8; 3]) -> Result<Picture, String> {
     guarded(|| {
         let mut decoder = open(bytes)?;
@@ -132,7 +134,7 @@ pub(crate) fn decode(bytes: &[u8], channels: usize, background: [u8; 3]) -> Resu
     })
 }
 
-/// A raster whose pixels have `own` channels, in grey or in RGB.
+/// A raster in grey or RGB, from pixels with `own` channels.
 fn raster<T: Sample>((width, height): (usize, usize), own: usize, pixels: Vec<T>, channels: usize) -> Raster<T> {
     Raster { width, height, channels: own, pixels }.with_channels(channels)
 }
@@ -145,7 +147,7 @@ impl Picture {
         }
     }
 
-    /// The picture resized at its depth, as torchvision's `Resize(resolution)`.
+    /// The picture resized at its depth, as torchvision's `Resize(resolution)` does.
     pub(crate) fn resized(self, resolution: Resolution) -> Self {
         match self {
             Self::Eight(raster) => Self::Eight(raster.resized(resolution)),
@@ -153,7 +155,8 @@ impl Picture {
         }
     }
 
-    /// The pixels of a window, `[c, h, w]`, each made a `V` by the function for its depth.
+    /// Passes each value of a window, in the order `[c, h, w]`, to the function for its depth, and the result to
+    /// `use_pixel`.
     pub(crate) fn for_each_in_window<V>(
         &self,
         corner: (usize, usize),
@@ -171,7 +174,7 @@ impl Picture {
 }
 
 impl Raster<u8> {
-    /// From pixels `[c, h, w]`.
+    /// A raster from pixels `[c, h, w]`.
     pub(crate) fn of_planes(planes: &[u8], [channels, height, width]: [usize; 3]) -> Self {
         let size = height * width;
         let pixels = (0..size).flat_map(|at| (0..channels).map(move |channel| planes[channel * size + at])).collect();
@@ -190,7 +193,7 @@ impl<T: Sample> Raster<T> {
         Self { channels, pixels, ..self }
     }
 
-    /// The picture resized, as torchvision's `Resize(resolution)`.
+    /// The picture resized, as torchvision's `Resize(resolution)` does.
     pub(crate) fn resized(self, resolution: Resolution) -> Self
     where
         T: Weighed,
@@ -199,7 +202,7 @@ impl<T: Sample> Raster<T> {
         if (width, height) == (self.width, self.height) { self } else { resize(self, width, height) }
     }
 
-    /// The pixels of a window of `height` x `width`, one channel after the other: `[c, h, w]`.
+    /// Visits the values of a window of `height` x `width`, one channel after the other: `[c, h, w]`.
     pub(crate) fn for_each_in_window(
         &self,
         (top, left): (usize, usize),
@@ -222,7 +225,8 @@ impl<T: Sample> Raster<T> {
     }
 }
 
-/// Width and height of a picture that is resized: one side is what its shorter one becomes, two are what both become.
+/// The width and height of a resized picture. One side in `resolution` is the new shorter side; two are height and
+/// width.
 pub(crate) fn resized(width: usize, height: usize, resolution: Resolution) -> (usize, usize) {
     let side = match resolution {
         Resolution::Shorter(side) => side,
@@ -235,7 +239,7 @@ pub(crate) fn resized(width: usize, height: usize, resolution: Resolution) -> (u
 fn flatten<T: Sample>([r, g, b, alpha]: [T; 4], background: [u8; 3]) -> [T; 3] {
     let alpha: u32 = alpha.into();
     let mix = |over: T, under: u8| {
-        // u32 holds it: no more than FULL * FULL + FULL / 2
+        // fits into u32: at most FULL * FULL + FULL / 2
         let sum = over.into() * alpha + u32::from(under) * (T::FULL / 255) * (T::FULL - alpha);
         T::of((sum + T::FULL / 2) / T::FULL)
     };
@@ -243,7 +247,7 @@ fn flatten<T: Sample>([r, g, b, alpha]: [T; 4], background: [u8; 3]) -> [T; 3] {
 }
 
 pub(crate) fn luma<T: Sample>([r, g, b]: [T; 3]) -> T {
-    // the weights are 65,536 in all, so that u32 holds the sum for 16 bits too
+    // the weights sum to 65,536, so that the sum fits into u32 for 16-bit values too
     T::of((r.into() * 19_595 + g.into() * 38_470 + b.into() * 7_471 + 0x8000) >> 16)
 }
 
@@ -263,7 +267,7 @@ fn open(bytes: &[u8]) -> Result<Box<dyn ImageDecoder + '_>, String> {
         Box::new(Jpeg::open(bytes).map_err(damaged)?)
     } else {
         let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-        reader.limits(limits(MAX_PIXELS * 8)); // a pixel has 8 bytes at most: four channels of 16 bits
+        reader.limits(limits(MAX_PIXELS * 8)); // a pixel has at most 8 bytes: four channels of 16 bits
         Box::new(reader.into_decoder().map_err(damaged)?)
     };
     if matches!(decoder.color_type(), ColorType::Rgb32F | ColorType::Rgba32F) {
@@ -280,7 +284,7 @@ fn open(bytes: &[u8]) -> Result<Box<dyn ImageDecoder + '_>, String> {
         }
         pixels => {
             if format == ImageFormat::Gif {
-                // a frame may claim to be larger than the picture, by as little as this
+                // a frame may claim to be larger than the picture by this little
                 decoder.set_limits(limits(pixels * 4 + (1 << 22))).map_err(damaged)?;
             }
             Ok(decoder)
@@ -295,10 +299,10 @@ fn damaged(error: ImageError) -> String {
     }
 }
 
-/// What is decoded, for a message.
+/// The formats that are decoded, for a message.
 pub(crate) const FORMATS: &str = "expected PNG, JPEG, WebP, GIF, TIFF or BMP";
 
-/// Whether a picture is a BMP whose colours are all grey: BMP has no other way to say so.
+/// Whether a picture is a BMP with only grey colours. BMP has no other way to mark a grey picture.
 fn is_grey_bmp(bytes: &[u8]) -> bool {
     let palette = |decoder: BmpDecoder<_>| {
         decoder.get_palette().is_some_and(|colors| colors.iter().all(|[r, g, b]| r == g && g == b))
@@ -306,7 +310,7 @@ fn is_grey_bmp(bytes: &[u8]) -> bool {
     bytes.starts_with(b"BM") && BmpDecoder::new(Cursor::new(bytes)).is_ok_and(palette)
 }
 
-/// Damaged EXIF is as none.
+/// The orientation from the EXIF data. Damaged EXIF data is ignored.
 fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
     decoder.orientation().unwrap_or(Orientation::NoTransforms)
 }
@@ -316,13 +320,13 @@ fn is_turned(orientation: Orientation) -> bool {
     matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
 }
 
-/// Whether each lossy frame of a WebP lies within the picture: its decoder unpacks a frame first and compares then.
+/// Whether each lossy frame of a WebP fits into the picture. The decoder checks this only after it has decoded a frame.
 fn webp_fits(bytes: &[u8], width: u32, height: u32) -> bool {
     let mut at = 12;
     while let Some(&[a, b, c, d, ref len @ ..]) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
         let (start, len) = (at + 8, u32::from_le_bytes(*len) as usize);
         at = match &[a, b, c, d] {
-            b"ANMF" => start + 16, // where the frame's own chunks begin
+            b"ANMF" => start + 16, // where the frame's chunks begin
             _ => start.saturating_add(len).saturating_add(len % 2),
         };
         if &[a, b, c, d] == b"VP8 "
@@ -337,7 +341,7 @@ fn webp_fits(bytes: &[u8], width: u32, height: u32) -> bool {
     true
 }
 
-/// A decoder that gives up with a panic is an error like any other.
+/// Turns a decoder's panic into an error.
 fn guarded<T>(work: impl FnOnce() -> Result<T, String> + std::panic::UnwindSafe) -> Result<T, String> {
     catch_unwind(work).unwrap_or_else(|_| Err("is damaged: its decoder gave up on it".to_owned()))
 }
@@ -346,7 +350,7 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, String> + std::panic::UnwindSafe)
 mod tests {
     use super::*;
 
-    /// The fuzzer's: 14 million pixels that a picture of 9 x 7 would be cut out of.
+    /// Found by the fuzzer: a frame of 14 million pixels in a picture of 9 x 7.
     #[test]
     fn a_gif_frame_far_larger_than_its_picture_is_refused() {
         let of_sides = |width: u16, height: u16| {
@@ -358,7 +362,7 @@ mod tests {
         assert_ne!(of_sides(90, 70).unwrap_err(), reason);
     }
 
-    /// What a WebP of 9 x 7 pixels says of a lossy frame in it decides how much is unpacked.
+    /// The size that a lossy frame claims determines how much is decoded; the picture has 9 x 7 pixels.
     #[test]
     fn a_webp_frame_larger_than_its_picture_is_refused() {
         let of_side = |side: u16| {

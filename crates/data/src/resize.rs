@@ -1,30 +1,29 @@
-//! Resizing as Pillow's `Image.resize(size, BILINEAR)` does it, number for number: what torchvision's `Resize` calls on
-//! pictures.
+//! Resizes exactly as Pillow's `Image.resize(size, BILINEAR)`, which torchvision's `Resize` calls for pictures.
 //!
-//! Each new pixel is the mean of the old ones around its place, weighted by a triangle. Where the picture shrinks, the
-//! triangle grows with it, so that every old pixel counts (antialiasing). Rows and columns one after the other, each
-//! rounded to bytes; the weights are whole numbers of 2^-22. Of 16 bits, each channel is resized as Pillow resizes a
-//! picture of the mode `I;16`: the weights are f64.
+//! Each new pixel is a mean of the old pixels around its position, weighted by a triangle. When the picture shrinks,
+//! the triangle widens so that every old pixel counts (antialiasing). Rows and columns are resized one after the other,
+//! each rounded to bytes; the weights are multiples of 2^-22. In 16-bit pictures, each channel is resized as Pillow
+//! resizes a picture of the mode `I;16`, with f64 weights.
 
 use crate::raster::{Raster, Sample};
 
-/// Fraction bits of a weight: 32, less 8 of the pixel and 2 against overflow of the sum.
+/// Fraction bits of a weight: 32, minus 8 for the pixel and 2 as a guard against overflow of the sum.
 const BITS: u32 = 22;
 
-/// The weights of one new pixel, and the first old pixel that they belong to.
+/// The weights of one new pixel, and the index of the first old pixel that they apply to.
 struct Taps<W> {
     first: usize,
     weights: Vec<W>,
 }
 
-/// How the old pixels of a depth are summed up to a new one.
+/// The arithmetic by which old pixels of a depth are summed to a new one.
 pub(crate) trait Weighed: Sample {
-    /// A weight; a sum of weighted pixels.
+    /// The type of a weight, and of a sum of weighted pixels.
     type Number: Copy;
-    /// What a sum begins with, so that its end is rounded to the nearest.
+    /// The initial value of a sum, so that the result is rounded to nearest.
     const HALF: Self::Number;
 
-    /// The weight for a share of 1.
+    /// The weight for a share from 0 to 1.
     fn weight(share: f64) -> Self::Number;
 
     fn add(sum: &mut Self::Number, pixel: Self, weight: Self::Number);
@@ -51,7 +50,7 @@ impl Weighed for u8 {
 
 impl Weighed for u16 {
     type Number = f64;
-    const HALF: f64 = 0.0; // added last, as Pillow does: a sum of f64 depends on its order
+    const HALF: f64 = 0.0; // added last, as in Pillow: the order of additions matters in f64
 
     fn weight(share: f64) -> f64 {
         share
@@ -66,11 +65,11 @@ impl Weighed for u16 {
     }
 }
 
-/// The picture at another size.
+/// Resizes a picture.
 pub(crate) fn resize<T: Weighed>(raster: Raster<T>, width: usize, height: usize) -> Raster<T> {
     let lost = (raster.width as i64 - width as i64, raster.height as i64 - height as i64);
-    // What Pillow 13 does first shows in the last bit: it begins with the columns where the height shrinks by more than
-    // twice what the width does.
+    // The order of the passes affects the last bit. Pillow 13 begins with the columns if the height shrinks by more
+    // than twice what the width does.
     if lost.1 > 0 && lost.1 > 2 * lost.0 {
         rows(columns(raster, height), width)
     } else {
@@ -128,7 +127,7 @@ fn columns<T: Weighed>(raster: Raster<T>, height: usize) -> Raster<T> {
     Raster { height, pixels, ..raster }
 }
 
-/// The weights of each of `to` pixels over `from`.
+/// The weights of each of `to` new pixels over `from` old pixels.
 fn taps<T: Weighed>(from: usize, to: usize) -> Vec<Taps<T::Number>> {
     let scale = from as f64 / to as f64;
     let support = scale.max(1.0);

@@ -1,5 +1,5 @@
-//! The column of labels: whole numbers, or text and truth values, whose distinct values in order are the classes, as
-//! `class_encode_column` of Hugging Face's `datasets` makes them.
+//! The column of labels: integers, or text or booleans, whose distinct values in sorted order are the classes, as
+//! `class_encode_column` of Hugging Face's `datasets` defines them.
 
 use std::collections::BTreeMap;
 
@@ -12,22 +12,22 @@ use ::parquet::{
 use super::{Classes, NO_LABELS, Rows, Table, lacks, leaves};
 use crate::{Class, Error, photos::Entry};
 
-/// As many classes as may be. More distinct labels are no classes.
+/// The most classes. A column with more distinct values is not a column of classes.
 const MAX_CLASSES: usize = 1 << 20;
 
-/// What a column of labels holds.
+/// The content of a column of labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Column {
-    /// Numbers of classes, and their names where the file has them.
+    /// Numbers of classes, with the classes' names if the file has them.
     Numbers(Option<Vec<String>>),
     Text,
     Truth,
 }
 
-/// The leaf column of labels and what it holds, or why there are none.
+/// Finds the leaf column of labels and its content. The inner error says why there are no labels.
 ///
 /// # Errors
-/// For a column that is named and not there.
+/// If the file does not have the column `named`.
 pub(super) fn column(
     metadata: &ParquetMetaData,
     named: Option<&str>,
@@ -65,7 +65,7 @@ pub(super) fn column(
     })
 }
 
-/// What Hugging Face's `datasets` wrote into the file about its columns.
+/// The metadata about the columns that Hugging Face's `datasets` wrote into the file.
 struct Declared(serde_json::Value);
 
 impl Declared {
@@ -82,31 +82,31 @@ impl Declared {
         features.filter(|(_, feature)| feature["_type"] == "ClassLabel").map(|(name, _)| name.as_str()).collect()
     }
 
-    /// The names of a column's classes.
+    /// The names of the classes of a column.
     fn names(&self, column: &str) -> Option<Vec<String>> {
         let names = self.0.get(column)?.get("names")?.as_array()?;
         names.iter().map(|name| name.as_str().map(str::to_owned)).collect()
     }
 }
 
-/// The labels of the rows of all files, as they are read.
+/// Collects the labels of all files, row group by row group.
 pub(super) struct Labels<'a> {
     classes: Classes<'a>,
-    /// What the column holds, in all files.
+    /// The content of the column, the same in all files.
     column: Column,
-    /// The names that were found in a column without numbers, with numbers in the order of their coming.
+    /// The distinct values of a column of text or booleans, numbered in the order in which they first occur.
     found: BTreeMap<String, u32>,
-    /// The highest label.
+    /// The highest label so far.
     highest: u32,
-    /// Why there are no labels at all.
+    /// The reason if there are no labels at all.
     none: Option<String>,
-    /// What is wrong with the first row that has none.
+    /// What is wrong with the first row without a label.
     missing: Option<String>,
 }
 
 impl<'a> Labels<'a> {
     /// # Errors
-    /// Where labels must be there and are not.
+    /// If `classes` requires labels and a file has none.
     pub(super) fn new(tables: &[&Table], classes: Classes<'a>) -> Result<Self, Error> {
         let (mut column, mut none) = (None, None);
         for table in tables.iter().filter(|table| table.image.is_some()) {
@@ -135,7 +135,7 @@ impl<'a> Labels<'a> {
         Ok(Self { classes, column, found: BTreeMap::new(), highest: 0, none, missing: None })
     }
 
-    /// The labels of a group whose rows begin after the `first` of their file; nothing where a row has none that is a
+    /// The labels of a row group; `first` is the number of rows before it in the file. `None` for a row without a valid
     /// class.
     pub(super) fn of_group(
         &mut self,
@@ -208,10 +208,10 @@ impl<'a> Labels<'a> {
         Ok(label)
     }
 
-    /// Gives the images their labels, and leaves out those that are not wanted.
+    /// Assigns the labels to the images, and removes the images whose class is not wanted.
     ///
     /// # Errors
-    /// For classes that are wanted and not there.
+    /// If a wanted class does not occur.
     pub(super) fn give(self, entries: Vec<Entry>, mut labels: Vec<Option<u32>>) -> Result<Rows, Error> {
         let class_names = match self.column {
             Column::Numbers(Some(names)) => names,

@@ -1,5 +1,5 @@
-//! The pages of a column's chunk, unpacked here. The parquet crate's own codecs make room for whatever a page claims,
-//! and gzip's and brotli's go on for as long as there is more: a few kilobytes may stand for gigabytes.
+//! Decompresses the pages of a column chunk. The parquet crate's codecs allocate whatever size a page claims, and those
+//! of gzip and brotli continue until the stream ends, so a few kilobytes could expand to gigabytes.
 
 use std::{io::Read, sync::Arc};
 
@@ -13,11 +13,11 @@ use brotli_decompressor::BrotliDecoderParameter::BROTLI_DECODER_PARAM_LARGE_WIND
 
 use super::{source::Source, thrift};
 
-/// A chunk that unpacks to more than this, and to more than so many times its bytes in the file, is taken for a trap:
-/// pictures' files are packed already, and hardly shrink.
+/// A chunk is refused as a decompression bomb if it decompresses to more than this and to more than `MAX_RATIO` times
+/// its size in the file. Pictures' files are already compressed and hardly shrink further.
 const TRUSTED: u64 = 64 << 20;
 const MAX_RATIO: u64 = 256;
-/// As much as a chunk may unpack to: all of it is held while its row group is read.
+/// The largest decompressed size of a chunk. All of a chunk is held in memory while its row group is read.
 const MAX_BYTES: u64 = 1 << 32;
 
 /// The sizes of a chunk's pages.
@@ -25,28 +25,28 @@ const MAX_BYTES: u64 = 1 << 32;
 pub(super) struct Sizes(Arc<[thrift::Page]>);
 
 impl Sizes {
-    /// Reads the headers of the pages, and makes sure that what they claim to unpack to can be held.
+    /// Reads the headers of the pages, and checks that the decompressed sizes they claim are within the limits.
     pub(super) fn read(file: &Source, chunk: &ColumnChunkMetaData) -> std::result::Result<Self, String> {
         let (start, len) = chunk.byte_range();
         let most = TRUSTED.max(len.saturating_mul(MAX_RATIO)).min(MAX_BYTES);
         Ok(Self(thrift::pages(&file.0, start, len, most)?.into()))
     }
 
-    /// What all pages unpack to.
+    /// The decompressed size of all pages together.
     pub(super) fn unpacked(&self) -> u64 {
         self.0.iter().map(|page| page.unpacked).fold(0, u64::saturating_add)
     }
 }
 
-/// The pages of a chunk, unpacked when they are asked for.
+/// The pages of a chunk, decompressed on demand.
 pub(super) struct Pages {
-    /// Gives the pages as they are in the file.
+    /// Reads the pages as they are in the file.
     packed: SerializedPageReader<Source>,
     compression: Compression,
     sizes: Sizes,
-    /// The page that comes next.
+    /// The index of the next page.
     next: usize,
-    /// The size of the dictionary that was skipped.
+    /// The size of the dictionary page that was skipped.
     dictionary: Option<u64>,
 }
 
@@ -57,7 +57,7 @@ impl Pages {
         Ok(Self { packed, compression: chunk.compression(), sizes, next: 0, dictionary: None })
     }
 
-    /// The size of the page that was just taken or skipped.
+    /// The size of the page that was just read or skipped.
     fn size(&mut self) -> Result<thrift::Page> {
         let size = self.sizes.0.get(self.next).copied();
         self.next += 1;
@@ -65,7 +65,8 @@ impl Pages {
     }
 
     fn unpacked(&self, page: Page, size: u64) -> Result<Page> {
-        // The levels before the values are not packed in pages of the second kind, which may also say that nothing is.
+        // In data pages V2, the levels before the values are not compressed, and a flag may say that the values are
+        // not, either.
         let levels = match &page {
             Page::DataPageV2 { is_compressed: false, .. } => return Ok(page),
             Page::DataPageV2 { def_levels_byte_len, rep_levels_byte_len, .. } => {
@@ -79,7 +80,7 @@ impl Pages {
         let wrong = || ParquetError::General("the sizes in the header of a page do not fit together".to_owned());
         let values = page.buffer().get(levels..).ok_or_else(wrong)?;
         let size = usize::try_from(size).ok().and_then(|size| size.checked_sub(levels)).ok_or_else(wrong)?;
-        // A page of nulls alone has no values, and nothing that unpacks to none.
+        // A page of only nulls has no values, so there is nothing to decompress.
         let values = if size == 0 { Vec::new() } else { unpack(self.compression, values, size)? };
         let buffer = match levels {
             0 => values,
@@ -140,7 +141,7 @@ fn with_buffer(mut page: Page, new: bytes::Bytes) -> Page {
     page
 }
 
-/// Unpacks `packed`, which must give `size` bytes; no more than these are ever held.
+/// Decompresses `packed`. The result must have `size` bytes, and no more than that is ever held in memory.
 fn unpack(compression: Compression, packed: &[u8], size: usize) -> Result<Vec<u8>> {
     let damaged = |reason: &dyn std::fmt::Display| {
         ParquetError::General(format!("a page is damaged ({}: {reason})", name(compression)))
@@ -155,13 +156,13 @@ fn unpack(compression: Compression, packed: &[u8], size: usize) -> Result<Vec<u8
         Compression::GZIP(_) => read(flate2::read::MultiGzDecoder::new(packed), size).map_err(|error| damaged(&error)),
         Compression::BROTLI(_) => {
             let mut decoder = brotli_decompressor::Decompressor::new(packed, 1 << 12);
-            // Windows of up to a gigabyte are no part of the format that parquet means.
+            // Windows of up to 1 GB are an extension that parquet's brotli format does not include.
             decoder.set_parameter(BROTLI_DECODER_PARAM_LARGE_WINDOW, 0);
             read(decoder, size).map_err(|error| damaged(&error))
         }
         Compression::ZSTD(_) => zstd::bulk::decompress(packed, size).map_err(|error| damaged(&error)),
         Compression::LZ4_RAW => lz4_block(packed, size).map_err(|error| damaged(&error)),
-        // Three formats have gone under this name: Hadoop's, LZ4's own frames, and plain blocks.
+        // Three formats have used this name: Hadoop's blocks, LZ4 frames, and plain LZ4 blocks.
         Compression::LZ4 => lz4_hadoop(packed, size)
             .or_else(|| read(lz4_flex::frame::FrameDecoder::new(packed), size).ok().filter(|all| all.len() == size))
             .map_or_else(|| lz4_block(packed, size), Ok)
@@ -194,7 +195,7 @@ fn resized(mut bytes: Vec<u8>, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// All that `from` has, and one byte more than `size` at most.
+/// Reads all of `from`, but at most `size` + 1 bytes.
 fn read(from: impl Read, size: usize) -> std::io::Result<Vec<u8>> {
     let mut all = Vec::new();
     from.take(size as u64 + 1).read_to_end(&mut all)?;
@@ -207,7 +208,7 @@ fn lz4_block(packed: &[u8], size: usize) -> std::result::Result<Vec<u8>, lz4_fle
     Ok(resized(unpacked, written))
 }
 
-/// Hadoop's blocks, each after its two sizes: unpacked and packed, of four bytes, the most significant first.
+/// Hadoop's format: blocks, each preceded by its decompressed and its compressed size as 4-byte big-endian integers.
 fn lz4_hadoop(mut packed: &[u8], size: usize) -> Option<Vec<u8>> {
     let mut unpacked = vec![0; size];
     let mut rest = &mut unpacked[..];
@@ -235,7 +236,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    /// Blocks of 1,000 bytes as Hadoop writes them.
+    /// Writes blocks of 1,000 bytes as Hadoop does.
     fn hadoop(bytes: &[u8]) -> Vec<u8> {
         let block = |bytes: &[u8]| {
             let packed = lz4_flex::block::compress(bytes);
@@ -254,7 +255,7 @@ mod tests {
         snap::raw::Encoder::new().compress_vec(bytes).unwrap()
     }
 
-    /// Each packing by a name, and `bytes` packed by it.
+    /// Every codec, with `bytes` compressed by it.
     fn packed(bytes: &[u8]) -> [(Compression, Vec<u8>); 7] {
         [
             (Compression::SNAPPY, snappy(bytes)),
@@ -283,8 +284,8 @@ mod tests {
         assert!(error.contains("LZO"), "{error}");
     }
 
-    /// A stream of a gigabyte of zeros, of which no more is unpacked than the page claims: all of it would take
-    /// seconds.
+    /// The stream holds 1 GB of zeros, but no more is decompressed than the page claims. Decompressing all of it would
+    /// take seconds.
     #[test]
     fn more_than_a_page_claims_is_never_unpacked() {
         let member = gzip(&vec![0; 1 << 20]);
@@ -294,7 +295,7 @@ mod tests {
         assert!(unpack(Compression::GZIP(Default::default()), &gigabyte, 1000).is_err());
     }
 
-    /// A window of a gigabyte, which brotli's own format does not have.
+    /// The window has 1 GB, which standard brotli does not allow.
     #[test]
     fn brotlis_large_windows_are_refused() {
         let large_window = [0x11, 30, 0x03];

@@ -1,4 +1,4 @@
-//! The file under the parquet crate, which believes what headers claim.
+//! Checked file access for the parquet crate, which trusts the sizes in headers.
 
 use std::{
     fs::File,
@@ -13,11 +13,11 @@ use bytes::Bytes;
 
 use super::thrift;
 
-/// A file that is never asked for more than it has.
+/// A file that refuses reads beyond its end.
 pub(super) struct Source(pub(super) File);
 
 impl Source {
-    /// Makes sure that the footer, whose length and mark are the file's last eight bytes, can be read.
+    /// Checks that the footer can be read. Its length and the magic number are the last eight bytes of the file.
     pub(super) fn check_footer(&self) -> std::result::Result<(), String> {
         let size = self.len();
         let tail = size.checked_sub(TAIL).and_then(|start| self.get_bytes(start, TAIL as usize).ok());
@@ -29,7 +29,7 @@ impl Source {
     }
 }
 
-/// A footer's length, and `PAR1`.
+/// The bytes of the footer's length and of the magic number `PAR1`.
 const TAIL: u64 = 8;
 
 impl Length for Source {
@@ -53,7 +53,7 @@ impl ChunkReader for Source {
     }
 }
 
-/// Turns the end of a file into an error, so that a header claiming 2 billion values cannot loop on empty reads.
+/// Turns EOF into an error, so that a header claiming 2 billion values cannot loop on empty reads.
 pub(super) struct ToTheEnd(BufReader<File>);
 
 impl Read for ToTheEnd {

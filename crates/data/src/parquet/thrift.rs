@@ -1,15 +1,15 @@
-//! A look through Thrift's compact structures before the parquet crate reads them: that walks through a list of truth
-//! values as far as the list claims to be long, without a byte for each.
+//! Validates Thrift's compact structures before the parquet crate reads them. That crate iterates over a list of
+//! booleans for as long as the list claims to be, without consuming a byte per element.
 
 use std::io::{BufReader, Read, Seek, SeekFrom};
 
-/// Structures within structures: parquet's own go about ten deep.
+/// The deepest nesting of structures. Parquet's own structures nest about ten deep.
 const MAX_DEPTH: usize = 32;
-/// Kinds of pages, as parquet numbers them.
+/// Kinds of pages, by parquet's numbers.
 const INDEX_PAGE: i64 = 1;
 const DICTIONARY_PAGE: i64 = 2;
 
-/// Types of values, as the compact protocol numbers them.
+/// Types of values, by the compact protocol's numbers.
 const TRUTH: [u8; 2] = [1, 2];
 const BYTE: u8 = 3;
 const INTEGERS: [u8; 3] = [4, 5, 6];
@@ -20,24 +20,24 @@ const MAP: u8 = 11;
 const STRUCTURE: u8 = 12;
 const UUID: u8 = 13;
 
-/// Makes sure that a footer of `len` bytes at `start` can be read in a time that its length bounds.
+/// Checks that a footer of `len` bytes at `start` can be read in a time bounded by its length.
 pub(super) fn check_footer(file: impl Read + Seek, start: u64, len: u64) -> Result<(), String> {
     Walk::new(file, start, len)
         .and_then(|mut walk| walk.structure(0, &mut |_, _| {}))
         .ok_or_else(|| "not a sound parquet file: its footer is damaged".to_owned())
 }
 
-/// What the header of a page says of it.
+/// The content of a page's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Page {
-    /// A dictionary, not values.
+    /// The page holds a dictionary, not values.
     pub(super) is_dictionary: bool,
-    /// Bytes that it claims to unpack to.
+    /// The claimed decompressed size, in bytes.
     pub(super) unpacked: u64,
 }
 
-/// The pages of a column's chunk of `len` bytes, in order, without those that hold no values. Together they unpack to
-/// `most` bytes at most.
+/// The pages of a column chunk of `len` bytes, in order, without pages that hold no values. An error if together they
+/// decompress to more than `most` bytes.
 pub(super) fn pages(mut file: impl Read + Seek, mut start: u64, mut len: u64, most: u64) -> Result<Vec<Page>, String> {
     let (of_chunk, mut all, mut pages) = (len, 0u64, Vec::new());
     while len > 0 {
@@ -65,7 +65,7 @@ pub(super) fn pages(mut file: impl Read + Seek, mut start: u64, mut len: u64, mo
     Ok(pages)
 }
 
-/// Where a walk is; each of its steps is nothing where the bytes are not what they should be.
+/// The position of a walk through a structure. Each step returns `None` if the bytes are invalid.
 struct Walk<R> {
     reader: BufReader<R>,
     left: u64,
@@ -101,13 +101,13 @@ impl<R: Read + Seek> Walk<R> {
         self.reader.seek_relative(i64::try_from(count).ok()?).ok()
     }
 
-    /// A number that may be below 0.
+    /// A signed number.
     fn integer(&mut self) -> Option<i64> {
         let number = self.number()?;
         Some((number >> 1) as i64 ^ -((number & 1) as i64))
     }
 
-    /// A structure, telling `see` the integers of its fields.
+    /// Walks through a structure and calls `see` with the integer fields.
     fn structure(&mut self, depth: usize, see: &mut dyn FnMut(i16, i64)) -> Option<()> {
         let mut field = 0i16;
         loop {
