@@ -1,5 +1,5 @@
-//! Pictures in a zip, tar or tar.gz: looked through once, and then read in place, or of a tar.gz, which has no places,
-//! held in memory. Nothing is ever unpacked onto the disk.
+//! Pictures in a zip, tar or tar.gz archive. The archive is scanned once. Pictures of a zip or tar are then read in
+//! place; those of a tar.gz, which allows no random access, are held in memory. Nothing is unpacked to disk.
 
 use std::{
     ffi::OsString,
@@ -21,10 +21,10 @@ use crate::{
     tree::{File, Tree},
 };
 
-/// What the pictures of a tar.gz may take, and what is read of one in all.
+/// Limits for a tar.gz: the bytes of all its pictures, and the bytes read from it in total.
 const MAX_HELD: u64 = 1 << 31;
 const MAX_STREAM: u64 = 1 << 36;
-/// The longest name, with all folders, and the longest extended header of a tar.
+/// Limits for names: a path within an archive, and an extended header of a tar, in bytes.
 const MAX_NAME: usize = 4096;
 const MAX_HEADER: u64 = 1 << 16;
 
@@ -38,7 +38,7 @@ pub(crate) struct Member {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Data {
-    /// Bytes of the archive from `start` on; `checksum` is the CRC-32 of what they unpack to.
+    /// Bytes of the archive from `start` on. `checksum` is the CRC-32 of the unpacked bytes.
     Place {
         start: u64,
         packed: u64,
@@ -50,7 +50,7 @@ enum Data {
 }
 
 impl Member {
-    /// The picture's file, or its first `most` bytes.
+    /// The bytes of the picture's file, at most the first `most`.
     pub(crate) fn bytes(&self, most: u64) -> Result<Vec<u8>, String> {
         let unread = |error: std::io::Error| format!("cannot be read: {error}");
         let Data::Place { start, packed, size, is_deflated, checksum } = self.data else {
@@ -82,13 +82,13 @@ impl Member {
         }
     }
 
-    /// Where it is, for a message: the archive, and the name in it.
+    /// The location for a message: the archive's path, followed by the name within the archive.
     pub(crate) fn path(&self) -> PathBuf {
         self.archive.join(&self.name)
     }
 }
 
-/// Whether a file is an archive that can be looked into, by its first bytes.
+/// Whether the file is a supported archive, according to its first bytes.
 pub(crate) fn is_archive(path: &Path) -> bool {
     let mut start = [0; 512];
     let read = fs::File::open(path).and_then(|file| file.take(512).read(&mut start));
@@ -107,11 +107,11 @@ fn is_tar(start: &[u8]) -> bool {
     start.get(257..262) == Some(b"ustar")
 }
 
-/// The pictures of an archive, in its folders.
+/// Finds the pictures of an archive, arranged in its folders.
 ///
 /// # Errors
-/// [`Error::Images`] for an archive that is damaged, leads out of itself, holds links in a picture's place, or is too
-/// large.
+/// [`Error::Images`] if the archive is damaged, a name leads out of it, a link takes the place of a picture, or the
+/// archive is too large.
 pub(crate) fn find(path: &Path) -> Result<Tree, Error> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let wrong = |reason: String| Error::Images { path: path.to_owned(), reason };
@@ -137,7 +137,7 @@ pub(crate) fn find(path: &Path) -> Result<Tree, Error> {
     Ok(tree)
 }
 
-/// What was found so far.
+/// The pictures found so far.
 struct Found {
     archive: Arc<PathBuf>,
     tree: Tree,
@@ -146,7 +146,7 @@ struct Found {
 }
 
 impl Found {
-    /// The folders and the name of a picture; nothing for what is no picture.
+    /// The folders and the file name of a picture; `None` if `name` is not a picture.
     fn place(&mut self, name: &str) -> Result<Option<(Vec<OsString>, OsString)>, String> {
         if name.len() > MAX_NAME || name.contains('\0') {
             return Err(format!("holds a name that no file has, {:?} ...", name.chars().take(40).collect::<String>()));
@@ -225,7 +225,7 @@ fn of_tar(stream: impl Read, is_packed: bool, found: &mut Found) -> Result<(), S
     let damaged = |error: std::io::Error| format!("is no sound tar archive: {error}");
     let mut archive = tar::Archive::new(stream);
     let (mut long_name, mut held): (Option<String>, u64) = (None, 0);
-    // Raw: what tells of the next member's name is read here, where it has a limit.
+    // Raw entries: headers that hold the next member's name are read here, with a size limit.
     for member in archive.entries().map_err(damaged)?.raw(true) {
         let mut member = member.map_err(damaged)?;
         let kind = member.header().entry_type();
@@ -280,7 +280,7 @@ fn link(name: &str) -> String {
     format!("holds {name:?}, which is a link or another special file; pack the pictures themselves")
 }
 
-/// The path that an extended header gives the next member: lines of `length path=...`.
+/// The path that an extended header gives to the next member, from lines of the form `length path=...`.
 fn pax_path(text: &[u8]) -> Option<String> {
     let mut values = text.split(|&byte| byte == b'\n').filter_map(|line| {
         let after = line.iter().position(|&byte| byte == b' ')? + 1;

@@ -1,5 +1,5 @@
-//! CIFAR-10's binary version: five files of 10,000 records, each a label and 32 x 32 pixels of red, then green, then
-//! blue.
+//! CIFAR-10's binary version: five files of 10,000 records. A record is a label and 32 x 32 pixels: all red values,
+//! then all green, then all blue.
 
 use std::{
     fs::File,
@@ -12,12 +12,12 @@ use crate::{DatasetName, Error, ImageSet};
 const SHAPE: [usize; 3] = [3, 32, 32];
 const IMAGE: usize = 3 * 32 * 32;
 const RECORD: usize = 1 + IMAGE;
-/// The files have 10,000 each.
+/// The most records a file may have; CIFAR-10's own files have 10,000 each.
 const MAX_RECORDS: u64 = 1_000_000;
-/// The folder that the archive unpacks into.
+/// The folder that the archive unpacks to.
 const UNPACKED: &str = "cifar-10-batches-bin";
 
-/// The five files of the training set, in `dir` or in the archive's folder below it.
+/// Finds the five files of the training set, in `dir` or in the archive's folder below it.
 pub(crate) fn find(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     match std::fs::metadata(dir) {
         Ok(metadata) if metadata.is_dir() => {}
@@ -43,7 +43,7 @@ pub(crate) fn find(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     }
 }
 
-/// Reads the records of all files, in order.
+/// Reads the records of all files in order.
 pub(crate) fn read(files: &[PathBuf], class_names: Vec<String>) -> Result<ImageSet, Error> {
     let (mut pixels, mut labels) = (Vec::new(), Vec::new());
     for path in files {

@@ -1,4 +1,4 @@
-//! A class as a configuration names it.
+//! A class as a configuration specifies it.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -6,8 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::Error;
 
-/// A class by its number or by its name: `classes = [3, 5]` or `classes = ["cat", "dog"]`. A number that is a class's
-/// name means that class.
+/// A class, given by number or by name: `classes = [3, 5]` or `classes = ["cat", "dog"]`. If a class has a number as
+/// its name, that number means this class.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Class {
@@ -18,8 +18,8 @@ pub enum Class {
 }
 
 impl Class {
-    /// The label of this class among `names`. Where some are numbers a number means the class that is so called (`2`
-    /// also `02`), and only where none is, or not all are, the class at this place.
+    /// The label of this class among `names`. A number first means the class with that name (`2` also matches `02`). If
+    /// there is no such class and at least one name is not a number, it means the class at that index.
     pub(crate) fn label(&self, names: &[String]) -> Option<u32> {
         let called = |name: &str| names.iter().position(|known| known == name);
         let at = match self {
@@ -34,7 +34,7 @@ impl Class {
         at.and_then(|at| u32::try_from(at).ok())
     }
 
-    /// The labels that `classes` name, each once; `held` says of which there are images.
+    /// The labels of `classes`, in order. A class without images (according to `held`) or named twice is an error.
     pub(crate) fn labels(classes: &[Self], names: &[String], held: impl Fn(u32) -> bool) -> Result<Vec<u32>, Error> {
         let mut labels = Vec::with_capacity(classes.len());
         let mut seen = BTreeSet::new();
@@ -73,7 +73,7 @@ impl fmt::Display for Class {
     }
 }
 
-// By hand, so that a wrong value is named as such: an untagged enum says only that nothing matched.
+// Written by hand for a clear error: serde's untagged enum says only that no variant matched.
 impl<'de> Deserialize<'de> for Class {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
@@ -104,12 +104,13 @@ impl<'de> Deserialize<'de> for Class {
     }
 }
 
-/// The number that is a class's name.
+/// The number that a class has as its name.
 fn numeric(name: &str) -> Option<u32> {
     name.parse().ok().filter(|_| name.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Classes for a message: `0, 1, 2` where numbers are their names, or `0 (Trouser), 1 (Coat)`; of very many the first.
+/// Lists classes for a message: `0, 1, 2` if their names are numbers, else `0 (Trouser), 1 (Coat)`. A long list is cut
+/// after the first 20.
 pub(crate) fn known_classes(classes: impl IntoIterator<Item = u32>, names: &[String]) -> String {
     const MOST: usize = 20;
     let by_name = names.iter().all(|name| numeric(name).is_some());

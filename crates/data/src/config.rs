@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Class, DatasetName, Error, OnBadImage, SourceKind, loader::PREFETCH, photos::Transform};
 
-/// Which images to learn, where they may come from, and how pictures become images of one size.
+/// Which images to train on, where to load them from, and how pictures become images of one size.
 ///
 /// ```
 /// use kakusan_data::DataConfig;
@@ -28,82 +28,82 @@ use crate::{Class, DatasetName, Error, OnBadImage, SourceKind, loader::PREFETCH,
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// The set.
+    /// The data set.
     pub name: DatasetName,
-    /// The classes to keep, by number or by name; all if the key is absent.
+    /// The classes to keep, by number or by name. All if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<Vec<Class>>,
-    /// The sources, in the order in which they are asked; none named means all that know the set.
+    /// The sources, in the order in which they are tried. If empty, all sources that have the set.
     #[serde(default)]
     pub sources: Vec<SourceKind>,
-    /// The folder, zip, tar or tar.gz that holds the pictures, a parquet file or a folder of such, or the folder of
-    /// MNIST's IDX files, CIFAR-10's binary files, or torchvision's root folder of MNIST.
+    /// The folder, zip, tar or tar.gz that holds the pictures; or a parquet file, or a folder of parquet files; or the
+    /// folder of MNIST's IDX files, of CIFAR-10's binary files, or torchvision's root folder of MNIST.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dir: Option<PathBuf>,
-    /// How many digits of each class to draw: 1 to 60,000. 6,000 give epochs as long as MNIST's.
+    /// How many digits of each class to draw: 1 to 60,000. 6,000 make an epoch as long as MNIST's.
     #[serde(default = "drawn_per_class")]
     pub drawn_per_class: usize,
-    /// The seed of the drawn digits. Separate from the training's, so that trainings with other seeds use the same
-    /// digits.
+    /// The seed of the drawn digits. It is separate from the training's seed, so that trainings with different seeds
+    /// use the same digits.
     #[serde(default)]
     pub drawn_seed: u64,
 
-    /// `name = "hub"`: the data set, `owner/name`.
+    /// `name = "hub"`: the data set, as `owner/name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo: Option<String>,
-    /// `name = "hub"`: which of the set's configurations; `default` if absent. The script of diffusers calls it
+    /// `name = "hub"`: the configuration of the data set; `default` if absent. The diffusers script calls it
     /// `dataset_config_name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_name: Option<String>,
-    /// `name = "hub"` and folders with folders of splits: which split; `train` if absent. Of a folder by its name, or
-    /// by any of the words that `datasets` knows (`val` is `validation`).
+    /// `name = "hub"`, and folders that contain splits: the split to use; `train` if absent. In a folder a split is
+    /// found by its name, or by any of the spellings that `datasets` accepts (`val` is `validation`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
-    /// Parquet files: the column of images, structs with `bytes` or plain bytes; if absent the only one, or `image`, or
-    /// `img`.
+    /// Parquet files: the column of images, either structs with `bytes` or plain bytes. If absent, the only such
+    /// column, or `image`, or `img`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_column: Option<String>,
-    /// Parquet files: the column of labels; if absent `label`, or the only one that the set declares to hold classes;
-    /// `none` leaves them out. Whole numbers are labels from 0. Of text and of truth values the distinct ones, in
-    /// order, are the classes.
+    /// Parquet files: the column of labels. If absent, `label`, or the only column that the set declares to hold
+    /// classes. `none` reads no labels. Integers are labels from 0. For text and booleans, the distinct values in
+    /// sorted order are the classes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_column: Option<String>,
 
     /// The side of the images, 1 to 8192: the shorter side is resized to it (as Pillow does, bilinear with
-    /// antialiasing), then the square is cut out. Or `[height, width]`: both sides are resized, nothing is cut out. If
-    /// absent, the images keep their own size, which must be one for all.
+    /// antialiasing), then a square is cropped. Or `[height, width]`: both sides are resized and nothing is cropped. If
+    /// absent, the images keep their size, which must be the same for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolution: Option<Resolution>,
-    /// Pictures that are no squares: the middle is cut out, instead of a random window in each epoch. Changes
-    /// nothing where `resolution` is height and width.
+    /// Pictures that are not square: crop the centre instead of a random window in each epoch. Has no effect if
+    /// `resolution` is a height and a width.
     #[serde(default, skip_serializing_if = "is_false")]
     pub center_crop: bool,
-    /// Each image is mirrored left to right with probability 1/2, in each epoch.
+    /// Mirrors each image left to right with probability 1/2, in each epoch.
     #[serde(default, skip_serializing_if = "is_false")]
     pub random_flip: bool,
-    /// 1: grey, 3: RGB; if absent as the images are: grey where all are, else RGB.
+    /// 1: grey, 3: RGB. If absent, grey if all images are grey, else RGB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channels: Option<usize>,
-    /// Pictures: the colour under what is transparent, red, green and blue from 0 to 255; white if absent.
+    /// Pictures: the background colour for transparent pixels, as red, green and blue from 0 to 255. White if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub background: Option<[u8; 3]>,
-    /// Pictures: whether one that cannot be decoded stops the run, or is left out and reported.
+    /// Pictures: whether a picture that cannot be decoded stops the run, or is left out and reported.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on_bad_image: OnBadImage,
-    /// Pictures: up to so many MiB they are held in memory, decoded and resized; larger sets are decoded again in each
-    /// epoch. 512 if absent.
+    /// Pictures: the largest set, in MiB, that is held in memory, decoded and resized. Larger sets are decoded again in
+    /// each epoch. 512 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_mb: Option<u64>,
-    /// How many batches are prepared in advance, 1 to 1024; 3 if absent.
+    /// How many batches are prepared in advance, 1 to 1024. 3 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefetch: Option<usize>,
-    /// How many threads prepare batches, 1 to 256; if absent one, or one per core if images must be decoded. Results do
-    /// not depend on it.
+    /// How many threads prepare batches, 1 to 256. If absent, one, or one per core if images must be decoded. Results
+    /// do not depend on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_workers: Option<usize>,
 }
 
-/// The size that pictures are brought to, as the argument of torchvision's `Resize`.
+/// The size that pictures are resized to, as the argument of torchvision's `Resize`.
 ///
 /// ```
 /// use kakusan_data::{DataConfig, Resolution};
@@ -115,14 +115,14 @@ pub struct DataConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected one side of a square, or [height, width], in whole numbers")]
 pub enum Resolution {
-    /// The shorter side becomes so many pixels, the other in proportion; a square of that side is cut out.
+    /// The shorter side is resized to this many pixels, the other in proportion. Then a square of this side is cropped.
     Shorter(usize),
-    /// Height and width become so many pixels, whatever their proportion was.
+    /// Height and width are resized to these numbers of pixels; the aspect ratio may change.
     Both([usize; 2]),
 }
 
 impl Resolution {
-    /// Width and height of the images.
+    /// The width and height of the images.
     pub(crate) fn width_and_height(self) -> (usize, usize) {
         match self {
             Self::Shorter(side) => (side, side),
@@ -190,18 +190,18 @@ impl DataConfig {
         }
     }
 
-    /// The same, but of these classes alone: numbers or names.
+    /// Keeps only these classes, given by number or by name.
     pub fn with_classes<C: Into<Class>>(mut self, classes: impl IntoIterator<Item = C>) -> Self {
         self.classes = Some(classes.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Checks that the configuration can be used.
+    /// Checks that the configuration is valid.
     ///
     /// # Errors
     ///
-    /// For no class at all, a class that the set is known to lack, a class or source named twice, a source that does
-    /// not know the set, a folder that no source would read, a value out of range, and a key that would change nothing.
+    /// If no class is named, a class is known not to be in the set, a class or source is named twice, a source does not
+    /// have the set, a folder is named that no source would read, a value is out of range, or a key has no effect.
     pub fn check(&self) -> Result<(), Error> {
         let names = self.name.class_names();
         match &self.classes {
@@ -252,7 +252,7 @@ impl DataConfig {
         Ok(())
     }
 
-    /// The keys that mean something for sets of pictures, or those of the Hub, alone.
+    /// Checks the keys that apply only to sets of pictures, or only to sets of the Hub.
     fn check_pictures(&self) -> Result<(), Error> {
         let of_the_hub = [("repo", self.repo.is_some()), ("config_name", self.config_name.is_some())];
         let of_pictures = [
@@ -284,12 +284,12 @@ impl DataConfig {
         Ok(())
     }
 
-    /// The sources, in the order in which they are asked.
+    /// The sources, in the order in which they are tried.
     pub fn sources_or_all(&self) -> Vec<SourceKind> {
         if self.sources.is_empty() { self.name.sources().to_vec() } else { self.sources.clone() }
     }
 
-    /// For [`Loader::prefetch`](crate::Loader::prefetch).
+    /// The value for [`Loader::prefetch`](crate::Loader::prefetch).
     pub fn prefetch(&self) -> NonZeroUsize {
         self.prefetch.and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN.saturating_add(PREFETCH - 1))
     }

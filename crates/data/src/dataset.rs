@@ -4,19 +4,19 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What can be loaded.
+/// A data set that can be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DatasetName {
     /// Handwritten digits: 60,000 grey images of 28 x 28 for training, 10 classes.
     Mnist,
-    /// Photographs of clothes, shoes and bags, in the form of MNIST.
+    /// Photographs of clothes, shoes and bags, in MNIST's format.
     FashionMnist,
     /// Photographs of animals and vehicles: 50,000 RGB images of 32 x 32 for training, 10 classes.
     Cifar10,
-    /// Any pictures: those below the folder [`DataConfig::dir`](crate::DataConfig::dir).
+    /// Any pictures in a folder: [`DataConfig::dir`](crate::DataConfig::dir).
     Folder,
-    /// Any pictures: a data set of the Hub, [`DataConfig::repo`](crate::DataConfig::repo).
+    /// Any data set of the Hub: [`DataConfig::repo`](crate::DataConfig::repo).
     Hub,
 }
 
@@ -28,12 +28,12 @@ pub enum SourceKind {
     Dir,
     /// The Hugging Face Hub.
     Hub,
-    /// Drawn by this crate's code: digits only.
+    /// Drawn by this crate; digits only.
     Drawn,
 }
 
 impl DatasetName {
-    /// What the classes are called, in the order of their labels; none where only the data knows.
+    /// The names of the classes, in the order of their labels. Empty if they are known only from the data.
     pub fn class_names(self) -> Vec<String> {
         let names: &[&str] = match self {
             Self::Mnist => &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
@@ -57,12 +57,12 @@ impl DatasetName {
         names.iter().map(|&name| name.to_owned()).collect()
     }
 
-    /// Whether the images may be of any size and kind.
+    /// Whether the images may have any size and format.
     pub(crate) fn is_pictures(self) -> bool {
         matches!(self, Self::Folder | Self::Hub)
     }
 
-    /// The sources that know the set, in the order in which they are asked.
+    /// The sources that have the set, in the order in which they are tried.
     pub(crate) fn sources(self) -> &'static [SourceKind] {
         match self {
             Self::Mnist => &[SourceKind::Dir, SourceKind::Hub, SourceKind::Drawn],

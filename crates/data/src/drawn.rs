@@ -1,4 +1,4 @@
-//! Digits drawn by code: what to learn from when there is no network and no folder.
+//! Drawn digits: training data that needs neither a network nor a folder.
 
 mod glyphs;
 mod pen;
@@ -8,15 +8,15 @@ use rayon::prelude::*;
 
 use crate::{DatasetName, Error, ImageSet, class::known_classes};
 
-/// Draws `per_class` digits of each class in `classes`, in MNIST's look: 28 x 28 pixels, white ink on black, in a box
-/// of 20 x 20 centred by its mass. Hands, pens, slants and wobbles differ from digit to digit.
+/// Draws `per_class` digits of each class in `classes` in MNIST's style: 28 x 28 pixels, white ink on black, in a box
+/// of 20 x 20 centred by its mass. Hand, pen, slant and wobble differ from digit to digit.
 ///
-/// The classes take turns, in ascending order. A digit depends on the seed, its class and its place within the class,
-/// so any set of classes gets the same ones; they are the same on every machine and for any number of threads.
+/// The classes alternate in ascending order. A digit depends only on the seed, its class and its index within the
+/// class, so it is the same for any selection of classes, on every machine and for any number of threads.
 ///
 /// # Errors
 ///
-/// For no class at all, a class over 9, a class named twice, and more than 60,000 digits of a class.
+/// If no class is given, a class is over 9 or named twice, or `per_class` is over 60,000.
 pub fn draw_digits(classes: &[u8], per_class: usize, seed: u64) -> Result<ImageSet, Error> {
     let class_names = DatasetName::Mnist.class_names();
     let mut classes = classes.to_vec();
@@ -48,13 +48,13 @@ pub fn draw_digits(classes: &[u8], per_class: usize, seed: u64) -> Result<ImageS
     ImageSet::new([1, pen::SIDE, pen::SIDE], pixels, labels, class_names)
 }
 
-/// A digit's own generator. The generator takes 32 bits of seed; within one `seed`, no two digits share theirs.
+/// The generator of one digit. A generator's seed has 32 bits; within one `seed`, no two digits share it.
 fn generator(seed: u64, class: u8, index: u32) -> Generator {
     let key = mix(mix(seed as u32) ^ (seed >> 32) as u32);
     Generator::new(u64::from(mix(u32::from(class) << 16 | index) ^ key))
 }
 
-/// A bijection of 32 bits that spreads neighbours apart.
+/// A bijection of 32-bit numbers that maps neighbours far apart.
 fn mix(mut x: u32) -> u32 {
     x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);
     x = (x ^ (x >> 15)).wrapping_mul(0x846c_a68b);

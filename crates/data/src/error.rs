@@ -2,45 +2,45 @@ use std::path::PathBuf;
 
 use crate::{BadImage, Class, DatasetName, Skipped};
 
-/// What can go wrong with a data set.
+/// An error of loading or reading a data set.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A key of the configuration has a value that cannot be used.
+    /// A key of the configuration has an invalid value.
     #[error("`{key}` {reason}")]
     Config {
-        /// The key, as it stands in the configuration's `[data]`.
+        /// The key, as written in the configuration's `[data]` table.
         key: &'static str,
-        /// What is wrong with its value, and what to do.
+        /// What is wrong with the value, and how to fix it.
         reason: String,
     },
-    /// A class was asked for that the set does not hold.
+    /// A requested class is not in the set.
     #[error("`classes` names {class}, but the set holds the classes {known}")]
     UnknownClass {
-        /// The class that was asked for.
+        /// The requested class.
         class: Class,
-        /// The classes that the set holds.
+        /// The classes of the set.
         known: String,
     },
-    /// A class was asked for twice.
+    /// A class was requested twice.
     #[error("`classes` names {class} twice; name it once")]
     DuplicateClass {
         /// The class.
         class: Class,
     },
-    /// A selection of no class at all.
+    /// The selection names no class.
     #[error("`classes` names no class, so there would be no image to learn from")]
     EmptySelection,
-    /// The parts of an image set do not fit together.
+    /// The parts of an image set are inconsistent.
     #[error("an image set does not fit together: {0}")]
     ImageSet(String),
-    /// The folder that was named is not there, or is no folder.
+    /// The configured path does not exist, or is not a folder, an archive or a parquet file.
     #[error("{} is not a folder, an archive or a parquet file; name the one that holds the set as `dir`", path.display())]
     NotAFolder {
-        /// What was named.
+        /// The configured path.
         path: PathBuf,
     },
-    /// The folder lacks a file.
+    /// A file is missing in the folder.
     #[error(
         "{} holds no {dataset}; looked for {}{}",
         path.display(),
@@ -50,9 +50,9 @@ pub enum Error {
     MissingFile {
         /// The folder.
         path: PathBuf,
-        /// The set that was sought.
+        /// The requested set.
         dataset: DatasetName,
-        /// The files that would have done, relative to the folder.
+        /// The file names that would have been accepted, relative to the folder.
         looked_for: Vec<String>,
     },
     /// A file could not be read.
@@ -60,10 +60,10 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
-    /// A file is not the IDX file that it should be.
+    /// A file is not the expected IDX file.
     #[error("{}: {reason}", path.display())]
     Idx {
         /// The file.
@@ -71,7 +71,7 @@ pub enum Error {
         /// What is wrong with it, and what was expected.
         reason: String,
     },
-    /// A file is not the parquet file of images and labels that it should be.
+    /// A file is not a parquet file with the expected images and labels.
     #[error("{}: {reason}", path.display())]
     Parquet {
         /// The file.
@@ -79,23 +79,23 @@ pub enum Error {
         /// What is wrong with it, and what was expected.
         reason: String,
     },
-    /// Images cannot be made a set.
+    /// No set can be made of the images.
     #[error("{} {reason}", path.display())]
     Images {
         /// The folder, file or data set.
         path: PathBuf,
-        /// What is wrong with it, and what to do.
+        /// What is wrong with it, and how to fix it.
         reason: String,
     },
     /// An image cannot be decoded.
     #[error("{0}; repair or remove it, or set `on_bad_image` to \"skip\"")]
     BadImage(BadImage),
-    /// None of the sources answered.
+    /// No source could provide the set.
     #[error("no source of {dataset} answered:{}\n{}", list(tried), remedy(*dataset))]
     NoSource {
-        /// The set that was sought.
+        /// The requested set.
         dataset: DatasetName,
-        /// Every source that was asked, and why it did not answer.
+        /// Every source that was tried, and why it could not provide the set.
         tried: Vec<Skipped>,
     },
 }

@@ -1,4 +1,4 @@
-//! A folder of pictures, with a subfolder for each class or without classes, and perhaps in splits.
+//! Folders of pictures: with a subfolder for each class or without classes, optionally divided into splits.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -12,19 +12,19 @@ use crate::{
     tree::{File, Tree},
 };
 
-/// No folder has more files.
+/// The most files below a folder.
 pub(crate) const MAX_FILES: usize = 20_000_000;
 pub(crate) const MAX_DEPTH: usize = 64;
-/// The extensions of pictures that are decoded, and of others, which are named in an error.
+/// Extensions of pictures: those that are decoded, and others, which an error mentions.
 const PICTURES: [&str; 9] = ["png", "jpg", "jpeg", "jfif", "webp", "gif", "tif", "tiff", "bmp"];
 const OTHERS: [&str; 8] = ["ppm", "pgm", "avif", "heic", "heif", "jxl", "jp2", "tga"];
 
-/// Finds the pictures below `dir`, whatever the case of their extension. As for `datasets`, names that begin with a dot
-/// and folders whose name begins with `__` are ignored. Links are followed.
+/// Finds the pictures below `dir`; the case of an extension does not matter. As in `datasets`, names that begin with a
+/// dot and folders whose names begin with `__` are ignored. Links are followed.
 ///
 /// # Errors
-/// [`Error::NotAFolder`], and [`Error::Io`] or [`Error::Images`] for a folder that cannot be read, or leads back into
-/// itself.
+/// [`Error::NotAFolder`]; [`Error::Io`] or [`Error::Images`] for a folder that cannot be read, or that contains a link
+/// back to a folder above it.
 pub(crate) fn find(dir: &Path) -> Result<Tree, Error> {
     match fs::metadata(dir) {
         Ok(metadata) if metadata.is_dir() => {}
@@ -37,12 +37,12 @@ pub(crate) fn find(dir: &Path) -> Result<Tree, Error> {
     walk(dir, &mut Vec::new(), &mut count)
 }
 
-/// What a file is to a set of pictures, by its name.
+/// The role of a file in a set of pictures, determined by its name.
 pub(crate) enum Kind {
     Picture,
     /// A parquet file.
     Table,
-    /// What `datasets` reads labels and captions from, and we do not.
+    /// Labels and captions for `datasets`; this crate does not read them.
     Metadata,
     Nothing,
 }
@@ -65,18 +65,18 @@ impl Kind {
     }
 }
 
-/// The endings of what is decoded, for a message.
+/// The extensions that are decoded, for a message.
 pub(crate) fn endings() -> String {
     format!(".{}", PICTURES.join(", ."))
 }
 
-/// Whether `datasets` passes over a folder of this name: a hidden one, or one such as `__MACOSX`.
+/// Whether `datasets` ignores a folder of this name: a hidden folder, or one such as `__MACOSX`.
 pub(crate) fn is_passed_over(folder: &OsStr) -> bool {
     let name = folder.as_encoded_bytes();
     name.starts_with(b".") || name.starts_with(b"__")
 }
 
-/// `dir` and what is below. `above` are the folders that lead to it, `count` the files so far.
+/// Reads `dir` and all folders below it. `above` holds the folders that lead to it, `count` the files so far.
 fn walk(dir: &Path, above: &mut Vec<PathBuf>, count: &mut usize) -> Result<Tree, Error> {
     let io = |source| Error::Io { path: dir.to_owned(), source };
     let wrong = |reason: String| Error::Images { path: dir.to_owned(), reason };
@@ -92,7 +92,7 @@ fn walk(dir: &Path, above: &mut Vec<PathBuf>, count: &mut usize) -> Result<Tree,
     for entry in fs::read_dir(dir).map_err(io)? {
         let path = entry.map_err(io)?.path();
         let name = path.file_name().unwrap_or_default().to_owned();
-        // A link to nothing is a bad picture if its name is a picture's, and nothing if not.
+        // A dangling link is a bad picture if it has a picture's extension, and is ignored if not.
         match fs::metadata(&path) {
             Ok(metadata) if metadata.is_dir() => {
                 if !is_passed_over(&name) {
@@ -119,7 +119,7 @@ fn walk(dir: &Path, above: &mut Vec<PathBuf>, count: &mut usize) -> Result<Tree,
     Ok(tree)
 }
 
-/// What a folder is called.
+/// The name of a folder.
 pub(crate) fn name(dir: &Path) -> String {
     let full = fs::canonicalize(dir).unwrap_or_default();
     let name: Option<OsString> = dir.file_name().or(full.file_name()).map(OsStr::to_owned);

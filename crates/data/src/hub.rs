@@ -1,4 +1,4 @@
-//! Data sets of the Hugging Face Hub, which keeps each of them as parquet files too.
+//! Data sets of the Hugging Face Hub, which also stores each of them as parquet files.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,12 +15,12 @@ use crate::{
     tables::of_rows,
 };
 
-/// The Hub itself keeps every data set as parquet, on a branch of this name.
+/// The branch on which the Hub stores every data set as parquet.
 const REVISION: &str = "refs/convert/parquet";
-/// More than the pictures' files of a set that is known by name take.
+/// More than the bytes of the pictures of any set that is known by name.
 const KNOWN_BYTES: u64 = 1 << 30;
 
-/// The set from the Hub, or the reason why not.
+/// Loads the set from the Hub. The error is the reason why this is not possible.
 pub(crate) fn from_hub(config: &DataConfig, hub: &Hub) -> Result<Answer, String> {
     let known = |repo, config_name, image, shape| (repo, config_name, "train", Some((image, shape)));
     let (repo, config_name, split, known) = match config.name {
@@ -57,14 +57,14 @@ pub(crate) fn from_hub(config: &DataConfig, hub: &Hub) -> Result<Answer, String>
     read(&files).map_err(|error| error.to_string())
 }
 
-/// The files of a split, all that there are, as they are at one commit.
+/// Fetches all files of a split, all from the same commit.
 fn files_on_hub(hub: &Hub, repo: &str, config: &str, split: &str) -> Result<Vec<PathBuf>, String> {
     let snapshot = |split: &str| {
         let part = |number| format!("{config}/{split}/{number:04}.parquet");
         hub.dataset_snapshot(repo, REVISION, &part)
     };
     let whole = snapshot(split).map_err(|error| match error {
-        // a server that lists nothing was asked for the first file
+        // A server that lists no files was asked for the first file.
         kakusan_hub::Error::NotFound { .. } if snapshot(&partial(split)).is_ok() => {
             format!("{repo} has no split \"{split}\" of \"{config}\"; there is {}", part_of(split))
         }
@@ -80,14 +80,14 @@ fn files_on_hub(hub: &Hub, repo: &str, config: &str, split: &str) -> Result<Vec<
     paths.map_err(|error| error.to_string())
 }
 
-/// The configuration and the split that a file belongs to.
+/// The configuration and the split of a file.
 fn place(file: &str) -> Option<(&str, &str)> {
     let (config, rest) = file.split_once('/')?;
     let (split, name) = rest.split_once('/')?;
     (name.ends_with(".parquet") && !name.contains('/')).then_some((config, split))
 }
 
-/// What the Hub calls a split of which it has converted the beginning alone.
+/// The Hub's name for a split of which it converted only the beginning.
 fn partial(split: &str) -> String {
     format!("partial-{split}")
 }
@@ -97,7 +97,7 @@ fn part_of(split: &str) -> String {
     format!("\"{partial}\", the beginning of it, as much as the Hub converts of a large set: set split = \"{partial}\"")
 }
 
-/// What there is in the place of a split that is not there.
+/// The message for a missing split: what the repository has instead.
 fn lacks(files: &[String], repo: &str, config: &str, split: &str) -> String {
     const MOST: usize = 20;
     let mut places: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();

@@ -1,7 +1,7 @@
-//! IDX, the format of MNIST's own files: a magic number, the sizes, the bytes; plain or gzipped.
+//! IDX, the format of MNIST's files: a magic number, the sizes, the bytes. Files may be gzipped.
 //!
-//! A header is a claim. Nothing is allocated on its word alone: a plain file is first compared with its length, and a
-//! gzipped one is read only as far as the claim goes, growing with what is really there.
+//! A header is not trusted, so no memory is allocated by its sizes alone. A plain file's length is compared with the
+//! header first. A gzipped file is read up to the size that the header claims, into a buffer that grows with the data.
 
 use std::{
     fs::File,
@@ -13,9 +13,9 @@ use flate2::read::MultiGzDecoder;
 
 use crate::{DatasetName, Error, ImageSet};
 
-/// The side of an image in every set that is read here.
+/// The side of an image, in every set that is read here.
 const SIDE: u32 = 28;
-/// No set of this kind has more images.
+/// The most images of a set.
 const MAX_COUNT: u32 = 1_000_000;
 const IMAGES_MAGIC: u32 = 0x0803; // bytes, three dimensions
 const LABELS_MAGIC: u32 = 0x0801; // bytes, one dimension
@@ -26,14 +26,14 @@ pub(crate) struct Files {
     pub(crate) labels: PathBuf,
 }
 
-/// What a file should hold.
+/// The expected content of a file.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Images,
     Labels,
 }
 
-/// Finds the training set in a folder, or in torchvision's layout below it.
+/// Finds the training set in a folder, or below it in torchvision's layout.
 pub(crate) fn find(dir: &Path, name: DatasetName) -> Result<Files, Error> {
     match std::fs::metadata(dir) {
         Ok(metadata) if metadata.is_dir() => {}
@@ -91,7 +91,7 @@ fn read_one(path: &Path, kind: Kind) -> Result<Vec<u8>, Error> {
     let gzipped = path.extension().is_some_and(|extension| extension == "gz");
     let mut reader: Box<dyn Read> =
         if gzipped { Box::new(MultiGzDecoder::new(BufReader::new(file))) } else { Box::new(BufReader::new(file)) };
-    // What the decoder finds wrong with the gzip itself is the file's fault, not the disk's.
+    // The decoder's errors mean that the gzip data is damaged, not that reading failed.
     let read_error = |source: std::io::Error| match source.kind() {
         ErrorKind::UnexpectedEof if gzipped => idx(path, "the gzip is cut short"),
         ErrorKind::InvalidInput | ErrorKind::InvalidData if gzipped => idx(path, &format!("broken gzip ({source})")),
@@ -122,7 +122,7 @@ fn read_one(path: &Path, kind: Kind) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// The number of images or labels that a header promises, or what is wrong with it.
+/// The number of images or labels according to the header, or what is wrong with the header.
 fn check_header(header: &[u8], kind: Kind) -> Result<u32, String> {
     let fields: Vec<u32> = header.as_chunks::<4>().0.iter().map(|&bytes| u32::from_be_bytes(bytes)).collect();
     let (expected, what) = match kind {

@@ -1,12 +1,12 @@
-//! Images of one size: in memory, or read when they are needed.
+//! Sets of images of one size, in memory or read on demand.
 
 use std::{borrow::Cow, error, fmt, path::PathBuf, sync::Arc};
 
 use crate::{BadImage, Class, Error, photos::Photos, raster::Sample};
 
-/// Images of one size with their classes, in the set's own order.
+/// Images of one size with their classes, in a fixed order.
 ///
-/// From bytes in memory, [`new`](Self::new):
+/// From bytes in memory, with [`new`](Self::new):
 ///
 /// ```
 /// use kakusan_data::ImageSet;
@@ -18,8 +18,8 @@ use crate::{BadImage, Class, Error, photos::Photos, raster::Sample};
 /// # Ok::<(), kakusan_data::Error>(())
 /// ```
 ///
-/// From floats in memory, [`from_f32`](Self::from_f32), and from anything that can be read image by image,
-/// [`from_reader`](Self::from_reader).
+/// [`from_f32`](Self::from_f32) takes floats in memory, and [`from_reader`](Self::from_reader) takes anything that can
+/// be read image by image.
 #[derive(Clone, Debug)]
 pub struct ImageSet {
     /// Channels, height, width.
@@ -37,9 +37,9 @@ enum Pixels {
     Bytes(Vec<u8>),
     /// `[n, c, h, w]`
     Floats(Vec<f32>),
-    /// What must be decoded, or cut at random, for each use.
+    /// Pictures that must be decoded, or cropped at random, at each use.
     Photos(Photos),
-    /// What a program reads: the images at these places.
+    /// Images that a program reads, and the indices of those that belong to this set.
     Reader(Arc<dyn ReadImages>, Vec<usize>),
 }
 
@@ -55,7 +55,8 @@ impl PartialEq for Pixels {
     }
 }
 
-/// Sets are equal that hold the same pixels in the same form; those of a [`ReadImages`], that read from the same one.
+/// Two sets are equal if they hold the same pixels in the same form. Sets of a [`ReadImages`] are equal if they read
+/// from the same one.
 impl PartialEq for ImageSet {
     fn eq(&self, other: &Self) -> bool {
         let of = |set: &Self| (set.shape, set.random_flip, set.latents);
@@ -65,9 +66,9 @@ impl PartialEq for ImageSet {
     }
 }
 
-/// Images that a program reads itself: from a database, a format of its own, a renderer.
+/// Images that a program reads itself: from a database, a custom format, a renderer.
 ///
-/// A [`Loader`](crate::Loader) calls [`read`](Self::read) from several threads at once, for every image once an epoch.
+/// A [`Loader`](crate::Loader) calls [`read`](Self::read) from several threads in parallel, once per image and epoch.
 ///
 /// ```
 /// use kakusan_data::{ImageSet, ReadImages};
@@ -96,10 +97,10 @@ impl PartialEq for ImageSet {
 /// # Ok::<(), kakusan_data::Error>(())
 /// ```
 pub trait ReadImages: Send + Sync {
-    /// The number of images. It stays the same.
+    /// The number of images. It must not change.
     fn len(&self) -> usize;
 
-    /// Whether there is no image.
+    /// Whether there are no images.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -107,26 +108,26 @@ pub trait ReadImages: Send + Sync {
     /// Channels, height and width of every image.
     fn shape(&self) -> [usize; 3];
 
-    /// Writes the pixels of image `i` into `out` `[c, h, w]`: from 0 to 1, or any finite numbers if the set is one of
-    /// latents ([`ImageSet::as_latents`]).
+    /// Writes the pixels of image `i` into `out` `[c, h, w]`: numbers from 0 to 1, or any finite numbers if the set
+    /// holds latents ([`ImageSet::as_latents`]).
     ///
     /// # Errors
     ///
-    /// When the image cannot be read; the set then gives [`Error::BadImage`] with its [`name`](Self::name).
+    /// If the image cannot be read. The set then returns [`Error::BadImage`] with its [`name`](Self::name).
     fn read(&self, i: usize, out: &mut [f32]) -> Result<(), Box<dyn error::Error + Send + Sync>>;
 
-    /// The class of image `i`, an index of [`class_names`](Self::class_names). It is asked for once.
+    /// The class of image `i`, an index into [`class_names`](Self::class_names). It is called once per image.
     fn label(&self, i: usize) -> u32 {
         let _ = i;
         0
     }
 
-    /// What the classes are called, in the order of their labels.
+    /// The names of the classes, in the order of their labels.
     fn class_names(&self) -> Vec<String> {
         vec!["images".to_owned()]
     }
 
-    /// What image `i` is called in a message, such as its file.
+    /// The name of image `i` in messages, for example its file.
     fn name(&self, i: usize) -> String {
         format!("image {i}")
     }
@@ -138,16 +139,16 @@ impl fmt::Debug for dyn ReadImages {
     }
 }
 
-/// What chance decides of one image in one epoch. The default is no chance: the middle, not mirrored.
+/// The random choices for one image in one epoch. The default is not random: a centre crop, not mirrored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Chance {
-    /// Where a window is cut out: top and left, before the remainder by the room that there is.
+    /// The crop's top and left. Each is reduced modulo the number of possible positions.
     pub(crate) corner: Option<(u32, u32)>,
-    /// Mirrored left to right.
+    /// Mirror the image left to right.
     pub(crate) flip: bool,
 }
 
-/// Which of the two kinds of [`Chance`] a set takes.
+/// Which parts of [`Chance`] a set uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Augment {
     pub(crate) random_crop: bool,
@@ -155,18 +156,19 @@ pub(crate) struct Augment {
 }
 
 impl ImageSet {
-    /// A set of bytes, 0 to 255: `shape` is channels (1: grey, 3: RGB; others can be trained on, but not shown), height
-    /// and width of each image, `pixels` is `[n, c, h, w]`, `labels` is `[n]`, and a label indexes `class_names`.
+    /// A set of bytes, 0 to 255. `shape` is the channels, height and width of each image; 1 channel is grey, 3 are RGB,
+    /// and any other number can be trained on, but not shown. `pixels` is `[n, c, h, w]`. `labels` is `[n]`; a label is
+    /// an index into `class_names`.
     ///
     /// # Errors
     ///
-    /// [`Error::ImageSet`] when the counts differ, an image has no pixel, or a label has no name.
+    /// [`Error::ImageSet`] if the counts differ, an image has no pixels, or a label has no name.
     pub fn new(shape: [usize; 3], pixels: Vec<u8>, labels: Vec<u32>, class_names: Vec<String>) -> Result<Self, Error> {
         check_count(shape, labels.len(), pixels.len())?;
         Self::checked(shape, Pixels::Bytes(pixels), labels, class_names)
     }
 
-    /// As [`new`](Self::new), from floats: pixels from 0 to 1, or latents (see [`as_latents`](Self::as_latents)).
+    /// Like [`new`](Self::new), from floats: pixels from 0 to 1, or latents (see [`as_latents`](Self::as_latents)).
     ///
     /// ```
     /// use kakusan_data::ImageSet;
@@ -180,7 +182,7 @@ impl ImageSet {
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new), and when a value is not finite.
+    /// As [`new`](Self::new), and if a value is not finite.
     pub fn from_f32(
         shape: [usize; 3],
         pixels: Vec<f32>,
@@ -194,11 +196,11 @@ impl ImageSet {
         Self::checked(shape, Pixels::Floats(pixels), labels, class_names)
     }
 
-    /// A set whose images are read each time that they are needed. The labels are read now.
+    /// A set whose images are read each time they are needed. The labels are read now.
     ///
     /// # Errors
     ///
-    /// [`Error::ImageSet`] when an image has no pixel, or a label has no name.
+    /// [`Error::ImageSet`] if an image has no pixels, or a label has no name.
     pub fn from_reader(images: impl ReadImages + 'static) -> Result<Self, Error> {
         let (shape, count) = (images.shape(), images.len());
         size_of(shape)?;
@@ -207,7 +209,7 @@ impl ImageSet {
         Self::checked(shape, Pixels::Reader(Arc::new(images), (0..count).collect()), labels, class_names)
     }
 
-    /// A set of pictures, as many as `labels`.
+    /// A set of pictures, one for each label.
     pub(crate) fn of_photos(
         shape: [usize; 3],
         photos: Photos,
@@ -227,40 +229,40 @@ impl ImageSet {
         Ok(Self { shape, pixels, labels, class_names, random_flip: false, latents: false })
     }
 
-    /// The same set, whose images a [`Loader`](crate::Loader) mirrors left to right with probability one half, or not.
+    /// Sets whether a [`Loader`](crate::Loader) mirrors the images left to right, each with probability 1/2.
     pub fn with_random_flip(mut self, random_flip: bool) -> Self {
         self.random_flip = random_flip;
         self
     }
 
-    /// The same set as latents: its numbers are trained on as they are. Pixels, from 0 to 1, are brought into the range
-    /// that the scheduler wants, mostly -1 to 1.
+    /// Marks the numbers as latents, which are trained on as they are. Pixels, in contrast, are from 0 to 1 and are
+    /// mapped to the range that the scheduler expects, usually -1 to 1.
     pub fn as_latents(mut self) -> Self {
         self.latents = true;
         self
     }
 
-    /// Whether the numbers are [latents](Self::as_latents) rather than pixels.
+    /// Whether the numbers are [latents](Self::as_latents) and not pixels.
     pub fn are_latents(&self) -> bool {
         self.latents
     }
 
-    /// Channels of an image: 1 is grey, 3 is red, green and blue.
+    /// The number of channels of an image: 1 is grey, 3 are red, green and blue.
     pub fn channels(&self) -> usize {
         self.shape[0]
     }
 
-    /// Height of an image, in pixels.
+    /// The height of an image, in pixels.
     pub fn height(&self) -> usize {
         self.shape[1]
     }
 
-    /// Width of an image, in pixels.
+    /// The width of an image, in pixels.
     pub fn width(&self) -> usize {
         self.shape[2]
     }
 
-    /// Channels, height and width of an image.
+    /// The channels, height and width of an image.
     pub fn shape(&self) -> [usize; 3] {
         self.shape
     }
@@ -270,7 +272,7 @@ impl ImageSet {
         self.labels.len()
     }
 
-    /// Whether there is no image.
+    /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
@@ -280,23 +282,23 @@ impl ImageSet {
         &self.labels
     }
 
-    /// What the classes are called, in the order of their labels; also those of which the set holds no image.
+    /// The names of the classes, in the order of their labels. Includes classes without images in this set.
     pub fn class_names(&self) -> &[String] {
         &self.class_names
     }
 
-    /// The class of image `i`. Like a slice, it panics from [`ImageSet::len`] on.
+    /// The class of image `i`. Panics if `i` is not below [`ImageSet::len`].
     pub fn label(&self, i: usize) -> u32 {
         self.labels[i]
     }
 
-    /// The pixels of image `i`, `[c, h, w]`: 0 is black, 255 is full; 16 bits become the nearest of 8. What a loader
-    /// cuts out at random is cut out of the middle here, and nothing is mirrored. Floats become the nearest of 256
-    /// levels. Like a slice, it panics from [`ImageSet::len`] on.
+    /// The pixels of image `i`, `[c, h, w]`: 0 is black, 255 is full intensity. 16-bit values and floats are rounded to
+    /// the nearest of 256 levels. Where a loader crops at random, this takes the centre; nothing is mirrored. Panics if
+    /// `i` is not below [`ImageSet::len`].
     ///
     /// # Errors
     ///
-    /// [`Error::BadImage`] for a picture that cannot be decoded. Images held in memory give none.
+    /// [`Error::BadImage`] if the picture cannot be decoded. Images held in memory never fail.
     pub fn image(&self, i: usize) -> Result<Cow<'_, [u8]>, Error> {
         match &self.pixels {
             Pixels::Bytes(pixels) => Ok(Cow::Borrowed(&pixels[i * self.size()..(i + 1) * self.size()])),
@@ -313,9 +315,9 @@ impl ImageSet {
         }
     }
 
-    /// The pixels of some images as numbers from 0 to 1, `[indices.len(), c, h, w]`: each byte divided by 255, as
-    /// torchvision's `ToTensor` does, and 16 bits by 65,535. Nothing is left to chance, as in [`image`](Self::image).
-    /// Like a slice, it panics for an index from [`ImageSet::len`] on.
+    /// The pixels of some images as numbers from 0 to 1, `[indices.len(), c, h, w]`: bytes are divided by 255, as
+    /// torchvision's `ToTensor` does, and 16-bit values by 65,535. Nothing is random, as in [`image`](Self::image).
+    /// Panics if an index is not below [`ImageSet::len`].
     ///
     /// # Errors
     ///
@@ -328,12 +330,12 @@ impl ImageSet {
         Ok(out)
     }
 
-    /// The first `count` images that can be decoded, as [`pixels_f32`](Self::pixels_f32); fewer where the set has
-    /// fewer.
+    /// The first `count` images that can be decoded, in the form of [`pixels_f32`](Self::pixels_f32). Fewer if the set
+    /// does not have as many.
     ///
     /// # Errors
     ///
-    /// As [`image`](Self::image), unless the set leaves bad images out.
+    /// As [`image`](Self::image), unless the set skips bad images.
     pub fn first_pixels_f32(&self, count: usize) -> Result<Vec<f32>, Error> {
         let mut out = Vec::with_capacity(count.min(self.len()) * self.size());
         for i in 0..self.len() {
@@ -350,7 +352,7 @@ impl ImageSet {
         let (begin, size) = (out.len(), self.size());
         match &self.pixels {
             Pixels::Photos(photos) => {
-                photos.window(i, self.shape, chance)?.for_each_number(|pixel| out.push(pixel)); // mirrored already
+                photos.window(i, self.shape, chance)?.for_each_number(|pixel| out.push(pixel)); // already mirrored
                 return Ok(());
             }
             Pixels::Bytes(pixels) => out.extend(pixels[i * size..(i + 1) * size].iter().map(|&pixel| pixel.to_f32())),
@@ -376,7 +378,7 @@ impl ImageSet {
         Ok(())
     }
 
-    /// Appends image `i`; a bad one is left out and handed back where the set leaves such out, and an error elsewhere.
+    /// Appends image `i`. If the image is bad and the set skips bad images, it is not appended but returned.
     pub(crate) fn append_unless_bad(
         &self,
         i: usize,
@@ -389,11 +391,11 @@ impl ImageSet {
         }
     }
 
-    /// The images of some classes, in the set's order. Labels and class names stay what they are.
+    /// The images of some classes, in the set's order. Labels and class names do not change.
     ///
     /// # Errors
     ///
-    /// For no class at all, a class named twice, and a class of which the set holds no image.
+    /// If no class is given, a class is named twice, or the set has no image of a class.
     pub fn select(&self, classes: &[Class]) -> Result<Self, Error> {
         let counts = self.class_counts();
         let labels = Class::labels(classes, &self.class_names, |label| counts[label as usize] > 0)?;
@@ -421,18 +423,18 @@ impl ImageSet {
         counts
     }
 
-    /// The classes that the set holds images of, in the order of their labels, and how many of each.
+    /// The classes with at least one image, in the order of their labels, and how many images each has.
     pub fn counts_by_class(&self) -> Vec<(String, usize)> {
         let all = self.class_names.iter().cloned().zip(self.class_counts());
         all.filter(|(_, count)| *count > 0).collect()
     }
 
-    /// The mean of all images, `[c, h, w]`, from 0 to 1; black for an empty set. Of images that are not held decoded,
-    /// the mean is of 4,096 of them, evenly spread.
+    /// The mean of all images, `[c, h, w]`, from 0 to 1; black for an empty set. If the images are not held in memory
+    /// decoded, the mean is taken over 4,096 of them, evenly spaced.
     ///
     /// # Errors
     ///
-    /// As [`image`](Self::image), unless the set leaves bad images out.
+    /// As [`image`](Self::image), unless the set skips bad images.
     pub fn mean_image(&self) -> Result<Vec<f32>, Error> {
         const MOST: usize = 4096;
         let step = if self.is_held() { 1 } else { self.len().div_ceil(MOST).max(1) };
@@ -455,7 +457,7 @@ impl ImageSet {
         Ok(sums.into_iter().map(|sum| (sum as f64 / scale) as f32).collect())
     }
 
-    /// The mean of every image at `step` from the one before.
+    /// The mean of every `step`-th image.
     fn mean_of_floats(&self, step: usize) -> Result<Vec<f32>, Error> {
         let (mut sums, mut image, mut count) = (vec![0f64; self.size()], Vec::with_capacity(self.size()), 0);
         for i in (0..self.len()).step_by(step) {
@@ -467,7 +469,7 @@ impl ImageSet {
         Ok(sums.into_iter().map(|sum| (sum / f64::from(count.max(1))) as f32).collect())
     }
 
-    /// Whether all images lie decoded in memory, so that a batch costs next to nothing.
+    /// Whether all images are decoded in memory, so that a batch costs almost nothing.
     pub fn is_held(&self) -> bool {
         match &self.pixels {
             Pixels::Bytes(_) | Pixels::Floats(_) => true,
@@ -476,31 +478,30 @@ impl ImageSet {
         }
     }
 
-    /// Whether images that turn out to be bad when their turn comes are left out of their batches, which may be left
-    /// empty.
+    /// Whether batches skip images that turn out to be bad when they are decoded. A batch may then be empty.
     pub fn may_skip(&self) -> bool {
         matches!(&self.pixels, Pixels::Photos(photos) if photos.skips_bad() && !photos.are_held())
     }
 
-    /// What a loader draws for each image.
+    /// The random choices that a loader makes for each image.
     pub(crate) fn augment(&self) -> Augment {
         let random_crop = matches!(&self.pixels, Pixels::Photos(photos) if photos.random_crop());
         Augment { random_crop, random_flip: self.random_flip }
     }
 
-    /// Numbers in an image.
+    /// The numbers of an image.
     fn size(&self) -> usize {
         self.shape.iter().product()
     }
 }
 
-/// Numbers in an image of this shape, of which there are some.
+/// The number of values of an image of this shape; an error if there are none.
 fn size_of([channels, height, width]: [usize; 3]) -> Result<usize, Error> {
     let size = channels.checked_mul(height).and_then(|size| size.checked_mul(width)).filter(|&size| size > 0);
     size.ok_or_else(|| Error::ImageSet(format!("images of {channels} x {height} x {width} pixels cannot be held")))
 }
 
-/// Makes sure that `numbers` are those of `n` images of this shape, and gives how many one has.
+/// Checks that `numbers` is the number of values of `n` images of this shape, and returns the values per image.
 fn check_count(shape: [usize; 3], n: usize, numbers: usize) -> Result<usize, Error> {
     let size = size_of(shape)?;
     if n.checked_mul(size) == Some(numbers) {
@@ -512,7 +513,7 @@ fn check_count(shape: [usize; 3], n: usize, numbers: usize) -> Result<usize, Err
     )))
 }
 
-/// The images at `places`, of `size` numbers each.
+/// The images at the indices `places`, of `size` values each.
 fn taken<T: Copy>(pixels: &[T], size: usize, places: &[usize]) -> Vec<T> {
     let mut taken = Vec::with_capacity(places.len() * size);
     for &i in places {

@@ -1,16 +1,15 @@
-//! What is learnt: image sets, the sources they come from, and shuffled batches made ahead of need.
+//! Training data: image sets, the sources they are loaded from, and shuffled batches that are prepared in advance.
 //!
-//! [`load`] reads MNIST, Fashion-MNIST, CIFAR-10 or a folder of pictures from the first source that answers, and with
-//! the feature `hub` any image set of the Hugging Face Hub; for MNIST the last source are digits [drawn](draw_digits)
-//! by this crate's own code. Pictures of any size become images of one size as torchvision makes them. A program's own
-//! images become an [`ImageSet`] from memory, or through [`ReadImages`].
+//! [`load`] reads MNIST, Fashion-MNIST, CIFAR-10 or a folder of pictures from the first available source. With the
+//! feature `hub` it also reads any image set of the Hugging Face Hub. For MNIST the last source is digits that this
+//! crate [draws](draw_digits). Pictures of any size are resized and cropped to one size, as torchvision does. A program
+//! passes its own images as an [`ImageSet`], either in memory or through [`ReadImages`].
 //!
-//! The images stay bytes in an [`ImageSet`], or are decoded when they are needed if they are too many for that; a
-//! [`Loader`] shuffles them as torch's `DataLoader` does and turns them into numbers from 0 to 1, some batches ahead of
-//! the training.
+//! An [`ImageSet`] stores the images as bytes; a large set is decoded on demand instead. A [`Loader`] shuffles them as
+//! torch's `DataLoader` does, converts them to numbers from 0 to 1, and prepares a few batches ahead of the training.
 //!
-//! Features: `hub` (the Hugging Face Hub; includes `parquet`) and `parquet` (folders of parquet files); none is on by
-//! default.
+//! Features: `hub` (the Hugging Face Hub; includes `parquet`) and `parquet` (folders of parquet files). None is enabled
+//! by default.
 //!
 //! ```
 //! use std::{num::NonZeroUsize, sync::Arc};

@@ -1,4 +1,4 @@
-//! Shuffled batches, prepared by other threads in advance.
+//! Shuffled batches, prepared in advance by other threads.
 
 use std::{
     num::NonZeroUsize,
@@ -43,16 +43,15 @@ pub struct Loader {
 /// A batch of images and their classes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// Which images of the set these are, `[b]`; none where all that should be here are in [`skipped`](Self::skipped).
+    /// The indices of the images in the set, `[b]`. Empty if all images of the batch are in [`skipped`](Self::skipped).
     pub indices: Vec<usize>,
-    /// Their pixels from 0 to 1, `[b, c, h, w]`.
+    /// The pixels from 0 to 1, `[b, c, h, w]`.
     pub images: Vec<f32>,
-    /// Channels, height and width of each: `[c, h, w]`.
+    /// The channels, height and width of each image: `[c, h, w]`.
     pub shape: [usize; 3],
-    /// Their classes, `[b]`.
+    /// The classes, `[b]`.
     pub labels: Vec<u32>,
-    /// Images that should be here but could not be decoded: only from sets that leave such out (`on_bad_image =
-    /// "skip"`).
+    /// Images of this batch that could not be decoded. Only sets with `on_bad_image = "skip"` have any.
     pub skipped: Vec<BadImage>,
 }
 
@@ -62,34 +61,35 @@ pub struct Batches {
     plan: Plan,
     prefetch: usize,
     threads: usize,
-    /// The batch to hand out next.
+    /// The index of the batch to return next.
     next: usize,
     workers: Option<Workers>,
 }
 
-/// Which images go into which batch, consecutive pieces of one permutation, and what chance decides of each.
+/// The assignment of images to batches, which are consecutive slices of one permutation, and each image's random
+/// choices.
 #[derive(Clone, Debug)]
 struct Plan {
     images: Arc<ImageSet>,
     order: Arc<[usize]>,
-    /// As long as the order, or empty where nothing is left to chance.
+    /// As long as `order`; empty if nothing is random.
     chances: Arc<[Chance]>,
     batch_size: usize,
 }
 
-/// The threads that make batches ahead of need, each every so-many-th. They end when their receivers are dropped.
+/// The threads that prepare batches in advance, in turn. They end when their receivers are dropped.
 #[derive(Debug)]
 struct Workers {
     first: usize,
     lanes: Vec<Lane>,
 }
 
-/// One of the threads, and what it has made.
+/// A thread and the batches that it prepared.
 type Lane = (Receiver<Result<Batch, Error>>, JoinHandle<()>);
 
 impl Loader {
-    /// Batches of `batch_size` images; the last of an epoch has what is left. Batches are made ahead by one thread, or
-    /// by one for each core (as many as the prefetch at most) where the images must be decoded.
+    /// Batches of `batch_size` images; the last batch of an epoch may be smaller. By default one thread prepares the
+    /// batches. If the images must be decoded, there is one thread per core, but no more than the prefetch.
     pub fn new(images: Arc<ImageSet>, batch_size: NonZeroUsize) -> Self {
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let threads = if images.is_held() { NonZeroUsize::MIN } else { cores };
@@ -97,13 +97,13 @@ impl Loader {
         Self { images, batch_size, prefetch, threads }
     }
 
-    /// The most batches that are ready or in preparation, which bounds the loader's memory. 3 by default.
+    /// The most batches that are ready or in preparation, which bounds the loader's memory. The default is 3.
     pub fn prefetch(mut self, batches: NonZeroUsize) -> Self {
         self.prefetch = batches;
         self
     }
 
-    /// How many threads make batches; more than the prefetch are idle. The batches do not depend on it.
+    /// How many threads prepare batches; threads beyond the prefetch would be idle. The batches do not depend on this.
     pub fn threads(mut self, threads: NonZeroUsize) -> Self {
         self.threads = threads;
         self
@@ -119,9 +119,9 @@ impl Loader {
         self.images.len().div_ceil(self.batch_size.get())
     }
 
-    /// Shuffles the set. Takes from `rng` what torch's `DataLoader` takes from the global generator: two 64-bit
-    /// draws. For a set with random crops or flips there follow, image by image in the epoch's order: two 32-bit draws
-    /// for top and left of the crop (each, modulo the room that there is plus one, is `torch.randint`'s), then one for
+    /// Shuffles the set. Draws from `rng` what torch's `DataLoader` draws from the global generator: two 64-bit
+    /// numbers. A set with random crops or flips draws more for each image, in the epoch's order: two 32-bit numbers
+    /// for top and left of the crop (each modulo the number of possible positions, as `torch.randint`), then one for
     /// the flip (`torch.rand(1) < 0.5`).
     pub fn epoch(&self, rng: &mut Generator) -> Batches {
         let order: Arc<[usize]> = dataloader_permutation(rng, self.images.len()).into();
@@ -140,7 +140,7 @@ impl Loader {
 }
 
 impl Batches {
-    /// Skips `count` batches without preparing them: a training resumes in the middle of an epoch.
+    /// Skips `count` batches without preparing them, to resume a training in the middle of an epoch.
     pub fn skip_batches(mut self, count: usize) -> Self {
         self.stop();
         self.next = self.next.saturating_add(count).min(self.plan.len());
@@ -152,14 +152,14 @@ impl Batches {
             let (receivers, threads): (Vec<_>, Vec<_>) = lanes.into_iter().unzip();
             drop(receivers);
             for thread in threads {
-                let _ = thread.join(); // a worker that panicked has nothing to tell: its batch is made again on demand
+                let _ = thread.join(); // a worker's panic can be ignored: its batch is prepared again on demand
             }
         }
     }
 }
 
 impl Iterator for Batches {
-    /// A batch, or why there is none: [`Error::BadImage`].
+    /// A batch, or [`Error::BadImage`].
     type Item = Result<Batch, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -168,7 +168,7 @@ impl Iterator for Batches {
         }
         let workers =
             self.workers.get_or_insert_with(|| Workers::start(&self.plan, self.next, self.prefetch, self.threads));
-        // Without a worker (no thread to be had) the batch is made here.
+        // If no thread could be started, the batch is prepared here.
         let batch = workers.batch(self.next).unwrap_or_else(|| self.plan.batch(self.next));
         self.next += 1;
         Some(batch)
@@ -189,7 +189,7 @@ impl Drop for Batches {
 }
 
 impl Plan {
-    /// The number of batches.
+    /// The number of remaining batches.
     fn len(&self) -> usize {
         self.order.len().div_ceil(self.batch_size)
     }
@@ -215,8 +215,8 @@ impl Plan {
 }
 
 impl Workers {
-    /// Lane `k` makes the batches `first + k`, `first + k + lanes`, ... Of the `prefetch` each has its share: what
-    /// waits in its channel, and the one in its hands.
+    /// Lane `k` prepares the batches `first + k`, `first + k + lanes`, ... Each lane has a share of `prefetch`: the
+    /// batches in its channel, and the one in preparation.
     fn start(plan: &Plan, first: usize, prefetch: usize, threads: usize) -> Self {
         let count = threads.min(prefetch).min(plan.len() - first).max(1);
         let mut lanes = Vec::with_capacity(count);
@@ -226,7 +226,7 @@ impl Workers {
             let work = move || {
                 for i in (first + k..plan.len()).step_by(count) {
                     if sender.send(plan.batch(i)).is_err() {
-                        break; // the receiver is gone
+                        break; // the receiver was dropped
                     }
                 }
             };
@@ -235,7 +235,7 @@ impl Workers {
                 Err(_) => break,
             }
         }
-        // A lane that is missing would be asked in vain: with all or none, batch `i` is never made twice.
+        // Use all lanes or none: the batches of a missing lane would never arrive.
         if lanes.len() < count {
             lanes.clear();
         }
@@ -248,7 +248,7 @@ impl Workers {
     }
 }
 
-/// How many of `prefetch` batches are lane `k`'s, of `lanes` that are no more than the batches.
+/// How many of `prefetch` batches belong to lane `k`. `lanes` is at most `prefetch`.
 fn share(prefetch: usize, lanes: usize, k: usize) -> usize {
     (prefetch + lanes - 1 - k) / lanes
 }

@@ -1,4 +1,4 @@
-//! From a configuration to images: the first source that answers.
+//! Loads a configured set from the first available source.
 
 use std::{fmt, path::Path, sync::Arc};
 
@@ -12,50 +12,50 @@ use crate::{
     tree::{Content, Pictures, Tree},
 };
 
-/// A set, and where it came from.
+/// A loaded set and its origin.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Loaded {
-    /// The images of the classes kept, in the source's order.
+    /// The images of the selected classes, in the source's order.
     pub images: Arc<ImageSet>,
-    /// The source that answered.
+    /// The source that provided the set.
     pub source: SourceUsed,
-    /// The sources asked before it, and why they did not answer.
+    /// The sources that were tried before, and why each could not provide the set.
     pub skipped: Vec<Skipped>,
-    /// The images that were left out because they cannot be decoded (`on_bad_image = "skip"`). Of sets that are not
-    /// held in memory only those with a bad header; the others show when their turn comes, in
-    /// [`Batch::skipped`](crate::Batch::skipped).
+    /// The images that were skipped because they cannot be decoded (`on_bad_image = "skip"`). For sets that are not
+    /// held in memory, this includes only images with a bad header. The others are found during training and are listed
+    /// in [`Batch::skipped`](crate::Batch::skipped).
     pub bad_images: Vec<BadImage>,
-    /// Further remarks for the user: which split and which folders were taken, and what was left out.
+    /// Further remarks for the user: which split and which folders were chosen, and what was left out.
     pub notes: Vec<String>,
-    /// Why the images have no classes, where they have none: a model with classes cannot be trained on them.
+    /// The reason if the images have no classes. A class-conditional model cannot be trained on them.
     pub unlabelled: Option<String>,
 }
 
 impl Loaded {
-    /// Images that a program brings itself; `description` says in words where they are from.
+    /// Wraps images that a program provides. `description` states their origin.
     pub fn given(images: Arc<ImageSet>, description: impl Into<String>) -> Self {
         let source = SourceUsed { kind: None, description: description.into() };
         Self { images, source, skipped: vec![], bad_images: vec![], notes: vec![], unlabelled: None }
     }
 }
 
-/// The source of a set: shown to the user, and written into the run.
+/// The source of a set. It is shown to the user and recorded in the run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceUsed {
-    /// Which of the sources; `None` for images that a program brought itself.
+    /// The kind of source. `None` for images that a program provided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<SourceKind>,
-    /// The same in words.
+    /// A description of the source.
     pub description: String,
 }
 
-/// A source that did not answer.
+/// A source that could not provide the set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
-    /// Which of the sources.
+    /// The kind of source.
     pub source: SourceKind,
-    /// Why not.
+    /// The reason.
     pub reason: String,
 }
 
@@ -65,12 +65,12 @@ impl fmt::Display for SourceUsed {
     }
 }
 
-/// Loads the training images of the configured set from the first source that answers: a folder or drawn digits.
+/// Loads the training images of the configured set from the first source that has it: a folder or drawn digits.
 ///
-/// - `dir` is skipped if no folder is named. A folder that is named must be good: what is wrong with it is an error,
-///   never hidden by the next source.
-/// - `hub` is skipped: [`load_with_hub`] asks it.
-/// - `drawn` always answers.
+/// - `dir` is skipped if no folder is configured. A problem with a configured folder is an error; the next source is
+///   not tried.
+/// - `hub` is skipped; use [`load_with_hub`] for it.
+/// - `drawn` always succeeds.
 ///
 /// ```
 /// use kakusan_data::{DataConfig, DatasetName, SourceKind, load};
@@ -84,8 +84,8 @@ impl fmt::Display for SourceUsed {
 ///
 /// # Errors
 ///
-/// What [`DataConfig::check`] finds, anything wrong with a named folder, and [`Error::NoSource`] when no source
-/// answers.
+/// The errors of [`DataConfig::check`], any problem with a configured folder, and [`Error::NoSource`] if no source can
+/// provide the set.
 pub fn load(config: &DataConfig) -> Result<Loaded, Error> {
     let reason = match cfg!(feature = "hub") {
         true => "the program does not use the Hub",
@@ -94,8 +94,8 @@ pub fn load(config: &DataConfig) -> Result<Loaded, Error> {
     first_answer(config, |_| Err(reason.to_owned()))
 }
 
-/// As [`load`], also from the Hub: it is skipped if it cannot be reached, is offline, refuses, or serves something
-/// else.
+/// Like [`load`], but includes the Hub. The Hub is skipped if it is offline or not reachable, refuses the request, or
+/// serves other data than expected.
 ///
 /// ```
 /// use kakusan_data::{DataConfig, DatasetName, SourceKind, load_with_hub};
@@ -117,7 +117,7 @@ pub fn load_with_hub(config: &DataConfig, hub: &Hub) -> Result<Loaded, Error> {
     first_answer(config, |config| crate::hub::from_hub(config, hub))
 }
 
-/// The first source that answers; `ask_hub` gives the set from the Hub, or the reason why not.
+/// Tries the sources in order. `ask_hub` returns the set from the Hub, or the reason why this is not possible.
 fn first_answer(config: &DataConfig, ask_hub: impl Fn(&DataConfig) -> Result<Answer, String>) -> Result<Loaded, Error> {
     config.check()?;
     let mut skipped = Vec::new();
@@ -142,7 +142,7 @@ fn first_answer(config: &DataConfig, ask_hub: impl Fn(&DataConfig) -> Result<Ans
     Err(Error::NoSource { dataset: config.name, tried: skipped })
 }
 
-/// What a source has.
+/// The set that a source provides.
 pub(crate) struct Answer {
     pub(crate) images: ImageSet,
     pub(crate) bad_images: Vec<BadImage>,
@@ -165,12 +165,12 @@ impl Answer {
     }
 }
 
-/// The classes that are wanted, in the size and colours that are.
+/// Selects the wanted classes, and converts a named set to the configured size and channels.
 fn choose(images: ImageSet, config: &DataConfig) -> Result<ImageSet, Error> {
     let images = match &config.classes {
         None => images,
         Some(classes) => {
-            // all classes are all that there are, also in a folder that lacks some
+            // all of the classes that exist, even if a folder has no images of some
             let all = Class::labels(classes, images.class_names(), |_| true)?.len() == images.class_names().len();
             if all { images } else { images.select(classes)? }
         }
@@ -192,7 +192,7 @@ fn from_dir(dir: &Path, config: &DataConfig) -> Result<Answer, Error> {
             let description = format!("CIFAR-10's binary files in {}", beside.display());
             Ok(Answer::good(cifar::read(&files, names)?, description))
         }
-        // a named file is used, whatever split its name suggests
+        // a configured file is used regardless of the split in its name
         DatasetName::Folder | DatasetName::Hub if config.split.is_none() && is_table(dir) => {
             tables::of_rows(&[dir.to_owned()], dir, format!("the parquet file {}", dir.display()), config)
         }
@@ -203,7 +203,7 @@ fn from_dir(dir: &Path, config: &DataConfig) -> Result<Answer, Error> {
     }
 }
 
-/// What a folder, an archive or a parquet file holds.
+/// Finds the pictures and tables of a folder, an archive or a parquet file.
 fn find(dir: &Path) -> Result<Tree, Error> {
     if is_table(dir) {
         Ok(Tree::of_table(dir))
@@ -214,7 +214,7 @@ fn find(dir: &Path) -> Result<Tree, Error> {
     }
 }
 
-/// Whether this is a parquet file by its name.
+/// Whether the name is a parquet file's.
 fn is_table(path: &Path) -> bool {
     path.is_file() && path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"))
 }

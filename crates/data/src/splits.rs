@@ -1,15 +1,14 @@
-//! Names of splits, in the spellings that Hugging Face's `datasets` knows.
+//! Names of splits, in the spellings that Hugging Face's `datasets` accepts.
 
-/// The splits that a folder or a file may be named after, and the words for them.
+/// The splits that a folder or file may be named after, with their spellings.
 const WORDS: [(&str, &[&str]); 3] = [
     ("train", &["train", "training"]),
     ("validation", &["validation", "valid", "dev", "val"]),
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
 
-/// The split that a name stands for, by `datasets`' rule: it has one of the words, with nothing around it but what a
-/// separator (one of `-._ `, a blank or a digit) divides from it: `train`, `train2017`, `my-set_val.1`. Capitals make
-/// no difference.
+/// The split that a name means, by `datasets`' rule: the name contains one of the spellings, delimited by separators
+/// (one of `-._ `, including the space, or a digit): `train`, `train2017`, `my-set_val.1`. Case does not matter.
 pub(crate) fn split_of(name: &str) -> Option<&'static str> {
     let is_separator = |c: char| "-._ ".contains(c) || c.is_ascii_digit();
     let name = name.to_ascii_lowercase();

@@ -9,7 +9,7 @@ use crate::{
     photos,
 };
 
-/// Rows of parquet files that lie in a folder.
+/// Reads the parquet files of a folder.
 pub(crate) fn of_folder(
     files: &[PathBuf],
     split: Option<&str>,
@@ -21,7 +21,7 @@ pub(crate) fn of_folder(
     of_rows(files, dir, format!("{count} in {}{split}", dir.display()), config)
 }
 
-/// The images and labels of parquet files.
+/// Reads the images and labels of parquet files.
 #[cfg(feature = "parquet")]
 pub(crate) fn of_rows(
     files: &[PathBuf],
@@ -37,7 +37,7 @@ pub(crate) fn of_rows(
     Ok(Answer { unlabelled: rows.unlabelled, ..Answer::of_pictures(set, description) })
 }
 
-/// Refuses parquet files.
+/// Returns an error: parquet files need the feature `parquet`.
 #[cfg(not(feature = "parquet"))]
 pub(crate) fn of_rows(_: &[PathBuf], place: &Path, _: String, _: &DataConfig) -> Result<Answer, Error> {
     let reason = "is to be read from parquet files, but this program is built without the feature `parquet`";

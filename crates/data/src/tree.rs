@@ -1,4 +1,5 @@
-//! What folders of pictures mean, be they on the disk or in an archive: splits, classes, and what belongs to none.
+//! Interprets folders of pictures, on disk or in an archive: finds the splits, the classes, and what belongs to
+//! neither.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,18 +13,18 @@ use crate::{
     splits::split_of,
 };
 
-/// A folder: its pictures in the order of their names, and its folders.
+/// A folder: its pictures in the order of their names, and its subfolders.
 #[derive(Default)]
 pub(crate) struct Tree {
     pub(crate) files: Vec<File>,
     /// Parquet files.
     pub(crate) tables: Vec<(OsString, PathBuf)>,
-    /// A file of labels and captions that is not read.
+    /// A file of labels or captions, which is not read.
     pub(crate) metadata: Option<OsString>,
     pub(crate) folders: BTreeMap<OsString, Tree>,
-    /// The names of folders without pictures.
+    /// The names of subfolders without pictures.
     empty: BTreeSet<String>,
-    /// How many parquet files an archive holds, where they are not read.
+    /// The number of parquet files in an archive, where they are not read.
     pub(crate) packed_tables: usize,
 }
 
@@ -33,10 +34,10 @@ pub(crate) struct File {
     pub(crate) photo: Photo,
 }
 
-/// What a folder holds for a training.
+/// The training data in a folder.
 pub(crate) enum Content {
     Pictures(Pictures),
-    /// Parquet files and no pictures, with what is to be said about the choice.
+    /// Only parquet files, no pictures, and the split they belong to.
     Tables {
         files: Vec<PathBuf>,
         split: Option<String>,
@@ -47,34 +48,34 @@ pub(crate) enum Content {
 pub(crate) struct Pictures {
     pub(crate) entries: Vec<Entry>,
     pub(crate) class_names: Vec<String>,
-    /// The split that was taken, and from which folders: `train, in train/`.
+    /// The split that was chosen, and its folders: `train, in train/`.
     pub(crate) split: Option<String>,
     /// Remarks for the user.
     pub(crate) notes: Vec<String>,
-    /// Why the labels say nothing, where they do.
+    /// The reason if the labels carry no information.
     pub(crate) unlabelled: Option<String>,
 }
 
 impl Tree {
-    /// A parquet file by itself, as the folder of which it is all.
+    /// A folder that consists of only this parquet file.
     pub(crate) fn of_table(path: &Path) -> Self {
         let name = path.file_name().unwrap_or_default().to_owned();
         Self { tables: vec![(name, path.to_owned())], ..Self::default() }
     }
 
-    /// Brings the files into the order of their names, compared byte by byte.
+    /// Sorts the files by name, compared byte by byte.
     pub(crate) fn sort(&mut self) {
         self.files.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         self.tables.sort_unstable();
     }
 
-    /// The same in all folders.
+    /// Sorts the files of all folders.
     pub(crate) fn sort_all(&mut self) {
         self.sort();
         self.folders.values_mut().for_each(Self::sort_all);
     }
 
-    /// Takes out folders without a picture or table, and notes the names of those that lay directly in this one.
+    /// Removes folders without a picture or table, and records the names of those directly in this folder.
     fn prune(&mut self) {
         self.folders.values_mut().for_each(Self::prune);
         let is_empty = |tree: &Self| tree.files.is_empty() && tree.tables.is_empty() && tree.folders.is_empty();
@@ -82,7 +83,7 @@ impl Tree {
         self.empty.extend(empty.map(|(name, _)| text(&name)));
     }
 
-    /// The pictures here and below.
+    /// The number of pictures in this folder and below.
     fn count(&self) -> usize {
         self.files.len() + self.folders.values().map(Self::count).sum::<usize>()
     }
@@ -99,21 +100,21 @@ impl Tree {
         self.sort();
     }
 
-    /// The pictures here and below: the files of a folder come before its folders.
+    /// The pictures in this folder and below. A folder's files come before its subfolders.
     fn into_photos(self) -> Vec<Photo> {
         let mut photos: Vec<Photo> = self.files.into_iter().map(|file| file.photo).collect();
         photos.extend(self.folders.into_values().flat_map(Self::into_photos));
         photos
     }
 
-    /// The parquet files here and below, each with the names that lead to it.
+    /// The parquet files in this folder and below, each with its file name.
     fn into_tables(self) -> Vec<(OsString, PathBuf)> {
         let mut tables = self.tables;
         tables.extend(self.folders.into_values().flat_map(Self::into_tables));
         tables
     }
 
-    /// The parquet files here and below.
+    /// The number of parquet files in this folder and below.
     fn count_tables(&self) -> usize {
         self.packed_tables + self.tables.len() + self.folders.values().map(Self::count_tables).sum::<usize>()
     }
@@ -123,23 +124,22 @@ impl Tree {
         own.or_else(|| self.folders.values().find_map(Self::has_metadata))
     }
 
-    /// What the folder `dir` holds.
+    /// Interprets the content of the folder `dir`.
     ///
-    /// - Folders that are named after splits, in the spellings that `datasets` knows ([`split_of`]), are splits: the
-    ///   training split is taken, or `config.split`. They are where all folders are so named, or two splits are there.
-    ///   Several folders of one split are one.
-    /// - A folder that holds nothing but one folder of folders stands for that one.
-    /// - As torchvision's `ImageFolder`, each subfolder with pictures is a class, and the classes are numbered by the
+    /// - Folders named after splits, in the spellings that `datasets` accepts ([`split_of`]), are splits, if all
+    ///   folders are named so, at least two splits occur, or `config.split` names one of them. The training split is
+    ///   used, or `config.split`. Several folders of one split are merged.
+    /// - A folder that contains only one folder of folders is replaced by that folder.
+    /// - As in torchvision's `ImageFolder`, each subfolder with pictures is a class. The classes are numbered in the
     ///   order of their names.
-    /// - Where pictures lie beside the folders, or there is no folder, there are no classes but one, named as the
-    ///   folder; unless `config.classes` names folders.
+    /// - If there are pictures next to the subfolders, or there are no subfolders, there is only one class, named after
+    ///   the folder, unless `config.classes` names folders.
     ///
-    /// The order is that of the classes, within them of the folders, within those of the files; names are compared byte
-    /// by byte.
+    /// The images are ordered by class, then by folder, then by file. Names are compared byte by byte.
     ///
     /// # Errors
-    /// [`Error::Images`] if there is no picture, [`Error::Config`] for a split that is not there, and what is wrong
-    /// with `config.classes`.
+    /// [`Error::Images`] if there are no pictures, [`Error::Config`] for a missing split, and the errors of
+    /// `config.classes`.
     pub(crate) fn read(mut self, dir: &Path, config: &DataConfig) -> Result<Content, Error> {
         let wrong = |reason: String| Error::Images { path: dir.to_owned(), reason };
         self.prune();
@@ -265,7 +265,8 @@ impl Tree {
         Ok(Content::Pictures(Pictures { entries, class_names, split, notes, unlabelled }))
     }
 
-    /// Takes the wanted split, or the training split, wherever below here folders are named after two splits.
+    /// Chooses the wanted split, or the training split, in every folder, from this one down, with folders of at least
+    /// two splits.
     fn choose_within(&mut self, wanted: Option<&str>, found: &mut BTreeSet<String>) {
         if let Some(splits) = Splits::of(self, wanted, false) {
             let names = splits.names(wanted);
@@ -276,14 +277,14 @@ impl Tree {
     }
 }
 
-/// The folders of splits in a folder.
+/// The subfolders of a folder that is divided into splits.
 struct Splits {
-    /// The names of all folders, and the splits that they stand for.
+    /// The names of all subfolders, and the split that each is named after.
     folders: Vec<(OsString, Option<&'static str>)>,
 }
 
 impl Splits {
-    /// The splits that a folder is divided into, if it is.
+    /// The splits of a folder. `None` if the folder is not divided into splits.
     fn of(tree: &Tree, wanted: Option<&str>, one_will_do: bool) -> Option<Self> {
         let folders: Vec<_> =
             tree.folders.keys().map(|name| (name.clone(), split_of(&name.to_string_lossy()))).collect();
@@ -294,7 +295,8 @@ impl Splits {
         (kinds.len() > 1 || !kinds.is_empty() && one_will_do && (all || asked_for)).then_some(splits)
     }
 
-    /// The folders of the wanted split, or of the training split: that of this very name, or all that stand for it.
+    /// The folders of the wanted split, or of the training split: the folder with exactly this name, or all folders
+    /// that are spellings of it.
     fn names(&self, wanted: Option<&str>) -> Vec<OsString> {
         let wanted = wanted.unwrap_or("train");
         let named = |exact: bool| {
@@ -311,7 +313,7 @@ impl Splits {
         }
     }
 
-    /// The splits there are, with their folders, for a message.
+    /// The splits that exist, with their folders, for a message.
     fn known(&self) -> String {
         let known = self.folders.iter().map(|(name, split)| match split {
             Some(split) if text(name) != *split => format!("{} ({split})", text(name)),
@@ -320,7 +322,8 @@ impl Splits {
         list(&known.collect::<Vec<_>>())
     }
 
-    /// Puts the wanted split in the place of its folder, says so, and names it.
+    /// Replaces the folder's content by the wanted split, notes this for the user, and returns a description of the
+    /// split.
     fn take(
         self,
         tree: &mut Tree,
@@ -363,7 +366,7 @@ impl Splits {
         Ok(format!("{split}, in {}", list(&folders)))
     }
 
-    /// Puts the folders of these names in their parent's place.
+    /// Replaces the pictures and folders of `tree` by the content of the named subfolders.
     fn keep(self, tree: &mut Tree, names: &[OsString]) {
         let mut whole = std::mem::take(tree);
         for name in names {
@@ -374,7 +377,7 @@ impl Splits {
     }
 }
 
-/// A folder without pictures: its parquet files, those of a split where their names tell splits.
+/// A folder without pictures: its parquet files, or those of one split if the file names indicate splits.
 fn tables(tree: Tree, dir: &Path, wanted: Option<&str>, split: Option<String>) -> Result<Content, Error> {
     let mut tables = tree.into_tables();
     if tables.is_empty() {
@@ -411,7 +414,7 @@ fn pictures(count: usize) -> String {
     if count == 1 { "1 picture".to_owned() } else { format!("{count} pictures") }
 }
 
-/// `a, b and c`; of very many the first.
+/// Formats names as `a, b and c`. A long list is cut.
 pub(crate) fn list<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
     const MOST: usize = 10;
     let names: Vec<&str> = names.into_iter().map(String::as_str).collect();

@@ -1,11 +1,11 @@
-//! The ways of writing each digit, as the strokes that a hand would make.
+//! The shapes of each digit, as strokes of a pen.
 
-/// A point of a stroke, `(x, y)`, with y downwards. A digit is one unit high; its width is what it is.
+/// A point of a stroke, `(x, y)`, with y downwards. A digit is one unit high; its width is not fixed.
 pub(super) type Knot = (f32, f32);
 
-/// One way of writing a digit: smooth curves through knots. A knot named twice running is a corner.
+/// One shape of a digit: smooth curves through knots. A knot that occurs twice in a row is a corner.
 pub(super) struct Style {
-    /// How common this way is, relative to the other ways of writing the same digit.
+    /// How common this shape is, relative to the other shapes of the same digit.
     pub(super) weight: f32,
     /// The strokes, in the order of writing.
     pub(super) strokes: &'static [&'static [Knot]],
@@ -15,7 +15,7 @@ const fn style(weight: f32, strokes: &'static [&'static [Knot]]) -> Style {
     Style { weight, strokes }
 }
 
-/// The way of writing `digit` that the number `u` from [0, 1) falls on.
+/// Picks a shape of `digit` by its weight, for `u` from [0, 1).
 pub(super) fn pick(digit: u8, u: f32) -> &'static Style {
     let styles = DIGITS[usize::from(digit)];
     let mut left = u * styles.iter().map(|style| style.weight).sum::<f32>();
@@ -26,7 +26,7 @@ pub(super) fn pick(digit: u8, u: f32) -> &'static Style {
     &styles[chosen.unwrap_or(0)]
 }
 
-/// The ways of writing each digit, 0 to 9.
+/// The shapes of each digit, 0 to 9.
 #[rustfmt::skip]
 const DIGITS: [&[Style]; 10] = [
     // 0: closed at the top; closed at the right; with the pen's tail crossing the start.

@@ -1,6 +1,7 @@
-//! From strokes to pixels: how a hand bends them and how a pen inks them.
+//! From strokes to pixels: the variation of a hand, and the ink of a pen.
 //!
-//! Only sums, products, quotients and square roots, all of which IEEE 754 fixes: the same digits on every machine.
+//! Uses only sums, products, quotients and square roots, which IEEE 754 defines exactly. The digits are therefore the
+//! same on every machine.
 
 use kakusan_rng::Generator;
 
@@ -10,7 +11,7 @@ use super::glyphs::{Knot, Style};
 pub(super) const SIDE: usize = 28;
 /// The box that a digit fills, as in MNIST, in pixels.
 const BOX: f32 = 20.0;
-/// Straight pieces between two knots of a curve.
+/// Straight pieces of a curve between two knots.
 const PIECES: usize = 8;
 
 /// A piece of the pen's path: two ends and the pen's radius at each, in pixels.
@@ -24,9 +25,9 @@ pub(super) fn draw(style: &Style, rng: &mut Generator, out: &mut [u8]) {
     render(&pieces, rng, out);
 }
 
-/// What stays the same throughout one digit: slant, proportions, the bends of the whole.
+/// The parameters that are constant within one digit: slant, proportions, overall bends.
 struct Hand {
-    /// Middle of the style's strokes.
+    /// The centre of the style's strokes.
     middle: Knot,
     width: f32,
     slant: f32,
@@ -53,7 +54,7 @@ impl Hand {
         }
     }
 
-    /// A stroke's knots as this hand sets them.
+    /// The knots of a stroke with this hand's variation.
     fn bend(&self, stroke: &[Knot], rng: &mut Generator) -> Vec<Knot> {
         let mut bent: Vec<Knot> = Vec::with_capacity(stroke.len());
         for (i, &knot) in stroke.iter().enumerate() {
@@ -63,7 +64,7 @@ impl Hand {
             }
             let x = knot.0 - self.middle.0 + 0.021 * bell(rng);
             let y = knot.1 - self.middle.1 + 0.021 * bell(rng);
-            // The waist moves up or down, one end grows wider, the whole bends; then the aspect, the slant, the tilt.
+            // Move the waist, taper one end, bend the digit; then apply the aspect, the slant and the tilt.
             let y1 = y
                 + self.waist * (1.0 - 4.0 * y * y)
                 + self.bend_y[0] * x * y
@@ -89,15 +90,15 @@ fn ink(strokes: &[Vec<Knot>], rng: &mut Generator) -> Vec<Piece> {
     let extent = (right - left).max(bottom - top);
     let path = Moments::of(&paths);
 
-    // Thin pens are commoner than thick ones, and none is so thick that it fills the digit's holes.
+    // Thin pens are more common than thick ones. The radius is bounded so that the pen does not fill the digit's holes.
     let u = uniform(rng);
     let thick = 0.80 + 0.80 * u + 0.70 * u * u * u;
-    let px = 17.0 / extent; // pixels for a unit of the path, nearly
-    let room = (140.0 + 9.0 * path.spread * px * px) / (path.length * px); // pixels across for each pixel of path
+    let px = 17.0 / extent; // pixels for a unit of the path, approximately
+    let room = (140.0 + 9.0 * path.spread * px * px) / (path.length * px); // width in pixels per pixel of path length
     let radius = thick.min(0.26 * room);
     let scale = (BOX - 0.4 - uniform(rng) - 2.0 * radius) / extent;
 
-    // The centre of the ink goes to the image's centre, within half a pixel, but no ink leaves the image.
+    // Centre the ink's mass in the image, with a jitter of up to half a pixel, but keep all ink within the image.
     let place = |centre: f32, low: f32, high: f32, jitter: f32| {
         let slack = (SIDE as f32 - 4.0 - (high - low) * scale - 2.0 * radius).max(0.0) / 2.0;
         let middle = (low + high) / 2.0;
@@ -108,7 +109,7 @@ fn ink(strokes: &[Vec<Knot>], rng: &mut Generator) -> Vec<Piece> {
 
     let mut pieces = Vec::new();
     for path in &paths {
-        // The pen presses harder and lighter along the way, and lightly where it lands and lifts.
+        // The pressure varies along the path and is light at both ends of a stroke.
         let pressure: [f32; 3] = [0.10, 0.12, 0.08].map(|s| s * bell(rng));
         let last = (path.len() - 1) as f32;
         let at = |i: usize| {
@@ -123,11 +124,11 @@ fn ink(strokes: &[Vec<Knot>], rng: &mut Generator) -> Vec<Piece> {
     pieces
 }
 
-/// What the whole path measures.
+/// Measurements of the complete path.
 struct Moments {
     length: f32,
     centre: Knot,
-    /// The area over which the path is spread, as the root of its covariance's determinant: a slant does not change it.
+    /// The area that the path covers, as the square root of its covariance's determinant. A slant does not change it.
     spread: f32,
 }
 
@@ -150,7 +151,7 @@ impl Moments {
     }
 }
 
-/// A centripetal Catmull-Rom curve through the knots, as a line of short pieces; sharp where a knot comes twice.
+/// A centripetal Catmull-Rom curve through the knots, as a polyline of short pieces; sharp where a knot occurs twice.
 fn curve(knots: &[Knot]) -> Vec<Knot> {
     let mut path = vec![knots[0]];
     for smooth in knots.chunk_by(|a, b| a != b) {
@@ -176,21 +177,21 @@ fn curve(knots: &[Knot]) -> Vec<Knot> {
     path
 }
 
-/// The point as far beyond `a` as `b` is on this side.
+/// The reflection of `b` in `a`.
 fn beyond(a: Knot, b: Knot) -> Knot {
     (2.0 * a.0 - b.0, 2.0 * a.1 - b.1)
 }
 
-/// The square root of the distance: the centripetal parameter's step.
+/// The square root of the distance: the step of the centripetal parameter.
 fn stride(a: Knot, b: Knot) -> f32 {
     let (dx, dy) = (a.0 - b.0, a.1 - b.1);
     (dx * dx + dy * dy).sqrt().sqrt().max(1e-3)
 }
 
-/// Inks every pixel by its distance from the path, with soft and slightly rough edges.
+/// Inks every pixel by its distance from the path; the edges are soft and slightly rough.
 fn render(pieces: &[Piece], rng: &mut Generator, out: &mut [u8]) {
-    const SOFT: f32 = 1.25; // pixels from full ink to none
-    let mut edge = [f32::MAX; SIDE * SIDE]; // the distance from the ink's edge, negative within
+    const SOFT: f32 = 1.25; // pixels from full ink to no ink
+    let mut edge = [f32::MAX; SIDE * SIDE]; // the distance from the ink's edge, negative inside
     for [a, b] in pieces {
         let reach = a.2.max(b.2) + SOFT + 1.0;
         let (x0, x1) = (span(a.0.min(b.0) - reach), span(a.0.max(b.0) + reach));
@@ -215,19 +216,19 @@ fn render(pieces: &[Piece], rng: &mut Generator, out: &mut [u8]) {
     }
 }
 
-/// A coordinate as a pixel index within the image.
+/// A coordinate as the index of a pixel within the image.
 fn span(v: f32) -> usize {
     v.clamp(0.0, SIDE as f32) as usize
 }
 
-/// A draw from [0, 1).
+/// A uniform number from [0, 1).
 pub(super) fn uniform(rng: &mut Generator) -> f32 {
     let mut u = [0.0];
     rng.fill_rand(&mut u);
     u[0]
 }
 
-/// A draw from a bell around 0 with standard deviation 1, never beyond 3.5: four uniforms.
+/// A bell-shaped random number with mean 0 and standard deviation 1, at most 3.5 in magnitude: a sum of four uniforms.
 fn bell(rng: &mut Generator) -> f32 {
     let mut u = [0.0; 4];
     rng.fill_rand(&mut u);
