@@ -1,4 +1,4 @@
-//! Pictures in archives: classes and splits as in a folder, and what is refused.
+//! Pictures in archives: classes and splits as in a folder, and the archives that are refused.
 
 mod common;
 
@@ -33,7 +33,7 @@ fn tar(files: Files) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-/// The error for an archive of these bytes, or nothing.
+/// The error message for an archive of these bytes; empty if it is accepted.
 fn refusal(bytes: &[u8]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("set");
@@ -44,7 +44,7 @@ fn refusal(bytes: &[u8]) -> String {
 #[test]
 fn an_archive_is_read_as_its_folder_is() {
     let pictures: Vec<Vec<u8>> = (0..5).map(|i| grey_png(4, 4, i)).collect();
-    let long = format!("set/train/dog/{}.png", "long ".repeat(30)); // more than the 100 bytes of a tar's header
+    let long = format!("set/train/dog/{}.png", "long ".repeat(30)); // longer than the 100 bytes of a tar's header
     let files: Vec<(&str, &[u8])> = vec![
         ("set/train/dog/b.png", &pictures[0]),
         ("set/train/cat/deep/a.png", &pictures[1]),
@@ -106,7 +106,7 @@ fn what_leads_out_or_is_no_file_is_refused() {
     builder.append_link(&mut header, "a.png", "/etc/passwd").unwrap();
     assert!(refusal(&builder.into_inner().unwrap()).contains("\"a.png\", which is a link"));
 
-    // what a member's header claims is not believed
+    // a member's header is not trusted
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::GNULongName);
     header.set_size(1 << 40);
@@ -119,14 +119,15 @@ fn what_leads_out_or_is_no_file_is_refused() {
     for at in (0..whole.len()).step_by(7) {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x55;
-        refusal(&damaged); // an error or a picture, and never a panic
+        refusal(&damaged); // an error or a picture, but never a panic
         refusal(&whole[..at]);
     }
     assert!(refusal(&zip(&[("a.txt", b"")], CompressionMethod::Stored)).contains("holds no picture"));
     assert!(refusal(&zip(&[("a.parquet", b"")], CompressionMethod::Stored)).contains("unpack it into a folder"));
 }
 
-/// What a member unpacks to is bounded by what its header says, and that by what a picture may have.
+/// A member is decompressed only up to the size in its header, and that size may not exceed the limit for a picture's
+/// file.
 #[test]
 fn a_bomb_is_refused_before_it_is_unpacked() {
     const SIZE: usize = (1 << 28) + 1;
@@ -135,7 +136,7 @@ fn a_bomb_is_refused_before_it_is_unpacked() {
     let text = refusal(&bomb);
     assert!(text.contains(&format!("has {SIZE} bytes; a picture has {} at most", SIZE - 1)), "{text}");
 
-    // a header that claims less: so much is read, which is no picture
+    // a header that claims a smaller size: only this much is read, which is not a picture
     let mut lying = bomb;
     let size = (SIZE as u32).to_le_bytes();
     let places: Vec<usize> = (0..lying.len() - 4).filter(|&at| lying[at..at + 4] == size).collect();
@@ -144,7 +145,7 @@ fn a_bomb_is_refused_before_it_is_unpacked() {
     let text = refusal(&lying);
     assert!(text.contains("a.png") && !text.contains(&SIZE.to_string()), "{text}");
 
-    // the members of a tar.gz are held in memory, within a limit for each
+    // the members of a tar.gz are held in memory, so the size of each is limited
     let mut header = tar::Header::new_gnu();
     header.set_path("a.png").unwrap();
     header.set_size(1 << 40);

@@ -11,7 +11,7 @@ fn byte(record: usize, at: usize) -> u8 {
     (record * 31 + at) as u8
 }
 
-/// A file of records, each with the label of its number.
+/// A file of records; each label is the record's number modulo 10.
 fn batch(records: std::ops::Range<usize>) -> Vec<u8> {
     records.flat_map(|i| std::iter::once((i % 10) as u8).chain((0..3072).map(move |at| byte(i, at)))).collect()
 }

@@ -11,7 +11,7 @@ fn of_class(set: &ImageSet, class: u8) -> Vec<Vec<u8>> {
     (0..set.len()).filter(|&i| set.label(i) == u32::from(class)).map(|i| image(set, i)).collect()
 }
 
-/// 64-bit FNV-1a over all pixels.
+/// The 64-bit FNV-1a hash of all pixels.
 fn fingerprint(set: &ImageSet) -> u64 {
     let pixels = (0..set.len()).flat_map(|i| image(set, i));
     pixels.fold(0xcbf2_9ce4_8422_2325, |hash, p| (hash ^ u64::from(p)).wrapping_mul(0x0100_0000_01b3))
@@ -58,11 +58,10 @@ fn no_digit_comes_twice() {
     assert_eq!(images.len(), set.len());
 }
 
-/// What MNIST's digits have in common: the share of ink by class, a box of 20 pixels, the middle of the mass, a black
-/// border.
+/// The properties of MNIST's digits: the amount of ink per class, a box of 20 pixels, centring by mass, a black border.
 #[test]
 fn the_ink_is_as_in_mnist() {
-    // mean pixel of MNIST's training images by class, from 0 to 1
+    // the mean pixel of MNIST's training images per class, from 0 to 1
     let mnist = [0.1734, 0.0760, 0.1490, 0.1415, 0.1214, 0.1287, 0.1373, 0.1145, 0.1502, 0.1226];
     let set = draw_digits(&ALL, 400, 0).unwrap();
     for (class, expected) in (0..10).zip(mnist) {
@@ -90,7 +89,7 @@ fn the_ink_is_as_in_mnist() {
     }
 }
 
-/// The share of `set` whose nearest neighbour in `known` is of the same class.
+/// The fraction of images in `set` whose nearest neighbour in `known` has the same class.
 fn nearest_neighbour(known: &ImageSet, set: &ImageSet) -> f64 {
     let distance =
         |a: &[u8], b: &[u8]| a.iter().zip(b).map(|(&a, &b)| (i32::from(a) - i32::from(b)).pow(2)).sum::<i32>();

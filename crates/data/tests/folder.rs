@@ -1,4 +1,4 @@
-//! Folders of pictures: classes, order, and what may be wrong with them.
+//! Folders of pictures: classes, order, and errors.
 
 mod common;
 
@@ -23,7 +23,7 @@ fn folder(files: &[(&str, &[u8])]) -> TempDir {
     dir
 }
 
-/// What opens the first pixel of every image: the pictures here count up from a number of their own.
+/// The first pixel of every image. The pictures in these tests count up from different numbers, so it identifies them.
 fn firsts(loaded: &Loaded) -> Vec<u8> {
     (0..loaded.images.len()).map(|i| loaded.images.image(i).unwrap()[0]).collect()
 }
@@ -51,7 +51,7 @@ fn each_subfolder_is_a_class_in_sorted_order() {
         ("dog/.x.png", b"not looked at"),
     ]);
     let loaded = load(&folder_of(dir.path())).unwrap();
-    assert_eq!(loaded.images.class_names(), ["Ape", "cat", "dog"]); // capitals first, as Python sorts
+    assert_eq!(loaded.images.class_names(), ["Ape", "cat", "dog"]); // upper case first, as Python sorts
     assert_eq!(loaded.images.labels(), [0, 1, 1, 2, 2]);
     assert_eq!(firsts(&loaded), [5, 3, 4, 1, 2]);
     assert_eq!(loaded.images.shape(), [1, 4, 4]);
@@ -89,7 +89,7 @@ fn images_of_one_size_need_no_resolution_and_others_do() {
     assert_eq!(load(&folder_of(dir.path())).unwrap().images.shape(), [1, 4, 6]);
 }
 
-/// A PNG that claims a size and has nothing to show for it.
+/// A PNG whose header claims a size, without any pixel data.
 fn claims(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = grey_png(1, 1, 0);
     bytes[16..20].copy_from_slice(&width.to_be_bytes());
@@ -100,7 +100,7 @@ fn claims(width: u32, height: u32) -> Vec<u8> {
     bytes
 }
 
-/// The golden file's pictures: a JPEG and a WebP to cut short.
+/// A picture of the golden file: a JPEG or a WebP that the tests cut short.
 fn golden(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/images.safetensors");
     let bytes = fs::read(path).unwrap();
@@ -150,7 +150,7 @@ fn a_bad_picture_is_named_or_left_out_and_reported() {
         assert_eq!(bad.path, dir.path().join(name));
         assert!(loaded.source.description.contains("without 1 bad ones"), "{}", loaded.source.description);
 
-        // Too many to be held: what the header hides shows when its turn comes.
+        // The set is too large to be held in memory: damage after the header is found when the image is decoded.
         let lazy = load(&DataConfig { cache_mb: Some(0), ..skip }).unwrap();
         let mut bad = lazy.bad_images.clone();
         let mut seen = 0;
@@ -181,7 +181,7 @@ fn nothing_to_learn_from_is_said() {
     let dir = folder(&[("a.png", b"a"), ("b.png", b"b")]);
     let skip = DataConfig { on_bad_image: OnBadImage::Skip, ..folder_of(dir.path()) };
     assert!(refused(&skip).contains("no image but bad ones, 2 of them"), "{}", refused(&skip));
-    // the headers are good, the rest is not
+    // the headers are valid, the data is not
     let dir = folder(&[("a.jpg", &cut("rgb.jpg", 0.7)), ("b.png", &cut("rgb.png", 0.5))]);
     for cache_mb in [None, Some(0)] {
         let skip = DataConfig {
@@ -233,7 +233,7 @@ fn names_that_are_no_text_are_read_too() {
     assert_eq!(firsts(&load(&folder_of(dir.path())).unwrap()), [9]);
 }
 
-/// A picture that goes away, or changes its size, between the start and its turn.
+/// A picture that is deleted or changes its size after the set was loaded and before it is decoded.
 #[test]
 fn pictures_that_change_under_the_loader_are_named() {
     let dir = folder(&[("a.png", &png(1))]);
@@ -248,7 +248,7 @@ fn pictures_that_change_under_the_loader_are_named() {
     assert!(images.image(0).unwrap_err().to_string().contains("a.png: cannot be read"));
 }
 
-/// What a class-conditional model is told of a folder, or why it is refused.
+/// Why a class-conditional model cannot be trained on a folder; empty if it can.
 fn unlabelled(config: &DataConfig) -> String {
     load(config).unwrap().unlabelled.unwrap_or_default()
 }
@@ -273,7 +273,7 @@ fn pictures_of_no_class_are_named() {
     for part in ["sheet.png beside the folders cat and dog belongs to no class", "move it", "data.classes"] {
         assert!(text.contains(part), "`{text}` lacks `{part}`");
     }
-    // not if the classes are named
+    // no reason if the classes are configured
     let named = load(&folder_of(dir.path()).with_classes(["cat", "dog"])).unwrap();
     assert_eq!((counts(&named), &named.unlabelled), (classes(&[("cat", 2), ("dog", 1)]), &None));
     assert!(
@@ -286,7 +286,7 @@ fn pictures_of_no_class_are_named() {
     let loaded = load(&config).unwrap();
     assert_eq!((counts(&loaded), loaded.unlabelled, loaded.notes), (classes(&[("cat", 2), ("dog", 1)]), None, vec![]));
 
-    // not one of these is a class or a picture
+    // none of these is a class or a picture
     for stray in [".x.png", ".cache/x.png", "__MACOSX/cat/x.png", "notes.txt"] {
         let dir = folder(&[("cat/a.png", &a), ("dog/a.png", &a), (stray, &a)]);
         let loaded = load(&folder_of(dir.path())).unwrap();
@@ -355,7 +355,7 @@ fn splits_are_no_classes() {
         let message = refused(&DataConfig { split: Some("holdout".into()), ..config });
         assert!(message.contains("`split` is \"holdout\", but the splits in ") && message.contains(other), "{message}");
     }
-    // any word for a split, several folders of one, and what lies beside
+    // any spelling of a split, several folders of one split, and files and folders outside the splits
     let dir = folder(&[
         ("train_1/cat/a.png", &a),
         ("train_2/cat/b.png", &a),
@@ -383,7 +383,7 @@ fn splits_are_no_classes() {
     let message = refused(&folder_of(dir.path()));
     assert!(message.contains("has no training split: name one of test and val (validation)"), "{message}");
 
-    // one word among others is a class: a train beside a bus
+    // a single folder named as a split, among other folders, is a class: a train next to a bus
     let dir = folder(&[("bus/a.png", &a), ("train/a.png", &a)]);
     let loaded = load(&folder_of(dir.path())).unwrap();
     assert_eq!(counts(&loaded), classes(&[("bus", 1), ("train", 1)]));
@@ -414,7 +414,7 @@ fn a_number_means_the_folder_of_that_name() {
     for i in 0..12u32 {
         let loaded = load(&folder_of(dir.path()).with_classes([i])).unwrap();
         assert_eq!((firsts(&loaded), counts(&loaded)), (vec![i as u8], classes(&[(&i.to_string(), 1)])));
-        // the labels are torchvision's and datasets': the place among the sorted names
+        // the labels are those of torchvision and datasets: the index among the sorted names
         let names = loaded.images.class_names();
         assert_eq!(names[loaded.images.label(0) as usize], i.to_string());
         assert!(names.is_sorted());
@@ -432,7 +432,7 @@ fn a_number_means_the_folder_of_that_name() {
             other => panic!("{class}: {other:?}"),
         }
     }
-    // some names are no numbers: a place among them, unless it is a name
+    // if some names are not numbers, a number is an index, unless it is a name
     let dir = folder(&[("1/a.png", &png(1)), ("cat/a.png", &png(2)), ("dog/a.png", &png(3))]);
     for (class, expected) in [(1, 1), (2, 3)] {
         assert_eq!(firsts(&load(&folder_of(dir.path()).with_classes([class])).unwrap()), [expected]);

@@ -1,6 +1,6 @@
-//! MNIST from the Hub, end to end: a stand-in serves its first 512 images as the Hub has them, or the Hub's own file,
-//! in the folder `ylecun-mnist` of that which the environment variable `KAKUSAN_HUB_DIR` names: `cargo test --
-//! --ignored whole_mnist`.
+//! End-to-end tests with MNIST from the Hub. A fake server serves the first 512 images in the Hub's format.
+//! `cargo test -- --ignored whole_mnist` serves the Hub's own file, from the folder `ylecun-mnist` in the folder that
+//! the environment variable `KAKUSAN_HUB_DIR` names.
 
 mod common;
 
@@ -74,7 +74,7 @@ fn the_hubs_file_altered_or_cut_short_is_refused_and_the_next_source_is_asked() 
         let loaded = load_with_hub(&config(&[SourceKind::Hub, SourceKind::Drawn]), &hub).unwrap();
         assert_eq!((loaded.source.kind, loaded.images.len()), (Some(SourceKind::Drawn), 15));
         assert!(loaded.skipped[0].reason.contains(FILE), "{:?}", loaded.skipped);
-        // what came of a broken download stays, to go on with, but is no file of the cache
+        // the partial file of a failed download is kept for resuming, but is not a file of the cache
         let blobs = std::fs::read_dir(cache.path().join("datasets--ylecun--mnist/blobs")).unwrap();
         let whole = blobs.filter(|blob| !blob.as_ref().unwrap().file_name().to_string_lossy().ends_with(".incomplete"));
         assert_eq!(whole.count(), 0);
@@ -101,8 +101,8 @@ fn a_hub_that_is_away_is_passed_over_with_its_reason() {
     assert!(loaded.skipped[0].reason.contains("cannot be reached"), "{:?}", loaded.skipped);
 }
 
-/// A parquet file as `datasets` writes it: pictures, their paths, and perhaps labels in a column that is declared to
-/// hold classes.
+/// A parquet file as `datasets` writes it: pictures, their paths, and optionally labels, in a column that is declared
+/// to hold classes.
 fn parquet(image: &str, label: Option<&str>, rows: &[(Vec<u8>, i64)], group: usize) -> Vec<u8> {
     use parquet::data_type::{ByteArrayType, Int64Type};
     use parquet::file::{metadata::KeyValue, properties::WriterProperties, writer::SerializedFileWriter};
@@ -145,7 +145,7 @@ fn parquet(image: &str, label: Option<&str>, rows: &[(Vec<u8>, i64)], group: usi
     bytes
 }
 
-/// Pictures of 4 x (4 or more) pixels, each with a first pixel of its own.
+/// Pictures of 4 x (4 or more) pixels, each with a different first pixel.
 fn pictures(numbers: std::ops::Range<u8>) -> Vec<(Vec<u8>, i64)> {
     numbers.map(|i| (common::grey_png(4 + u32::from(i % 3), 4, i), i64::from(i % 3))).collect()
 }
@@ -172,9 +172,11 @@ fn any_set_of_the_hub_in_all_its_files() {
     assert_eq!(loaded.images.class_names(), ["ape", "bee", "cow"]);
     assert_eq!(loaded.images.labels(), [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2]);
     let firsts: Vec<u8> = (0..12).map(|i| loaded.images.image(i).unwrap()[0]).collect();
-    assert_eq!(firsts[..7], [0, 1, 3, 3, 4, 6, 6]); // the third of three is 2 wider: the middle begins 1 later; the second's half rounds to 0
+    // Of every three pictures the second is 1 wider and the third 2 wider. Their crops begin at 0 (0.5 rounded to even)
+    // and at 1.
+    assert_eq!(firsts[..7], [0, 1, 3, 3, 4, 6, 6]);
 
-    // The same where the pictures stay in their file, on any number of threads.
+    // The result is the same if the pictures stay in their file, for any number of threads.
     let config = DataConfig { cache_mb: Some(0), ..any_set("owner/zoo") };
     let lazy = load_with_hub(&config, &hub).unwrap().images;
     assert!(!lazy.is_held());
@@ -202,7 +204,7 @@ fn a_set_that_is_not_there_or_not_clear_is_explained() {
     let (server, cache) = (FakeHub::start(), tempfile::tempdir().unwrap());
     let hub = Hub::new(HubConfig::new(server.url(), cache.path()));
     let refused = |config: &DataConfig| load_with_hub(config, &hub).unwrap_err().to_string();
-    // Nothing of these sets is in the cache: Python would take a repository without a file for damaged.
+    // The cache holds nothing of these sets: Python would treat a repository without a file as damaged.
     assert!(!cache.path().join("datasets--owner--zoo").exists());
     let text = refused(&any_set("owner/none"));
     assert!(text.contains("default/train/0000.parquet") && text.contains("`repo`, `config_name`"), "{text}");
@@ -222,7 +224,7 @@ fn a_set_that_is_not_there_or_not_clear_is_explained() {
     assert!(text.contains("has no column class"), "{text}");
 }
 
-/// A set of three files, and a cache.
+/// A server with a set of three files, and an empty cache.
 fn three_files() -> (FakeHub, tempfile::TempDir) {
     let (server, cache) = (FakeHub::start(), tempfile::tempdir().unwrap());
     for number in 0..3u8 {
@@ -244,7 +246,7 @@ fn load_three(server: &FakeHub, cache: &Path, offline: bool) -> Result<usize, St
 fn a_part_of_a_set_never_passes_for_the_whole() {
     for lists in [true, false] {
         let (server, cache) = three_files();
-        // The connection breaks at the second file: what is there already is not the set.
+        // The connection breaks at the second file. The files that are already there are not accepted as the set.
         server.fault(Fault::Drop("0001.parquet"));
         let text = load_three(&server, cache.path(), false).unwrap_err();
         assert!(text.contains("default/train/0001.parquet") && text.contains("broke off"), "{text}");
@@ -257,12 +259,12 @@ fn a_part_of_a_set_never_passes_for_the_whole() {
         server.fault((!lists).then_some(Fault::NoListing));
         assert_eq!(load_three(&server, cache.path(), false), Ok(12));
         assert_eq!(load_three(&server, cache.path(), true), Ok(12));
-        // One that was taken away since.
+        // A file that was removed later.
         std::fs::remove_file(snapshot_of_three(cache.path()).join("default/train/0002.parquet")).unwrap();
         let text = load_three(&server, cache.path(), true).unwrap_err();
         assert!(text.contains("1 of the 3 files of owner/three") && text.contains("0002.parquet"), "{text}");
     }
-    // A server that serves files and lists none is asked for all of them before the first is fetched.
+    // If a server serves files but no listing, all files are requested before the first is downloaded.
     let (server, cache) = three_files();
     server.fault(Fault::NoListing);
     assert_eq!(load_three(&server, cache.path(), false), Ok(12));
@@ -286,8 +288,8 @@ fn files_of_two_commits_are_no_set() {
     }
 }
 
-/// What `snapshot_download` of Python's `huggingface_hub` leaves in the cache: a listing in `trees`, or none in older
-/// versions.
+/// Recreates what `snapshot_download` of Python's `huggingface_hub` leaves in the cache: a listing in `trees`, or no
+/// listing in older versions.
 #[test]
 fn a_set_that_python_fetched_is_read_offline_if_it_is_whole() {
     let (server, cache) = three_files();
@@ -341,7 +343,7 @@ fn the_splits_and_configurations_that_there_are_are_told() {
     );
     let text = refused(&DataConfig { config_name: Some("apes".to_owned()), ..any_set("owner/zoo") });
     assert!(text.contains("no split \"train\" of \"apes\"; `split` is one of test, validation"), "{text}");
-    // Nothing of these sets is in the cache: Python would take a repository without a file for damaged.
+    // The cache holds nothing of these sets: Python would treat a repository without a file as damaged.
     assert!(!cache.path().join("datasets--owner--zoo").exists());
     let text = refused(&any_set("owner/none"));
     assert!(text.contains("owner/none has no parquet files at refs/convert/parquet"), "{text}");
@@ -366,7 +368,7 @@ fn cifar_from_the_hub() {
     assert_eq!((images.shape(), images.labels()), ([3, 32, 32], &[8, 9][..]));
     let image = images.image(1).unwrap();
     assert_eq!([image[0], image[1024], image[2048]], [9, 100, 200]);
-    // MNIST is 28 x 28, and what is not is not MNIST.
+    // MNIST is 28 x 28; images of another size are refused.
     server.serve(REPO, FILE, parquet("image", Some("label"), &[(rgb(0), 1)], 1));
     let text = load_with_hub(&config(&[SourceKind::Hub]), &hub).unwrap_err().to_string();
     assert!(text.contains("ylecun/mnist holds images of [1, 32, 32]"), "{text}");

@@ -1,4 +1,4 @@
-//! Sets from a folder, good and bad.
+//! Sets from a folder of IDX files, valid and invalid.
 
 mod common;
 
@@ -33,7 +33,7 @@ fn assert_good(set: &ImageSet, n: usize) {
     }
 }
 
-/// What is said when one file of an otherwise good set of 5 is bad.
+/// The error message if one file of an otherwise valid set of 5 is invalid.
 fn complaint(name: &str, bytes: &[u8]) -> String {
     let (images, labels) = (images(5), labels(5));
     let mut files: Vec<(&str, &[u8])> = vec![(IMAGES, &images), (LABELS, &labels)];
@@ -190,7 +190,7 @@ fn images_and_labels_that_do_not_match() {
     assert_says(&complaint(LABELS, &bad), &["the label of image 3 is 10", "0 to 9"]);
 }
 
-/// Any single byte changed gives a set or an error, never a panic; a changed header never gives a set.
+/// If any single byte is changed, the result is a set or an error, never a panic. A changed header never gives a set.
 #[test]
 fn every_byte_of_a_header_counts() {
     for (name, good, len) in [(IMAGES, images(2), 16), (LABELS, labels(2), 8)] {

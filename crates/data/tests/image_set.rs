@@ -7,7 +7,7 @@ fn names(n: usize) -> Vec<String> {
     (0..n).map(|i| i.to_string()).collect()
 }
 
-/// Six images of one pixel, labels 2, 0, 2, 1, 0, 2; class 3 has none.
+/// Six images of one pixel with the labels 2, 0, 2, 1, 0, 2; class 3 has no image.
 fn six() -> ImageSet {
     ImageSet::new([1, 1, 1], vec![10, 20, 30, 40, 50, 60], vec![2, 0, 2, 1, 0, 2], names(4)).unwrap()
 }
@@ -78,7 +78,7 @@ fn floats_of_any_number_of_channels_stay_as_they_are() {
     assert!(refused.to_string().contains("image 1 holds NaN"), "{refused}");
 }
 
-/// Rows of 0, 1/4, 2/4 ... of which each image begins one further.
+/// Image `i` counts up in steps of 1/8, from `i` / 8.
 struct Ramps;
 
 impl ReadImages for Ramps {
@@ -113,7 +113,7 @@ fn a_reader_of_the_program_is_a_set_like_any_other() {
     assert_eq!(odd.pixels_f32(&[1]).unwrap(), [0.375, 0.5, 0.625, 0.75]);
     assert_eq!(odd.mean_image().unwrap(), [0.25, 0.375, 0.5, 0.625]);
 
-    // batches are made by threads, and mirrored where that is asked for: each row is reversed
+    // threads prepare the batches and mirror images if configured: each row is reversed
     let loader = Loader::new(Arc::new(set.clone().with_random_flip(true)), NonZeroUsize::MIN);
     let mut flipped = 0;
     for batch in loader.epoch(&mut Generator::new(0)) {

@@ -3,7 +3,7 @@ use std::{num::NonZeroUsize, sync::Arc};
 use kakusan_data::{Batch, Batches, ImageSet, Loader};
 use kakusan_rng::{Generator, dataloader_permutation};
 
-/// Images of 1 x 2 pixels that tell their index.
+/// Images of 1 x 2 pixels that encode their index.
 fn images(n: usize) -> Arc<ImageSet> {
     let pixels = (0..n).flat_map(|i| [(i % 256) as u8, (i / 256) as u8]).collect();
     let labels = (0..n).map(|i| (i % 10) as u32).collect();
@@ -40,7 +40,7 @@ fn an_epoch_is_torchs_permutation_in_slices() {
             assert_eq!(batch.images, pixels);
         }
     }
-    // The epochs took from the stream what torch takes, and nothing more.
+    // The epochs drew from the generator exactly what torch draws.
     assert_eq!(rng.next_u64(), twin.next_u64());
 }
 
@@ -88,6 +88,6 @@ fn dropping_midway_ends_the_worker() {
     let mut epoch = loader.epoch(&mut Generator::new(0));
     epoch.next();
     assert!(Arc::strong_count(&set) > before);
-    drop(epoch); // joins: were the worker alive, it would still hold the set, and were it stuck, this would hang
+    drop(epoch); // joins the workers: a live worker would still hold the set, and a blocked one would hang here
     assert_eq!(Arc::strong_count(&set), before);
 }

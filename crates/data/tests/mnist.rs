@@ -1,5 +1,6 @@
-//! MNIST as it is published: its first 512 images (`tests/golden/mnist`), and all of it, in the folder that the
-//! environment variable `KAKUSAN_MNIST_DIR` names: `cargo test -- --ignored whole_mnist`.
+//! MNIST as it is published. The tests use its first 512 images (`tests/golden/mnist`).
+//! `cargo test -- --ignored whole_mnist` uses all of it, from the folder that the environment variable
+//! `KAKUSAN_MNIST_DIR` names.
 
 mod common;
 
@@ -40,11 +41,11 @@ mod whole_mnist {
     }
 }
 
-/// All images of the folder, `count` of them, and of these the ones, eights and fours.
+/// Checks that the folder has `count` images, and returns its ones, eights and fours.
 fn digits_of_the_tutorial(dir: &Path, count: usize) -> Arc<ImageSet> {
     let all = load(&from_dir(dir)).unwrap().images;
     assert_eq!((all.shape(), all.len()), ([1, 28, 28], count));
-    assert_eq!(all.labels()[..12], [5, 0, 4, 1, 9, 2, 1, 3, 1, 4, 3, 5]); // the order of the file
+    assert_eq!(all.labels()[..12], [5, 0, 4, 1, 9, 2, 1, 3, 1, 4, 3, 5]); // in the file's order
     let row = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 18, 18, 18, 126, 136, 175, 26, 166, 255, 247, 127, 0, 0, 0, 0];
     assert_eq!(all.image(0).unwrap()[5 * 28..6 * 28], row);
     let images = load(&from_dir(dir).with_classes([1, 8, 4])).unwrap().images;
@@ -58,7 +59,7 @@ fn the_tutorials_digits() {
     assert_eq!(images.class_counts(), [0, 69, 0, 0, 52, 0, 0, 0, 40, 0]);
 }
 
-/// candle's own reader as a second opinion. It reads plain files alone, and wants the test files too.
+/// Compares with candle's reader, which reads only uncompressed files and also requires the test files.
 fn candle_reads_the_same_of(dir: &Path) {
     let plain = tempfile::tempdir().unwrap();
     for name in ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"] {
@@ -79,7 +80,7 @@ fn candle_reads_the_same_of(dir: &Path) {
     let pixels = theirs.train_images.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     for i in 0..ours.len() {
         for (ours, theirs) in ours.pixels_f32(&[i]).unwrap().iter().zip(&pixels[i * 784..]) {
-            assert!((ours - theirs).abs() <= f32::EPSILON / 2.0); // they multiply by 1/255, we divide, as torchvision does
+            assert!((ours - theirs).abs() <= f32::EPSILON / 2.0); // candle multiplies by 1/255; torchvision divides
         }
     }
 }
@@ -89,7 +90,7 @@ fn candle_reads_the_same() {
     candle_reads_the_same_of(&excerpt());
 }
 
-/// The share of the images in `set` whose nearest neighbour among the `known` is of the same class.
+/// The fraction of images in `set` whose nearest neighbour in `known` has the same class.
 fn nearest_neighbour(known: &ImageSet, set: &ImageSet, count: usize) -> f64 {
     let distance =
         |a: &[u8], b: &[u8]| a.iter().zip(b).map(|(&a, &b)| (i32::from(a) - i32::from(b)).pow(2)).sum::<i32>();
@@ -100,7 +101,8 @@ fn nearest_neighbour(known: &ImageSet, set: &ImageSet, count: usize) -> f64 {
     right.count() as f64 / count as f64
 }
 
-/// The ones, eights and fours, and all digits, each with at least so many right.
+/// Classifies the ones, eights and fours, and then all digits, by drawn digits. `least` is the lowest accepted fraction
+/// of correct answers for each.
 fn drawn_digits_teach_to_read(dir: &Path, least: [f64; 2]) {
     let mut config = from_dir(dir);
     for (classes, least) in [vec![1u8, 8, 4], (0..10).collect()].into_iter().zip(least) {

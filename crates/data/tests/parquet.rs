@@ -1,6 +1,6 @@
-//! Parquet files as pyarrow writes them (`tests/golden/parquet.py`), loaded as data sets of the Hub, and from local
-//! folders. Row `i` of each has a grey picture of 4 x 3 pixels that count up from `i`, and the label `i % 3`, or what
-//! the file's name says.
+//! Parquet files written by pyarrow (`tests/golden/parquet.py`), loaded as data sets of the Hub and from local folders.
+//! Row `i` of each file has a grey picture of 4 x 3 pixels that count up from `i`. Its label is `i % 3`, unless the
+//! file's name says otherwise.
 
 mod common;
 
@@ -21,7 +21,7 @@ fn golden(name: &str) -> Vec<u8> {
     fs::read(folder.join(format!("{name}.parquet"))).unwrap()
 }
 
-/// Loads some files as the train split of a set that Python left in the cache.
+/// Loads files as the train split of a set that Python left in the cache.
 fn load_files(files: &[&str], config: &DataConfig) -> Result<Loaded, Error> {
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
     let cache = tempfile::tempdir().unwrap();
@@ -38,7 +38,7 @@ fn load_files(files: &[&str], config: &DataConfig) -> Result<Loaded, Error> {
     load_with_hub(config, &Hub::new(settings)).map(held)
 }
 
-/// Loads golden files from a local folder in which they have these names.
+/// Loads golden files from a local folder, under the given names.
 fn load_folder(files: &[(&str, &str)], change: impl FnOnce(&mut DataConfig)) -> Result<Loaded, Error> {
     let dir = tempfile::tempdir().unwrap();
     for (path, name) in files {
@@ -51,7 +51,7 @@ fn load_folder(files: &[(&str, &str)], change: impl FnOnce(&mut DataConfig)) -> 
     load(&config).map(held)
 }
 
-/// The same with all images in memory: those that stay in their files are read while these are there.
+/// Copies all images into memory. Images that stay in their files must be read before the files are deleted.
 fn held(mut loaded: Loaded) -> Loaded {
     let images: Vec<_> = (0..loaded.images.len()).filter_map(|i| loaded.images.image(i).ok()).collect();
     let (shape, names) = (loaded.images.shape(), loaded.images.class_names().to_vec());
@@ -61,7 +61,7 @@ fn held(mut loaded: Loaded) -> Loaded {
     loaded
 }
 
-/// Loads one file, held in memory and row by row, which must give the same.
+/// Loads one file twice, held in memory and row by row. Both results must be equal.
 fn load_file(name: &str, config: &DataConfig) -> Result<Loaded, Error> {
     let held = load_files(&[name], config);
     let lazy = load_files(&[name], &DataConfig { cache_mb: Some(0), ..config.clone() });
@@ -148,7 +148,7 @@ fn pictures_that_are_null_are_refused_by_their_row_or_skipped() {
 
 #[test]
 fn text_truth_values_and_numbers_are_labels() {
-    let sorted: Vec<u32> = THIRDS.iter().map(|&third| [2, 0, 1][third as usize]).collect(); // of dog, ant, cat
+    let sorted: Vec<u32> = THIRDS.iter().map(|&third| [2, 0, 1][third as usize]).collect(); // ranks of dog, ant, cat
     let truths: Vec<u32> = THIRDS.iter().map(|&third| u32::from(third == 1)).collect();
     for (name, names, labels) in [
         ("label_text", &["ant", "cat", "dog"][..], &sorted[..]),
@@ -171,7 +171,7 @@ fn text_truth_values_and_numbers_are_labels() {
     has_rows(&ants.images, &[1, 4, 7, 10]);
     assert_eq!(ants.images.labels(), [0; 4]);
 
-    // Of several files the names are put together.
+    // The class names of several files are merged.
     let both = load_files(&["label_truth", "label_text"], &set()).unwrap().images;
     assert_eq!(both.len(), 24);
     let several = load_files(&["label_text", "label_null_text"], &set().with_classes(["dog"])).unwrap().images;
@@ -200,7 +200,7 @@ fn labels_that_cannot_be_used_are_told_and_the_images_are_there() {
         let told = loaded.unlabelled.unwrap();
         assert!(told.contains("0000.parquet: ") && told.contains(reason), "{name}: {told}");
     }
-    // Classes that are wanted are found among the others, but not where there are none.
+    // Selected classes are found among others; if the images have no classes, the selection is an error.
     let loaded = load_file("label_negative", &set().with_classes([1, 2])).unwrap();
     has_rows(&loaded.images, &[1, 2, 5, 7, 8, 10, 11]);
     assert_eq!(loaded.unlabelled, None);
@@ -228,7 +228,7 @@ fn files_without_rows_are_passed_over_unless_all_are() {
 
 #[test]
 fn a_folder_of_parquet_files_is_read_in_the_order_of_their_names() {
-    // the names tell no splits: all of them, whatever lies beside
+    // the names do not indicate splits: all files are read, whatever else is in the folder
     let files = [("b.parquet", "label_text"), ("a.parquet", "label_large_text"), ("metadata.parquet", "paths")];
     for cache_mb in [None, Some(0)] {
         let loaded = load_folder(&files, |config| config.cache_mb = cache_mb).unwrap();
@@ -238,7 +238,7 @@ fn a_folder_of_parquet_files_is_read_in_the_order_of_their_names() {
         assert_eq!(loaded.unlabelled, None);
         assert!(loaded.source.description.starts_with("2 parquet files in "), "{}", loaded.source);
     }
-    let files = [("b.parquet", "label_text"), ("a.parquet", "label_null_text")]; // of which row 4 has no label
+    let files = [("b.parquet", "label_text"), ("a.parquet", "label_null_text")]; // row 4 of the second has no label
     let ants = load_folder(&files, |config| config.classes = Some(vec!["ant".into()])).unwrap();
     has_rows(&ants.images, &[1, 7, 10, 1, 4, 7, 10]);
     let unlabelled = load_folder(&files[..1], |config| config.label_column = Some("none".into())).unwrap();
@@ -249,8 +249,8 @@ fn a_folder_of_parquet_files_is_read_in_the_order_of_their_names() {
     assert!(text.contains("a.parquet") && text.contains("has no column of images"), "{text}");
 }
 
-/// Splits are told by the files' names, as in a repository of the Hub, or by the folders', as in its conversion to
-/// parquet.
+/// Splits are found by the files' names, as in a repository of the Hub, or by the folders' names, as in its conversion
+/// to parquet.
 #[test]
 fn splits_of_a_folder_of_parquet_files() {
     for files in [
@@ -284,7 +284,8 @@ fn splits_of_a_folder_of_parquet_files() {
 #[test]
 fn a_parquet_file_is_a_set_by_itself() {
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("test-00000-of-00001.PARQUET"); // meant as it is named, whatever split that tells
+    // A configured file is read, whatever split its name indicates.
+    let file = dir.path().join("test-00000-of-00001.PARQUET");
     fs::write(&file, golden("label_text")).unwrap();
     let loaded = load(&folder_of(&file)).unwrap();
     has_rows(&loaded.images, &ALL);
@@ -308,7 +309,7 @@ fn pictures_beside_parquet_files_are_what_is_read_and_columns_are_refused() {
     assert!(text.contains("`image_column` names a column, but"), "{text}");
 }
 
-/// 100 MB of zeros in 300 bytes, and a million pictures in two thousand.
+/// 100 MB of zeros in 300 bytes, and a million pictures in two thousand bytes.
 #[test]
 fn a_few_bytes_that_stand_for_millions_are_refused() {
     for (name, expected) in [

@@ -1,4 +1,5 @@
-//! Pictures of every kind against what Pillow and torchvision make of them: `tests/golden/images.py` and `formats.py`.
+//! Compares pictures of every kind with the results of Pillow and torchvision: `tests/golden/images.py` and
+//! `formats.py`.
 
 mod common;
 
@@ -9,7 +10,7 @@ use kakusan_data::{Batch, DataConfig, ImageSet, load};
 use kakusan_rng::{Generator, dataloader_permutation};
 use safetensors::SafeTensors;
 
-/// As in the script.
+/// The same colour as in the script.
 const BACKGROUND: [u8; 3] = [255, 128, 0];
 
 fn golden() -> Vec<u8> {
@@ -28,7 +29,7 @@ fn files<'a>(golden: &'a SafeTensors) -> Vec<(&'a str, &'a [u8])> {
     files
 }
 
-/// Its JPEGs of every kind.
+/// The JPEGs of every kind in the golden file.
 fn jpegs<'a>(golden: &'a SafeTensors) -> Vec<(&'a str, &'a [u8])> {
     let jpegs = named(golden, "jpeg.");
     assert_eq!(jpegs.len(), 21);
@@ -49,12 +50,12 @@ fn one(name: &str, bytes: &[u8], config: impl FnOnce(DataConfig) -> DataConfig) 
     (*load(&config).unwrap().images).clone()
 }
 
-/// By how much of 255 a pixel is wrong at most.
+/// The largest difference of a pixel, from 0 to 255.
 fn worst(image: &[u8], expected: &[u8]) -> u8 {
     image.iter().zip(expected).map(|(ours, theirs)| ours.abs_diff(*theirs)).max().unwrap_or(0)
 }
 
-/// To the bit, JPEG too: the largest difference is 0 of 255.
+/// Bit-exact, including JPEG: the largest difference is 0 of 255.
 #[test]
 fn each_pixel_is_torchvisions() {
     let golden = golden();
@@ -76,8 +77,9 @@ fn each_pixel_is_torchvisions() {
     }
 }
 
-/// In every subsampling, baseline and progressive, smooth and noisy, of odd sizes, grey, RGB, CMYK and YCCK: decoded,
-/// resized, cut out and mirrored to libjpeg-turbo's and torchvision's pixels. The largest difference is 0 of 255.
+/// JPEGs with every subsampling, baseline and progressive, smooth and noisy, of odd sizes, in grey, RGB, CMYK and YCCK.
+/// Decoding gives libjpeg-turbo's pixels; resizing, cropping and mirroring give torchvision's. The largest difference
+/// is 0 of 255.
 #[test]
 fn jpegs_are_libjpeg_turbos() {
     let golden = golden();
@@ -110,7 +112,7 @@ fn jpegs_are_libjpeg_turbos() {
     assert!(flips[0] > 20 && flips[1] > 20, "{flips:?}");
 }
 
-/// A JPEG cut short anywhere is refused; one that lacks its end marker alone has lost no pixel.
+/// A JPEG that is cut anywhere is refused. If only its end marker is missing, no pixel is lost.
 #[test]
 fn no_jpeg_is_filled_up_with_grey() {
     let golden = golden();
@@ -142,7 +144,7 @@ fn grey_stays_grey_unless_asked() {
     }
 }
 
-/// The crops and flips are those that torch draws, one after the other, from where the order of the images was drawn.
+/// Crops and flips are those that torch draws, in sequence, starting after the draw of the images' order.
 #[test]
 fn random_crops_and_flips_are_torchs() {
     let golden = golden();
@@ -178,8 +180,8 @@ fn random_crops_and_flips_are_torchs() {
     assert!(flips[0] > 5 && flips[1] > 5, "{flips:?}");
 }
 
-/// TIFF and BMP of every kind, and 16 bits at their depth, to the bit; `resolution = [height, width]` resizes both
-/// sides.
+/// TIFF and BMP of every kind, and 16-bit pictures at full depth, bit for bit. `resolution = [height, width]` resizes
+/// both sides.
 #[test]
 fn formats_and_depths_are_pillows() {
     let golden = golden_of("formats");
@@ -205,7 +207,7 @@ fn formats_and_depths_are_pillows() {
             let set = one(name, bytes, config);
             assert_eq!((set.shape(), set.is_held()), ([channels, 9, 20], cache_mb.is_none()));
             if cache_mb.is_some() {
-                continue; // its file is gone
+                continue; // its file was deleted
             }
             assert_eq!(expected.shape(), set.shape());
             let image = set.image(0).unwrap();
@@ -215,7 +217,7 @@ fn formats_and_depths_are_pillows() {
     }
 }
 
-/// No value of a batch is rounded to 8 bits, whether the pictures are held or not, mirrored or not.
+/// No value of a batch is rounded to 8 bits, whether the pictures are held in memory or mirrored or not.
 #[test]
 fn batches_have_all_sixteen_bits() {
     let golden = golden_of("formats");
@@ -251,14 +253,14 @@ fn grey_tiffs_and_bmps_stay_grey_unless_asked() {
     }
 }
 
-/// A TIFF with a palette is refused and named, not guessed at.
+/// A TIFF with a palette is refused with the reason, not interpreted by guesswork.
 #[test]
 fn a_tiff_that_is_not_read_says_why() {
     let golden = golden_of("formats");
     let golden = SafeTensors::deserialize(&golden).unwrap();
     let tiff = golden.tensor("file.deep-grey.tif").unwrap().data().to_vec();
     let dir = tempfile::tempdir().unwrap();
-    // The tag of the photometric interpretation, a short: black is zero.
+    // The tag of the photometric interpretation, a 16-bit integer with the value 1: black is zero.
     let tag = [&262u16.to_le_bytes()[..], &3u16.to_le_bytes(), &1u32.to_le_bytes(), &1u16.to_le_bytes()].concat();
     let at = tiff.windows(tag.len()).position(|bytes| *bytes == tag).unwrap() + 8;
     let mut palette = tiff.clone();
@@ -268,7 +270,7 @@ fn a_tiff_that_is_not_read_says_why() {
     assert!(message.contains("a.tif") && message.contains("is of a kind that is not read"), "{message}");
 }
 
-/// Cut short anywhere or with any byte changed, a picture is refused or read, and nothing panics.
+/// If a picture is cut at any point or has any byte changed, it is refused or read, but nothing panics.
 #[test]
 fn damage_is_an_error_or_another_picture() {
     let golden = golden();
@@ -295,7 +297,7 @@ fn damage_is_an_error_or_another_picture() {
     }
 }
 
-/// The same pixels for any number of threads, any prefetch, held or decoded again.
+/// The pixels are the same for any number of threads and any prefetch, held in memory or decoded again.
 #[test]
 fn batches_do_not_depend_on_threads_or_memory() {
     let golden = golden();
@@ -316,7 +318,7 @@ fn batches_do_not_depend_on_threads_or_memory() {
             assert_eq!(epoch(&lazy, threads, prefetch, &mut Generator::new(7)), expected);
             assert_eq!(epoch(&held, threads, prefetch, &mut Generator::new(7)), expected);
         }
-        // In the middle of an epoch, too.
+        // Also when resuming in the middle of an epoch.
         let loader = kakusan_data::Loader::new(lazy, NonZeroUsize::new(3).unwrap());
         let rest: Vec<Batch> = loader.epoch(&mut Generator::new(7)).skip_batches(4).map(Result::unwrap).collect();
         assert_eq!(rest, expected[4..]);

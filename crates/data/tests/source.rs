@@ -1,11 +1,11 @@
-//! Which source answers, and what a configuration may say.
+//! Which source is used, and what a configuration may contain.
 
 use std::path::Path;
 
 use kakusan_data::{DataConfig, DatasetName, Error, OnBadImage, SourceKind, load, load_with_hub};
 use kakusan_hub::{Hub, HubConfig};
 
-/// A Hub that is never reached.
+/// A Hub that is never reachable.
 fn no_hub() -> Hub {
     let mut config = HubConfig::new("http://127.0.0.1:9", "no/such/cache");
     config.offline = true;
@@ -28,7 +28,7 @@ fn the_first_source_that_answers_and_why_the_others_did_not() {
     assert_eq!(skipped, [SourceKind::Dir, SourceKind::Hub]);
     assert_eq!(loaded.skipped[0].reason, "no folder was named");
     assert!(loaded.skipped[1].reason.contains("is not in the cache"), "{}", loaded.skipped[1].reason);
-    // No sources named: the same. Without a Hub: the same.
+    // The result is the same without configured sources, and without a Hub.
     let config = DataConfig { sources: vec![], ..config };
     assert_eq!(load_with_hub(&config, &no_hub()).unwrap().images, loaded.images);
     let without = load(&config).unwrap();

@@ -1,5 +1,5 @@
-//! What several tests need.
-#![allow(dead_code)] // each test file uses a part of it
+//! Helpers that several tests use.
+#![allow(dead_code)] // each test file uses only some of them
 
 use std::{io::Write, num::NonZeroUsize, path::Path, sync::Arc};
 
@@ -7,7 +7,7 @@ use flate2::{Compression, write::GzEncoder};
 use kakusan_data::{Batch, DataConfig, DatasetName, ImageSet, Loader, SourceKind};
 use kakusan_rng::Generator;
 
-/// MNIST from this folder and nowhere else.
+/// MNIST from this folder only.
 pub(crate) fn from_dir(dir: &Path) -> DataConfig {
     DataConfig { sources: vec![SourceKind::Dir], dir: Some(dir.to_owned()), ..DataConfig::new(DatasetName::Mnist) }
 }
@@ -46,7 +46,7 @@ pub(crate) fn folder_of(dir: &Path) -> DataConfig {
     DataConfig { dir: Some(dir.to_owned()), ..DataConfig::new(DatasetName::Folder) }
 }
 
-/// All batches of three of one epoch.
+/// All batches of one epoch, of three images each.
 pub(crate) fn epoch(images: &Arc<ImageSet>, threads: usize, prefetch: usize, rng: &mut Generator) -> Vec<Batch> {
     let number = |n| NonZeroUsize::new(n).unwrap();
     let loader = Loader::new(images.clone(), number(3)).threads(number(threads)).prefetch(number(prefetch));
