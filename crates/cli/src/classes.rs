@@ -1,14 +1,15 @@
-//! The classes that `--class` asks for.
+//! Resolves the classes that `--class` names.
 
 use std::collections::BTreeMap;
 
 use kakusan::pipeline::{DDPMPipeline, Error, Result};
 
-/// So many are named in a message.
+/// How many classes a message lists at most.
 const NAMED: usize = 20;
 
-/// The labels that `asked` names, in its order; nothing for a model that knows no classes. Each word is a class by its
-/// name, else by its number; `first..last` are all from one to the other, and commas stand between several.
+/// The labels that `asked` names, in the same order; `None` for a model without classes. A word is matched against the
+/// class names first, then read as a number. `first..last` is a range that includes both ends, and commas separate
+/// several entries.
 pub(crate) fn labels(asked: &[String], pipeline: &DDPMPipeline) -> Result<Option<Vec<u32>>> {
     let known = pipeline.model_config().num_classes().map(|count| Known::of(count, pipeline.class_names()));
     match (asked, known) {
@@ -27,11 +28,11 @@ pub(crate) fn labels(asked: &[String], pipeline: &DDPMPipeline) -> Result<Option
     }
 }
 
-/// The classes of a model.
+/// The classes that a model knows.
 struct Known {
-    /// Those that it learnt, or all where their names are not known.
+    /// The classes it was trained on; all of them if their names are unknown.
     names: BTreeMap<u32, String>,
-    /// All labels, with the one that may stand for no class.
+    /// The number of labels, including the one that may stand for "no class".
     count: usize,
 }
 
@@ -41,10 +42,10 @@ impl Known {
         Self { names: if names.is_empty() { numbers() } else { names.clone() }, count }
     }
 
-    /// The labels of a text, or its first word that names none.
+    /// Parses a text into labels; the error is the first word that names no class.
     fn labels(&self, text: &str) -> std::result::Result<Vec<u32>, String> {
         if let Some(label) = self.named(text) {
-            return Ok(vec![label]); // a name may have commas and dots
+            return Ok(vec![label]); // a name may contain commas and dots
         }
         let mut labels = vec![];
         for word in text.split(',').map(|word| if self.named(word).is_some() { word } else { word.trim() }) {
@@ -60,7 +61,7 @@ impl Known {
 
     fn named(&self, word: &str) -> Option<u32> {
         let find = |is: &dyn Fn(&str) -> bool| self.names.iter().find(|(_, name)| is(name)).map(|(label, _)| *label);
-        // diffusers' DiTPipeline has several names for a class, divided by commas
+        // diffusers' DiTPipeline stores several names for one class, separated by commas
         find(&|name| name == word).or_else(|| find(&|name| name.split(',').any(|one| one.trim() == word)))
     }
 
@@ -68,7 +69,7 @@ impl Known {
         self.named(word).or_else(|| word.parse().ok().filter(|&label: &u32| (label as usize) < self.count))
     }
 
-    /// The names in words; numbers from 0 on as what they are.
+    /// The class names as text; if the labels are just numbered from 0, the range of numbers.
     fn list(&self) -> String {
         let all = self.names.len();
         if (0..).zip(&self.names).all(|(place, (label, name))| place == *label && *name == label.to_string()) && all > 2
@@ -106,7 +107,7 @@ mod tests {
             assert_eq!(of(text), Err(word.to_owned()), "{text}");
         }
         assert_eq!(numbers(10).labels("0..4,7"), Ok(vec![0, 1, 2, 3, 4, 7]));
-        assert_eq!(of("5"), Ok(vec![5])); // no class, for guidance
+        assert_eq!(of("5"), Ok(vec![5])); // the "no class" label of guidance
         let some = Known::of(
             12,
             &BTreeMap::from([(1, "10".to_owned()), (4, "2".to_owned()), (7, "tench, Tinca tinca".to_owned())]),

@@ -9,22 +9,22 @@ use crate::terminal::say;
 
 #[derive(Args)]
 pub(crate) struct ConvertArgs {
-    /// The folder of a saved pipeline or model, or a file of weights (.bin, .safetensors, .index.json)
+    /// The folder of a saved pipeline or model, or a weight file (.bin, .safetensors, .index.json)
     #[arg(value_name = "SRC")]
     source: PathBuf,
-    /// The folder to write, which must not be there yet
+    /// The folder to write; it must not exist yet
     #[arg(value_name = "DST")]
     target: PathBuf,
-    /// Cast floats to f32, f16 or bf16 [default: as they are]
+    /// Cast floats to f32, f16 or bf16 [default: keep each type]
     #[arg(long, value_name = "TYPE")]
     dtype: Option<FloatType>,
-    /// Split weights into files of at most so many bytes, e.g. 100MB
+    /// Split the weights into files of at most this size, e.g. 100MB
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true, default_value = "10GB", value_parser = parse_size)]
     max_shard_size: u64,
-    /// Name the files for what they are, e.g. fp16
+    /// Write this variant into the file names, e.g. fp16
     #[arg(long, value_name = "NAME")]
     variant: Option<String>,
-    /// Take this variant of SRC's weights
+    /// Read this variant of SRC's weights
     #[arg(long, value_name = "NAME")]
     from_variant: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! How an error is shown, and with which exit code the command ends.
+//! Prints an error and chooses the exit code.
 
 use std::ops::Range;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use miette::{Diagnostic, LabeledSpan, MietteHandlerOpts, NamedSource, Report, So
 use crate::program::program;
 use crate::terminal::warn;
 
-/// A configuration error beside the lines that it is about.
+/// A configuration error with the lines of the file that it refers to.
 #[derive(Debug)]
 struct Shown {
     error: ConfigError,
@@ -36,11 +36,11 @@ impl Diagnostic for Shown {
     }
 }
 
-/// Shows the error on standard error and gives its exit code.
+/// Prints the error to standard error and returns its exit code.
 pub(crate) fn show(error: &Error) -> ExitCode {
     match located(error) {
         Some(shown) => {
-            // a name broken over two lines cannot be searched for
+            // a name that is broken over two lines cannot be searched for
             let _ = miette::set_hook(Box::new(|_| Box::new(MietteHandlerOpts::new().wrap_lines(false).build())));
             warn(&format!("{:?}", Report::new(shown)));
         }
@@ -54,7 +54,7 @@ pub(crate) fn show(error: &Error) -> ExitCode {
     ExitCode::from(if error.is_usage() { 2 } else { 1 })
 }
 
-/// The error with its place in a file, if it has one.
+/// The error with its position in a file, if it has one.
 fn located(error: &Error) -> Option<Shown> {
     let Error::Config(error) = error else { return None };
     let (span, text) = (error.span.clone()?, error.text.clone()?);

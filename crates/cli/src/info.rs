@@ -13,16 +13,16 @@ use crate::terminal::say;
 
 #[derive(Args)]
 pub(crate) struct InfoArgs {
-    /// The folder of a run or a saved pipeline, or owner/name on the Hub; without it: this program and machine
+    /// The folder of a run or a saved pipeline, or owner/name on the Hub [default: describe this program and machine]
     #[arg(value_name = "DIR|owner/name", value_parser = NonEmptyStringValueParser::new())]
     model: Option<String>,
-    /// Refuse a model with unknown content in its files, instead of a warning
+    /// Fail if the model's files have unknown content, instead of printing a warning
     #[arg(long, requires = "model")]
     strict: bool,
-    /// Of a run, its checkpoint of step N instead of its finished model or its newest checkpoint
+    /// Describe a run's checkpoint of step N instead of its finished model or newest checkpoint
     #[arg(long, value_name = "N", requires = "model", allow_hyphen_values = true, value_parser = whole(0..=usize::MAX))]
     checkpoint: Option<usize>,
-    /// List every tensor with its shape, too
+    /// Also list every tensor with its shape
     #[arg(long, requires = "model")]
     tensors: bool,
 }
@@ -42,7 +42,7 @@ fn about_model(model: &str, args: &InfoArgs) -> Result<()> {
     say(&format!("{model}: {} with {}", config.class_name(), pipeline.scheduler().class_name()));
     let size = match pipeline.sample_shape() {
         Ok([channels, height, width]) => format!("images of {channels} x {height} x {width}"),
-        Err(_) => "images of any size".to_owned(), // the configuration leaves it open
+        Err(_) => "images of any size".to_owned(), // the configuration does not fix the size
     };
     let mebibytes = (count * 4) as f64 / f64::from(1 << 20);
     say(&format!("{size}, {} parameters, {mebibytes:.1} MiB of weights", thousands(count)));
@@ -65,7 +65,7 @@ fn about_model(model: &str, args: &InfoArgs) -> Result<()> {
 }
 
 fn about_machine() -> Result<()> {
-    MachineArgs::default().apply()?; // the defaults of the other commands
+    MachineArgs::default().apply()?; // the same defaults as in the other commands
     say(concat!("kakusan ", env!("CARGO_PKG_VERSION")));
     say(&format!("threads: {}", rayon::current_num_threads()));
     say(&format!("vectors: {}", kakusan::ops::vectors()));

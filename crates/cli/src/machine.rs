@@ -9,19 +9,19 @@ use crate::number::whole;
 /// How much of the machine's processor a command may use.
 #[derive(Args, Default)]
 pub(crate) struct MachineArgs {
-    /// Number of threads; results do not depend on it [default: $RAYON_NUM_THREADS, or the physical cores]
+    /// Number of threads; it does not change the results [default: $RAYON_NUM_THREADS, or the physical cores]
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(1..=1024usize))]
     threads: Option<usize>,
-    /// Limit the vector instructions, to measure and compare: avx512, avx2, neon or scalar
-    /// [default: the widest here]
+    /// Limit the vector instructions, for measurements and comparisons: avx512, avx2, neon or scalar [default: the
+    /// widest that this machine has]
     #[arg(long, value_name = "VECTORS")]
     vectors: Option<Vectors>,
 }
 
 impl MachineArgs {
-    /// Settles both for as long as the program runs; to be called before anything computes.
+    /// Sets the threads and vector instructions of the whole process. Call it before any computation.
     pub(crate) fn apply(&self) -> Result<()> {
-        let unfit = |error: kakusan::candle::Error| Error::Unfit(Error::from(error).to_string()); // ours has no backtrace
+        let unfit = |error: kakusan::candle::Error| Error::Unfit(Error::from(error).to_string()); // without backtrace
         if let Some(vectors) = self.vectors {
             limit_vectors(vectors).map_err(unfit)?;
         }
@@ -34,7 +34,7 @@ impl MachineArgs {
     }
 }
 
-/// What `RAYON_NUM_THREADS` asks for; rayon takes 0 and an empty text for its own choice.
+/// The value of `RAYON_NUM_THREADS`. Like rayon, treats 0 and an empty text as unset.
 fn threads_of_environment() -> Result<Option<NonZeroUsize>> {
     const NAME: &str = "RAYON_NUM_THREADS";
     let Some(text) = std::env::var_os(NAME).filter(|text| !text.is_empty() && text != "0") else { return Ok(None) };

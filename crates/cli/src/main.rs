@@ -1,4 +1,4 @@
-//! The command `kakusan`: train, sample, look at what there is.
+//! The command `kakusan`: trains and inspects diffusion models, and samples from them.
 
 mod classes;
 mod convert;
@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-/// Diffusion models in Rust: train them from scratch, sample from them, look at them.
+/// Diffusion models in Rust: train them from scratch, sample from them, inspect them.
 #[derive(Parser)]
 #[command(name = "kakusan", version)]
 struct Cli {
@@ -41,7 +41,7 @@ const EXAMPLES: [(&str, &str); 10] = [
     ("convert runs/184 half --dtype f16 --variant fp16", "the same weights in half the bytes"),
 ];
 
-/// The examples as they can be typed here, a comment behind those that are short enough.
+/// The examples as they can be typed here; those that are short enough have a comment behind them.
 fn examples(program: &str) -> String {
     let line = |(command, what): &(&str, &str)| match what.is_empty() {
         true => format!("  {program} {command}"),
@@ -54,13 +54,13 @@ fn examples(program: &str) -> String {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Train a model as a configuration file says, and save it with pictures and a report
+    /// Train a model from a configuration file, and save it with pictures and a report
     Train(train::TrainArgs),
-    /// Draw new images from a saved pipeline
+    /// Draw new images from a saved pipeline or a run
     Sample(sample::SampleArgs),
     /// Compare the losses and settings of runs on one page
     Report(report::ReportArgs),
-    /// Describe a saved pipeline, or this program and machine
+    /// Describe a saved pipeline or a run, or this program and machine
     Info(info::InfoArgs),
     /// List the schedulers, or show the configuration of one
     Schedulers(schedulers::SchedulersArgs),

@@ -1,12 +1,12 @@
-//! The numbers of the command line: each has its range, and what is no number of it is refused with the range.
+//! Number parsers for the command line. Each has a range, and its error message states the range.
 //!
-//! The flags allow values that begin with a hyphen, for clap takes `-3` for a flag that does not exist otherwise.
+//! The flags allow values that begin with a hyphen: otherwise clap takes `-3` for an unknown flag.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-/// Reads a whole number of `range`.
+/// Parses an integer in `range`.
 pub(crate) fn whole<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
 where
     T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
@@ -17,7 +17,7 @@ where
     }
 }
 
-/// Reads a finite number of `range`, whose ends may be infinite.
+/// Parses a finite number in `range`, whose ends may be infinite.
 pub(crate) fn real(range: RangeInclusive<f64>) -> impl Fn(&str) -> Result<f64, String> + Clone + Send + Sync + 'static {
     move |text| {
         let number = text.parse().ok().filter(|number: &f64| number.is_finite() && range.contains(number));

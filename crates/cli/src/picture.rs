@@ -1,4 +1,4 @@
-//! Pictures in the format that their file's ending says.
+//! Writes pictures in the format that the file's extension names.
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -11,20 +11,20 @@ use kakusan::pipeline::{Result, write_whole};
 use kakusan::report::pictures::PictureError;
 use libjpeg_turbo_rs::{PixelFormat, Subsampling};
 
-/// Of 100; one below which blocks show around digits.
+/// From 0 to 100. With a lower quality, blocks become visible around digits.
 const JPEG_QUALITY: u8 = 95;
 
-/// The file of a picture, if its ending says a format that we write. Without an ending it is PNG.
+/// The path of a picture, if this program can write the format of its extension. Without an extension it is a PNG.
 pub(crate) fn still(text: &str) -> std::result::Result<PathBuf, String> {
     with_ending(text, &["png", "jpg", "jpeg", "webp", "gif"])
 }
 
-/// The file of an animated picture, if its ending says a format that we write.
+/// The path of an animated picture, if this program can write the format of its extension.
 pub(crate) fn film(text: &str) -> std::result::Result<PathBuf, String> {
     with_ending(text, &["png", "apng", "gif"])
 }
 
-/// `text` as a path, if it has one of these endings or none.
+/// `text` as a path, if it has one of these extensions or none.
 pub(crate) fn with_ending(text: &str, endings: &[&str]) -> std::result::Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if text == "-" {
@@ -40,7 +40,7 @@ pub(crate) fn with_ending(text: &str, endings: &[&str]) -> std::result::Result<P
     }
 }
 
-/// Writes a PNG, animated or not, as what the file's ending says.
+/// Writes a PNG, animated or not, in the format of the file's extension.
 pub(crate) fn write(path: &Path, png: Vec<u8>) -> Result<()> {
     let failed = |reason: String| PictureError::Drawing(format!("{}: {reason}", path.display()));
     let bytes = match ending(path).as_str() {
@@ -67,14 +67,14 @@ fn jpeg(png: &[u8]) -> std::result::Result<Vec<u8>, String> {
         .map_err(|e| e.to_string())
 }
 
-/// Without loss.
+/// Lossless WebP.
 fn webp(png: &[u8]) -> ImageResult<Vec<u8>> {
     let (image, mut bytes) = (decode(png)?, vec![]);
     WebPEncoder::new_lossless(&mut bytes).encode(&image, image.width(), image.height(), ExtendedColorType::Rgb8)?;
     Ok(bytes)
 }
 
-/// Frame by frame, each with the 256 colours that suit it: of grey images all that there are.
+/// Frame by frame, each with its own palette of 256 colours; grey images keep every value.
 fn gif(png: &[u8]) -> ImageResult<Vec<u8>> {
     let (decoder, mut bytes) = (PngDecoder::new(Cursor::new(png))?, vec![]);
     let mut encoder = GifEncoder::new(&mut bytes);

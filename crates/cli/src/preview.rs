@@ -1,4 +1,4 @@
-//! Pictures in the terminal: by its own protocol in kitty and iTerm, by coloured half blocks in others.
+//! Shows pictures in the terminal: through the graphics protocol of kitty and iTerm, as coloured half blocks in others.
 
 use std::env;
 use std::io::IsTerminal;
@@ -6,10 +6,10 @@ use std::path::Path;
 
 use crate::terminal::say;
 
-/// Columns that a picture takes at most: a grid of eight images is recognisable in these.
+/// The most columns that a picture takes: a grid of eight images is recognisable at this width.
 const COLUMNS: u32 = 96;
 
-/// Shows a picture of the run under a line that says what it is, on a terminal that can.
+/// Prints a title and, below it, a picture of the run, if the terminal can show it.
 pub(crate) fn show(title: &str, picture: &Path) {
     let term = env::var("TERM").unwrap_or_default();
     let plain = term.is_empty() || term == "dumb" || env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -21,10 +21,10 @@ pub(crate) fn show(title: &str, picture: &Path) {
     let config = viuer::Config {
         absolute_offset: false,
         width: Some(COLUMNS.min(u32::from(columns))),
-        // others are asked whether they can by a question that they may leave unanswered
+        // other terminals would have to be queried, and may not answer
         use_kitty: term.contains("kitty") || term.contains("ghostty"),
         ..viuer::Config::default()
     };
     say(title);
-    let _ = viuer::print(&image, &config); // a terminal that cannot shows nothing
+    let _ = viuer::print(&image, &config); // a terminal without support shows nothing
 }

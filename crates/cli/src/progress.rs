@@ -1,4 +1,4 @@
-//! What is shown of work that takes its time: a bar on a terminal, plain lines otherwise.
+//! Progress of long work: a bar on a terminal, plain lines otherwise.
 
 use std::collections::HashSet;
 use std::io::IsTerminal;
@@ -17,10 +17,10 @@ use crate::terminal::{say, warn};
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     epochs: usize,
-    /// Time and images of the steps since the bar's figures were last drawn.
+    /// Time and images of the steps since the bar's numbers were last updated.
     shown_at: f64,
     images: usize,
-    /// Those that cannot be decoded and were named: they are the same in the next epoch.
+    /// Images that cannot be decoded and were already reported: the next epoch has the same ones.
     bad_images: HashSet<BadImage>,
 }
 
@@ -97,7 +97,7 @@ impl Progress {
         }
     }
 
-    /// Shows what the report says.
+    /// Prints a notice of the report.
     pub(crate) fn show_notice(&self, notice: Notice) {
         match notice {
             Notice::Samples { epoch, picture } => {
@@ -114,7 +114,7 @@ impl Progress {
         }
     }
 
-    /// Names images that cannot be decoded, and after some of them counts the rest.
+    /// Reports images that cannot be decoded: the first ones by name, the rest as a count.
     fn name(&mut self, bad: &[BadImage]) {
         const NAMED: usize = 10;
         for image in bad {
@@ -129,7 +129,7 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(crate) fn clear(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
@@ -140,7 +140,7 @@ impl Progress {
         self.suspended(|| say(line));
     }
 
-    /// Lets `write` write to the terminal, and draws the bar again after it.
+    /// Lets `write` write to the terminal, then draws the bar again.
     fn suspended(&self, write: impl FnOnce()) {
         match &self.bar {
             Some(bar) => bar.suspend(write),
@@ -149,7 +149,7 @@ impl Progress {
     }
 }
 
-/// The classes that were taken with how many images each has, and how many there are besides.
+/// The classes in use with the number of images in each, and how many other classes the set has.
 fn classes(images: &ImageSet) -> String {
     const NAMED: usize = 20;
     let counts = images.class_counts();
@@ -177,7 +177,7 @@ fn bar(done: usize, total: usize) -> ProgressBar {
     bar
 }
 
-/// The Hub as the environment configures it: its waits are shown, and on a terminal its downloads.
+/// The Hub as the environment configures it. Waiting times are shown, and on a terminal also the downloads.
 pub(crate) fn hub() -> Result<Hub> {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
     let shown = bar.clone();

@@ -10,7 +10,7 @@ use crate::terminal::say;
 
 #[derive(Args)]
 pub(crate) struct ReportArgs {
-    /// The folders of runs, finished or under way
+    /// The folders of the runs, finished or in progress
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<PathBuf>,
     /// The page to write

@@ -20,7 +20,7 @@ use crate::number::{real, whole};
 use crate::terminal::{say, warn};
 use crate::{classes, picture};
 
-/// The most frames of an animation; of more steps so many are shown, evenly.
+/// The most frames in an animation; of a longer sampling, this many evenly spaced steps are shown.
 const MAX_FRAMES: usize = 100;
 
 #[derive(Args)]
@@ -28,50 +28,50 @@ pub(crate) struct SampleArgs {
     /// The folder of a run or a saved pipeline, or owner/name[@revision] on the Hub
     #[arg(long, value_name = "DIR|owner/name", value_parser = NonEmptyStringValueParser::new())]
     model: String,
-    /// Refuse a model with unknown content in its files, instead of a warning
+    /// Fail if the model's files have unknown content, instead of printing a warning
     #[arg(long)]
     strict: bool,
-    /// Sample from the checkpoint of step N of a run, instead of its finished model or its newest checkpoint
+    /// Sample from a run's checkpoint of step N instead of its finished model or newest checkpoint
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(0..=usize::MAX))]
     checkpoint: Option<usize>,
     /// Sampling steps [default: 50; 1 for consistency models]
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(1..=100_000u64))]
     steps: Option<u64>,
-    /// How many images, all from one seed [default: 64]
+    /// Number of images, all from one seed [default: 64]
     #[arg(long, value_name = "N", conflicts_with = "seeds", allow_hyphen_values = true, value_parser = whole(1..=4096u64))]
     batch: Option<u64>,
     /// The seed of all random numbers, as in torch.manual_seed
     #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true, value_parser = whole(0..=u64::MAX))]
     seed: u64,
-    /// An image for each seed, independent of the other images: 0..15, both included, or 3,5,8
+    /// One image per seed, independent of the other images: 0..15 (both included) or 3,5,8
     #[arg(long, value_name = "A..B", conflicts_with = "seed", allow_hyphen_values = true, value_parser = parse_seeds)]
     seeds: Option<Seeds>,
     /// Sample with this scheduler instead of the saved one, built from the saved one's configuration: ddim, euler ...
-    /// (the command `schedulers` lists them)
+    /// (`schedulers` lists them)
     #[arg(long, value_name = "NAME")]
     scheduler: Option<String>,
-    /// How much of the noise in a step is new, 0 to 1, for schedulers such as DDIM
+    /// The fraction of fresh noise in each step, 0 to 1, for schedulers such as DDIM
     #[arg(long, value_name = "X", allow_hyphen_values = true, value_parser = real(0.0..=1.0))]
     eta: Option<f64>,
-    /// How much noise is added over all steps, for schedulers such as Euler
+    /// The amount of noise added over all steps, for schedulers such as Euler
     #[arg(long, value_name = "X", allow_hyphen_values = true, value_parser = real(0.0..=f64::INFINITY))]
     churn: Option<f64>,
-    /// The class of the images, for models that know classes, by name or number; several (0..9 or cat,dog) take turns
+    /// The class of the images, for class-conditional models, by name or number; several (0..9 or cat,dog) take turns
     #[arg(long, value_name = "CLASS", allow_hyphen_values = true)]
     class: Vec<String>,
-    /// Classifier-free guidance: 1 is none, more is closer to the class
+    /// Classifier-free guidance scale: 1 is off, larger values follow the class more closely
     #[arg(long, value_name = "X", default_value_t = 1.0, allow_hyphen_values = true, value_parser = real(f64::NEG_INFINITY..=f64::INFINITY))]
     guidance: f64,
-    /// The picture: a grid; grey images as dark ink on white. Its ending says the format: .png, .jpg, .webp or .gif
+    /// The picture: a grid; grey images as dark ink on white. Its extension sets the format: .png, .jpg, .webp or .gif
     #[arg(long, value_name = "FILE", default_value = "samples.png", value_parser = picture::still)]
     out: PathBuf,
-    /// Save each image as a file of its own in this folder, too: its own pixels, as diffusers gives them
+    /// Also save each image to its own file in this folder, with its own pixels, as diffusers returns them
     #[arg(long, value_name = "DIR")]
     separate: Option<PathBuf>,
-    /// Save how the images came about as an animated picture, too: .png or .gif
+    /// Also save the sampling as an animated picture: .png or .gif
     #[arg(long, value_name = "FILE", value_parser = picture::film)]
     animate: Option<PathBuf>,
-    /// Save the images as a tensor, too: `images`, f32 [n, c, h, w] in 0..1
+    /// Also save the images as a tensor: `images`, f32 [n, c, h, w] in 0..1
     #[arg(long, value_name = "FILE.safetensors", value_parser = |text: &str| picture::with_ending(text, &["safetensors"]))]
     save_tensor: Option<PathBuf>,
     /// cpu, cuda, cuda:N, or auto
@@ -81,7 +81,7 @@ pub(crate) struct SampleArgs {
     machine: MachineArgs,
 }
 
-/// The seeds of `--seeds`, and how they were written.
+/// The seeds of `--seeds`, and the text they were parsed from.
 #[derive(Debug, Clone)]
 struct Seeds {
     seeds: Vec<u64>,
@@ -91,7 +91,7 @@ struct Seeds {
 pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
     args.machine.apply()?;
     for file in [Some(&args.out), args.animate.as_ref(), args.save_tensor.as_ref()].into_iter().flatten() {
-        check_writable(file)?; // before the work, not after it
+        check_writable(file)?; // fail before the work, not after it
     }
     if args.animate.as_ref() == Some(&args.out) {
         return Err(Error::Unfit(format!("--out and --animate both name {}; name two files", args.out.display())));
@@ -134,7 +134,7 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
     })?;
     bar.finish_and_clear();
 
-    let images = range.to_unit(&sample)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?; // NaN where it is not finite
+    let images = range.to_unit(&sample)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?; // non-finite values become NaN
     let about = args.about(pipeline.scheduler().class_name(), steps);
     let (count, shown) = (options.batch_size, visible(&images)?);
     if let Some(file) = &args.save_tensor {
@@ -168,7 +168,7 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
     }
 }
 
-/// How many values of which images are no numbers, if any.
+/// How many values are not finite, and in which images; `None` if all are.
 fn not_finite(images: &Tensor) -> Result<Option<String>> {
     let n = images.dim(0)?;
     let pixels = images.flatten_from(1)?.to_vec2::<f32>()?;
@@ -189,7 +189,7 @@ impl SampleArgs {
         SampleOptions::new(batch_size).run(run).class_labels(class_labels).guidance_scale(self.guidance)
     }
 
-    /// What the pictures' files say of themselves.
+    /// The metadata for the picture files.
     fn about(&self, scheduler: &str, steps: usize) -> Vec<(&'static str, String)> {
         let mut about = vec![
             ("Software", concat!("Kakusan ", env!("CARGO_PKG_VERSION")).to_owned()),
@@ -212,7 +212,7 @@ impl SampleArgs {
         about
     }
 
-    /// Writes each image into `dir`, named by its seed where it has one of its own, else by its number.
+    /// Writes each image into `dir`. Its file is named by its own seed if it has one, otherwise by its number.
     fn save_each(&self, dir: &Path, images: &Tensor, about: &[(&'static str, String)]) -> Result<()> {
         let (n, channels, height, width) = images.dims4()?;
         for i in 0..n {
@@ -265,9 +265,9 @@ impl Film {
     }
 }
 
-/// Loads a pipeline from a folder, or from the Hub where no such folder exists and the name is an owner/name, with or
-/// without @revision. Of a run that has not ended, or where a step is named, it is that of a checkpoint, which is said.
-/// Warnings about its files are shown, or with `strict` refused.
+/// Loads a pipeline from a folder, or from the Hub if there is no such folder and the name has the form owner/name,
+/// with or without @revision. For an unfinished run, or if a step is named, it loads a checkpoint and prints which one.
+/// Warnings about the files are printed; with `strict` they are an error.
 pub(crate) fn load(
     model: &str,
     checkpoint: Option<usize>,
@@ -312,8 +312,8 @@ fn find(model: &str, registry: &Registry, device: &Device) -> Result<DDPMPipelin
     DDPMPipeline::from_hub(id, revision, &hub, registry, device)
 }
 
-/// What a picture can show of images `[n, c, h, w]`: grey and coloured ones as they are, of others the first channel,
-/// or three.
+/// The part of images `[n, c, h, w]` that a picture can show: grey and coloured images as they are, otherwise the first
+/// channel or the first three.
 fn visible(images: &Tensor) -> Result<Tensor> {
     let channels = images.dim(1)?;
     Ok(if matches!(channels, 1 | 3) {
@@ -330,17 +330,17 @@ fn grid(images: &Tensor, about: &[(&str, String)]) -> Result<Vec<u8>> {
     Ok(pictures::grid(Images { pixels: &pixels, channels, height, width }, columns(n), scale(width), about)?)
 }
 
-/// Eight to a row as in the tutorial, or in a square where they are many.
+/// Eight per row as in the tutorial, or a square for many images.
 fn columns(n: usize) -> usize {
     if n <= 64 { n.min(8) } else { (n as f64).sqrt().ceil() as usize }
 }
 
-/// Small images are shown larger.
+/// Enlarges small images.
 fn scale(width: usize) -> usize {
     if width <= 64 { 3 } else { 1 }
 }
 
-/// A bar on a terminal, nothing elsewhere.
+/// A progress bar on a terminal, nothing elsewhere.
 fn progress() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -357,7 +357,7 @@ fn parse_seeds(text: &str) -> std::result::Result<Seeds, String> {
     Ok(Seeds { seeds, text: text.to_owned() })
 }
 
-/// `0..15`, both included, `3,5,8`, or both: `0..4,7`.
+/// Parses `0..15` (both included), `3,5,8`, or a mixture: `0..4,7`.
 fn parse_numbers(text: &str) -> std::result::Result<Vec<u64>, String> {
     const MOST: u64 = 4096;
     let number = |text: &str| {

@@ -9,7 +9,7 @@ use crate::terminal::say;
 
 #[derive(Args)]
 pub(crate) struct SchedulersArgs {
-    /// Show the configuration that this one has by default
+    /// Show the default configuration of this scheduler
     #[arg(value_name = "NAME")]
     name: Option<String>,
 }

@@ -29,23 +29,23 @@ Settings of [train], in the configuration or by --set train.KEY=VALUE (all are d
 
 A run that was stopped or killed resumes with --resume to the same bytes as an uninterrupted one.";
 
-/// The largest number that the run's configuration can hold, which is TOML.
+/// The largest number that the run's configuration can hold: it is TOML.
 const MOST: u64 = i64::MAX as u64;
 
 #[derive(Args)]
 #[command(after_help = SETTINGS)]
 pub(crate) struct TrainArgs {
-    /// The configuration, e.g. configs/184.toml
+    /// The configuration file, e.g. configs/184.toml
     #[arg(long, value_name = "FILE", required_unless_present = "resume")]
     config: Option<PathBuf>,
-    /// Change one value of the configuration, e.g. --set 'data.classes=[3,5]' (may be given often)
+    /// Override one value of the configuration, e.g. --set 'data.classes=[3,5]' (can be repeated)
     #[arg(long, value_name = "TABLE.KEY=VALUE")]
     set: Vec<String>,
     /// The folder of the run [default: runs/ and the configuration's name]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Train on this folder only: of pictures (also a zip, tar or tar.gz) or of parquet files, or
-    /// of MNIST's or CIFAR-10's files, as data.name says
+    /// Train on this folder only. data.name says what it holds: pictures (also a zip, tar or tar.gz), parquet files, or
+    /// the files of MNIST or CIFAR-10
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// The seed of all random numbers, as in torch.manual_seed
@@ -62,12 +62,12 @@ pub(crate) struct TrainArgs {
     device: DeviceChoice,
     #[command(flatten)]
     machine: MachineArgs,
-    /// Resume an interrupted run from its newest checkpoint, to the same bytes as without the interruption
-    /// [default: the folder that --out or --config mean]
+    /// Resume an interrupted run from its newest checkpoint; the result is the same, byte for byte, as without the
+    /// interruption [default: the folder that --out or --config names]
     #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "overwrite")]
     resume: Option<Option<PathBuf>>,
-    /// Accept other settings or images than the run had: a set that grew, another batch_size, a lower learning_rate
-    /// after it diverged
+    /// Accept settings or images that differ from the run's: a larger set, another batch_size, a lower learning_rate
+    /// after the run diverged
     #[arg(long, requires = "resume")]
     allow_changes: bool,
     /// Resume from the checkpoint of step N instead of the newest; newer ones are renamed to later-checkpoint-…
@@ -96,9 +96,9 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
         None => run_config(&out, &overrides, &registry)?,
     };
     if let Some(dir) = args.data {
-        // a folder that was named is used or the training fails: nothing else stands in for it
+        // if the named folder cannot be used, the training fails: there is no fallback
         let data = config.data.get_or_insert_with(|| DataConfig::new(DatasetName::Folder));
-        data.dir = Some(std::path::absolute(&dir).unwrap_or(dir)); // the run may be resumed from elsewhere
+        data.dir = Some(std::path::absolute(&dir).unwrap_or(dir)); // the run may be resumed elsewhere
         data.sources = vec![SourceKind::Dir];
     }
     for warning in config.warnings() {
@@ -124,7 +124,7 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
                 in_steps.store(done < all, Ordering::Relaxed);
             }
             Event::Step { record, .. } => done = record.step,
-            Event::Checkpoint { .. } => in_steps.store(done < all, Ordering::Relaxed), // after the last, all is saved
+            Event::Checkpoint { .. } => in_steps.store(done < all, Ordering::Relaxed), // after it, all is saved
             _ => {}
         }
         progress.show(event);
@@ -143,7 +143,7 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
             say(&format!("Stopped and saved. Go on with: {resume}"));
             Ok(ExitCode::from(130))
         }
-        // the disk is full, or the folder cannot be reached any more
+        // the disk is full, or the folder is no longer accessible
         Err(e @ (Error::Io { .. } | Error::Weights(kakusan::weights::Error::Io { .. })))
             if out.join("config.toml").is_file() =>
         {
@@ -163,8 +163,8 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
     }
 }
 
-/// The first Ctrl-C (or SIGTERM) during training steps asks the training to save and stop; the second, and one when
-/// there is nothing to save, ends it at once.
+/// During training steps, the first Ctrl-C (or SIGTERM) asks the training to save and stop. The second one, or one at a
+/// time when there is nothing to save, ends the process immediately.
 fn stop_on_ctrl_c(stop: Arc<AtomicBool>, in_steps: Arc<AtomicBool>) {
     let handler = move || {
         if stop.swap(true, Ordering::Relaxed) || !in_steps.load(Ordering::Relaxed) {
