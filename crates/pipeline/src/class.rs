@@ -1,15 +1,15 @@
 /// diffusers' pipelines that draw images with a model and a scheduler and nothing else.
 ///
-/// They differ in what they sample by unless told otherwise. What they do is the same here: a scheduler's
-/// [`Run`](kakusan_scheduler::Run) says how often the model is called, what it is given, and with which noise to begin.
+/// They differ in their default scheduler and number of steps. The loop is the same for all: a scheduler's
+/// [`Run`](kakusan_scheduler::Run) says how often to call the model, with which input, and which noise to start from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PipelineClass {
     /// `DDPMPipeline` (Ho et al. 2020).
     #[default]
     DDPM,
-    /// `DDIMPipeline` (Song et al. 2021): samples by DDIM, whatever it was saved with.
+    /// `DDIMPipeline` (Song et al. 2021): samples with DDIM, regardless of the saved scheduler.
     DDIM,
-    /// `PNDMPipeline` (Liu et al. 2022): samples by PNDM, whatever it was saved with.
+    /// `PNDMPipeline` (Liu et al. 2022): samples with PNDM, regardless of the saved scheduler.
     PNDM,
     /// `ScoreSdeVePipeline` (Song et al. 2021), with pixels in 0..1.
     ScoreSdeVe,
@@ -35,7 +35,7 @@ impl PipelineClass {
         "ConsistencyModelPipeline",
     ];
 
-    /// The class of this name, if there is one.
+    /// The class with this name, if there is one.
     pub fn from_name(class_name: &str) -> Option<Self> {
         let classes = [DDPM, DDIM, PNDM, ScoreSdeVe, KarrasVe, RePaint, ConsistencyModel];
         classes.into_iter().find(|class| class.class_name() == class_name)
@@ -46,7 +46,7 @@ impl PipelineClass {
         Self::CLASS_NAMES[self as usize]
     }
 
-    /// The class of the scheduler that it samples by, where that does not depend on what it was saved with.
+    /// The class of the scheduler that this pipeline always samples with; `None` if it uses the saved one.
     pub fn scheduler_class(self) -> Option<&'static str> {
         match self {
             DDIM => Some("DDIMScheduler"),
@@ -55,7 +55,7 @@ impl PipelineClass {
         }
     }
 
-    /// How many steps diffusers samples in unless told otherwise.
+    /// diffusers' default number of sampling steps.
     pub fn default_steps(self) -> usize {
         match self {
             DDPM => 1000,

@@ -9,28 +9,28 @@ use crate::files::{create_folders, delete_folder, read_text, write_whole};
 use crate::layout::INDEX_FILE;
 use crate::{Error, Result};
 
-/// The files of a pipeline or a model beside its weights.
+/// The extensions of a pipeline's or model's files other than its weights.
 const BESIDE: [&str; 3] = ["json", "md", "txt"];
-/// Larger ones are none of a model's configuration.
+/// Larger files are not part of a model's configuration.
 const MAX_BESIDE: u64 = 10 << 20;
 
-/// Writes what `source` holds into the new folder `target` with its weights as `options` says: safetensors for
-/// PyTorch's `.bin`, another type, other pieces, a variant. `source` is the folder of a pipeline (whatever its parts
-/// are), that of a model, or a file of weights; of a folder's weights those of `variant`, where one is named, are
-/// taken. Configurations are kept as they are. Gives the number of checkpoints that were converted.
+/// Copies `source` into the new folder `target` and writes its weights as `options` says: safetensors instead of
+/// PyTorch's `.bin`, another type, other shards, a variant. `source` is the folder of a pipeline (with any components),
+/// the folder of a model, or a weight file. If `variant` is given, a folder's weights of that variant are read.
+/// Configurations are copied unchanged. Returns the number of checkpoints that were converted.
 ///
-/// Weights that diffusers does not save (a text encoder's) are refused rather than left out.
+/// Weights of a kind that diffusers does not save (a text encoder's) are refused, not skipped.
 ///
 /// # Errors
-/// When `target` is there already and not empty, when there are no weights in `source` or they cannot be read, and when
-/// a value does not fit the type asked for. Nothing is left in `target` then.
+/// When `target` exists and is not empty, when `source` has no weights or they cannot be read, and when a value does
+/// not fit the requested type. What was written to `target` is deleted then.
 pub fn convert(source: &Path, variant: Option<&str>, target: &Path, options: &SaveOptions) -> Result<usize> {
     if fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some()) || target.is_file() {
         return Err(Error::Unfit(format!("{} is there already; choose a fresh folder", target.display())));
     }
     let was_there = target.is_dir();
     convert_all(source, variant, target, options).inspect_err(|_| {
-        // what it began stands in the way of another try; the first error says more than one of these
+        // leftovers would block the next attempt; if deleting fails too, the first error is more useful
         if delete_folder(target).is_ok() && was_there {
             let _ = create_folders(target);
         }
@@ -60,15 +60,15 @@ fn convert_all(source: &Path, variant: Option<&str>, target: &Path, options: &Sa
     }
     converted += convert_folder(source, variant, target, options)?;
     if converted == 0 {
-        Checkpoint::find(source, variant)?; // says what it expects
+        Checkpoint::find(source, variant)?; // its error says what it expects
     }
     if index.is_file() {
-        copy(&index, &target.join(INDEX_FILE))?; // last: a folder with it is whole
+        copy(&index, &target.join(INDEX_FILE))?; // last: a folder with an index is complete
     }
     Ok(converted)
 }
 
-/// Converts the weights of a folder, if it has any, and copies what describes them.
+/// Converts the weights of a folder, if it has any, and copies its other files.
 fn convert_folder(source: &Path, variant: Option<&str>, target: &Path, options: &SaveOptions) -> Result<usize> {
     let unreadable = || Error::io("read", source);
     let (mut beside, mut weights) = (vec![], vec![]);

@@ -14,10 +14,11 @@ use crate::files::{create_folders, read_text, write_whole};
 use crate::layout::{CLASS_NAMES, INDEX_FILE, Index, SCHEDULER_FILE, component_dir};
 use crate::{Error, PipelineClass, Registry, Result, Warning};
 
-/// Images from a model and a scheduler, in diffusers' folder layout (`model_index.json`, `unet/`, `scheduler/`).
+/// A model and a scheduler that draw images, in diffusers' folder layout (`model_index.json`, `unet/`, `scheduler/`).
 ///
-/// It is diffusers' `DDPMPipeline`, and the others that have these two parts ([`PipelineClass`]). Unlike there, any
-/// scheduler can be swapped in: it brings its own initial noise, scales the model's input, and draws its own noise.
+/// This is diffusers' `DDPMPipeline`, and every other pipeline with these two components ([`PipelineClass`]). Unlike in
+/// diffusers, any scheduler can be swapped in: it provides the initial noise, scales the model's input, and draws the
+/// noise of its steps.
 ///
 /// ```
 /// use candle_core::Device;
@@ -43,9 +44,9 @@ pub struct DDPMPipeline {
     weights: Weights,
     model: Box<dyn Model>,
     scheduler: Arc<dyn Scheduler>,
-    /// The fields of the `config.json` that it was loaded from.
+    /// The fields of the `config.json` that the model was loaded from.
     fields: Config,
-    /// What classes are called, by label.
+    /// Class names by label.
     class_names: BTreeMap<u32, String>,
     warnings: Vec<Warning>,
 }
@@ -59,10 +60,10 @@ impl fmt::Debug for DDPMPipeline {
 }
 
 impl DDPMPipeline {
-    /// Puts a pipeline together; it follows `weights` where they are trained on.
+    /// Builds a pipeline from its components. If `weights` are trained further, the pipeline uses the new values.
     ///
     /// # Errors
-    /// When the weights are not those of the model.
+    /// When the weights do not fit the model.
     pub fn new(config: Arc<dyn ModelConfig>, weights: Weights, scheduler: Arc<dyn Scheduler>) -> Result<Self> {
         let model = weights.frozen(|vb| config.build(vb))?;
         Ok(Self {
@@ -77,21 +78,22 @@ impl DDPMPipeline {
         })
     }
 
-    /// Loads a pipeline from its folder, the weights as [`Checkpoint::find`](kakusan_weights::Checkpoint::find) finds
-    /// them. The classes are looked up in `registry`. Parts lie in folders of their own (`unet/`, `scheduler/`) or all
-    /// in `dir`.
+    /// Loads a pipeline from its folder, with the weights that [`Checkpoint::find`](kakusan_weights::Checkpoint::find)
+    /// selects. Classes are looked up in `registry`. The components lie in folders of their names (`unet/`,
+    /// `scheduler/`), or all in `dir`.
     ///
-    /// Unexpected content that changes nothing is ignored, as diffusers does, and reported by
-    /// [`warnings`](Self::warnings): fields that the model does not know, tensors that it does not have, a scheduler of
-    /// another class than the index says, which is built as the index says.
+    /// Unexpected content that changes nothing is ignored, as in diffusers, and reported by
+    /// [`warnings`](Self::warnings): fields that the model does not know, tensors that it does not have, and a
+    /// scheduler whose file names another class than the index (the index wins).
     ///
     /// # Errors
-    /// When a part is missing or damaged, or its class is not known.
+    /// When a component is missing or damaged, or its class is unknown.
     pub fn from_pretrained(dir: &Path, registry: &Registry, device: &Device) -> Result<Self> {
         Self::from_pretrained_variant(dir, None, registry, device)
     }
 
-    /// As [`from_pretrained`](Self::from_pretrained), with the weights of `variant` (`fp16`, `ema`) where one is named.
+    /// As [`from_pretrained`](Self::from_pretrained); if `variant` (`fp16`, `ema`) is given, loads the weights of that
+    /// variant.
     ///
     /// # Errors
     /// As [`from_pretrained`](Self::from_pretrained), and when there are no such weights.
@@ -127,7 +129,7 @@ impl DDPMPipeline {
         Ok(Self { class, fields: unet.fields, class_names, warnings, ..pipeline })
     }
 
-    /// Saves the pipeline in diffusers' layout; each file appears atomically, the index last.
+    /// Saves the pipeline in diffusers' layout. Each file is written atomically, the index last.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -135,10 +137,11 @@ impl DDPMPipeline {
         self.save_pretrained_with(dir, &SaveOptions::default())
     }
 
-    /// As [`save_pretrained`](Self::save_pretrained), the weights as `options` says: another type, a variant, shards.
+    /// As [`save_pretrained`](Self::save_pretrained), with the weights written as `options` says: another type, a
+    /// variant, shards.
     ///
     /// # Errors
-    /// As [`save_pretrained`](Self::save_pretrained), and when a value does not fit the type asked for.
+    /// As [`save_pretrained`](Self::save_pretrained), and when a value does not fit the requested type.
     pub fn save_pretrained_with(&self, dir: &Path, options: &SaveOptions) -> Result<()> {
         kakusan_models::save_with(self.config.as_ref(), &self.weights, &dir.join("unet"), options, &self.fields)?;
         let scheduler = dir.join("scheduler");
@@ -156,7 +159,7 @@ impl DDPMPipeline {
         write_whole(&dir.join(INDEX_FILE), format!("{index:#}\n").as_bytes())
     }
 
-    /// Warnings about the files that it was loaded from.
+    /// Warnings about the files that the pipeline was loaded from.
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }
@@ -166,7 +169,7 @@ impl DDPMPipeline {
         self.warnings.push(warning);
     }
 
-    /// The pipeline, if there are no warnings about the files that it was loaded from.
+    /// Returns the pipeline if its files gave no warnings.
     ///
     /// # Errors
     /// [`Error::Odd`] with all [`warnings`](Self::warnings).
@@ -174,7 +177,7 @@ impl DDPMPipeline {
         if self.warnings.is_empty() { Ok(self) } else { Err(Error::Odd { warnings: self.warnings }) }
     }
 
-    /// The pipeline of diffusers that it is.
+    /// Which of diffusers' pipelines this is.
     pub fn class(&self) -> PipelineClass {
         self.class
     }
@@ -182,12 +185,12 @@ impl DDPMPipeline {
     /// The shape of one image `[c, h, w]`.
     ///
     /// # Errors
-    /// When the model's configuration leaves the size open.
+    /// When the model's configuration does not fix the size.
     pub fn sample_shape(&self) -> Result<[usize; 3]> {
         Ok(self.config.sample_shape()?)
     }
 
-    /// The network, recording no gradients.
+    /// The network. It records no gradients.
     pub fn model(&self) -> &dyn Model {
         self.model.as_ref()
     }
@@ -202,12 +205,12 @@ impl DDPMPipeline {
         &self.weights
     }
 
-    /// What the classes that the model learnt are called, by label; nothing where that was not saved.
+    /// The names of the classes that the model was trained on, by label; empty if they were not saved.
     pub fn class_names(&self) -> &BTreeMap<u32, String> {
         &self.class_names
     }
 
-    /// Says what the classes are called: the index keeps it.
+    /// Sets the names of the classes; the index stores them.
     pub fn set_class_names(&mut self, class_names: BTreeMap<u32, String>) {
         self.class_names = class_names;
     }
@@ -217,23 +220,24 @@ impl DDPMPipeline {
         self.scheduler.as_ref()
     }
 
-    /// Samples by another scheduler from now on, such as one of [`Registry::swap`](kakusan_scheduler::Registry::swap).
+    /// Samples with another scheduler from now on, such as one of
+    /// [`Registry::swap`](kakusan_scheduler::Registry::swap).
     ///
     /// # Errors
-    /// When it is for models of another [`Family`](kakusan_scheduler::Family) than this one.
+    /// When the scheduler is for models of another [`Family`](kakusan_scheduler::Family).
     pub fn set_scheduler(&mut self, scheduler: Arc<dyn Scheduler>) -> Result<()> {
         kakusan_scheduler::Registry::default().check_fit(scheduler.as_ref(), self.scheduler.as_ref())?;
         self.scheduler = scheduler;
         Ok(())
     }
 
-    /// Whether the scheduler inverts sampling, as `DDIMInverseScheduler` does: its steps lead from images to noise.
+    /// Whether the scheduler inverts sampling, as `DDIMInverseScheduler` does: its steps go from images to noise.
     pub fn inverts(&self) -> bool {
         inverts(self.scheduler.as_ref())
     }
 
-    /// Replaces the network, for example by a wrapper that counts its calls or, in a test, by one of known output. The
-    /// weights that [`weights`](Self::weights) gives and that are saved stay the same.
+    /// Replaces the network, for example with a wrapper that counts its calls or, in a test, with one of known output.
+    /// [`weights`](Self::weights) and what is saved stay the same.
     pub fn set_model(&mut self, model: Box<dyn Model>) {
         self.model = model;
     }
@@ -243,16 +247,16 @@ impl DDPMPipeline {
     }
 }
 
-/// Whether a scheduler's steps lead from images to noise: their timesteps rise.
+/// Whether a scheduler's steps go from images to noise: its timesteps increase.
 pub(crate) fn inverts(scheduler: &dyn Scheduler) -> bool {
     let possible = scheduler.inference_steps();
     let run = scheduler.run(10.clamp(*possible.start(), *possible.end()));
     run.is_ok_and(|run| run.timesteps().first() < run.timesteps().last())
 }
 
-/// Whose class it is: Python loads those of diffusers only. What somebody registered is not among them.
+/// The library that defines a class: Python can load diffusers' classes only. Registered classes are not diffusers'.
 fn library(class_name: &str) -> &'static str {
-    // the last is diffusers' own, but no name of the package's
+    // the second is diffusers' own, but its package does not export it
     let ours = [LinearMixScheduler::CLASS_NAME, ScoreSdeVpScheduler::CLASS_NAME];
     let schedulers = kakusan_scheduler::Registry::default().class_names();
     let mut known = schedulers.iter().map(String::as_str).chain([UNet2DModel::CLASS_NAME]);

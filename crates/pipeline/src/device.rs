@@ -5,7 +5,7 @@ use candle_core::Device;
 
 use crate::{Error, Result};
 
-/// Where to compute: `cpu`, `cuda`, `cuda:1`, or `auto` for the first CUDA device if this build and machine have one.
+/// Where to compute: `cpu`, `cuda`, `cuda:1`, or `auto`: the first CUDA device if this build and machine have one.
 ///
 /// ```
 /// use kakusan_pipeline::DeviceChoice;
@@ -15,33 +15,33 @@ use crate::{Error, Result};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
-    /// CUDA if there is a device, else the CPU.
+    /// CUDA if there is a device, otherwise the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The CUDA device of this number.
+    /// The CUDA device with this number.
     Cuda(usize),
 }
 
-/// A device that was opened.
+/// An opened device.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Opened {
     /// The device.
     pub device: Device,
-    /// Why it is the CPU although a CUDA device was preferred: to be shown to the user.
+    /// Why this is the CPU although CUDA was preferred; show it to the user.
     pub fallback: Option<DeviceFallback>,
 }
 
-/// This build has CUDA, but no device of it could be opened, and the CPU takes its place.
+/// This build supports CUDA, but no CUDA device could be opened, so the CPU is used instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "no CUDA device can be opened, so this runs on the CPU: {reason}; `nvidia-smi` lists the devices, and --device cpu \
      chooses the CPU without this warning"
 )]
 pub struct DeviceFallback {
-    /// The driver's word.
+    /// The driver's message.
     pub reason: String,
 }
 
@@ -74,22 +74,22 @@ impl fmt::Display for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Opens the device. Where `auto` finds no CUDA device in a build that has CUDA, it is the CPU, and
+    /// Opens the device. If the build supports CUDA but `auto` finds no CUDA device, it opens the CPU, and
     /// [`Opened::fallback`] says why.
     ///
     /// # Errors
-    /// When CUDA was asked for and this build or machine does not have it.
+    /// When CUDA was requested and this build or machine does not have it.
     pub fn open(self) -> Result<Opened> {
         self.open_with(candle_core::utils::cuda_is_available(), Device::new_cuda)
     }
 
-    /// As [`open`](Self::open), in a build that has CUDA or not, and with what opens one of its devices.
+    /// As [`open`](Self::open), for a build with or without CUDA, and with the function that opens a CUDA device.
     fn open_with(
         self,
         has_cuda: bool,
         open_cuda: impl Fn(usize) -> std::result::Result<Device, candle_core::Error>,
     ) -> Result<Opened> {
-        // by way of our error, which has no backtrace
+        // converted to our error, which has no backtrace
         let open_cuda = |number| open_cuda(number).map_err(|e| Error::from(e).to_string());
         let opened = |device| Opened { device, fallback: None };
         match self {
@@ -113,7 +113,7 @@ impl DeviceChoice {
     }
 }
 
-/// The device's name as the command line has it.
+/// The device's name on the command line.
 #[cfg(feature = "train")]
 pub(crate) fn name(device: &Device) -> String {
     match device.location() {

@@ -12,10 +12,10 @@ pub enum Error {
     #[cfg(feature = "train")]
     #[error(transparent)]
     Config(#[from] Box<ConfigError>),
-    /// A configuration that fits by itself but not to its data or device.
+    /// A valid configuration that does not fit its data or device.
     #[error("{0}")]
     Unfit(String),
-    /// The folder for a new run is taken.
+    /// The folder for a new run exists already.
     #[error(
         "{} exists already; choose a fresh folder (--out {}), or --overwrite to delete what is there{}",
         dir.display(), fresh.display(), if *resumable { ", or --resume to go on with it" } else { "" }
@@ -23,17 +23,17 @@ pub enum Error {
     RunExists {
         /// The folder.
         dir: PathBuf,
-        /// A name that is free.
+        /// A folder name that is free.
         fresh: PathBuf,
-        /// Whether it holds a run that can go on.
+        /// Whether the folder holds a run that can be resumed.
         resumable: bool,
     },
-    /// A folder that is not a run is neither overwritten nor resumed.
+    /// The folder is not a run, so it is neither overwritten nor resumed.
     #[error("{} is not the folder of a run: {reason}", dir.display())]
     NotARun {
         /// The folder.
         dir: PathBuf,
-        /// What it lacks, and what to do.
+        /// What is missing, and what to do.
         reason: String,
     },
     /// The folder holds no finished pipeline.
@@ -41,13 +41,13 @@ pub enum Error {
     NotAPipeline {
         /// The folder.
         dir: PathBuf,
-        /// What it lacks, and what to do.
+        /// What is missing, and what to do.
         reason: String,
     },
-    /// A pipeline whose files are odd, if warnings are refused.
+    /// The pipeline's files gave warnings, and warnings are refused.
     #[error("the saved pipeline is refused for these warnings:{}", warnings.iter().map(|warning| format!("\n  {warning}")).collect::<String>())]
     Odd {
-        /// All that is odd.
+        /// All warnings.
         warnings: Vec<Warning>,
     },
     /// A checkpoint that cannot be resumed from.
@@ -58,7 +58,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The loss or the gradients are no numbers any more; the weights are those before the step.
+    /// The loss or the gradients are not finite; the weights are those before the step.
     #[error("{what} of step {step} is {value}: the training has diverged, on {}. {}", listed(images), advice(last_checkpoint.as_deref()))]
     Diverged {
         /// The loss, or the norm of the gradients.
@@ -69,17 +69,17 @@ pub enum Error {
         value: f64,
         /// The images of the step's batches, by their number in the set.
         images: Vec<usize>,
-        /// From where the training can go on.
+        /// The checkpoint from which the training can be resumed.
         last_checkpoint: Option<PathBuf>,
     },
-    /// The weights that a step left are of no use, which its loss, that of the weights before it, could not tell.
+    /// A step left unusable weights. Its loss did not show it: that is the loss of the weights before the step.
     #[error("{what} after step {step}: the training has diverged. {}", advice(last_checkpoint.as_deref()))]
     Unsound {
         /// What is not finite.
         what: String,
         /// The step, from 1.
         step: usize,
-        /// From where the training can go on.
+        /// The checkpoint from which the training can be resumed.
         last_checkpoint: Option<PathBuf>,
     },
     /// Another process trains in the folder.
@@ -91,7 +91,7 @@ pub enum Error {
         /// The folder.
         dir: PathBuf,
     },
-    /// A run is to go on with another configuration than its own, or with other images.
+    /// The configuration or the images differ from those of the run to be resumed.
     #[error(
         "the run {} is another one: {}. Take that back to go on exactly as it was, {}or begin another run with --out",
         dir.display(), differences.join("; "),
@@ -102,7 +102,7 @@ pub enum Error {
         dir: PathBuf,
         /// Each difference, with both values.
         differences: Vec<String>,
-        /// Whether the run could go on with them.
+        /// Whether the run could be resumed with them.
         changeable: bool,
     },
     /// The device cannot be used.
@@ -111,34 +111,34 @@ pub enum Error {
     /// A file or folder could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// The system's word.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// From an observer of a training, such as a report.
+    /// An error of a training's observer, such as a report.
     #[error(transparent)]
     Observer(Box<dyn std::error::Error + Send + Sync>),
-    /// From the data.
+    /// An error of the data.
     #[cfg(feature = "train")]
     #[error(transparent)]
     Data(#[from] kakusan_data::Error),
-    /// From the Hub.
+    /// An error of the Hub.
     #[cfg(feature = "hub")]
     #[error(transparent)]
     Hub(#[from] kakusan_hub::Error),
-    /// From the model.
+    /// An error of the model.
     #[error(transparent)]
     Model(kakusan_models::Error),
-    /// From the files of weights.
+    /// An error of the weight files.
     #[error(transparent)]
     Weights(#[from] kakusan_weights::Error),
-    /// From the scheduler.
+    /// An error of the scheduler.
     #[error(transparent)]
     Scheduler(#[from] kakusan_scheduler::Error),
-    /// From the tensor library.
+    /// An error of the tensor library.
     #[error(transparent)]
     Candle(candle_core::Error),
 }
@@ -167,13 +167,13 @@ impl From<ConfigError> for Error {
 }
 
 impl Error {
-    /// For `map_err` on the system's errors.
+    /// Wraps an I/O error, for `map_err`.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
     }
 
-    /// Whether the cause lies in what was asked for (configuration, usage) and not in what happened.
+    /// Whether the request (configuration, usage) is the cause, not something that happened while it ran.
     pub fn is_usage(&self) -> bool {
         match self {
             #[cfg(feature = "train")]
@@ -185,7 +185,7 @@ impl Error {
     }
 }
 
-/// Images by their numbers, the first of them if there are many.
+/// Images by their numbers; only the first ones if there are many.
 fn listed(images: &[usize]) -> String {
     const SHOWN: usize = 16;
     let numbers: Vec<String> = images.iter().take(SHOWN).map(ToString::to_string).collect();
@@ -196,7 +196,7 @@ fn listed(images: &[usize]) -> String {
     format!("the images {}{rest} of the set", numbers.join(", "))
 }
 
-/// How to go on after a training has diverged.
+/// How to continue after a training has diverged.
 fn advice(last_checkpoint: Option<&Path>) -> String {
     const REMEDY: &str = "a lower train.learning_rate, or with train.max_grad_norm = 1.0";
     match last_checkpoint {

@@ -5,21 +5,21 @@ use kakusan_weights::disk;
 
 use crate::{Error, Result};
 
-/// Writes a file atomically: under a temporary name next to it, synced to the disk, then renamed. A device
-/// such as `/dev/null` is written to as it is, and a link leads to its file.
+/// Writes a file atomically: under a temporary name next to it, synced to disk, then renamed. A device such as
+/// `/dev/null` is written to directly, and for a link its target is replaced.
 ///
 /// # Errors
-/// When it cannot be written; a file that was there before is then untouched.
+/// When the file cannot be written; an existing file is then unchanged.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let place = place(path);
     let written = if is_device(&place) { std::fs::write(place, bytes) } else { disk::write_whole(&place, bytes) };
     written.map_err(Error::io("write", path))
 }
 
-/// Makes sure that [`write_whole`] can write a file, before the work whose result it is to hold; changes nothing.
+/// Checks that [`write_whole`] can write a file, before the work whose result it will hold; changes nothing.
 ///
 /// # Errors
-/// When the folder is not there or cannot be written to, or `path` is a folder itself.
+/// When the folder does not exist or is not writable, or if `path` is a folder.
 pub fn check_writable(path: &Path) -> Result<()> {
     let place = place(path);
     if path.is_dir() || place.file_name().is_none() {
@@ -35,23 +35,23 @@ pub fn check_writable(path: &Path) -> Result<()> {
     }
 }
 
-/// Where a file is: the end of a link.
+/// The path of the file itself: links are followed to their end.
 fn place(path: &Path) -> PathBuf {
     let end = if path.is_symlink() { std::fs::canonicalize(path).ok() } else { None };
     end.unwrap_or_else(|| path.to_owned())
 }
 
-/// Whether this is there and neither a file nor a folder, so that nothing may take its place.
+/// Whether the path exists and is neither a file nor a folder, so that it must not be replaced.
 fn is_device(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
 }
 
-/// Makes a folder and those that it lies in, whose names are then on the disk.
+/// Creates a folder and its parents, and syncs their names to disk.
 pub(crate) fn create_folders(dir: &Path) -> Result<()> {
     disk::create_folders(dir).map_err(Error::io("create", dir))
 }
 
-/// Deletes a folder and what is in it, if it is there.
+/// Deletes a folder and its contents, if it exists.
 pub(crate) fn delete_folder(dir: &Path) -> Result<()> {
     disk::remove_folder(dir).map_err(Error::io("delete", dir))
 }
@@ -74,7 +74,7 @@ mod tests {
         check_writable(&link).unwrap();
         write_whole(&link, b"new").unwrap();
         assert!(link.is_symlink() && std::fs::read(&file).unwrap() == b"new");
-        // a link to a device, lest a failure here replace the device itself
+        // through a link to a device, so that a failure here does not replace the device itself
         let null = dir.path().join("null");
         std::os::unix::fs::symlink("/dev/null", &null).unwrap();
         check_writable(&null).unwrap();

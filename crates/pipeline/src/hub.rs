@@ -1,4 +1,4 @@
-//! Pipelines of the Hugging Face Hub.
+//! Pipelines on the Hugging Face Hub.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,16 +14,17 @@ use crate::layout::{INDEX_FILE, Index, SCHEDULER_FILE};
 use crate::{DDPMPipeline, Error, Registry, Result};
 
 impl DDPMPipeline {
-    /// Fetches a pipeline from the repository `repo_id` (`owner/name`) of the Hub and gives its folder in the cache,
-    /// for [`from_pretrained_variant`](Self::from_pretrained_variant): of all weights only those that it would choose.
+    /// Downloads a pipeline from the repository `repo_id` (`owner/name`) of the Hub and returns its folder in the
+    /// cache, for [`from_pretrained_variant`](Self::from_pretrained_variant). Of the weights it downloads only those
+    /// that this function would load.
     ///
     /// # Errors
-    /// When a file cannot be fetched, and when the repository holds no such pipeline.
+    /// When a file cannot be downloaded, and when the repository holds no such pipeline.
     pub fn download(repo_id: &str, revision: &str, variant: Option<&str>, hub: &Hub) -> Result<PathBuf> {
         download(hub, repo_id, revision, variant)
     }
 
-    /// Loads a pipeline from the repository `repo_id` (`owner/name`) of the Hub, through its cache.
+    /// Loads a pipeline from the repository `repo_id` (`owner/name`) of the Hub, through the cache.
     ///
     /// # Errors
     /// As [`download`](Self::download) and [`from_pretrained`](Self::from_pretrained).
@@ -32,7 +33,7 @@ impl DDPMPipeline {
     }
 }
 
-/// Fetches all that a pipeline takes from the repository `repo_id` of the Hub into its cache, and gives the folder.
+/// Downloads all files of a pipeline from the repository `repo_id` of the Hub into the cache, and returns the folder.
 fn download(hub: &Hub, repo_id: &str, revision: &str, variant: Option<&str>) -> Result<PathBuf> {
     let snapshot = hub.model_snapshot(repo_id, revision)?;
     let dir = snapshot.folder();
@@ -54,7 +55,7 @@ fn download(hub: &Hub, repo_id: &str, revision: &str, variant: Option<&str>) -> 
     let weights = snapshot.fetch(&format!("{unet}{}", chosen.name))?;
     if chosen.name.ends_with(".json") {
         for shard in shards(&weights)?.iter().map(|shard| format!("{unet}{shard}")).filter(|shard| has(shard)) {
-            snapshot.fetch(&shard)?; // one that is not there is named when the index is read
+            snapshot.fetch(&shard)?; // a missing shard is reported when the index is read
         }
     }
     snapshot.fetch(&format!("{}{SCHEDULER_FILE}", folder_of(&snapshot, "scheduler")))?;
@@ -62,13 +63,13 @@ fn download(hub: &Hub, repo_id: &str, revision: &str, variant: Option<&str>) -> 
     Ok(dir)
 }
 
-/// `unet/`, or nothing in a repository whose files lie side by side.
+/// `unet/`, or an empty string if the repository has all files in its root.
 fn folder_of(snapshot: &Snapshot, part: &str) -> String {
     let folder = format!("{part}/");
     if snapshot.files().iter().any(|name| name.starts_with(&folder)) { folder } else { String::new() }
 }
 
-/// The files that an index names; what is wrong with it is said when it is opened.
+/// The files that an index names. Errors in it are reported when it is opened.
 fn shards(index: &Path) -> Result<BTreeSet<String>> {
     let index = kakusan_config::from_json(&read_text(index)?).unwrap_or_default();
     let shards = index.get("weight_map").and_then(Value::as_object).into_iter().flat_map(|map| map.values());

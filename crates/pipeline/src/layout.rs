@@ -1,5 +1,4 @@
-//! Where the parts of a saved pipeline lie: diffusers' `model_index.json`, a folder for each part or all of them in
-//! one.
+//! The layout of a saved pipeline: diffusers' `model_index.json`, and a folder for each component or one for all.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,34 +9,33 @@ use serde_json::Value;
 use crate::files::read_text;
 use crate::{Error, PipelineClass, Result, Warning};
 
-/// The file that names a pipeline's parts; it is written last, so that a folder with it is whole.
+/// The file that names a pipeline's components. It is written last: a folder with it is complete.
 pub(crate) const INDEX_FILE: &str = "model_index.json";
 pub(crate) const SCHEDULER_FILE: &str = "scheduler_config.json";
-/// The configuration of a training; a folder that has it is a run.
+/// The configuration of a training. A folder with this file is a run.
 pub(crate) const RUN_CONFIG_FILE: &str = "config.toml";
-/// Under which name the index has the names of classes: Python's diffusers passes over what begins with `_`, without a
-/// warning.
+/// The key of the class names in the index. Python's diffusers ignores keys that begin with `_`, without a warning.
 pub(crate) const CLASS_NAMES: &str = "_id2label";
 const DIT_CLASS_NAMES: &str = "id2label";
-/// The libraries that a part may say it is of.
+/// The libraries that the index may name for a component.
 const LIBRARIES: [&str; 2] = ["diffusers", "kakusan"];
 
-/// The classes of a pipeline and its parts.
+/// The classes of a pipeline and its components.
 #[derive(Debug)]
 pub(crate) struct Index {
     pub(crate) class: PipelineClass,
-    /// `UNet2DModel` and the like.
+    /// `UNet2DModel`, for example.
     pub(crate) unet: String,
-    /// `DDPMScheduler` and the like.
+    /// `DDPMScheduler`, for example.
     pub(crate) scheduler: String,
-    /// What classes are called, by label: our `_id2label`, or the `id2label` of diffusers' `DiTPipeline`.
+    /// Class names by label: our `_id2label`, or the `id2label` of diffusers' `DiTPipeline`.
     pub(crate) class_names: BTreeMap<u32, String>,
-    /// What else it says.
+    /// Warnings about its other content.
     pub(crate) warnings: Vec<Warning>,
 }
 
 impl Index {
-    /// Reads `model_index.json` of the pipeline in `dir`. Other names that begin with `_` are ignored.
+    /// Reads `model_index.json` of the pipeline in `dir`. Ignores other keys that begin with `_`.
     pub(crate) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(INDEX_FILE);
         let unfit = |reason: String| Error::NotAPipeline { dir: dir.to_owned(), reason };
@@ -112,12 +110,12 @@ fn labels(value: &Value) -> Option<BTreeMap<u32, String>> {
     value.as_object()?.iter().map(label).collect()
 }
 
-/// Whether a value of the index stands for a part that the pipeline does without: `[null, null]`.
+/// Whether a value of the index says that the pipeline omits a component: `[null, null]`.
 fn is_left_out(value: &Value) -> bool {
     value.as_array().is_some_and(|names| names.iter().all(Value::is_null))
 }
 
-/// The folder of a component: `unet/`, or the pipeline's own if all files lie in one folder.
+/// The folder of a component: `unet/`, or the pipeline's folder if all files lie in it.
 pub(crate) fn component_dir(dir: &Path, name: &str) -> PathBuf {
     let own = dir.join(name);
     if own.is_dir() { own } else { dir.to_owned() }

@@ -1,13 +1,13 @@
-//! Sample from diffusion models, and train them.
+//! Samples from diffusion models, and trains them.
 //!
 //! [`DDPMPipeline`] is a model and a scheduler in diffusers' folder layout: it loads, samples and saves.
 //!
 //! With the feature `train`, [`Training`] trains one from a [`RunConfig`] in a run folder, with checkpoints to resume
-//! from; [`Trainer`] is its loop alone. What else is made of a training (progress, plots, a report) is made by an
-//! observer, which receives its [`Event`]s.
+//! from; [`Trainer`] is only its loop. Progress, plots and reports come from an observer, which receives the training's
+//! [`Event`]s.
 //!
-//! Features: `train`, `hub` (pipelines and data sets of the Hugging Face Hub), `parquet` (data sets in parquet files)
-//! and `cuda`; none is on by default.
+//! Features, all off by default: `train`, `hub` (pipelines and data sets of the Hugging Face Hub), `parquet` (data sets
+//! in parquet files) and `cuda`.
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-/// The classes that configurations and saved pipelines may name: those of the crates, and those that are added.
+/// The classes that configurations and saved pipelines may name: the built-in ones, and those that you register.
 ///
 /// ```
 /// use kakusan_pipeline::Registry;
@@ -11,8 +11,8 @@
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
-    /// Of `[model]`, and of a pipeline's `unet`.
+    /// For `[model]`, and for a pipeline's `unet`.
     pub models: kakusan_models::Registry,
-    /// Of `[scheduler]` and `sample.scheduler`, and of a pipeline's `scheduler`.
+    /// For `[scheduler]` and `sample.scheduler`, and for a pipeline's `scheduler`.
     pub schedulers: kakusan_scheduler::Registry,
 }

@@ -1,4 +1,4 @@
-//! Drawing images: the loop of diffusers' pipelines, for any scheduler.
+//! Sampling: the loop of diffusers' pipelines, for any scheduler.
 
 use std::ops::ControlFlow;
 
@@ -21,29 +21,29 @@ use crate::{DDPMPipeline, Error, Result};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct SampleOptions {
-    /// How many images.
+    /// Number of images.
     pub batch_size: usize,
-    /// The options of the scheduler: the number of steps, and more.
+    /// The scheduler's options: the number of steps, and more.
     pub run: RunOptions,
     /// The class of each image, for a class-conditional model.
     pub class_labels: Option<Vec<u32>>,
-    /// Classifier-free guidance (Ho and Salimans 2022): how far the prediction goes from that without a class, which is
-    /// the model's last, towards that of the class, and beyond it above 1. At 1 there is none, and one model call a
-    /// step.
+    /// Classifier-free guidance (Ho and Salimans 2022). The model predicts with the image's class and with its last
+    /// class, which means no class. A scale of 0 takes the prediction without a class, 1 the one with it, and a larger
+    /// one extrapolates further in that direction. 1 turns guidance off: one model call per step.
     pub guidance_scale: f64,
-    /// Images `[b, c, h, w]` in the scheduler's range to begin with, in place of noise alone: they are noised to where
-    /// the run begins, [`RunOptions::start`].
+    /// Images `[b, c, h, w]` in the scheduler's range to start from, instead of pure noise. They are noised to the
+    /// level at which the run starts ([`RunOptions::start`]).
     pub images: Option<Tensor>,
 }
 
 impl SampleOptions {
-    /// So many images in 50 steps, and nothing else.
+    /// This number of images in 50 steps, everything else at its default.
     pub fn new(batch_size: usize) -> Self {
         let run = RunOptions::default();
         Self { batch_size, run, class_labels: None, guidance_scale: 1.0, images: None }
     }
 
-    /// In so many steps, with the scheduler's other options at their defaults.
+    /// Sets the number of steps, with the scheduler's other options at their defaults.
     pub fn steps(self, num_inference_steps: usize) -> Self {
         self.run(RunOptions::steps(num_inference_steps))
     }
@@ -73,23 +73,23 @@ impl SampleOptions {
     }
 }
 
-/// One step of a sampling, as its callback sees it.
+/// One step of a sampling, as the callback sees it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct SampleStep<'a> {
-    /// Which model call, from 0.
+    /// The number of the model call, from 0.
     pub index: usize,
-    /// How many there are.
+    /// The total number of model calls.
     pub steps: usize,
-    /// What the model was given `[b, c, h, w]`.
+    /// The model's input `[b, c, h, w]`.
     pub model_input: &'a Tensor,
-    /// What the scheduler made of the model's answer; `pred_original_sample` is a preview of the images.
+    /// What the scheduler computed from the model's output; `pred_original_sample` is a preview of the images.
     pub output: &'a StepOutput,
 }
 
 impl DDPMPipeline {
-    /// Draws `batch_size` images in `num_inference_steps` steps: `[b, c, h, w]` in the scheduler's range, not clipped
-    /// ([`PixelRange::to_unit`](kakusan_scheduler::PixelRange::to_unit) brings them to 0..1).
+    /// Draws `batch_size` images in `num_inference_steps` steps. Returns `[b, c, h, w]` in the scheduler's range, not
+    /// clipped ([`PixelRange::to_unit`](kakusan_scheduler::PixelRange::to_unit) maps them to 0..1).
     ///
     /// # Errors
     /// As [`sample_with`](Self::sample_with).
@@ -98,13 +98,13 @@ impl DDPMPipeline {
         self.sample_with(&options, rng, |_| ControlFlow::Continue(()))
     }
 
-    /// Draws images as `options` say: `[b, c, h, w]` in the scheduler's range, not clipped.
+    /// Draws images with these options. Returns `[b, c, h, w]` in the scheduler's range, not clipped.
     ///
-    /// With one generator for all images ([`Generator`]) the numbers are those of diffusers' pipelines; with one for
-    /// each ([`PerImage`](kakusan_rng::PerImage)) image `k` can be drawn again alone.
+    /// With one generator for all images ([`Generator`]), the random numbers are those of diffusers' pipelines. With
+    /// one per image ([`PerImage`](kakusan_rng::PerImage)), image `k` can be drawn again without the others.
     ///
-    /// `watch` sees each step, and ends the sampling with [`ControlFlow::Break`]: the images are then those of this
-    /// step.
+    /// `watch` is called after each step. If it returns [`ControlFlow::Break`], the sampling ends and returns the
+    /// images of this step.
     ///
     /// ```
     /// use std::ops::ControlFlow;
@@ -127,7 +127,8 @@ impl DDPMPipeline {
     /// ```
     ///
     /// # Errors
-    /// When the scheduler cannot sample so, the classes are not the model's, or the tensor library fails.
+    /// When the scheduler cannot sample with these options, the classes do not fit the model, or the tensor library
+    /// fails.
     pub fn sample_with(
         &self,
         options: &SampleOptions,
@@ -155,13 +156,13 @@ impl DDPMPipeline {
         self.follow(run.as_mut(), sample, &predictor, rng, watch)
     }
 
-    /// Paints the masked part of images again so that it fits the rest (RePaint, Lugmayr et al. 2022): diffusers'
-    /// `RePaintPipeline`. Where `mask` is 1 the images stay, where it is 0 they are painted.
+    /// Repaints the masked part of images so that it fits the rest (RePaint, Lugmayr et al. 2022): diffusers'
+    /// `RePaintPipeline`. Where `mask` is 1 the images are kept, where it is 0 they are repainted.
     ///
-    /// `images` `[b, c, h, w]` are in the scheduler's range, `mask` is of the same shape or `[1, 1, h, w]`.
+    /// `images` `[b, c, h, w]` are in the scheduler's range; `mask` has the same shape or `[1, 1, h, w]`.
     ///
     /// # Errors
-    /// When the scheduler's configuration has no betas that RePaint could use, and when the shapes do not fit.
+    /// When the scheduler's configuration has no betas that RePaint can use, and when the shapes do not fit.
     pub fn repaint(
         &self,
         images: &Tensor,
@@ -178,7 +179,7 @@ impl DDPMPipeline {
         self.follow(run.as_mut(), noise, &predictor, rng, watch)
     }
 
-    /// Goes a run's steps to its end.
+    /// Runs the remaining steps of `run`, or until `watch` stops it.
     fn follow(
         &self,
         run: &mut dyn Run,
@@ -208,10 +209,10 @@ fn noise_error(e: kakusan_rng::Error) -> Error {
     Error::Scheduler(e.into())
 }
 
-/// Evaluates the model, with classifier-free guidance where it is on.
+/// Evaluates the model, with classifier-free guidance if enabled.
 struct Predictor<'a> {
     pipeline: &'a DDPMPipeline,
-    /// The classes `[b]`, and those that stand for none.
+    /// The classes `[b]`, and the "no class" labels.
     labels: Option<(Tensor, Tensor)>,
     guidance_scale: f64,
 }

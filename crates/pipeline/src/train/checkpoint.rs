@@ -1,9 +1,9 @@
 //! The state of a training on disk, written atomically: a resumed training gives the same bytes as an uninterrupted
 //! one.
 //!
-//! A checkpoint is a folder: the weights in diffusers' layout, the optimiser's tensors, how far the training has come,
-//! and the SHA-256 of each of these files, in the form that `sha256sum -c` reads. It is written under another name,
-//! synced to the disk with all its folders, and then renamed; a checkpoint that is deleted is renamed first. So every
+//! A checkpoint is a folder with the weights in diffusers' layout, the optimiser's tensors, the progress of the
+//! training, and the SHA-256 of each of these files in the format of `sha256sum -c`. It is written under a temporary
+//! name, synced to disk with all its folders, and then renamed. A checkpoint to delete is renamed first. So every
 //! `checkpoint-<step>` is complete, whenever the machine stops.
 
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ use crate::{Error, Result};
 const PROGRESS_FILE: &str = "progress.json";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const PREFIX: &str = "checkpoint-";
-/// The names of a checkpoint while it is written and while it is deleted.
+/// The name prefixes of a checkpoint while it is written and while it is deleted.
 const PARTIAL: &str = ".partial-";
 const OLD: &str = ".old-";
 
@@ -33,21 +33,21 @@ const OLD: &str = ".old-";
 pub(crate) struct Progress {
     /// Optimiser steps done.
     pub(crate) step: usize,
-    /// Whole epochs done.
+    /// Completed epochs.
     pub(crate) epoch: usize,
-    /// Batches done in the epoch that has begun.
+    /// Batches done in the current epoch.
     pub(crate) batch: usize,
-    /// Optimiser steps done when it began.
+    /// Optimiser steps done when the current epoch began.
     pub(crate) epoch_began: usize,
-    /// What its steps are made of.
+    /// How images are grouped into steps.
     pub(crate) batching: Batching,
-    /// The generator as it was when that epoch began: it gives the epoch's order again.
+    /// The state of the generator at the beginning of the current epoch: it reproduces the order of the images.
     pub(crate) epoch_rng: Generator,
-    /// The generator as it is now.
+    /// The current state of the generator.
     pub(crate) rng: Generator,
 }
 
-/// How images are grouped into steps. If that changes, a position within an epoch has no meaning.
+/// How images are grouped into steps. If this changes, a position within an epoch has no meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Batching {
     pub(crate) images: usize,
@@ -64,7 +64,7 @@ impl Batching {
         self.steps(self.batches_per_epoch())
     }
 
-    /// The optimiser steps that so many batches make.
+    /// The number of optimiser steps that `batches` batches make.
     pub(crate) fn steps(&self, batches: usize) -> usize {
         batches.div_ceil(self.gradient_accumulation_steps.max(1))
     }
@@ -75,7 +75,7 @@ struct ProgressFile {
     step: usize,
     epoch: usize,
     batch: usize,
-    /// Absent where it follows from the others, in checkpoints of before steps could change.
+    /// `None` in checkpoints from before the number of steps could change: there it follows from the other fields.
     epoch_began: Option<usize>,
     #[serde(flatten)]
     batching: Option<Batching>,
@@ -90,12 +90,12 @@ struct ProgressFile {
 pub(crate) struct Keep {
     /// How many of the newest.
     pub(crate) newest: usize,
-    /// Also the one with the lowest mean loss.
+    /// Also keep the one with the lowest mean loss.
     pub(crate) best: bool,
 }
 
-/// Writes `checkpoint-<step>` under `parent`, and deletes those that need not be kept. `save` writes the model into the
-/// folder.
+/// Writes `checkpoint-<step>` under `parent` and deletes the checkpoints that need not be kept. `save` writes the model
+/// into the folder.
 pub(crate) fn write(
     parent: &Path,
     progress: &Progress,
@@ -153,8 +153,8 @@ fn fill(dir: &Path, progress: &Progress, mean_loss: f64, optimizer: &HashMap<Str
     write_whole(&dir.join(PROGRESS_FILE), (json + "\n").as_bytes())
 }
 
-/// Verifies a checkpoint's checksums and reads its progress and the optimiser's tensors; `batching` is that of the
-/// training, for old checkpoints that do not say theirs.
+/// Verifies a checkpoint's checksums and reads its progress and the optimiser's tensors. Old checkpoints do not store
+/// their batching; for these, `batching` of the training is used.
 pub(crate) fn read(dir: &Path, batching: Batching) -> Result<(Progress, HashMap<String, Tensor>)> {
     checksums::verify(dir).map_err(|reason| unusable(dir, &reason))?;
     let file = read_progress(dir)?;
@@ -173,7 +173,7 @@ pub(crate) fn read(dir: &Path, batching: Batching) -> Result<(Progress, HashMap<
         rng: generator(&file.rng)?,
     };
     let optimizer = candle_core::safetensors::load(dir.join(OPTIMIZER_FILE), &Device::Cpu)
-        .map_err(|e| unusable(dir, &format!("{OPTIMIZER_FILE}: {}", Error::from(e))))?; // ours has no backtrace
+        .map_err(|e| unusable(dir, &format!("{OPTIMIZER_FILE}: {}", Error::from(e))))?; // without backtrace
     Ok((progress, optimizer))
 }
 
@@ -211,7 +211,7 @@ pub(crate) fn find(parent: &Path, step: usize) -> Result<PathBuf> {
     }
 }
 
-/// Deletes what a killed run left half written or half deleted.
+/// Deletes partially written and partially deleted checkpoints of a killed run.
 pub(crate) fn sweep(parent: &Path) -> Result<()> {
     for path in entries(parent)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -222,8 +222,8 @@ pub(crate) fn sweep(parent: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Renames a checkpoint that is not resumed from, so that retention ignores it and it is not the newest; it is kept for
-/// inspection. Its name begins with `why`: `damaged`.
+/// Renames a checkpoint that is not resumed from, so that retention ignores it and it is no longer the newest; it is
+/// kept for inspection. Its new name begins with `why`, for example `damaged`.
 pub(crate) fn set_aside(dir: &Path, why: &str) -> Result<()> {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     let aside = dir.with_file_name(format!("{why}-{name}"));
@@ -231,7 +231,7 @@ pub(crate) fn set_aside(dir: &Path, why: &str) -> Result<()> {
     rename(dir, &aside)
 }
 
-/// Deletes a checkpoint; it is renamed first.
+/// Renames a checkpoint, then deletes it.
 fn put_away(dir: &Path) -> Result<()> {
     if !dir.exists() {
         return Ok(());

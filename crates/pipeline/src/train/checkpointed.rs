@@ -10,10 +10,10 @@ use super::{checkpoint, checksums, training};
 use crate::layout::{INDEX_FILE, RUN_CONFIG_FILE};
 use crate::{DDPMPipeline, Error, Registry, Result, RunConfig, Warning};
 
-/// The pipeline of a run as it was at a checkpoint.
+/// The pipeline of a run at one of its checkpoints.
 #[non_exhaustive]
 pub struct Checkpointed {
-    /// It samples as the finished run would.
+    /// The pipeline; it samples as the finished run would.
     pub pipeline: DDPMPipeline,
     /// The checkpoint's folder.
     pub dir: PathBuf,
@@ -29,11 +29,11 @@ impl DDPMPipeline {
         dir.join(RUN_CONFIG_FILE).is_file() && !dir.join(INDEX_FILE).is_file()
     }
 
-    /// Loads the pipeline of the run in `dir` from its checkpoint of step `step`, or from the newest valid one: the
-    /// averaged weights if there are any. Changes no file.
+    /// Loads the pipeline of the run in `dir` from its checkpoint of step `step`, or from the newest valid one. Uses
+    /// the averaged weights if there are any. Changes no file.
     ///
     /// # Errors
-    /// When `dir` is no run, or has no such checkpoint.
+    /// When `dir` is not a run, or has no such checkpoint.
     pub fn from_run(dir: &Path, step: Option<usize>, registry: &Registry, device: &Device) -> Result<Checkpointed> {
         let file = dir.join(RUN_CONFIG_FILE);
         if !file.is_file() {

@@ -1,4 +1,4 @@
-//! The checksums of a folder's files, as `sha256sum` writes and reads them.
+//! The checksums of a folder's files, in the format of `sha256sum`.
 
 use std::fmt::Write;
 use std::fs::{self, File};
@@ -13,10 +13,10 @@ use crate::files::{read_text, write_whole};
 use crate::{Error, Result};
 
 pub(crate) const CHECKSUMS_FILE: &str = "SHA256SUMS";
-/// A checkpoint has a handful of files; what lists far more is damaged.
+/// A checkpoint has a handful of files; a larger list is damaged.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Writes the checksums of all files under `dir` into it, and syncs files and folders to the disk.
+/// Writes the checksums of all files under `dir` to a file in `dir`, and syncs files and folders to disk.
 pub(crate) fn seal(dir: &Path) -> Result<()> {
     let (mut files, mut folders) = (vec![], vec![]);
     walk(dir, &mut files, &mut folders)?;
@@ -33,7 +33,7 @@ pub(crate) fn seal(dir: &Path) -> Result<()> {
     folders.iter().try_for_each(|folder| sync_folder(folder))
 }
 
-/// Verifies that every listed file exists with the same bytes; else names one that does not.
+/// Verifies that every listed file exists with the same bytes. The error names one that does not.
 pub(crate) fn verify(dir: &Path) -> std::result::Result<(), String> {
     let list = dir.join(CHECKSUMS_FILE);
     let size = fs::metadata(&list).map_err(|e| format!("{CHECKSUMS_FILE} cannot be read: {e}"))?.len();
@@ -67,7 +67,7 @@ fn walk(dir: &Path, files: &mut Vec<PathBuf>, folders: &mut Vec<PathBuf>) -> Res
             files.push(path);
         }
     }
-    folders.push(dir.to_owned()); // after what is in it
+    folders.push(dir.to_owned()); // after its contents
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! The configuration of a run: TOML, one table a part, checked once and whole.
+//! The configuration of a run: TOML, one table per component, checked in full when it is read.
 
 use std::fmt;
 use std::num::IntErrorKind;
@@ -21,7 +21,7 @@ use super::objective::Objective;
 use crate::ddpm::inverts;
 use crate::{Registry, TrainConfig};
 
-/// What a run is made of: the tables of a file such as `configs/184.toml`, with the overrides applied.
+/// The configuration of a run: the tables of a file such as `configs/184.toml`, with the overrides applied.
 ///
 /// ```
 /// use kakusan_pipeline::{Registry, RunConfig};
@@ -46,57 +46,58 @@ use crate::{Registry, TrainConfig};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct RunConfig {
-    /// `[data]`: which images to train on. Absent where a program hands them over
+    /// `[data]`: the images to train on. `None` if a program provides them
     /// ([`Training::images`](crate::Training::images)).
     pub data: Option<DataConfig>,
-    /// `[model]`: what predicts. diffusers' null is written `"null"`.
+    /// `[model]`: the network. diffusers' null is written `"null"`.
     pub model: Arc<dyn ModelConfig>,
-    /// `[scheduler]`: when and how much noise.
+    /// `[scheduler]`: the noise process of the training.
     pub scheduler: Arc<dyn Scheduler>,
     /// `[train]`.
     pub train: TrainConfig,
     /// `[sample]`.
     pub sample: SampleConfig,
-    /// The scheduler that samples: that of `sample.scheduler`, or `scheduler` itself.
+    /// The scheduler for sampling: that of `sample.scheduler`, otherwise `scheduler`.
     pub sample_scheduler: Arc<dyn Scheduler>,
 }
 
-/// `[sample]`: what is drawn at the end of a training.
+/// `[sample]`: what is sampled at the end of a training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct SampleConfig {
     /// Sampling steps.
     pub steps: usize,
-    /// How many images.
+    /// Number of images.
     pub batch_size: usize,
-    /// The class of the scheduler that draws, built from the configuration that the trained pipeline saves, so that the
-    /// training and a later `sample --scheduler` draw the same; that scheduler itself where absent.
+    /// The class of the scheduler that samples. It is built from the scheduler configuration that the trained pipeline
+    /// saves, so that the training and a later `sample --scheduler` draw the same. By default `[scheduler]` itself
+    /// samples.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheduler: Option<String>,
-    /// How much of the noise in a step is new, for schedulers such as DDIM, 0 to 1; 0, none, by default.
+    /// The fraction of fresh noise in each step, 0 to 1, for schedulers such as DDIM. 0 by default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta: Option<f64>,
-    /// Classifier-free guidance, for a model that knows classes and was trained with `train.class_dropout`; 1, none, by
-    /// default.
+    /// Classifier-free guidance, for a class-conditional model that was trained with `train.class_dropout`. 1 by
+    /// default: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance_scale: Option<f64>,
-    /// Steps of the sampling that is shown step by step, five of them where they are more.
+    /// Steps of the sampling that the report shows step by step; of more than five steps, five are shown.
     pub trajectory_steps: usize,
 }
 
 impl Default for SampleConfig {
-    /// The tutorial's: 64 images in 40 steps, and eight shown in 5.
+    /// The tutorial's values: 64 images in 40 steps, and eight images shown in 5 steps.
     fn default() -> Self {
         Self { steps: 40, batch_size: 64, scheduler: None, eta: None, guidance_scale: None, trajectory_steps: 5 }
     }
 }
 
-/// A configuration that can run, and will hardly do what is wanted: [`RunConfig::warnings`].
+/// A configuration that can run but will hardly give the intended result: [`RunConfig::warnings`].
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigWarning {
-    /// The model has to predict numbers that it cannot put out.
+    /// The model has to predict numbers that it cannot output.
     #[error(
         "the outputs of a {model} are never below {lowest:.2}, and {scheduler} has it predict numbers down to {least:.2}: its \
          images will be poor; use a UNet2DModel, or LinearMixScheduler"
@@ -108,10 +109,10 @@ pub enum ConfigWarning {
         scheduler: String,
         /// The lowest output of the model.
         lowest: f32,
-        /// The lowest number that it has to predict, of a draw of them.
+        /// The lowest number that it has to predict, from a sample of them.
         least: f32,
     },
-    /// The scheduler that samples leads from images to noise.
+    /// The scheduler for sampling goes from images to noise.
     #[error("{scheduler} turns images into noise: it inverts sampling, and from noise it draws no images")]
     Inverts {
         /// The scheduler's class.
@@ -119,7 +120,7 @@ pub enum ConfigWarning {
     },
 }
 
-/// The lowest number that a model has to predict of black and of white images, in a draw of noise and levels.
+/// The lowest number that a model has to predict for black and white images, over a draw of noise and levels.
 fn lowest_target(scheduler: &dyn Scheduler) -> kakusan_scheduler::Result<f32> {
     let mut rng = Generator::new(0);
     let ends = [0f32, 1.0].repeat(32);
@@ -129,9 +130,9 @@ fn lowest_target(scheduler: &dyn Scheduler) -> kakusan_scheduler::Result<f32> {
     Ok(process.target(&clean, &noise, &levels)?.flatten_all()?.min_all()?.to_scalar()?)
 }
 
-/// What a model is conditioned on in training by `scheduler`, many times over.
+/// Many draws of the values that training by `scheduler` conditions the model on.
 fn timesteps_in_training(scheduler: &dyn Scheduler) -> kakusan_scheduler::Result<Vec<f32>> {
-    /// Of a thousand timesteps each is among so many draws.
+    /// With this many draws, each of a thousand timesteps occurs.
     const DRAWN: usize = 16_384;
     let (process, images) = (scheduler.process(), Tensor::zeros((DRAWN, 1, 1, 1), DType::F32, &Device::Cpu)?);
     Ok(process.timesteps(&process.draw(&images, &mut Generator::new(0))?.levels))
@@ -140,18 +141,18 @@ fn timesteps_in_training(scheduler: &dyn Scheduler) -> kakusan_scheduler::Result
 /// A configuration that cannot run: what is wrong, where, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The file, or the override (`--set train.epochs`) that is to blame.
+    /// The file or the override (`--set train.epochs`) with the error.
     pub origin: String,
-    /// The text of the file, where the place in it is known.
+    /// The text of the file, if the position in it is known.
     pub text: Option<String>,
-    /// The bytes of `text` that are to blame.
+    /// The bytes of `text` with the error.
     pub span: Option<Range<usize>>,
     /// What is wrong.
     pub message: String,
 }
 
 impl ConfigError {
-    /// Line and column, from 1, of the place to blame.
+    /// Line and column of the error, from 1.
     pub fn line_column(&self) -> Option<(usize, usize)> {
         let before = self.text.as_ref()?.get(..self.span.as_ref()?.start)?;
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -172,17 +173,17 @@ impl std::error::Error for ConfigError {}
 
 /// The tables that a configuration has.
 const TABLES: [&str; 5] = ["data", "model", "scheduler", "train", "sample"];
-/// What stands for JSON's null in `[model]` and `[scheduler]`, e.g. `attention_head_dim = "null"`.
+/// The text for JSON's null in `[model]` and `[scheduler]`, e.g. `attention_head_dim = "null"`.
 const NULL: &str = "null";
-/// A configuration file is a page of text; what is far larger is not one.
+/// A configuration file is a page of text; a far larger file is not one.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 impl RunConfig {
-    /// Reads a configuration file and applies overrides of the form `table.key=value`, the value in TOML (a word that
-    /// is no TOML value is taken as a string).
+    /// Reads a configuration file and applies overrides of the form `table.key=value`. The value is TOML; anything that
+    /// is not valid TOML is taken as a string.
     ///
     /// # Errors
-    /// For a file that cannot be read, and as [`parse`](Self::parse).
+    /// When the file cannot be read, and as [`parse`](Self::parse).
     pub fn load(path: &Path, overrides: &[String], registry: &Registry) -> Result<Self, ConfigError> {
         let origin = path.display().to_string();
         let refuse = |message: String| ConfigError { origin: origin.clone(), text: None, span: None, message };
@@ -194,11 +195,11 @@ impl RunConfig {
         Self::parse(&text, &origin, overrides, registry)
     }
 
-    /// As [`load`](Self::load), from the text of a file that errors call `origin`.
+    /// As [`load`](Self::load), from a text; errors refer to it as `origin`.
     ///
     /// # Errors
-    /// For a text that is not TOML, an unknown table or key (the nearest right one is named), a wrong type, a value out
-    /// of range, a class that does not exist. Says where.
+    /// When the text is not TOML, and for an unknown table or key (the error suggests the nearest known one), a wrong
+    /// type, a value out of range, or a class that does not exist. The error contains the position.
     pub fn parse(text: &str, origin: &str, overrides: &[String], registry: &Registry) -> Result<Self, ConfigError> {
         let mut document = Document::parse(text, origin)?;
         for text in overrides {
@@ -238,7 +239,7 @@ impl RunConfig {
             Some(name) => registry
                 .resolve(name)
                 .and_then(|class_name| {
-                    // as if it was saved and loaded: a later `sample --scheduler` draws the same
+                    // as if it had been saved and loaded: a later `sample --scheduler` draws the same
                     let saved = registry.from_config(scheduler.class_name(), &saved_config(scheduler.as_ref()))?;
                     registry.swap(class_name, saved.as_ref())
                 })
@@ -267,7 +268,7 @@ impl RunConfig {
         Ok(config)
     }
 
-    /// Ranges that types cannot say, and what does not go together; the message names the key in backticks.
+    /// Checks ranges that types cannot express, and combinations. The message names the key in backticks.
     fn check_ranges(&self) -> Result<(), (&'static str, String)> {
         self.train.check().map_err(|message| ("train", message))?;
         let classes = self.model.num_classes();
@@ -310,7 +311,7 @@ impl RunConfig {
         Ok(())
     }
 
-    /// What is allowed and will hardly do what is wanted.
+    /// Settings that are allowed but will hardly give the intended result.
     pub fn warnings(&self) -> Vec<ConfigWarning> {
         let mut warnings = vec![];
         if let (Some(lowest), Ok(least)) = (self.model.lowest_output(), lowest_target(self.scheduler.as_ref()))
@@ -325,7 +326,7 @@ impl RunConfig {
         warnings
     }
 
-    /// The whole configuration as TOML, defaults and overrides included: what a run folder keeps.
+    /// The full configuration as TOML, including defaults and overrides. A run folder stores it.
     ///
     /// # Errors
     /// When a scheduler's configuration has no TOML form.
@@ -333,7 +334,7 @@ impl RunConfig {
         let class = |class_name: &str, fields: Map<String, Value>, defaults: Map<String, Value>| {
             let mut map = Map::from_iter([("_class_name".to_owned(), Value::from(class_name))]);
             map.extend(fields);
-            // TOML has no null: it is left out where it is the default, and a word elsewhere
+            // TOML has no null: omit it where it is the default, write a word elsewhere
             map.retain(|key, value| !value.is_null() || defaults.get(key).is_some_and(|default| !default.is_null()));
             map.values_mut().filter(|value| value.is_null()).for_each(|value| *value = NULL.into());
             map
@@ -354,7 +355,7 @@ impl RunConfig {
     }
 }
 
-/// The tables in the order in which `config.toml` has them.
+/// The tables in the order of `config.toml`.
 #[derive(Serialize)]
 struct Whole<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -365,12 +366,12 @@ struct Whole<'a> {
     sample: &'a SampleConfig,
 }
 
-/// A configuration's text and values on the way to a [`RunConfig`]; knows where each key was written.
+/// The text and values from which a [`RunConfig`] is read; knows the position of each key.
 struct Document<'a> {
     origin: &'a str,
     text: &'a str,
     table: toml::Table,
-    /// Dotted paths that were overridden.
+    /// Dotted paths of the overridden keys.
     overridden: Vec<String>,
 }
 
@@ -412,7 +413,7 @@ impl<'a> Document<'a> {
         Ok(())
     }
 
-    /// Reads a table whose keys are the fields of `T`; an absent table is an empty one.
+    /// Reads a table whose keys are the fields of `T`; a missing table counts as empty.
     fn section<T: DeserializeOwned>(&self, name: &str) -> Result<T, ConfigError> {
         let value = self.table.get(name).cloned().unwrap_or_else(|| toml::Table::new().into());
         serde_path_to_error::deserialize(value).map_err(|e| {
@@ -426,8 +427,8 @@ impl<'a> Document<'a> {
         })
     }
 
-    /// Reads a table that names its class: the class, and the other keys as JSON. `meant` ends the message about a
-    /// class that does not exist.
+    /// Reads a table that names its class. Returns the class, and the other keys as JSON. `meant` gives the end of the
+    /// message about a class that does not exist.
     fn class(
         &self,
         name: &str,
@@ -455,14 +456,15 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The error for a table that was refused in words: the first word in backticks that is a key there is to blame.
+    /// The error for a table that was refused with `message`. It points to the first key of the table that the message
+    /// names.
     fn refusal(&self, table: &str, message: &str) -> ConfigError {
         let section = self.table.get(table).and_then(toml::Value::as_table);
         let named = message.split(['`', ' ', ':']).find(|word| section.is_some_and(|s| s.contains_key(*word)));
         self.error(&[table, named.unwrap_or_default()], explain(message, table))
     }
 
-    /// An error at `path`, of which trailing parts may be missing from the text.
+    /// An error at `path`; trailing parts of the path may be missing from the text.
     fn error(&self, path: &[&str], message: String) -> ConfigError {
         let dotted = path.join(".");
         if self.overridden.contains(&dotted) {
@@ -476,7 +478,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The bytes of the deepest key of `path` that the text has.
+    /// The bytes of the deepest key of `path` that the text contains.
     fn locate(&self, path: &[&str]) -> Option<Range<usize>> {
         let document = DeTable::parse(self.text).ok()?;
         let mut table = document.get_ref();
@@ -491,7 +493,7 @@ impl<'a> Document<'a> {
     }
 }
 
-/// Whether there is a NaN or an infinity in a value: JSON has none, and would hold null in its place.
+/// Whether a value contains a NaN or an infinity: JSON has neither, and null would take its place.
 fn holds_non_finite(value: &toml::Value) -> bool {
     match value {
         toml::Value::Float(number) => !number.is_finite(),
@@ -501,7 +503,7 @@ fn holds_non_finite(value: &toml::Value) -> bool {
     }
 }
 
-/// Whether the text is a whole number that TOML cannot hold.
+/// Whether the text is an integer too large for TOML.
 fn is_too_large(text: &str) -> bool {
     let error = text.replace('_', "").parse::<i64>().err();
     error.is_some_and(|e| matches!(e.kind(), IntErrorKind::PosOverflow | IntErrorKind::NegOverflow))
@@ -511,7 +513,7 @@ fn out_of_range(number: &str) -> String {
     format!("`{number}` is out of range: TOML has whole numbers from {} to {}", i64::MIN, i64::MAX)
 }
 
-/// serde's words for an unknown key or value, made short, with the nearest right one.
+/// Shortens serde's message about an unknown key or value and suggests the nearest known one.
 fn explain(message: &str, table: &str) -> String {
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     if let (true, [wrong, known @ ..]) = (message.contains("unknown field"), quoted.as_slice()) {

@@ -1,10 +1,10 @@
-//! Learning rate schedules: diffusers' `optimization.py`.
+//! Learning rate schedules, as in diffusers' `optimization.py`.
 
 use std::f64::consts::PI;
 
 use crate::{LrScheduler, TrainConfig};
 
-/// The learning rate that [`LrScheduler::Polynomial`] ends with: diffusers' `lr_end`.
+/// The final learning rate of [`LrScheduler::Polynomial`]: diffusers' `lr_end`.
 const LR_END: f64 = 1e-7;
 
 /// The learning rate of every step of a training.
@@ -16,14 +16,15 @@ pub(crate) struct LrSchedule {
     total_steps: usize,
     num_cycles: f64,
     power: f64,
-    /// Up to which step, exclusive, which multiple is taken.
+    /// Pairs of a step (exclusive) and the multiple that holds up to it.
     rules: Vec<(usize, f64)>,
-    /// The multiple from there on.
+    /// The multiple after the last rule.
     last: f64,
 }
 
 impl LrSchedule {
-    /// The schedule of a training of `total_steps` optimiser steps; refuses settings in words that begin with the key.
+    /// The schedule of a training of `total_steps` optimiser steps. The error message for invalid settings begins with
+    /// the key.
     pub(crate) fn new(config: &TrainConfig, total_steps: usize) -> Result<Self, String> {
         let (rules, last) = match (&config.lr_step_rules, config.lr_scheduler) {
             (Some(text), LrScheduler::PiecewiseConstant) => step_rules(text)?,
@@ -72,7 +73,7 @@ impl LrSchedule {
     }
 }
 
-/// `1:10,0.1:20,0.01`: the pairs of a multiple and the step up to which it holds, and the multiple after them.
+/// Parses `1:10,0.1:20,0.01`: pairs of a multiple and the step up to which it holds, then the multiple for the rest.
 fn step_rules(text: &str) -> Result<(Vec<(usize, f64)>, f64), String> {
     let wrong = |reason: &str| {
         format!(

@@ -8,7 +8,7 @@ use kakusan_scheduler::{PredictionType, Process, Scheduler};
 
 use crate::{Error, LossType, Result, TrainConfig};
 
-/// The loss of a prediction, by the configuration's function and weights.
+/// The loss of a prediction, with the configured function and weights.
 #[derive(Debug, Clone)]
 pub(crate) struct Objective {
     loss: LossType,
@@ -18,7 +18,7 @@ pub(crate) struct Objective {
     class_name: String,
 }
 
-/// Weights by the signal-to-noise ratio that is cut off at `gamma` (Hang et al. 2023).
+/// Weights by the signal-to-noise ratio, clipped at `gamma` (Hang et al. 2023).
 #[derive(Debug, Clone, Copy)]
 struct MinSnr {
     gamma: f64,
@@ -26,7 +26,7 @@ struct MinSnr {
 }
 
 impl Objective {
-    /// Refuses a scheduler that has not what the weights need, in words that begin with the key.
+    /// Fails if the scheduler does not provide what the weights need. The message begins with the key.
     pub(crate) fn new(config: &TrainConfig, scheduler: &dyn Scheduler) -> Outcome<Self, String> {
         let min_snr = match config.snr_gamma {
             Some(gamma) => Some(MinSnr { gamma, prediction: prediction_with_snr(scheduler)? }),
@@ -37,7 +37,7 @@ impl Objective {
         Ok(Self { loss: config.loss, huber_delta, min_snr, process, class_name })
     }
 
-    /// The mean over a batch, or part of one, at the images' `levels`: a scalar.
+    /// The mean loss over a batch or a part of one, at the images' `levels`: a scalar.
     pub(crate) fn loss(&self, prediction: &Tensor, target: &Tensor, levels: &[f32]) -> Result<Tensor> {
         match self.weights(levels)? {
             None => Ok(match self.loss {
@@ -62,7 +62,7 @@ impl Objective {
         }
     }
 
-    /// The weight of each image, where not all weigh 1.
+    /// The weight of each image; `None` if all weights are 1.
     fn weights(&self, levels: &[f32]) -> Result<Option<Vec<f32>>> {
         let own = self.process.loss_weight(levels);
         let Some(min_snr) = self.min_snr else { return Ok(own) };
@@ -79,7 +79,7 @@ impl MinSnr {
     fn weight(self, snr: f32) -> f32 {
         let gamma = self.gamma as f32;
         match self.prediction {
-            // min(snr, gamma) / snr, which is 1 also where nothing is left of the signal
+            // min(snr, gamma) / snr; also 1 at snr = 0
             PredictionType::Epsilon => (gamma * (1.0 / snr)).min(1.0),
             PredictionType::VPrediction => snr.min(gamma) / (snr + 1.0),
             PredictionType::Sample | PredictionType::FlowPrediction => snr.min(gamma),
@@ -87,7 +87,7 @@ impl MinSnr {
     }
 }
 
-/// What the model predicts, of a scheduler with signal-to-noise ratios.
+/// What the model predicts, for a scheduler with signal-to-noise ratios.
 fn prediction_with_snr(scheduler: &dyn Scheduler) -> Outcome<PredictionType, String> {
     let config = scheduler.config();
     let class_name = scheduler.class_name();
@@ -123,7 +123,7 @@ mod tests {
 
     use super::*;
 
-    /// Losses and their gradients as torch has them, written by tests/golden/training.py.
+    /// Losses and gradients of PyTorch, written by tests/golden/training.py.
     #[test]
     fn weighted_losses_are_torchs() {
         let text = include_str!("../../../../tests/golden/training.json");

@@ -13,7 +13,7 @@ use crate::{DDPMPipeline, DeviceFallback, Error, Record, Result, RunConfig, Trai
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// No CUDA device can be opened; the CPU takes its place.
+    /// No CUDA device can be opened; the CPU is used instead.
     DeviceFallback(&'a DeviceFallback),
     /// The data set is loaded.
     Data(&'a Loaded),
@@ -21,13 +21,14 @@ pub enum Event<'a> {
     Changes(&'a [String]),
     /// A checkpoint cannot be used, and why; an older one is tried.
     CheckpointSkipped(&'a Error),
-    /// The log of a resumed run lacks steps that its checkpoint has: loss curves and averages omit them.
+    /// The log of a resumed run does not have all steps of its checkpoint: loss curves and averages omit the missing
+    /// ones.
     LogIncomplete {
         /// The log.
         path: &'a Path,
         /// How many steps are missing.
         missing: usize,
-        /// Of how many.
+        /// How many steps the log should have.
         steps: usize,
     },
     /// The run folder exists, the model is built, and the first step follows.
@@ -38,12 +39,12 @@ pub enum Event<'a> {
         record: &'a Record,
         /// Images in its batch.
         images: usize,
-        /// Images that were left out of the batch because they cannot be decoded.
+        /// Images missing from the batch because they cannot be decoded.
         skipped: &'a [BadImage],
     },
     /// An epoch is over. Its checkpoint follows.
     Epoch(&'a EpochSummary),
-    /// A checkpoint was written. [`RunView::is_at_epoch_end`] tells those that end an epoch from the others.
+    /// A checkpoint was written. [`RunView::is_at_epoch_end`] says whether it ends an epoch.
     Checkpoint {
         /// Its folder.
         dir: &'a Path,
@@ -65,7 +66,7 @@ pub enum Event<'a> {
 pub struct RunView<'a> {
     /// The configuration.
     pub config: &'a RunConfig,
-    /// The same as text: the run's `config.toml`.
+    /// The configuration as text: the run's `config.toml`.
     pub config_toml: &'a str,
     /// The run folder.
     pub dir: &'a Path,
@@ -84,12 +85,12 @@ impl fmt::Debug for RunView<'_> {
 }
 
 impl RunView<'_> {
-    /// The images that are trained on.
+    /// The training images.
     pub fn images(&self) -> &ImageSet {
         self.trainer.images()
     }
 
-    /// The epochs so far, the last one perhaps in part.
+    /// The epochs so far; the last one may be incomplete.
     pub fn epochs(&self) -> Vec<EpochSummary> {
         EpochSummary::of_all(self.records, self.trainer)
     }
@@ -100,13 +101,13 @@ impl RunView<'_> {
         self.records.last().is_some_and(|last| last.step == step && last.epoch == epoch)
     }
 
-    /// The device that computes, as the command line names it: `cpu`, `cuda:0`.
+    /// The device in use, as the command line names it: `cpu`, `cuda:0`.
     pub fn device(&self) -> String {
         name(self.trainer.device())
     }
 
-    /// A pipeline of the weights as they are now (their average where one is kept) and the scheduler of
-    /// `sample.scheduler`. Sampling from it takes no random number of the training.
+    /// A pipeline with the current weights (their average if one is kept) and the scheduler of `sample.scheduler`.
+    /// Sampling from it consumes no random number of the training.
     ///
     /// # Errors
     /// When the tensor library fails.
@@ -119,18 +120,18 @@ impl RunView<'_> {
 /// One epoch in numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EpochSummary {
-    /// Which epoch, from 1.
+    /// The epoch, from 1.
     pub epoch: usize,
-    /// The mean of its steps' losses.
+    /// The mean loss of its steps.
     pub mean_loss: f64,
-    /// How long it took.
+    /// Its duration.
     pub seconds: f64,
-    /// Images a second.
+    /// Images per second.
     pub images_per_second: f64,
 }
 
 impl EpochSummary {
-    /// The epochs that the records hold, the last one perhaps in part.
+    /// The epochs in the records; the last one may be incomplete.
     fn of_all(records: &[Record], trainer: &Trainer) -> Vec<Self> {
         let mut since = 0.0;
         let epochs = records.chunk_by(|a, b| a.epoch == b.epoch).map(|epoch| {
@@ -148,7 +149,7 @@ impl EpochSummary {
         Self::of(records, earlier.last().map_or(0.0, |record| record.seconds), trainer)
     }
 
-    /// The epoch of `records`, or the part of it that is done, which began `since` seconds into the training.
+    /// The epoch of `records`, which may be incomplete. It began `since` seconds into the training.
     fn of(records: &[Record], since: f64, trainer: &Trainer) -> Self {
         let (epoch, until) = records.last().map_or((0, since), |last| (last.epoch, last.seconds));
         let (steps, seconds) = (records.len() as f64, until - since);

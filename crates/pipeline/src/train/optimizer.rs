@@ -9,15 +9,15 @@ use kakusan_ops::{Adam, AdamConfig, AdamState, Sgd, SgdConfig};
 
 use crate::{Error, OptimizerName, Result, TrainConfig};
 
-/// One of them, on the weights of a model.
+/// An optimiser of a model's weights.
 #[derive(Debug)]
 pub(crate) enum Optimizer {
-    /// Without or with weight decay.
+    /// Adam, with or without weight decay.
     Adam(Adam),
     Sgd(Sgd),
 }
 
-/// Torch's names of what an optimiser remembers of each parameter.
+/// PyTorch's names of an optimiser's state for each parameter.
 const EXP_AVG: &str = "exp_avg";
 const EXP_AVG_SQ: &str = "exp_avg_sq";
 const MOMENTUM: &str = "momentum_buffer";
@@ -47,7 +47,7 @@ impl Optimizer {
         })
     }
 
-    /// One step with the learning rate `lr` on gradients times `scale`.
+    /// One step with the learning rate `lr`. The gradients are multiplied by `scale`.
     pub(crate) fn step(&mut self, grads: &GradStore, lr: f64, scale: f64) -> Result<()> {
         match self {
             Self::Adam(adam) => {
@@ -62,8 +62,8 @@ impl Optimizer {
         Ok(())
     }
 
-    /// What a checkpoint holds of it: tensors called as torch calls them, and the name of their weight; `weights` are
-    /// those whose trained tensors [`new`](Self::new) was given.
+    /// The state for a checkpoint. A tensor's name is PyTorch's name of the state and the name of the weight. `weights`
+    /// must be those whose trained tensors [`new`](Self::new) received.
     pub(crate) fn state(&self, weights: &Weights) -> Result<HashMap<String, Tensor>> {
         let names = weights.trained().map(|(name, _)| name);
         let mut state = HashMap::new();
@@ -81,14 +81,15 @@ impl Optimizer {
         Ok(state)
     }
 
-    /// Goes on, after `steps` steps, from what [`state`](Self::state) gave; says which tensor is missing or too much.
+    /// Continues after `steps` steps with a state of [`state`](Self::state). The error names a missing or an unexpected
+    /// tensor.
     pub(crate) fn load_state(
         &mut self,
         weights: &Weights,
         steps: usize,
         mut state: HashMap<String, Tensor>,
     ) -> std::result::Result<(), String> {
-        let unfit = |e: candle_core::Error| Error::from(e).to_string(); // ours has no backtrace
+        let unfit = |e: candle_core::Error| Error::from(e).to_string(); // without backtrace
         let mut missing = None;
         let mut take = |key: &str, name: &str| {
             let key = format!("{key}.{name}");

@@ -1,4 +1,4 @@
-//! Resuming a run: with its own configuration, from its newest valid checkpoint.
+//! Resuming a run with its own configuration, from its newest valid checkpoint.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,17 +8,17 @@ use super::run_folder::{Metrics, RunFolder};
 use crate::layout::RUN_CONFIG_FILE;
 use crate::{Error, Event, Record, Registry, Result, RunConfig, Trainer};
 
-/// The place of the images may change: `data.json` says which they were.
+/// The location of the images may change: `data.json` identifies the images.
 const FREE: [&str; 2] = ["data.dir", "data.sources"];
 /// The length of a training may change, unless its learning rates depend on it.
 const LENGTH: [&str; 2] = ["train.epochs", "train.max_steps"];
-/// A training with other values of these cannot continue from a checkpoint.
+/// If one of these changes, a training cannot continue from its checkpoint.
 const FIXED: [&str; 3] = ["train.seed", "train.optimizer", "train.use_ema"];
-/// The tables in which the other settings may change, where that is allowed.
+/// The tables whose other settings may change, if changes are allowed.
 const CHANGEABLE: [&str; 3] = ["train.", "sample.", "data."];
 
-/// Checks that `config` is that of the run, so that resuming gives the same bytes as no interruption. `allow_changes`
-/// accepts other settings if training can continue with them, and returns a description of each.
+/// Checks that `config` is the run's configuration, so that resuming gives the same bytes as an uninterrupted training.
+/// `allow_changes` accepts other settings if the training can continue with them, and returns a description of each.
 pub(crate) fn check_same(
     folder: &RunFolder,
     config: &RunConfig,
@@ -86,7 +86,7 @@ pub(crate) fn go_on(
             Ok(()) => {
                 let why = if chosen.is_some() { "later" } else { "damaged" };
                 found[..i].iter().try_for_each(|(_, newer)| checkpoint::set_aside(newer, why))?;
-                checkpoint::prune(&checkpoints, trainer.keep())?; // it may have been killed before it came to that
+                checkpoint::prune(&checkpoints, trainer.keep())?; // a kill may have prevented it before
                 let steps = trainer.steps_done();
                 let (metrics, records) = folder.resume_metrics(steps)?;
                 if records.len() < steps {

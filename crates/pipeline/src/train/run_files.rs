@@ -1,4 +1,4 @@
-//! How the files of a run are renamed and deleted, with this crate's errors.
+//! Renaming and deleting files of a run, with this crate's errors.
 
 use std::path::Path;
 
@@ -6,8 +6,8 @@ use kakusan_weights::disk;
 
 use crate::{Error, Result};
 
-/// Whether a file of this name is what a killed [`write_whole`](crate::write_whole) left next to its target: `.name.`
-/// and six letters.
+/// Whether a file of this name is a leftover of a killed [`write_whole`](crate::write_whole), which lies next to its
+/// target: `.name.` and six letters.
 pub(crate) fn is_leftover(name: &str) -> bool {
     let parts = name.strip_prefix('.').and_then(|name| name.rsplit_once('.'));
     parts.is_some_and(|(name, end)| {
@@ -25,7 +25,7 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
     disk::rename(from, to).map_err(Error::io("rename", from))
 }
 
-/// Deletes a file, if it is there.
+/// Deletes a file if it exists.
 pub(crate) fn delete_file(path: &Path) -> Result<()> {
     disk::remove_file(path).map_err(Error::io("delete", path))
 }

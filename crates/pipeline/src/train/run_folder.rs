@@ -1,4 +1,4 @@
-//! The folder of a training run: a pipeline in diffusers' layout, with the record of its training.
+//! The folder of a training run: a pipeline in diffusers' layout, and the log and checkpoints of its training.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -12,9 +12,9 @@ use crate::files::{create_folders, delete_folder, write_whole};
 use crate::layout::RUN_CONFIG_FILE;
 use crate::{Error, Result, Step};
 
-/// The log of a run: a line a step.
+/// The log of a run, one line per step.
 const METRICS_FILE: &str = "metrics.jsonl";
-/// The folder of its checkpoints.
+/// The folder with the run's checkpoints.
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
 
 /// The folder of one training run.
@@ -24,7 +24,8 @@ pub(crate) struct RunFolder {
 }
 
 impl RunFolder {
-    /// Checks that `dir` may become the folder of a new run. Changes nothing but what a killed `--overwrite` left.
+    /// Checks that `dir` can become the folder of a new run. The only change it makes is to complete a killed
+    /// `--overwrite`.
     pub(crate) fn check(dir: &Path, overwrite: bool) -> Result<()> {
         finish_overwrite(dir)?;
         let mut entries = match fs::read_dir(dir) {
@@ -32,7 +33,7 @@ impl RunFolder {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(Error::io("read", dir)(e)),
         };
-        // a run that was killed before it had its configuration has nothing worth keeping
+        // a run that was killed before it wrote its configuration contains nothing worth keeping
         let empty = entries.all(|name| is_leftover(&name));
         let is_run = is_run(dir);
         if empty || (overwrite && is_run) {
@@ -46,16 +47,17 @@ impl RunFolder {
         Err(Error::RunExists { dir: dir.to_owned(), fresh: fresh_name(dir), resumable })
     }
 
-    /// Creates the folder of a new run with its configuration. A run that it overwrites is renamed first, and deleted
-    /// when the new one exists: if the process is killed, one of the two is there.
+    /// Creates the folder of a new run with its configuration. An overwritten run is renamed first and deleted when the
+    /// new one exists: if the process is killed, one of the two is there.
     pub(crate) fn create(dir: &Path, overwrite: bool, config: &str) -> Result<Self> {
         Self::check(dir, overwrite)?;
         let mut lock = None;
         if overwrite && is_run(dir) {
-            lock = Self::open(dir)?.lock()?; // no other process may train there or restore it meanwhile
+            lock = Self::open(dir)?.lock()?; // meanwhile, no other process may train there or restore it
             rename(dir, &aside(dir)?)?;
         }
-        // the configuration comes first: a folder with anything in it is a run, also one that was killed right here
+        // the configuration comes first: then a non-empty folder is always a run, even if the process is killed right
+        // here
         create_folders(dir)?;
         write_whole(&dir.join(RUN_CONFIG_FILE), config.as_bytes())?;
         drop(lock);
@@ -64,7 +66,7 @@ impl RunFolder {
         Ok(folder)
     }
 
-    /// The folder of a run that exists.
+    /// Opens the folder of an existing run.
     pub(crate) fn open(dir: &Path) -> Result<Self> {
         finish_overwrite(dir)?;
         if !is_run(dir) {
@@ -78,9 +80,9 @@ impl RunFolder {
         Ok(folder)
     }
 
-    /// Locks the folder against other trainings while the result lives, if the file system has locks.
+    /// Locks the folder against other trainings as long as the result lives, if the file system supports locks.
     ///
-    /// The operating system releases the lock when the process ends, in any way.
+    /// The operating system releases the lock when the process ends, however it ends.
     pub(crate) fn lock(&self) -> Result<Option<File>> {
         let Ok(folder) = File::open(self.checkpoints()) else { return Ok(None) };
         match folder.try_lock() {
@@ -132,13 +134,13 @@ impl RunFolder {
         Metrics::open(path)
     }
 
-    /// The log of a run that resumes after `steps` steps, truncated to them, and their records. Missing records are no
-    /// error: no checkpoint depends on them.
+    /// The log of a run that resumes after `steps` steps, truncated to them, and their records. Missing records are not
+    /// an error: no checkpoint depends on them.
     pub(crate) fn resume_metrics(&self, steps: usize) -> Result<(Metrics, Vec<Record>)> {
         let path = self.dir.join(METRICS_FILE);
         let mut log = read_log(&path);
         log.retain(|(_, record)| record.step <= steps);
-        // the lines as they were: a number that is read and written again may end in another digit
+        // copies the lines: a number that is parsed and printed again may differ in the last digit
         let lines: String = log.iter().flat_map(|(line, _)| [line.as_str(), "\n"]).collect();
         write_whole(&path, lines.as_bytes())?;
         let records = log.into_iter().map(|(_, record)| record).collect();
@@ -159,10 +161,10 @@ pub struct Record {
     pub lr: f64,
     /// The norm of the gradients, before clipping.
     pub grad_norm: f64,
-    /// The decay with which the average of the weights took the step, if there is one.
+    /// The decay of the moving average of the weights in this step, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_decay: Option<f64>,
-    /// Seconds of training up to here: of the steps alone, not of checkpoints, pictures and interruptions.
+    /// Seconds of training so far: only the steps, without checkpoints, pictures and interruptions.
     pub seconds: f64,
 }
 
@@ -178,14 +180,14 @@ impl Record {
     }
 }
 
-/// The steps that the log of the run in `dir` holds, in order. Invalid lines are ignored: a running training may just
-/// be writing its last one.
+/// The steps in the log of the run in `dir`, in order. Invalid lines are ignored: a training in progress may be writing
+/// its last line.
 pub fn read_metrics(dir: &Path) -> Vec<Record> {
     read_log(&dir.join(METRICS_FILE)).into_iter().map(|(_, record)| record).collect()
 }
 
-/// The valid lines of a log with their records, in the order of their steps. Others are ignored: a running training may
-/// just be writing its last line.
+/// The valid lines of a log with their records, in the order of their steps. Other lines are ignored: a training in
+/// progress may be writing its last one.
 fn read_log(path: &Path) -> Vec<(String, Record)> {
     let bytes = fs::read(path).unwrap_or_default();
     let record = |line: &[u8]| -> Option<(usize, (String, Record))> {
@@ -197,7 +199,7 @@ fn read_log(path: &Path) -> Vec<(String, Record)> {
     lines.into_values().collect()
 }
 
-/// `metrics.jsonl`, written a line a step.
+/// `metrics.jsonl`, written one line per step.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     path: PathBuf,
@@ -218,7 +220,7 @@ impl Metrics {
         &self.path
     }
 
-    /// Syncs the appended lines to the disk.
+    /// Syncs the appended lines to disk.
     pub(crate) fn sync(&self) -> Result<()> {
         disk::sync_file(&self.file, &self.path).map_err(Error::io("write", &self.path))
     }
@@ -228,7 +230,7 @@ fn is_run(dir: &Path) -> bool {
     dir.join(RUN_CONFIG_FILE).is_file()
 }
 
-/// The name of a run while another one replaces it.
+/// The temporary name of a run that is being overwritten.
 fn aside(dir: &Path) -> Result<PathBuf> {
     let unnamed =
         || Error::Unfit(format!("--overwrite takes a run's folder by its name, and {} is none", dir.display()));
@@ -236,13 +238,13 @@ fn aside(dir: &Path) -> Result<PathBuf> {
     Ok(dir.with_file_name(format!(".{}.overwritten", name.to_string_lossy())))
 }
 
-/// Completes a killed `--overwrite`: if the new run exists, the old one is deleted, else it is restored.
+/// Completes a killed `--overwrite`: if the new run exists, deletes the old one; otherwise restores it.
 fn finish_overwrite(dir: &Path) -> Result<()> {
     let Ok(old) = aside(dir) else { return Ok(()) };
     if !old.is_dir() {
         return Ok(());
     }
-    let _lock = RunFolder { dir: old.clone() }.lock()?; // a process that overwrites holds it
+    let _lock = RunFolder { dir: old.clone() }.lock()?; // held by a process that is overwriting
     if is_run(&old) && !is_run(dir) {
         let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
         if entries.all(|entry| is_leftover(&entry.file_name().to_string_lossy())) {
@@ -251,11 +253,11 @@ fn finish_overwrite(dir: &Path) -> Result<()> {
         }
         return Ok(());
     }
-    delete_file(&old.join(RUN_CONFIG_FILE))?; // so that half of it is taken for no run
+    delete_file(&old.join(RUN_CONFIG_FILE))?; // a half-deleted folder must not count as a run
     delete_folder(&old)
 }
 
-/// `runs/184-2` for `runs/184`: the first name of its kind that is free.
+/// `runs/184-2` for `runs/184`: the first free name of this form.
 fn fresh_name(dir: &Path) -> PathBuf {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     let mut number = 2;

@@ -7,20 +7,20 @@ use super::lr_schedule::LrSchedule;
 
 /// `[train]`: how the model is trained. The defaults are the tutorial's: Adam on the mean squared error.
 ///
-/// Keys that are `None` have a default. A key that would have no effect is refused, so that none is ignored silently.
+/// A key that is `None` has a default. A key without effect is an error, so that no setting is ignored silently.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct TrainConfig {
     /// Passes over the images.
     pub epochs: usize,
-    /// Images in a batch; the last batch of an epoch may be shorter.
+    /// Images per batch; the last batch of an epoch may be smaller.
     pub batch_size: usize,
-    /// The learning rate that `lr_scheduler` takes multiples of.
+    /// The base learning rate, which `lr_scheduler` multiplies.
     pub learning_rate: f64,
     /// The seed of all random numbers of the run: `torch.manual_seed(seed)`.
     pub seed: u64,
-    /// The most optimiser steps, if the epochs have more. The learning rate's schedule ends there too.
+    /// The upper limit on the number of optimiser steps. The learning rate schedule ends there too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<usize>,
 
@@ -38,85 +38,88 @@ pub struct TrainConfig {
     /// SGD: 0 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub momentum: Option<f64>,
-    /// Scales the gradients of a step so that their norm is this at most; diffusers' script has 1.
+    /// The largest norm of the gradients of a step; larger gradients are scaled down to it. diffusers' script uses 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_grad_norm: Option<f64>,
-    /// Batches whose gradients are added up for one optimiser step: the loss is the mean over all of their images, as
-    /// if they were one batch. The last step of an epoch has the remaining batches. Steps, here and in the learning
-    /// rate's schedule, are optimiser steps.
+    /// Batches per optimiser step: their gradients are accumulated, and the loss is the mean over all of their images,
+    /// as if they were one batch. The last step of an epoch takes the remaining batches. "Steps" always means optimiser
+    /// steps, also in the learning rate schedule.
     pub gradient_accumulation_steps: usize,
 
-    /// How the learning rate changes with the steps.
+    /// How the learning rate changes over the steps.
     pub lr_scheduler: LrScheduler,
     /// Steps in which the learning rate rises from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr_warmup_steps: Option<usize>,
-    /// How often `cosine_with_restarts` falls to 0. 1 by default.
+    /// The number of cosine cycles of `cosine_with_restarts`. 1 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr_num_cycles: Option<usize>,
-    /// The power of `polynomial`. 1 by default.
+    /// The exponent of `polynomial`. 1 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr_power: Option<f64>,
-    /// The rules of `piecewise_constant`: `"1:1000,0.1:2000,0.01"` is the whole rate up to step 1,000, a tenth of it up
-    /// to step 2,000, and a hundredth from then on (diffusers' `step_rules`).
+    /// The rules of `piecewise_constant`. `"1:1000,0.1:2000,0.01"` is the full rate up to step 1,000, a tenth of it up
+    /// to step 2,000, and a hundredth after that (diffusers' `step_rules`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr_step_rules: Option<String>,
 
-    /// The loss: the mean of a function of prediction - target.
+    /// The loss: the mean of this function of prediction - target.
     pub loss: LossType,
-    /// Above this difference, `huber` is linear. 1 by default.
+    /// The difference above which `huber` is linear. 1 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub huber_delta: Option<f64>,
-    /// Weighs each image's loss by its signal-to-noise ratio, clipped to this (Hang et al. 2023, min-SNR, who use 5):
-    /// `min(snr, gamma)` for `sample`, that over `snr` for `epsilon`, over `snr + 1` for `v_prediction`.
+    /// Weights each image's loss by its signal-to-noise ratio, clipped to this value (min-SNR, Hang et al. 2023, who
+    /// use 5): `min(snr, gamma)` for `sample`, divided by `snr` for `epsilon`, by `snr + 1` for `v_prediction`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snr_gamma: Option<f64>,
 
-    /// The probability with which an image's class is replaced by the model's last class, which means no class:
-    /// classifier-free guidance needs it (Ho and Salimans 2022, who use 0.1). The model needs one class more than the
+    /// The probability that an image's class is replaced by the model's last class, which means "no class".
+    /// Classifier-free guidance needs it (Ho and Salimans 2022, who use 0.1). The model needs one class more than the
     /// images have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class_dropout: Option<f64>,
 
-    /// Recomputes the activations of the model's blocks in the backward pass: less memory, more time.
-    /// `UNet2DModel`s can, on the CPU.
+    /// Recomputes the activations of the model's blocks in the backward pass: less memory, more time. Supported by
+    /// `UNet2DModel`, on the CPU.
     pub gradient_checkpointing: bool,
 
-    /// Keeps a moving average of the weights (diffusers' `EMAModel` with `use_ema_warmup`); samples and the run's
+    /// Keeps a moving average of the weights (diffusers' `EMAModel` with `use_ema_warmup`). Sampling and the run's
     /// `unet/` use it.
     pub use_ema: bool,
-    /// Controls how the average's decay grows: step `n` has `1 - (1 + n / ema_inv_gamma)^-ema_power`. 1 by default.
+    /// Controls how the average's decay grows: in step `n` it is `1 - (1 + n / ema_inv_gamma)^-ema_power`. 1 by
+    /// default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_inv_gamma: Option<f64>,
     /// See `ema_inv_gamma`. 0.75 by default, as in diffusers' script.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_power: Option<f64>,
-    /// The largest decay. 0.9999 by default.
+    /// The upper limit of the decay. 0.9999 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_max_decay: Option<f64>,
-    /// The smallest decay after the warm-up. 0 by default.
+    /// The lower limit of the decay after the warm-up. 0 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_min_decay: Option<f64>,
     /// For the first `ema_update_after_step + 1` steps the average equals the weights. 0 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_update_after_step: Option<u64>,
 
-    /// Writes a checkpoint every so many steps, besides those after each epoch and on Ctrl-C.
+    /// Writes a checkpoint every this many steps, in addition to those after each epoch and on Ctrl-C.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint_every: Option<usize>,
-    /// How many of the newest checkpoints are kept: one to resume from, and others in case it is damaged.
+    /// How many of the newest checkpoints to keep: one to resume from, the others in case it is damaged.
     pub keep_checkpoints: usize,
-    /// Keeps, besides the newest, the checkpoint whose last 100 steps had the lowest mean loss.
+    /// Also keeps the checkpoint whose last 100 steps had the lowest mean loss.
     pub keep_best: bool,
-    /// Also writes the metrics and the pictures of `sample_every` for TensorBoard: `logs/` in the run.
+    /// Also writes the metrics and the pictures of `sample_every` for TensorBoard, to `logs/` in the run.
     pub tensorboard: bool,
-    /// Draws the images of `[sample]` every so many epochs, from the same noise each time: `images/epoch-001.png` ...
+    /// Samples the images of `[sample]` every this many epochs, from the same noise each time: `images/epoch-001.png`
+    /// ...
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sample_every: Option<usize>,
 }
 
 impl Default for TrainConfig {
-    /// The tutorial's: 5 epochs, batches of 128, Adam with a learning rate of 1e-3, the mean squared error, seed 0.
+    /// The tutorial's values: 5 epochs, batches of 128, Adam with a learning rate of 1e-3, the mean squared error, seed
+    /// 0.
     fn default() -> Self {
         Self {
             epochs: 5,
@@ -176,15 +179,15 @@ pub enum LrScheduler {
     Constant,
     /// Constant after the warm-up.
     ConstantWithWarmup,
-    /// Linear, to 0 at the end of the training.
+    /// Linear decay to 0 at the end of the training.
     Linear,
-    /// Half a cosine to 0.
+    /// Half a cosine, down to 0.
     Cosine,
-    /// Half a cosine to 0, restarted `lr_num_cycles` times.
+    /// Half a cosine down to 0, in `lr_num_cycles` cycles.
     CosineWithRestarts,
-    /// A power of the remaining share of the training, to 1e-7.
+    /// A power of the remaining fraction of the training, down to 1e-7.
     Polynomial,
-    /// Steps, by `lr_step_rules`.
+    /// Piecewise constant, by `lr_step_rules`.
     PiecewiseConstant,
 }
 
@@ -193,7 +196,7 @@ impl LrScheduler {
         !matches!(self, Self::Constant | Self::PiecewiseConstant)
     }
 
-    /// Whether the rate of a step depends on how many steps there are.
+    /// Whether the rate of a step depends on the total number of steps.
     pub(crate) fn knows_the_end(self) -> bool {
         matches!(self, Self::Linear | Self::Cosine | Self::CosineWithRestarts | Self::Polynomial)
     }
@@ -212,7 +215,7 @@ pub enum LossType {
 }
 
 impl TrainConfig {
-    /// Checks ranges, and refuses keys without effect; the message begins with the key, in backticks.
+    /// Checks ranges and refuses keys without effect. The message begins with the key, in backticks.
     pub(crate) fn check(&self) -> Result<(), String> {
         let counts = [
             ("epochs", Some(self.epochs), 1_000_000),
@@ -288,7 +291,7 @@ impl TrainConfig {
         Ok(())
     }
 
-    /// Refuses keys that have no effect.
+    /// Refuses keys without effect.
     fn check_effects(&self) -> Result<(), String> {
         const ADAM: &str = "optimizer = \"adam\" or \"adamw\"";
         const WARM: &str = "lr_scheduler = \"constant_with_warmup\", \"linear\", \"cosine\", \"cosine_with_restarts\" or \"polynomial\"";
@@ -334,7 +337,7 @@ impl TrainConfig {
         }
     }
 
-    /// The average's settings.
+    /// The settings of the moving average.
     pub(crate) fn ema(&self) -> EmaConfig {
         EmaConfig {
             max_decay: self.ema_max_decay.unwrap_or(0.9999),

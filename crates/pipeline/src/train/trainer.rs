@@ -16,14 +16,14 @@ use super::objective::Objective;
 use super::optimizer::Optimizer;
 use crate::{Error, Result, RunConfig, TrainConfig};
 
-/// The folders of a checkpoint, as diffusers' script names them: the weights, and their average.
+/// The folders in a checkpoint, named as in diffusers' script: the weights, and their average.
 pub(crate) const UNET: &str = "unet";
 pub(crate) const UNET_EMA: &str = "unet_ema";
 
-/// The training loop: any model, any scheduler, any images; one optimiser step at a time.
+/// The training loop for any model, scheduler and images: one optimiser step per call.
 ///
-/// Every random number comes from one generator, in the order in which the tutorial's PyTorch program draws: the
-/// weights, then for each epoch the order of the images, then for each batch what the scheduler draws.
+/// Every random number comes from one generator, in the order of the tutorial's PyTorch program: the weights; for each
+/// epoch the order of the images; for each batch what the scheduler draws.
 ///
 /// ```
 /// use candle_core::Device;
@@ -57,28 +57,28 @@ pub struct Trainer {
     objective: Objective,
     process: Process,
     loader: Loader,
-    /// The batches of the epoch that has begun.
+    /// The remaining batches of the current epoch.
     batches: Option<Batches>,
-    /// The next step's batches, where it had to be seen whether any image is left in the epoch.
+    /// The batches of the next step, if they were loaded early to find out whether the epoch has another image.
     ahead: Option<Group>,
     progress: Progress,
     images_per_epoch: usize,
-    /// Whether images may be left out of their batches.
+    /// Whether batches may lack images that cannot be decoded.
     may_skip: bool,
     total_steps: usize,
     device: Device,
 }
 
-/// The batches of an optimiser step that hold an image, and their numbers in the epoch.
+/// The batches of one optimiser step that contain at least one image, with their numbers in the epoch.
 type Group = Vec<(usize, Batch)>;
 
-/// What one optimiser step did.
+/// The result of one optimiser step.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Step {
-    /// Which step, from 1.
+    /// The step, from 1.
     pub step: usize,
-    /// Which epoch, from 1.
+    /// The epoch, from 1.
     pub epoch: usize,
     /// The mean loss of the step's images.
     pub loss: f32,
@@ -86,21 +86,21 @@ pub struct Step {
     pub learning_rate: f64,
     /// The norm of the gradients, before clipping.
     pub grad_norm: f64,
-    /// The decay with which the average of the weights took the step, if there is one.
+    /// The decay of the moving average of the weights in this step, if there is one.
     pub ema_decay: Option<f64>,
     /// Images in the step's batches.
     pub images: usize,
-    /// Images that should have been in the batch but cannot be decoded (`data.on_bad_image = "skip"`).
+    /// Images missing from the batches because they cannot be decoded (`data.on_bad_image = "skip"`).
     pub skipped: Vec<BadImage>,
     /// Whether the epoch ended with this step.
     pub ends_epoch: bool,
 }
 
 impl Trainer {
-    /// Initialises model and optimiser for a training on `images`.
+    /// Initialises the model and the optimiser for a training on `images`.
     ///
     /// # Errors
-    /// When the images do not fit the model, or the configuration's parts do not fit each other.
+    /// When the images do not fit the model, or the configuration's components do not fit each other.
     pub fn new(config: &RunConfig, images: Arc<ImageSet>, device: &Device) -> Result<Self> {
         let [channels, height, width] = config.model.sample_shape()?;
         if images.shape() != [channels, height, width] {
@@ -164,12 +164,12 @@ impl Trainer {
         })
     }
 
-    /// Does the next optimiser step, or nothing when the training is over. Batches of which no image can be decoded
-    /// (`data.on_bad_image = "skip"`) are skipped: an epoch has fewer steps then.
+    /// Runs the next optimiser step; `None` when the training is complete. Batches in which no image can be decoded
+    /// (`data.on_bad_image = "skip"`) are skipped, so that the epoch has fewer steps.
     ///
     /// # Errors
-    /// When the loss or the gradients are not finite any more; the weights are then those before the step. When no
-    /// image of an epoch can be decoded.
+    /// When the loss or the gradients are not finite; the weights are then those before the step. Also when no image of
+    /// an epoch can be decoded.
     pub fn step(&mut self) -> Result<Option<Step>> {
         if self.progress.step >= self.total_steps || self.progress.epoch >= self.train.epochs {
             return Ok(None);
@@ -218,7 +218,7 @@ impl Trainer {
         self.progress.batch = last;
         let epoch = self.progress.epoch + 1;
         if self.may_skip && last < of_epoch {
-            // the epoch is over if nothing but bad images follows
+            // the epoch is over if only undecodable images follow
             self.ahead = self.next_group(&mut skipped)?;
         }
         let ends_epoch = self.progress.batch == of_epoch;
@@ -232,8 +232,8 @@ impl Trainer {
         Ok(Some(Step { step, epoch, loss, learning_rate, grad_norm, ema_decay, images, skipped, ends_epoch }))
     }
 
-    /// The batches of the next step, without those that hold no image; steps without any are skipped. Nothing where
-    /// none is left in the epoch.
+    /// The batches of the next step that contain at least one image. Steps without such batches are skipped. `None` if
+    /// no step is left in the epoch.
     fn next_group(&mut self, skipped: &mut Vec<BadImage>) -> Result<Option<Group>> {
         let of_epoch = self.loader.steps_per_epoch();
         while self.progress.batch < of_epoch {
@@ -255,7 +255,7 @@ impl Trainer {
         Ok(None)
     }
 
-    /// The next batch; at the end of an epoch the first of the next one.
+    /// The next batch; at the end of an epoch, the first one of the next epoch.
     fn next_batch(&mut self) -> Result<Option<Batch>> {
         let batches = match &mut self.batches {
             Some(batches) => batches,
@@ -267,8 +267,8 @@ impl Trainer {
         Ok(batches.next().transpose()?)
     }
 
-    /// Corrupts the epoch's batch `number`, lets the model predict, and compares with the target: the batch's share of
-    /// the mean loss over `images` images, and its gradients.
+    /// Adds noise to the epoch's batch `number`, evaluates the model and the loss, and runs the backward pass. Returns
+    /// the batch's share of the mean loss over `images` images, and its gradients.
     fn gradients(&mut self, batch: &Batch, number: usize, images: usize) -> Result<(f64, GradStore)> {
         let [channels, height, width] = self.config.sample_shape()?;
         let count = batch.indices.len();
@@ -298,8 +298,8 @@ impl Trainer {
         })
     }
 
-    /// What a model that knows classes is told of a batch `[b]`: its classes, or for some images the last, which is
-    /// none.
+    /// The class labels `[b]` of a batch for a class-conditional model. With class dropout, some are replaced by the
+    /// last class, which means "no class".
     fn labels(&mut self, batch: &Batch) -> Result<Option<Tensor>> {
         let Some(classes) = self.config.num_classes() else { return Ok(None) };
         let mut labels = batch.labels.clone();
@@ -312,7 +312,7 @@ impl Trainer {
         Ok(Some(Tensor::from_vec(labels, count, &self.device)?))
     }
 
-    /// The gradients of two batches together.
+    /// The sum of the gradients of two batches.
     fn add(&self, mut sum: GradStore, more: &GradStore) -> Result<GradStore> {
         for (_, var) in self.weights.trained() {
             if let (Some(a), Some(b)) = (sum.get(var), more.get(var)) {
@@ -328,48 +328,48 @@ impl Trainer {
         self.progress.step
     }
 
-    /// Optimiser steps that the whole training has.
+    /// Optimiser steps of the whole training.
     pub fn total_steps(&self) -> usize {
         self.total_steps
     }
 
-    /// Optimiser steps in an epoch; fewer are done where all images of one cannot be decoded.
+    /// Optimiser steps per epoch. There are fewer if batches without a decodable image are skipped.
     pub fn steps_per_epoch(&self) -> usize {
         self.progress.batching.steps_per_epoch()
     }
 
-    /// Epochs that are over.
+    /// Completed epochs.
     pub fn epochs_done(&self) -> usize {
         self.progress.epoch
     }
 
-    /// Epochs that the whole training has, the last one perhaps in part.
+    /// Epochs of the whole training; the last one may be incomplete.
     pub fn total_epochs(&self) -> usize {
         let left = self.total_steps.saturating_sub(self.progress.epoch_began);
         self.progress.epoch + left.div_ceil(self.steps_per_epoch().max(1))
     }
 
-    /// Images in an epoch.
+    /// Images per epoch.
     pub fn images_per_epoch(&self) -> usize {
         self.images_per_epoch
     }
 
-    /// The images that are trained on.
+    /// The training images.
     pub fn images(&self) -> &ImageSet {
         self.loader.images()
     }
 
-    /// The device that computes.
+    /// The device in use.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// The weights as they are now.
+    /// The current weights.
     pub fn weights(&self) -> &Weights {
         &self.weights
     }
 
-    /// The weights to draw samples with: a copy of their average where one is kept, else the weights themselves.
+    /// The weights for sampling: a copy of the moving average if one is kept, otherwise the weights themselves.
     ///
     /// # Errors
     /// When the tensor library fails.
@@ -380,11 +380,12 @@ impl Trainer {
         Ok(weights)
     }
 
-    /// Makes sure that the weights, and their average where one is kept, are finite, and that the network still
-    /// predicts finite numbers: a step's loss is that of the weights before it. Takes no random number of the training.
+    /// Checks that the weights, and their average if one is kept, are finite, and that the network still predicts
+    /// finite numbers. The loss of a step cannot show this: it is that of the weights before the step. Consumes no
+    /// random number of the training.
     ///
     /// # Errors
-    /// [`Error::Unsound`] where they are not.
+    /// [`Error::Unsound`] if a check fails.
     pub fn check_sound(&self) -> Result<()> {
         let refuse = |what: String| Err(Error::Unsound { what, step: self.progress.step, last_checkpoint: None });
         let average = self.ema.is_some().then(|| self.sampling_weights()).transpose()?;
@@ -401,7 +402,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// The loss of `weights` on a few images of noise, at levels as training draws them.
+    /// The loss of `weights` on a few images of noise, at levels drawn as in training.
     fn trial_loss(&self, weights: &Weights) -> Result<f32> {
         const IMAGES: usize = 8;
         let [channels, height, width] = self.config.sample_shape()?;
@@ -428,13 +429,13 @@ impl Trainer {
         Ok(self.objective.loss(&prediction, &target, &levels)?.to_scalar()?)
     }
 
-    /// Writes a checkpoint under `parent` and gives its folder, `checkpoint-<step>`, which appears atomically;
-    /// `mean_loss` is that of the last steps. Of the older ones there stay those that `train.keep_checkpoints` and
-    /// `train.keep_best` say.
+    /// Writes a checkpoint under `parent` and returns its folder, `checkpoint-<step>`, which appears atomically.
+    /// `mean_loss` is that of the last steps. Older checkpoints are deleted, except those that `train.keep_checkpoints`
+    /// and `train.keep_best` retain.
     ///
     /// # Errors
-    /// When the folder cannot be written, and [`Error::Unsound`]: a state that cannot be resumed never replaces
-    /// one that can.
+    /// When the folder cannot be written, and [`Error::Unsound`]: a state that cannot be resumed never replaces one
+    /// that can.
     pub fn save_checkpoint(&self, parent: &Path, mean_loss: f64) -> Result<PathBuf> {
         self.check_sound()?;
         let state = self.optimizer.state(&self.weights)?;
@@ -447,22 +448,22 @@ impl Trainer {
         })
     }
 
-    /// Which checkpoints stay.
+    /// Which checkpoints to keep.
     pub(crate) fn keep(&self) -> Keep {
         Keep { newest: self.train.keep_checkpoints, best: self.train.keep_best }
     }
 
-    /// Goes back to a checkpoint: from there on every number is the one that the uninterrupted training has. One that
-    /// is refused changes nothing.
+    /// Restores a checkpoint: from then on every number equals that of the uninterrupted training. If the checkpoint is
+    /// refused, nothing changes.
     ///
     /// # Errors
-    /// When a file of `dir` is missing or not as it was written, or is of another training.
+    /// When a file of `dir` is missing or was modified, or belongs to another training.
     pub fn load_checkpoint(&mut self, dir: &Path) -> Result<()> {
         self.go_back(dir, false)
     }
 
-    /// As [`load_checkpoint`](Self::load_checkpoint), also to a checkpoint of a training on more or fewer images, or
-    /// with another `batch_size` or `gradient_accumulation_steps`: the current epoch then starts again.
+    /// As [`load_checkpoint`](Self::load_checkpoint), but also accepts a checkpoint of a training on more or fewer
+    /// images, or with another `batch_size` or `gradient_accumulation_steps`. The current epoch then starts again.
     ///
     /// # Errors
     /// As [`load_checkpoint`](Self::load_checkpoint).
@@ -477,7 +478,7 @@ impl Trainer {
             (progress.batching, progress.batch, progress.epoch_began) = (batching, 0, progress.step);
         }
         let done = progress.epoch_began.checked_add(batching.steps(progress.batch));
-        // steps without an image that can be decoded are not counted
+        // steps without a decodable image are not counted
         let fits = |done| if self.may_skip { progress.step <= done } else { progress.step == done };
         // every epoch has at least one step
         if progress.batching != batching
@@ -487,7 +488,7 @@ impl Trainer {
         {
             return Err(checkpoint::unusable(dir, "it is from a training with other data or another batch_size"));
         }
-        // what was planned at the beginning, also where epochs had fewer steps since
+        // the number planned at the beginning, even if epochs have had fewer steps since
         let total_steps = match self.may_skip && !allow_changes {
             true => self.total_steps,
             false => total_steps(&self.train, &progress),
@@ -524,14 +525,14 @@ impl Trainer {
     }
 }
 
-/// The optimiser steps that a training has in all: those before its epoch began, and those of the epochs from there on.
+/// The total optimiser steps of a training: those before the current epoch began, and those of all epochs from it on.
 fn total_steps(train: &TrainConfig, progress: &Progress) -> usize {
     let epochs = train.epochs.saturating_sub(progress.epoch);
     let all = progress.epoch_began.saturating_add(epochs.saturating_mul(progress.batching.steps_per_epoch()));
     train.max_steps.map_or(all, |most| most.min(all))
 }
 
-/// Refuses images of classes that the model does not know, or that stand for none.
+/// Refuses images whose class the model does not have, or reserves for "no class".
 fn check_classes(config: &RunConfig, images: &ImageSet) -> Result<()> {
     let Some(known) = config.model.num_classes() else { return Ok(()) };
     let highest = images.labels().iter().max().map_or(0, |&label| label as usize);

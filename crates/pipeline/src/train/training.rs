@@ -18,9 +18,10 @@ use crate::layout::RUN_CONFIG_FILE;
 use crate::{DDPMPipeline, DeviceChoice, Error, Opened, Record, Registry, Result, RunConfig, Trainer};
 
 /// A training from a configuration to a saved pipeline, in a run folder: it loads the images, writes `metrics.jsonl`
-/// and checkpoints, and saves the pipeline in diffusers' layout. An observer can draw, log and report meanwhile.
+/// and checkpoints, and saves the pipeline in diffusers' layout. An observer can draw, log and report during the
+/// training.
 ///
-/// [`Trainer`] is its loop alone.
+/// [`Trainer`] is only the loop.
 ///
 /// ```
 /// use kakusan_pipeline::{Event, Existing, Outcome, Registry, RunConfig, Training};
@@ -68,8 +69,8 @@ impl fmt::Debug for Training<'_> {
 }
 
 impl<'a> Training<'a> {
-    /// A training of `config` in the run folder `out`, which must be new, on the first CUDA device if there is one. The
-    /// schedulers that the configuration of a resumed run names are looked up in `registry`.
+    /// A training of `config` in the run folder `out`, which must be new by default, on the first CUDA device if there
+    /// is one. `registry` resolves the classes that the configuration of a resumed run names.
     pub fn new(config: RunConfig, out: impl Into<PathBuf>, registry: &'a Registry) -> Self {
         Self {
             config,
@@ -84,7 +85,7 @@ impl<'a> Training<'a> {
         }
     }
 
-    /// What to do with a run folder that exists already: [`Existing::Refuse`] by default.
+    /// What to do if the run folder exists already: [`Existing::Refuse`] by default.
     pub fn existing(mut self, existing: Existing) -> Self {
         self.existing = existing;
         self
@@ -96,8 +97,8 @@ impl<'a> Training<'a> {
         self
     }
 
-    /// Trains on these images, in place of those of the configuration's `[data]`, which may be absent. `description`
-    /// follows "images from" in reports, and is kept in the run's `data.json`.
+    /// Trains on these images instead of those of the configuration's `[data]`, which may be absent. `description`
+    /// follows "images from" in reports, and is stored in the run's `data.json`.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -128,7 +129,7 @@ impl<'a> Training<'a> {
         self
     }
 
-    /// The Hub from which a data set may be fetched. Without it only folders are read and digits drawn.
+    /// The Hub from which data sets may be downloaded. Without it, images come only from folders or are drawn digits.
     #[cfg(feature = "hub")]
     pub fn hub(mut self, hub: &'a Hub) -> Self {
         self.hub = Some(hub);
@@ -141,11 +142,11 @@ impl<'a> Training<'a> {
         self
     }
 
-    /// Trains. `observe` sees each [`Event`]; an error of it ends the training.
+    /// Runs the training. `observe` receives each [`Event`]; if it returns an error, the training ends.
     ///
     /// # Errors
-    /// When the folder is taken or cannot be written, the data cannot be loaded or does not fit the model, the loss
-    /// diverges, or there is no checkpoint to resume from. What was saved before stays.
+    /// When the folder exists already or cannot be written, the data cannot be loaded or does not fit the model, the
+    /// loss diverges, or there is no checkpoint to resume from. Everything saved before the error is kept.
     pub fn run(mut self, observe: &mut dyn FnMut(&Event) -> Result<()>) -> Result<Outcome> {
         let resume = matches!(self.existing, Existing::Resume { .. });
         let mut changes = vec![];
@@ -207,7 +208,7 @@ impl<'a> Training<'a> {
             _ => (folder.new_metrics()?, vec![]),
         };
         if resume {
-            folder.write(RUN_CONFIG_FILE, config_toml.as_bytes())?; // it may last longer now
+            folder.write(RUN_CONFIG_FILE, config_toml.as_bytes())?; // it may have more steps now
         }
         let run = Run { config: &self.config, config_toml: &config_toml, folder: &folder, source: &data.source };
         observe(&Event::Begin(&run.view(&trainer, &records)))?;
@@ -216,7 +217,7 @@ impl<'a> Training<'a> {
             observe(&Event::Interrupted(&run.view(&trainer, &records)))?;
             return Ok(outcome);
         }
-        // what was learnt is saved before anything is made of it
+        // observers come after the pipeline is saved: they cannot cost its weights
         trainer.check_sound().map_err(|e| resume::with_last_checkpoint(e, &folder.checkpoints()))?;
         let (model, weights) = (self.config.model.clone(), trainer.sampling_weights()?);
         let mut pipeline = DDPMPipeline::new(model, weights, self.config.scheduler.clone())?;
@@ -227,7 +228,7 @@ impl<'a> Training<'a> {
         Ok(outcome)
     }
 
-    /// The images that were handed over, or those of `[data]`: of a resumed run from the source that it had.
+    /// The images provided by the program, or those of `[data]`; for a resumed run, from its original source.
     fn load(&mut self, recorded: Option<&DataRecord>) -> Result<Loaded> {
         if let Some(images) = self.images.take() {
             return Ok(images);
@@ -246,7 +247,7 @@ impl<'a> Training<'a> {
         Ok(kakusan_data::load(data)?)
     }
 
-    /// Trains until the steps are done or `stop` is set, with a checkpoint after each epoch and at the stop.
+    /// Trains until all steps are done or `stop` is set, with a checkpoint after each epoch and at the stop.
     fn train(
         &self,
         run: &Run,
@@ -274,7 +275,7 @@ impl<'a> Training<'a> {
         while !self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
             let begin = Instant::now();
             let step = trainer.step().map_err(|e| resume::with_last_checkpoint(e, &checkpoints))?;
-            seconds += begin.elapsed().as_secs_f64(); // of the steps alone: observers and checkpoints take theirs
+            seconds += begin.elapsed().as_secs_f64(); // of the steps only, without observers and checkpoints
             let Some(step) = step else {
                 checkpoint(trainer, metrics, records, observe)?;
                 return Ok(Outcome::Finished);
@@ -296,7 +297,7 @@ impl<'a> Training<'a> {
     }
 }
 
-/// What does not change while a run is trained.
+/// What stays constant during the training of a run.
 struct Run<'a> {
     config: &'a RunConfig,
     config_toml: &'a str,
@@ -311,18 +312,18 @@ impl Run<'_> {
     }
 }
 
-/// What a training does with a run folder that exists already.
+/// What a training does if the run folder exists already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
-    /// It fails, and changes nothing.
+    /// Fails, and changes nothing.
     Refuse,
-    /// It deletes the old run, once the new one has its data.
+    /// Deletes the old run once the data of the new one is loaded.
     Overwrite,
-    /// It goes on from the newest whole checkpoint, with the run's own configuration.
+    /// Resumes from the newest valid checkpoint, with the run's own configuration.
     Resume {
-        /// Whether images and settings may differ where there is a way to go on with them.
+        /// Whether images and settings may differ if the training can continue with them.
         allow_changes: bool,
-        /// The step of the checkpoint to go on from, where it is not the newest; what is newer is put aside.
+        /// The step of the checkpoint to resume from; the newest if `None`. Newer checkpoints are renamed.
         checkpoint: Option<usize>,
     },
 }
@@ -332,23 +333,23 @@ pub enum Existing {
 pub enum Outcome {
     /// All steps are done and everything is saved.
     Finished,
-    /// It was asked to stop, and saved a checkpoint to go on from.
+    /// The training was asked to stop, and saved a checkpoint to resume from.
     Interrupted,
 }
 
-/// Where the images of a run came from: `data.json`.
+/// Where the images of a run come from: `data.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct DataRecord {
     source: SourceUsed,
     images: usize,
     class_counts: Vec<(String, usize)>,
-    /// What the classes that the model learns are called, by label, until the pipeline's index says so.
+    /// The names of the classes that the model is trained on, by label, until the pipeline's index has them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     class_names: BTreeMap<u32, String>,
 }
 
 impl DataRecord {
-    /// How the images differ from those of `now`, in words.
+    /// A description of how the images differ from those of `now`.
     fn difference(&self, now: &Self) -> Option<String> {
         if (self.images, &self.class_counts) == (now.images, &now.class_counts) {
             return None;
@@ -365,7 +366,7 @@ impl DataRecord {
         Some(format!("the set has {} images, the run's has {} ({})", now.images, self.images, differing.join("; ")))
     }
 
-    /// Whether each class still has the number by which a model knows it.
+    /// Whether each class still has the label that the model was trained with.
     fn numbers_classes_as(&self, now: &Self) -> bool {
         let names = |record: &Self| record.class_counts.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         names(now).starts_with(&names(self))
@@ -373,7 +374,7 @@ impl DataRecord {
 }
 
 const DATA_FILE: &str = "data.json";
-/// The configuration that a run folder keeps, and with which it goes on.
+/// Reads the configuration that a run folder stores and a resumed run uses.
 ///
 /// # Errors
 /// When `dir` is not the folder of a run.
@@ -393,18 +394,19 @@ fn read_data_record(dir: &Path) -> Result<Option<DataRecord>> {
     })
 }
 
-/// What the classes are called that the model of the run in `dir` learns, by label; nothing where the run does not say.
+/// The names of the classes that the model of the run in `dir` is trained on, by label; empty if the run does not store
+/// them.
 pub(crate) fn class_names(dir: &Path) -> Result<BTreeMap<u32, String>> {
     Ok(read_data_record(dir)?.map(|record| record.class_names).unwrap_or_default())
 }
 
-/// The names of the classes that the set holds images of, by label.
+/// The names of the classes that have images in the set, by label.
 fn learnt_classes(images: &ImageSet) -> BTreeMap<u32, String> {
     let all = (0..).zip(images.class_names().iter().cloned()).zip(images.class_counts());
     all.filter(|(_, count)| *count > 0).map(|(class, _)| class).collect()
 }
 
-/// The mean loss of the last steps, by which the best checkpoint is found: one step's own says little.
+/// The mean loss of the last steps, by which the best checkpoint is selected: the loss of one step is too noisy.
 fn mean_of_last(records: &[Record]) -> f64 {
     const STEPS: usize = 100;
     let last = &records[records.len().saturating_sub(STEPS)..];

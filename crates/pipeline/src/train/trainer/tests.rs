@@ -16,7 +16,7 @@ fn trainer(set: &[&str]) -> Trainer {
     Trainer::new(&config, Arc::new(images), &Device::Cpu).unwrap()
 }
 
-/// What the rest of the training does, and the weights at its end.
+/// Runs the rest of the training: its steps, and the final weights.
 fn to_the_end(trainer: &mut Trainer) -> (Vec<Step>, Vec<Vec<f32>>) {
     let steps = std::iter::from_fn(|| trainer.step().unwrap()).collect();
     let numbers = |weights: &Weights| -> Vec<f32> {
@@ -36,7 +36,7 @@ fn another_batch_size_begins_the_epoch_anew() {
     let mut changed = trainer(&["batch_size=5"]);
     assert!(matches!(changed.load_checkpoint(&checkpoint), Err(Error::Checkpoint { .. })));
     changed.load_changed_checkpoint(&checkpoint).unwrap();
-    // six steps in one epoch and a half of four, and two in each of the two that are left
+    // six steps in one and a half epochs of four steps, and two in each of the two remaining epochs
     assert_eq!((changed.steps_done(), changed.epochs_done()), (6, 1));
     assert_eq!((changed.total_steps(), changed.total_epochs()), (10, 3));
     changed.step().unwrap();
