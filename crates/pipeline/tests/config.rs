@@ -1,4 +1,4 @@
-//! Every shipped configuration loads, and a wrong one says where and what would be right.
+//! Every shipped configuration loads. For a wrong one, the error says where it is wrong and what would be right.
 
 use std::path::Path;
 
@@ -236,7 +236,7 @@ fn a_sampler_that_does_not_fit_and_a_target_out_of_reach_are_told() {
     }
 }
 
-/// What a training draws is what the saved pipeline draws by `sample --scheduler`.
+/// A training draws the same images as `sample --scheduler` with the saved pipeline.
 #[test]
 fn a_sampler_is_built_from_what_the_training_saves() {
     let text = TEXT.replace("LinearMixScheduler", "DDPMScheduler");

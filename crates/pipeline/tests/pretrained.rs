@@ -1,4 +1,4 @@
-//! Pipelines in every layout that diffusers reads, from folders and from the Hub's stand-in; conversion between them.
+//! Pipelines in every layout that diffusers reads, from folders and from a fake Hub; conversion between the layouts.
 
 #[path = "../../../tests/support/fake_hub.rs"]
 mod fake_hub;
@@ -57,7 +57,7 @@ fn is_near(a: &DDPMPipeline, b: &DDPMPipeline) -> bool {
     values(a).iter().zip(values(b)).all(|(a, b)| (a - b).abs() < 1e-3)
 }
 
-/// Moves the parts' files into the pipeline's own folder, as the oldest repositories have them.
+/// Moves the components' files into the pipeline's folder, as in the oldest repositories.
 fn flatten(dir: &Path) {
     for part in ["unet", "scheduler"] {
         for entry in fs::read_dir(dir.join(part)).unwrap() {
@@ -127,7 +127,7 @@ fn an_index_that_does_not_fit_is_refused_by_name() -> TestResult {
     Ok(())
 }
 
-/// What diffusers 0.42.1 does of each: it draws, and for most says a word.
+/// diffusers 0.42.1 accepts each of these: it draws images, and prints a warning for most.
 #[test]
 fn what_is_odd_is_passed_over_aloud_or_refused_where_nothing_may_be() -> TestResult {
     let dir = tempfile::tempdir()?;
@@ -158,7 +158,7 @@ fn what_is_odd_is_passed_over_aloud_or_refused_where_nothing_may_be() -> TestRes
     let other = said(config, class, "\"_class_name\": \"UNet2DModel\",");
     assert!(other.contains("is \"UNet2DModel\", and it is read as BasicUNet"), "{other}");
 
-    // the index says which class the scheduler is of, and the file what it is set to
+    // the index names the scheduler's class, the file has its settings
     let scheduler = "scheduler/scheduler_config.json";
     let class = "\"_class_name\": \"LinearMixScheduler\",";
     let missing = said(scheduler, class, "");
@@ -191,7 +191,7 @@ fn what_is_odd_is_passed_over_aloud_or_refused_where_nothing_may_be() -> TestRes
     assert_eq!(values(&loaded), values(&saved));
     let warning = loaded.warnings()[0].to_string();
     assert!(warning.contains("tensors that the model does not have") && warning.contains("`time.weight`"), "{warning}");
-    // one that is missing is missed all the same, and the odd one may be it
+    // a missing tensor is an error nevertheless; the message also names the unexpected one, which may be it
     tensors.retain(|(name, _)| name != "up_layer3.bias");
     fs::write(&path, safetensors::serialize(tensors, None)?)?;
     let refused = refusal(dir.path());
@@ -228,7 +228,7 @@ fn the_hub_gives_what_the_pipeline_takes_and_no_more() -> TestResult {
         let loaded = DDPMPipeline::from_pretrained_variant(&found, variant, &Registry::default(), &Device::Cpu)?;
         assert!(is_near(&loaded, &saved), "{name}");
 
-        // once more without a network
+        // again, without network access
         let mut config = HubConfig::new("http://127.0.0.1:1", cache.path());
         config.offline = true;
         let again = DDPMPipeline::from_hub(&repo, "main", &Hub::new(config), &Registry::default(), &Device::Cpu)?;
@@ -320,7 +320,7 @@ fn a_pipeline_is_converted_there_and_back() -> TestResult {
     fs::write(path("plain/model_index.json"), r#"{"../x": ["diffusers", "UNet2DModel"]}"#)?;
     let elsewhere = convert(&path("plain"), None, &path("elsewhere"), &half()).unwrap_err();
     assert!(elsewhere.to_string().contains("which leads elsewhere"), "{elsewhere}");
-    // what failed leaves nothing that stands in the way of another try
+    // a failed conversion leaves nothing that blocks the next attempt
     fs::write(path("again").join(format!("unet/{STEM}.safetensors")), "cut short")?;
     fs::create_dir(path("empty"))?;
     for target in ["damaged", "empty"] {
@@ -343,7 +343,7 @@ fn the_names_of_classes_are_kept_in_the_index() -> TestResult {
     assert_eq!((loaded.class_names(), loaded.warnings().len()), (&names, 0));
     let index = dir.path().join("model_index.json");
     let text = fs::read_to_string(&index)?;
-    // what Python's diffusers passes over without a warning, and what its DiTPipeline writes
+    // a key that Python's diffusers ignores without a warning, and the key that its DiTPipeline writes
     assert!(text.contains("\"_id2label\""), "{text}");
     fs::write(&index, text.replace("_id2label", "id2label"))?;
     let loaded = load(dir.path())?;

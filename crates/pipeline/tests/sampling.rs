@@ -1,4 +1,4 @@
-//! Sampling: every scheduler in one pipeline, classes and guidance, images to begin with, inpainting.
+//! Sampling: every scheduler in one pipeline, classes and guidance, initial images, inpainting.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -37,9 +37,9 @@ fn every_scheduler_draws_with_one_generator_and_with_one_for_each_image() -> Tes
     let trained_with = DDPMScheduler::default().config();
     for class_name in registry.class_names() {
         if class_name == "RePaintScheduler" {
-            continue; // paints what a mask leaves open
+            continue; // for inpainting only
         }
-        // some have betas of their own
+        // UnCLIP has its own betas
         let config = if class_name == "UnCLIPScheduler" { &Default::default() } else { &trained_with };
         let pipeline = pipeline_with("", registry.from_config(&class_name, config)?)?;
         let options = |batch| SampleOptions::new(batch).steps(6);
@@ -51,7 +51,7 @@ fn every_scheduler_draws_with_one_generator_and_with_one_for_each_image() -> Tes
             pipeline.sample_with(&options(2), &mut PerImage::from_seeds([3, 4]), |_| ControlFlow::Continue(()))?;
         let alone = pipeline.sample_with(&options(1), &mut PerImage::from_seeds([4]), |_| ControlFlow::Continue(()))?;
         if class_name == "ScoreSdeVeScheduler" {
-            continue; // its corrector's step is measured over the batch, as in diffusers
+            continue; // its corrector's step size depends on the whole batch, as in diffusers
         }
         let difference = (both.narrow(0, 1, 1)? - &alone)?.abs()?.max_all()?.to_scalar::<f32>()?;
         let scale = alone.abs()?.max_all()?.to_scalar::<f32>()?;
@@ -60,7 +60,7 @@ fn every_scheduler_draws_with_one_generator_and_with_one_for_each_image() -> Tes
     Ok(())
 }
 
-/// `DDPMPipelineFastTests` and `DDIMPipelineFastTests` of diffusers: the last corner of the last channel.
+/// `DDPMPipelineFastTests` and `DDIMPipelineFastTests` of diffusers: the bottom right corner of the last channel.
 #[test]
 fn the_tiny_pipelines_of_diffusers_tests_draw_their_pixels() -> TestResult {
     let json = r#"{"_class_name": "UNet2DModel", "sample_size": 8, "layers_per_block": 1, "block_out_channels": [4, 8],
@@ -156,13 +156,14 @@ fn the_index_says_which_classes_python_has() -> TestResult {
     Ok(())
 }
 
-/// Every pair of classes: the sampler draws what the model has learned, or is refused by the names of those that do.
+/// Every pair of classes: either the sampler fits what the model was trained on, or the error names the classes that
+/// do.
 #[test]
 fn a_scheduler_that_does_not_fit_the_model_is_refused() -> TestResult {
     let registry = Registry::default();
     let alone = ["CMStochastic", "IPNDM", "KarrasVe", "LinearMix", "ScoreSdeVe", "ScoreSdeVp"];
     let families = [["EDM", "EDM"], ["FlowMatch", "FlowMatch"]];
-    // solvers that are set to sample a flow
+    // solvers that are configured to sample a flow
     let solvers = ["DEISMultistep", "DPMSolverMultistep", "DPMSolverSinglestep", "SASolver", "UniPCMultistep"];
     let family = |class_name: &str| {
         let is = |name: &&str| class_name.starts_with(*name);

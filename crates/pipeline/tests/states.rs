@@ -1,5 +1,5 @@
-//! What a training keeps: each kind of model, optimiser and average goes on from a checkpoint bit for bit, saves the
-//! averages that it says, and leaves alone what is not trained.
+//! The state of a training: each kind of model, optimiser and average resumes from a checkpoint bit for bit, saves the
+//! averages that it reports, and does not change what is not trained.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -22,7 +22,7 @@ layers_per_block = 1
 norm_num_groups = 2
 "#;
 
-/// Class and settings of each kind of model, and a scheduler whose levels it can be told.
+/// Class and settings of each kind of model, and a scheduler whose levels can condition it.
 fn kinds() -> Vec<(&'static str, String, &'static str)> {
     let mut kinds = vec![("BasicUNet", "sample_size = 8".to_owned(), "LinearMixScheduler")];
     for (embedding, scheduler) in [
@@ -39,7 +39,7 @@ fn kinds() -> Vec<(&'static str, String, &'static str)> {
     kinds
 }
 
-/// Digits of two classes, every fourth pixel of a line and every fourth line.
+/// Digits of two classes: every third pixel of every third row.
 fn images() -> Arc<ImageSet> {
     let digits = draw_digits(&[1, 2], 5, 0).unwrap();
     let small = |image: usize| -> Vec<u8> {
@@ -104,7 +104,7 @@ fn every_kind_of_training_goes_on_bit_for_bit() {
                 assert_eq!(bits(straight.weights().iter()), bits(begin.iter()), "{case}");
                 let begin = bits(begin.iter());
 
-                // the average, by hand
+                // the average, computed independently
                 let mut average: BTreeMap<String, Vec<f32>> = begin
                     .iter()
                     .map(|(name, bits)| (name.clone(), bits.iter().map(|&x| f32::from_bits(x)).collect()))
@@ -126,7 +126,7 @@ fn every_kind_of_training_goes_on_bit_for_bit() {
                     average.into_iter().map(|(name, x)| (name, x.into_iter().map(f32::to_bits).collect())).collect();
                 let end = state(&straight);
                 assert!(if use_ema { average == end.1 } else { end.0 == end.1 }, "{case}");
-                // a softmax takes off what all keys have in common: that bias moves by rounding, if at all
+                // softmax ignores a bias that all keys share: it changes by rounding only, if at all
                 for (name, bits) in begin.iter().filter(|(name, _)| !name.ends_with("to_k.bias")) {
                     assert_eq!(end.0[name] == *bits, fixed.contains(name), "{name} of {case}");
                     assert_eq!(end.1[name] == *bits, fixed.contains(name), "{name} of {case}");
@@ -152,7 +152,7 @@ fn every_kind_of_training_goes_on_bit_for_bit() {
     }
 }
 
-/// The names of what is not trained.
+/// The names of the tensors that are not trained.
 fn fixed(weights: &Weights) -> BTreeSet<String> {
     let trained: BTreeSet<&str> = weights.trained().map(|(name, _)| name).collect();
     weights.iter().map(|(name, _)| name).filter(|name| !trained.contains(name)).map(str::to_owned).collect()

@@ -1,5 +1,4 @@
-//! The training loop by itself: gradient accumulation, the learning rate, the averaged weights, a training that
-//! diverges.
+//! The training loop alone: gradient accumulation, the learning rate, the averaged weights, a diverging training.
 
 use std::sync::Arc;
 
@@ -42,7 +41,7 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// Corrupts every image by the same half of nothing: no randomness, so that batches of any size see the same.
+/// Halves every image and adds no noise. Without random numbers, batches of any size get the same inputs.
 #[derive(Debug)]
 struct Halves(LinearMixScheduler);
 
@@ -74,7 +73,7 @@ fn batches_added_up_are_one_batch() {
         let steps = all_steps(&mut trainer);
         (steps, numbers(trainer.weights()))
     };
-    // 22 images: one step of 16 and one of the 6 that are left, in batches of 4 and a last one of 2
+    // 22 images: one step of 16 and one of the remaining 6, in batches of 4 with a last one of 2
     let (whole, whole_weights) = with(&["batch_size=16"]);
     let (parts, part_weights) = with(&["batch_size=4", "gradient_accumulation_steps=4"]);
     let about = |steps: &[Step]| -> Vec<(usize, usize, usize, bool)> {
@@ -159,7 +158,7 @@ fn every_optimiser_and_loss_learns() -> Result<()> {
     Ok(())
 }
 
-/// The files of a checkpoint may come from anywhere; their checksums are right here.
+/// A checkpoint's files may come from anywhere; here their checksums are correct.
 #[test]
 fn a_checkpoint_that_claims_the_impossible_is_refused_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -186,7 +185,7 @@ fn a_checkpoint_that_claims_the_impossible_is_refused_and_changes_nothing() {
     }
 }
 
-/// A folder of grey pictures; of those in `bad` only the header can be read.
+/// A folder of grey pictures; of those in `bad`, only the header is readable.
 fn pictures(count: usize, bad: &[usize]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for i in 0..count {
@@ -203,7 +202,7 @@ fn pictures(count: usize, bad: &[usize]) -> tempfile::TempDir {
     dir
 }
 
-/// Bad images alone in their batches, in whole groups of batches, and at an epoch's beginning and end.
+/// Bad images alone in their batches, in whole groups of batches, and at the beginning and end of an epoch.
 #[test]
 fn batches_of_bad_images_are_passed_over_and_resumed_past() {
     let dir = pictures(9, &[1, 2, 4, 5, 6, 8]);
@@ -258,7 +257,7 @@ fn batches_of_bad_images_are_passed_over_and_resumed_past() {
     }
 }
 
-/// The pictures go bad after the training began.
+/// The pictures become unreadable after the training has begun.
 #[test]
 fn an_epoch_without_an_image_left_is_an_error() {
     let dir = pictures(2, &[]);

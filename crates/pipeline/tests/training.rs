@@ -1,4 +1,4 @@
-//! A whole training without an observer, and on images that a program hands over.
+//! Complete trainings without an observer, and on images that a program provides.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use kakusan_data::{ImageSet, ReadImages};
 use kakusan_pipeline::{DDPMPipeline, DeviceChoice, Error, Event, Existing, Outcome, Registry, RunConfig, Training};
 use kakusan_rng::Generator;
 
-/// A network for images or latents of `channels` channels, 8 x 8; `[data]` is left out.
+/// A configuration for images or latents of 8 x 8 with `channels` channels; it has no `[data]`.
 fn config(channels: usize) -> RunConfig {
     let text = format!(
         r#"
@@ -45,7 +45,7 @@ fn a_training_saves_its_pipeline_without_an_observer() {
     assert!(std::fs::read_to_string(out.join("data.json")).unwrap().contains(r#""description": "memory""#));
     assert!(!out.join("report.html").exists() && !out.join("README.md").exists());
 
-    // it is resumed with images that are handed over again, and not without
+    // resuming works if the images are provided again, and fails without them
     let resume = || training().existing(Existing::Resume { allow_changes: false, checkpoint: None });
     assert_eq!(resume().images(images, "memory").run(&mut |_| Ok(())).unwrap(), Outcome::Finished);
     let refused = resume().run(&mut |_| Ok(())).unwrap_err();
@@ -72,7 +72,7 @@ fn latents_of_four_channels_are_trained_on_as_they_are() {
     assert!(losses.len() == 6 && losses.iter().all(|loss| loss.is_finite()), "{losses:?}");
 }
 
-/// Reads images whose first `good` are good.
+/// A set in which only the first `good` images can be read.
 struct Flaky {
     good: usize,
 }

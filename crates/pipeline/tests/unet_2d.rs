@@ -1,5 +1,4 @@
-//! A training of UNet2DModel from a configuration: blocks in TOML, dropout, and the same numbers on any number of
-//! threads.
+//! Trains a UNet2DModel from a configuration: blocks in TOML, dropout, and the same numbers on any number of threads.
 
 use std::sync::Arc;
 
@@ -33,7 +32,7 @@ epochs = 1
 batch_size = 20
 "#;
 
-/// The losses of some steps, and the weights after them.
+/// The losses of some steps, and the final weights.
 fn train(threads: usize, set: &[String]) -> (Vec<f32>, Vec<f32>) {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {

@@ -1,4 +1,4 @@
-//! Several runs on one page: what they were set to, and how their losses fell.
+//! Compares several runs on one page: their settings and their loss curves.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -9,29 +9,29 @@ use kakusan_pipeline::{Error, Record, Result, read_metrics};
 
 use crate::page::{STYLE, escape, thousands};
 
-/// The configuration of a run.
+/// The configuration file of a run.
 const CONFIG_FILE: &str = "config.toml";
 
 /// More runs than this cannot be distinguished.
 const MAX_RUNS: usize = 12;
-/// The curves: colours that differ also with colour blindness (Okabe and Ito 2008), then dashed.
+/// The curves' colours, distinguishable with colour blindness (Okabe and Ito 2008). Further runs repeat them, dashed.
 const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 /// The size of the figure.
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 420.0;
 
-/// One run as far as it came.
+/// A run and its steps so far.
 struct Told {
     name: String,
     settings: Vec<(String, String)>,
     records: Vec<Record>,
 }
 
-/// A page, whole in itself, that compares the runs in `dirs`: a figure of their losses and a table of the settings in
-/// which they differ.
+/// A self-contained page that compares the runs in `dirs`: a plot of their losses and a table of the settings in which
+/// they differ.
 ///
 /// # Errors
-/// For no run or more than twelve, and for a folder that is not that of a run.
+/// For no run or more than twelve, and for a folder that is not the folder of a run.
 pub fn compare(dirs: &[PathBuf]) -> Result<String> {
     if dirs.is_empty() || dirs.len() > MAX_RUNS {
         return Err(Error::Unfit(format!("name 1 to {MAX_RUNS} runs to compare, not {}", dirs.len())));
@@ -70,7 +70,7 @@ fn read(dir: &Path) -> Result<Told> {
     Ok(Told { name: dir.display().to_string(), settings, records: read_metrics(dir) })
 }
 
-/// The losses, each run's a line of at most 200 means.
+/// The loss plot: each run is a line of at most 200 means.
 fn figure(runs: &[Told]) -> String {
     const POINTS: usize = 200;
     let (left, right, top, bottom) = (60.0, WIDTH - 15.0, 15.0, HEIGHT - 40.0);
@@ -81,7 +81,7 @@ fn figure(runs: &[Told]) -> String {
         return "<p>No step was done yet.</p>\n".into();
     };
     let most = all().map(|point| point.1).fold(least, f64::max);
-    // a ratio is as far everywhere: losses fall fast first and slowly later
+    // logarithmic scale: losses fall fast at first and slowly later
     let (low, high) = (least.max(1e-12).ln(), most.max(1e-12).ln());
     let x = |step: f64| left + (right - left) * step / last.max(1) as f64;
     let y = |loss: f64| bottom - (bottom - top) * (loss.max(1e-12).ln() - low) / (high - low).max(1e-9);
@@ -117,13 +117,13 @@ fn figure(runs: &[Told]) -> String {
            scheduler or data are not the same thing.</figcaption></figure>\n"
 }
 
-/// How a run's line is drawn.
+/// The colour and dashes of a run's line.
 fn pen(run: usize) -> (&'static str, &'static str) {
     (COLOURS[run % COLOURS.len()], if run < COLOURS.len() { "" } else { " stroke-dasharray=\"6 4\"" })
 }
 
-/// Means over at most `most` stretches, each with its middle step. They are of one length, or one step longer: the mean
-/// of a few steps that are left over would stand out.
+/// Means over at most `most` consecutive ranges of steps, each with its mean step. The ranges differ in length by one
+/// step at most: the mean of a short remainder would stand out.
 fn means(records: &[Record], most: usize) -> Vec<(f64, f64)> {
     let mean = |part: &[Record], of: fn(&Record) -> f64| part.iter().map(of).sum::<f64>() / part.len() as f64;
     let count = records.len().min(most);
@@ -132,7 +132,7 @@ fn means(records: &[Record], most: usize) -> Vec<(f64, f64)> {
     parts.map(|part| (mean(part, |r| r.step as f64), mean(part, |r| f64::from(r.loss)))).collect()
 }
 
-/// A row a run: its line, how far it came, and its loss at the end.
+/// One row per run: its line, its progress, and its final loss.
 fn results(runs: &[Told]) -> String {
     let mut table =
         "<div class=\"scroll\"><table>\n<tr><th>run</th><th>steps</th><th>epochs</th><th>mean loss of the last 100 \
@@ -160,7 +160,7 @@ fn results(runs: &[Told]) -> String {
     table + "</table></div>\n"
 }
 
-/// A row a setting that is not the same in all runs.
+/// One row per setting that is not the same in all runs.
 fn differences(runs: &[Told]) -> String {
     let of = |run: &Told, key: &str| run.settings.iter().find(|(own, _)| own == key).map(|(_, value)| value.clone());
     let keys: BTreeSet<&str> = runs.iter().flat_map(|run| &run.settings).map(|(key, _)| key.as_str()).collect();
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn a_curve_ends_on_as_many_steps_as_it_goes_by() {
         for steps in [1, 2, 199, 200, 201, 399, 401, 1001, 20_001] {
-            // every second step is a bad one, the last, too
+            // every second step has a high loss, the last one included
             let record = |step: usize| Record {
                 step,
                 epoch: 1,

@@ -12,28 +12,28 @@ use kakusan_scheduler::{Process, RunOptions};
 use crate::levels::NoiseLevels;
 use crate::pictures::{self, Block, Images};
 
-/// Images in a row of the pictures.
+/// Images per row of a picture.
 const SHOWN: usize = 8;
-/// The picture of the samples.
+/// The file of the samples.
 pub(crate) const SAMPLES: &str = "samples.png";
-/// Steps that are shown of a sampling.
+/// How many steps of a sampling are shown.
 const STEPS_SHOWN: usize = 5;
 
-/// Draws the pictures of a run. Its randomness is its own: a run with pictures trains to the same weights as one
-/// without.
+/// Draws the pictures of a run. It has its own random numbers: with or without pictures, a run trains to the same
+/// weights.
 pub(crate) struct FigureMaker<'a> {
     pub(crate) run: &'a RunView<'a>,
 }
 
-/// A picture, and what is said below it.
+/// A picture and its caption.
 pub(crate) struct Drawn {
     pub(crate) png: Vec<u8>,
     pub(crate) caption: String,
-    /// What is wrong with it.
+    /// What is wrong with the picture, if anything.
     pub(crate) trouble: Option<String>,
 }
 
-/// Images of the set, and the same at rising levels.
+/// Images of the set, and the same images at increasing noise levels.
 struct Corrupted {
     levels: NoiseLevels,
     labels: Vec<u32>,
@@ -43,7 +43,7 @@ struct Corrupted {
 }
 
 impl FigureMaker<'_> {
-    /// Images, and the same under more and more noise.
+    /// Images, and the same images with more and more noise.
     pub(crate) fn corrupted_images(&self) -> Result<Drawn> {
         let corrupted = self.corrupted()?;
         let rows = [self.to_pixels(&corrupted.clean)?, self.shown(&corrupted)?].concat();
@@ -73,7 +73,7 @@ impl FigureMaker<'_> {
         Ok(Drawn { png, caption, trouble: None })
     }
 
-    /// What the trained network predicts at rising noise levels.
+    /// What the trained network predicts at increasing noise levels.
     pub(crate) fn predictions(&self, pipeline: &DDPMPipeline) -> Result<Drawn> {
         let corrupted = self.corrupted()?;
         let prediction = self.predict(pipeline, &corrupted)?;
@@ -86,7 +86,7 @@ impl FigureMaker<'_> {
         self.figure("What the network makes of noise", &[block], caption.into())
     }
 
-    /// The mean of all images beside predictions from noise alone.
+    /// The mean of all images, next to predictions from pure noise.
     pub(crate) fn mean(&self, pipeline: &DDPMPipeline) -> Result<Drawn> {
         const GUESSES: usize = 4;
         let mean = self.run.images().mean_image()?;
@@ -115,7 +115,7 @@ impl FigureMaker<'_> {
         let options = sample_options(self.run, SHOWN, self.config().sample.trajectory_steps);
         pipeline.sample_with(&options, &mut self.rng(), |step| {
             count = step.steps;
-            // evenly, the last one included
+            // evenly spaced, including the last one
             let shown = |index: usize| index * STEPS_SHOWN / count;
             if shown(step.index + 1) == shown(step.index) {
                 return ControlFlow::Continue(());
@@ -150,7 +150,7 @@ impl FigureMaker<'_> {
         let options = sample_options(self.run, count, steps);
         let images =
             self.to_pixels(&pipeline.sample_with(&options, &mut self.rng(), |_| ControlFlow::Continue(()))?)?;
-        // one column a class, where the model is conditioned on classes
+        // one column per class for a class-conditional model
         let classes = conditioning_classes(self.run);
         let column_labels = classes.iter().map(|(_, name)| name.clone()).collect();
         let columns = if classes.is_empty() { SHOWN } else { classes.len() };
@@ -159,14 +159,14 @@ impl FigureMaker<'_> {
         self.figure(&format!("{count} samples, {steps} steps"), &[block], caption)
     }
 
-    /// Draws blocks of images, and looks for what is no number in them.
+    /// Draws blocks of images, and checks them for values that are not finite.
     fn figure(&self, title: &str, blocks: &[Block], caption: String) -> Result<Drawn> {
         let png = pictures::figure(title, blocks, &self.about())?;
         let pixels = blocks.iter().flat_map(|block| block.images.pixels.iter().copied());
         Ok(Drawn { png, caption, trouble: pictures::not_finite(pixels) })
     }
 
-    /// Images of the set and their classes, and the same at rising levels, as many as there are levels.
+    /// Images of the set with their classes, and the same images at increasing levels: one image per level.
     fn corrupted(&self) -> Result<Corrupted> {
         let [channels, height, width] = self.run.images().shape();
         let scheduler = &self.config().scheduler;
@@ -184,7 +184,7 @@ impl FigureMaker<'_> {
         Ok(Corrupted { levels, labels, clean, noisy })
     }
 
-    /// The clean images that the network predicts from noisy ones, with their classes if it is conditioned on classes.
+    /// The clean images that the network predicts from noisy ones, with their classes if it is class-conditional.
     fn predict(&self, pipeline: &DDPMPipeline, corrupted: &Corrupted) -> Result<Tensor> {
         let Corrupted { levels, labels, noisy, .. } = corrupted;
         let (process, levels, device) = (self.config().scheduler.process(), &levels.levels, self.run.trainer.device());
@@ -196,14 +196,15 @@ impl FigureMaker<'_> {
         Ok(process.pred_original_sample(&output, noisy, levels)?)
     }
 
-    /// Noisy images as they are shown: where noise comes on top of a whole image, both are made paler.
+    /// Noisy images for display. If noise is added to the unscaled image, the sum is scaled down to the image's
+    /// contrast.
     fn shown(&self, corrupted: &Corrupted) -> Result<Vec<f32>> {
         let scales = &corrupted.levels.scales;
         let scales = Tensor::from_slice(scales, (scales.len(), 1, 1, 1), self.run.trainer.device())?;
         self.to_pixels(&corrupted.noisy.broadcast_mul(&scales)?)
     }
 
-    /// Rows of images under each other, with the levels above the columns.
+    /// Rows of images below each other, with the levels above the columns.
     fn rows<'p>(&self, pixels: &'p [f32], levels: &NoiseLevels, row_labels: &[&str]) -> Block<'p> {
         let labels = row_labels.iter().map(|&label| label.to_owned()).collect();
         let block = self.block(levels.heading, pixels, levels.levels.len(), labels);
@@ -217,7 +218,7 @@ impl FigureMaker<'_> {
         Block { title, images, columns, column_labels: vec![], row_labels }
     }
 
-    /// Values 0..1 of images in the scheduler's range.
+    /// Maps images from the scheduler's range to values in 0..1.
     fn to_pixels(&self, images: &Tensor) -> Result<Vec<f32>> {
         let unit = self.config().scheduler.process().pixel_range().to_unit(images)?;
         Ok(unit.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
@@ -231,7 +232,7 @@ impl FigureMaker<'_> {
         Generator::new(self.config().train.seed)
     }
 
-    /// What every picture's file says of itself.
+    /// The metadata for every picture's file.
     fn about(&self) -> [(&'static str, String); 4] {
         [
             ("Software", concat!("Kakusan ", env!("CARGO_PKG_VERSION")).to_owned()),
@@ -242,7 +243,7 @@ impl FigureMaker<'_> {
     }
 }
 
-/// A sampling of `[sample]`: the classes of the set take turns where the model is conditioned on classes.
+/// The sampling options of `[sample]`. For a class-conditional model, the classes of the set take turns.
 pub(crate) fn sample_options(run: &RunView, count: usize, steps: usize) -> SampleOptions {
     let (config, images) = (run.config, run.images());
     let in_turns = |_| classes_of(images).into_iter().cycle().take(count).collect();
@@ -252,7 +253,7 @@ pub(crate) fn sample_options(run: &RunView, count: usize, steps: usize) -> Sampl
     SampleOptions::new(count).run(run).class_labels(class_labels).guidance_scale(guidance_scale)
 }
 
-/// The classes that take turns in the samples and their labels, if the model is conditioned on classes.
+/// The classes that take turns in the samples, with their labels, if the model is class-conditional.
 pub(crate) fn conditioning_classes(run: &RunView) -> Vec<(u32, String)> {
     let images = run.images();
     let classes = run.config.model.num_classes().map(|_| classes_of(images)).unwrap_or_default();
@@ -260,15 +261,15 @@ pub(crate) fn conditioning_classes(run: &RunView) -> Vec<(u32, String)> {
     classes.into_iter().map(|class| (class, names[class as usize].clone())).collect()
 }
 
-/// At most `count` images that can be decoded, with their places in the set: the classes take turns, and the images of
-/// each are from all over it, for sets are often sorted.
+/// At most `count` decodable images, with their positions in the set. The classes take turns, and the images of a class
+/// are spread over the set, because sets are often sorted.
 fn choose(images: &ImageSet, count: usize) -> Result<Vec<(usize, Vec<f32>)>> {
     let mut of_class = BTreeMap::<u32, Vec<usize>>::new();
     for (i, &label) in images.labels().iter().enumerate() {
         of_class.entry(label).or_default().push(i);
     }
     let classes: Vec<Vec<usize>> = of_class.into_values().collect();
-    let apart = (classes.len() / count.max(1)).max(1); // of many classes some, all over them, too
+    let apart = (classes.len() / count.max(1)).max(1); // of many classes, a few spread over all of them
     let classes: Vec<Vec<usize>> = classes.into_iter().step_by(apart).take(count).collect();
 
     let mut shares = vec![0; classes.len()];
@@ -290,7 +291,7 @@ fn choose(images: &ImageSet, count: usize) -> Result<Vec<(usize, Vec<f32>)>> {
                 continue;
             }
             match images.pixels_f32(&[i]) {
-                Err(kakusan_data::Error::BadImage(_)) => {} // the next one, then
+                Err(kakusan_data::Error::BadImage(_)) => {} // tries the next one
                 pixels => {
                     chosen.push((i, pixels?));
                     break;
@@ -304,13 +305,13 @@ fn choose(images: &ImageSet, count: usize) -> Result<Vec<(usize, Vec<f32>)>> {
     }
 }
 
-/// The classes of which the set has images, in order.
+/// The classes that have images in the set, in order.
 fn classes_of(images: &ImageSet) -> Vec<u32> {
     let classes: BTreeSet<u32> = images.labels().iter().copied().collect();
     classes.into_iter().collect()
 }
 
-/// What the network has to do with noisy images, in words.
+/// Describes the network's task on noisy images.
 fn task(process: &Process, levels: &[f32]) -> Result<&'static str> {
     let count = levels.len();
     let ones = Tensor::ones((count, 1, 1, 1), DType::F32, &Device::Cpu)?;

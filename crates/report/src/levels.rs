@@ -5,25 +5,25 @@ use kakusan_pipeline::{Error, Result};
 use kakusan_rng::Generator;
 use kakusan_scheduler::{Process, Scheduler};
 
-/// So many levels are drawn to find those that are shown: of a thousand timesteps each is among them.
+/// How many levels are drawn to choose from: with this many draws, each of a thousand timesteps occurs.
 const DRAWN: usize = 16_384;
-/// How near sums of α and σ come to 1 in f32.
+/// The tolerance for sums of α and σ that should be 1 in f32.
 const NEARLY: f32 = 1e-4;
 
-/// A few of the levels that a scheduler trains at, from the least noise to the most: each one that training draws.
+/// A few of the levels that a scheduler trains at, from the least noise to the most. Each is one that training draws.
 #[derive(Debug, Clone)]
 pub(crate) struct NoiseLevels {
-    /// What the labels are: `timestep`.
+    /// What the labels mean, for example `timestep`.
     pub(crate) heading: &'static str,
     /// The scheduler's levels.
     pub(crate) levels: Vec<f32>,
-    /// What stands above a picture of each, no two the same.
+    /// The label above each level's column; all differ.
     pub(crate) labels: Vec<String>,
-    /// By what noisy images are multiplied to have the contrast of the clean ones.
+    /// The factors by which noisy images are multiplied to restore the contrast of the clean ones.
     pub(crate) scales: Vec<f32>,
 }
 
-/// A level, and the weights of image and noise at it: `α x₀ + σ ε`.
+/// A level, and the weights of image and noise there: `α x₀ + σ ε`.
 #[derive(Debug, Clone, Copy)]
 struct Point {
     level: f32,
@@ -31,24 +31,24 @@ struct Point {
     sigma: f32,
 }
 
-/// By what levels are labelled.
+/// The quantity that labels the levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scale {
-    /// σ, where α + σ = 1: of the tutorial's mix, of a flow.
+    /// σ, if α + σ = 1: the tutorial's mix, or a flow.
     Amount,
-    /// The timestep, where levels are whole numbers.
+    /// The timestep, if levels are integers.
     Timestep,
-    /// σ, where α = 1, by ratios.
+    /// σ, if α = 1; spaced logarithmically.
     Sigma,
-    /// σ / (α + σ)
+    /// σ / (α + σ) otherwise.
     Share,
 }
 
 impl NoiseLevels {
-    /// At most `count` levels of `scheduler`, fewer where it has fewer.
+    /// At most `count` levels of `scheduler`; fewer if it has fewer.
     ///
     /// # Errors
-    /// When the scheduler fails, or has no level at which there are numbers.
+    /// When the scheduler fails, or has no level with finite numbers.
     pub(crate) fn of(scheduler: &dyn Scheduler, count: usize) -> Result<Self> {
         let mut points = points(&scheduler.process())?;
         let scale = Scale::of(&points);
@@ -59,7 +59,7 @@ impl NoiseLevels {
             return Err(Error::Unfit(format!("{} has no noise level to show", scheduler.class_name())));
         };
 
-        // evenly, each the nearest that there is, and none twice
+        // evenly spaced: each the nearest existing level, without repetition
         let count = count.min(points.len());
         let mut chosen: Vec<usize> = vec![];
         for i in 0..count {
@@ -82,13 +82,13 @@ impl NoiseLevels {
     }
 }
 
-/// Levels as training draws them.
+/// Levels drawn as in training.
 fn drawn(process: &Process) -> Result<Vec<f32>> {
     let images = Tensor::zeros((DRAWN, 1, 1, 1), DType::F32, &Device::Cpu)?;
     Ok(process.draw(&images, &mut Generator::new(0))?.levels)
 }
 
-/// Levels that training draws, and the weights of image and noise at each.
+/// Levels drawn as in training, with the weights of image and noise at each. Non-finite ones are omitted.
 fn points(process: &Process) -> Result<Vec<Point>> {
     let point = |level: f32| -> Result<Point> {
         let (alpha, sigma) = process.alpha_sigma(level)?;
@@ -99,8 +99,8 @@ fn points(process: &Process) -> Result<Vec<Point>> {
 }
 
 impl Point {
-    /// 1, or for a process that explodes the scale at which the sum of image and noise has a variance of 1, as the
-    /// image has.
+    /// 1, except for a variance-exploding process: there the factor that reduces the variance of image plus noise to 1,
+    /// which is the image's variance.
     fn contrast(&self) -> f32 {
         let exploding = (self.alpha - 1.0).abs() < NEARLY;
         if exploding { 1.0 / (1.0 + self.sigma * self.sigma).sqrt() } else { 1.0 }
@@ -108,7 +108,7 @@ impl Point {
 }
 
 impl Scale {
-    /// The one that fits all levels.
+    /// The scale that fits all levels.
     fn of(points: &[Point]) -> Self {
         let all = |holds: fn(&Point) -> bool| points.iter().all(holds);
         if all(|p| (p.alpha + p.sigma - 1.0).abs() < NEARLY) {
@@ -131,7 +131,7 @@ impl Scale {
         }
     }
 
-    /// The number that labels a level.
+    /// The number in a level's label.
     fn value(self, point: &Point) -> f32 {
         match self {
             Self::Amount | Self::Sigma => point.sigma,
@@ -140,18 +140,18 @@ impl Scale {
         }
     }
 
-    /// Where it lies between the others.
+    /// A level's position on the scale.
     fn place(self, point: &Point) -> f32 {
         if self == Self::Sigma { self.value(point).ln() } else { self.value(point) }
     }
 
-    /// The levels in as few digits as tell them apart.
+    /// The labels, with as few digits as distinguish them.
     fn labels(self, points: &[Point]) -> Vec<String> {
         let written = |digits: usize| -> Vec<String> {
             let number = |point: &Point| match (self, self.value(point)) {
                 (Self::Timestep, value) => value.to_string(),
                 (Self::Sigma, value) => {
-                    let magnitude = value.log10().floor() as isize; // so many digits stand before the point, less one
+                    let magnitude = value.log10().floor() as isize; // the number of digits before the point, minus one
                     let after = (digits as isize - 1 - magnitude).max(0) as usize;
                     format!("{value:.after$}")
                 }

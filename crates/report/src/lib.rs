@@ -1,8 +1,8 @@
-//! What can be seen of a training: its pictures, the loss plot, `report.html`, the model card, TensorBoard's log, and a
-//! page that compares several runs.
+//! Shows a training: its pictures, the loss plot, `report.html`, the model card, TensorBoard's log, and a page that
+//! compares several runs.
 //!
-//! A [`Report`] observes a [`Training`](kakusan_pipeline::Training): the training does not depend on it. [`pictures`]
-//! draws images as PNG for any other purpose.
+//! A [`Report`] observes a [`Training`](kakusan_pipeline::Training), which does not depend on it. [`pictures`] draws
+//! images as PNG for any other purpose.
 //!
 //! ```
 //! use kakusan_pipeline::{Registry, RunConfig, Training};

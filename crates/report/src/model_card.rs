@@ -9,8 +9,8 @@ use crate::page::{Page, State, thousands};
 use crate::shell::sample_command;
 
 impl Page<'_> {
-    /// The `README.md` of the run folder, in the form of a model card. It may be shown to others, so that nothing in it
-    /// says where something lies on this machine.
+    /// The `README.md` of the run folder, in the form of a model card. It may be published, so it contains no path of
+    /// this machine.
     ///
     /// # Errors
     /// When the configuration has no TOML form.
@@ -33,7 +33,7 @@ impl Page<'_> {
             self.stand_in()
         );
         if self.state == State::Finished {
-            // a program that was called by its place is called by its name elsewhere
+            // a program that was called by its path has only its name elsewhere
             let program = if self.program.contains(['/', '\\']) { "kakusan" } else { self.program };
             let command = sample_command(program, ".", self.config, self.classes, self.config.train.seed);
             let _ = write!(card, "![samples](images/samples.png)\n\nIn this folder:\n\n```sh\n{command}\n```\n\n");
@@ -50,7 +50,7 @@ impl Page<'_> {
         Ok(card)
     }
 
-    /// Where the images come from, without the place of a folder.
+    /// Where the images come from, without the path of a folder.
     fn source_in_public(&self) -> String {
         if self.source.kind != Some(SourceKind::Dir) {
             return self.source.description.clone();

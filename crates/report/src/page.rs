@@ -16,30 +16,30 @@ pub(crate) struct Figure {
     pub(crate) file: &'static str,
     pub(crate) title: String,
     pub(crate) caption: String,
-    /// Absent where it could not be drawn, which the caption says.
+    /// `None` if the picture could not be drawn; the caption then says why.
     pub(crate) png: Option<Vec<u8>>,
 }
 
-/// All that the report says.
+/// The content of the report.
 pub(crate) struct Page<'a> {
     pub(crate) config: &'a RunConfig,
     pub(crate) config_toml: &'a str,
     pub(crate) source: &'a SourceUsed,
     pub(crate) class_counts: Vec<(String, usize)>,
     pub(crate) dir: &'a Path,
-    /// How the command is called.
+    /// The name under which the command was called.
     pub(crate) program: &'a str,
-    /// The classes that take turns in the samples and their labels, of a model that is conditioned on classes.
+    /// The classes that take turns in the samples, with their labels, for a class-conditional model.
     pub(crate) classes: &'a [(u32, String)],
     pub(crate) parameters: usize,
     pub(crate) epochs: &'a [EpochSummary],
     pub(crate) state: State,
     pub(crate) figures: &'a [Figure],
-    /// Samples drawn after epochs: the epoch, and the picture.
+    /// Samples drawn after epochs: the epoch and the picture.
     pub(crate) previews: &'a [(usize, Vec<u8>)],
 }
 
-/// How far the training is.
+/// The progress of the training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Running,
@@ -47,9 +47,9 @@ pub(crate) enum State {
     Finished,
 }
 
-/// So many epochs are a table; more are one to be opened.
+/// Up to this many epochs, the table is shown; a longer one is collapsed.
 const EPOCHS_SHOWN: usize = 20;
-/// The picture with which the table of epochs is shown.
+/// The picture that precedes the table of epochs.
 const LOSS: &str = "loss.png";
 
 pub(crate) const STYLE: &str = "\
@@ -82,7 +82,7 @@ details { margin-top: 2.5rem } summary { cursor: pointer; color: var(--accent) }
 }";
 
 impl Page<'_> {
-    /// The page: self-contained, the pictures within.
+    /// The page: self-contained, with the pictures embedded.
     pub(crate) fn html(&self) -> String {
         let title = escape(&self.title());
         let finished = self.state == State::Finished;
@@ -125,7 +125,7 @@ impl Page<'_> {
         page
     }
 
-    /// What to know of a training that has not come to its end.
+    /// A notice about a training that has not finished.
     fn notice(&self) -> String {
         let resume = format!("{} train --resume {}", self.program, quote_path(self.dir));
         let (what, then) = match self.state {
@@ -256,7 +256,7 @@ impl Page<'_> {
     }
 }
 
-/// `Adam, learning rate 0.001`, and what of the rest is not as it always is.
+/// `Adam, learning rate 0.001`, followed by the settings that are not the default.
 fn optimizer_in_words(train: &TrainConfig) -> String {
     let name = match train.optimizer {
         OptimizerName::Adam => "Adam",
@@ -276,12 +276,12 @@ fn optimizer_in_words(train: &TrainConfig) -> String {
     format!("{name}, learning rate {}{schedule}{average}", train.learning_rate)
 }
 
-/// A picture under its heading, within the page. Its size keeps the page from jumping while it loads.
+/// A picture under its heading, embedded in the page. The stated size keeps the page from jumping while it loads.
 fn section(figure: &Figure) -> String {
     let (title, caption) = (escape(&figure.title), escape(&figure.caption));
     let Some(png) = &figure.png else { return format!("<h2>{title}</h2>\n<p class=\"notice\">{caption}</p>\n") };
     let [width, height] = size(png);
-    let wide = if width > 1000 { " class=\"wide\"" } else { "" }; // a small screen scrolls it
+    let wide = if width > 1000 { " class=\"wide\"" } else { "" }; // scrolls on a small screen
     let data = BASE64.encode(png);
     format!(
         "<h2>{title}</h2>\n<figure><div class=\"scroll\"><img src=\"data:image/png;base64,{data}\" alt=\"{}\" \
@@ -290,7 +290,7 @@ fn section(figure: &Figure) -> String {
     )
 }
 
-/// Width and height of a PNG: of its header chunk, which is always first.
+/// Width and height of a PNG, read from its header chunk, which is always first.
 fn size(png: &[u8]) -> [u32; 2] {
     [16, 20].map(|at| png.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes))
 }
@@ -321,7 +321,7 @@ fn list(words: &[&str]) -> String {
     }
 }
 
-/// A number as people write it: 309,057.
+/// A number with thousands separators: 309,057.
 pub fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -334,7 +334,7 @@ pub fn thousands(number: usize) -> String {
     text
 }
 
-/// Text as HTML shows it.
+/// Escapes text for HTML.
 pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
@@ -349,7 +349,7 @@ mod tests {
                           model = { _class_name = \"BasicUNet\" }\n\
                           scheduler = { _class_name = \"LinearMixScheduler\" }\n";
 
-    /// The page and the model card of a run with so many epochs.
+    /// The page and the model card of a run with this many epochs.
     fn told(files: &[&'static str], epochs: usize, state: State, kind: SourceKind) -> (String, String) {
         let config = RunConfig::parse(CONFIG, "test", &[], &Registry::default()).unwrap();
         let figure = |(i, &file): (usize, &&'static str)| Figure {

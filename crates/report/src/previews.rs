@@ -1,4 +1,4 @@
-//! Samples of every few epochs (`train.sample_every`), all from the same noise.
+//! Samples drawn every few epochs (`train.sample_every`), always from the same noise.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -12,13 +12,13 @@ use crate::figures::sample_options;
 use crate::pictures::{self, Images};
 use crate::report::{Notice, Tell, picture_path};
 
-/// Images in a row, and the side of one of their pixels.
+/// Images per row, and the side of the square that a pixel becomes.
 const IN_A_ROW: usize = 8;
 const SCALE: usize = 2;
-/// Pictures that the report shows of those that there are.
+/// How many of the pictures the report shows.
 const SHOWN: usize = 3;
 
-/// Where the samples of an epoch are.
+/// The file of an epoch's samples.
 pub(crate) fn path(dir: &Path, epoch: usize) -> PathBuf {
     picture_path(dir, &format!("epoch-{epoch:03}.png"))
 }
@@ -27,7 +27,7 @@ fn is_due(config: &RunConfig, epoch: usize) -> bool {
     config.train.sample_every.is_some_and(|every| epoch.is_multiple_of(every))
 }
 
-/// The pictures of the epochs so far, each with the step that it was drawn after.
+/// The pictures of the epochs so far, each with the step after which it was drawn.
 pub(crate) fn drawn(run: &RunView) -> Result<Vec<(usize, Vec<u8>)>> {
     let mut drawn = vec![];
     for last in run.records.chunk_by(|a, b| a.epoch == b.epoch).filter_map(|epoch| epoch.last()) {
@@ -40,7 +40,7 @@ pub(crate) fn drawn(run: &RunView) -> Result<Vec<(usize, Vec<u8>)>> {
     Ok(drawn)
 }
 
-/// Some of the pictures of a run, the first and the last among them: the epoch, and the file.
+/// Some of a run's pictures, including the first and the last: the epoch and the file's content.
 pub(crate) fn some(dir: &Path, epochs: usize) -> Vec<(usize, Vec<u8>)> {
     let drawn: Vec<usize> = (1..=epochs).filter(|&epoch| path(dir, epoch).is_file()).collect();
     let mut shown: Vec<usize> = match drawn.len().checked_sub(1) {
@@ -52,7 +52,7 @@ pub(crate) fn some(dir: &Path, epochs: usize) -> Vec<(usize, Vec<u8>)> {
     shown.into_iter().filter_map(read).collect()
 }
 
-/// The samples of the epoch that has just ended, if some are due and they can be drawn.
+/// Draws the samples of the epoch that has just ended. `None` if none are due or they cannot be drawn.
 pub(crate) fn draw(run: &RunView, tell: Tell) -> Result<Option<Vec<u8>>> {
     let epoch = run.trainer.epochs_done();
     if !is_due(run.config, epoch) {

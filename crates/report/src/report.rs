@@ -11,14 +11,15 @@ use crate::previews;
 use crate::shell::{quote_path, sample_command};
 use crate::tensorboard::EventFile;
 
-/// The report is written again after an epoch, but not more often than this: short epochs would wait for it.
+/// The page is rewritten after an epoch, but at most this often: otherwise short epochs would wait for it.
 const BETWEEN_PAGES: Duration = Duration::from_secs(5);
 
-/// Follows a training: draws its pictures into `images/`, writes `report.html` and the model card `README.md`, which
-/// grow with it, and with `train.tensorboard` TensorBoard's log in `logs/`.
+/// Follows a training: draws its pictures into `images/`, writes `report.html` and the model card `README.md` and
+/// updates them during the training, and with `train.tensorboard` writes TensorBoard's log to `logs/`.
 ///
-/// It takes no random number of the training: with and without it the weights are the same. A picture that cannot be
-/// drawn is a [`Notice`] and ends nothing; a file that cannot be written is an error, which ends the training.
+/// It consumes no random number of the training: the weights are the same without it. If a picture cannot be drawn, the
+/// report sends a [`Notice`] and the training continues. A file that cannot be written is an error, which ends the
+/// training.
 #[derive(Debug, Default)]
 pub struct Report {
     program: String,
@@ -29,13 +30,13 @@ pub struct Report {
     sample_command: String,
 }
 
-/// What a [`Report`] says while it follows a training.
+/// A message of a [`Report`] while it follows a training.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Notice<'a> {
     /// Samples were drawn.
     Samples {
-        /// After which epoch; `None` at the end.
+        /// The epoch after which they were drawn; `None` at the end.
         epoch: Option<usize>,
         /// Their picture.
         picture: &'a Path,
@@ -55,12 +56,13 @@ pub enum Notice<'a> {
 pub(crate) type Tell<'t> = &'t mut dyn FnMut(Notice);
 
 impl Report {
-    /// A report whose commands to type begin with `program`: `kakusan`, or however that command is called.
+    /// A report that prints commands beginning with `program`: `kakusan`, or the name under which that command was
+    /// called.
     pub fn new(program: impl Into<String>) -> Self {
         Self { program: program.into(), ..Self::default() }
     }
 
-    /// Draws and writes what `event` requires, and reports it to `tell`.
+    /// Draws and writes what `event` requires, and sends notices to `tell`.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -78,7 +80,7 @@ impl Report {
         }
     }
 
-    /// The command that draws new images as the finished run did; empty before the training began.
+    /// The command that draws new images as the finished run did; empty before the training begins.
     pub fn sample_command(&self) -> &str {
         &self.sample_command
     }
@@ -89,7 +91,7 @@ impl Report {
         self.sample_command = sample_command(&self.program, &quote_path(run.dir), run.config, &classes, seed);
         self.figures.clear();
         if run.is_at_epoch_end() && !previews::path(run.dir, run.trainer.epochs_done()).is_file() {
-            previews::draw(run, tell)?; // it was killed right after the epoch's checkpoint
+            previews::draw(run, tell)?; // for a run killed right after the epoch's checkpoint
         }
         self.events = match run.config.train.tensorboard {
             true => Some(EventFile::begin(run, &previews::drawn(run)?)?),
@@ -154,7 +156,7 @@ impl Report {
         Ok(())
     }
 
-    /// Keeps a picture, or says why there is none.
+    /// Keeps a picture, or records why there is none.
     fn add(&mut self, run: &RunView, file: &'static str, title: &str, drawn: Result<Drawn>, tell: Tell) -> Result<()> {
         let figure = match drawn {
             Ok(Drawn { png, mut caption, trouble }) => {
@@ -170,7 +172,7 @@ impl Report {
                 }
                 Figure { file, title: title.to_owned(), caption, png: Some(png) }
             }
-            Err(error @ Error::Io { .. }) => return Err(error), // what comes next could not be written either
+            Err(error @ Error::Io { .. }) => return Err(error), // further files could not be written either
             Err(error) => {
                 let reason = format!("it could not be drawn: {error}");
                 tell(Notice::PictureTrouble { picture: file, reason: &reason });
@@ -178,7 +180,7 @@ impl Report {
             }
         };
         match self.figures.iter_mut().find(|old| old.file == file) {
-            Some(old) => *old = figure, // the loss plot grows
+            Some(old) => *old = figure, // a newer loss plot
             None => self.figures.push(figure),
         }
         Ok(())
@@ -190,7 +192,7 @@ impl Report {
     }
 }
 
-/// Where a picture of a run is.
+/// The path of a run's picture.
 pub(crate) fn picture_path(dir: &Path, file: &str) -> PathBuf {
     dir.join("images").join(file)
 }

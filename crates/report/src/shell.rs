@@ -1,10 +1,10 @@
-//! Commands that somebody is to type, as a shell takes them.
+//! Commands for the user to type, quoted for a shell.
 
 use std::path::Path;
 
 use kakusan_pipeline::RunConfig;
 
-/// A word as a POSIX shell takes it: in quotes where it needs them.
+/// Quotes a word for a POSIX shell if it needs quotes.
 ///
 /// ```
 /// use kakusan_report::quote;
@@ -19,14 +19,14 @@ pub fn quote(word: &str) -> String {
     }
 }
 
-/// A path as a shell and the command take it, which would else take `-x` for an option.
+/// Quotes a path for a shell, and protects one such as `-x`, which the command would take for an option.
 pub fn quote_path(path: &Path) -> String {
     let path = path.to_string_lossy();
     quote(&if path.starts_with('-') { format!("./{path}") } else { path.into_owned() })
 }
 
-/// The command that draws from a run what its `[sample]` says, with `seed`: the run's own pictures with the run's seed.
-/// `classes` took turns there, each with its label; none where the model does not know classes.
+/// The command that samples from a run as its `[sample]` says, with `seed`; the run's own seed gives the run's
+/// pictures. `classes` are the classes that took turns, with their labels; empty for a model without classes.
 pub(crate) fn sample_command(
     program: &str,
     model: &str,
@@ -43,14 +43,15 @@ pub(crate) fn sample_command(
             true => format!("--class={}", quote(&word)),
             false => format!("--class {}", quote(&word)),
         }));
-        words.extend(sample.guidance_scale.map(|scale| format!("--guidance={scale}"))); // it may be below 0
+        words.extend(sample.guidance_scale.map(|scale| format!("--guidance={scale}"))); // the scale may be negative
     }
     words
         .push(format!("--steps {} --batch {} --seed {seed} --out samples-{seed}.png", sample.steps, sample.batch_size));
     words.join(" ")
 }
 
-/// Classes as `--class` takes them: numbers in a row in short, `0..9,12`; each by itself where a name has a comma.
+/// Classes as `--class` accepts them. Consecutive numbers are abbreviated, `0..9,12`; if a name contains a comma, the
+/// entries are separate words.
 fn class_words(classes: &[(u32, String)]) -> Vec<String> {
     let number = |(_, name): &(u32, String)| name.parse::<u32>().ok().filter(|number| number.to_string() == *name);
     let in_a_row = |a: &(u32, String), b: &(u32, String)| {
@@ -75,7 +76,7 @@ mod tests {
         };
         assert_eq!(words(&[(3, "3")]), ["3"]);
         assert_eq!(words(&[(0, "0"), (1, "1"), (2, "2"), (5, "5")]), ["0..2,5"]);
-        assert_eq!(words(&[(0, "3"), (2, "4"), (3, "05")]), ["3,4,05"]); // another class lies between the labels
+        assert_eq!(words(&[(0, "3"), (2, "4"), (3, "05")]), ["3,4,05"]); // there is another class between the labels
         assert_eq!(words(&[(0, "a cat"), (1, "dog")]), ["a cat,dog"]);
         assert_eq!(words(&[(0, "a, b"), (1, "dog")]), ["a, b", "dog"]);
     }

@@ -1,4 +1,4 @@
-//! TensorBoard's event files: TFRecord frames around `Event` messages of Protocol Buffers.
+//! TensorBoard's event files: TFRecord frames that contain Protocol Buffers messages of type `Event`.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use kakusan_pipeline::{Error, Record, Result, RunView, write_whole};
 use kakusan_weights::disk;
 
-/// One file a run: TensorBoard takes every file with `tfevents` in its name.
+/// One file per run: TensorBoard reads every file with `tfevents` in its name.
 const FILE: &str = "events.out.tfevents.0.kakusan";
 
 /// A run's event file.
@@ -18,8 +18,8 @@ pub(crate) struct EventFile {
 }
 
 impl EventFile {
-    /// Begins the file in the run's `logs/` with the steps so far and `pictures`, each with its step, so that a resumed
-    /// run has neither a gap nor a repeat.
+    /// Creates the file in the run's `logs/` with the steps so far and `pictures`, each with its step. A resumed run
+    /// thus has neither gaps nor repetitions.
     pub(crate) fn begin(run: &RunView, pictures: &[(usize, Vec<u8>)]) -> Result<Self> {
         let dir = run.dir.join("logs");
         disk::create_folders(&dir).map_err(io("create", &dir))?;
@@ -38,12 +38,12 @@ impl EventFile {
         Ok(Self { path, file })
     }
 
-    /// Adds a step's figures.
+    /// Adds a step's values.
     pub(crate) fn step(&mut self, record: &Record) -> Result<()> {
         self.append(&step_event(now(), record))
     }
 
-    /// Adds a PNG picture.
+    /// Adds a PNG.
     pub(crate) fn picture(&mut self, step: usize, png: &[u8]) -> Result<()> {
         self.append(&picture_event(now(), step, png))
     }
@@ -74,7 +74,7 @@ fn masked_crc(data: &[u8]) -> u32 {
     crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// CRC-32 with Castagnoli's polynomial, bit by bit: the files are small.
+/// CRC-32 with Castagnoli's polynomial. Computed bit by bit: the files are small.
 fn crc32c(data: &[u8]) -> u32 {
     !data.iter().fold(!0, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg()))
@@ -103,7 +103,7 @@ fn step_event(time: f64, record: &Record) -> Vec<u8> {
 
 fn picture_event(time: f64, step: usize, png: &[u8]) -> Vec<u8> {
     let side = |at: usize| png.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes);
-    let (width, height) = (u64::from(side(16)), u64::from(side(20))); // of the header chunk, which is always first
+    let (width, height) = (u64::from(side(16)), u64::from(side(20))); // in the header chunk, which is always first
     let image = [number(1, height), number(2, width), number(3, 3), bytes(4, png)].concat();
     let value = [bytes(1, b"samples"), bytes(4, &image)].concat();
     event(time, step, &bytes(1, &value))
@@ -114,7 +114,7 @@ fn event(time: f64, step: usize, summary: &[u8]) -> Vec<u8> {
     [double(1, time), number(2, step as u64), bytes(5, summary)].concat()
 }
 
-/// The fields of Protocol Buffers: a key of number and wire type, and the value.
+/// Fields of Protocol Buffers: a key from number and wire type, then the value.
 fn number(field: u64, value: u64) -> Vec<u8> {
     [varint(field << 3), varint(value)].concat()
 }
@@ -147,11 +147,11 @@ mod tests {
 
     #[test]
     fn the_checksum_is_castagnolis() {
-        assert_eq!(crc32c(b"123456789"), 0xe306_9283); // the check value that its specifications give
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283); // the check value of its specification
         assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa); // RFC 3720, B.4
     }
 
-    /// A file that TensorBoard's own writer wrote, by tests/golden/tensorboard_events.py.
+    /// The expected file was written by TensorBoard's writer, in tests/golden/tensorboard_events.py.
     #[test]
     fn the_bytes_are_those_that_tensorboard_writes() {
         let golden = include_bytes!("../../../tests/golden/tensorboard_events.bin");

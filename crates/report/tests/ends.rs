@@ -1,4 +1,4 @@
-//! What the configuration check lets through comes to its end: with every scheduler, few timesteps, every model.
+//! Every configuration that the check accepts trains to its end: with every scheduler, few timesteps, every model.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -35,7 +35,7 @@ fn config(model: &str, class_name: &str, set: &[String]) -> Result<RunConfig, St
     RunConfig::parse(&text, class_name, set, &Registry::default()).map_err(|e| e.to_string())
 }
 
-/// What a training told of its pictures.
+/// Runs a training and returns the problems that its report mentioned.
 fn train(config: RunConfig, out: &Path, existing: Existing) -> Result<Vec<String>, Error> {
     let registry = Registry::default();
     let training = Training::new(config, out, &registry).existing(existing).device(DeviceChoice::Cpu);
@@ -51,8 +51,8 @@ fn train(config: RunConfig, out: &Path, existing: Existing) -> Result<Vec<String
     Ok(troubles)
 }
 
-/// Trains two steps, the second one in a training that goes on if `resume`, saves and samples: what was told of
-/// pictures and samples.
+/// Trains two steps, saves and samples; with `resume`, the second step is in a resumed training. Returns the problems
+/// with pictures and samples.
 fn to_the_end(config: &RunConfig, name: &str, resume: bool) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join(name);
@@ -95,7 +95,7 @@ fn every_scheduler_comes_to_its_end_with_its_defaults() {
         let config = match (config(UNET, &class_name, &steps(5, &[])), class_name.as_str()) {
             (Err(said), "RePaintScheduler") => {
                 assert!(said.contains("paints into an image") && said.contains("with a mask"), "{said}");
-                let set = steps(5, &["sample.scheduler=DDPMScheduler".into()]); // it is trained as DDPM is
+                let set = steps(5, &["sample.scheduler=DDPMScheduler".into()]); // it is trained like DDPM
                 config(UNET, &class_name, &set)
             }
             (config, _) => config,
@@ -105,7 +105,7 @@ fn every_scheduler_comes_to_its_end_with_its_defaults() {
     }
 }
 
-/// With so few timesteps those that can sample in as many steps as there are, or in fewer; the names of those that
+/// Trains each scheduler that can sample with `t` timesteps, in up to `t` steps. Returns the names of those that
 /// cannot.
 fn with_few_timesteps(t: usize) -> Vec<String> {
     let mut cannot = vec![];
@@ -125,12 +125,12 @@ fn with_few_timesteps(t: usize) -> Vec<String> {
     cannot
 }
 
-/// Those have no timesteps.
+/// The schedulers without timesteps.
 const WITHOUT: [&str; 2] = ["KarrasVeScheduler", "LinearMixScheduler"];
 
 #[test]
 fn one_timestep_is_enough_where_the_class_can() {
-    // a consistency model needs two levels; Runge and Kutta's method four steps
+    // a consistency model needs two levels; the Runge-Kutta method needs four steps
     let cannot = [&["CMStochasticIterativeScheduler"], &WITHOUT[..], &["PNDMScheduler"]].concat();
     assert_eq!(with_few_timesteps(1), cannot);
 }

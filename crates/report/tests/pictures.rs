@@ -1,4 +1,4 @@
-//! The pictures, read back pixel by pixel.
+//! Decodes the pictures and checks them pixel by pixel.
 
 use std::io::Cursor;
 
@@ -41,7 +41,7 @@ fn a_figure_has_its_tiles_in_rows_with_room_for_the_labels() {
     let bare = decode(&figure("", &[block(&pixels, &[])], &[]).unwrap());
     let labelled = decode(&figure("A title", &[block(&pixels, &["image", "corrupted"])], &[]).unwrap());
     assert!(labelled.0 > bare.0 && labelled.1 > bare.1);
-    // only the last tile is black: 5 x 4 pixels, three wide each; the rest is white, or text
+    // only the last tile is black: 5 x 4 pixels, each three wide; the rest is white or text
     let (width, height, rgb) = bare;
     let black = |x: usize, y: usize| rgb[(y * width + x) * 3] == 0;
     let tile: Vec<(usize, usize)> = (0..height)
@@ -77,7 +77,7 @@ fn wrong_sizes_and_pictures_too_large_are_refused() {
 
 #[test]
 fn coloured_images_keep_their_colours_and_files_their_pixels() {
-    let pixels = [1.0, 0.0, 0.5, 0.0, 1.0, 0.5, 0.0, 0.0, f32::NAN]; // red, green, and a blue that is no number
+    let pixels = [1.0, 0.0, 0.5, 0.0, 1.0, 0.5, 0.0, 0.0, f32::NAN]; // red, green, and a blue that is NaN
     let images = Images { pixels: &pixels, channels: 3, height: 1, width: 3 };
     let (width, _, rgb) = decode(&grid(images, 1, 1, &[]).unwrap());
     assert_eq!(rgb[(2 * width + 2) * 3..(2 * width + 5) * 3], [255, 0, 0, 0, 255, 0, 255, 0, 255]);

@@ -1,4 +1,4 @@
-//! A training of many epochs holds no more files and memory at its end than at its beginning.
+//! A training of many epochs holds no more open files and memory at its end than at its beginning.
 //!
 //! The long form: `cargo test -p kakusan-report --test soak -- --ignored`.
 #![cfg(target_os = "linux")]
@@ -8,7 +8,7 @@ use std::fs;
 use kakusan_pipeline::{DeviceChoice, Event, Outcome, Registry, RunConfig, Training};
 use kakusan_report::Report;
 
-/// Files that are open, and mebibytes that are in memory.
+/// The number of open files, and the memory in use in MiB.
 fn held() -> (usize, f64) {
     let files = fs::read_dir("/proc/self/fd").unwrap().count();
     let status = fs::read_to_string("/proc/self/status").unwrap();
@@ -16,7 +16,7 @@ fn held() -> (usize, f64) {
     (files, resident.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0)
 }
 
-/// Trains with everything on that opens files, and compares the end with an epoch in which all is warm.
+/// Trains with every option that opens files, and compares the end with an epoch after the warm-up.
 fn soak(epochs: usize, warm: usize, mebibytes: f64) {
     let text = format!(
         r#"

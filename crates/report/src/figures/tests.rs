@@ -23,7 +23,7 @@ fn shipped(name: &str, set: &[&str]) -> RunConfig {
     RunConfig::load(&file, &set, &Registry::default()).unwrap()
 }
 
-/// A ring, of ink on the paper that the scheduler's lowest value is: with enough of both that noise is seen on it.
+/// A ring of ink on paper, where paper is the scheduler's lowest value. It has enough of both for noise to be visible.
 fn ring([channels, height, width]: [usize; 3]) -> Vec<u8> {
     let pixel = |channel: usize, y: usize, x: usize| {
         let from_middle = |at: usize, size: usize| (at as f32 + 0.5) / size as f32 - 0.5;
@@ -34,14 +34,14 @@ fn ring([channels, height, width]: [usize; 3]) -> Vec<u8> {
     places.flat_map(|(c, y)| (0..width).map(move |x| pixel(c, y, x))).collect()
 }
 
-/// Fifteen images of three classes, sorted; all the same ring.
+/// Fifteen images of three classes, sorted; all show the same ring.
 fn rings(shape: [usize; 3]) -> ImageSet {
     let labels = [0, 1, 2].map(|class| [class; 5]).concat();
     let names = ["a", "b", "c"].map(str::to_owned).to_vec();
     ImageSet::new(shape, ring(shape).repeat(15), labels, names).unwrap()
 }
 
-/// Knows that every image is the ring, and predicts accordingly: what `scheduler` wants of it.
+/// A model that knows that every image is the ring, and predicts what `scheduler` expects for it.
 struct Oracle {
     config: Arc<dyn ModelConfig>,
     scheduler: Arc<dyn Scheduler>,
@@ -66,7 +66,7 @@ impl Model for Oracle {
     }
 }
 
-/// Always predicts the same number.
+/// A model that always predicts the same number.
 struct Stuck(Arc<dyn ModelConfig>, f32);
 
 impl Model for Stuck {
@@ -79,7 +79,7 @@ impl Model for Stuck {
     }
 }
 
-/// The report of a run whose network is `model`, what it told of its pictures, and its page.
+/// Runs the report of a run whose network is `model`. Returns it with the problems it reported and its page.
 fn reported(config: &RunConfig, images: ImageSet, model: Box<dyn Model>) -> (Report, Vec<String>, String) {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("images")).unwrap();
@@ -101,7 +101,7 @@ fn reported(config: &RunConfig, images: ImageSet, model: Box<dyn Model>) -> (Rep
     (report, troubles, page)
 }
 
-/// The images within a figure, from left to right and from top to bottom: found by the lines around them.
+/// The images in a figure, from left to right and from top to bottom, found by the lines around them.
 fn tiles(figure: &Figure, [channels, height, width]: [usize; 3]) -> Vec<Vec<f32>> {
     let mut reader = png::Decoder::new(std::io::Cursor::new(figure.png.as_ref().unwrap())).read_info().unwrap();
     let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
@@ -163,7 +163,7 @@ fn the_pictures_of_every_shipped_configuration_show_what_they_say() {
             [0, 2, 3, 4, 5].map(|i| tiles(&figures[i], shape).iter().map(|t| distance(t, &image)).collect::<Vec<_>>());
         let is_image = |distances: &[f32]| distances.iter().all(|&distance| distance < 0.01);
 
-        // the noise rises from left to right: there is none at first, and at last nothing else
+        // the noise increases from left to right: none in the first column, nothing but noise in the last
         assert_eq!(corrupted.len(), 2 * SHOWN, "{name}");
         let (above, below) = corrupted.split_at(SHOWN);
         assert!(is_image(above) && below[0] < 0.02, "{name}: {corrupted:?}");
@@ -200,7 +200,7 @@ fn what_is_no_number_is_seen_and_told() {
         assert_eq!(page.matches("not finite; such are drawn in magenta").count(), 4);
         let last = tiles(&figures[5], shape);
         let magenta: Vec<f32> = match shape[0] {
-            1 => vec![0.0; shape[1] * shape[2]], // its red
+            1 => vec![0.0; shape[1] * shape[2]], // magenta's red channel
             _ => [1.0, 0.0, 1.0].iter().flat_map(|&value| vec![value; shape[1] * shape[2]]).collect(),
         };
         assert!(last.len() == 12 && last.iter().all(|tile| *tile == magenta), "{name}");
@@ -210,7 +210,7 @@ fn what_is_no_number_is_seen_and_told() {
 #[test]
 fn a_picture_that_cannot_be_drawn_is_told_and_the_others_are_there() {
     let mut config = shipped("184", &[]);
-    config.sample.steps = 0; // which the configuration's check refuses
+    config.sample.steps = 0; // the configuration's check would refuse this
     let stuck = Stuck(config.model.clone(), 0.5);
     let (report, troubles, page) = reported(&config, rings([1, 28, 28]), Box::new(stuck));
     let figures = report.figures();

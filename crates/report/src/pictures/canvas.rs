@@ -2,12 +2,12 @@ use ab_glyph::{Font, FontRef, PxScaleFont, ScaleFont, point};
 
 use super::{About, Images, PictureError};
 
-/// The largest side of a picture.
+/// The longest side that a picture may have.
 pub(super) const MAX_SIDE: usize = 20_000;
-/// The most pixels in a picture.
+/// The most pixels that a picture may have.
 const MAX_PIXELS: usize = 100_000_000;
 
-/// Sizes of text, in pixels from the top of the highest letter to the bottom of the lowest.
+/// Text sizes, in pixels from the top of the highest letter to the bottom of the lowest.
 pub(super) const TITLE: f32 = 23.0;
 pub(super) const HEADING: f32 = 19.0;
 pub(super) const LABEL: f32 = 17.0;
@@ -15,20 +15,20 @@ pub(super) const LABEL: f32 = 17.0;
 pub(super) const INK: [u8; 3] = [0; 3];
 pub(super) const PALE: [u8; 3] = [80; 3];
 const FRAME: [u8; 3] = [205; 3];
-/// What stands for a pixel that is no number: no image is all of this colour.
+/// The colour of values that are not finite: no image is entirely of this colour.
 pub(super) const NOT_FINITE: [u8; 3] = [255, 0, 255];
 
-/// Where a line of text lies: what its coordinates name.
+/// Which point of a line of text the coordinates name.
 #[derive(Clone, Copy)]
 pub(super) enum Anchor {
     Left,
     Centre,
     Right,
-    /// Centred, and read from below upwards.
+    /// Centred, reading from bottom to top.
     Upwards,
 }
 
-/// A white picture that is drawn on.
+/// A picture to draw on, white at first.
 pub(super) struct Canvas {
     pub(super) width: usize,
     pub(super) height: usize,
@@ -48,7 +48,7 @@ impl Canvas {
         self.bytes.get_mut(i..i + 3)?.try_into().ok()
     }
 
-    /// Draws one image, each of its pixels a square of `scale`, with its corner at `(x, y)`.
+    /// Draws one image with its corner at `(x, y)`; each of its pixels becomes a square of side `scale`.
     pub(super) fn image(&mut self, image: Images, scale: usize, (x, y): (usize, usize)) {
         let Images { pixels, channels, height, width } = image;
         let byte = |value: f32| (255.0 * value.clamp(0.0, 1.0)).round() as u8;
@@ -69,7 +69,7 @@ impl Canvas {
         }
     }
 
-    /// A hair line around the rectangle whose first pixel is `(x, y)`.
+    /// Draws a line, one pixel wide, around the rectangle whose first pixel is `(x, y)`.
     pub(super) fn frame(&mut self, (x, y): (usize, usize), width: usize, height: usize) {
         let across = (x - 1..=x + width).flat_map(|x| [(x, y - 1), (x, y + height)]);
         let down = (y..y + height).flat_map(|y| [(x - 1, y), (x + width, y)]);
@@ -80,9 +80,9 @@ impl Canvas {
         }
     }
 
-    /// Writes a line at `(x, y)`; `y` is the baseline, and for [`Anchor::Upwards`] `x` is.
+    /// Writes a line at `(x, y)`. `y` is the baseline; for [`Anchor::Upwards`], `x` is.
     ///
-    /// By `ab_glyph` itself: plotters puts each letter on a whole pixel and forgets its bearing, so that words fall
+    /// Uses `ab_glyph` directly: plotters puts each letter on a whole pixel and ignores its bearing, so that words fall
     /// apart.
     pub(super) fn text(
         &mut self,
@@ -127,7 +127,8 @@ impl Canvas {
     }
 }
 
-/// Pictures of one size as a PNG, animated where they are several; `delays` says how many milliseconds each stays.
+/// Encodes pictures of one size as a PNG, animated if there are several. `delays` are the milliseconds that each is
+/// shown.
 pub(super) fn encode(
     frames: &[&Canvas],
     delays: &[u16],
@@ -140,13 +141,13 @@ pub(super) fn encode(
     encoder.set_color(color);
     encoder.set_depth(png::BitDepth::Eight);
     if frames.len() > 1 {
-        encoder.set_animated(frames.len() as u32, 0)?; // again and again
+        encoder.set_animated(frames.len() as u32, 0)?; // endless loop
     }
     for (keyword, text) in about {
         let (keyword, text) = ((*keyword).to_owned(), text.clone());
         match text.is_ascii() {
             true => encoder.add_text_chunk(keyword, text)?,
-            false => encoder.add_itxt_chunk(keyword, text)?, // the same in UTF-8
+            false => encoder.add_itxt_chunk(keyword, text)?, // the same, in UTF-8
         }
     }
     let mut writer = encoder.write_header()?;
@@ -165,12 +166,12 @@ pub(super) fn text_width(line: &str, size: f32) -> Result<usize, PictureError> {
     Ok(advance(&font(size)?, line, |_, _| {}).ceil() as usize)
 }
 
-/// The height of a capital letter, by which lines are placed.
+/// The height of a capital letter, used to place lines.
 pub(super) fn cap_height(size: f32) -> usize {
     (size * 0.626).round() as usize // DejaVu Sans: 1493 of its 2384 units
 }
 
-/// DejaVu Sans, the font of the tutorial's own pictures.
+/// DejaVu Sans, the font of the tutorial's pictures.
 fn font(size: f32) -> Result<PxScaleFont<FontRef<'static>>, PictureError> {
     match FontRef::try_from_slice(dejavu::sans::regular()) {
         Ok(font) => Ok(font.into_scaled(size)),
@@ -178,7 +179,7 @@ fn font(size: f32) -> Result<PxScaleFont<FontRef<'static>>, PictureError> {
     }
 }
 
-/// Goes through a line letter by letter, each with its place, and gives the width of the whole.
+/// Visits a line letter by letter with each letter's position, and returns the width of the line.
 fn advance(font: &PxScaleFont<FontRef>, line: &str, mut letter: impl FnMut(char, f32)) -> f32 {
     let mut at = 0.0;
     let mut before = None;
@@ -192,7 +193,7 @@ fn advance(font: &PxScaleFont<FontRef>, line: &str, mut letter: impl FnMut(char,
     at
 }
 
-/// For the tests of all pictures.
+/// Helpers for the tests of all pictures.
 #[cfg(test)]
 pub(super) mod tests {
     /// A decoded PNG.

@@ -15,13 +15,13 @@ const LEFT: usize = 98;
 const RIGHT: usize = 860;
 const TOP: usize = 28;
 const BOTTOM: usize = 456;
-/// The tutorial's y axis goes up to this.
+/// The upper end of the tutorial's y axis.
 const HIGHEST: f64 = 0.1;
-/// Lines across the plot, besides the lowest.
+/// Horizontal lines in the plot, not counting the lowest.
 const LINES_ACROSS: usize = 5;
-/// Lines are drawn this many times larger and then shrunk, which smooths them.
+/// Lines are drawn at this multiple of the size and then shrunk, which smooths them.
 const FINE: usize = 3;
-/// Up to as many losses are marked one by one.
+/// Up to this many losses, each is marked.
 const FEW: usize = 60;
 
 const STEPS: RGBColor = RGBColor(140, 182, 217);
@@ -29,11 +29,11 @@ const AVERAGE: RGBColor = RGBColor(20, 70, 130);
 const LINES: RGBColor = RGBColor(228, 228, 228);
 const EDGE: RGBColor = RGBColor(60, 60, 60);
 
-/// The steps from which to which an epoch goes, and its average loss.
+/// The steps between which an epoch lies, and its average loss.
 type Average = (f64, f64, f64);
 
 /// Draws the loss of every optimiser step, and over it the average of each epoch, as PNG. The y axis goes from 0 to
-/// 0.1, or as far as the averages go; larger losses run along its top, what is not finite is left out.
+/// 0.1, or as far as the averages go. Larger losses are drawn at its top; non-finite ones are omitted.
 ///
 /// # Errors
 /// When the drawing library fails.
@@ -64,19 +64,19 @@ pub fn loss_curve(losses: &[f32], steps_per_epoch: usize, about: About) -> Resul
     canvas.png(about)
 }
 
-/// Where the y axis ends: 0.1, or the next of 0.2, 0.5, 1, 2 and so on that is above all averages.
+/// The upper end of the y axis: 0.1, or the smallest of 0.2, 0.5, 1, 2 and so on that is above all averages.
 fn highest(averages: &[Average]) -> f64 {
     let most = averages.iter().map(|&(.., mean)| mean).fold(HIGHEST, f64::max);
     let mut rounds = (-1..50).flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power)));
     rounds.find(|&round| round >= most).unwrap_or(most)
 }
 
-/// The losses that the y axis names.
+/// The tick values of the y axis.
 fn losses_marked(highest: f64) -> impl Iterator<Item = f64> {
     (0..=LINES_ACROSS).map(move |i| highest * i as f64 / LINES_ACROSS as f64)
 }
 
-/// Where the sample of the legend's `i`th line begins.
+/// The position of the line sample in the legend's row `i`.
 fn legend(i: usize) -> (usize, usize) {
     (RIGHT - 230, TOP + 26 + i * 26)
 }
@@ -93,7 +93,8 @@ fn averages(losses: &[f32], steps_per_epoch: usize) -> Vec<Average> {
     epochs.filter(|(.., mean)| mean.is_finite()).collect()
 }
 
-/// Losses with their steps from 1: of long runs only the lowest and the highest of each stretch, which look the same.
+/// Losses with their steps from 1. Of long runs, only the lowest and the highest loss of each range of steps are kept,
+/// which looks the same.
 fn thin_out(losses: &[f32], most: usize) -> Vec<(f64, f64)> {
     let finite: Vec<_> = losses.iter().enumerate().filter(|(_, loss)| loss.is_finite()).collect();
     let mut points = vec![];
@@ -108,7 +109,7 @@ fn thin_out(losses: &[f32], most: usize) -> Vec<(f64, f64)> {
     points.into_iter().map(|(i, &loss)| (i as f64 + 1.0, f64::from(loss))).collect()
 }
 
-/// Draws all that has no letters.
+/// Draws everything except text.
 fn draw(
     fine: &mut Canvas,
     ticks: &[f64],
@@ -161,17 +162,17 @@ fn draw(
     area.present().map_err(|e| e.to_string())
 }
 
-/// Where a step lies from left to right.
+/// The x coordinate of a step.
 fn x(step: f64, last: f64) -> f64 {
     LEFT as f64 + (RIGHT - LEFT) as f64 * step / last
 }
 
-/// Where a loss lies from top to bottom.
+/// The y coordinate of a loss.
 fn y(loss: f64, highest: f64) -> f64 {
     BOTTOM as f64 - (BOTTOM - TOP) as f64 * loss.clamp(0.0, highest) / highest
 }
 
-/// Averages squares of `FINE` x `FINE` pixels. Most of the picture is paper, which is skipped in stretches.
+/// Averages squares of `FINE` x `FINE` pixels. Most of the picture is white and is skipped, range by range.
 fn shrink(fine: &Canvas) -> Result<Canvas, PictureError> {
     const STRETCH: usize = 10;
     const PAPER: [u8; 3 * STRETCH * FINE] = [255; 3 * STRETCH * FINE];
@@ -184,7 +185,7 @@ fn shrink(fine: &Canvas) -> Result<Canvas, PictureError> {
                 &fine_rows[begin..begin + stretch.len() * FINE]
             };
             if (0..FINE).all(|row| of_row(row) == &PAPER[..stretch.len() * FINE]) {
-                continue; // as the canvas begins
+                continue; // white, as in a new canvas
             }
             let mut sums = vec![0u16; stretch.len()];
             for row in 0..FINE {
@@ -205,7 +206,7 @@ mod tests {
     use super::super::canvas::tests::{Decoded, decode};
     use super::*;
 
-    /// The rows in which a colour is seen, left of the legend.
+    /// The rows that contain a colour, left of the legend.
     fn rows(picture: &Decoded, color: [u8; 3]) -> Vec<usize> {
         (0..picture.height).filter(|&y| (105..600).any(|x| picture.at(x, y) == color)).collect()
     }
@@ -256,7 +257,7 @@ mod tests {
         for step in [17, 5_000, 9_999] {
             assert!(points.contains(&(step as f64 + 1.0, f64::from(losses[step]))), "{step}");
         }
-        assert_eq!(thin_out(&losses[..20], 1000).len(), 20); // short runs stay whole
+        assert_eq!(thin_out(&losses[..20], 1000).len(), 20); // short runs are kept in full
         assert_eq!(thin_out(&[], 1000), []);
     }
 

@@ -1,57 +1,57 @@
 use super::canvas::{Anchor, Canvas, HEADING, INK, LABEL, PALE, TITLE, cap_height, text_width};
 use super::{About, Images, PictureError};
 
-/// A grid of images with its labels; a figure has one or several side by side.
+/// A grid of images with labels; a figure has one block or several side by side.
 #[derive(Debug, Clone)]
 pub struct Block<'a> {
-    /// Above the block; may be empty.
+    /// The heading above the block; may be empty.
     pub title: &'a str,
     /// The images, row by row.
     pub images: Images<'a>,
-    /// Images in a row.
+    /// Images per row.
     pub columns: usize,
-    /// Above each column; may be empty.
+    /// The labels above the columns; may be empty.
     pub column_labels: Vec<String>,
-    /// At the left of each row; may be empty.
+    /// The labels to the left of the rows; may be empty.
     pub row_labels: Vec<String>,
 }
 
-/// Side of the square that a pixel of an image becomes, if the images beside each other are not wider than this.
+/// The side of the square that an image's pixel becomes, unless the images in a row would be wider than `WIDTH`.
 const SCALE: usize = 3;
 const WIDTH: usize = 1024;
-/// Between two images, the hair line around each of them included.
+/// The distance between two images, including the line around each of them.
 const GAP: usize = 8;
 const MARGIN: usize = 24;
 const BETWEEN_BLOCKS: usize = 36;
-/// Below a title, a heading, a column label; right of a row label.
+/// Distances below a title, a heading, a column label; to the right of a row label.
 const BELOW_TITLE: usize = 20;
 const BELOW_HEADING: usize = 13;
 const BELOW_LABEL: usize = 10;
 const BESIDE_LABEL: usize = 12;
 
-/// A block with its measures, all in pixels.
+/// A block with its dimensions, all in pixels.
 struct Placed<'a> {
     block: &'a Block<'a>,
-    /// How many rows and columns of images.
+    /// The number of rows and columns of images.
     rows: usize,
     columns: usize,
-    /// From one image to the next.
+    /// The distance from one image to the next.
     pitch: (usize, usize),
     /// The size of an image.
     tile: (usize, usize),
-    /// The left edge of the images, and their width.
+    /// The left edge and the width of the area of the images.
     left: usize,
     width: usize,
-    /// What stands out to the left and to the right of them: labels, and a title wider than they are.
+    /// The space needed to the left and to the right of the images, for labels and for a title wider than the images.
     before: usize,
     behind: usize,
 }
 
-/// Draws blocks of images side by side under a title, as PNG. An image's pixels become squares of 3 x 3, or of less
-/// where many images stand side by side.
+/// Draws blocks of images side by side under a title, as PNG. An image's pixels become squares of 3 x 3, or smaller
+/// ones if many images are side by side.
 ///
 /// # Errors
-/// When a block's pixels are not whole images, or the picture would be too large.
+/// When a block's pixels are not a whole number of images, or the picture would be too large.
 pub fn figure(title: &str, blocks: &[Block], about: About) -> Result<Vec<u8>, PictureError> {
     let scale = scale(blocks)?;
     let mut content = 0;
@@ -76,7 +76,7 @@ pub fn figure(title: &str, blocks: &[Block], about: About) -> Result<Vec<u8>, Pi
     let width = content.max(title_width) + 2 * MARGIN;
     let mut canvas = Canvas::new(width, bottom + MARGIN)?;
     let shift = (width - content) / 2;
-    // The title stands over the images, not over their labels, unless it is too wide for that.
+    // The title is centred over the images, not over their labels, unless it is too wide for that.
     let middle = match (placed.first(), placed.last()) {
         (Some(first), Some(last)) => shift + (first.left + last.left + last.width) / 2,
         _ => width / 2,
@@ -127,10 +127,10 @@ fn measure<'a>(block: &'a Block, scale: usize) -> Result<Placed<'a>, PictureErro
     let tile = (block.images.width * scale, block.images.height * scale);
     let label = widest(&block.column_labels, columns)?.unwrap_or(0);
     let labels = widest(&block.row_labels, rows)?.map_or(0, |label| label + BESIDE_LABEL);
-    // Labels need their room even where the images are small.
+    // Labels need space even if the images are small.
     let pitch = (tile.0.max(label) + GAP, tile.1.max(if labels > 0 { LABEL as usize } else { 0 }) + GAP);
     let width = (columns - 1) * pitch.0 + tile.0;
-    // The outer column labels may reach half into the margin.
+    // The outer column labels may reach halfway into the margin.
     let overhang = (label.saturating_sub(tile.0).div_ceil(2)).saturating_sub(MARGIN / 2);
     let overhang = overhang.max(text_width(block.title, HEADING)?.saturating_sub(width).div_ceil(2));
     Ok(Placed { block, rows, columns, pitch, tile, left: 0, width, before: labels.max(overhang), behind: overhang })
@@ -190,10 +190,10 @@ mod tests {
             assert!(picture.all(x..x + 9, y..y + 6, [grey; 3]), "{i}");
         }
         let one = decode(&grid(Images { pixels: &pixels[..6], channels: 1, height: 2, width: 3 }, 0, 0, &[]).unwrap());
-        assert_eq!((one.width, one.height), (7, 6)); // no fewer than one column, no smaller than life
+        assert_eq!((one.width, one.height), (7, 6)); // at least one column, at least the original size
     }
 
-    /// How many stretches of ink a region has, going right or down, that at least `gap` white pixels part.
+    /// How many runs of ink a region has, going right or down, with at least `gap` white pixels between them.
     fn stretches(
         picture: &Decoded,
         xs: std::ops::Range<usize>,
@@ -222,24 +222,24 @@ mod tests {
         assert!(margins_are_white(&picture, 20) && picture.width > 600);
         let (left, top) = ((picture.width - 84) / 2, picture.height - 24 - 84);
         assert!(picture.all(left..left + 84, top..top + 84, BLACK) && picture.at(left - 1, top) != BLACK); // in the middle
-        // A title that fits over the picture but not over the images, which stand far to the right.
+        // A title that fits the picture but not the images, which are far to the right.
         let labelled = Block { row_labels: vec![long.repeat(2)], ..block(images, 1) };
         assert!(margins_are_white(&decode(&figure(long, &[labelled], &[]).unwrap()), 20));
 
-        // Headings wider than their images: apart by at least 30 pixels, before and behind other blocks.
+        // Headings wider than their images: at least 30 pixels apart, both before and behind other blocks.
         let wide = Block { title: long, ..block(images, 1) };
         let picture = decode(&figure("", &[wide.clone(), wide.clone(), block(images, 1)], &[]).unwrap());
         assert!(margins_are_white(&picture, 20));
         assert_eq!(stretches(&picture, 0..picture.width, 24..36, 30, true), 2);
 
-        // Column labels wider than their images: apart, and none lies on an image.
+        // Column labels wider than their images: they do not touch, and none covers an image.
         let labelled = Block { column_labels: vec![long.into(); 5], ..block(images, 3) };
         let picture = decode(&figure("", &[labelled.clone(), labelled], &[]).unwrap());
         assert!(margins_are_white(&picture, 10));
         assert_eq!(stretches(&picture, 0..picture.width, 24..35, 6, true), 6);
         assert_eq!(stretches(&picture, 0..picture.width, 0..picture.height, 6, false), 2);
 
-        // Row labels higher than their images, and more of them than rows.
+        // Row labels higher than their images, and more labels than rows.
         let flat = Images { pixels: &pixels[..6 * 200], channels: 1, height: 1, width: 200 };
         let labelled = Block { row_labels: vec!["gypsy".into(); 9], ..block(flat, 1) };
         let picture = decode(&figure("", &[labelled], &[]).unwrap());

@@ -1,23 +1,23 @@
 use super::canvas::{Canvas, NOT_FINITE, encode};
 use super::{About, Images, PictureError};
 
-/// How long a frame of an animation stays, and the last one, in milliseconds.
+/// The display time of an animation's frame, and of the last one, in milliseconds.
 const FRAME: u16 = 80;
 const LAST_FRAME: u16 = 2000;
 
-/// Draws images `columns` to a row without any text, each pixel a square of `scale` (0 counts as 1), two such squares
-/// between the images, as PNG.
+/// Draws images without text, `columns` per row, as PNG. Each pixel becomes a square of side `scale` (0 counts as 1),
+/// with two such squares between the images.
 ///
 /// # Errors
-/// When the pixels are not whole images, or the picture would be too large.
+/// When the pixels are not a whole number of images, or the picture would be too large.
 pub fn grid(images: Images, columns: usize, scale: usize, about: About) -> Result<Vec<u8>, PictureError> {
     draw(images, columns, scale)?.png(about)
 }
 
-/// [`grid`]s one after the other, as an animated PNG that stays on the last before it begins again.
+/// Draws one [`grid`] per frame, as an animated PNG that pauses on the last frame before it repeats.
 ///
 /// # Errors
-/// As [`grid`]; when there are no frames, or they are not of one size.
+/// As [`grid`]; also when there are no frames, or they differ in size.
 pub fn animation(frames: &[Images], columns: usize, scale: usize, about: About) -> Result<Vec<u8>, PictureError> {
     let canvases = frames.iter().map(|images| draw(*images, columns, scale)).collect::<Result<Vec<_>, _>>()?;
     let size = |canvas: &Canvas| (canvas.width, canvas.height);
@@ -31,11 +31,11 @@ pub fn animation(frames: &[Images], columns: usize, scale: usize, about: About) 
     encode(&canvases.iter().collect::<Vec<_>>(), &delays, png::ColorType::Rgb, about)
 }
 
-/// One image as a PNG of its own pixels, as diffusers' pipelines give it: grey or coloured, 1 is white, rounded half to
-/// even. What is not finite is magenta, for which a grey image becomes a coloured one.
+/// One image as a PNG of the same size, as diffusers' pipelines return it: grey or coloured, 1 is white, rounded half
+/// to even. Non-finite values are magenta, which makes a grey image a coloured one.
 ///
 /// # Errors
-/// When the pixels are not those of one image.
+/// When the pixels are not those of exactly one image.
 pub fn file(image: Images, about: About) -> Result<Vec<u8>, PictureError> {
     let Images { pixels, channels, height, width } = image;
     if image.count()? != 1 {

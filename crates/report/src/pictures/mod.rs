@@ -1,7 +1,7 @@
 //! The tutorial's pictures as PNG: grids of images with their labels, and the loss curve.
 //!
-//! Images have values 0..1. Grey ones are drawn as in the tutorial, dark ink on white: 1 is black. Coloured ones are
-//! drawn as they are.
+//! Images have values in 0..1. Grey ones are drawn as in the tutorial, dark ink on white: 1 is black. Coloured ones are
+//! drawn unchanged.
 //!
 //! ```
 //! use kakusan_report::pictures::{Block, Images, figure};
@@ -28,10 +28,10 @@ pub use curve::loss_curve;
 pub use figure::{Block, figure};
 pub use grid::{animation, file, grid};
 
-/// Images beside each other in memory.
+/// Images that are contiguous in memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Images<'a> {
-    /// `[n, channels, height, width]`; values outside 0..1 are clipped, what is not finite is drawn in magenta.
+    /// `[n, channels, height, width]`. Values outside 0..1 are clipped; non-finite ones are drawn in magenta.
     pub pixels: &'a [f32],
     /// 1 for grey, 3 for red, green and blue.
     pub channels: usize,
@@ -42,7 +42,7 @@ pub struct Images<'a> {
 }
 
 impl<'a> Images<'a> {
-    /// How many images there are, none of them larger than a picture may be.
+    /// The number of images. Fails if one is larger than a picture may be.
     fn count(&self) -> Result<usize, PictureError> {
         let Self { pixels, channels, height, width } = *self;
         if !matches!(channels, 1 | 3) {
@@ -55,14 +55,14 @@ impl<'a> Images<'a> {
         }
     }
 
-    /// The images one by one.
+    /// Iterates over the images.
     fn each(self) -> impl Iterator<Item = Self> + 'a {
         let Self { pixels, channels, height, width } = self;
         pixels.chunks_exact((channels * height * width).max(1)).map(move |pixels| Self { pixels, ..self })
     }
 }
 
-/// What is to be said of pixels that are not all finite: how many are not.
+/// A message that says how many values are not finite; `None` if all are finite.
 ///
 /// ```
 /// use kakusan_report::pictures::not_finite;
@@ -82,14 +82,14 @@ pub fn not_finite(pixels: impl IntoIterator<Item = f32>) -> Option<String> {
     (bad > 0).then(|| format!("{count} of {all} values {are} not finite; such are drawn in magenta"))
 }
 
-/// Text kept in a PNG file, as keyword and value: the seed, the scheduler, the steps.
+/// Text for a PNG file, as keyword and value: the seed, the scheduler, the steps.
 pub type About<'a> = &'a [(&'a str, String)];
 
 /// Why a picture could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PictureError {
-    /// The pixels are not whole images of the size given.
+    /// The pixels are not a whole number of images of the given size.
     #[error("{pixels} pixels are not whole images of {height} x {width}")]
     Size {
         /// The number of pixels.
