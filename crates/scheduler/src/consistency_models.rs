@@ -18,37 +18,23 @@ use crate::prelude::*;
 /// ```
 pub type CMStochasticIterativeScheduler = Sampler<CMStochasticIterativeConfig>;
 
-/// The configuration of [`CMStochasticIterativeScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CMStochasticIterativeConfig {
-    /// N, the noise levels of training.
-    pub num_train_timesteps: usize,
-    /// The lowest noise level.
-    pub sigma_min: f64,
-    /// The highest noise level.
-    pub sigma_max: f64,
-    /// The standard deviation of the images' pixels.
-    pub sigma_data: f64,
-    /// The standard deviation of the noise added, 1 or a little more.
-    pub s_noise: f64,
-    /// ρ, how much closer together the noise levels lie where there is little noise.
-    pub rho: f64,
-    /// Whether predicted images are clipped to ±1.
-    pub clip_denoised: bool,
-}
-
-impl Default for CMStochasticIterativeConfig {
-    /// The paper's: 40 levels from 0.002 to 80, a σ_data of 0.5 and a ρ of 7, clipped.
-    fn default() -> Self {
-        Self {
-            num_train_timesteps: 40,
-            sigma_min: 0.002,
-            sigma_max: 80.0,
-            sigma_data: 0.5,
-            s_noise: 1.0,
-            rho: 7.0,
-            clip_denoised: true,
-        }
+config! {
+    /// The configuration of [`CMStochasticIterativeScheduler`], under diffusers' names.
+    pub struct CMStochasticIterativeConfig {
+        /// N, the noise levels of training.
+        pub num_train_timesteps: usize = 40,
+        /// The lowest noise level.
+        pub sigma_min: f64 = 0.002,
+        /// The highest noise level.
+        pub sigma_max: f64 = 80.0,
+        /// The standard deviation of the images' pixels.
+        pub sigma_data: f64 = 0.5,
+        /// The standard deviation of the noise added, 1 or a little more.
+        pub s_noise: f64 = 1.0,
+        /// ρ, how much closer together the noise levels lie where there is little noise.
+        pub rho: f64 = 7.0,
+        /// Whether predicted images are clipped to ±1.
+        pub clip_denoised: bool = true,
     }
 }
 
@@ -56,8 +42,7 @@ impl CMStochasticIterativeConfig {
     /// The noise level at a place among those of training, the highest at 0 (Karras et al. 2022, equation 5).
     fn sigma_at(&self, place: usize) -> f64 {
         let ramp = place as f64 / (self.num_train_timesteps - 1) as f64;
-        let (min_root, max_root) = (self.sigma_min.powf(1.0 / self.rho), self.sigma_max.powf(1.0 / self.rho));
-        (max_root + ramp * (min_root - max_root)).powf(self.rho)
+        karras_sigma(self.sigma_max, self.sigma_min, self.rho, ramp)
     }
 
     /// The weights of the sample and of the model's output in the image, which is the sample itself at the lowest
@@ -91,10 +76,9 @@ impl CMStochasticIterativeConfig {
             let timesteps = check_whole_timesteps(timesteps, t)?;
             return Ok(timesteps.into_iter().rev().map(|timestep| timestep as usize).collect());
         }
-        if steps > t {
-            let reason = format!("it was trained on {t} noise levels, so it can do at most {t}");
-            return Err(Error::steps(steps, reason));
-        }
+        ensure(steps <= t, || {
+            Error::steps(steps, format!("it was trained on {t} noise levels, so it can do at most {t}"))
+        })?;
         check_count(steps)?;
         Ok((0..steps).map(|i| i * (t / steps)).collect())
     }
@@ -119,10 +103,9 @@ impl Method for CMStochasticIterativeConfig {
         check_train_timesteps(self.num_train_timesteps, 2)?;
         check_sigma_range(self.sigma_min, self.sigma_max)?;
         check_positive(&[("sigma_data", self.sigma_data), ("rho", self.rho)])?;
-        if self.s_noise.is_finite() && self.s_noise >= 0.0 {
-            return Ok(());
-        }
-        Err(Error::config(format!("s_noise is {}; it must be a number of at least 0", self.s_noise)))
+        ensure(self.s_noise.is_finite() && self.s_noise >= 0.0, || {
+            Error::config(format!("s_noise is {}; it must be a number of at least 0", self.s_noise))
+        })
     }
 
     /// Draws the levels of training but for the lowest, where the model's output does not count.
@@ -135,39 +118,31 @@ impl Method for CMStochasticIterativeConfig {
             .with_snr(|level| sigma_of(level).powi(-2))
     }
 
-    fn inference_steps(&self) -> RangeInclusive<usize> {
+    fn inference_steps(&self, _: &Process) -> RangeInclusive<usize> {
         1..=self.num_train_timesteps
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+    fn run(&self, _: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
         let sigmas: Vec<f64> = self.places(options)?.into_iter().map(|place| self.sigma_at(place)).collect();
         let timesteps = sigmas.iter().map(|&sigma| level_of(sigma)).collect();
         let calls: Vec<f32> = sigmas.iter().map(|&sigma| sigma as f32).collect();
-        let sigmas = [&calls[..], &[self.sigma_min as f32]].concat();
-        let plan = Plan::exploding(timesteps, sigmas, &calls, |sigma| self.c_in(sigma));
-        let plan = Plan { init_noise_sigma: self.sigma_max as f32, ..plan };
-        Sampling::begin(plan, options.start, CMStochasticIterative(self.clone()))
-    }
-}
+        let (sigma_min, sigma_max) = (self.sigma_min as f32, self.sigma_max as f32);
+        let plan = Plan::exploding(timesteps, [&calls[..], &[sigma_min]].concat(), &calls, |sigma| self.c_in(sigma));
+        let (plan, config) = (Plan { init_noise_sigma: sigma_max, ..plan }, self.clone());
 
-#[derive(Debug)]
-struct CMStochasticIterative(CMStochasticIterativeConfig);
-
-impl Step for CMStochasticIterative {
-    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
-        let Self(config) = self;
-        let (sigma, next_sigma) = call.sigmas();
-        let (c_skip, c_out) = config.c_skip_out(sigma);
-        let x0 = mix(c_out, &call.output, c_skip, call.sample)?;
-        let x0 = if config.clip_denoised { x0.clamp(-1f32, 1f32)? } else { x0 };
-        if call.plan.timesteps.len() == 1 {
-            return Ok(StepOutput { prev_sample: x0.clone(), pred_original_sample: x0 });
-        }
-        let (sigma_min, sigma_max) = (config.sigma_min as f32, config.sigma_max as f32);
-        let sigma_hat = next_sigma.max(sigma_min).min(sigma_max);
-        let added = config.s_noise as f32 * (sigma_hat * sigma_hat - sigma_min * sigma_min).max(0.0).sqrt();
-        // drawn in the last step, too, where none is added
-        let z = noise_like(call.sample, rng)?;
-        Ok(StepOutput { prev_sample: mix(1.0, &x0, added, &z)?, pred_original_sample: x0 })
+        Sampling::begin(plan, options.start, move |call, rng| {
+            let (sigma, next_sigma) = call.sigmas();
+            let (c_skip, c_out) = config.c_skip_out(sigma);
+            let x0 = mix(c_out, &call.output, c_skip, call.sample)?;
+            let x0 = if config.clip_denoised { x0.clamp(-1f32, 1f32)? } else { x0 };
+            if call.plan.timesteps.len() == 1 {
+                return Ok(StepOutput { prev_sample: x0.clone(), pred_original_sample: x0 });
+            }
+            let sigma_hat = next_sigma.max(sigma_min).min(sigma_max);
+            let added = config.s_noise as f32 * (sigma_hat * sigma_hat - sigma_min * sigma_min).max(0.0).sqrt();
+            // drawn in the last step, too, where none is added
+            let z = noise_like(call.sample, rng)?;
+            Ok(StepOutput { prev_sample: mix(1.0, &x0, added, &z)?, pred_original_sample: x0 })
+        })
     }
 }

@@ -12,30 +12,28 @@ use crate::prelude::*;
 /// ```
 pub type DDPMScheduler = Sampler<DDPMConfig>;
 
-/// The configuration of [`DDPMScheduler`], under diffusers' names.
-///
-/// The default is diffusers': 1000 timesteps, linear betas, ε-prediction, `fixed_small`, clipped to ±1, spaced
-/// `leading`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct DDPMConfig {
-    /// The variances of the forward process.
-    #[serde(flatten)]
-    pub beta: BetaConfig,
-    /// Whether they are rescaled to leave nothing of the image at the last timestep (Lin et al. 2023).
-    pub rescale_betas_zero_snr: bool,
-    /// What the model predicts; no flow.
-    pub prediction_type: PredictionType,
-    /// The variance of the noise added in a step.
-    pub variance_type: VarianceType,
-    /// Clipping of predicted images.
-    #[serde(flatten)]
-    pub clip: ClipConfig,
-    /// Thresholding of predicted images, in place of clipping.
-    #[serde(flatten)]
-    pub threshold: ThresholdConfig,
-    /// Which timesteps a sampling visits.
-    #[serde(flatten)]
-    pub spacing: SpacingConfig,
+config! {
+    /// The configuration of [`DDPMScheduler`], under diffusers' names.
+    pub struct DDPMConfig {
+        /// The variances of the forward process.
+        #[serde(flatten)]
+        pub beta: BetaConfig = BetaConfig::default(),
+        /// Whether they are rescaled to leave nothing of the image at the last timestep (Lin et al. 2023).
+        pub rescale_betas_zero_snr: bool = false,
+        /// What the model predicts; no flow.
+        pub prediction_type: PredictionType = PredictionType::Epsilon,
+        /// The variance of the noise added in a step.
+        pub variance_type: VarianceType = VarianceType::FixedSmall,
+        /// Clipping of predicted images.
+        #[serde(flatten)]
+        pub clip: ClipConfig = ClipConfig::default(),
+        /// Thresholding of predicted images, in place of clipping.
+        #[serde(flatten)]
+        pub threshold: ThresholdConfig = ThresholdConfig::default(),
+        /// Which timesteps a sampling visits.
+        #[serde(flatten)]
+        pub spacing: SpacingConfig = SpacingConfig::default(),
+    }
 }
 
 /// The variance of the noise that DDPM adds in a step.
@@ -57,12 +55,6 @@ pub enum VarianceType {
     LearnedRange,
 }
 
-impl DDPMConfig {
-    fn alphas(&self) -> Alphas {
-        Alphas::new(&self.beta, self.rescale_betas_zero_snr)
-    }
-}
-
 impl Method for DDPMConfig {
     const CLASS_NAME: &'static str = "DDPMScheduler";
     const SUMMARY: &'static str =
@@ -74,59 +66,47 @@ impl Method for DDPMConfig {
         self.threshold.check()?;
         self.beta.check(&[BetaSchedule::USUAL, &[BetaSchedule::Sigmoid, BetaSchedule::Laplace]].concat())?;
         self.clip.check()?;
-        self.alphas().check()
+        self.process().alphas().check()
     }
 
     fn process(&self) -> Process {
-        self.alphas().preserving(self.prediction_type)
+        Alphas::new(&self.beta, self.rescale_betas_zero_snr).preserving(self.prediction_type)
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        let alphas = self.alphas();
+    fn run(&self, process: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
+        let (config, alphas) = (self.clone(), process.alphas().clone());
         let timesteps = match &options.schedule {
             Schedule::Timesteps(timesteps) => check_whole_timesteps(timesteps, alphas.len())?,
             _ => self.spacing.whole(alphas.len(), check_steps(options.num_steps(), alphas.len())?)?,
         };
         alphas.check_calls(&timesteps, options.start, self.prediction_type, self.clip.is_on(&self.threshold))?;
         let emptied = timesteps.iter().filter(|&&t| alphas.of_call(t as i64) == 0.0).count();
-        if emptied > 1 {
-            return Err(Error::unsupported(
+        ensure(emptied <= 1, || {
+            Error::unsupported(
                 "step from noise alone to noise alone: the betas leave nothing of the image at more than one of its \
                  timesteps; take smaller ones, or fewer steps",
-            ));
-        }
+            )
+        })?;
         let learned_variance = matches!(self.variance_type, VarianceType::Learned | VarianceType::LearnedRange);
         let plan = Plan { learned_variance, ..Plan::preserving(timesteps, &alphas) };
-        Sampling::begin(plan, options.start, DDPMStep { config: self.clone(), alphas })
-    }
-}
 
-#[derive(Debug)]
-struct DDPMStep {
-    config: DDPMConfig,
-    alphas: Alphas,
-}
-
-impl Step for DDPMStep {
-    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
-        let Self { config, alphas } = self;
-        let (t, prev_t) = (call.timestep() as i64, call.next_timestep().map_or(-1, |t| t as i64));
-        let x0 = call.x0(config.prediction_type)?;
-        let x0 = config.threshold.threshold_or_clip(x0, &config.clip)?;
-
-        let posterior = Posterior::new(alphas.of_call(t), alphas.at(prev_t, 1.0));
-        let mean = posterior.mean(&x0, call.sample)?;
-        if t <= 0 {
-            return Ok(StepOutput { prev_sample: mean, pred_original_sample: x0 });
-        }
-        let z = noise_like(&call.output, rng)?;
-        let noise = match (config.variance_type, &call.variance) {
-            (VarianceType::FixedSmall | VarianceType::FixedSmallLog, _) => scale(&z, posterior.small.sqrt())?,
-            (VarianceType::FixedLarge | VarianceType::FixedLargeLog, _) => scale(&z, posterior.beta.sqrt())?,
-            (VarianceType::Learned, Some(variance)) => (variance.sqrt()? * z)?,
-            (VarianceType::LearnedRange, Some(v)) => (posterior.learned_deviation(v)? * z)?,
-            (VarianceType::Learned | VarianceType::LearnedRange, None) => z,
-        };
-        Ok(StepOutput { prev_sample: (mean + noise)?, pred_original_sample: x0 })
+        Sampling::begin(plan, options.start, move |call, rng| {
+            let (t, prev_t) = (call.timestep() as i64, call.next_timestep().map_or(-1, |t| t as i64));
+            let x0 = config.threshold.threshold_or_clip(call.x0(config.prediction_type)?, &config.clip)?;
+            let posterior = Posterior::new(alphas.of_call(t), alphas.at(prev_t, 1.0));
+            let mean = posterior.mean(&x0, call.sample)?;
+            if t <= 0 {
+                return Ok(StepOutput { prev_sample: mean, pred_original_sample: x0 });
+            }
+            let z = noise_like(&call.output, rng)?;
+            let noise = match (config.variance_type, &call.variance) {
+                (VarianceType::FixedSmall | VarianceType::FixedSmallLog, _) => scale(&z, posterior.small.sqrt())?,
+                (VarianceType::FixedLarge | VarianceType::FixedLargeLog, _) => scale(&z, posterior.beta.sqrt())?,
+                (VarianceType::Learned, Some(variance)) => (variance.sqrt()? * z)?,
+                (VarianceType::LearnedRange, Some(v)) => (posterior.learned_deviation(v)? * z)?,
+                (VarianceType::Learned | VarianceType::LearnedRange, None) => z,
+            };
+            Ok(StepOutput { prev_sample: (mean + noise)?, pred_original_sample: x0 })
+        })
     }
 }

@@ -11,20 +11,14 @@ use crate::prelude::*;
 /// Of [`RunOptions::churn`] it takes `s_noise`, by which the noise is multiplied.
 pub type DPMSolverSDEScheduler = Sampler<DPMSolverSDEConfig>;
 
-/// The configuration of [`DPMSolverSDEScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DPMSolverSDEConfig {
-    /// The process, and which timesteps or noise levels a sampling visits. The model predicts ε or a velocity.
-    #[serde(flatten)]
-    pub k: KDiffusionConfig,
-    /// What the noise is drawn from in place of the run's generator.
-    pub noise_sampler_seed: Option<u64>,
-}
-
-impl Default for DPMSolverSDEConfig {
-    /// diffusers': 1000 timesteps, latent diffusion's betas but linear, ε-prediction, spaced `linspace`.
-    fn default() -> Self {
-        Self { k: KDiffusionConfig::latent(), noise_sampler_seed: None }
+config! {
+    /// The configuration of [`DPMSolverSDEScheduler`], under diffusers' names.
+    pub struct DPMSolverSDEConfig {
+        /// The process, and which timesteps or noise levels a sampling visits. The model predicts ε or a velocity.
+        #[serde(flatten)]
+        pub k: KDiffusionConfig = KDiffusionConfig::latent(),
+        /// What the noise is drawn from in place of the run's generator.
+        pub noise_sampler_seed: Option<u64> = None,
     }
 }
 
@@ -42,66 +36,49 @@ impl Method for DPMSolverSDEConfig {
         self.k.process()
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+    fn run(&self, process: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
         let churn = options.churn.unwrap_or_default();
-        if churn != (Churn { s_noise: churn.s_noise, ..Churn::default() }) {
-            let expected = "this scheduler takes s_noise of it alone, and 0 for s_churn";
-            return Err(Error::OptionValue { option: "churn", value: churn.s_churn, expected });
-        }
-        let (alphas, n) = (self.k.alphas(), options.num_steps());
+        let expected = "this scheduler takes s_noise of it alone, and 0 for s_churn";
+        ensure(churn == (Churn { s_noise: churn.s_noise, ..Churn::default() }), || Error::OptionValue {
+            option: "churn",
+            value: churn.s_churn,
+            expected,
+        })?;
+        let (alphas, n) = (process.alphas().clone(), options.num_steps());
         // in f64, where the other classes have timesteps in f32
         let timesteps = self.k.spacing.exact(alphas.len(), n)?;
         let (timesteps, sigmas) = sigmas_at(timesteps, alphas.sigmas(), self.k.sigma.conversion(), [None, None], n);
         check_calls(&timesteps, &sigmas)?;
         let plan = self.k.calls_within(&timesteps, to_zero(sigmas), halfway, alphas.sigmas());
-        let (config, s_noise) = (self.clone(), churn.s_noise as f32);
-        Sampling::begin(plan, options.start, DPMSolverSDE { config, alphas, s_noise, motion: None, begin: None })
-    }
-}
+        let (prediction_type, s_noise) = (self.k.prediction_type, churn.s_noise as f32);
+        let mut own_rng = self.noise_sampler_seed.map(Generator::new);
+        let mut motion = None; // where the noise comes from, begun at the first step
+        let mut begin = None; // within a step the sample that it began with
 
-#[derive(Debug)]
-struct DPMSolverSDE {
-    config: DPMSolverSDEConfig,
-    alphas: Alphas,
-    s_noise: f32,
-    /// Where the noise comes from, begun at the first step.
-    motion: Option<BrownianMotion>,
-    /// Within a step the sample that it began with.
-    begin: Option<Tensor>,
-}
-
-impl DPMSolverSDE {
-    /// Standard normal noise for a step from one noise level to another, for a tensor like `sample`.
-    fn noise(&mut self, from: f32, to: f32, sample: &Tensor, rng: &mut dyn Noise) -> Result<Tensor> {
-        let motion = match &mut self.motion {
-            Some(motion) => motion,
-            None => {
-                let mut own = self.config.noise_sampler_seed.map(Generator::new);
-                let rng = own.as_mut().map_or(rng, |own| own as &mut dyn Noise);
-                self.motion.insert(BrownianMotion::new(sample.dims(), self.alphas.sigmas(), rng)?)
+        Sampling::begin(plan, options.start, move |call, rng| {
+            let (sigma, next_sigma) = call.sigmas();
+            let (at, next_at) = call.noise_levels();
+            let x0 = prediction_type.denoised(&call.output, call.sample, at)?;
+            if next_sigma == 0.0 {
+                return Ok(StepOutput { prev_sample: x0.clone(), pred_original_sample: x0 });
             }
-        };
-        motion.increment(from, to, sample)
-    }
-}
-
-impl Step for DPMSolverSDE {
-    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
-        let (sigma, next_sigma) = call.sigmas();
-        let (at, next_at) = call.noise_levels();
-        let x0 = self.config.k.prediction_type.denoised(&call.output, call.sample, at)?;
-        if next_sigma == 0.0 {
-            return Ok(StepOutput { prev_sample: x0.clone(), pred_original_sample: x0 });
-        }
-        let (x, to, is_first) = match self.begin.take() {
-            None => (call.sample.clone(), next_at, true),
-            Some(begin) => (begin, next_sigma, false),
-        };
-        let (sigma_down, sigma_up) = ancestral_step(sigma, to);
-        let down = euler(&x, &x0, sigma, sigma_down)?;
-        let noise = self.noise(sigma, to, call.sample, rng)?;
-        self.begin = is_first.then_some(x);
-        let prev_sample = mix(1.0, &down, sigma_up * self.s_noise, &noise)?;
-        Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+            let (x, to, is_first) = match begin.take() {
+                None => (call.sample.clone(), next_at, true),
+                Some(begin) => (begin, next_sigma, false),
+            };
+            let (sigma_down, sigma_up) = ancestral_step(sigma, to);
+            let down = euler(&x, &x0, sigma, sigma_down)?;
+            let motion = match &mut motion {
+                Some(motion) => motion,
+                None => {
+                    let rng = own_rng.as_mut().map_or(rng, |own| own as &mut dyn Noise);
+                    motion.insert(BrownianMotion::new(call.sample.dims(), alphas.sigmas(), rng)?)
+                }
+            };
+            let noise = motion.increment(sigma, to, call.sample)?;
+            begin = is_first.then_some(x);
+            let prev_sample = mix(1.0, &down, sigma_up * s_noise, &noise)?;
+            Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+        })
     }
 }

@@ -4,47 +4,26 @@ use crate::prelude::*;
 /// preconditioning (Karras et al. 2022): diffusers' `EDMDPMSolverMultistepScheduler`.
 ///
 /// Noise levels may be asked for by hand, which diffusers does not offer.
-///
-/// ```
-/// use kakusan_scheduler::{EDMDPMSolverMultistepScheduler, Scheduler};
-///
-/// let run = EDMDPMSolverMultistepScheduler::default().run(10)?;
-/// assert_eq!(run.sigmas().map(|sigmas| sigmas[0].round()), Some(80.0));
-/// # Ok::<(), kakusan_scheduler::Error>(())
-/// ```
 pub type EDMDPMSolverMultistepScheduler = Sampler<EDMDPMSolverMultistepConfig>;
 
-/// The configuration of [`EDMDPMSolverMultistepScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EDMDPMSolverMultistepConfig {
-    /// The noise levels and the preconditioning.
-    #[serde(flatten)]
-    pub edm: EDMConfig,
-    /// The equation and its order: `dpmsolver++`, or `sde-dpmsolver++` of the second order at most.
-    #[serde(flatten)]
-    pub dpm: DPMSolverConfig,
-    /// Thresholding of predicted images.
-    #[serde(flatten)]
-    pub threshold: ThresholdConfig,
-    /// Whether the last steps of runs of less than 15 are of lower orders.
-    pub lower_order_final: bool,
-    /// Whether the last step is of the first order, however many there are.
-    pub euler_at_final: bool,
-    /// The noise level that the last step leads to; `sigma_min` is that at which it begins.
-    pub final_sigmas_type: FinalSigmasType,
-}
-
-impl Default for EDMDPMSolverMultistepConfig {
-    /// diffusers': EDM's levels down to no noise, `dpmsolver++` of the second order, midpoint.
-    fn default() -> Self {
-        Self {
-            edm: EDMConfig::default(),
-            dpm: DPMSolverConfig::default(),
-            threshold: ThresholdConfig::default(),
-            lower_order_final: true,
-            euler_at_final: false,
-            final_sigmas_type: FinalSigmasType::Zero,
-        }
+config! {
+    /// The configuration of [`EDMDPMSolverMultistepScheduler`], under diffusers' names.
+    pub struct EDMDPMSolverMultistepConfig {
+        /// The noise levels and the preconditioning.
+        #[serde(flatten)]
+        pub edm: EDMConfig = EDMConfig::default(),
+        /// The equation and its order: `dpmsolver++`, or `sde-dpmsolver++` of the second order at most.
+        #[serde(flatten)]
+        pub dpm: DPMSolverConfig = DPMSolverConfig::default(),
+        /// Thresholding of predicted images.
+        #[serde(flatten)]
+        pub threshold: ThresholdConfig = ThresholdConfig::default(),
+        /// Whether the last steps of runs of less than 15 are of lower orders.
+        pub lower_order_final: bool = true,
+        /// Whether the last step is of the first order, however many there are.
+        pub euler_at_final: bool = false,
+        /// The noise level that the last step leads to; `sigma_min` is that at which it begins.
+        pub final_sigmas_type: FinalSigmasType = FinalSigmasType::Zero,
     }
 }
 
@@ -73,32 +52,18 @@ impl Method for EDMDPMSolverMultistepConfig {
         self.edm.process()
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        let plan = self.edm.plan(&options.schedule, |_| match self.final_sigmas_type {
-            FinalSigmasType::Zero => 0.0,
-            FinalSigmasType::SigmaMin => self.edm.sigma_min as f32,
-        })?;
-        let solver = DPMMultistep::new(self.dpm, self.lower_order_final, self.euler_at_final);
+    fn run(&self, _: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
+        let plan = self.edm.plan(&options.schedule, |_| self.final_sigmas_type.of(self.edm.sigma_min))?;
         let (edm, threshold) = (self.edm.clone(), self.threshold);
-        Sampling::begin(plan, options.start, EDMDPMSolver { edm, threshold, solver })
-    }
-}
+        let mut solver = DPMMultistep::new(self.dpm, self.lower_order_final, self.euler_at_final);
 
-#[derive(Debug)]
-struct EDMDPMSolver {
-    edm: EDMConfig,
-    threshold: ThresholdConfig,
-    solver: DPMMultistep,
-}
-
-impl Step for EDMDPMSolver {
-    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
-        let (sigma, next_sigma) = call.sigmas();
-        let x0 = self.edm.denoised(&call.output, call.sample, sigma)?;
-        let x0 = if self.threshold.thresholding { self.threshold.threshold(&x0)? } else { x0 };
-        // the sample itself is not scaled, so that all of the image is in it
-        let between = [sigma, next_sigma].map(|sigma| Point { alpha: 1.0, sigma: sigma.into() });
-        let prev_sample = self.solver.step(call, between, x0.clone(), rng)?;
-        Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+        Sampling::begin(plan, options.start, move |call, rng| {
+            let (sigma, next_sigma) = call.sigmas();
+            let x0 = threshold.apply(edm.denoised(&call.output, call.sample, sigma)?)?;
+            // the sample itself is not scaled, so that all of the image is in it
+            let between = [sigma, next_sigma].map(|sigma| Point { alpha: 1.0, sigma: sigma.into() });
+            let prev_sample = solver.step(call, between, x0.clone(), rng)?;
+            Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+        })
     }
 }

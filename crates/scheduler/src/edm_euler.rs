@@ -7,14 +7,15 @@ use crate::prelude::*;
 /// schedule, and one step on an `exponential` schedule begins with its lowest noise; here with its highest.)
 pub type EDMEulerScheduler = Sampler<EDMEulerConfig>;
 
-/// The configuration of [`EDMEulerScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct EDMEulerConfig {
-    /// The noise levels and what the model's output stands for.
-    #[serde(flatten)]
-    pub edm: EDMConfig,
-    /// The noise level that the last step leads to.
-    pub final_sigmas_type: FinalSigmasType,
+config! {
+    /// The configuration of [`EDMEulerScheduler`], under diffusers' names.
+    pub struct EDMEulerConfig {
+        /// The noise levels and what the model's output stands for.
+        #[serde(flatten)]
+        pub edm: EDMConfig = EDMConfig::default(),
+        /// The noise level that the last step leads to.
+        pub final_sigmas_type: FinalSigmasType = FinalSigmasType::Zero,
+    }
 }
 
 impl Method for EDMEulerConfig {
@@ -30,27 +31,15 @@ impl Method for EDMEulerConfig {
         self.edm.process()
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        let plan = self.edm.plan(&options.schedule, |sigmas| match self.final_sigmas_type {
-            FinalSigmasType::Zero => 0.0,
-            FinalSigmasType::SigmaMin => sigmas[sigmas.len() - 1],
-        })?;
-        let churn = options.churn.unwrap_or_default();
-        Sampling::begin(plan, options.start, EDMEuler { edm: self.edm.clone(), churn })
-    }
-}
+    fn run(&self, _: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
+        let plan = self.edm.plan(&options.schedule, |lowest| self.final_sigmas_type.of(lowest))?;
+        let (edm, churn) = (self.edm.clone(), options.churn.unwrap_or_default());
 
-#[derive(Debug)]
-struct EDMEuler {
-    edm: EDMConfig,
-    churn: Churn,
-}
-
-impl Step for EDMEuler {
-    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
-        let (sigma, next_sigma) = call.sigmas();
-        let (x_hat, sigma_hat) = self.churn.raise(call.sample, sigma, call.plan.sigmas.len() - 1, rng)?;
-        let x0 = self.edm.denoised(&call.output, &x_hat, sigma_hat)?;
-        Ok(StepOutput { prev_sample: euler(&x_hat, &x0, sigma_hat, next_sigma)?, pred_original_sample: x0 })
+        Sampling::begin(plan, options.start, move |call, rng| {
+            let (sigma, next_sigma) = call.sigmas();
+            let (x_hat, sigma_hat) = churn.raise(call.sample, sigma, call.plan.sigmas.len() - 1, rng)?;
+            let x0 = edm.denoised(&call.output, &x_hat, sigma_hat)?;
+            Ok(StepOutput { prev_sample: euler(&x_hat, &x0, sigma_hat, next_sigma)?, pred_original_sample: x0 })
+        })
     }
 }

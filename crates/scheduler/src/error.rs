@@ -166,6 +166,11 @@ fn advice(fitting: &[String]) -> String {
 /// A result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// Refuses what does not hold.
+pub(crate) fn ensure(holds: bool, error: impl FnOnce() -> Error) -> Result<()> {
+    if holds { Ok(()) } else { Err(error()) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::backtrace::Backtrace;

@@ -5,32 +5,19 @@ use crate::prelude::*;
 /// `EulerAncestralDiscreteScheduler`.
 pub type EulerAncestralDiscreteScheduler = Sampler<EulerAncestralDiscreteConfig>;
 
-/// The configuration of [`EulerAncestralDiscreteScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EulerAncestralDiscreteConfig {
-    /// The variances of the forward process.
-    #[serde(flatten)]
-    pub beta: BetaConfig,
-    /// Whether they are rescaled to leave nothing of the image at the last timestep (Lin et al. 2023).
-    pub rescale_betas_zero_snr: bool,
-    /// What the model predicts: ε or a velocity.
-    pub prediction_type: PredictionType,
-    /// Which timesteps a sampling visits.
-    #[serde(flatten)]
-    pub spacing: SpacingConfig,
-}
-
-impl Default for EulerAncestralDiscreteConfig {
-    /// diffusers': 1000 timesteps, linear betas, ε-prediction, spaced `linspace`.
-    fn default() -> Self {
-        let KDiffusionConfig { beta, prediction_type, spacing, .. } = KDiffusionConfig::default();
-        Self { beta, rescale_betas_zero_snr: false, prediction_type, spacing }
-    }
-}
-
-impl EulerAncestralDiscreteConfig {
-    fn alphas(&self) -> Alphas {
-        Alphas::with_finite_sigmas(&self.beta, self.rescale_betas_zero_snr)
+config! {
+    /// The configuration of [`EulerAncestralDiscreteScheduler`], under diffusers' names.
+    pub struct EulerAncestralDiscreteConfig {
+        /// The variances of the forward process.
+        #[serde(flatten)]
+        pub beta: BetaConfig = BetaConfig::default(),
+        /// Whether they are rescaled to leave nothing of the image at the last timestep (Lin et al. 2023).
+        pub rescale_betas_zero_snr: bool = false,
+        /// What the model predicts: ε or a velocity.
+        pub prediction_type: PredictionType = PredictionType::Epsilon,
+        /// Which timesteps a sampling visits.
+        #[serde(flatten)]
+        pub spacing: SpacingConfig = SpacingConfig::new(TimestepSpacing::Linspace),
     }
 }
 
@@ -41,31 +28,25 @@ impl Method for EulerAncestralDiscreteConfig {
     fn check(&self) -> Result<()> {
         self.prediction_type.only(PredictionType::EPSILON_OR_V)?;
         self.beta.check(BetaSchedule::USUAL)?;
-        self.alphas().check_sigmas()
+        self.process().alphas().check_sigmas()
     }
 
     fn process(&self) -> Process {
-        self.alphas().exploding(self.prediction_type)
+        Alphas::with_finite_sigmas(&self.beta, self.rescale_betas_zero_snr).exploding(self.prediction_type)
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+    fn run(&self, process: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
         let (beta, prediction_type, spacing) = (self.beta.clone(), self.prediction_type, self.spacing);
         let k = KDiffusionConfig { beta, prediction_type, spacing, sigma: SigmaConfig::default() };
-        let (timesteps, sigmas) = k.schedule(self.alphas().sigmas(), options.num_steps())?;
-        Sampling::begin(k.plan(timesteps, sigmas), options.start, EulerAncestral(prediction_type))
-    }
-}
+        let (timesteps, sigmas) = k.schedule(process.alphas().sigmas(), options.num_steps())?;
 
-#[derive(Debug)]
-struct EulerAncestral(PredictionType);
-
-impl Step for EulerAncestral {
-    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
-        let (sigma, next_sigma) = call.sigmas();
-        let x0 = self.0.denoised(&call.output, call.sample, sigma)?;
-        let (sigma_down, sigma_up) = ancestral_step(sigma, next_sigma);
-        let down = euler(call.sample, &x0, sigma, sigma_down)?;
-        let prev_sample = mix(1.0, &down, sigma_up, &noise_like(call.sample, rng)?)?;
-        Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+        Sampling::begin(k.plan(timesteps, sigmas), options.start, move |call, rng| {
+            let (sigma, next_sigma) = call.sigmas();
+            let x0 = prediction_type.denoised(&call.output, call.sample, sigma)?;
+            let (sigma_down, sigma_up) = ancestral_step(sigma, next_sigma);
+            let down = euler(call.sample, &x0, sigma, sigma_down)?;
+            let prev_sample = mix(1.0, &down, sigma_up, &noise_like(call.sample, rng)?)?;
+            Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+        })
     }
 }

@@ -4,26 +4,25 @@ use crate::prelude::*;
 /// algorithm 2 without its correction): diffusers' `EulerDiscreteScheduler`.
 pub type EulerDiscreteScheduler = Sampler<EulerDiscreteConfig>;
 
-/// The configuration of [`EulerDiscreteScheduler`], under diffusers' names.
-///
-/// The default is diffusers': 1000 timesteps, linear betas, ε-prediction, spaced `linspace` down to no noise.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct EulerDiscreteConfig {
-    /// The process, and which timesteps or noise levels a sampling visits.
-    #[serde(flatten)]
-    pub k: KDiffusionConfig,
-    /// Whether the betas are rescaled to leave nothing of the image at the last timestep (Lin et al. 2023).
-    pub rescale_betas_zero_snr: bool,
-    /// Where noise levels between the timesteps' come from.
-    pub interpolation_type: InterpolationType,
-    /// The lowest noise level of `use_*_sigmas`; the last timestep's where absent.
-    pub sigma_min: Option<f64>,
-    /// The highest noise level of `use_*_sigmas`; the first timestep's where absent.
-    pub sigma_max: Option<f64>,
-    /// What a `v_prediction` model is conditioned on.
-    pub timestep_type: TimestepType,
-    /// The noise level that the last step leads to.
-    pub final_sigmas_type: FinalSigmasType,
+config! {
+    /// The configuration of [`EulerDiscreteScheduler`], under diffusers' names.
+    pub struct EulerDiscreteConfig {
+        /// The process, and which timesteps or noise levels a sampling visits.
+        #[serde(flatten)]
+        pub k: KDiffusionConfig = KDiffusionConfig::default(),
+        /// Whether the betas are rescaled to leave nothing of the image at the last timestep (Lin et al. 2023).
+        pub rescale_betas_zero_snr: bool = false,
+        /// Where noise levels between the timesteps' come from.
+        pub interpolation_type: InterpolationType = InterpolationType::Linear,
+        /// The lowest noise level of `use_*_sigmas`; the last timestep's where absent.
+        pub sigma_min: Option<f64> = None,
+        /// The highest noise level of `use_*_sigmas`; the first timestep's where absent.
+        pub sigma_max: Option<f64> = None,
+        /// What a `v_prediction` model is conditioned on.
+        pub timestep_type: TimestepType = TimestepType::Discrete,
+        /// The noise level that the last step leads to.
+        pub final_sigmas_type: FinalSigmasType = FinalSigmasType::Zero,
+    }
 }
 
 /// Where noise levels between those of training come from.
@@ -49,10 +48,6 @@ pub enum TimestepType {
 }
 
 impl EulerDiscreteConfig {
-    fn alphas(&self) -> Alphas {
-        Alphas::with_finite_sigmas(&self.k.beta, self.rescale_betas_zero_snr)
-    }
-
     /// Whether the model is conditioned on σ instead of the timestep.
     fn is_continuous(&self) -> bool {
         self.timestep_type == TimestepType::Continuous && self.k.prediction_type == PredictionType::VPrediction
@@ -95,10 +90,7 @@ impl EulerDiscreteConfig {
         };
         check_first_two(&timesteps, t)?;
         check_calls(&timesteps, &sigmas)?;
-        sigmas.push(match self.final_sigmas_type {
-            FinalSigmasType::Zero => 0.0,
-            FinalSigmasType::SigmaMin => training[0].into(),
-        });
+        sigmas.push(self.final_sigmas_type.of(training[0]));
         Ok((timesteps, sigmas.into_iter().map(|sigma| sigma as f32).collect()))
     }
 }
@@ -117,40 +109,31 @@ impl Method for EulerDiscreteConfig {
     fn check(&self) -> Result<()> {
         self.k.check(PredictionType::NO_FLOW, BetaSchedule::USUAL)?;
         self.k.sigma.check([self.sigma_min, self.sigma_max])?;
-        self.alphas().check_sigmas()
+        self.process().alphas().check_sigmas()
     }
 
     fn process(&self) -> Process {
-        let process = self.alphas().exploding(self.k.prediction_type);
+        let alphas = Alphas::with_finite_sigmas(&self.k.beta, self.rescale_betas_zero_snr);
+        let process = alphas.exploding(self.k.prediction_type);
         if self.is_continuous() {
             return process.of_family(Family::Own(format!("{} with timestep_type continuous", Self::CLASS_NAME)));
         }
         process
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        let (mut timesteps, sigmas) = self.schedule(options, self.alphas().sigmas())?;
+    fn run(&self, process: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
+        let (mut timesteps, sigmas) = self.schedule(options, process.alphas().sigmas())?;
         if self.is_continuous() {
             timesteps = sigmas[..sigmas.len() - 1].iter().map(|sigma| 0.25 * sigma.ln()).collect();
         }
-        let churn = options.churn.unwrap_or_default();
-        let method = EulerDiscrete { prediction_type: self.k.prediction_type, churn };
-        Sampling::begin(self.k.plan(timesteps, sigmas), options.start, method)
-    }
-}
+        let (prediction_type, churn) = (self.k.prediction_type, options.churn.unwrap_or_default());
 
-#[derive(Debug)]
-struct EulerDiscrete {
-    prediction_type: PredictionType,
-    churn: Churn,
-}
-
-impl Step for EulerDiscrete {
-    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
-        let (sigma, next_sigma) = call.sigmas();
-        let (x_hat, sigma_hat) = self.churn.raise(call.sample, sigma, call.plan.sigmas.len() - 1, rng)?;
-        let shown = if self.prediction_type == PredictionType::VPrediction { sigma } else { sigma_hat };
-        let x0 = self.prediction_type.denoised(&call.output, &x_hat, shown)?;
-        Ok(StepOutput { prev_sample: euler(&x_hat, &x0, sigma_hat, next_sigma)?, pred_original_sample: x0 })
+        Sampling::begin(self.k.plan(timesteps, sigmas), options.start, move |call, rng| {
+            let (sigma, next_sigma) = call.sigmas();
+            let (x_hat, sigma_hat) = churn.raise(call.sample, sigma, call.plan.sigmas.len() - 1, rng)?;
+            let shown = if prediction_type == PredictionType::VPrediction { sigma } else { sigma_hat };
+            let x0 = prediction_type.denoised(&call.output, &x_hat, shown)?;
+            Ok(StepOutput { prev_sample: euler(&x_hat, &x0, sigma_hat, next_sigma)?, pred_original_sample: x0 })
+        })
     }
 }

@@ -22,53 +22,34 @@ use crate::prelude::*;
 /// ```
 pub type FlowMatchEulerDiscreteScheduler = Sampler<FlowMatchEulerDiscreteConfig>;
 
-/// The configuration of [`FlowMatchEulerDiscreteScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct FlowMatchEulerDiscreteConfig {
-    /// T: the model is conditioned on `T σ`.
-    pub num_train_timesteps: usize,
-    /// By how much noise levels are shifted up, without dynamic shifting.
-    pub shift: f64,
-    /// Whether they are shifted by [`RunOptions::mu`] instead, which larger images have more of.
-    pub use_dynamic_shifting: bool,
-    /// μ of an image of `base_image_seq_len` patches.
-    pub base_shift: Option<f64>,
-    /// μ of an image of `max_image_seq_len` patches.
-    pub max_shift: Option<f64>,
-    /// A small image.
-    pub base_image_seq_len: usize,
-    /// A large image.
-    pub max_image_seq_len: usize,
-    /// Whether noise levels count from the noise to the image.
-    pub invert_sigmas: bool,
-    /// The noise level before the last step, to which the schedule is stretched; 0 is no stretching.
-    pub shift_terminal: Option<f64>,
-    /// Noise levels spaced otherwise.
-    #[serde(flatten)]
-    pub sigma: SigmaConfig,
-    /// How μ shifts noise levels.
-    pub time_shift_type: TimeShiftType,
-    /// Whether each step goes to the image and back to the next noise level with new noise.
-    pub stochastic_sampling: bool,
-}
-
-impl Default for FlowMatchEulerDiscreteConfig {
-    /// diffusers': 1000 timesteps, not shifted.
-    fn default() -> Self {
-        Self {
-            num_train_timesteps: 1000,
-            shift: 1.0,
-            use_dynamic_shifting: false,
-            base_shift: Some(0.5),
-            max_shift: Some(1.15),
-            base_image_seq_len: 256,
-            max_image_seq_len: 4096,
-            invert_sigmas: false,
-            shift_terminal: None,
-            sigma: SigmaConfig::default(),
-            time_shift_type: TimeShiftType::Exponential,
-            stochastic_sampling: false,
-        }
+config! {
+    /// The configuration of [`FlowMatchEulerDiscreteScheduler`], under diffusers' names.
+    pub struct FlowMatchEulerDiscreteConfig {
+        /// T: the model is conditioned on `T σ`.
+        pub num_train_timesteps: usize = 1000,
+        /// By how much noise levels are shifted up, without dynamic shifting.
+        pub shift: f64 = 1.0,
+        /// Whether they are shifted by [`RunOptions::mu`] instead, which larger images have more of.
+        pub use_dynamic_shifting: bool = false,
+        /// μ of an image of `base_image_seq_len` patches.
+        pub base_shift: Option<f64> = Some(0.5),
+        /// μ of an image of `max_image_seq_len` patches.
+        pub max_shift: Option<f64> = Some(1.15),
+        /// A small image.
+        pub base_image_seq_len: usize = 256,
+        /// A large image.
+        pub max_image_seq_len: usize = 4096,
+        /// Whether noise levels count from the noise to the image.
+        pub invert_sigmas: bool = false,
+        /// The noise level before the last step, to which the schedule is stretched; 0 is no stretching.
+        pub shift_terminal: Option<f64> = None,
+        /// Noise levels spaced otherwise.
+        #[serde(flatten)]
+        pub sigma: SigmaConfig = SigmaConfig::default(),
+        /// How μ shifts noise levels.
+        pub time_shift_type: TimeShiftType = TimeShiftType::Exponential,
+        /// Whether each step goes to the image and back to the next noise level with new noise.
+        pub stochastic_sampling: bool = false,
     }
 }
 
@@ -97,23 +78,14 @@ impl FlowMatchEulerDiscreteConfig {
 
     /// The shift of a run.
     fn shift(&self, mu: Option<f64>) -> Result<f64> {
-        if !self.use_dynamic_shifting {
-            return Ok(self.shift);
-        }
-        let Some(mu) = mu else {
-            return Err(Error::unsupported(
+        match mu {
+            _ if !self.use_dynamic_shifting => Ok(self.shift),
+            Some(mu) => self.time_shift_type.shift(mu),
+            None => Err(Error::unsupported(
                 "sample without `mu` while use_dynamic_shifting is true: set RunOptions::mu, for which there is \
                  FlowMatchEulerDiscreteScheduler::mu, or build it with use_dynamic_shifting false",
-            ));
-        };
-        let (shift, expected) = match self.time_shift_type {
-            TimeShiftType::Exponential => (mu.exp(), "it must be a number, and its exponential neither 0 nor infinite"),
-            TimeShiftType::Linear => (mu, "it must be a number above 0"),
-        };
-        if shift.is_finite() && shift > 0.0 {
-            return Ok(shift);
+            )),
         }
-        Err(Error::OptionValue { option: "mu", value: mu, expected })
     }
 
     /// The timesteps of the model calls, and the noise levels between which the steps lead, one more.
@@ -136,10 +108,9 @@ impl FlowMatchEulerDiscreteConfig {
         sigmas = stretched_to(sigmas, self.shift_terminal)?;
         let n = sigmas.len();
         if let Some(conversion) = self.sigma.conversion() {
-            if sigmas[n - 1] <= 0.0 {
-                let what = "space noise levels down to 0 by use_*_sigmas: leave out the last, or these";
-                return Err(Error::unsupported(what));
-            }
+            ensure(sigmas[n - 1] > 0.0, || {
+                Error::unsupported("space noise levels down to 0 by use_*_sigmas: leave out the last, or these")
+            })?;
             sigmas = conversion.sigmas([sigmas[0], sigmas[n - 1]], n);
         }
         sigmas.push(flow.shifted(last));
@@ -175,37 +146,28 @@ impl Method for FlowMatchEulerDiscreteConfig {
     }
 
     /// At least 2 with `shift_terminal`: a step that begins at 1 cannot be stretched.
-    fn inference_steps(&self) -> RangeInclusive<usize> {
+    fn inference_steps(&self, _: &Process) -> RangeInclusive<usize> {
         let stretched = self.shift_terminal.is_some_and(|terminal| terminal > 0.0);
         if stretched { 2..=MOST_STEPS } else { 1..=MOST_STEPS }
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        if options.mu.is_some() && !self.use_dynamic_shifting {
-            return Err(Error::Option { class_name: Self::CLASS_NAME.into(), option: "mu" });
-        }
+    fn run(&self, _: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
+        let has_use = self.use_dynamic_shifting || options.mu.is_none();
+        ensure(has_use, || Error::Option { class_name: Self::CLASS_NAME.into(), option: "mu" })?;
         let (flow, (timesteps, sigmas)) = (self.flow(1.0), self.schedule(options)?);
         let plan = Plan::between(timesteps, sigmas, |sigma| flow.alpha_sigma(sigma));
-        Sampling::begin(plan, options.start, FlowMatchEuler { flow, stochastic: self.stochastic_sampling })
-    }
-}
+        let stochastic = self.stochastic_sampling;
 
-#[derive(Debug)]
-struct FlowMatchEuler {
-    flow: Flow,
-    stochastic: bool,
-}
-
-impl Step for FlowMatchEuler {
-    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
-        let (sigma, next_sigma) = call.sigmas();
-        let x0 = self.flow.original_sample(&call.output, call.sample, sigma)?;
-        let prev_sample = if self.stochastic {
-            let (next_alpha, next_sigma) = self.flow.alpha_sigma(next_sigma);
-            mix(next_alpha, &x0, next_sigma, &noise_like(call.sample, rng)?)?
-        } else {
-            mix(1.0, call.sample, next_sigma - sigma, &call.output)?
-        };
-        Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+        Sampling::begin(plan, options.start, move |call, rng| {
+            let (sigma, next_sigma) = call.sigmas();
+            let x0 = flow.original_sample(&call.output, call.sample, sigma)?;
+            let prev_sample = if stochastic {
+                let (next_alpha, next_sigma) = flow.alpha_sigma(next_sigma);
+                mix(next_alpha, &x0, next_sigma, &noise_like(call.sample, rng)?)?
+            } else {
+                mix(1.0, call.sample, next_sigma - sigma, &call.output)?
+            };
+            Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+        })
     }
 }

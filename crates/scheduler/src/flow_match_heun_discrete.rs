@@ -7,19 +7,13 @@ use crate::prelude::*;
 /// once. [`RunOptions::start`] counts steps, not calls.
 pub type FlowMatchHeunDiscreteScheduler = Sampler<FlowMatchHeunDiscreteConfig>;
 
-/// The configuration of [`FlowMatchHeunDiscreteScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct FlowMatchHeunDiscreteConfig {
-    /// T: the model is conditioned on `T σ`.
-    pub num_train_timesteps: usize,
-    /// By how much noise levels are shifted up.
-    pub shift: f64,
-}
-
-impl Default for FlowMatchHeunDiscreteConfig {
-    /// diffusers': 1000 timesteps, not shifted.
-    fn default() -> Self {
-        Self { num_train_timesteps: 1000, shift: 1.0 }
+config! {
+    /// The configuration of [`FlowMatchHeunDiscreteScheduler`], under diffusers' names.
+    pub struct FlowMatchHeunDiscreteConfig {
+        /// T: the model is conditioned on `T σ`.
+        pub num_train_timesteps: usize = 1000,
+        /// By how much noise levels are shifted up.
+        pub shift: f64 = 1.0,
     }
 }
 
@@ -42,7 +36,7 @@ impl Method for FlowMatchHeunDiscreteConfig {
         self.flow().process()
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+    fn run(&self, _: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
         let (flow, n) = (self.flow(), check_count(options.num_steps())?);
         let sigmas: Vec<f32> =
             flow.spaced(n).into_iter().map(|sigma| flow.shifted(sigma) as f32).chain([0.0]).collect();
@@ -52,46 +46,28 @@ impl Method for FlowMatchHeunDiscreteConfig {
         let alpha_sigma = calls.iter().map(|&sigma| flow.alpha_sigma(sigma)).collect();
         let plan = Plan { sigmas, alpha_sigma, calls: 2, ..Plan::new(timesteps) };
         let churn = options.churn.unwrap_or_default();
-        Sampling::begin(plan, options.start, FlowMatchHeun { flow, churn, first: None })
-    }
-}
+        // where a step began, its derivative there, and how far it goes
+        let mut first: Option<(Tensor, Tensor, f32)> = None;
 
-#[derive(Debug)]
-struct FlowMatchHeun {
-    flow: Flow,
-    churn: Churn,
-    first: Option<FirstCall>,
-}
+        Sampling::begin(plan, options.start, move |call, rng| {
+            let (sigma, next_sigma) = call.sigmas();
+            // drawn at the second call, too, where it makes no difference
+            let (x_hat, sigma_hat) = churn.raise(call.sample, sigma, call.plan.timesteps.len(), rng)?;
 
-/// Where a step began, its derivative there, and how far it goes.
-#[derive(Debug)]
-struct FirstCall {
-    x: Tensor,
-    d: Tensor,
-    dt: f32,
-}
-
-impl Step for FlowMatchHeun {
-    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
-        let (sigma, next_sigma) = call.sigmas();
-        // drawn at the second call, too, where it makes no difference
-        let (x_hat, sigma_hat) = self.churn.raise(call.sample, sigma, call.plan.timesteps.len(), rng)?;
-
-        if let Some(FirstCall { x, d, dt }) = &self.first {
-            check_same("the sample", call.sample, x)?;
-            let mean = mix(0.5, d, 0.5, &call.output)?;
-            let prev_sample = mix(1.0, x, *dt, &mean)?;
-            let x0 = self.flow.original_sample(&call.output, call.sample, next_sigma)?;
-            self.first = None;
-            return Ok(StepOutput { prev_sample, pred_original_sample: x0 });
-        }
-        let x0 = self.flow.original_sample(&call.output, &x_hat, sigma)?;
-        let d = scale(&call.output, sigma / sigma_hat)?; // (x̂ - x₀) / σ̂
-        let dt = next_sigma - sigma_hat;
-        let prev_sample = mix(1.0, &x_hat, dt, &d)?;
-        if next_sigma > 0.0 {
-            self.first = Some(FirstCall { x: x_hat, d, dt });
-        }
-        Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+            if let Some((x, d, dt)) = &first {
+                check_same("the sample", call.sample, x)?;
+                let mean = mix(0.5, d, 0.5, &call.output)?;
+                let prev_sample = mix(1.0, x, *dt, &mean)?;
+                let x0 = flow.original_sample(&call.output, call.sample, next_sigma)?;
+                first = None;
+                return Ok(StepOutput { prev_sample, pred_original_sample: x0 });
+            }
+            let x0 = flow.original_sample(&call.output, &x_hat, sigma)?;
+            let d = scale(&call.output, sigma / sigma_hat)?; // (x̂ - x₀) / σ̂
+            let dt = next_sigma - sigma_hat;
+            let prev_sample = mix(1.0, &x_hat, dt, &d)?;
+            first = (next_sigma > 0.0).then_some((x_hat, d, dt));
+            Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+        })
     }
 }

@@ -6,21 +6,15 @@ use crate::prelude::*;
 /// Two model calls a step, one for the last.
 pub type HeunDiscreteScheduler = Sampler<HeunDiscreteConfig>;
 
-/// The configuration of [`HeunDiscreteScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct HeunDiscreteConfig {
-    /// The process, and which timesteps or noise levels a sampling visits.
-    #[serde(flatten)]
-    pub k: KDiffusionConfig,
-    /// Clipping of predicted images.
-    #[serde(flatten)]
-    pub clip: ClipConfig,
-}
-
-impl Default for HeunDiscreteConfig {
-    /// diffusers': 1000 timesteps, latent diffusion's betas but linear, ε-prediction, spaced `linspace`, not clipped.
-    fn default() -> Self {
-        Self { k: KDiffusionConfig::latent(), clip: ClipConfig::off() }
+config! {
+    /// The configuration of [`HeunDiscreteScheduler`], under diffusers' names.
+    pub struct HeunDiscreteConfig {
+        /// The process, and which timesteps or noise levels a sampling visits.
+        #[serde(flatten)]
+        pub k: KDiffusionConfig = KDiffusionConfig::latent(),
+        /// Clipping of predicted images.
+        #[serde(flatten)]
+        pub clip: ClipConfig = ClipConfig::off(),
     }
 }
 
@@ -38,51 +32,41 @@ impl Method for HeunDiscreteConfig {
         self.k.process()
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        let (alphas, n) = (self.k.alphas(), options.num_steps());
+    fn run(&self, process: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
+        let (training, n) = (process.alphas().sigmas(), options.num_steps());
         let (timesteps, sigmas) = match &options.schedule {
             Schedule::Timesteps(_) if self.k.sigma.conversion().is_some() => {
                 let what = "take timesteps while its noise levels are spaced by themselves: leave out use_*_sigmas";
                 return Err(Error::unsupported(what));
             }
             Schedule::Timesteps(timesteps) => {
-                let timesteps = check_timesteps(timesteps, alphas.len())?.into_iter().map(f64::from).collect();
-                let (timesteps, sigmas) = sigmas_at(timesteps, alphas.sigmas(), None, [None, None], n);
+                let timesteps = check_timesteps(timesteps, training.len())?.into_iter().map(f64::from).collect();
+                let (timesteps, sigmas) = sigmas_at(timesteps, training, None, [None, None], n);
                 check_calls(&timesteps, &sigmas)?;
                 (timesteps, to_zero(sigmas))
             }
-            _ => self.k.schedule(alphas.sigmas(), n)?,
+            _ => self.k.schedule(training, n)?,
         };
         let ends = sigmas[1..].to_vec();
         let plan = self.k.two_calls(&timesteps, sigmas, &timesteps[1..], &ends);
-        let method = Heun { prediction_type: self.k.prediction_type, clip: self.clip, first: None };
-        Sampling::begin(plan, options.start, method)
-    }
-}
+        let (prediction_type, clip) = (self.k.prediction_type, self.clip);
+        let mut first = None; // within a step the sample that it began with, and the slope there
 
-#[derive(Debug)]
-struct Heun {
-    prediction_type: PredictionType,
-    clip: ClipConfig,
-    /// Within a step the sample that it began with, and the slope there.
-    first: Option<(Tensor, Tensor)>,
-}
-
-impl Step for Heun {
-    fn step(&mut self, call: &Call, _: &mut dyn Noise) -> Result<StepOutput> {
-        let (sigma, next_sigma) = call.sigmas();
-        let dt = next_sigma - sigma;
-        let (_, at) = call.alpha_sigma();
-        let x0 = self.clip.clip(self.prediction_type.denoised(&call.output, call.sample, at)?)?;
-        let d = scale(&(call.sample - &x0)?, 1.0 / at)?;
-        let prev_sample = match self.first.take() {
-            None => {
-                let euler = mix(1.0, call.sample, dt, &d)?;
-                self.first = Some((call.sample.clone(), d));
-                euler
-            }
-            Some((begin, first_d)) => mix(1.0, &begin, dt / 2.0, &(first_d + d)?)?,
-        };
-        Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+        Sampling::begin(plan, options.start, move |call, _| {
+            let (sigma, next_sigma) = call.sigmas();
+            let dt = next_sigma - sigma;
+            let (_, at) = call.alpha_sigma();
+            let x0 = clip.clip(prediction_type.denoised(&call.output, call.sample, at)?)?;
+            let d = scale(&(call.sample - &x0)?, 1.0 / at)?;
+            let prev_sample = match first.take() {
+                None => {
+                    let euler = mix(1.0, call.sample, dt, &d)?;
+                    first = Some((call.sample.clone(), d));
+                    euler
+                }
+                Some((begin, first_d)) => mix(1.0, &begin, dt / 2.0, &(first_d + d)?)?,
+            };
+            Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+        })
     }
 }

@@ -9,20 +9,14 @@ use crate::prelude::*;
 /// on; it predicts the velocity `cos(t π/2) noise - sin(t π/2) clean`.
 pub type IPNDMScheduler = Sampler<IPNDMConfig>;
 
-/// The configuration of [`IPNDMScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct IPNDMConfig {
-    /// The times that training draws from.
-    pub num_train_timesteps: usize,
-    /// The weights of the noise, `sin(t π/2)`, between which the steps of every sampling lead, in place of `sin²` of
-    /// even times.
-    pub trained_betas: Option<Vec<f64>>,
-}
-
-impl Default for IPNDMConfig {
-    /// diffusers': 1000 times.
-    fn default() -> Self {
-        Self { num_train_timesteps: 1000, trained_betas: None }
+config! {
+    /// The configuration of [`IPNDMScheduler`], under diffusers' names.
+    pub struct IPNDMConfig {
+        /// The times that training draws from.
+        pub num_train_timesteps: usize = 1000,
+        /// The weights of the noise, `sin(t π/2)`, between which the steps of every sampling lead, in place of `sin²`
+        /// of even times.
+        pub trained_betas: Option<Vec<f64>> = None,
     }
 }
 
@@ -53,12 +47,10 @@ impl Method for IPNDMConfig {
     fn check(&self) -> Result<()> {
         check_train_timesteps(self.num_train_timesteps, 1)?;
         let Some(betas) = &self.trained_betas else { return Ok(()) };
-        if betas.len() < 2 {
-            let count = betas.len();
-            return Err(Error::config(format!(
-                "trained_betas has {count} numbers, but a step leads from one to the next"
-            )));
-        }
+        let count = betas.len();
+        ensure(count >= 2, || {
+            Error::config(format!("trained_betas has {count} numbers, but a step leads from one to the next"))
+        })?;
         match betas.iter().find(|beta| !(0.0..=1.0).contains(*beta)) {
             Some(beta) => {
                 Err(Error::config(format!("trained_betas holds {beta}; weights of the noise are between 0 and 1")))
@@ -74,68 +66,53 @@ impl Method for IPNDMConfig {
     }
 
     /// Those between `trained_betas`, where there are such.
-    fn inference_steps(&self) -> RangeInclusive<usize> {
+    fn inference_steps(&self, _: &Process) -> RangeInclusive<usize> {
         match &self.trained_betas {
             Some(betas) => betas.len() - 1..=betas.len() - 1,
             None => 1..=MOST_STEPS,
         }
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+    fn run(&self, _: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
         let n = check_count(options.num_steps())?;
         let alpha_sigma = self.alpha_sigma(n);
-        if alpha_sigma.len() != n + 1 {
-            let (has, can) = (alpha_sigma.len(), alpha_sigma.len() - 1);
-            return Err(Error::steps(n, format!("trained_betas has {has}, so it can do {can}")));
-        }
+        let (has, can) = (alpha_sigma.len(), alpha_sigma.len() - 1);
+        ensure(n == can, || Error::steps(n, format!("trained_betas has {has}, so it can do {can}")))?;
         let plan = Plan { alpha_sigma, ..Plan::new(self.times(n)) };
-        Sampling::begin(plan, options.start, IPNDMStep { ets: vec![] })
+        let mut ets = vec![];
+        Sampling::begin(plan, options.start, move |call, _| step(call, &mut ets))
     }
 }
 
-/// The noise that the last steps predicted, up to four of them, the latest first.
-#[derive(Debug)]
-struct IPNDMStep {
-    ets: Vec<Tensor>,
-}
-
-impl Step for IPNDMStep {
-    fn step(&mut self, call: &Call, _: &mut dyn Noise) -> Result<StepOutput> {
-        if let Some(before) = self.ets.first() {
-            check_same("the sample", call.sample, before)?;
-        }
-        let (alpha, sigma) = call.alpha_sigma();
-        let (next_alpha, next_sigma) = call.plan.alpha_sigma[call.i + 1];
-        let x0 = mix(alpha, call.sample, -sigma, &call.output)?;
-        self.ets.insert(0, mix(sigma, call.sample, alpha, &call.output)?);
-        self.ets.truncate(4);
-        let weights: &[f64] = match self.ets.len() {
-            1 => &[1.0],
-            2 => &[3.0 / 2.0, -1.0 / 2.0],
-            3 => &[23.0 / 12.0, -16.0 / 12.0, 5.0 / 12.0],
-            _ => &[55.0 / 24.0, -59.0 / 24.0, 37.0 / 24.0, -9.0 / 24.0],
-        };
-        let mut et = call.sample.zeros_like()?;
-        for (weight, earlier) in weights.iter().zip(&self.ets) {
-            et = (et + scale(earlier, *weight as f32)?)?;
-        }
-        let pred = scale(&(call.sample - scale(&et, sigma)?)?, 1.0 / alpha.max(1e-8))?;
-        let prev_sample = mix(next_alpha, &pred, next_sigma, &et)?;
-        Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+/// A step by the noise that the last ones predicted: `ets`, up to four of them, the latest first.
+fn step(call: &Call, ets: &mut Vec<Tensor>) -> Result<StepOutput> {
+    if let Some(before) = ets.first() {
+        check_same("the sample", call.sample, before)?;
     }
+    let (alpha, sigma) = call.alpha_sigma();
+    let (next_alpha, next_sigma) = call.plan.alpha_sigma[call.i + 1];
+    let x0 = mix(alpha, call.sample, -sigma, &call.output)?;
+    ets.insert(0, mix(sigma, call.sample, alpha, &call.output)?);
+    ets.truncate(4);
+    let mut et = call.sample.zeros_like()?;
+    for (&weight, earlier) in adams_bashforth(ets.len()).iter().zip(&*ets) {
+        et = (et + scale(earlier, weight)?)?;
+    }
+    let pred = scale(&(call.sample - scale(&et, sigma)?)?, 1.0 / alpha.max(1e-8))?;
+    let prev_sample = mix(next_alpha, &pred, next_sigma, &et)?;
+    Ok(StepOutput { prev_sample, pred_original_sample: x0 })
 }
 
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
-    use kakusan_rng::Generator;
 
     use super::*;
 
     /// diffusers' own test: ten steps twice over, the second time with what the first remembered.
     #[test]
     fn full_loop_no_noise() -> Result<()> {
-        let (config, mut method) = (IPNDMConfig::default(), IPNDMStep { ets: vec![] });
+        let (config, mut ets) = (IPNDMConfig::default(), vec![]);
         let plan = Plan { alpha_sigma: config.alpha_sigma(10), ..Plan::new(config.times(10)) };
         let values: Vec<f32> = (0..768).map(|i| i as f32 / 768.0).collect();
         let mut x = Tensor::from_vec(values, (4, 3, 8, 8), &Device::Cpu)?;
@@ -143,7 +120,7 @@ mod tests {
             for (i, &t) in plan.timesteps.iter().enumerate() {
                 let output = x.affine(f64::from(t), 0.0)?.affine(1.0 / f64::from(t + 1.0), 0.0)?;
                 let call = Call { plan: &plan, i, sample: &x, output, variance: None };
-                x = method.step(&call, &mut Generator::new(0))?.prev_sample;
+                x = step(&call, &mut ets)?.prev_sample;
             }
         }
         let mean = x.abs()?.mean_all()?.to_scalar::<f32>()?;

@@ -12,30 +12,24 @@ use crate::prelude::*;
 /// level.)
 pub type KarrasVeScheduler = Sampler<KarrasVeConfig>;
 
-/// The configuration of [`KarrasVeScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct KarrasVeConfig {
-    /// The square root of the lowest noise level.
-    pub sigma_min: f64,
-    /// The square root of the highest noise level.
-    #[serde(serialize_with = "serialize_whole")]
-    pub sigma_max: f64,
-    /// The standard deviation of the noise added, 1 or a little more.
-    pub s_noise: f64,
-    /// How much noise is added, over all steps.
-    #[serde(serialize_with = "serialize_whole")]
-    pub s_churn: f64,
-    /// The lowest noise level at which noise is added.
-    pub s_min: f64,
-    /// The highest noise level at which noise is added.
-    #[serde(serialize_with = "serialize_whole")]
-    pub s_max: f64,
-}
-
-impl Default for KarrasVeConfig {
-    /// diffusers': between 0.02 and 100, a churn of 80 from 0.05 to 50.
-    fn default() -> Self {
-        Self { sigma_min: 0.02, sigma_max: 100.0, s_noise: 1.007, s_churn: 80.0, s_min: 0.05, s_max: 50.0 }
+config! {
+    /// The configuration of [`KarrasVeScheduler`], under diffusers' names.
+    pub struct KarrasVeConfig {
+        /// The square root of the lowest noise level.
+        pub sigma_min: f64 = 0.02,
+        /// The square root of the highest noise level.
+        #[serde(serialize_with = "serialize_whole")]
+        pub sigma_max: f64 = 100.0,
+        /// The standard deviation of the noise added, 1 or a little more.
+        pub s_noise: f64 = 1.007,
+        /// How much noise is added, over all steps.
+        #[serde(serialize_with = "serialize_whole")]
+        pub s_churn: f64 = 80.0,
+        /// The lowest noise level at which noise is added.
+        pub s_min: f64 = 0.05,
+        /// The highest noise level at which noise is added.
+        #[serde(serialize_with = "serialize_whole")]
+        pub s_max: f64 = 50.0,
     }
 }
 
@@ -57,9 +51,7 @@ impl Method for KarrasVeConfig {
         check_sigma_range(self.sigma_min, self.sigma_max)?;
         check_positive(&[("s_noise", self.s_noise)])?;
         for (key, value) in [("s_churn", self.s_churn), ("s_min", self.s_min), ("s_max", self.s_max)] {
-            if value.is_nan() || value < 0.0 {
-                return Err(Error::config(format!("{key} is {value}; it must be at least 0")));
-            }
+            ensure(value >= 0.0, || Error::config(format!("{key} is {value}; it must be at least 0")))?;
         }
         Ok(())
     }
@@ -76,7 +68,7 @@ impl Method for KarrasVeConfig {
             .with_snr(|level| (2.0 * level).powi(-2))
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+    fn run(&self, _: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
         let n = check_count(options.num_steps())?;
         let churn = Churn { s_churn: self.s_churn, s_tmin: self.s_min, s_tmax: self.s_max, s_noise: self.s_noise };
         let sigmas: Vec<f32> = self.sigmas(n).into_iter().chain([0.0]).collect();

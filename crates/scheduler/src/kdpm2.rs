@@ -50,44 +50,35 @@ impl<const ANCESTRAL: bool> Method for KDPM2Config<ANCESTRAL> {
         self.k.process()
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        let alphas = self.k.alphas();
-        let (mut timesteps, sigmas) = self.k.schedule(alphas.sigmas(), options.num_steps())?;
+    fn run(&self, process: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
+        let training = process.alphas().sigmas();
+        let (mut timesteps, sigmas) = self.k.schedule(training, options.num_steps())?;
         if self.k.sigma.use_karras_sigmas {
             timesteps.iter_mut().for_each(|timestep| *timestep = timestep.round_ties_even());
         }
         let midpoint = |from, to| halfway(from, if ANCESTRAL { ancestral_step(from, to).0 } else { to });
-        let plan = self.k.calls_within(&timesteps, sigmas, midpoint, alphas.sigmas());
-        let method = KDPM2::<ANCESTRAL> { prediction_type: self.k.prediction_type, begin: None };
-        Sampling::begin(plan, options.start, method)
-    }
-}
+        let plan = self.k.calls_within(&timesteps, sigmas, midpoint, training);
+        let prediction_type = self.k.prediction_type;
+        let mut begin: Option<Tensor> = None; // within a step the sample that it began with
 
-#[derive(Debug)]
-struct KDPM2<const ANCESTRAL: bool> {
-    prediction_type: PredictionType,
-    /// Within a step the sample that it began with.
-    begin: Option<Tensor>,
-}
-
-impl<const ANCESTRAL: bool> Step for KDPM2<ANCESTRAL> {
-    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
-        let (sigma, next_sigma) = call.sigmas();
-        let (at, next_at) = call.noise_levels();
-        let x0 = self.prediction_type.denoised(&call.output, call.sample, at)?;
-        let d = scale(&(call.sample - &x0)?, 1.0 / at)?;
-        let prev_sample = match self.begin.take() {
-            None => {
-                self.begin = Some(call.sample.clone());
-                mix(1.0, call.sample, next_at - sigma, &d)?
-            }
-            Some(begin) if ANCESTRAL => {
-                let (sigma_down, sigma_up) = ancestral_step(sigma, next_sigma);
-                let down = mix(1.0, &begin, sigma_down - sigma, &d)?;
-                mix(1.0, &down, sigma_up, &noise_like(call.sample, rng)?)?
-            }
-            Some(begin) => mix(1.0, &begin, next_sigma - sigma, &d)?,
-        };
-        Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+        Sampling::begin(plan, options.start, move |call, rng| {
+            let (sigma, next_sigma) = call.sigmas();
+            let (at, next_at) = call.noise_levels();
+            let x0 = prediction_type.denoised(&call.output, call.sample, at)?;
+            let d = scale(&(call.sample - &x0)?, 1.0 / at)?;
+            let prev_sample = match begin.take() {
+                None => {
+                    begin = Some(call.sample.clone());
+                    mix(1.0, call.sample, next_at - sigma, &d)?
+                }
+                Some(begin) if ANCESTRAL => {
+                    let (sigma_down, sigma_up) = ancestral_step(sigma, next_sigma);
+                    let down = mix(1.0, &begin, sigma_down - sigma, &d)?;
+                    mix(1.0, &down, sigma_up, &noise_like(call.sample, rng)?)?
+                }
+                Some(begin) => mix(1.0, &begin, next_sigma - sigma, &d)?,
+            };
+            Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+        })
     }
 }

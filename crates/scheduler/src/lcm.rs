@@ -5,12 +5,13 @@ use crate::prelude::*;
 /// Each model call predicts the image; but for the last, it is then brought to the next, lower timestep with new noise.
 pub type LCMScheduler = Sampler<LCMConfig>;
 
-/// The configuration of [`LCMScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct LCMConfig {
-    /// The process, and what the model was distilled on.
-    #[serde(flatten)]
-    pub distilled: DistilledConfig,
+config! {
+    /// The configuration of [`LCMScheduler`], under diffusers' names.
+    pub struct LCMConfig {
+        /// The process, and what the model was distilled on.
+        #[serde(flatten)]
+        pub distilled: DistilledConfig = DistilledConfig::default(),
+    }
 }
 
 impl LCMConfig {
@@ -34,36 +35,28 @@ impl Method for LCMConfig {
     }
 
     fn process(&self) -> Process {
-        self.distilled.alphas().preserving(self.distilled.prediction_type)
+        self.distilled.process()
     }
 
-    fn inference_steps(&self) -> RangeInclusive<usize> {
+    fn inference_steps(&self, _: &Process) -> RangeInclusive<usize> {
         1..=self.distilled.original_inference_steps
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+    fn run(&self, process: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
         let DistilledConfig { prediction_type, clip, threshold, .. } = self.distilled;
-        let (alphas, timesteps) = (self.distilled.alphas(), self.distilled.timesteps(options)?);
-        alphas.check_calls(&timesteps, options.start, prediction_type, clip.is_on(&threshold))?;
-        Sampling::begin(Plan::preserving(timesteps, &alphas), options.start, LCMStep(self.clone()))
-    }
-}
+        let timesteps = self.distilled.timesteps(options)?;
+        process.alphas().check_calls(&timesteps, options.start, prediction_type, clip.is_on(&threshold))?;
+        let (plan, config) = (Plan::preserving(timesteps, process.alphas()), self.clone());
 
-#[derive(Debug)]
-struct LCMStep(LCMConfig);
-
-impl Step for LCMStep {
-    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
-        let DistilledConfig { prediction_type, clip, threshold, .. } = self.0.distilled;
-        let x0 = call.x0(prediction_type)?;
-        let x0 = threshold.threshold_or_clip(x0, &clip)?;
-        let (c_skip, c_out) = self.0.c_skip_out(call.timestep());
-        let denoised = mix(c_out, &x0, c_skip, call.sample)?;
-
-        let prev_sample = match call.next_alpha_sigma() {
-            Some((alpha, sigma)) => mix(alpha, &denoised, sigma, &noise_like(call.sample, rng)?)?,
-            None => denoised.clone(),
-        };
-        Ok(StepOutput { prev_sample, pred_original_sample: denoised })
+        Sampling::begin(plan, options.start, move |call, rng| {
+            let x0 = threshold.threshold_or_clip(call.x0(prediction_type)?, &clip)?;
+            let (c_skip, c_out) = config.c_skip_out(call.timestep());
+            let denoised = mix(c_out, &x0, c_skip, call.sample)?;
+            let prev_sample = match call.next_alpha_sigma() {
+                Some((alpha, sigma)) => mix(alpha, &denoised, sigma, &noise_like(call.sample, rng)?)?,
+                None => denoised.clone(),
+            };
+            Ok(StepOutput { prev_sample, pred_original_sample: denoised })
+        })
     }
 }

@@ -29,6 +29,7 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod config;
 pub mod conformance;
 mod consistency_models;
 mod ddim;

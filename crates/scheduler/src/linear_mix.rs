@@ -11,11 +11,12 @@ use crate::prelude::*;
 /// diffusers has no such class; its `_class_name` is `LinearMixScheduler`.
 pub type LinearMixScheduler = Sampler<LinearMixConfig>;
 
-/// The configuration of [`LinearMixScheduler`].
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct LinearMixConfig {
-    /// What the model is conditioned on, always, in place of the amount of noise: the course's second model gets 0.
-    pub timestep: Option<f32>,
+config! {
+    /// The configuration of [`LinearMixScheduler`].
+    pub struct LinearMixConfig {
+        /// What the model is conditioned on, always, in place of the amount of noise: the course's second model gets 0.
+        pub timestep: Option<f32> = None,
+    }
 }
 
 impl Method for LinearMixConfig {
@@ -32,7 +33,7 @@ impl Method for LinearMixConfig {
         }
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+    fn run(&self, _: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
         let n = check_count(options.num_steps())?;
         let timesteps = (0..n).map(|i| self.timestep.unwrap_or(amount(i, n))).collect();
         Ok(Box::new(LinearMixRun { steps: Steps::new(timesteps, options.start)? }))

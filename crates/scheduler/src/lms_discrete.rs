@@ -9,12 +9,13 @@ use crate::prelude::*;
 /// steps has no derivatives before it; as in diffusers it takes those for 0, which its first steps feel.
 pub type LMSDiscreteScheduler = Sampler<LMSDiscreteConfig>;
 
-/// The configuration of [`LMSDiscreteScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct LMSDiscreteConfig {
-    /// The process, and which timesteps or noise levels a sampling visits.
-    #[serde(flatten)]
-    pub k: KDiffusionConfig,
+config! {
+    /// The configuration of [`LMSDiscreteScheduler`], under diffusers' names.
+    pub struct LMSDiscreteConfig {
+        /// The process, and which timesteps or noise levels a sampling visits.
+        #[serde(flatten)]
+        pub k: KDiffusionConfig = KDiffusionConfig::default(),
+    }
 }
 
 /// Polynomials of higher order than this swing too far to be of use.
@@ -34,44 +35,36 @@ impl Method for LMSDiscreteConfig {
         self.k.process()
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+    fn run(&self, process: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
         let order = options.order.unwrap_or(4);
-        if !(1..=MAX_ORDER).contains(&order) {
-            let expected = "at least 1, Euler's method, and at most 20; 4 is usual";
-            return Err(Error::OptionValue { option: "order", value: order as f64, expected });
-        }
-        let (timesteps, sigmas) = self.k.schedule(self.k.alphas().sigmas(), options.num_steps())?;
-        let method = LMSStep { prediction_type: self.k.prediction_type, order, derivatives: VecDeque::new() };
-        Sampling::begin(self.k.plan(timesteps, sigmas), options.start, method)
-    }
-}
+        let expected = "at least 1, Euler's method, and at most 20; 4 is usual";
+        ensure((1..=MAX_ORDER).contains(&order), || Error::OptionValue {
+            option: "order",
+            value: order as f64,
+            expected,
+        })?;
+        let (timesteps, sigmas) = self.k.schedule(process.alphas().sigmas(), options.num_steps())?;
+        let prediction_type = self.k.prediction_type;
+        let mut derivatives = VecDeque::new(); // the newest first, one a noise level
 
-#[derive(Debug)]
-struct LMSStep {
-    prediction_type: PredictionType,
-    order: usize,
-    /// The newest first, one a noise level.
-    derivatives: VecDeque<Tensor>,
-}
-
-impl Step for LMSStep {
-    fn step(&mut self, call: &Call, _: &mut dyn Noise) -> Result<StepOutput> {
-        let (i, sigmas) = (call.i, &call.plan.sigmas);
-        let x0 = self.prediction_type.denoised(&call.output, call.sample, sigmas[i])?;
-        if i > 0 && sigmas[i - 1] == sigmas[i] {
-            self.derivatives.pop_front(); // a call at the same level again
-        }
-        self.derivatives.push_front(scale(&(call.sample - &x0)?, 1.0 / sigmas[i])?);
-        self.derivatives.truncate(self.order);
-        // as in diffusers those, too, at which a run that begins in the middle has no derivative
-        let mut levels: Vec<f32> = sigmas[..=i].iter().rev().copied().collect();
-        levels.dedup();
-        levels.truncate(self.order);
-        let mut prev_sample = call.sample.clone();
-        for (weight, d) in coefficients(&levels, sigmas[i + 1]).into_iter().zip(&self.derivatives) {
-            prev_sample = mix(1.0, &prev_sample, weight as f32, d)?;
-        }
-        Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+        Sampling::begin(self.k.plan(timesteps, sigmas), options.start, move |call, _| {
+            let (i, sigmas) = (call.i, &call.plan.sigmas);
+            let x0 = prediction_type.denoised(&call.output, call.sample, sigmas[i])?;
+            if i > 0 && sigmas[i - 1] == sigmas[i] {
+                derivatives.pop_front(); // a call at the same level again
+            }
+            derivatives.push_front(scale(&(call.sample - &x0)?, 1.0 / sigmas[i])?);
+            derivatives.truncate(order);
+            // as in diffusers those, too, at which a run that begins in the middle has no derivative
+            let mut levels: Vec<f32> = sigmas[..=i].iter().rev().copied().collect();
+            levels.dedup();
+            levels.truncate(order);
+            let mut prev_sample = call.sample.clone();
+            for (weight, d) in coefficients(&levels, sigmas[i + 1]).into_iter().zip(&derivatives) {
+                prev_sample = mix(1.0, &prev_sample, weight as f32, d)?;
+            }
+            Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+        })
     }
 }
 

@@ -11,30 +11,25 @@ use crate::prelude::*;
 /// timesteps.)
 pub type PNDMScheduler = Sampler<PNDMConfig>;
 
-/// The configuration of [`PNDMScheduler`], under diffusers' names.
-///
-/// The default is diffusers': 1000 timesteps, linear betas, ε-prediction, spaced `leading`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct PNDMConfig {
-    /// The variances of the forward process.
-    #[serde(flatten)]
-    pub beta: BetaConfig,
-    /// What the model predicts: ε or a velocity.
-    pub prediction_type: PredictionType,
-    /// Whether to do without the Runge-Kutta steps.
-    pub skip_prk_steps: bool,
-    /// Whether the last step leads to the image; otherwise to the first timestep.
-    pub set_alpha_to_one: bool,
-    /// Which timesteps a sampling visits.
-    #[serde(flatten)]
-    pub spacing: SpacingConfig,
+config! {
+    /// The configuration of [`PNDMScheduler`], under diffusers' names.
+    pub struct PNDMConfig {
+        /// The variances of the forward process.
+        #[serde(flatten)]
+        pub beta: BetaConfig = BetaConfig::default(),
+        /// What the model predicts: ε or a velocity.
+        pub prediction_type: PredictionType = PredictionType::Epsilon,
+        /// Whether to do without the Runge-Kutta steps.
+        pub skip_prk_steps: bool = false,
+        /// Whether the last step leads to the image; otherwise to the first timestep.
+        pub set_alpha_to_one: bool = false,
+        /// Which timesteps a sampling visits.
+        #[serde(flatten)]
+        pub spacing: SpacingConfig = SpacingConfig::default(),
+    }
 }
 
 impl PNDMConfig {
-    fn alphas(&self) -> Alphas {
-        Alphas::new(&self.beta, false)
-    }
-
     /// The timesteps of the Runge-Kutta calls, and of the multistep ones, for steps from these `timesteps` on.
     fn calls(&self, timesteps: &[f32], stride: i64) -> Result<(Vec<f32>, Vec<f32>)> {
         if self.skip_prk_steps {
@@ -63,21 +58,21 @@ impl Method for PNDMConfig {
     fn check(&self) -> Result<()> {
         self.prediction_type.only(PredictionType::EPSILON_OR_V)?;
         self.beta.check(BetaSchedule::USUAL)?;
-        self.alphas().check()
+        self.process().alphas().check()
     }
 
     fn process(&self) -> Process {
-        self.alphas().preserving(self.prediction_type)
+        Alphas::new(&self.beta, false).preserving(self.prediction_type)
     }
 
     /// At least 4 with Runge-Kutta steps, which the multistep method goes on from.
-    fn inference_steps(&self) -> RangeInclusive<usize> {
+    fn inference_steps(&self, _: &Process) -> RangeInclusive<usize> {
         let t = self.beta.num_train_timesteps;
         if self.skip_prk_steps { 1..=t } else { 4..=t.max(4) }
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        let alphas = self.alphas();
+    fn run(&self, process: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
+        let alphas = process.alphas().clone();
         let timesteps = self.spacing.whole(alphas.len(), options.num_steps())?;
         let stride = (alphas.len() / options.num_steps()) as i64;
         let kept = Steps::new(timesteps, options.start)?;
@@ -91,15 +86,20 @@ impl Method for PNDMConfig {
         }
         let plan = Plan::preserving(calls, &alphas);
         let (config, ets, sum, begin) = (self.clone(), vec![], None, None);
-        Sampling::begin(plan, 0, PNDMStep { config, alphas, prk_calls, stride, ets, sum, begin })
+        let mut method = PNDMStep { config, alphas, stride, ets, sum, begin };
+
+        Sampling::begin(plan, 0, move |call, _| {
+            let x0 = call.x0(method.config.prediction_type)?;
+            let transfer = if call.i < prk_calls { method.runge_kutta(call)? } else { method.multistep(call)? };
+            Ok(StepOutput { prev_sample: method.transfer(&transfer)?, pred_original_sample: x0 })
+        })
     }
 }
 
-#[derive(Debug)]
+/// What a run remembers.
 struct PNDMStep {
     config: PNDMConfig,
     alphas: Alphas,
-    prk_calls: usize,
     /// By how many timesteps of training a step leads down.
     stride: i64,
     /// The model's output at the beginning of the last four steps, the newest last.
@@ -157,14 +157,8 @@ impl PNDMStep {
         if self.ets.len() > 4 {
             self.ets.remove(0);
         }
-        let weights: &[f32] = match self.ets.len() {
-            1 => &[1.0],
-            2 => &[-1.0 / 2.0, 3.0 / 2.0],
-            3 => &[5.0 / 12.0, -16.0 / 12.0, 23.0 / 12.0],
-            _ => &[-9.0 / 24.0, 37.0 / 24.0, -59.0 / 24.0, 55.0 / 24.0],
-        };
         let mut output = call.output.zeros_like()?;
-        for (et, &weight) in self.ets.iter().zip(weights) {
+        for (et, &weight) in self.ets.iter().zip(adams_bashforth(self.ets.len()).iter().rev()) {
             output = mix(1.0, &output, weight, et)?;
         }
         Ok(Transfer { output, sample: call.sample.clone(), t, prev_t: t - self.stride })
@@ -181,13 +175,5 @@ impl PNDMStep {
         // without noise at both ends there is none to take away
         let of_epsilon = if divisor > 0.0 { (alpha_prod_prev - alpha_prod) / divisor } else { 0.0 };
         mix((alpha_prod_prev / alpha_prod).sqrt(), sample, -of_epsilon, &epsilon)
-    }
-}
-
-impl Step for PNDMStep {
-    fn step(&mut self, call: &Call, _: &mut dyn Noise) -> Result<StepOutput> {
-        let x0 = call.x0(self.config.prediction_type)?;
-        let transfer = if call.i < self.prk_calls { self.runge_kutta(call)? } else { self.multistep(call)? };
-        Ok(StepOutput { prev_sample: self.transfer(&transfer)?, pred_original_sample: x0 })
     }
 }

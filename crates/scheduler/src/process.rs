@@ -4,6 +4,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use kakusan_rng::Noise;
 
+use crate::schedule::Alphas;
 use crate::tensors::{check_same, per_image, randn};
 use crate::{Error, Family, PredictionType, Result};
 
@@ -46,6 +47,8 @@ pub struct Process {
     loss_weight: Option<OfLevel<f32>>,
     pixel_range: PixelRange,
     family: Option<Family>,
+    /// ᾱ of each timestep; empty where training has no timesteps of a diffusion.
+    alphas: Alphas,
 }
 
 type OfLevel<T> = Arc<dyn Fn(f32) -> T + Send + Sync>;
@@ -131,12 +134,18 @@ impl Process {
             loss_weight: None,
             pixel_range: PixelRange::MinusOneToOne,
             family: None,
+            alphas: Alphas::default(),
         }
     }
 
-    /// The same with other `(α, σ)`.
-    pub(crate) fn with_alpha_sigma(self, alpha_sigma: impl Fn(f32) -> (f32, f32) + Send + Sync + 'static) -> Self {
-        Self { alpha_sigma: Arc::new(alpha_sigma), ..self }
+    /// The same with the ᾱ of each timestep, which runs go by.
+    pub(crate) fn with_alphas(self, alphas: &Alphas) -> Self {
+        Self { alphas: alphas.clone(), ..self }
+    }
+
+    /// The ᾱ of each timestep.
+    pub(crate) fn alphas(&self) -> &Alphas {
+        &self.alphas
     }
 
     /// The same for levels from 0 to `last` alone: others are refused by [`Error::Level`].

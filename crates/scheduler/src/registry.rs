@@ -239,40 +239,34 @@ impl Registry {
 
 /// What others call schedulers: k-diffusion, the web interfaces for Stable Diffusion, papers and older versions of
 /// diffusers.
-const ALIASES: [(&str, &str); 33] = [
-    ("ancestral", "EulerAncestralDiscreteScheduler"),
-    ("consistency", "CMStochasticIterativeScheduler"),
-    ("consistencymodel", "CMStochasticIterativeScheduler"),
-    ("dpm", "DPMSolverMultistepScheduler"),
-    ("dpm2", "KDPM2DiscreteScheduler"),
-    ("dpm2a", "KDPM2AncestralDiscreteScheduler"),
-    ("dpm2ancestral", "KDPM2AncestralDiscreteScheduler"),
-    ("dpm2m", "DPMSolverMultistepScheduler"),
-    ("dpm2msde", "DPMSolverMultistepScheduler"),
-    ("dpm2s", "DPMSolverSinglestepScheduler"),
-    ("dpm2sa", "DPMSolverSinglestepScheduler"),
-    ("dpm2sancestral", "DPMSolverSinglestepScheduler"),
-    ("dpm3msde", "DPMSolverMultistepScheduler"),
-    ("dpmmultistep", "DPMSolverMultistepScheduler"),
-    ("dpmsde", "DPMSolverSDEScheduler"),
-    ("dpmsinglestep", "DPMSolverSinglestepScheduler"),
-    ("dpmsolver", "DPMSolverMultistepScheduler"),
-    ("dpmsolver1", "DPMSolverMultistepScheduler"),
-    ("dpmsolver2", "DPMSolverMultistepScheduler"),
-    ("dpmsolver3", "DPMSolverMultistepScheduler"),
-    ("edm", "EDMEulerScheduler"),
-    ("eulera", "EulerAncestralDiscreteScheduler"),
-    ("flow", "FlowMatchEulerDiscreteScheduler"),
-    ("flowmatch", "FlowMatchEulerDiscreteScheduler"),
-    ("flowmatching", "FlowMatchEulerDiscreteScheduler"),
-    ("plms", "PNDMScheduler"),
-    ("rectifiedflow", "FlowMatchEulerDiscreteScheduler"),
-    ("sde", "DPMSolverSDEScheduler"),
-    ("sdeve", "ScoreSdeVeScheduler"),
-    ("sdevp", "ScoreSdeVpScheduler"),
-    ("tutorial", "LinearMixScheduler"),
-    ("uni", "UniPCMultistepScheduler"),
-    ("unipcbh2", "UniPCMultistepScheduler"),
+const ALIASES: &[(&str, &[&str])] = &[
+    ("CMStochasticIterativeScheduler", &["consistency", "consistencymodel"]),
+    (
+        "DPMSolverMultistepScheduler",
+        &[
+            "dpm",
+            "dpm2m",
+            "dpm2msde",
+            "dpm3msde",
+            "dpmmultistep",
+            "dpmsolver",
+            "dpmsolver1",
+            "dpmsolver2",
+            "dpmsolver3",
+        ],
+    ),
+    ("DPMSolverSDEScheduler", &["dpmsde", "sde"]),
+    ("DPMSolverSinglestepScheduler", &["dpm2s", "dpm2sa", "dpm2sancestral", "dpmsinglestep"]),
+    ("EDMEulerScheduler", &["edm"]),
+    ("EulerAncestralDiscreteScheduler", &["ancestral", "eulera"]),
+    ("FlowMatchEulerDiscreteScheduler", &["flow", "flowmatch", "flowmatching", "rectifiedflow"]),
+    ("KDPM2AncestralDiscreteScheduler", &["dpm2a", "dpm2ancestral"]),
+    ("KDPM2DiscreteScheduler", &["dpm2"]),
+    ("LinearMixScheduler", &["tutorial"]),
+    ("PNDMScheduler", &["plms"]),
+    ("ScoreSdeVeScheduler", &["sdeve"]),
+    ("ScoreSdeVpScheduler", &["sdevp"]),
+    ("UniPCMultistepScheduler", &["uni", "unipcbh2"]),
 ];
 
 /// The letters and digits of a scheduler's name: `k_euler`, `Euler` and `EulerScheduler` differ in the first letter
@@ -296,7 +290,7 @@ pub(crate) fn meant<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
     let name =
         plain(&name).replace("dpmpp", "dpm").replace("dpmsolverpp", "dpmsolver").replace("dpmsolversde", "dpmsde");
     let of = |name: &str| {
-        let alias = ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, class_name)| *class_name);
+        let alias = ALIASES.iter().find(|(_, aliases)| aliases.contains(&name)).map(|(class_name, _)| *class_name);
         let is_it = |class_name: &&'a String| {
             alias == Some(class_name.as_str()) || alias.is_none() && short(class_name) == name
         };

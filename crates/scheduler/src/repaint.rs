@@ -28,42 +28,31 @@ use crate::prelude::*;
 /// ```
 pub type RePaintScheduler = Sampler<RePaintConfig>;
 
-/// The configuration of [`RePaintScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RePaintConfig {
-    /// The variances of the forward process.
-    #[serde(flatten)]
-    pub beta: BetaConfig,
-    /// How much of a step's noise is new, from 0, none as in DDIM, to 1 as in DDPM.
-    pub eta: f64,
-    /// Whether predicted images are clipped to ±1.
-    pub clip_sample: bool,
-}
-
-/// How an image is inpainted: what diffusers' `RePaintPipeline` passes to `set_timesteps`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RePaintOptions {
-    /// The steps from noise to image, not counting those done again.
-    pub num_inference_steps: usize,
-    /// j, how many steps are undone at a time.
-    pub jump_length: usize,
-    /// r, how often the steps between two places of undoing are done in all.
-    pub jump_n_sample: usize,
-    /// In place of the configuration's.
-    pub eta: Option<f64>,
-}
-
-impl Default for RePaintOptions {
-    /// diffusers' pipeline's: 250 steps, of which each ten are done ten times.
-    fn default() -> Self {
-        Self { num_inference_steps: 250, jump_length: 10, jump_n_sample: 10, eta: None }
+config! {
+    /// The configuration of [`RePaintScheduler`], under diffusers' names.
+    pub struct RePaintConfig {
+        /// The variances of the forward process.
+        #[serde(flatten)]
+        pub beta: BetaConfig = BetaConfig::default(),
+        /// How much of a step's noise is new, from 0, none as in DDIM, to 1 as in DDPM.
+        pub eta: f64 = 0.0,
+        /// Whether predicted images are clipped to ±1.
+        pub clip_sample: bool = true,
     }
 }
 
-impl Default for RePaintConfig {
-    /// diffusers': 1000 timesteps, linear betas, an η of 0, clipped.
-    fn default() -> Self {
-        Self { beta: BetaConfig::default(), eta: 0.0, clip_sample: true }
+config! {
+    /// How an image is inpainted: what diffusers' `RePaintPipeline` passes to `set_timesteps`.
+    #[derive(Copy)]
+    pub struct RePaintOptions {
+        /// The steps from noise to image, not counting those done again.
+        pub num_inference_steps: usize = 250,
+        /// j, how many steps are undone at a time.
+        pub jump_length: usize = 10,
+        /// r, how often the steps between two places of undoing are done in all.
+        pub jump_n_sample: usize = 10,
+        /// In place of the configuration's.
+        pub eta: Option<f64> = None,
     }
 }
 
@@ -78,61 +67,73 @@ impl Sampler<RePaintConfig> {
     /// # Errors
     /// When the mask does not fit the image, or the steps are impossible.
     pub fn repaint_run(&self, options: &RePaintOptions, original: &Tensor, mask: &Tensor) -> Result<Box<dyn Run>> {
-        self.method().repaint(options, original, mask).map_err(|e| e.in_class(Self::CLASS_NAME))
+        self.method().repaint(&self.process(), options, original, mask).map_err(|e| e.in_class(Self::CLASS_NAME))
     }
 }
 
 impl RePaintConfig {
-    fn alphas(&self) -> Alphas {
-        Alphas::new(&self.beta, false)
-    }
-
-    fn repaint(&self, options: &RePaintOptions, original: &Tensor, mask: &Tensor) -> Result<Box<dyn Run>> {
+    fn repaint(
+        &self,
+        process: &Process,
+        options: &RePaintOptions,
+        original: &Tensor,
+        mask: &Tensor,
+    ) -> Result<Box<dyn Run>> {
         let mask = mask.broadcast_as(original.dims()).map_err(|_| Error::Shape {
             what: "the mask",
             got: mask.dims().to_vec(),
             expected: original.dims().to_vec(),
         })?;
-        let eta = options.eta.unwrap_or(self.eta);
+        let (original, mask, eta) = (original.clone(), mask.contiguous()?, options.eta.unwrap_or(self.eta));
         check_eta(eta)?;
-        let calls = self.calls(options)?;
-        let apart = self.beta.num_train_timesteps / options.num_inference_steps;
-        let timesteps = calls.iter().map(|(place, _)| (place * apart) as f32).collect();
-        let method = RePaint {
-            clip_sample: self.clip_sample,
-            betas: self.beta.betas(),
-            alphas: self.alphas(),
-            eta: eta as f32,
-            original: original.clone(),
-            mask: mask.contiguous()?,
-            apart,
-            undone: calls.into_iter().map(|(_, undone)| undone).collect(),
-        };
-        Sampling::begin(Plan::new(timesteps), 0, method)
+        let (places, undone): (Vec<usize>, Vec<usize>) = self.calls(options)?.into_iter().unzip();
+        let apart = self.beta.num_train_timesteps / options.num_inference_steps; // timesteps of training in a step
+        let plan = Plan::new(places.iter().map(|place| (place * apart) as f32).collect());
+        let (alphas, betas, eta, clip_sample) =
+            (process.alphas().clone(), self.beta.betas(), eta as f32, self.clip_sample);
+
+        Sampling::begin(plan, 0, move |call, rng| {
+            check_same("the sample", call.sample, &original)?;
+            let (output, sample, t) = (&call.output, call.sample, call.timestep() as usize);
+            let prev_t = t as i64 - apart as i64;
+            let (alpha_prod, alpha_prod_prev) = (alphas.at(t as i64, 1.0), alphas.at(prev_t, 1.0));
+            let (beta_prod, beta_prod_prev) = (1.0 - alpha_prod, 1.0 - alpha_prod_prev);
+            let x0 = PredictionType::Epsilon.original_sample(output, sample, alpha_prod.sqrt(), beta_prod.sqrt())?;
+            let x0 = if clip_sample { x0.clamp(-1f32, 1f32)? } else { x0 };
+
+            // the unknown part by DDIM's step (Song et al. 2021, equation 12), the known by line 5, with the same noise
+            let noise = noise_like(sample, rng)?;
+            let std = eta * (beta_prod_prev / beta_prod * (1.0 - alpha_prod / alpha_prod_prev)).sqrt();
+            let direction = (beta_prod_prev - std * std).max(0.0).sqrt();
+            let mut unknown = mix(alpha_prod_prev.sqrt(), &x0, direction, output)?;
+            if t > 0 && eta > 0.0 {
+                unknown = mix(1.0, &unknown, std, &noise)?;
+            }
+            let known = mix(alpha_prod_prev.sqrt(), &original, beta_prod_prev.sqrt(), &noise)?;
+            let mut prev_sample = ((&mask * known)? + (mask.affine(-1.0, 1.0)? * unknown)?)?; // line 8
+
+            // line 10, one timestep of training after the other
+            for beta in &betas[t..t + undone[call.i] * apart] {
+                prev_sample = mix((1.0 - beta).sqrt(), &prev_sample, beta.sqrt(), &noise_like(sample, rng)?)?;
+            }
+            Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+        })
     }
 
     /// The places of the model calls among the steps, and how many steps are undone after each.
     fn calls(&self, options: &RePaintOptions) -> Result<Vec<(usize, usize)>> {
         let RePaintOptions { num_inference_steps: steps, jump_length, jump_n_sample, .. } = *options;
         for (option, value) in [("jump_length", jump_length), ("jump_n_sample", jump_n_sample)] {
-            if value == 0 {
-                return Err(Error::OptionValue { option, value: 0.0, expected: "it must be at least 1" });
-            }
+            let expected = "it must be at least 1";
+            ensure(value > 0, || Error::OptionValue { option, value: 0.0, expected })?;
         }
         check_steps(steps, self.beta.num_train_timesteps)?;
-        if steps.saturating_mul(jump_n_sample) > MAX_CALLS {
+        ensure(steps.saturating_mul(jump_n_sample) <= MAX_CALLS, || {
             let reason = format!("with jump_n_sample {jump_n_sample} they are more than {MAX_CALLS} model calls");
-            return Err(Error::steps(steps, reason));
-        }
+            Error::steps(steps, reason)
+        })?;
         Ok(jumps(steps, jump_length, jump_n_sample))
     }
-}
-
-fn check_eta(eta: f64) -> Result<()> {
-    if (0.0..=1.0).contains(&eta) {
-        return Ok(());
-    }
-    Err(Error::OptionValue { option: "eta", value: eta, expected: "it must be between 0 and 1" })
 }
 
 impl Method for RePaintConfig {
@@ -143,60 +144,17 @@ impl Method for RePaintConfig {
     fn check(&self) -> Result<()> {
         self.beta.check(&[BetaSchedule::USUAL, &[BetaSchedule::Sigmoid]].concat())?;
         check_eta(self.eta)?;
-        self.alphas().check()
+        self.process().alphas().check()
     }
 
     fn process(&self) -> Process {
-        self.alphas().preserving(PredictionType::Epsilon)
+        Alphas::new(&self.beta, false).preserving(PredictionType::Epsilon)
     }
 
     /// Refuses: see [`repaint_run`](RePaintScheduler::repaint_run).
-    fn run(&self, _: &RunOptions) -> Result<Box<dyn Run>> {
+    fn run(&self, _: &Process, _: &RunOptions) -> Result<Box<dyn Run>> {
         Err(Error::unsupported(
             "sample from noise alone: it paints into an image, which RePaintScheduler::repaint_run takes with a mask",
         ))
-    }
-}
-
-#[derive(Debug)]
-struct RePaint {
-    clip_sample: bool,
-    betas: Vec<f32>,
-    alphas: Alphas,
-    eta: f32,
-    original: Tensor,
-    mask: Tensor,
-    /// By how many timesteps of training the steps are apart.
-    apart: usize,
-    /// How many steps are undone after each model call.
-    undone: Vec<usize>,
-}
-
-impl Step for RePaint {
-    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
-        check_same("the sample", call.sample, &self.original)?;
-        let (output, sample, t) = (&call.output, call.sample, call.timestep() as usize);
-        let prev_t = t as i64 - self.apart as i64;
-        let (alpha_prod, alpha_prod_prev) = (self.alphas.at(t as i64, 1.0), self.alphas.at(prev_t, 1.0));
-        let (beta_prod, beta_prod_prev) = (1.0 - alpha_prod, 1.0 - alpha_prod_prev);
-        let x0 = PredictionType::Epsilon.original_sample(output, sample, alpha_prod.sqrt(), beta_prod.sqrt())?;
-        let x0 = if self.clip_sample { x0.clamp(-1f32, 1f32)? } else { x0 };
-
-        // the unknown part by DDIM's step (Song et al. 2021, equation 12), the known by line 5, with the same noise
-        let noise = noise_like(sample, rng)?;
-        let std = self.eta * (beta_prod_prev / beta_prod * (1.0 - alpha_prod / alpha_prod_prev)).sqrt();
-        let direction = (beta_prod_prev - std * std).max(0.0).sqrt();
-        let mut unknown = mix(alpha_prod_prev.sqrt(), &x0, direction, output)?;
-        if t > 0 && self.eta > 0.0 {
-            unknown = mix(1.0, &unknown, std, &noise)?;
-        }
-        let known = mix(alpha_prod_prev.sqrt(), &self.original, beta_prod_prev.sqrt(), &noise)?;
-        let mut prev_sample = ((&self.mask * known)? + (self.mask.affine(-1.0, 1.0)? * unknown)?)?; // line 8
-
-        // line 10, one timestep of training after the other
-        for beta in &self.betas[t..t + self.undone[call.i] * self.apart] {
-            prev_sample = mix((1.0 - beta).sqrt(), &prev_sample, beta.sqrt(), &noise_like(sample, rng)?)?;
-        }
-        Ok(StepOutput { prev_sample, pred_original_sample: x0 })
     }
 }

@@ -1,4 +1,4 @@
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 
 use candle_core::{Device, Tensor};
 use kakusan_rng::Noise;
@@ -203,12 +203,6 @@ impl Plan {
     }
 }
 
-/// A sampling method's step: all that a run of it does not share with the others.
-pub(crate) trait Step: Debug + Send {
-    /// Goes from a model call to the next.
-    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput>;
-}
-
 /// A model call of a run: the sample, and the model's output for it.
 pub(crate) struct Call<'a> {
     pub(crate) plan: &'a Plan,
@@ -265,23 +259,29 @@ impl Call<'_> {
     }
 }
 
-/// A run of a method of this crate.
-#[derive(Debug)]
-pub(crate) struct Sampling<M> {
+/// A run of a method of this crate: its plan, and the step from a model call to the next, which holds what the method
+/// has to remember.
+pub(crate) struct Sampling<F> {
     plan: Plan,
     steps: Steps,
-    method: M,
+    step: F,
 }
 
-impl<M: Step + 'static> Sampling<M> {
+impl<F: FnMut(&Call, &mut dyn Noise) -> Result<StepOutput> + Send + 'static> Sampling<F> {
     /// Begins after the first `start` steps.
-    pub(crate) fn begin(plan: Plan, start: usize, method: M) -> Result<Box<dyn Run>> {
+    pub(crate) fn begin(plan: Plan, start: usize, step: F) -> Result<Box<dyn Run>> {
         let steps = Steps::with_calls(plan.timesteps.clone(), plan.calls, start)?;
-        Ok(Box::new(Self { plan, steps, method }))
+        Ok(Box::new(Self { plan, steps, step }))
     }
 }
 
-impl<M: Step> Run for Sampling<M> {
+impl<F> Debug for Sampling<F> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Sampling").field("steps", &self.steps).finish_non_exhaustive()
+    }
+}
+
+impl<F: FnMut(&Call, &mut dyn Noise) -> Result<StepOutput> + Send> Run for Sampling<F> {
     fn steps(&self) -> &Steps {
         &self.steps
     }
@@ -310,7 +310,7 @@ impl<M: Step> Run for Sampling<M> {
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
         let (output, variance) = split_variance(self.plan.learned_variance, model_output, sample)?;
         let call = Call { plan: &self.plan, i: self.steps.index()?, sample, output, variance };
-        let stepped = self.method.step(&call, rng)?;
+        let stepped = (self.step)(&call, rng)?;
         self.steps.advance();
         Ok(stepped)
     }

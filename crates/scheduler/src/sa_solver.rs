@@ -17,29 +17,30 @@ use crate::prelude::*;
 /// ```
 pub type SASolverScheduler = Sampler<SASolverConfig>;
 
-/// The configuration of [`SASolverScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SASolverConfig {
-    /// What all solvers have. With `lower_order_final` the last steps are of lower orders however many there are.
-    #[serde(flatten)]
-    pub solver: SolverConfig,
-    /// How many outputs the predictor looks at, 1 to 4.
-    pub predictor_order: usize,
-    /// How many outputs the corrector looks at, 1 to 4.
-    pub corrector_order: usize,
-    /// τ, how much noise steps add; absent, 1 at the timesteps 200 to 800 and 0 at the others. diffusers takes a
-    /// function here, which its files cannot hold.
-    pub tau_func: Option<SATau>,
-    /// What is integrated.
-    pub algorithm_type: SAAlgorithmType,
-    /// The lowest λ of a timestep that is visited.
-    pub lambda_min_clipped: Real,
-    /// What the model predicts of the variance. DDPM's fixed variances stand for nothing.
-    #[serde(deserialize_with = "learned_or_none")]
-    pub variance_type: Option<LearnedVarianceType>,
-    /// Which timesteps a sampling visits.
-    #[serde(flatten)]
-    pub spacing: SpacingConfig,
+config! {
+    /// The configuration of [`SASolverScheduler`], under diffusers' names.
+    pub struct SASolverConfig {
+        /// What all solvers have. With `lower_order_final` the last steps are of lower orders however many there are.
+        #[serde(flatten)]
+        pub solver: SolverConfig = SolverConfig::default(),
+        /// How many outputs the predictor looks at, 1 to 4.
+        pub predictor_order: usize = 2,
+        /// How many outputs the corrector looks at, 1 to 4.
+        pub corrector_order: usize = 2,
+        /// τ, how much noise steps add; absent, 1 at the timesteps 200 to 800 and 0 at the others. diffusers takes a
+        /// function here, which its files cannot hold.
+        pub tau_func: Option<SATau> = None,
+        /// What is integrated.
+        pub algorithm_type: SAAlgorithmType = SAAlgorithmType::DataPrediction,
+        /// The lowest λ of a timestep that is visited.
+        pub lambda_min_clipped: Real = Real(f64::NEG_INFINITY),
+        /// What the model predicts of the variance. DDPM's fixed variances stand for nothing.
+        #[serde(deserialize_with = "learned_or_none")]
+        pub variance_type: Option<LearnedVarianceType> = None,
+        /// Which timesteps a sampling visits.
+        #[serde(flatten)]
+        pub spacing: SpacingConfig = SpacingConfig::new(TimestepSpacing::Linspace),
+    }
 }
 
 /// How much noise SA-Solver adds: none but at some timesteps (Xue et al. 2023).
@@ -65,27 +66,7 @@ pub enum SAAlgorithmType {
     NoisePrediction,
 }
 
-impl Default for SASolverConfig {
-    /// diffusers': two outputs for the predictor, two for the corrector, spaced `linspace`.
-    fn default() -> Self {
-        Self {
-            solver: SolverConfig::default(),
-            predictor_order: 2,
-            corrector_order: 2,
-            tau_func: None,
-            algorithm_type: SAAlgorithmType::DataPrediction,
-            lambda_min_clipped: Real(f64::NEG_INFINITY),
-            variance_type: None,
-            spacing: SpacingConfig::new(TimestepSpacing::Linspace),
-        }
-    }
-}
-
 impl SASolverConfig {
-    fn forward(&self) -> ForwardProcess {
-        ForwardProcess::new(&self.solver, false, self.variance_type)
-    }
-
     /// τ at a timestep.
     fn tau(&self, timestep: f32) -> f64 {
         let SATau { tau, from, to } = self.tau_func.unwrap_or(SATau { tau: 1.0, from: 200.0, to: 800.0 });
@@ -98,91 +79,80 @@ impl Method for SASolverConfig {
     const SUMMARY: &'static str = "Adams' predictor and corrector, with as much noise as one likes (Xue et al. 2023)";
 
     fn check(&self) -> Result<()> {
-        self.solver.check()?;
-        self.solver.check_flow_is_not_converted()?;
+        self.solver.check_flow(&DynamicShiftConfig::default())?;
         check_order("predictor_order", self.predictor_order, 4)?;
         check_order("corrector_order", self.corrector_order, 4)?;
-        if let Some(SATau { tau, .. }) = self.tau_func.filter(|tau| !(0.0..=10.0).contains(&tau.tau)) {
-            return Err(Error::config(format!("tau_func has a tau of {tau}; it must be between 0, no noise, and 10")));
-        }
-        let forward = self.forward();
-        forward.alphas.check()?;
-        last_timestep(&forward, self.lambda_min_clipped).map(drop)
+        let tau = self.tau_func.map_or(0.0, |tau_func| tau_func.tau);
+        ensure((0.0..=10.0).contains(&tau), || {
+            Error::config(format!("tau_func has a tau of {tau}; it must be between 0, no noise, and 10"))
+        })?;
+        let process = self.process();
+        process.alphas().check()?;
+        last_timestep(process.alphas(), self.lambda_min_clipped).map(drop)
     }
 
     fn process(&self) -> Process {
-        self.forward().process()
+        self.solver.process(false)
     }
 
-    fn inference_steps(&self) -> RangeInclusive<usize> {
-        inference_steps(&self.spacing, &self.forward(), self.lambda_min_clipped)
+    fn inference_steps(&self, process: &Process) -> RangeInclusive<usize> {
+        inference_steps(&self.spacing, process.alphas(), self.lambda_min_clipped)
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        let forward = self.forward();
+    fn run(&self, process: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
+        let (alphas, forward) = (process.alphas(), ForwardProcess::new(&self.solver, self.variance_type));
         let flow = self.solver.flow;
-        let spaced = self.solver.spaced(&forward, self.spacing, self.lambda_min_clipped, flow.flow_shift)?;
-        let path = spaced.path(&forward, &options.schedule)?;
-        let last = self.solver.last_sigma(&path, forward.alphas.sigmas()[0]);
+        let spaced = self.solver.spaced(alphas, self.spacing, self.lambda_min_clipped, flow.flow_shift)?;
+        let path = spaced.path(alphas, &options.schedule)?;
+        let last = self.solver.last_sigma(&path, alphas.sigmas()[0]);
         let mut plan = forward.plan(path, last);
         check_last(&plan.sigmas)?;
         if !flow.use_flow_sigmas {
             // as in diffusers at the whole timestep, which with use_*_sigmas is not quite where the run is
-            plan.alpha_sigma = plan.timesteps.iter().map(|&t| forward.alphas.alpha_sigma(t)).collect();
+            plan.alpha_sigma = plan.timesteps.iter().map(|&t| alphas.alpha_sigma(t)).collect();
         }
         let integrand = match self.algorithm_type {
             SAAlgorithmType::DataPrediction => Integrand::Data,
             SAAlgorithmType::NoisePrediction => Integrand::Noise,
         };
         let history = History::new(self.predictor_order.max(self.corrector_order - 1));
-        let solver = StochasticAdams { integrand, history };
-        Sampling::begin(plan, options.start, SASolver { config: self.clone(), forward, solver, last: None })
+        let (config, mut solver) = (self.clone(), StochasticAdams { integrand, history });
+        let mut last: Option<LastStep> = None;
+
+        Sampling::begin(plan, options.start, move |call, rng| {
+            let (i, n) = (call.i, call.plan.timesteps.len());
+            let [s, t] = forward.ends(call);
+            let (output, x0) = forward.convert(integrand, call, s)?;
+            let sample = match &last {
+                Some(LastStep { sample, noise, from, tau, corrector_order }) => {
+                    solver.correct([*from, s], *corrector_order, *tau, sample, noise, &output)?
+                }
+                None => call.sample.clone(),
+            };
+            solver.history.push(s.lambda(), output);
+            let noise = noise_like(&sample, rng)?;
+
+            let left = if config.solver.lower_order_final { n - i } else { n };
+            let known = solver.history.len();
+            let predictor_order = config.predictor_order.min(left).min(known);
+            let corrector_order = config.corrector_order.min(left + 1).min(known + 1);
+            let tau = config.tau(call.timestep());
+            let prev_sample = if s == t {
+                sample.clone() // nothing to integrate over, and nothing to correct
+            } else {
+                solver.predict([s, t], predictor_order, tau, &sample, &noise)?
+            };
+            last = (s != t).then_some(LastStep { sample, noise, from: s, tau, corrector_order });
+            Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+        })
     }
 }
 
-#[derive(Debug)]
-struct SASolver {
-    config: SASolverConfig,
-    forward: ForwardProcess,
-    solver: StochasticAdams,
-    last: Option<LastStep>,
-}
-
 /// What the corrector needs of the step before.
-#[derive(Debug)]
 struct LastStep {
     sample: Tensor,
     noise: Tensor,
     from: Point,
     tau: f64,
     corrector_order: usize,
-}
-
-impl Step for SASolver {
-    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
-        let (i, n) = (call.i, call.plan.timesteps.len());
-        let [s, t] = self.forward.ends(call);
-        let (output, x0) = self.forward.convert(self.solver.integrand, call, s)?;
-        let sample = match &self.last {
-            Some(LastStep { sample, noise, from, tau, corrector_order }) => {
-                self.solver.correct([*from, s], *corrector_order, *tau, sample, noise, &output)?
-            }
-            None => call.sample.clone(),
-        };
-        self.solver.history.push(s.lambda(), output);
-        let noise = noise_like(&sample, rng)?;
-
-        let left = if self.config.solver.lower_order_final { n - i } else { n };
-        let known = self.solver.history.len();
-        let predictor_order = self.config.predictor_order.min(left).min(known);
-        let corrector_order = self.config.corrector_order.min(left + 1).min(known + 1);
-        let tau = self.config.tau(call.timestep());
-        let prev_sample = if s == t {
-            sample.clone() // nothing to integrate over, and nothing to correct
-        } else {
-            self.solver.predict([s, t], predictor_order, tau, &sample, &noise)?
-        };
-        self.last = (s != t).then_some(LastStep { sample, noise, from: s, tau, corrector_order });
-        Ok(StepOutput { prev_sample, pred_original_sample: x0 })
-    }
 }

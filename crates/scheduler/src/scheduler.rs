@@ -87,25 +87,28 @@ pub trait Method: Debug + Clone + Default + Serialize + DeserializeOwned + Send 
         Ok(())
     }
 
-    /// [`Scheduler::process`].
+    /// [`Scheduler::process`]. A scheduler makes it once.
     fn process(&self) -> Process;
 
-    /// [`Scheduler::inference_steps`]; the default is as many as training has timesteps, if these are its levels.
-    fn inference_steps(&self) -> RangeInclusive<usize> {
-        1..=self.process().num_timesteps().unwrap_or(MOST_STEPS)
+    /// [`Scheduler::inference_steps`], of this [`process`](Self::process); the default is as many as training has
+    /// timesteps, if these are its levels.
+    fn inference_steps(&self, process: &Process) -> RangeInclusive<usize> {
+        1..=process.num_timesteps().unwrap_or(MOST_STEPS)
     }
 
-    /// [`Scheduler::run_with`], where no other options are set than those of [`SUPPORTS`](Self::SUPPORTS).
+    /// [`Scheduler::run_with`] back along this [`process`](Self::process), where no other options are set than those of
+    /// [`SUPPORTS`](Self::SUPPORTS).
     ///
     /// # Errors
     /// As there.
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>>;
+    fn run(&self, process: &Process, options: &RunOptions) -> Result<Box<dyn Run>>;
 }
 
 /// The scheduler of a [`Method`], and which keys of its configuration were set.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Sampler<M> {
     method: M,
+    process: Process,
     /// What was set, as it was given, with the keys that only other classes know.
     given: Map<String, Value>,
 }
@@ -113,6 +116,12 @@ pub struct Sampler<M> {
 /// Keys whose value a class replaces by its own name for it, where it knows another class's (`logrho` for `midpoint`).
 /// diffusers writes its own name into the configuration; any other value stays as it was given.
 const RENAMED: [&str; 2] = ["algorithm_type", "solver_type"];
+
+impl<M: Method> Default for Sampler<M> {
+    fn default() -> Self {
+        Self::unchecked(M::default(), Map::new())
+    }
+}
 
 impl<M: Method> Sampler<M> {
     /// Its `_class_name`.
@@ -147,7 +156,11 @@ impl<M: Method> Sampler<M> {
 
     fn checked(method: M, given: Map<String, Value>) -> Result<Self> {
         method.check().map_err(|e| e.in_class(M::CLASS_NAME))?;
-        Ok(Self { method, given })
+        Ok(Self::unchecked(method, given))
+    }
+
+    fn unchecked(method: M, given: Map<String, Value>) -> Self {
+        Self { process: method.process(), method, given }
     }
 
     /// The configuration that it was built from.
@@ -174,15 +187,15 @@ impl<M: Method> Scheduler for Sampler<M> {
     }
 
     fn process(&self) -> Process {
-        self.method.process()
+        self.process.clone()
     }
 
     fn inference_steps(&self) -> RangeInclusive<usize> {
-        self.method.inference_steps()
+        self.method.inference_steps(&self.process)
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        let run = options.only(M::SUPPORTS).and_then(|()| self.method.run(options));
+        let run = options.only(M::SUPPORTS).and_then(|()| self.method.run(&self.process, options));
         run.map_err(|e| e.in_class(M::CLASS_NAME))
     }
 }

@@ -8,34 +8,21 @@ use crate::prelude::*;
 /// are from 0 to 1. (One step alone goes from the lowest noise level in diffusers; here it goes from the highest.)
 pub type ScoreSdeVeScheduler = Sampler<ScoreSdeVeConfig>;
 
-/// The configuration of [`ScoreSdeVeScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ScoreSdeVeConfig {
-    /// The noise levels that training draws from.
-    pub num_train_timesteps: usize,
-    /// r, the size of the corrector's steps.
-    pub snr: f64,
-    /// The lowest noise level.
-    pub sigma_min: f64,
-    /// The highest noise level.
-    pub sigma_max: f64,
-    /// The time of the last step, where that of the first is 1.
-    pub sampling_eps: f64,
-    /// Corrections in a step.
-    pub correct_steps: usize,
-}
-
-impl Default for ScoreSdeVeConfig {
-    /// diffusers': 2000 levels from 0.01 to 1348, one correction a step with a ratio of 0.15.
-    fn default() -> Self {
-        Self {
-            num_train_timesteps: 2000,
-            snr: 0.15,
-            sigma_min: 0.01,
-            sigma_max: 1348.0,
-            sampling_eps: 1e-5,
-            correct_steps: 1,
-        }
+config! {
+    /// The configuration of [`ScoreSdeVeScheduler`], under diffusers' names.
+    pub struct ScoreSdeVeConfig {
+        /// The noise levels that training draws from.
+        pub num_train_timesteps: usize = 2000,
+        /// r, the size of the corrector's steps.
+        pub snr: f64 = 0.15,
+        /// The lowest noise level.
+        pub sigma_min: f64 = 0.01,
+        /// The highest noise level.
+        pub sigma_max: f64 = 1348.0,
+        /// The time of the last step, where that of the first is 1.
+        pub sampling_eps: f64 = 1e-5,
+        /// Corrections in a step.
+        pub correct_steps: usize = 1,
     }
 }
 
@@ -62,14 +49,12 @@ impl Method for ScoreSdeVeConfig {
         check_sigma_range(self.sigma_min, self.sigma_max)?;
         check_positive(&[("snr", self.snr)])?;
         let Self { sampling_eps, correct_steps, .. } = *self;
-        if !(0.0..1.0).contains(&sampling_eps) {
-            return Err(Error::config(format!("sampling_eps is {sampling_eps}; it must be at least 0 and below 1")));
-        }
-        if correct_steps > MAX_CORRECT_STEPS {
-            let reason = format!("correct_steps is {correct_steps}; it must be at most {MAX_CORRECT_STEPS}");
-            return Err(Error::config(reason));
-        }
-        Ok(())
+        ensure((0.0..1.0).contains(&sampling_eps), || {
+            Error::config(format!("sampling_eps is {sampling_eps}; it must be at least 0 and below 1"))
+        })?;
+        ensure(correct_steps <= MAX_CORRECT_STEPS, || {
+            Error::config(format!("correct_steps is {correct_steps}; it must be at most {MAX_CORRECT_STEPS}"))
+        })
     }
 
     fn process(&self) -> Process {
@@ -81,65 +66,50 @@ impl Method for ScoreSdeVeConfig {
             .on_pixels(PixelRange::ZeroToOne)
     }
 
-    fn inference_steps(&self) -> RangeInclusive<usize> {
+    fn inference_steps(&self, _: &Process) -> RangeInclusive<usize> {
         1..=MOST_STEPS.min(MAX_CALLS / (self.correct_steps + 1))
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+    fn run(&self, _: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
         let (n, calls) = (check_count(options.num_steps())?, self.correct_steps + 1);
-        if n * calls > MAX_CALLS {
-            let most = self.correct_steps;
-            let reason = format!("with correct_steps {most} they are more than {MAX_CALLS} model calls");
-            return Err(Error::steps(n, reason));
-        }
+        ensure(n * calls <= MAX_CALLS, || {
+            let corrections = self.correct_steps;
+            Error::steps(n, format!("with correct_steps {corrections} they are more than {MAX_CALLS} model calls"))
+        })?;
         let times = linspace_f32(1.0, self.sampling_eps as f32, n);
         let ratio = (self.sigma_max / self.sigma_min) as f32;
         let sigma = |time: f32| self.sigma_min as f32 * ratio.powf(time);
         let timesteps: Vec<f32> = times.iter().flat_map(|&time| std::iter::repeat_n(sigma(time), calls)).collect();
-        let plan = Plan {
-            alpha_sigma: timesteps.iter().map(|&sigma| (1.0, sigma)).collect(),
-            init_noise_sigma: self.sigma_max as f32,
-            calls,
-            ..Plan::new(timesteps)
-        };
+        let alpha_sigma = timesteps.iter().map(|&sigma| (1.0, sigma)).collect();
+        let plan = Plan { alpha_sigma, init_noise_sigma: self.sigma_max as f32, calls, ..Plan::new(timesteps) };
         let (snr, discrete_sigmas) = (self.snr, self.discrete_sigmas(n));
-        Sampling::begin(plan, options.start, ScoreSdeVe { snr, times, discrete_sigmas })
-    }
-}
 
-#[derive(Debug)]
-struct ScoreSdeVe {
-    snr: f64,
-    times: Vec<f32>,
-    discrete_sigmas: Vec<f32>,
-}
+        Sampling::begin(plan, options.start, move |call, rng| {
+            let (step, within) = (call.i / calls, call.i % calls);
+            let (score, sigma) = (&call.output, call.timestep());
+            let x0 = mix(1.0, call.sample, sigma * sigma, score)?;
+            let z = noise_like(call.sample, rng)?;
 
-impl Step for ScoreSdeVe {
-    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
-        let (step, within) = (call.i / call.plan.calls, call.i % call.plan.calls);
-        let (score, sigma) = (&call.output, call.timestep());
-        let x0 = mix(1.0, call.sample, sigma * sigma, score)?;
-        let z = noise_like(call.sample, rng)?;
-
-        let prev_sample = if within + 1 < call.plan.calls {
-            // Langevin dynamics (algorithm 4), as far as the ratio of the two norms, over the whole batch, allows
-            let (grad_norm, noise_norm) = (mean_norm(score)?, mean_norm(&z)?);
-            let step_size = (self.snr * noise_norm / grad_norm).powi(2) * 2.0;
-            // without a score there is nowhere to go
-            let step_size = if grad_norm > 0.0 { step_size as f32 } else { 0.0 };
-            let mean = mix(1.0, call.sample, step_size, score)?;
-            mix(1.0, &mean, (step_size * 2.0).sqrt(), &z)?
-        } else {
-            // reverse diffusion (algorithm 2), to the noise level below
-            let place = (self.times[step] * (self.times.len() - 1) as f32) as usize;
-            let sigma = self.discrete_sigmas[place];
-            let adjacent_sigma = if place == 0 { 0.0 } else { self.discrete_sigmas[place - 1] };
-            let diffusion = (sigma * sigma - adjacent_sigma * adjacent_sigma).sqrt();
-            let mean = mix(1.0, call.sample, diffusion * diffusion, score)?;
-            let is_last = step + 1 == self.times.len();
-            if is_last { mean } else { mix(1.0, &mean, diffusion, &z)? }
-        };
-        Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+            let prev_sample = if within + 1 < calls {
+                // Langevin dynamics (algorithm 4), as far as the ratio of the two norms, over the whole batch, allows
+                let (grad_norm, noise_norm) = (mean_norm(score)?, mean_norm(&z)?);
+                let step_size = (snr * noise_norm / grad_norm).powi(2) * 2.0;
+                // without a score there is nowhere to go
+                let step_size = if grad_norm > 0.0 { step_size as f32 } else { 0.0 };
+                let mean = mix(1.0, call.sample, step_size, score)?;
+                mix(1.0, &mean, (step_size * 2.0).sqrt(), &z)?
+            } else {
+                // reverse diffusion (algorithm 2), to the noise level below
+                let place = (times[step] * (times.len() - 1) as f32) as usize;
+                let sigma = discrete_sigmas[place];
+                let adjacent_sigma = if place == 0 { 0.0 } else { discrete_sigmas[place - 1] };
+                let diffusion = (sigma * sigma - adjacent_sigma * adjacent_sigma).sqrt();
+                let mean = mix(1.0, call.sample, diffusion * diffusion, score)?;
+                let is_last = step + 1 == times.len();
+                if is_last { mean } else { mix(1.0, &mean, diffusion, &z)? }
+            };
+            Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+        })
     }
 }
 

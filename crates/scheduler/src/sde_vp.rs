@@ -7,24 +7,18 @@ use crate::prelude::*;
 /// without its noise, as in the paper's own sampler: diffusers returns both, and has no pipeline that would choose.
 pub type ScoreSdeVpScheduler = Sampler<ScoreSdeVpConfig>;
 
-/// The configuration of [`ScoreSdeVpScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ScoreSdeVpConfig {
-    /// The times that training draws from.
-    pub num_train_timesteps: usize,
-    /// β at time 0.
-    pub beta_min: f64,
-    /// β at time 1.
-    #[serde(serialize_with = "serialize_whole")]
-    pub beta_max: f64,
-    /// The time of the last step, where that of the first is 1.
-    pub sampling_eps: f64,
-}
-
-impl Default for ScoreSdeVpConfig {
-    /// diffusers': 2000 times from 1 to 0.001, β from 0.1 to 20.
-    fn default() -> Self {
-        Self { num_train_timesteps: 2000, beta_min: 0.1, beta_max: 20.0, sampling_eps: 1e-3 }
+config! {
+    /// The configuration of [`ScoreSdeVpScheduler`], under diffusers' names.
+    pub struct ScoreSdeVpConfig {
+        /// The times that training draws from.
+        pub num_train_timesteps: usize = 2000,
+        /// β at time 0.
+        pub beta_min: f64 = 0.1,
+        /// β at time 1.
+        #[serde(serialize_with = "serialize_whole")]
+        pub beta_max: f64 = 20.0,
+        /// The time of the last step, where that of the first is 1.
+        pub sampling_eps: f64 = 1e-3,
     }
 }
 
@@ -50,14 +44,12 @@ impl Method for ScoreSdeVpConfig {
     fn check(&self) -> Result<()> {
         check_train_timesteps(self.num_train_timesteps, 1)?;
         let Self { beta_min, beta_max, sampling_eps, .. } = *self;
-        if !(sampling_eps > 0.0 && sampling_eps < 1.0) {
-            return Err(Error::config(format!("sampling_eps is {sampling_eps}; it must be between 0 and 1")));
-        }
-        if !(beta_min >= 0.0 && beta_max > beta_min && beta_max.is_finite()) {
-            let reason = format!("beta_min is {beta_min} and beta_max {beta_max}; β must grow from at least 0");
-            return Err(Error::config(reason));
-        }
-        Ok(())
+        ensure(sampling_eps > 0.0 && sampling_eps < 1.0, || {
+            Error::config(format!("sampling_eps is {sampling_eps}; it must be between 0 and 1"))
+        })?;
+        ensure(beta_min >= 0.0 && beta_max > beta_min && beta_max.is_finite(), || {
+            Error::config(format!("beta_min is {beta_min} and beta_max {beta_max}; β must grow from at least 0"))
+        })
     }
 
     fn process(&self) -> Process {
@@ -65,29 +57,23 @@ impl Method for ScoreSdeVpConfig {
         Process::new(levels, PredictionType::Epsilon, move |time| config.alpha_sigma(time))
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+    fn run(&self, _: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
         let times = self.times(check_count(options.num_steps())?);
         let alpha_sigma = times.iter().map(|&time| self.alpha_sigma(time)).collect();
-        Sampling::begin(Plan { alpha_sigma, ..Plan::new(times) }, options.start, ScoreSdeVp(self.clone()))
-    }
-}
+        let Self { beta_min, beta_max, .. } = *self;
 
-#[derive(Debug)]
-struct ScoreSdeVp(ScoreSdeVpConfig);
+        Sampling::begin(Plan { alpha_sigma, ..Plan::new(times) }, options.start, move |call, rng| {
+            let (alpha, sigma) = call.alpha_sigma();
+            let x0 = mix(1.0 / alpha, call.sample, -sigma / alpha, &call.output)?;
 
-impl Step for ScoreSdeVp {
-    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
-        let ScoreSdeVpConfig { beta_min, beta_max, .. } = self.0;
-        let (alpha, sigma) = call.alpha_sigma();
-        let x0 = mix(1.0 / alpha, call.sample, -sigma / alpha, &call.output)?;
-
-        // x - (-β/2 x - β score) / n, where the score is -ε / σ
-        let n = call.plan.timesteps.len() as f32;
-        let beta = beta_min as f32 + call.timestep() * (beta_max - beta_min) as f32;
-        let mean = mix(1.0 + 0.5 * beta / n, call.sample, -beta / n / sigma, &call.output)?;
-        let z = noise_like(call.sample, rng)?;
-        let is_last = call.next_timestep().is_none();
-        let prev_sample = if is_last { mean } else { mix(1.0, &mean, (beta / n).sqrt(), &z)? };
-        Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+            // x - (-β/2 x - β score) / n, where the score is -ε / σ
+            let n = call.plan.timesteps.len() as f32;
+            let beta = beta_min as f32 + call.timestep() * (beta_max - beta_min) as f32;
+            let mean = mix(1.0 + 0.5 * beta / n, call.sample, -beta / n / sigma, &call.output)?;
+            let z = noise_like(call.sample, rng)?;
+            let is_last = call.next_timestep().is_none();
+            let prev_sample = if is_last { mean } else { mix(1.0, &mean, (beta / n).sqrt(), &z)? };
+            Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+        })
     }
 }

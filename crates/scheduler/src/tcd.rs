@@ -7,12 +7,13 @@ use crate::prelude::*;
 /// new noise; η, the paper's γ, is [`RunOptions::eta`], 0.3 where it is not set.
 pub type TCDScheduler = Sampler<TCDConfig>;
 
-/// The configuration of [`TCDScheduler`], under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct TCDConfig {
-    /// The process, and what the model was distilled on.
-    #[serde(flatten)]
-    pub distilled: DistilledConfig,
+config! {
+    /// The configuration of [`TCDScheduler`], under diffusers' names.
+    pub struct TCDConfig {
+        /// The process, and what the model was distilled on.
+        #[serde(flatten)]
+        pub distilled: DistilledConfig = DistilledConfig::default(),
+    }
 }
 
 impl Method for TCDConfig {
@@ -26,48 +27,35 @@ impl Method for TCDConfig {
     }
 
     fn process(&self) -> Process {
-        self.distilled.alphas().preserving(self.distilled.prediction_type)
+        self.distilled.process()
     }
 
-    fn inference_steps(&self) -> RangeInclusive<usize> {
+    fn inference_steps(&self, _: &Process) -> RangeInclusive<usize> {
         1..=self.distilled.original_inference_steps
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+    fn run(&self, process: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
         let eta = options.eta.unwrap_or(0.3);
-        if !(0.0..=1.0).contains(&eta) {
-            return Err(Error::OptionValue { option: "eta", value: eta, expected: "it must be between 0 and 1" });
-        }
-        let (alphas, timesteps) = (self.distilled.alphas(), self.distilled.timesteps(options)?);
-        let prediction_type = self.distilled.prediction_type;
+        check_eta(eta)?;
+        let (alphas, timesteps) = (process.alphas().clone(), self.distilled.timesteps(options)?);
+        let (eta, prediction_type) = (eta as f32, self.distilled.prediction_type);
         alphas.check_calls(&timesteps, options.start, prediction_type, false)?;
-        let plan = Plan::preserving(timesteps, &alphas);
-        Sampling::begin(plan, options.start, TCDStep { prediction_type, alphas, eta: eta as f32 })
-    }
-}
 
-#[derive(Debug)]
-struct TCDStep {
-    prediction_type: PredictionType,
-    alphas: Alphas,
-    eta: f32,
-}
+        Sampling::begin(Plan::preserving(timesteps, &alphas), options.start, move |call, rng| {
+            let next = call.next_timestep();
+            let prev_t = next.unwrap_or(0.0);
+            let s = ((1.0 - eta) * prev_t).floor();
+            let (alpha_prod_prev, alpha_prod_s) = (alphas.at(prev_t as i64, 1.0), alphas.at(s as i64, 1.0));
 
-impl Step for TCDStep {
-    fn step(&mut self, call: &Call, rng: &mut dyn Noise) -> Result<StepOutput> {
-        let next = call.next_timestep();
-        let prev_t = next.unwrap_or(0.0);
-        let s = ((1.0 - self.eta) * prev_t).floor();
-        let (alpha_prod_prev, alpha_prod_s) = (self.alphas.at(prev_t as i64, 1.0), self.alphas.at(s as i64, 1.0));
-
-        let x0 = call.x0(self.prediction_type)?;
-        let epsilon = call.epsilon(self.prediction_type)?;
-        let x_s = mix(alpha_prod_s.sqrt(), &x0, (1.0 - alpha_prod_s).sqrt(), &epsilon)?;
-        if self.eta <= 0.0 || next.is_none() {
-            return Ok(StepOutput { prev_sample: x_s, pred_original_sample: x0 });
-        }
-        let kept = alpha_prod_prev / alpha_prod_s;
-        let prev_sample = mix(kept.sqrt(), &x_s, (1.0 - kept).sqrt(), &noise_like(call.sample, rng)?)?;
-        Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+            let x0 = call.x0(prediction_type)?;
+            let epsilon = call.epsilon(prediction_type)?;
+            let x_s = mix(alpha_prod_s.sqrt(), &x0, (1.0 - alpha_prod_s).sqrt(), &epsilon)?;
+            if eta <= 0.0 || next.is_none() {
+                return Ok(StepOutput { prev_sample: x_s, pred_original_sample: x0 });
+            }
+            let kept = alpha_prod_prev / alpha_prod_s;
+            let prev_sample = mix(kept.sqrt(), &x_s, (1.0 - kept).sqrt(), &noise_like(call.sample, rng)?)?;
+            Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+        })
     }
 }

@@ -26,12 +26,6 @@ impl Default for CosineMix {
     }
 }
 
-impl CosineMix {
-    fn sigma(&self, level: f32) -> f32 {
-        (f64::from(level) * FRAC_PI_2).sin().powf(self.exponent) as f32
-    }
-}
-
 impl Method for CosineMix {
     const CLASS_NAME: &'static str = "CosineMixScheduler";
 
@@ -43,23 +37,23 @@ impl Method for CosineMix {
     }
 
     fn process(&self) -> Process {
-        let config = self.clone();
-        let mix = move |level: f32| (1.0 - config.sigma(level), config.sigma(level));
-        Process::new(Levels::continuous(|u| u), PredictionType::Sample, mix)
+        let exponent = self.exponent;
+        let sigma = move |level: f32| (f64::from(level) * FRAC_PI_2).sin().powf(exponent) as f32;
+        Process::new(Levels::continuous(|u| u), PredictionType::Sample, move |level| (1.0 - sigma(level), sigma(level)))
             .uniform_noise()
             .on_pixels(PixelRange::ZeroToOne)
     }
 
-    fn run(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
+    fn run(&self, process: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
         let n = options.num_steps();
         let timesteps = (0..n).map(|i| ((n - i) as f64 / n as f64) as f32).collect();
-        Ok(Box::new(CosineMixRun { config: self.clone(), steps: Steps::new(timesteps, options.start)? }))
+        Ok(Box::new(CosineMixRun { process: process.clone(), steps: Steps::new(timesteps, options.start)? }))
     }
 }
 
 #[derive(Debug)]
 struct CosineMixRun {
-    config: CosineMix,
+    process: Process,
     steps: Steps,
 }
 
@@ -79,11 +73,12 @@ impl Run for CosineMixRun {
             return Err(Error::Shape { what: "the model's output", got, expected });
         }
         self.steps.advance();
-        let sigma = self.config.sigma(level);
-        let next_sigma = self.timestep().map_or(0.0, |level| self.config.sigma(level));
-        // sample = x0 * (1 - σ) + noise * σ, solved for the noise
-        let noise = ((sample - model_output.affine(f64::from(1.0 - sigma), 0.0)?)? / f64::from(sigma))?;
-        let x0 = model_output.affine(f64::from(1.0 - next_sigma), 0.0)?;
+        let (alpha, sigma) = self.process.alpha_sigma(level)?;
+        let (next_alpha, next_sigma) =
+            self.timestep().map_or(Ok((1.0, 0.0)), |level| self.process.alpha_sigma(level))?;
+        // sample = x0 * α + noise * σ, solved for the noise
+        let noise = ((sample - model_output.affine(alpha.into(), 0.0)?)? / f64::from(sigma))?;
+        let x0 = model_output.affine(next_alpha.into(), 0.0)?;
         let prev_sample = (x0 + noise.affine(next_sigma.into(), 0.0)?)?;
         Ok(StepOutput { prev_sample, pred_original_sample: model_output.clone() })
     }

@@ -1,7 +1,7 @@
 use crate::prelude::*;
 
 /// ᾱ_t, the part of the image's variance that is left at timestep `t`, for every timestep of training.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Alphas {
     cumprod: Arc<[f32]>,
     sigmas: Arc<[f32]>,
@@ -50,29 +50,23 @@ impl Alphas {
 
     /// Refuses ᾱ that are not finite: betas that cannot be rescaled.
     pub(crate) fn check(&self) -> Result<()> {
-        match self.cumprod.iter().position(|alpha| !alpha.is_finite()) {
-            Some(_) => {
-                let reason = "rescale_betas_zero_snr cannot rescale these betas: there have to be two timesteps or more, and \
-                              of the image less at the last than at the first, but something before the last";
-                Err(Error::config(reason))
-            }
-            None => Ok(()),
-        }
+        let is_finite = self.cumprod.iter().all(|alpha| alpha.is_finite());
+        ensure(is_finite, || {
+            Error::config(
+                "rescale_betas_zero_snr cannot rescale these betas: there have to be two timesteps or more, and of the \
+                 image less at the last than at the first, but something before the last",
+            )
+        })
     }
 
     /// The same, and an infinite σ.
     pub(crate) fn check_sigmas(&self) -> Result<()> {
         self.check()?;
-        match self.sigmas.iter().position(|sigma| !sigma.is_finite()) {
-            Some(t) => {
-                let reason = format!(
-                    "the betas leave nothing of the image at timestep {t}, so that its noise level against the image is \
-                     infinite: take smaller ones, or fewer timesteps"
-                );
-                Err(Error::config(reason))
-            }
-            None => Ok(()),
-        }
+        let Some(t) = self.sigmas.iter().position(|sigma| !sigma.is_finite()) else { return Ok(()) };
+        Err(Error::config(format!(
+            "the betas leave nothing of the image at timestep {t}, so that its noise level against the image is \
+             infinite: take smaller ones, or fewer timesteps"
+        )))
     }
 
     pub(crate) fn cumprod(&self) -> &[f32] {
@@ -106,18 +100,20 @@ impl Alphas {
     pub(crate) fn preserving(&self, prediction: PredictionType) -> Process {
         let [mix, snr] = [(); 2].map(|()| self.clone());
         Process::new(Levels::timesteps(self.len()), prediction, move |t| roots(mix.at_level(t)))
-            .with_snr(move |t| snr.at_level(t) / (1.0 - snr.at_level(t)))
+            .with_snr(move |t| snr.snr_at_level(t))
             .of_family(Family::Diffusion(prediction))
+            .with_alphas(self)
     }
 
     /// The same as a variance exploding process (Karras et al. 2022): `x₀ + σ ε`, of which the model sees
     /// `x / sqrt(σ² + 1)`, the sample of [`preserving`](Self::preserving). A velocity is that of what the model sees.
     pub(crate) fn exploding(&self, prediction: PredictionType) -> Process {
-        let [mix, input, target] = [(); 3].map(|()| self.clone());
-        let process = self
-            .preserving(prediction)
-            .with_alpha_sigma(move |t| (1.0, mix.sigma_at_level(t)))
-            .model_input(move |t| (c_in(input.sigma_at_level(t)), 0.0));
+        let [mix, input, snr, target] = [(); 4].map(|()| self.clone());
+        let process = Process::new(Levels::timesteps(self.len()), prediction, move |t| (1.0, mix.sigma_at_level(t)))
+            .model_input(move |t| (c_in(input.sigma_at_level(t)), 0.0))
+            .with_snr(move |t| snr.snr_at_level(t))
+            .of_family(Family::Diffusion(prediction))
+            .with_alphas(self);
         if prediction != PredictionType::VPrediction {
             return process;
         }
@@ -138,6 +134,10 @@ impl Alphas {
             Some(&alpha_prod) if level.fract() == 0.0 => alpha_prod,
             _ => 1.0 / (self.sigma_at_level(level).powi(2) + 1.0),
         }
+    }
+
+    fn snr_at_level(&self, level: f32) -> f32 {
+        self.at_level(level) / (1.0 - self.at_level(level))
     }
 
     fn sigma_at_level(&self, level: f32) -> f32 {

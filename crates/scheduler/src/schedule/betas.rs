@@ -1,9 +1,6 @@
 use std::f64::consts::PI;
 
-use serde::{Deserialize, Serialize};
-
-use super::linspace_f32;
-use crate::{Error, Result};
+use crate::prelude::*;
 
 /// How the variances β of the forward process grow over its timesteps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,19 +20,20 @@ pub enum BetaSchedule {
     Exp,
 }
 
-/// The variances β of the forward process, under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct BetaConfig {
-    /// T, the timesteps of training.
-    pub num_train_timesteps: usize,
-    /// The first β.
-    pub beta_start: f64,
-    /// The last β.
-    pub beta_end: f64,
-    /// How β gets from the one to the other.
-    pub beta_schedule: BetaSchedule,
-    /// The variances themselves, in place of all the above.
-    pub trained_betas: Option<Vec<f64>>,
+config! {
+    /// The variances β of the forward process, under diffusers' names. The default is that of Ho et al. (2020).
+    pub struct BetaConfig {
+        /// T, the timesteps of training.
+        pub num_train_timesteps: usize = 1000,
+        /// The first β.
+        pub beta_start: f64 = 0.0001,
+        /// The last β.
+        pub beta_end: f64 = 0.02,
+        /// How β gets from the one to the other.
+        pub beta_schedule: BetaSchedule = BetaSchedule::Linear,
+        /// The variances themselves, in place of all the above.
+        pub trained_betas: Option<Vec<f64>> = None,
+    }
 }
 
 impl BetaSchedule {
@@ -43,18 +41,7 @@ impl BetaSchedule {
     pub(crate) const USUAL: &[Self] = &[Self::Linear, Self::ScaledLinear, Self::SquaredcosCapV2];
 }
 
-impl Default for BetaConfig {
-    /// 1000 timesteps, from 0.0001 to 0.02, linear: those of Ho et al. (2020).
-    fn default() -> Self {
-        let beta_schedule = BetaSchedule::Linear;
-        Self { num_train_timesteps: 1000, beta_start: 0.0001, beta_end: 0.02, beta_schedule, trained_betas: None }
-    }
-}
-
 impl BetaConfig {
-    /// More timesteps than this are taken for a slip.
-    const MAX_TIMESTEPS: usize = 1_000_000;
-
     /// From 0.00085 to 0.012: those of latent diffusion.
     pub fn latent(beta_schedule: BetaSchedule) -> Self {
         Self { beta_start: 0.00085, beta_end: 0.012, beta_schedule, ..Self::default() }
@@ -64,9 +51,7 @@ impl BetaConfig {
     pub(crate) fn check(&self, known: &[BetaSchedule]) -> Result<()> {
         let refuse = |reason: String| Err(Error::config(reason));
         let n = self.num_train_timesteps;
-        if !(1..=Self::MAX_TIMESTEPS).contains(&n) {
-            return refuse(format!("num_train_timesteps is {n}; it must be between 1 and {}", Self::MAX_TIMESTEPS));
-        }
+        check_train_timesteps(n, 1)?;
         for (key, beta) in [("beta_start", self.beta_start), ("beta_end", self.beta_end)] {
             if !(0.0..=1.0).contains(&beta) {
                 return refuse(format!("{key} is {beta}; it must be a variance between 0 and 1"));

@@ -3,32 +3,35 @@ use crate::prelude::*;
 /// Refuses noise levels that leave no room between them.
 pub(crate) fn check_sigma_range(sigma_min: f64, sigma_max: f64) -> Result<()> {
     check_positive(&[("sigma_min", sigma_min), ("sigma_max", sigma_max)])?;
-    if sigma_min >= sigma_max {
-        let reason = format!("sigma_min is {sigma_min}, but sigma_max is {sigma_max}");
-        return Err(Error::config(reason));
-    }
-    Ok(())
+    ensure(sigma_min < sigma_max, || Error::config(format!("sigma_min is {sigma_min}, but sigma_max is {sigma_max}")))
 }
 
 /// Refuses what is not a finite number above 0.
 pub(crate) fn check_positive(values: &[(&str, f64)]) -> Result<()> {
-    match values.iter().find(|(_, value)| !(value.is_finite() && *value > 0.0)) {
-        Some((key, value)) => {
-            let reason = format!("{key} is {value}; it must be a number above 0");
-            Err(Error::config(reason))
-        }
-        None => Ok(()),
-    }
+    values.iter().try_for_each(|(key, value)| {
+        let is_positive = value.is_finite() && *value > 0.0;
+        ensure(is_positive, || Error::config(format!("{key} is {value}; it must be a number above 0")))
+    })
 }
 
 /// Refuses fewer timesteps of training than `least`, and more than anyone has.
 pub(crate) fn check_train_timesteps(n: usize, least: usize) -> Result<()> {
     const MOST: usize = 1_000_000;
-    if !(least..=MOST).contains(&n) {
-        let reason = format!("num_train_timesteps is {n}; it must be between {least} and {MOST}");
-        return Err(Error::config(reason));
-    }
-    Ok(())
+    ensure((least..=MOST).contains(&n), || {
+        Error::config(format!("num_train_timesteps is {n}; it must be between {least} and {MOST}"))
+    })
+}
+
+/// Refuses an order that is not between 1 and `most`.
+pub(crate) fn check_order(key: &str, order: usize, most: usize) -> Result<()> {
+    let is_known = (1..=most).contains(&order);
+    ensure(is_known, || Error::config(format!("{key} is {order}; it must be between 1 and {most}")))
+}
+
+/// Refuses an η that is not between 0, no new noise, and 1.
+pub(crate) fn check_eta(eta: f64) -> Result<()> {
+    let expected = "it must be between 0 and 1";
+    ensure((0.0..=1.0).contains(&eta), || Error::OptionValue { option: "eta", value: eta, expected })
 }
 
 /// The most steps that a run can have.
@@ -36,20 +39,14 @@ pub(crate) const MOST_STEPS: usize = 1_000_000;
 
 /// Refuses no steps at all, and more than a run of any use has.
 pub(crate) fn check_count(steps: usize) -> Result<usize> {
-    let refuse = |reason: String| Err(Error::steps(steps, reason));
-    match steps {
-        0 => refuse("at least one is needed".into()),
-        1..=MOST_STEPS => Ok(steps),
-        _ => refuse(format!("it can do at most {MOST_STEPS}")),
-    }
+    ensure(steps > 0, || Error::steps(steps, "at least one is needed"))?;
+    ensure(steps <= MOST_STEPS, || Error::steps(steps, format!("it can do at most {MOST_STEPS}")))?;
+    Ok(steps)
 }
 
 /// Refuses no steps, and more than there are timesteps.
 pub(crate) fn check_steps(steps: usize, t: usize) -> Result<usize> {
-    if steps > t {
-        let reason = format!("it was trained on {t} timesteps, so it can do at most {t}");
-        return Err(Error::steps(steps, reason));
-    }
+    ensure(steps <= t, || Error::steps(steps, format!("it was trained on {t} timesteps, so it can do at most {t}")))?;
     check_count(steps)
 }
 
@@ -57,10 +54,7 @@ pub(crate) fn check_steps(steps: usize, t: usize) -> Result<usize> {
 pub(crate) fn check_whole_timesteps(timesteps: &[f64], t: usize) -> Result<Vec<f32>> {
     let checked = check_timesteps(timesteps, t)?;
     match checked.iter().find(|timestep| timestep.fract() != 0.0) {
-        Some(bad) => {
-            let reason = format!("timestep {bad} lies between two");
-            Err(Error::steps(timesteps.len(), reason))
-        }
+        Some(bad) => Err(Error::steps(timesteps.len(), format!("timestep {bad} lies between two"))),
         None => Ok(checked),
     }
 }
@@ -74,10 +68,10 @@ pub(crate) fn check_timesteps(timesteps: &[f64], t: usize) -> Result<Vec<f32>> {
     if let Some(bad) = timesteps.iter().find(|timestep| !(0.0..=(t - 1) as f64).contains(*timestep)) {
         return refuse(format!("timestep {bad} is not one of 0 to {}", t - 1));
     }
-    if let Some([a, b]) = timesteps.array_windows().find(|[a, b]| b >= a) {
-        return refuse(format!("timesteps have to descend, but {b} follows {a}"));
+    match timesteps.array_windows().find(|[a, b]| b >= a) {
+        Some([a, b]) => refuse(format!("timesteps have to descend, but {b} follows {a}")),
+        None => Ok(timesteps.iter().map(|&timestep| timestep as f32).collect()),
     }
-    Ok(timesteps.iter().map(|&timestep| timestep as f32).collect())
 }
 
 /// Refuses noise levels asked for by hand that do not descend from a positive one, or are fewer than the two of a step.

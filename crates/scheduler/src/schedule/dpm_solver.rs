@@ -31,28 +31,31 @@ pub enum DPMSolverType {
     Heun,
 }
 
-/// The equation of DPM-Solver and how it is solved, under diffusers' names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DPMSolverConfig {
-    /// How many outputs a step looks at, 1 to 3.
-    pub solver_order: usize,
-    /// The equation that is integrated.
-    pub algorithm_type: DPMAlgorithmType,
-    /// How steps of higher order weigh derivatives.
-    pub solver_type: DPMSolverType,
-}
-
-impl Default for DPMSolverConfig {
-    /// diffusers': `dpmsolver++` of the second order, midpoint.
-    fn default() -> Self {
-        let (algorithm_type, solver_type) = Default::default();
-        Self { solver_order: 2, algorithm_type, solver_type }
+config! {
+    /// The equation of DPM-Solver and how it is solved, under diffusers' names.
+    #[derive(Copy, Eq)]
+    pub struct DPMSolverConfig {
+        /// How many outputs a step looks at, 1 to 3.
+        pub solver_order: usize = 2,
+        /// The equation that is integrated.
+        pub algorithm_type: DPMAlgorithmType = DPMAlgorithmType::DPMSolverPlusPlus,
+        /// How steps of higher order weigh derivatives.
+        pub solver_type: DPMSolverType = DPMSolverType::Midpoint,
     }
 }
 
 impl DPMSolverConfig {
     pub(crate) fn check(&self) -> Result<()> {
         check_order("solver_order", self.solver_order, 3)
+    }
+
+    /// Refuses to lead to no noise by the noise that is predicted.
+    pub(crate) fn check_last(&self, final_sigmas_type: FinalSigmasType) -> Result<()> {
+        ensure(self.integrand() == Integrand::Data || final_sigmas_type == FinalSigmasType::SigmaMin, || {
+            Error::config(
+                "algorithm_type dpmsolver and sde-dpmsolver cannot lead to no noise; set final_sigmas_type to sigma_min",
+            )
+        })
     }
 
     /// What it integrates.
@@ -191,7 +194,7 @@ impl DPMStep {
 /// DPM-Solver with several earlier outputs in place of several model calls a step.
 #[derive(Debug)]
 pub(crate) struct DPMMultistep {
-    pub(crate) dpm: DPMSolverConfig,
+    dpm: DPMSolverConfig,
     lower_order_final: bool,
     euler_at_final: bool,
     history: History,
@@ -200,6 +203,16 @@ pub(crate) struct DPMMultistep {
 impl DPMMultistep {
     pub(crate) fn new(dpm: DPMSolverConfig, lower_order_final: bool, euler_at_final: bool) -> Self {
         Self { dpm, lower_order_final, euler_at_final, history: History::new(dpm.solver_order) }
+    }
+
+    /// Begins a run along the steps of a plan.
+    pub(crate) fn begin(mut self, plan: Plan, start: usize, forward: ForwardProcess) -> Result<Box<dyn Run>> {
+        Sampling::begin(plan, start, move |call, rng| {
+            let [s, t] = forward.ends(call);
+            let (integrand, x0) = forward.convert(self.dpm.integrand(), call, s)?;
+            let prev_sample = self.step(call, [s, t], integrand, rng)?;
+            Ok(StepOutput { prev_sample, pred_original_sample: x0 })
+        })
     }
 
     /// From the call's sample at `s` and the integrand there to the sample at `t`.

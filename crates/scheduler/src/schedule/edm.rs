@@ -1,25 +1,26 @@
 use crate::prelude::*;
 
-/// The noise levels and the preconditioning of EDM (Karras et al. 2022, table 1), under diffusers' names.
-///
-/// The model is conditioned on `ln(σ) / 4` and sees `x / sqrt(σ² + σ_data²)`; its output `F` stands for the image
-/// `c_skip x + c_out F`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EDMConfig {
-    /// The lowest noise level.
-    pub sigma_min: f64,
-    /// The highest noise level.
-    pub sigma_max: f64,
-    /// The standard deviation of the images' pixels.
-    pub sigma_data: f64,
-    /// How the noise levels lie between the two.
-    pub sigma_schedule: SigmaSchedule,
-    /// How many steps the levels that training draws are apart: there is one more of them.
-    pub num_train_timesteps: usize,
-    /// `epsilon`, or `v_prediction`, which turns the sign of the model's output.
-    pub prediction_type: PredictionType,
-    /// ρ, how much closer together the levels of `karras` lie where there is little noise.
-    pub rho: f64,
+config! {
+    /// The noise levels and the preconditioning of EDM (Karras et al. 2022, table 1), under diffusers' names.
+    ///
+    /// The model is conditioned on `ln(σ) / 4` and sees `x / sqrt(σ² + σ_data²)`; its output `F` stands for the image
+    /// `c_skip x + c_out F`.
+    pub struct EDMConfig {
+        /// The lowest noise level.
+        pub sigma_min: f64 = 0.002,
+        /// The highest noise level.
+        pub sigma_max: f64 = 80.0,
+        /// The standard deviation of the images' pixels.
+        pub sigma_data: f64 = 0.5,
+        /// How the noise levels lie between the two.
+        pub sigma_schedule: SigmaSchedule = SigmaSchedule::Karras,
+        /// How many steps the levels that training draws are apart: there is one more of them.
+        pub num_train_timesteps: usize = 1000,
+        /// `epsilon`, or `v_prediction`, which turns the sign of the model's output.
+        pub prediction_type: PredictionType = PredictionType::Epsilon,
+        /// ρ, how much closer together the levels of `karras` lie where there is little noise.
+        pub rho: f64 = 7.0,
+    }
 }
 
 /// How noise levels lie between the highest and the lowest.
@@ -30,21 +31,6 @@ pub enum SigmaSchedule {
     Karras,
     /// Evenly in `log σ`.
     Exponential,
-}
-
-impl Default for EDMConfig {
-    /// The paper's: from 0.002 to 80, a σ_data of 0.5 and a ρ of 7; 1000 steps of training.
-    fn default() -> Self {
-        Self {
-            sigma_min: 0.002,
-            sigma_max: 80.0,
-            sigma_data: 0.5,
-            sigma_schedule: SigmaSchedule::Karras,
-            num_train_timesteps: 1000,
-            prediction_type: PredictionType::Epsilon,
-            rho: 7.0,
-        }
-    }
 }
 
 impl EDMConfig {
@@ -76,20 +62,20 @@ impl EDMConfig {
         1.0 / (sigma * sigma + (self.sigma_data * self.sigma_data) as f32).sqrt()
     }
 
-    /// The plan of a run, whose last step leads to `last(sigmas)`.
-    pub(crate) fn plan(&self, schedule: &Schedule, last: impl Fn(&[f32]) -> f32) -> Result<Plan> {
-        let sigmas: Vec<f32> = match schedule {
+    /// The plan of a run, whose last step begins at the `lowest` level and leads to `last(lowest)`.
+    pub(crate) fn plan(&self, schedule: &Schedule, last: impl Fn(f64) -> f64) -> Result<Plan> {
+        let sigmas = match schedule {
             Schedule::Sigmas(sigmas) => {
                 check_descending(sigmas)?;
-                sigmas.iter().map(|&sigma| sigma as f32).collect()
+                sigmas.clone()
             }
             schedule => {
-                let n = check_count(schedule.num_steps())?;
-                let mut sigmas: Vec<f32> = self.sigmas(n).into_iter().map(|sigma| sigma as f32).collect();
-                sigmas.push(last(&sigmas));
+                let mut sigmas = self.sigmas(check_count(schedule.num_steps())?);
+                sigmas.push(last(sigmas[sigmas.len() - 1]));
                 sigmas
             }
         };
+        let sigmas: Vec<f32> = sigmas.into_iter().map(|sigma| sigma as f32).collect();
         let calls = sigmas[..sigmas.len() - 1].to_vec();
         let timesteps = calls.iter().map(|&sigma| self.c_noise(sigma)).collect();
         let plan = Plan::exploding(timesteps, sigmas, &calls, |sigma| self.c_in(sigma));

@@ -1,13 +1,15 @@
 use crate::prelude::*;
 
-/// The noise levels of a flow (Liu et al. 2022), under diffusers' names: `x = (1 - σ) x₀ + σ ε` in place of a
-/// diffusion's `sqrt(ᾱ) x₀ + sqrt(1 - ᾱ) ε`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct FlowConfig {
-    /// Whether images are noised as in a flow; timestep `t` of T then has the noise level `t / T`.
-    pub use_flow_sigmas: bool,
-    /// How much more of a sampling is spent at high noise levels: `s σ / (1 + (s - 1) σ)` in place of σ; 1 is even.
-    pub flow_shift: f64,
+config! {
+    /// The noise levels of a flow (Liu et al. 2022), under diffusers' names: `x = (1 - σ) x₀ + σ ε` in place of a
+    /// diffusion's `sqrt(ᾱ) x₀ + sqrt(1 - ᾱ) ε`.
+    #[derive(Copy)]
+    pub struct FlowConfig {
+        /// Whether images are noised as in a flow; timestep `t` of T then has the noise level `t / T`.
+        pub use_flow_sigmas: bool = false,
+        /// How much more of a sampling is spent at high noise levels: `s σ / (1 + (s - 1) σ)` in place of σ; 1 is even.
+        pub flow_shift: f64 = 1.0,
+    }
 }
 
 /// A shift of a flow's schedule for each run, under diffusers' names.
@@ -30,13 +32,6 @@ pub enum TimeShiftType {
     Linear,
 }
 
-impl Default for FlowConfig {
-    /// No flow.
-    fn default() -> Self {
-        Self { use_flow_sigmas: false, flow_shift: 1.0 }
-    }
-}
-
 impl FlowConfig {
     /// Says what is out of range.
     pub(crate) fn check(&self) -> Result<()> {
@@ -47,36 +42,34 @@ impl FlowConfig {
 impl DynamicShiftConfig {
     /// Refuses what has no flow to shift, and types that the scheduler does not know.
     pub(crate) fn check(&self, flow: &FlowConfig, known: &[TimeShiftType]) -> Result<()> {
-        let refuse = |reason: String| Err(Error::config(reason));
-        if self.use_dynamic_shifting && !flow.use_flow_sigmas {
-            return refuse(
-                "use_dynamic_shifting shifts the noise levels of a flow, but use_flow_sigmas is false".into(),
-            );
-        }
-        if !self.use_dynamic_shifting || known.contains(&self.time_shift_type) {
+        if !self.use_dynamic_shifting {
             return Ok(());
         }
-        refuse(format!("it has no time_shift_type {:?}; it knows {known:?}", self.time_shift_type))
+        ensure(flow.use_flow_sigmas, || {
+            Error::config("use_dynamic_shifting shifts the noise levels of a flow, but use_flow_sigmas is false")
+        })?;
+        ensure(known.contains(&self.time_shift_type), || {
+            Error::config(format!("it has no time_shift_type {:?}; it knows {known:?}", self.time_shift_type))
+        })
     }
 
     /// The shift of a run; `None` where it is to be the configuration's.
     pub(crate) fn shift(&self, mu: Option<f64>) -> Result<Option<f64>> {
         let Some(mu) = mu else { return Ok(None) };
-        if !self.use_dynamic_shifting {
-            return Err(Error::unsupported("shift by `mu` unless use_dynamic_shifting is true"));
-        }
-        let shift = match self.time_shift_type {
-            TimeShiftType::Exponential => mu.exp(),
-            TimeShiftType::Linear => mu,
+        ensure(self.use_dynamic_shifting, || Error::unsupported("shift by `mu` unless use_dynamic_shifting is true"))?;
+        self.time_shift_type.shift(mu).map(Some)
+    }
+}
+
+impl TimeShiftType {
+    /// The shift that `mu` stands for.
+    pub(crate) fn shift(self, mu: f64) -> Result<f64> {
+        let (shift, expected) = match self {
+            Self::Exponential => (mu.exp(), "it must be a number, and its exponential neither 0 nor infinite"),
+            Self::Linear => (mu, "it must be a number above 0"),
         };
-        if shift.is_finite() && shift > 0.0 {
-            return Ok(Some(shift));
-        }
-        Err(Error::OptionValue {
-            option: "mu",
-            value: mu,
-            expected: "the shift it stands for has to be a number above 0",
-        })
+        ensure(shift.is_finite() && shift > 0.0, || Error::OptionValue { option: "mu", value: mu, expected })?;
+        Ok(shift)
     }
 }
 
@@ -154,10 +147,10 @@ pub(crate) fn stretched_to(sigmas: Vec<f64>, terminal: Option<f64>) -> Result<Ve
     };
     // in numpy's order, which decides where timesteps are cut off
     let divisor = (1.0 - last) / (1.0 - terminal);
-    if divisor == 0.0 {
+    ensure(divisor != 0.0, || {
         let reason = format!("shift_terminal is {terminal}, but its only step begins at 1; more would do");
-        return Err(Error::steps(sigmas.len(), reason));
-    }
+        Error::steps(sigmas.len(), reason)
+    })?;
     Ok(sigmas.iter().map(|sigma| 1.0 - (1.0 - sigma) / divisor).collect())
 }
 

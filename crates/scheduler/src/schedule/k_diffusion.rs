@@ -1,31 +1,20 @@
 use crate::prelude::*;
 
-/// What the samplers after k-diffusion are configured by, under diffusers' names: they solve the probability flow ODE
-/// in σ (Karras et al. 2022).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct KDiffusionConfig {
-    /// The variances of the forward process.
-    #[serde(flatten)]
-    pub beta: BetaConfig,
-    /// What the model predicts; no flow.
-    pub prediction_type: PredictionType,
-    /// Noise levels spaced otherwise than the timesteps.
-    #[serde(flatten)]
-    pub sigma: SigmaConfig,
-    /// Which timesteps a sampling visits.
-    #[serde(flatten)]
-    pub spacing: SpacingConfig,
-}
-
-impl Default for KDiffusionConfig {
-    /// 1000 timesteps, linear betas, ε-prediction, spaced `linspace`.
-    fn default() -> Self {
-        Self {
-            beta: BetaConfig::default(),
-            prediction_type: PredictionType::Epsilon,
-            sigma: SigmaConfig::default(),
-            spacing: SpacingConfig::new(TimestepSpacing::Linspace),
-        }
+config! {
+    /// What the samplers after k-diffusion are configured by, under diffusers' names: they solve the probability flow
+    /// ODE in σ (Karras et al. 2022).
+    pub struct KDiffusionConfig {
+        /// The variances of the forward process.
+        #[serde(flatten)]
+        pub beta: BetaConfig = BetaConfig::default(),
+        /// What the model predicts; no flow.
+        pub prediction_type: PredictionType = PredictionType::Epsilon,
+        /// Noise levels spaced otherwise than the timesteps.
+        #[serde(flatten)]
+        pub sigma: SigmaConfig = SigmaConfig::default(),
+        /// Which timesteps a sampling visits.
+        #[serde(flatten)]
+        pub spacing: SpacingConfig = SpacingConfig::new(TimestepSpacing::Linspace),
     }
 }
 
@@ -40,15 +29,11 @@ impl KDiffusionConfig {
         self.prediction_type.only(predictions)?;
         self.beta.check(betas)?;
         self.sigma.check([None, None])?;
-        self.alphas().check_sigmas()
-    }
-
-    pub(crate) fn alphas(&self) -> Alphas {
-        Alphas::new(&self.beta, false)
+        self.process().alphas().check_sigmas()
     }
 
     pub(crate) fn process(&self) -> Process {
-        self.alphas().exploding(self.prediction_type)
+        Alphas::new(&self.beta, false).exploding(self.prediction_type)
     }
 
     /// The timesteps of a sampling in `n` steps, and the noise levels between which they lead, one more: the last is 0.

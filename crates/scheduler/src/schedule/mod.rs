@@ -27,8 +27,8 @@ pub(crate) use alphas::Alphas;
 pub use betas::{BetaConfig, BetaSchedule};
 pub(crate) use brownian::BrownianMotion;
 pub(crate) use checks::{
-    MOST_STEPS, check_count, check_descending, check_positive, check_sigma_range, check_steps, check_timesteps,
-    check_train_timesteps, check_whole_timesteps,
+    MOST_STEPS, check_count, check_descending, check_eta, check_order, check_positive, check_sigma_range, check_steps,
+    check_timesteps, check_train_timesteps, check_whole_timesteps,
 };
 pub use distilled::DistilledConfig;
 pub use dpm_solver::{DPMAlgorithmType, DPMSolverConfig, DPMSolverType};
@@ -40,16 +40,18 @@ pub(crate) use history::{History, multistep_order};
 pub(crate) use jumps::jumps;
 pub use k_diffusion::KDiffusionConfig;
 pub(crate) use k_diffusion::{ancestral_step, euler, halfway, to_zero};
-pub(crate) use numbers::{arange_down, lagrange, linspace_f32, linspace_f64, ln_f32, serialize_whole, solve};
+pub(crate) use numbers::{
+    adams_bashforth, arange_down, lagrange, linspace_f32, linspace_f64, ln_f32, serialize_whole, solve,
+};
 pub(crate) use path::{Path, Spaced, inference_steps, last_timestep};
 pub(crate) use posterior::Posterior;
 pub use prediction::PredictionType;
 pub use sigmas::{FinalSigmasType, SigmaConfig};
 pub(crate) use sigmas::{
-    SigmaConversion, c_in, check_apart, check_calls, check_first_two, check_last, interpolate, karras, sigma_to_t,
-    sigmas_at, timesteps_of,
+    SigmaConversion, c_in, check_apart, check_calls, check_first_two, check_last, interpolate, karras, karras_sigma,
+    sigma_to_t, sigmas_at, timesteps_of,
 };
-pub(crate) use solver::{ForwardProcess, Integrand, Point, check_order, learned_or_none};
+pub(crate) use solver::{ForwardProcess, Integrand, Point, learned_or_none};
 pub use solver::{LearnedVarianceType, SolverConfig};
 pub use spacing::{SpacingConfig, TimestepSpacing};
 pub(crate) use stochastic_adams::StochasticAdams;

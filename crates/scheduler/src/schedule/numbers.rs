@@ -60,6 +60,17 @@ pub(crate) fn ln_f32(x: f32) -> f32 {
     (exponent as f32).mul_add(std::f32::consts::LN_2, ratio)
 }
 
+/// The weights of the last one to four derivatives, the newest first, in a step of the linear multistep method (Adams
+/// and Bashforth) of that order.
+pub(crate) fn adams_bashforth(order: usize) -> &'static [f32] {
+    match order {
+        1 => &[1.0],
+        2 => &[3.0 / 2.0, -1.0 / 2.0],
+        3 => &[23.0 / 12.0, -16.0 / 12.0, 5.0 / 12.0],
+        _ => &[55.0 / 24.0, -59.0 / 24.0, 37.0 / 24.0, -9.0 / 24.0],
+    }
+}
+
 /// The coefficients, the constant first, of the polynomial that is 1 at node `k` and 0 at the others (Lagrange).
 pub(crate) fn lagrange(nodes: &[f64], k: usize) -> Vec<f64> {
     let mut polynomial = vec![1.0];

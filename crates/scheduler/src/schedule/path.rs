@@ -27,10 +27,10 @@ pub(crate) struct Path {
 
 impl Spaced {
     /// Over all of training from noise to images.
-    pub(crate) fn new(forward: &ForwardProcess, spacing: SpacingConfig, conversion: Option<SigmaConversion>) -> Self {
+    pub(crate) fn new(alphas: &Alphas, spacing: SpacingConfig, conversion: Option<SigmaConversion>) -> Self {
         Self {
             spacing,
-            last_timestep: forward.alphas.len(),
+            last_timestep: alphas.len(),
             conversion,
             limits: [None, None],
             rounded: conversion == Some(SigmaConversion::Karras),
@@ -40,8 +40,8 @@ impl Spaced {
     }
 
     /// The path that a run asks for.
-    pub(crate) fn path(&self, forward: &ForwardProcess, schedule: &Schedule) -> Result<Path> {
-        let training = forward.alphas.sigmas();
+    pub(crate) fn path(&self, alphas: &Alphas, schedule: &Schedule) -> Result<Path> {
+        let training = alphas.sigmas();
         let path = self.any_path(training, schedule)?;
         let t = training.len();
         if path.sigmas.len() > t {
@@ -53,17 +53,16 @@ impl Spaced {
     }
 
     fn any_path(&self, training: &[f32], schedule: &Schedule) -> Result<Path> {
-        match schedule {
-            Schedule::Timesteps(timesteps) => {
-                if self.conversion.is_some() || self.flow_shift.is_some() {
-                    let what = "take timesteps while its noise levels are spaced by themselves: leave out use_*_sigmas \
-                                and use_lu_lambdas";
-                    return Err(Error::unsupported(what));
-                }
-                Ok(Path::at(check_whole_timesteps(timesteps, training.len())?, training))
-            }
-            schedule => self.even_path(training, check_count(schedule.num_steps())?),
-        }
+        let Schedule::Timesteps(timesteps) = schedule else {
+            return self.even_path(training, check_count(schedule.num_steps())?);
+        };
+        ensure(self.conversion.is_none() && self.flow_shift.is_none(), || {
+            Error::unsupported(
+                "take timesteps while its noise levels are spaced by themselves: leave out use_*_sigmas and \
+                 use_lu_lambdas",
+            )
+        })?;
+        Ok(Path::at(check_whole_timesteps(timesteps, training.len())?, training))
     }
 
     /// `n` model calls.
@@ -76,11 +75,8 @@ impl Spaced {
         }
         if let Some(shift) = self.flow_shift {
             let t = training.len() as f64;
-            let mut sigmas: Vec<f64> = linspace_f64(1.0, 1.0 / t, n + 1)
-                .into_iter()
-                .map(|alpha| shifted(1.0 - alpha, shift))
-                .skip(1)
-                .collect();
+            let alphas = linspace_f64(1.0, 1.0 / t, n + 1).into_iter().skip(1);
+            let mut sigmas: Vec<f64> = alphas.map(|alpha| shifted(1.0 - alpha, shift)).collect();
             if !self.upwards {
                 sigmas.reverse();
             }
@@ -91,7 +87,6 @@ impl Spaced {
 
     /// The timesteps of `n` model calls. `n + 1` are spaced evenly, and the last of them is where the run leads.
     fn timesteps(&self, t: usize, n: usize) -> Result<Vec<f32>> {
-        let refuse = |reason: String| Err(Error::steps(n, reason));
         let last = self.last_timestep;
         let SpacingConfig { timestep_spacing, steps_offset } = self.spacing;
         self.spacing.check_offset(t, n)?;
@@ -102,13 +97,10 @@ impl Spaced {
                 .map(|t| t.round_ties_even() as f32)
                 .collect(),
             TimestepSpacing::Leading => {
-                let ratio = last / (n + 1);
-                if ratio == 0 && n > 1 {
-                    return refuse(format!(
-                        "of {last} timesteps spaced leading it can do at most {}",
-                        (last - 1).max(1)
-                    ));
-                }
+                let (ratio, most) = (last / (n + 1), (last - 1).max(1));
+                ensure(n <= most, || {
+                    Error::steps(n, format!("of {last} timesteps spaced leading it can do at most {most}"))
+                })?;
                 visited.map(|i| ((i * ratio) as f64 + steps_offset as f64) as f32).collect()
             }
             // from the last; where they lead is beyond
@@ -135,10 +127,10 @@ impl Path {
 /// How many steps can be spaced over the timesteps with a λ of at least `lambda_min_clipped`.
 pub(crate) fn inference_steps(
     spacing: &SpacingConfig,
-    forward: &ForwardProcess,
+    alphas: &Alphas,
     lambda_min_clipped: Real,
 ) -> RangeInclusive<usize> {
-    let last_timestep = last_timestep(forward, lambda_min_clipped).unwrap_or(forward.alphas.len());
+    let last_timestep = last_timestep(alphas, lambda_min_clipped).unwrap_or(alphas.len());
     match spacing.timestep_spacing {
         TimestepSpacing::Leading => 1..=(last_timestep - 1).max(1),
         TimestepSpacing::Linspace | TimestepSpacing::Trailing => 1..=last_timestep,
@@ -146,13 +138,13 @@ pub(crate) fn inference_steps(
 }
 
 /// How many timesteps have a λ of at least `lambda_min_clipped`; there has to be one.
-pub(crate) fn last_timestep(forward: &ForwardProcess, Real(lambda_min_clipped): Real) -> Result<usize> {
+pub(crate) fn last_timestep(alphas: &Alphas, Real(lambda_min_clipped): Real) -> Result<usize> {
     let lambda = |&alpha: &f32| f64::from(alpha.sqrt().ln() - (1.0 - alpha).sqrt().ln());
-    let last = forward.alphas.cumprod().iter().take_while(|alpha| lambda(alpha) >= lambda_min_clipped).count();
+    let last = alphas.cumprod().iter().take_while(|alpha| lambda(alpha) >= lambda_min_clipped).count();
     if last > 0 {
         return Ok(last);
     }
-    let most = forward.alphas.cumprod().first().map_or(f64::NAN, lambda);
+    let most = alphas.cumprod().first().map_or(f64::NAN, lambda);
     Err(Error::config(format!(
         "lambda_min_clipped is {lambda_min_clipped}, but no timestep has a λ of more than {most}"
     )))

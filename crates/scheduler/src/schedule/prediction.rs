@@ -37,11 +37,9 @@ impl PredictionType {
 
     /// Refuses what the scheduler cannot make use of.
     pub(crate) fn only(self, known: &[Self]) -> Result<()> {
-        if known.contains(&self) {
-            return Ok(());
-        }
-        let reason = format!("it has no use for prediction_type {self:?}; it takes {known:?}");
-        Err(Error::config(reason))
+        ensure(known.contains(&self), || {
+            Error::config(format!("it has no use for prediction_type {self:?}; it takes {known:?}"))
+        })
     }
 
     /// The clean image that `output` implies for `sample = alpha x₀ + sigma ε`.

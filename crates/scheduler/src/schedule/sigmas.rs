@@ -33,11 +33,11 @@ pub enum FinalSigmasType {
 }
 
 impl FinalSigmasType {
-    /// That level, of a training between `sigmas`.
-    pub(crate) fn of(self, sigmas: &[f32]) -> f64 {
+    /// That level, where the lowest is `sigma_min`.
+    pub(crate) fn of(self, sigma_min: impl Into<f64>) -> f64 {
         match self {
             Self::Zero => 0.0,
-            Self::SigmaMin => sigmas[0].into(),
+            Self::SigmaMin => sigma_min.into(),
         }
     }
 }
@@ -47,11 +47,9 @@ impl SigmaConfig {
     pub(crate) fn check(&self, [sigma_min, sigma_max]: [Option<f64>; 2]) -> Result<()> {
         let refuse = |reason: String| Err(Error::config(reason));
         let set = [self.use_karras_sigmas, self.use_exponential_sigmas, self.use_beta_sigmas];
-        if set.into_iter().filter(|&set| set).count() > 1 {
-            return refuse(
-                "only one of use_karras_sigmas, use_exponential_sigmas and use_beta_sigmas can be true".into(),
-            );
-        }
+        ensure(set.into_iter().filter(|&set| set).count() <= 1, || {
+            Error::config("only one of use_karras_sigmas, use_exponential_sigmas and use_beta_sigmas can be true")
+        })?;
         for (key, sigma) in [("sigma_min", sigma_min), ("sigma_max", sigma_max)] {
             if let Some(sigma) = sigma.filter(|sigma| !(sigma.is_finite() && *sigma > 0.0)) {
                 return refuse(format!("{key} is {sigma}; a noise level is a number above 0"));
@@ -111,12 +109,11 @@ pub(crate) fn sigmas_at(
 
 /// Refuses more steps than timesteps, `t`, where the first two were the same: diffusers would begin with the second.
 pub(crate) fn check_first_two(timesteps: &[f32], t: usize) -> Result<()> {
-    if timesteps.len() <= t || timesteps.first() != timesteps.get(1) {
-        return Ok(());
-    }
-    let reason =
-        format!("it was trained on {t} timesteps, so that the first two steps would be the same; it can do {t}");
-    Err(Error::steps(timesteps.len(), reason))
+    ensure(timesteps.len() <= t || timesteps.first() != timesteps.get(1), || {
+        let reason =
+            format!("it was trained on {t} timesteps, so that the first two steps would be the same; it can do {t}");
+        Error::steps(timesteps.len(), reason)
+    })
 }
 
 /// Refuses model calls where there is no noise, or nothing but noise.
@@ -134,11 +131,8 @@ pub(crate) fn check_calls(timesteps: &[f32], sigmas: &[f64]) -> Result<()> {
 
 /// Refuses to lead to no noise by a method whose last step divides by it.
 pub(crate) fn check_last(sigmas: &[f32]) -> Result<()> {
-    if sigmas.last() != Some(&0.0) {
-        return Ok(());
-    }
     let reason = "its last step leads to the noise level of timestep 0, where there is none: the first β is 0";
-    Err(Error::steps(sigmas.len() - 1, reason))
+    ensure(sigmas.last() != Some(&0.0), || Error::steps(sigmas.len() - 1, reason))
 }
 
 /// Refuses two steps at the same noise level, between which a method of several steps would divide by 0.
@@ -162,8 +156,13 @@ pub(crate) fn timesteps_of(sigmas: &[f64], training: &[f32]) -> Vec<f32> {
 
 /// `n` noise levels evenly in `σ^(1/ρ)` (Karras et al. 2022, equation 5).
 pub(crate) fn karras(sigma_max: f64, sigma_min: f64, rho: f64, n: usize) -> Vec<f64> {
+    linspace_f64(0.0, 1.0, n).into_iter().map(|ramp| karras_sigma(sigma_max, sigma_min, rho, ramp)).collect()
+}
+
+/// The noise level at a place between 0, the highest, and 1.
+pub(crate) fn karras_sigma(sigma_max: f64, sigma_min: f64, rho: f64, ramp: f64) -> f64 {
     let (max_root, min_root) = (sigma_max.powf(1.0 / rho), sigma_min.powf(1.0 / rho));
-    linspace_f64(0.0, 1.0, n).into_iter().map(|ramp| (max_root + ramp * (min_root - max_root)).powf(rho)).collect()
+    (max_root + ramp * (min_root - max_root)).powf(rho)
 }
 
 /// The value of a table, whose entries are those of 0, 1, 2 ..., between its entries: `numpy.interp`.

@@ -1,24 +1,25 @@
 use crate::prelude::*;
 
-/// What all solvers of the DPM-Solver family are configured by, under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SolverConfig {
-    /// The variances of the forward process.
-    #[serde(flatten)]
-    pub beta: BetaConfig,
-    /// What the model predicts. `flow_prediction` goes with `use_flow_sigmas`, and `v_prediction` without.
-    pub prediction_type: PredictionType,
-    /// Thresholding of predicted images.
-    #[serde(flatten)]
-    pub threshold: ThresholdConfig,
-    /// Whether a run's last steps are of a lower order; multistep solvers do so in runs of less than 15 steps.
-    pub lower_order_final: bool,
-    /// Noise levels spaced otherwise than the timesteps.
-    #[serde(flatten)]
-    pub sigma: SigmaConfig,
-    /// The noise levels of a flow.
-    #[serde(flatten)]
-    pub flow: FlowConfig,
+config! {
+    /// What all solvers of the DPM-Solver family are configured by, under diffusers' names.
+    pub struct SolverConfig {
+        /// The variances of the forward process.
+        #[serde(flatten)]
+        pub beta: BetaConfig = BetaConfig::default(),
+        /// What the model predicts. `flow_prediction` goes with `use_flow_sigmas`, and `v_prediction` without.
+        pub prediction_type: PredictionType = PredictionType::Epsilon,
+        /// Thresholding of predicted images.
+        #[serde(flatten)]
+        pub threshold: ThresholdConfig = ThresholdConfig::default(),
+        /// Whether a run's last steps are of a lower order; multistep solvers do so in runs of less than 15 steps.
+        pub lower_order_final: bool = true,
+        /// Noise levels spaced otherwise than the timesteps.
+        #[serde(flatten)]
+        pub sigma: SigmaConfig = SigmaConfig::default(),
+        /// The noise levels of a flow.
+        #[serde(flatten)]
+        pub flow: FlowConfig = FlowConfig::default(),
+    }
 }
 
 /// What a model predicts of the variance, in a second half of its output channels. Solvers leave it aside.
@@ -50,25 +51,10 @@ pub(crate) struct Point {
 /// The forward process that solvers integrate backwards, and what models predict in it.
 #[derive(Debug, Clone)]
 pub(crate) struct ForwardProcess {
-    pub(crate) alphas: Alphas,
     prediction_type: PredictionType,
     threshold: ThresholdConfig,
     is_flow: bool,
     learned_variance: bool,
-}
-
-impl Default for SolverConfig {
-    /// 1000 timesteps, linear betas, ε-prediction, no thresholding, low orders at the end, no flow.
-    fn default() -> Self {
-        Self {
-            beta: BetaConfig::default(),
-            prediction_type: PredictionType::Epsilon,
-            threshold: ThresholdConfig::default(),
-            lower_order_final: true,
-            sigma: SigmaConfig::default(),
-            flow: FlowConfig::default(),
-        }
-    }
 }
 
 impl SolverConfig {
@@ -91,29 +77,44 @@ impl SolverConfig {
         Err(Error::config(reason))
     }
 
-    /// Refuses a flow whose noise levels are to be spaced as a diffusion's: diffusers gives NaN.
-    pub(crate) fn check_flow_is_not_converted(&self) -> Result<()> {
-        if !self.flow.use_flow_sigmas || self.sigma.conversion().is_none() {
-            return Ok(());
+    /// The same, and refuses a flow whose noise levels are to be spaced as a diffusion's (diffusers gives NaN), or
+    /// shifted by another type than the exponential.
+    pub(crate) fn check_flow(&self, shift: &DynamicShiftConfig) -> Result<()> {
+        self.check()?;
+        shift.check(&self.flow, &[TimeShiftType::Exponential])?;
+        ensure(!self.flow.use_flow_sigmas || self.sigma.conversion().is_none(), || {
+            Error::config(
+                "use_flow_sigmas spaces noise levels itself: leave out use_karras_sigmas, use_exponential_sigmas and \
+                 use_beta_sigmas",
+            )
+        })
+    }
+
+    /// The training side: the variance preserving process, or a flow, whose timestep `t` of T has the noise level `t /
+    /// T`.
+    pub(crate) fn process(&self, zero_snr: bool) -> Process {
+        let (alphas, prediction) = (Alphas::with_finite_sigmas(&self.beta, zero_snr), self.prediction_type);
+        if !self.flow.use_flow_sigmas {
+            return alphas.preserving(prediction);
         }
-        Err(Error::config(
-            "use_flow_sigmas spaces noise levels itself: leave out use_karras_sigmas, use_exponential_sigmas and \
-             use_beta_sigmas",
-        ))
+        let t = alphas.len() as f32;
+        Process::new(Levels::timesteps(alphas.len()), prediction, move |level| (1.0 - level / t, level / t))
+            .of_family(Family::Flow(prediction))
+            .with_alphas(&alphas)
     }
 
     /// How the model calls of a run are spaced.
     pub(crate) fn spaced(
         &self,
-        forward: &ForwardProcess,
+        alphas: &Alphas,
         spacing: SpacingConfig,
         lambda_min_clipped: Real,
         shift: f64,
     ) -> Result<Spaced> {
         Ok(Spaced {
-            last_timestep: last_timestep(forward, lambda_min_clipped)?,
+            last_timestep: last_timestep(alphas, lambda_min_clipped)?,
             flow_shift: self.flow.use_flow_sigmas.then_some(shift),
-            ..Spaced::new(forward, spacing, self.sigma.conversion())
+            ..Spaced::new(alphas, spacing, self.sigma.conversion())
         })
     }
 
@@ -143,15 +144,6 @@ pub(crate) fn learned_or_none<'de, D: Deserializer<'de>>(
     })
 }
 
-/// Refuses an order that is not between 1 and `most`.
-pub(crate) fn check_order(key: &str, order: usize, most: usize) -> Result<()> {
-    if (1..=most).contains(&order) {
-        return Ok(());
-    }
-    let reason = format!("{key} is {order}; it must be between 1 and {most}");
-    Err(Error::config(reason))
-}
-
 impl Point {
     /// The logarithm of the signal-to-noise ratio, halved: the λ of Lu et al. (2022).
     pub(crate) fn lambda(&self) -> f64 {
@@ -161,9 +153,8 @@ impl Point {
 
 impl ForwardProcess {
     /// That of a configuration that was checked.
-    pub(crate) fn new(config: &SolverConfig, zero_snr: bool, learned: Option<LearnedVarianceType>) -> Self {
+    pub(crate) fn new(config: &SolverConfig, learned: Option<LearnedVarianceType>) -> Self {
         Self {
-            alphas: Alphas::with_finite_sigmas(&config.beta, zero_snr),
             prediction_type: config.prediction_type,
             threshold: config.threshold,
             is_flow: config.flow.use_flow_sigmas,
@@ -206,7 +197,7 @@ impl ForwardProcess {
         let (output, sample) = (&call.output, call.sample);
         let (alpha, sigma) = (at.alpha as f32, at.sigma as f32);
         let x0 = self.prediction_type.original_sample(output, sample, alpha, sigma)?;
-        let x0 = if self.threshold.thresholding { self.threshold.threshold(&x0)? } else { x0 };
+        let x0 = self.threshold.apply(x0)?;
         let converted = match integrand {
             Integrand::Data => x0.clone(),
             // the noise that goes with the image as it was thresholded
@@ -214,17 +205,5 @@ impl ForwardProcess {
             Integrand::Noise => self.prediction_type.epsilon(output, sample, alpha, sigma)?,
         };
         Ok((converted, x0))
-    }
-
-    /// The training side: the variance preserving process, or a flow, whose timestep `t` of T has the noise level `t /
-    /// T`.
-    pub(crate) fn process(&self) -> Process {
-        let process = self.alphas.preserving(self.prediction_type);
-        if !self.is_flow {
-            return process;
-        }
-        let (prediction, t) = (self.prediction_type, self.alphas.len() as f32);
-        Process::new(Levels::timesteps(self.alphas.len()), prediction, move |level| (1.0 - level / t, level / t))
-            .of_family(Family::Flow(prediction))
     }
 }

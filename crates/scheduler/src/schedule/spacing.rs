@@ -53,11 +53,9 @@ impl SpacingConfig {
             self.exact(t, n)?.into_iter().map(|timestep| timestep.round_ties_even() as f32).collect();
         match timesteps.first() {
             Some(&first) if first > (t - 1) as f32 => {
-                let offset = self.steps_offset;
-                let reason = format!(
-                    "with steps_offset {offset} the first timestep is {first}, but there is none after {}",
-                    t - 1
-                );
+                let (offset, last) = (self.steps_offset, t - 1);
+                let reason =
+                    format!("with steps_offset {offset} the first timestep is {first}, but there is none after {last}");
                 Err(Error::steps(n, reason))
             }
             _ => Ok(timesteps),
@@ -67,11 +65,9 @@ impl SpacingConfig {
     /// Refuses an offset that leads beyond all timesteps.
     pub(crate) fn check_offset(&self, t: usize, n: usize) -> Result<()> {
         let offset = self.steps_offset;
-        if self.timestep_spacing == TimestepSpacing::Leading && offset > t {
-            let reason = format!("steps_offset is {offset}, but there is none after {}", t - 1);
-            return Err(Error::steps(n, reason));
-        }
-        Ok(())
+        ensure(self.timestep_spacing != TimestepSpacing::Leading || offset <= t, || {
+            Error::steps(n, format!("steps_offset is {offset}, but there is none after {}", t - 1))
+        })
     }
 
     /// The same where `linspace` may lie between whole timesteps, and `steps_offset` lead beyond the last, as Euler and

@@ -1,18 +1,13 @@
 use crate::prelude::*;
 
-/// Clipping of predicted images, under diffusers' names.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct ClipConfig {
-    /// Whether images are clipped.
-    pub clip_sample: bool,
-    /// Where they are clipped: to plus and minus this.
-    pub clip_sample_range: f64,
-}
-
-impl Default for ClipConfig {
-    /// To plus and minus 1.
-    fn default() -> Self {
-        Self { clip_sample: true, clip_sample_range: 1.0 }
+config! {
+    /// Clipping of predicted images, under diffusers' names.
+    #[derive(Copy)]
+    pub struct ClipConfig {
+        /// Whether images are clipped.
+        pub clip_sample: bool = true,
+        /// Where they are clipped: to plus and minus this.
+        pub clip_sample_range: f64 = 1.0,
     }
 }
 
@@ -38,21 +33,16 @@ impl ClipConfig {
     }
 }
 
-/// Dynamic thresholding of predicted images (Saharia et al. 2022, section 2.3), under diffusers' names.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct ThresholdConfig {
-    /// Whether images are thresholded, in place of clipping.
-    pub thresholding: bool,
-    /// The quantile of an image's absolute values that becomes its bound `s`.
-    pub dynamic_thresholding_ratio: f64,
-    /// The largest `s`; the smallest is 1.
-    pub sample_max_value: f64,
-}
-
-impl Default for ThresholdConfig {
-    /// Off; the 0.995 quantile, at most 1.
-    fn default() -> Self {
-        Self { thresholding: false, dynamic_thresholding_ratio: 0.995, sample_max_value: 1.0 }
+config! {
+    /// Dynamic thresholding of predicted images (Saharia et al. 2022, section 2.3), under diffusers' names.
+    #[derive(Copy)]
+    pub struct ThresholdConfig {
+        /// Whether images are thresholded, in place of clipping.
+        pub thresholding: bool = false,
+        /// The quantile of an image's absolute values that becomes its bound `s`.
+        pub dynamic_thresholding_ratio: f64 = 0.995,
+        /// The largest `s`; the smallest is 1.
+        pub sample_max_value: f64 = 1.0,
     }
 }
 
@@ -60,11 +50,15 @@ impl ThresholdConfig {
     /// Says what is out of range.
     pub(crate) fn check(&self) -> Result<()> {
         let Self { dynamic_thresholding_ratio: ratio, sample_max_value: most, .. } = *self;
-        if !(0.0..=1.0).contains(&ratio) {
-            let reason = format!("dynamic_thresholding_ratio is {ratio}; a quantile is between 0 and 1");
-            return Err(Error::config(reason));
-        }
-        if most.is_nan() { Err(Error::config("sample_max_value is not a number")) } else { Ok(()) }
+        ensure((0.0..=1.0).contains(&ratio), || {
+            Error::config(format!("dynamic_thresholding_ratio is {ratio}; a quantile is between 0 and 1"))
+        })?;
+        ensure(!most.is_nan(), || Error::config("sample_max_value is not a number"))
+    }
+
+    /// A predicted image `[b, ...]`, thresholded where this is on.
+    pub(crate) fn apply(&self, x0: Tensor) -> Result<Tensor> {
+        if self.thresholding { self.threshold(&x0) } else { Ok(x0) }
     }
 
     /// A predicted image `[b, ...]`, thresholded where this is on, and otherwise clipped where `clip` is.
@@ -73,7 +67,7 @@ impl ThresholdConfig {
     }
 
     /// Clips each image `[b, ...]` to its own `[-s, s]` and divides it by `s`.
-    pub(crate) fn threshold(&self, sample: &Tensor) -> Result<Tensor> {
+    fn threshold(&self, sample: &Tensor) -> Result<Tensor> {
         let images: Vec<Vec<f32>> = sample.flatten_from(1)?.to_vec2()?;
         let mut thresholded = Vec::with_capacity(sample.elem_count());
         for image in images {
