@@ -76,7 +76,7 @@ pub use consistency_models::{CMStochasticIterativeConfig, CMStochasticIterativeS
 pub use ddim::{DDIMConfig, DDIMScheduler};
 pub use ddim_inverse::{DDIMInverseConfig, DDIMInverseScheduler};
 pub use ddpm::{DDPMConfig, DDPMScheduler, VarianceType};
-pub use deis_multistep::{DEISAlgorithmType, DEISMultistepConfig, DEISMultistepScheduler, DEISSolverType};
+pub use deis_multistep::{DEISMultistepConfig, DEISMultistepScheduler};
 pub use dpm_solver_multistep::{DPMSolverMultistepConfig, DPMSolverMultistepScheduler};
 pub use dpm_solver_multistep_inverse::{DPMSolverMultistepInverseConfig, DPMSolverMultistepInverseScheduler};
 pub use dpm_solver_sde::{DPMSolverSDEConfig, DPMSolverSDEScheduler};
@@ -105,12 +105,12 @@ pub use process::{Draw, Levels, PixelRange, Process};
 pub use registry::{Constructor, Registry, saved_config, to_json};
 pub use repaint::{RePaintConfig, RePaintOptions, RePaintScheduler};
 pub use run::{Run, StepOutput, Steps};
-pub use sa_solver::{SAAlgorithmType, SASolverConfig, SASolverScheduler, SATau};
+pub use sa_solver::{SASolverConfig, SASolverScheduler};
 pub use schedule::{
-    BetaConfig, BetaSchedule, ClipConfig, DPMAlgorithmType, DPMSolverConfig, DPMSolverType, DistilledConfig,
-    DynamicShiftConfig, EDMConfig, FinalSigmasType, FlowConfig, KDiffusionConfig, LearnedVarianceType, PredictionType,
-    SigmaConfig, SigmaSchedule, SolverConfig, SpacingConfig, ThresholdConfig, TimeShiftType, TimestepSpacing,
-    UniPCSolverType,
+    BetaConfig, BetaSchedule, ClipConfig, DEISAlgorithmType, DEISSolverType, DPMAlgorithmType, DPMSolverConfig,
+    DPMSolverType, DistilledConfig, DynamicShiftConfig, EDMConfig, FinalSigmasType, FlowConfig, KDiffusionConfig,
+    LearnedVarianceType, PredictionType, SAAlgorithmType, SATau, SigmaConfig, SigmaSchedule, SolverConfig,
+    SpacingConfig, ThresholdConfig, TimeShiftType, TimestepSpacing, UniPCSolverType,
 };
 pub use scheduler::{Method, Sampler, Scheduler};
 pub use sde_ve::{ScoreSdeVeConfig, ScoreSdeVeScheduler};

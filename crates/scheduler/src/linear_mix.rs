@@ -53,7 +53,7 @@ impl Run for LinearMixRun {
 
     /// `rand([b, c, h, w])`
     fn initial_noise(&self, shape: &[usize], device: &Device, rng: &mut dyn Noise) -> Result<Tensor> {
-        uniform_noise(shape, device, rng)
+        rand(shape, device, rng)
     }
 
     fn alpha_sigma(&self) -> Result<(f32, f32)> {
@@ -74,8 +74,4 @@ impl Run for LinearMixRun {
 /// How much noise the sample still holds before step `i` of `n`.
 fn amount(i: usize, n: usize) -> f32 {
     ((n - i) as f64 / n as f64) as f32
-}
-
-fn uniform_noise(shape: &[usize], device: &Device, rng: &mut dyn Noise) -> Result<Tensor> {
-    Ok(Tensor::from_vec(rng.rand_tensor(shape)?, shape, device)?)
 }

@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use kakusan_rng::Noise;
 
 use crate::schedule::Alphas;
-use crate::tensors::{check_same, per_image, randn};
+use crate::tensors::{check_same, per_image, rand, randn};
 use crate::{Error, Family, PredictionType, Result};
 
 /// The training side of a scheduler: how images are noised, and what the model has to predict.
@@ -218,7 +218,7 @@ impl Process {
         let batch = clean.dim(0)?;
         if self.uniform_noise {
             let levels = self.levels.draw(batch, rng)?;
-            return Ok(Draw { noise: Tensor::from_vec(rng.rand_tensor(shape)?, shape, device)?, levels });
+            return Ok(Draw { noise: rand(shape, device, rng)?, levels });
         }
         let noise = randn(shape, device, rng)?;
         Ok(Draw { noise, levels: self.levels.draw(batch, rng)? })

@@ -43,37 +43,6 @@ config! {
     }
 }
 
-/// How much noise SA-Solver adds: none but at some timesteps (Xue et al. 2023).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SATau {
-    /// τ there: 0 is the ODE, 1 the usual SDE.
-    pub tau: f64,
-    /// The lowest timestep at which noise is added.
-    pub from: f64,
-    /// The highest.
-    pub to: f64,
-}
-
-/// What SA-Solver integrates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SAAlgorithmType {
-    /// The predicted image.
-    #[default]
-    DataPrediction,
-    /// The predicted noise.
-    NoisePrediction,
-}
-
-impl SASolverConfig {
-    /// τ at a timestep.
-    fn tau(&self, timestep: f32) -> f64 {
-        let SATau { tau, from, to } = self.tau_func.unwrap_or(SATau { tau: 1.0, from: 200.0, to: 800.0 });
-        if (from..=to).contains(&timestep.into()) { tau } else { 0.0 }
-    }
-}
-
 impl Method for SASolverConfig {
     const CLASS_NAME: &'static str = "SASolverScheduler";
     const SUMMARY: &'static str = "Adams' predictor and corrector, with as much noise as one likes (Xue et al. 2023)";
@@ -111,12 +80,10 @@ impl Method for SASolverConfig {
             // as in diffusers at the whole timestep, which with use_*_sigmas is not quite where the run is
             plan.alpha_sigma = plan.timesteps.iter().map(|&t| alphas.alpha_sigma(t)).collect();
         }
-        let integrand = match self.algorithm_type {
-            SAAlgorithmType::DataPrediction => Integrand::Data,
-            SAAlgorithmType::NoisePrediction => Integrand::Noise,
-        };
+        let integrand = self.algorithm_type.integrand();
         let history = History::new(self.predictor_order.max(self.corrector_order - 1));
-        let (config, mut solver) = (self.clone(), StochasticAdams { integrand, history });
+        let (config, tau_func) = (self.clone(), self.tau_func.unwrap_or_default());
+        let mut solver = StochasticAdams { integrand, history };
         let mut last: Option<LastStep> = None;
 
         Sampling::begin(plan, options.start, move |call, rng| {
@@ -136,7 +103,7 @@ impl Method for SASolverConfig {
             let known = solver.history.len();
             let predictor_order = config.predictor_order.min(left).min(known);
             let corrector_order = config.corrector_order.min(left + 1).min(known + 1);
-            let tau = config.tau(call.timestep());
+            let tau = tau_func.at(call.timestep());
             let prev_sample = if s == t {
                 sample.clone() // nothing to integrate over, and nothing to correct
             } else {

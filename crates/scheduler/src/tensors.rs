@@ -10,6 +10,11 @@ pub(crate) fn randn(shape: &[usize], device: &Device, rng: &mut dyn Noise) -> Re
     Ok(Tensor::from_vec(rng.randn_tensor(shape)?, shape, device)?)
 }
 
+/// Noise uniform on `[0, 1)`.
+pub(crate) fn rand(shape: &[usize], device: &Device, rng: &mut dyn Noise) -> Result<Tensor> {
+    Ok(Tensor::from_vec(rng.rand_tensor(shape)?, shape, device)?)
+}
+
 /// Standard normal noise for a tensor like this one.
 pub(crate) fn noise_like(x: &Tensor, rng: &mut dyn Noise) -> Result<Tensor> {
     randn(x.dims(), x.device(), rng)

@@ -5,6 +5,7 @@ mod alphas;
 mod betas;
 mod brownian;
 mod checks;
+mod deis;
 mod distilled;
 mod dpm_solver;
 mod edm;
@@ -16,6 +17,7 @@ mod numbers;
 mod path;
 mod posterior;
 mod prediction;
+mod pseudo_numerical;
 mod sigmas;
 mod solver;
 mod spacing;
@@ -30,6 +32,8 @@ pub(crate) use checks::{
     MOST_STEPS, check_count, check_descending, check_eta, check_order, check_positive, check_sigma_range, check_steps,
     check_timesteps, check_train_timesteps, check_whole_timesteps,
 };
+pub(crate) use deis::deis_coefficients;
+pub use deis::{DEISAlgorithmType, DEISSolverType};
 pub use distilled::DistilledConfig;
 pub use dpm_solver::{DPMAlgorithmType, DPMSolverConfig, DPMSolverType};
 pub(crate) use dpm_solver::{DPMMultistep, DPMStep};
@@ -46,6 +50,7 @@ pub(crate) use numbers::{
 pub(crate) use path::{Path, Spaced, inference_steps, last_timestep};
 pub(crate) use posterior::Posterior;
 pub use prediction::PredictionType;
+pub(crate) use pseudo_numerical::PseudoNumerical;
 pub use sigmas::{FinalSigmasType, SigmaConfig};
 pub(crate) use sigmas::{
     SigmaConversion, c_in, check_apart, check_calls, check_first_two, check_last, interpolate, karras, karras_sigma,
@@ -55,6 +60,7 @@ pub(crate) use solver::{ForwardProcess, Integrand, Point, learned_or_none};
 pub use solver::{LearnedVarianceType, SolverConfig};
 pub use spacing::{SpacingConfig, TimestepSpacing};
 pub(crate) use stochastic_adams::StochasticAdams;
+pub use stochastic_adams::{SAAlgorithmType, SATau};
 pub use threshold::{ClipConfig, ThresholdConfig};
 pub(crate) use unipc::UniPC;
 pub use unipc::UniPCSolverType;

@@ -1,5 +1,51 @@
 use crate::prelude::*;
 
+/// How much noise SA-Solver adds: none but at some timesteps (Xue et al. 2023).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SATau {
+    /// τ there: 0 is the ODE, 1 the usual SDE.
+    pub tau: f64,
+    /// The lowest timestep at which noise is added.
+    pub from: f64,
+    /// The highest.
+    pub to: f64,
+}
+
+/// What SA-Solver integrates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SAAlgorithmType {
+    /// The predicted image.
+    #[default]
+    DataPrediction,
+    /// The predicted noise.
+    NoisePrediction,
+}
+
+impl Default for SATau {
+    /// The paper's: noise in the middle.
+    fn default() -> Self {
+        Self { tau: 1.0, from: 200.0, to: 800.0 }
+    }
+}
+
+impl SATau {
+    /// τ at a timestep.
+    pub(crate) fn at(&self, timestep: f32) -> f64 {
+        if (self.from..=self.to).contains(&timestep.into()) { self.tau } else { 0.0 }
+    }
+}
+
+impl SAAlgorithmType {
+    pub(crate) fn integrand(self) -> Integrand {
+        match self {
+            Self::DataPrediction => Integrand::Data,
+            Self::NoisePrediction => Integrand::Noise,
+        }
+    }
+}
+
 /// The stochastic Adams methods of SA-Solver (Xue et al. 2023, algorithm 1), and the outputs that they look at.
 #[derive(Debug, Clone)]
 pub(crate) struct StochasticAdams {
