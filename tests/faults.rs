@@ -174,7 +174,7 @@ fn no_message_contains_a_backtrace_or_a_rust_type() {
         ("model.in_channels=3", "model.in_channels"),
         ("model.sample_size=32", "model.sample_size"),
         ("model.sample_size=27", "model.sample_size"),
-        ("model.block_out_channels=[3,5]", "block_out_channels and norm_num_groups"),
+        ("model.block_out_channels=[3,5]", "block_out_channels must be multiples of norm_num_groups"),
         ("model.block_out_channels=[2]", "block_out_channels"),
         ("model.block_out_channels=[2,-4]", "a whole number of at least 0"),
         ("model.block_out_channels=[2,1.5]", "a whole number of at least 0"),

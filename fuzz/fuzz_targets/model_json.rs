@@ -13,5 +13,5 @@ fuzz_target!(|text: &str| {
     let again = registry.from_json(&saved, "config.json").expect("a configuration that was saved is read");
     assert!(*again == *config);
     assert_eq!(again.to_json(), saved);
-    assert!(!config.parts().expect("a configuration that was read has parts").is_empty());
+    assert!(!config.submodules().expect("a configuration that was read can be built").is_empty());
 });

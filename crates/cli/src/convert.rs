@@ -11,10 +11,10 @@ use crate::terminal::say;
 pub(crate) struct ConvertArgs {
     /// The folder of a saved pipeline or model, or a weight file (.bin, .safetensors, .index.json)
     #[arg(value_name = "SRC")]
-    source: PathBuf,
+    from: PathBuf,
     /// The folder to write; it must not exist yet
     #[arg(value_name = "DST")]
-    target: PathBuf,
+    to: PathBuf,
     /// Cast floats to f32, f16 or bf16 [default: keep each type]
     #[arg(long, value_name = "TYPE")]
     dtype: Option<FloatType>,
@@ -34,8 +34,8 @@ pub(crate) fn convert(args: ConvertArgs) -> Result<ExitCode> {
     options.dtype = args.dtype;
     options.max_shard_size = args.max_shard_size;
     options.variant = args.variant;
-    let converted = convert_files(&args.source, args.from_variant.as_deref(), &args.target, &options)?;
+    let converted = convert_files(&args.from, args.from_variant.as_deref(), &args.to, &options)?;
     let what = if converted == 1 { "one model's weights".to_owned() } else { format!("{converted} models' weights") };
-    say(&format!("Converted {what}: {}", args.target.display()));
+    say(&format!("Converted {what}: {}", args.to.display()));
     Ok(ExitCode::SUCCESS)
 }

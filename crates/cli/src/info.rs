@@ -46,9 +46,9 @@ fn about_model(model: &str, args: &InfoArgs) -> Result<()> {
     };
     let mebibytes = (count * 4) as f64 / f64::from(1 << 20);
     say(&format!("{size}, {} parameters, {mebibytes:.1} MiB of weights", thousands(count)));
-    for part in config.parts()? {
-        let class = part.class_name.unwrap_or_default();
-        say(&format!("  {:20} {:24} {:>12}", part.name, class, thousands(part.parameters)));
+    for submodule in config.submodules()? {
+        let class = submodule.class_name.unwrap_or_default();
+        say(&format!("  {:20} {:24} {:>12}", submodule.name, class, thousands(submodule.parameters)));
     }
     if !pipeline.class_names().is_empty() {
         let classes = pipeline.class_names().iter().map(|(label, name)| format!("{label} {name}"));

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use crate::terminal::say;
 
-/// The most columns that a picture takes: a grid of eight images is recognisable at this width.
-const COLUMNS: u32 = 96;
+/// The largest width of a picture, in characters: a grid of eight images is recognisable at this width.
+const MAX_WIDTH: u32 = 96;
 
 /// Prints a title and, below it, a picture of the run, if the terminal can show it.
 pub(crate) fn show(title: &str, picture: &Path) {
@@ -17,10 +17,10 @@ pub(crate) fn show(title: &str, picture: &Path) {
         return;
     }
     let Ok(image) = image::open(picture) else { return };
-    let (columns, _) = viuer::terminal_size();
+    let (width, _) = viuer::terminal_size();
     let config = viuer::Config {
         absolute_offset: false,
-        width: Some(COLUMNS.min(u32::from(columns))),
+        width: Some(MAX_WIDTH.min(u32::from(width))),
         // other terminals would have to be queried, and may not answer
         use_kitty: term.contains("kitty") || term.contains("ghostty"),
         ..viuer::Config::default()

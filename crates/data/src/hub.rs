@@ -60,8 +60,8 @@ pub(crate) fn from_hub(config: &DataConfig, hub: &Hub) -> Result<Answer, String>
 /// Fetches all files of a split, all from the same commit.
 fn files_on_hub(hub: &Hub, repo: &str, config: &str, split: &str) -> Result<Vec<PathBuf>, String> {
     let snapshot = |split: &str| {
-        let part = |number| format!("{config}/{split}/{number:04}.parquet");
-        hub.dataset_snapshot(repo, REVISION, &part)
+        let shard = |number| format!("{config}/{split}/{number:04}.parquet");
+        hub.dataset_snapshot(repo, REVISION, &shard)
     };
     let whole = snapshot(split).map_err(|error| match error {
         // A server that lists no files was asked for the first file.

@@ -293,7 +293,7 @@ impl ImageSet {
     }
 
     /// The pixels of image `i`, `[c, h, w]`: 0 is black, 255 is full intensity. 16-bit values and floats are rounded to
-    /// the nearest of 256 levels. Where a loader crops at random, this takes the centre; nothing is mirrored. Panics if
+    /// the nearest byte. Where a loader crops at random, this takes the centre; nothing is mirrored. Panics if
     /// `i` is not below [`ImageSet::len`].
     ///
     /// # Errors

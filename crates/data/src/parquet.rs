@@ -3,9 +3,9 @@
 //!
 //! candle-datasets' row reader drops bad rows and panics on bad images, so the columns are read here.
 
+mod checked_file;
 mod labels;
 mod pages;
-mod source;
 mod thrift;
 
 use std::{
@@ -23,9 +23,9 @@ use ::parquet::{
 use rayon::prelude::*;
 
 use self::{
+    checked_file::CheckedFile,
     labels::{Column, Labels},
     pages::{Pages, Sizes},
-    source::Source,
 };
 use crate::{
     Class, Error,
@@ -184,13 +184,13 @@ impl Table {
         let file = File::open(path).map_err(unread)?;
         let len = file.metadata().map_err(unread)?.len();
         let read = unpanicked(|| {
-            let file = Source(file);
+            let file = CheckedFile(file);
             file.check_footer()?;
             let metadata = ParquetMetaDataReader::new().parse_and_finish(&file);
             let metadata = metadata.map_err(|error| format!("not a sound parquet file: {error}"))?;
             let mut table = Self { path: path.to_owned(), metadata, len, image: None, label: Err(String::new()) };
             if table.metadata.file_metadata().num_rows() == 0 {
-                return Ok(table); // a part of a set without rows, whatever its columns
+                return Ok(table); // a file without rows, whatever its columns
             }
             table.image = Some(table.chunks(&file, image_column(&table.metadata, columns.image)?)?);
             table.label = match labels::column(&table.metadata, columns.label)? {
@@ -202,7 +202,7 @@ impl Table {
         read.map_err(|reason| Error::Parquet { path: path.to_owned(), reason })
     }
 
-    fn chunks(&self, file: &Source, leaf: usize) -> Result<Chunks, String> {
+    fn chunks(&self, file: &CheckedFile, leaf: usize) -> Result<Chunks, String> {
         let sizes = self.metadata.row_groups().iter().map(|group| {
             let chunk = group.column(leaf);
             Sizes::read(file, chunk).map_err(|reason| format!("column {}: {reason}", chunk.column_path().string()))
@@ -255,7 +255,7 @@ impl Table {
         let file = File::open(&self.path).map_err(|error| format!("cannot be read: {error}"))?;
         let rows = usize::try_from(metadata.num_rows()).unwrap_or_default();
         let sizes = column.sizes.get(group).ok_or("has a row group too many")?.clone();
-        let pages = Pages::new(Source(file), chunk, rows, sizes).map_err(wrong)?;
+        let pages = Pages::new(CheckedFile(file), chunk, rows, sizes).map_err(wrong)?;
         let whole = chunk.column_descr().max_def_level();
         let mut reader = ColumnReaderImpl::<T>::new(chunk.column_descr_ptr(), Box::new(pages));
         reader.skip_records(first).map_err(wrong)?;

@@ -63,14 +63,14 @@ impl Cache {
         download: impl Fn(&Path) -> Result<(), Error>,
     ) -> Result<PathBuf, Error> {
         let blob = self.root.join("blobs").join(&head.etag);
-        let part = self.root.join("blobs").join(format!("{}.incomplete", head.etag));
+        let incomplete = self.root.join("blobs").join(format!("{}.incomplete", head.etag));
         let _lock = self.lock(&head.etag)?;
         if damage(&blob, head).map_err(at(&blob))?.is_some() {
-            make_parent(&part)?;
+            make_parent(&incomplete)?;
             let bring = || {
-                download(&part)?;
-                match damage(&part, head).map_err(at(&part))? {
-                    None => fs::rename(&part, &blob).map_err(at(&blob)),
+                download(&incomplete)?;
+                match damage(&incomplete, head).map_err(at(&incomplete))? {
+                    None => fs::rename(&incomplete, &blob).map_err(at(&blob)),
                     Some(reason) => Err(Error::Integrity {
                         file: file.to_string(),
                         reason,
@@ -78,19 +78,19 @@ impl Cache {
                     }),
                 }
             };
-            let begun = fs::metadata(&part).is_ok_and(|part| part.len() > 0);
+            let begun = fs::metadata(&incomplete).is_ok_and(|incomplete| incomplete.len() > 0);
             let mut result = bring();
             if begun && matches!(result, Err(Error::Integrity { .. })) {
-                // The damage may be in the part that an earlier download left: start over.
-                fs::remove_file(&part).map_err(at(&part))?;
+                // The damage may be in what an earlier download left: start over.
+                fs::remove_file(&incomplete).map_err(at(&incomplete))?;
                 result = bring();
             }
-            let begun = fs::metadata(&part).is_ok_and(|part| part.len() > 0);
+            let begun = fs::metadata(&incomplete).is_ok_and(|incomplete| incomplete.len() > 0);
             if let Err(error) = &result
                 && !(begun && head.has_checksum() && error.is_interrupted())
             {
                 // Best effort: the next writer starts this file over, and readers ignore it.
-                let _ = fs::remove_file(&part);
+                let _ = fs::remove_file(&incomplete);
             }
             result?;
         }

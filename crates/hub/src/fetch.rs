@@ -117,7 +117,7 @@ impl Fetch<'_> {
     /// Writes the file's bytes to `path`, at most as many as `head` gives. If the etag is a checksum, it continues a
     /// partial download.
     pub(crate) fn download(&self, head: &Head, path: &Path) -> Result<(), Error> {
-        let there = || std::fs::metadata(path).map_or(0, |part| part.len());
+        let there = || std::fs::metadata(path).map_or(0, |file| file.len());
         loop {
             let before = there();
             let result = self.with_retries(Error::is_interrupted, async || {

@@ -98,7 +98,7 @@ impl Hub {
     /// The files of dataset `repo_id` at `revision`; each is downloaded when it is requested. If the Hub cannot be
     /// reached, or offline: all files of the revision's last known version, whether cached or not.
     ///
-    /// Some mirrors serve files but no listing (they answer 404). They are asked for `part(0)`, `part(1)` and so on,
+    /// Some mirrors serve files but no listing (they answer 404). They are asked for `shard(0)`, `shard(1)` and so on,
     /// until one does not exist.
     ///
     /// # Errors
@@ -107,9 +107,9 @@ impl Hub {
         &self,
         repo_id: &str,
         revision: &str,
-        part: &dyn Fn(usize) -> String,
+        shard: &dyn Fn(usize) -> String,
     ) -> Result<Snapshot<'_>, Error> {
-        Snapshot::new(self, Kind::Dataset, repo_id, revision, Some(part))
+        Snapshot::new(self, Kind::Dataset, repo_id, revision, Some(shard))
     }
 
     fn file(&self, file: RepoFile) -> Result<PathBuf, Error> {

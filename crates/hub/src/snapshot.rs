@@ -34,10 +34,10 @@ pub struct Snapshot<'h> {
 }
 
 /// The Hub numbers the files of a data set with four digits.
-const MAX_PARTS: usize = 10_000;
+const MAX_SHARDS: usize = 10_000;
 
 /// The name of the `n`th file of a numbered data set, for servers without a listing.
-type Part<'a> = &'a dyn Fn(usize) -> String;
+type ShardName<'a> = &'a dyn Fn(usize) -> String;
 
 impl<'h> Snapshot<'h> {
     pub(crate) fn new(
@@ -45,10 +45,10 @@ impl<'h> Snapshot<'h> {
         kind: Kind,
         repo_id: &str,
         revision: &str,
-        part: Option<Part>,
+        shard: Option<ShardName>,
     ) -> Result<Self, Error> {
         // messages name this file; it is not fetched
-        let name = part.map_or_else(|| "model_index.json".to_owned(), |part| part(0));
+        let name = shard.map_or_else(|| "model_index.json".to_owned(), |shard| shard(0));
         let file = RepoFile::new(kind, repo_id, revision, &name)?;
         let cache = Cache::new(&hub.config().cache_dir, kind, repo_id);
         let cached = || {
@@ -67,8 +67,8 @@ impl<'h> Snapshot<'h> {
         let offline = || Error::Offline { file: file.to_string(), cache: hub.config().cache_dir.clone() };
         let online = || {
             let listed = (Fetch { config: hub.config(), watcher: &hub.watcher, file }).list();
-            match (listed, part) {
-                (Err(Error::NotFound { .. }), Some(part)) => Self::probe(hub, file, part),
+            match (listed, shard) {
+                (Err(Error::NotFound { .. }), Some(shard)) => Self::probe(hub, file, shard),
                 (listed, _) => listed,
             }
         };
@@ -84,10 +84,10 @@ impl<'h> Snapshot<'h> {
     }
 
     /// Requests one numbered file after the other until one does not exist.
-    fn probe(hub: &Hub, file: RepoFile, part: Part) -> Result<(String, Vec<String>), Error> {
+    fn probe(hub: &Hub, file: RepoFile, shard: ShardName) -> Result<(String, Vec<String>), Error> {
         let (mut commit, mut files) = (None, Vec::new());
-        while files.len() < MAX_PARTS {
-            let name = part(files.len());
+        while files.len() < MAX_SHARDS {
+            let name = shard(files.len());
             let file = RepoFile::new(file.kind, file.repo_id, file.revision, &name)?;
             let fetch = Fetch { config: hub.config(), watcher: &hub.watcher, file };
             let head = match (fetch.head(), &commit) {

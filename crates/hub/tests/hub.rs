@@ -346,11 +346,11 @@ fn a_cached_file_that_was_changed_is_refused_offline_and_replaced_online() {
 #[test]
 fn leftovers_of_a_killed_process_are_overwritten() {
     let case = Case::new();
-    let part = PathBuf::from(format!("{}.incomplete", case.blob().display()));
-    fs::create_dir_all(part.parent().unwrap()).unwrap();
-    fs::write(&part, vec![1; 400_000]).unwrap();
+    let incomplete = PathBuf::from(format!("{}.incomplete", case.blob().display()));
+    fs::create_dir_all(incomplete.parent().unwrap()).unwrap();
+    fs::write(&incomplete, vec![1; 400_000]).unwrap();
     assert_eq!(fs::read(case.fetch().unwrap()).unwrap(), bytes());
-    assert!(!part.exists());
+    assert!(!incomplete.exists());
 }
 
 #[test]
@@ -373,12 +373,12 @@ fn an_interrupted_download_is_continued() {
         (vec![7; 300_000], None),
     ] {
         let case = Case::new();
-        let part = PathBuf::from(format!("{}.incomplete", case.blob().display()));
-        fs::create_dir_all(part.parent().unwrap()).unwrap();
-        fs::write(&part, left).unwrap();
+        let incomplete = PathBuf::from(format!("{}.incomplete", case.blob().display()));
+        fs::create_dir_all(incomplete.parent().unwrap()).unwrap();
+        fs::write(&incomplete, left).unwrap();
         case.server.fault(fault.clone());
         assert_eq!(fs::read(case.fetch().unwrap()).unwrap(), bytes(), "{fault:?}");
-        assert!(!part.exists());
+        assert!(!incomplete.exists());
     }
 }
 

@@ -25,7 +25,7 @@ impl Default for BasicUNetConfig {
 }
 
 impl BasicUNetConfig {
-    /// The largest image side and the largest number of channels that are taken for meant.
+    /// The largest accepted image side and number of channels.
     const MAX: usize = 4096;
 
     /// Refuses values that are out of their ranges, naming the key.

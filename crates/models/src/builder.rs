@@ -10,7 +10,7 @@ use candle_nn::var_builder::{Backend, SimpleBackend, VarBuilderArgs};
 /// way of [`candle_builder`].
 pub type VarBuilder = VarBuilderArgs<'static, Store>;
 
-/// What a network says of a tensor that it requests.
+/// How a network wants a tensor initialised and trained.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorSpec {
     /// Its initial values.
@@ -51,15 +51,15 @@ impl Default for TensorSpec {
 /// # Ok(())
 /// # }
 /// ```
-pub struct Store(Arc<dyn Source>);
+pub struct Store(Arc<dyn TensorSource>);
 
-/// What answers a name and a shape with a tensor.
-pub(crate) trait Source: Send + Sync {
+/// Provides the tensor of a name and a shape.
+pub(crate) trait TensorSource: Send + Sync {
     fn tensor(&self, name: &str, shape: &Shape, spec: TensorSpec, device: &Device) -> Result<Tensor>;
 }
 
 /// A builder on `source`.
-pub(crate) fn builder(source: Arc<dyn Source>, dtype: DType, device: &Device) -> VarBuilder {
+pub(crate) fn builder(source: Arc<dyn TensorSource>, dtype: DType, device: &Device) -> VarBuilder {
     VarBuilder::new_with_args(Store(source), dtype, device)
 }
 
@@ -71,7 +71,7 @@ impl Backend for Store {
     }
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
-        candle_core::bail!("{name} was asked for without its shape")
+        candle_core::bail!("{name} was requested without its shape")
     }
 
     /// Every requested tensor exists; a missing one is an error that names it.
@@ -124,7 +124,7 @@ impl SimpleBackend for Ours {
 
 struct Candles(candle_nn::VarBuilder<'static>);
 
-impl Source for Candles {
+impl TensorSource for Candles {
     fn tensor(&self, name: &str, shape: &Shape, spec: TensorSpec, _: &Device) -> Result<Tensor> {
         self.0.get_with_hints(shape, name, spec.init)
     }

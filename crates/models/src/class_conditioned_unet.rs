@@ -38,8 +38,8 @@ impl ClassConditionedUnetConfig {
             }
         }
         if self.unet.class_embed_type.is_some() || self.unet.num_class_embeds.is_some() {
-            let reason = "num_class_embeds and class_embed_type tell a UNet2DModel its classes, here num_classes does: \
-                          leave them out";
+            let reason = "num_class_embeds and class_embed_type are keys of UNet2DModel; remove them and set \
+                          num_classes";
             return Err(refused(reason.into()));
         }
         Ok(())
@@ -172,7 +172,9 @@ impl ClassConditionedUnet {
             let expected = self.config.unet.in_channels;
             return Err(unfit(format!("the images have {channels} channels, expected {expected}")));
         }
-        let Some(labels) = labels else { return Err(unfit("it is conditioned on classes: give labels".into())) };
+        let Some(labels) = labels else {
+            return Err(unfit("it is conditioned on classes, but got no labels; pass one for each image".into()));
+        };
         if labels.dims() != [batch] {
             return Err(unfit(format!("the labels have shape {:?}, expected [{batch}]", labels.dims())));
         }

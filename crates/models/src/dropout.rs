@@ -17,7 +17,7 @@ impl Dropout {
     /// A mask of ones, and zeros with probability `p`, for features `[b, c, h, w]` at a `layer` of the network.
     ///
     /// # Errors
-    /// When `p` is no probability.
+    /// When `p` is not a probability.
     pub fn mask(self, layer: usize, [b, c, h, w]: [usize; 4], p: f64) -> candle_core::Result<Tensor> {
         let mut mask = Vec::with_capacity(b * c * h * w);
         for image in 0..b {

@@ -1,41 +1,41 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-/// What can go wrong in building, loading and saving a model.
+/// An error of building, loading or saving a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A model configuration that does not fit its class.
+    /// A model's configuration has an invalid value.
     #[error("{origin}: {reason}")]
     Config {
         /// The file, or the class when there is no file.
         origin: String,
-        /// What does not fit; names the key.
+        /// The key, what is wrong with its value, and how to fix it.
         reason: String,
     },
-    /// Images, levels or labels that a model cannot take.
+    /// A model cannot take these images, timesteps or labels.
     #[error("{model}: {reason}")]
     Input {
         /// The model's class.
         model: &'static str,
-        /// What does not fit, and what would.
+        /// What is wrong, and what was expected.
         reason: String,
     },
-    /// A model whose configuration leaves the size of its images open, where the size is needed.
+    /// The size of a model's images is needed, but its configuration does not have it.
     #[error("{0}: sample_size is null; set it to the size of the images")]
     NoSampleSize(String),
-    /// A model that keeps all that it computes in training.
+    /// The model cannot recompute its activations.
     #[error("{0} does not support gradient checkpointing")]
     NoGradientCheckpointing(String),
     /// No model of this `_class_name` is registered.
     #[error("no model is called `{name}`; known are {}", known.join(", "))]
     UnknownClass {
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
-        /// The names that exist.
+        /// The registered names.
         known: Vec<String>,
     },
-    /// A checkpoint whose tensors are not those of the model.
+    /// A checkpoint does not have the model's tensors.
     #[error("{} does not fit the model:{}", path.display(), list(problems))]
     Mismatch {
         /// The file.
@@ -43,7 +43,7 @@ pub enum Error {
         /// One line for every missing, unexpected, mis-shaped, mistyped or non-finite tensor.
         problems: Vec<String>,
     },
-    /// Weights that cannot be read or written.
+    /// An error of the weight files.
     #[error(transparent)]
     Weights(#[from] kakusan_weights::Error),
     /// An error of the tensor library.

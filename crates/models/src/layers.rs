@@ -85,8 +85,8 @@ impl GroupNorm {
     pub(crate) fn new(groups: usize, channels: usize, eps: f64, vb: VarBuilder) -> Result<Self> {
         if groups == 0 || !channels.is_multiple_of(groups) {
             let reason = format!(
-                "{channels} channels do not make {groups} groups; choose block_out_channels and norm_num_groups (or \
-                 attn_norm_num_groups) so that they do"
+                "{channels} channels cannot be split into {groups} groups; block_out_channels must be multiples of \
+                 norm_num_groups (and attn_norm_num_groups)"
             );
             return Err(Error::Config { origin: vb.prefix(), reason });
         }

@@ -49,7 +49,7 @@ pub use class_conditioned_unet::{ClassConditionedUnet, ClassConditionedUnetConfi
 pub use dropout::Dropout;
 pub use error::{Error, Result};
 pub use model::Model;
-pub use model_config::{ModelConfig, Part, fields};
+pub use model_config::{ModelConfig, Submodule, fields};
 pub use outline::{Outline, OutlinedTensor};
 pub use pretrained::{CONFIG_FILE, Pretrained, from_pretrained, load_config, save, save_with};
 pub use registry::Registry;

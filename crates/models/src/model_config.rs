@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::{Error, Model, Outline, Result, VarBuilder};
 
-/// A model's configuration: what diffusers keeps in `config.json`, and what follows from it without weights.
+/// A model's configuration: the content of diffusers' `config.json`, and what follows from it without weights.
 ///
 /// The name, the fields and their defaults, the network, and the images' shape are required. By default a model has no
 /// classes, takes any timestep, and is saved under the names that its constructor gives its tensors.
@@ -82,17 +82,17 @@ impl PartialEq for dyn ModelConfig + '_ {
     }
 }
 
-/// What the names of tensors begin with that belong to a network within the model.
+/// The prefix of the tensors of a network within the model.
 const INNER: &str = "model.";
-/// More parameters than any model has, and fewer than what overflows.
+/// More parameters than any model has, and small enough that their bytes do not overflow.
 const MAX_PARAMETERS: usize = 1 << 33;
 
-/// A part of a network: a layer or a block that its configuration names.
+/// A submodule of a network in PyTorch's sense: `conv_in`, or one of its `down_blocks`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
-    /// The beginning of its tensors' names, e.g. `down_blocks.0`.
+pub struct Submodule {
+    /// The prefix of its tensors' names, e.g. `down_blocks.0`.
     pub name: String,
-    /// What it is, e.g. `AttnDownBlock2D`, where the configuration says so.
+    /// Its class, e.g. `AttnDownBlock2D`, if the configuration names it.
     pub class_name: Option<String>,
     /// The number of its parameters.
     pub parameters: usize,
@@ -107,19 +107,18 @@ impl dyn ModelConfig + '_ {
         let outline = Outline::of(|vb| self.build(vb))?;
         let count = outline.parameter_count();
         if count > MAX_PARAMETERS {
-            let reason =
-                format!("the network would have {count} parameters, at most {MAX_PARAMETERS} are taken for meant");
+            let reason = format!("the network would have {count} parameters; at most {MAX_PARAMETERS} are accepted");
             return Err(Error::Config { origin: self.class_name().to_owned(), reason });
         }
         Ok(outline)
     }
 
-    /// The parts of the network in order, with their parameters, without building it.
+    /// The network's submodules in order, with their parameters, without building it.
     ///
     /// # Errors
     /// As `outline`.
-    pub fn parts(&self) -> Result<Vec<Part>> {
-        let mut parts: Vec<Part> = vec![];
+    pub fn submodules(&self) -> Result<Vec<Submodule>> {
+        let mut submodules: Vec<Submodule> = vec![];
         for tensor in self.outline()?.tensors() {
             let (within, name) = tensor.name.split_at(if tensor.name.starts_with(INNER) { INNER.len() } else { 0 });
             let mut words = name.split('.');
@@ -129,16 +128,16 @@ impl dyn ModelConfig + '_ {
                 None => format!("{within}{first}"),
             };
             let parameters = tensor.shape.elem_count();
-            match parts.last_mut().filter(|part| part.name == name) {
-                Some(part) => part.parameters += parameters,
-                None => parts.push(Part { class_name: self.class_of(&name), name, parameters }),
+            match submodules.last_mut().filter(|submodule| submodule.name == name) {
+                Some(submodule) => submodule.parameters += parameters,
+                None => submodules.push(Submodule { class_name: self.class_of(&name), name, parameters }),
             }
         }
-        Ok(parts)
+        Ok(submodules)
     }
 
-    fn class_of(&self, part: &str) -> Option<String> {
-        let (key, i) = match part.trim_start_matches(INNER).split_once('.')? {
+    fn class_of(&self, submodule: &str) -> Option<String> {
+        let (key, i) = match submodule.trim_start_matches(INNER).split_once('.')? {
             ("down_blocks", i) => ("down_block_types", i),
             ("up_blocks", i) => ("up_block_types", i),
             _ => return None,

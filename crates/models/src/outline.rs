@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Shape, Tensor, bail};
 
 use crate::Result;
-use crate::builder::{Source, TensorSpec, VarBuilder, builder};
+use crate::builder::{TensorSource, TensorSpec, VarBuilder, builder};
 
 /// The tensors of a network, in the order in which its constructor asks for them (torch's order, which initialisation
 /// follows). It takes no memory for their values: a configuration is checked by it before anything is allocated.
@@ -30,7 +30,7 @@ pub struct Outline {
     tensors: Vec<OutlinedTensor>,
 }
 
-/// What a network says of one of its tensors.
+/// The description of one tensor of a network.
 #[derive(Debug, Clone)]
 pub struct OutlinedTensor {
     /// Its name, with the names of the layers that it is in.
@@ -73,7 +73,7 @@ struct Requested {
     shapes: HashMap<String, Shape>,
 }
 
-impl Source for Outliner {
+impl TensorSource for Outliner {
     /// One zero, broadcast to the shape.
     fn tensor(&self, name: &str, shape: &Shape, spec: TensorSpec, device: &Device) -> candle_core::Result<Tensor> {
         let mut tensors = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -32,7 +32,7 @@ pub fn save(config: &dyn ModelConfig, weights: &Weights, dir: &Path) -> Result<(
 /// says so.
 ///
 /// `fields` are those of the `config.json` that the model was loaded from, if it was: the way in which they write
-/// numbers is kept, and fields that say nothing of the model.
+/// numbers is kept, and so are fields that do not concern the model.
 ///
 /// # Errors
 /// When the folder or a file cannot be written, or a value does not fit the type asked for.
@@ -49,7 +49,7 @@ pub fn save_with(
     Ok(write_file(&dir.join(CONFIG_FILE), config.to_json_as_in(fields).as_bytes())?)
 }
 
-/// A model as it was saved, and what is unusual about its files.
+/// A loaded model.
 #[non_exhaustive]
 pub struct Pretrained {
     /// Its configuration.
@@ -58,7 +58,7 @@ pub struct Pretrained {
     pub fields: Config,
     /// Its weights.
     pub weights: Weights,
-    /// What the files hold that the model does not use.
+    /// Warnings about unexpected content in its files.
     pub warnings: Vec<Warning>,
 }
 
@@ -132,7 +132,7 @@ pub fn from_pretrained(
 ///
 /// # Errors
 /// When the file cannot be read or is not a model's configuration, as where it has a field that the class does not
-/// have: [`from_pretrained`] passes over those.
+/// have: [`from_pretrained`] ignores those.
 pub fn load_config(dir: &Path, registry: &Registry) -> Result<(Arc<dyn ModelConfig>, Config)> {
     let path = dir.join(CONFIG_FILE);
     let (text, origin) = (read_config(&path)?, path.display().to_string());
@@ -144,6 +144,6 @@ pub fn load_config(dir: &Path, registry: &Registry) -> Result<(Arc<dyn ModelConf
 fn read_config(path: &Path) -> Result<String> {
     read_text(path, MAX_CONFIG)?.ok_or_else(|| Error::Config {
         origin: path.display().to_string(),
-        reason: "it is no text, or too long".into(),
+        reason: "it is not text, or too long for a configuration".into(),
     })
 }

@@ -1,24 +1,24 @@
 use std::path::PathBuf;
 
-/// Something unusual about the files of a saved model, which was loaded nevertheless, as diffusers loads it.
+/// Unexpected content in the files of a saved model. As in diffusers, the model is loaded nevertheless.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Warning {
-    /// `config.json` is read as one of another class than it says, or says none.
+    /// `config.json` names no class, or another one than the pipeline's index; the index's class was built.
     #[error(
-        "{}: its `_class_name` is {}, and it is read as {class_name}, which the pipeline's index says",
+        "{}: its `_class_name` is {}; it is read as {class_name}, the class in the pipeline's index",
         path.display(), found.as_deref().unwrap_or("missing")
     )]
     OtherClass {
         /// The file.
         path: PathBuf,
-        /// What stands there, as JSON.
+        /// The value found, as JSON.
         found: Option<String>,
         /// The class that was built.
         class_name: String,
     },
     /// `config.json` has fields that the class does not have.
-    #[error("{} has fields that {class_name} does not know, and they have no effect: {}", path.display(), listed(fields))]
+    #[error("{} has fields that {class_name} does not have; they are ignored: {}", path.display(), listed(fields))]
     UnknownFields {
         /// The file.
         path: PathBuf,
@@ -28,7 +28,7 @@ pub enum Warning {
         fields: Vec<String>,
     },
     /// The weights hold tensors that the model does not have.
-    #[error("{} holds tensors that the model does not have, and they are left out: {}", path.display(), listed(names))]
+    #[error("{} has tensors that the model does not have; they are ignored: {}", path.display(), listed(names))]
     UnexpectedTensors {
         /// The file, or the index of a sharded checkpoint.
         path: PathBuf,
@@ -37,7 +37,7 @@ pub enum Warning {
     },
 }
 
-/// Names from a file, the first of them where there are many; nothing in them reaches a terminal as it is.
+/// Names from a file, at most 32 of them. Control characters are escaped: the text may reach a terminal.
 fn listed(names: &[String]) -> String {
     const SHOWN: usize = 32;
     let mut text: Vec<String> = names.iter().take(SHOWN).map(|name| format!("`{}`", name.escape_debug())).collect();

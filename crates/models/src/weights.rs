@@ -8,10 +8,10 @@ use candle_nn::init::NormalOrUniform;
 use kakusan_rng::Generator;
 use kakusan_weights::{Checkpoint, Dtype, TensorInfo, save_file};
 
-use crate::builder::{Source, TensorSpec, VarBuilder, builder};
+use crate::builder::{TensorSource, TensorSpec, VarBuilder, builder};
 use crate::{Error, Outline, OutlinedTensor, Result};
 
-/// A model's tensors (f32), in the order in which the model asks for them: torch's constructor order.
+/// A model's tensors (f32), in the order in which the model requests them: torch's constructor order.
 ///
 /// candle's `VarMap` keeps them in a hash map, whose order differs from process to process; here the order is part of
 /// the result.
@@ -25,7 +25,7 @@ pub struct Weights {
 struct Entry {
     name: String,
     var: Var,
-    /// What the model said of it: [`TensorSpec::trained`].
+    /// [`TensorSpec::trained`].
     trained: bool,
 }
 
@@ -204,7 +204,7 @@ impl Weights {
 }
 
 fn stray(name: &String) -> String {
-    format!("{name}: unexpected, the model has no such tensor")
+    format!("{name}: unexpected; the model has no such tensor")
 }
 
 impl Entry {
@@ -235,11 +235,11 @@ fn draw(spec: &TensorSpec, shape: &Shape, rng: &mut Generator) -> Vec<f32> {
     values
 }
 
-/// The values of the checkpoint's tensor `name`, which is to have the shape `expected`, or what keeps them from being
-/// used.
+/// The values of the checkpoint's tensor `name`, which must have the shape `expected`. The error is a reason for the
+/// user.
 fn values(checkpoint: &Checkpoint, name: Option<&str>, expected: &Shape) -> std::result::Result<Vec<f32>, String> {
     let found = name.and_then(|name| Some((name, checkpoint.info(name)?)));
-    let (name, info) = found.ok_or_else(|| format!("missing, expected shape {:?}", expected.dims()))?;
+    let (name, info) = found.ok_or_else(|| format!("missing; expected shape {:?}", expected.dims()))?;
     if info.shape != expected.dims() {
         return Err(format!("its shape is {:?}, expected {:?}", info.shape, expected.dims()));
     }
@@ -259,7 +259,7 @@ struct View {
     trains: bool,
 }
 
-impl Source for View {
+impl TensorSource for View {
     fn tensor(&self, name: &str, shape: &Shape, _: TensorSpec, _: &Device) -> candle_core::Result<Tensor> {
         match self.vars.get(name) {
             Some(var) if var.shape() != shape => {
@@ -267,7 +267,7 @@ impl Source for View {
             }
             Some(var) if self.trains => Ok(var.as_tensor().clone()),
             Some(var) => Ok(var.as_detached_tensor()),
-            None => candle_core::bail!("the model has no tensor called {name}"),
+            None => candle_core::bail!("there is no tensor {name}"),
         }
     }
 }

@@ -83,11 +83,11 @@ fn it_is_saved_and_opened() -> TestResult {
         Tensor::new(&[2u32], &Device::Cpu)?,
     );
     assert_eq!(values(&model.forward(&x, &level, Some(&labels))?), values(&again.forward(&x, &level, Some(&labels))?));
-    let parts = config.parts()?;
-    assert_eq!((parts[0].name.as_str(), parts[0].parameters), ("class_emb", 15));
-    let down = parts.iter().find(|part| part.name == "model.down_blocks.1").ok_or("no down block")?;
+    let submodules = config.submodules()?;
+    assert_eq!((submodules[0].name.as_str(), submodules[0].parameters), ("class_emb", 15));
+    let down = submodules.iter().find(|submodule| submodule.name == "model.down_blocks.1").ok_or("no down block")?;
     assert_eq!(down.class_name.as_deref(), Some("AttnDownBlock2D"));
-    assert_eq!(parts.iter().map(|part| part.parameters).sum::<usize>(), weights.parameter_count());
+    assert_eq!(submodules.iter().map(|submodule| submodule.parameters).sum::<usize>(), weights.parameter_count());
     Ok(())
 }
 
@@ -113,12 +113,12 @@ fn what_does_not_fit_is_refused_by_name() -> TestResult {
         let error = model.forward(&noise(&mut Generator::new(3), x), &level, labels.as_ref()).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     };
-    refused(&[1, 2, 8, 8], None, "give labels");
+    refused(&[1, 2, 8, 8], None, "got no labels");
     refused(&[1, 2, 8, 8], Some(&[0, 1]), "[2]");
     refused(
         &[1, 2, 8, 8],
         Some(&[5]),
-        "ClassConditionedUnet: label 5 is not there; they are whole numbers from 0 to 4",
+        "ClassConditionedUnet: label 5 is out of range; expected a whole number from 0 to 4",
     );
     refused(&[1, 3, 8, 8], Some(&[1]), "3 channels, expected 2");
     refused(&[2, 8, 8], Some(&[1]), "[2, 8, 8]");

@@ -128,6 +128,6 @@ fn a_tensor_that_a_shard_holds_beside_its_index_is_unexpected() -> TestResult {
 fn a_warning_names_what_it_is_about() {
     let names = |count: usize| (0..count).map(|i| format!("x{i}\u{1b}[31m")).collect();
     let said = |count| Warning::UnexpectedTensors { path: "w.bin".into(), names: names(count) }.to_string();
-    assert!(said(2).starts_with("w.bin holds tensors") && said(2).contains("`x0\\u{1b}[31m`, `x1\\u{1b}[31m`"));
+    assert!(said(2).starts_with("w.bin has tensors") && said(2).contains("`x0\\u{1b}[31m`, `x1\\u{1b}[31m`"));
     assert!(said(1000).ends_with("and 968 more") && !said(1000).contains('\u{1b}'));
 }

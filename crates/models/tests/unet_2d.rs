@@ -125,7 +125,7 @@ fn networks_of_all_kinds_are_those_of_diffusers() -> TestResult {
 }
 
 fn parameters(fields: Value) -> usize {
-    config(&fields).parts().unwrap().iter().map(|part| part.parameters).sum()
+    config(&fields).submodules().unwrap().iter().map(|submodule| submodule.parameters).sum()
 }
 
 /// Counts that diffusers gives for networks in use.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
-/// A network of two levels with some fields changed.
+/// A network of two down blocks with some fields changed.
 fn fields(more: Value) -> Value {
     let mut fields = json!({"sample_size": 8, "block_out_channels": [4, 8], "layers_per_block": 1, "norm_num_groups": 4,
         "down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]});
@@ -199,14 +199,14 @@ fn a_configuration_goes_round_as_diffusers_writes_it() -> TestResult {
 
 #[test]
 fn parts_are_listed_in_order() -> TestResult {
-    let parts = config(json!({"num_class_embeds": 3}))?.parts()?;
-    let names: Vec<_> = parts.iter().map(|part| part.name.as_str()).collect();
+    let submodules = config(json!({"num_class_embeds": 3}))?.submodules()?;
+    let names: Vec<_> = submodules.iter().map(|submodule| submodule.name.as_str()).collect();
     let expected = ["conv_in", "time_embedding", "class_embedding", "down_blocks.0", "down_blocks.1", "mid_block"];
     assert_eq!(names[..6], expected);
     assert_eq!(names[6..], ["up_blocks.0", "up_blocks.1", "conv_norm_out", "conv_out"]);
-    assert_eq!(parts[4].class_name.as_deref(), Some("AttnDownBlock2D"));
-    assert_eq!(parts[2].parameters, 3 * 16);
-    assert_eq!(parts.iter().map(|part| part.parameters).sum::<usize>(), 11_767 + 3 * 16);
+    assert_eq!(submodules[4].class_name.as_deref(), Some("AttnDownBlock2D"));
+    assert_eq!(submodules[2].parameters, 3 * 16);
+    assert_eq!(submodules.iter().map(|submodule| submodule.parameters).sum::<usize>(), 11_767 + 3 * 16);
     Ok(())
 }
 
@@ -253,7 +253,7 @@ fn configurations_that_do_not_fit_name_the_key() {
 }
 
 #[test]
-fn images_levels_and_labels_that_do_not_fit_are_refused() -> TestResult {
+fn images_timesteps_and_labels_that_do_not_fit_are_refused() -> TestResult {
     let x = noise(1, &[2, 3, 8, 8]);
     let level = levels(&[1.0, 2.0]);
     let says = |more: Value, x: &Tensor, level: &Tensor, labels: Option<&Tensor>, words: &[&str]| {
@@ -264,16 +264,16 @@ fn images_levels_and_labels_that_do_not_fit_are_refused() -> TestResult {
     says(json!({}), &noise(1, &[2, 1, 8, 8]), &level, None, &["[2, 1, 8, 8]", "[b, 3, h, w]"]);
     says(json!({}), &noise(1, &[2, 3, 8, 7]), &level, None, &["multiples of 2"]);
     says(json!({}), &noise(1, &[3, 8, 8]), &level, None, &["[3, 8, 8]"]);
-    says(json!({}), &x, &levels(&[1.0, 2.0, 3.0]), None, &["levels", "[3]", "[2]"]);
-    says(json!({"time_embedding_type": "fourier"}), &x, &levels(&[0.0]), None, &["level 0", "positive"]);
+    says(json!({}), &x, &levels(&[1.0, 2.0, 3.0]), None, &["timesteps", "[3]", "[2]"]);
+    says(json!({"time_embedding_type": "fourier"}), &x, &levels(&[0.0]), None, &["timestep 0", "positive"]);
     let learned = json!({"time_embedding_type": "learned", "num_train_timesteps": 9});
-    says(learned.clone(), &x, &levels(&[9.0]), None, &["level 9", "0 to 8"]);
-    says(learned, &x, &levels(&[0.5]), None, &["level 0.5"]);
+    says(learned.clone(), &x, &levels(&[9.0]), None, &["timestep 9", "0 to 8"]);
+    says(learned, &x, &levels(&[0.5]), None, &["timestep 0.5"]);
 
     let labels = Tensor::new(&[0i64, 3], &Device::Cpu)?;
     let classes = json!({"num_class_embeds": 3});
-    says(json!({}), &x, &level, Some(&labels), &["knows no classes"]);
-    says(classes.clone(), &x, &level, None, &["give labels"]);
+    says(json!({}), &x, &level, Some(&labels), &["has no classes"]);
+    says(classes.clone(), &x, &level, None, &["got no labels"]);
     says(classes.clone(), &x, &level, Some(&labels), &["label 3", "0 to 2"]);
     says(classes, &x, &level, Some(&labels.narrow(0, 0, 1)?), &["[1]", "[2]"]);
     says(json!({"class_embed_type": "identity"}), &x, &level, Some(&labels), &["[2]", "[2, 16]"]);

@@ -147,7 +147,7 @@ fn every_difference_is_listed() {
         tensors[3].1 = Dtype::I32;
     });
     for expected in [
-        "up_layer3.bias: missing, expected shape [1]",
+        "up_layer3.bias: missing; expected shape [1]",
         "down_layer1.bias: its shape is [4, 8], expected [32]",
         "time.weight: unexpected",
         "down_layer2.weight: 1 of its 51200 values are NaN or infinite",

@@ -38,7 +38,7 @@ fn gradients_are_those_without() -> Result<()> {
     let weights = weights()?;
     let [x, vector] = [Var::from_tensor(&f32s(7, &[3, 4, 6, 6])?)?, Var::from_tensor(&f32s(8, &[3, 4, 1, 1])?)?];
     let target = f32s(9, &[3, 4, 6, 6])?;
-    // how deep the checkpoints are nested, and how often the block runs: each level runs what is below it twice
+    // how deep the checkpoints are nested, and how often the block runs: each checkpoint runs what is inside it twice
     let mut expected: Option<Vec<Tensor>> = None;
     for (nested, runs_expected) in [(0, 2), (1, 4), (2, 6)] {
         let runs = Arc::new(AtomicUsize::new(0));

@@ -14,65 +14,67 @@ const BESIDE: [&str; 3] = ["json", "md", "txt"];
 /// Larger files are not part of a model's configuration.
 const MAX_BESIDE: u64 = 10 << 20;
 
-/// Copies `source` into the new folder `target` and writes its weights as `options` says: safetensors instead of
-/// PyTorch's `.bin`, another type, other shards, a variant. `source` is the folder of a pipeline (with any components),
+/// Copies `from` into the new folder `to` and writes its weights as `options` says: safetensors instead of
+/// PyTorch's `.bin`, another type, other shards, a variant. `from` is the folder of a pipeline (with any components),
 /// the folder of a model, or a weight file. If `variant` is given, a folder's weights of that variant are read.
 /// Configurations are copied unchanged. Returns the number of checkpoints that were converted.
 ///
 /// Weights of a kind that diffusers does not save (a text encoder's) are refused, not skipped.
 ///
 /// # Errors
-/// When `target` exists and is not empty, when `source` has no weights or they cannot be read, and when a value does
-/// not fit the requested type. What was written to `target` is deleted then.
-pub fn convert(source: &Path, variant: Option<&str>, target: &Path, options: &SaveOptions) -> Result<usize> {
-    if fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some()) || target.is_file() {
-        return Err(Error::Unfit(format!("{} is there already; choose a fresh folder", target.display())));
+/// When `to` exists and is not empty, when `from` has no weights or they cannot be read, and when a value does
+/// not fit the requested type. What was written to `to` is deleted then.
+pub fn convert(from: &Path, variant: Option<&str>, to: &Path, options: &SaveOptions) -> Result<usize> {
+    if fs::read_dir(to).is_ok_and(|mut entries| entries.next().is_some()) || to.is_file() {
+        return Err(Error::Unfit(format!("{} is there already; choose a fresh folder", to.display())));
     }
-    let was_there = target.is_dir();
-    convert_all(source, variant, target, options).inspect_err(|_| {
+    let was_there = to.is_dir();
+    convert_all(from, variant, to, options).inspect_err(|_| {
         // leftovers would block the next attempt; if deleting fails too, the first error is more useful
-        if delete_folder(target).is_ok() && was_there {
-            let _ = create_folders(target);
+        if delete_folder(to).is_ok() && was_there {
+            let _ = create_folders(to);
         }
     })
 }
 
-fn convert_all(source: &Path, variant: Option<&str>, target: &Path, options: &SaveOptions) -> Result<usize> {
-    if !source.is_dir() {
-        kakusan_weights::convert(&Checkpoint::open(source)?, target, options, attention_name)?;
+fn convert_all(from: &Path, variant: Option<&str>, to: &Path, options: &SaveOptions) -> Result<usize> {
+    if !from.is_dir() {
+        kakusan_weights::convert(&Checkpoint::open(from)?, to, options, attention_name)?;
         return Ok(1);
     }
-    let index = source.join(INDEX_FILE);
-    let unfit = |reason: String| Error::NotAPipeline { dir: source.to_owned(), reason };
-    let parts = match index.is_file() {
+    let index = from.join(INDEX_FILE);
+    let unfit = |reason: String| Error::NotAPipeline { dir: from.to_owned(), reason };
+    let components = match index.is_file() {
         true => from_json(&read_text(&index)?).map_err(|e| unfit(format!("{INDEX_FILE} is damaged: {e}")))?,
         false => Config::new(),
     };
     let mut converted = 0;
-    for part in parts.keys().filter(|part| !part.starts_with('_')) {
-        if part.contains(['/', '\\', ':']) || part == ".." || part == "." {
-            return Err(unfit(format!("{INDEX_FILE} names the part {part:?}, which leads elsewhere")));
+    for component in components.keys().filter(|name| !name.starts_with('_')) {
+        if component.contains(['/', '\\', ':']) || component == ".." || component == "." {
+            return Err(unfit(format!(
+                "{INDEX_FILE} names the component {component:?}; a component is a folder beside {INDEX_FILE}"
+            )));
         }
-        let dir = source.join(part);
+        let dir = from.join(component);
         if dir.is_dir() {
-            converted += convert_folder(&dir, variant, &target.join(part), options)?;
+            converted += convert_folder(&dir, variant, &to.join(component), options)?;
         }
     }
-    converted += convert_folder(source, variant, target, options)?;
+    converted += convert_folder(from, variant, to, options)?;
     if converted == 0 {
-        Checkpoint::find(source, variant)?; // its error says what it expects
+        Checkpoint::find(from, variant)?; // its error says what it expects
     }
     if index.is_file() {
-        copy(&index, &target.join(INDEX_FILE))?; // last: a folder with an index is complete
+        copy(&index, &to.join(INDEX_FILE))?; // last: a folder with an index is complete
     }
     Ok(converted)
 }
 
 /// Converts the weights of a folder, if it has any, and copies its other files.
-fn convert_folder(source: &Path, variant: Option<&str>, target: &Path, options: &SaveOptions) -> Result<usize> {
-    let unreadable = || Error::io("read", source);
+fn convert_folder(from: &Path, variant: Option<&str>, to: &Path, options: &SaveOptions) -> Result<usize> {
+    let unreadable = || Error::io("read", from);
     let (mut beside, mut weights) = (vec![], vec![]);
-    for entry in fs::read_dir(source).map_err(unreadable())? {
+    for entry in fs::read_dir(from).map_err(unreadable())? {
         let path = entry.map_err(unreadable())?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_owned();
@@ -83,20 +85,20 @@ fn convert_folder(source: &Path, variant: Option<&str>, target: &Path, options: 
             beside.push(path);
         }
     }
-    fs::create_dir_all(target).map_err(Error::io("create", target))?;
+    fs::create_dir_all(to).map_err(Error::io("create", to))?;
     if !weights.is_empty() {
-        kakusan_weights::convert(&Checkpoint::find(source, variant)?, target, options, attention_name)?;
+        kakusan_weights::convert(&Checkpoint::find(from, variant)?, to, options, attention_name)?;
     }
     for path in beside {
         if fs::metadata(&path).is_ok_and(|file| file.len() <= MAX_BESIDE)
             && let Some(name) = path.file_name()
         {
-            copy(&path, &target.join(name))?;
+            copy(&path, &to.join(name))?;
         }
     }
     Ok(usize::from(!weights.is_empty()))
 }
 
-fn copy(source: &Path, target: &Path) -> Result<()> {
-    write_whole(target, &fs::read(source).map_err(Error::io("read", source))?)
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    write_whole(to, &fs::read(from).map_err(Error::io("read", from))?)
 }

@@ -64,8 +64,8 @@ fn download(hub: &Hub, repo_id: &str, revision: &str, variant: Option<&str>) -> 
 }
 
 /// `unet/`, or an empty string if the repository has all files in its root.
-fn folder_of(snapshot: &Snapshot, part: &str) -> String {
-    let folder = format!("{part}/");
+fn folder_of(snapshot: &Snapshot, component: &str) -> String {
+    let folder = format!("{component}/");
     if snapshot.files().iter().any(|name| name.starts_with(&folder)) { folder } else { String::new() }
 }
 

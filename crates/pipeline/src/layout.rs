@@ -49,19 +49,19 @@ impl Index {
             } else if dir.join(RUN_CONFIG_FILE).is_file() {
                 "its training has not ended".into()
             } else if let Some(above) = dir.parent().filter(|above| above.join(INDEX_FILE).is_file()) {
-                format!("it is a part of one; name the folder {}", above.display())
+                format!("it holds one component of a pipeline; name the folder {}", above.display())
             } else {
                 format!("it has no {INDEX_FILE}")
             }));
         }
-        let parts = kakusan_config::from_json(&read_text(&path)?)
+        let components = kakusan_config::from_json(&read_text(&path)?)
             .map_err(|e| unfit(format!("{INDEX_FILE} is damaged: {e}")))?;
-        Self::check(&parts, &path).map_err(|reason| unfit(format!("{INDEX_FILE}: {reason}")))
+        Self::check(&components, &path).map_err(|reason| unfit(format!("{INDEX_FILE}: {reason}")))
     }
 
-    fn check(parts: &Config, path: &Path) -> std::result::Result<Self, String> {
+    fn check(components: &Config, path: &Path) -> std::result::Result<Self, String> {
         let mut warnings = vec![];
-        let class = match parts.get("_class_name") {
+        let class = match components.get("_class_name") {
             Some(Value::String(class)) => {
                 let known = PipelineClass::CLASS_NAMES;
                 PipelineClass::from_name(class)
@@ -73,22 +73,22 @@ impl Index {
                 class
             }
         };
-        if let Some(missing) = ["unet", "scheduler"].into_iter().find(|&name| !parts.contains_key(name)) {
+        if let Some(missing) = ["unet", "scheduler"].into_iter().find(|&name| !components.contains_key(name)) {
             return Err(format!("it names no `{missing}`"));
         }
-        let labels = |key: &str| parts.get(key).and_then(labels);
+        let labels = |key: &str| components.get(key).and_then(labels);
         let is_known = |key: &str| {
             key.starts_with('_')
                 || ["unet", "scheduler"].contains(&key)
                 || key == DIT_CLASS_NAMES && labels(key).is_some()
         };
-        let unknown = parts.iter().filter(|(key, value)| !is_known(key) && !is_left_out(value));
+        let unknown = components.iter().filter(|(key, value)| !is_known(key) && !is_left_out(value));
         let names: Vec<String> = unknown.map(|(key, _)| format!("`{}`", key.escape_debug())).collect();
         if !names.is_empty() {
-            warnings.push(Warning::UnknownParts { path: path.to_owned(), class_name: class.class_name(), names });
+            warnings.push(Warning::UnknownComponents { path: path.to_owned(), class_name: class.class_name(), names });
         }
-        let part = |name: &str| {
-            let value = parts.get(name).unwrap_or(&Value::Null);
+        let class_of = |name: &str| {
+            let value = components.get(name).unwrap_or(&Value::Null);
             match value.as_array().map(Vec::as_slice) {
                 Some([Value::String(library), Value::String(class)]) if LIBRARIES.contains(&library.as_str()) => {
                     Ok(class.clone())
@@ -100,7 +100,7 @@ impl Index {
             }
         };
         let class_names = labels(CLASS_NAMES).or_else(|| labels(DIT_CLASS_NAMES)).unwrap_or_default();
-        Ok(Self { class, unet: part("unet")?, scheduler: part("scheduler")?, class_names, warnings })
+        Ok(Self { class, unet: class_of("unet")?, scheduler: class_of("scheduler")?, class_names, warnings })
     }
 }
 

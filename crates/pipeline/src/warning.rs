@@ -8,7 +8,7 @@ use std::path::PathBuf;
 pub enum Warning {
     /// `model_index.json` names no class, or names it wrongly.
     #[error(
-        "{}: its `_class_name` is {}, and it is read as {class_name}",
+        "{}: its `_class_name` is {}; it is read as {class_name}",
         path.display(), found.as_deref().unwrap_or("missing")
     )]
     NoClass {
@@ -20,8 +20,8 @@ pub enum Warning {
         class_name: &'static str,
     },
     /// `model_index.json` names something that is not a component of such a pipeline.
-    #[error("{} names what is no part of a {class_name}, and it has no effect: {}", path.display(), names.join(", "))]
-    UnknownParts {
+    #[error("{} names components that a {class_name} does not have; they are ignored: {}", path.display(), names.join(", "))]
+    UnknownComponents {
         /// The file.
         path: PathBuf,
         /// The pipeline's class.
@@ -31,7 +31,7 @@ pub enum Warning {
     },
     /// `scheduler_config.json` names no class, or another one than the index; the index's class was built.
     #[error(
-        "{}: its `_class_name` is {}, and it is read as {class_name}, which the pipeline's index says",
+        "{}: its `_class_name` is {}; it is read as {class_name}, the class in the pipeline's index",
         path.display(), found.as_deref().unwrap_or("missing")
     )]
     OtherScheduler {

@@ -59,12 +59,12 @@ fn is_near(a: &DDPMPipeline, b: &DDPMPipeline) -> bool {
 
 /// Moves the components' files into the pipeline's folder, as in the oldest repositories.
 fn flatten(dir: &Path) {
-    for part in ["unet", "scheduler"] {
-        for entry in fs::read_dir(dir.join(part)).unwrap() {
+    for component in ["unet", "scheduler"] {
+        for entry in fs::read_dir(dir.join(component)).unwrap() {
             let entry = entry.unwrap();
             fs::rename(entry.path(), dir.join(entry.file_name())).unwrap();
         }
-        fs::remove_dir(dir.join(part)).unwrap();
+        fs::remove_dir(dir.join(component)).unwrap();
     }
 }
 
@@ -149,37 +149,40 @@ fn what_is_odd_is_passed_over_aloud_or_refused_where_nothing_may_be() -> TestRes
     };
     let config = "unet/config.json";
     let notes = said(config, "{", "{\"notes\": \"trained on my cats\", \"x\": [1],");
-    assert!(notes.contains("fields that BasicUNet does not know") && notes.contains("`notes`, `x`"), "{notes}");
+    assert!(notes.contains("fields that BasicUNet does not have") && notes.contains("`notes`, `x`"), "{notes}");
     let class = "\"_class_name\": \"BasicUNet\",";
     let missing = said(config, class, "");
-    assert!(missing.contains("config.json: its `_class_name` is missing, and it is read as BasicUNet"), "{missing}");
+    assert!(missing.contains("config.json: its `_class_name` is missing; it is read as BasicUNet"), "{missing}");
     let list = said(config, class, "\"_class_name\": [\"BasicUNet\"],");
-    assert!(list.contains("is [\"BasicUNet\"], and it is read as BasicUNet"), "{list}");
+    assert!(list.contains("is [\"BasicUNet\"]; it is read as BasicUNet"), "{list}");
     let other = said(config, class, "\"_class_name\": \"UNet2DModel\",");
-    assert!(other.contains("is \"UNet2DModel\", and it is read as BasicUNet"), "{other}");
+    assert!(other.contains("is \"UNet2DModel\"; it is read as BasicUNet"), "{other}");
 
     // the index names the scheduler's class, the file has its settings
     let scheduler = "scheduler/scheduler_config.json";
     let class = "\"_class_name\": \"LinearMixScheduler\",";
     let missing = said(scheduler, class, "");
-    assert!(missing.contains("its `_class_name` is missing, and it is read as LinearMixScheduler"), "{missing}");
+    assert!(missing.contains("its `_class_name` is missing; it is read as LinearMixScheduler"), "{missing}");
     let list = said(scheduler, class, "\"_class_name\": [\"LinearMixScheduler\"],");
-    assert!(list.contains("is [\"LinearMixScheduler\"], and it is read as LinearMixScheduler"), "{list}");
+    assert!(list.contains("is [\"LinearMixScheduler\"]; it is read as LinearMixScheduler"), "{list}");
     let other = said(scheduler, class, "\"_class_name\": \"DDIMScheduler\", \"beta_end\": 0.03,");
     assert!(
-        other.contains("is \"DDIMScheduler\", and it is read as LinearMixScheduler, which the pipeline's index says")
+        other.contains("is \"DDIMScheduler\"; it is read as LinearMixScheduler, the class in the pipeline's index")
     );
 
     let index = "model_index.json";
     let class = "\"_class_name\": \"DDPMPipeline\",";
     let missing = said(index, class, "");
-    assert!(missing.contains("its `_class_name` is missing, and it is read as DDPMPipeline"), "{missing}");
+    assert!(missing.contains("its `_class_name` is missing; it is read as DDPMPipeline"), "{missing}");
     let list = said(index, class, "\"_class_name\": [\"DDPMPipeline\"],");
-    assert!(list.contains("is [\"DDPMPipeline\"], and it is read as DDPMPipeline"), "{list}");
+    assert!(list.contains("is [\"DDPMPipeline\"]; it is read as DDPMPipeline"), "{list}");
     for part in ["\"../../unet\": [\"diffusers\", \"UNet2DModel\"],", "\"vqvae\": \"mine\",", "\"n\": 3,"] {
         let name = part.split('"').nth(1).unwrap();
         let unknown = said(index, "\"scheduler\"", &format!("{part}\n \"scheduler\""));
-        assert!(unknown.contains("no part of a DDPMPipeline") && unknown.contains(&format!("`{name}`")), "{unknown}");
+        assert!(
+            unknown.contains("components that a DDPMPipeline does not have") && unknown.contains(&format!("`{name}`")),
+            "{unknown}"
+        );
     }
 
     let path = dir.path().join(format!("unet/{STEM}.safetensors"));
@@ -264,7 +267,7 @@ fn what_the_hub_lacks_is_said_before_anything_large_is_fetched() -> TestResult {
         ("a/other", vec!["StableDiffusionPipeline", "DDPMPipeline"]),
         ("a/bare", vec!["a/bare/unet/ holds no weights", "expected diffusion_pytorch_model.safetensors"]),
         ("a/variants", vec!["name one of ema, fp16"]),
-        ("a/lying", vec!["\"../../secret\" leads elsewhere", "gone.safetensors, which is not there"]),
+        ("a/lying", vec!["\"../../secret\" leads out of the folder", "gone.safetensors, which is not there"]),
         ("a/none", vec!["has no repository"]),
         ("a/../b", vec!["is not valid"]),
     ] {
@@ -319,7 +322,7 @@ fn a_pipeline_is_converted_there_and_back() -> TestResult {
     assert!(evil.to_string().contains("nothing in it was executed"), "{evil}");
     fs::write(path("plain/model_index.json"), r#"{"../x": ["diffusers", "UNet2DModel"]}"#)?;
     let elsewhere = convert(&path("plain"), None, &path("elsewhere"), &half()).unwrap_err();
-    assert!(elsewhere.to_string().contains("which leads elsewhere"), "{elsewhere}");
+    assert!(elsewhere.to_string().contains("a component is a folder beside"), "{elsewhere}");
     // a failed conversion leaves nothing that blocks the next attempt
     fs::write(path("again").join(format!("unet/{STEM}.safetensors")), "cut short")?;
     fs::create_dir(path("empty"))?;

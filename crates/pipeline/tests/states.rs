@@ -137,9 +137,9 @@ fn every_kind_of_training_goes_on_bit_for_bit() {
                 let trained = begin.keys().filter(|name| !fixed.contains(*name));
                 let expected = trained.flat_map(|name| remembered.iter().map(move |what| format!("{what}.{name}")));
                 assert_eq!(held, expected.collect(), "{case}");
-                for part in ["unet", "unet_ema"].into_iter().take(1 + usize::from(use_ema)) {
-                    let saved = saved(&checkpoint.join(part).join(kakusan_weights::WEIGHTS_FILE));
-                    assert!(fixed.iter().all(|name| saved[name] == begin[name]), "{part} of {case}");
+                for component in ["unet", "unet_ema"].into_iter().take(1 + usize::from(use_ema)) {
+                    let saved = saved(&checkpoint.join(component).join(kakusan_weights::WEIGHTS_FILE));
+                    assert!(fixed.iter().all(|name| saved[name] == begin[name]), "{component} of {case}");
                 }
 
                 let mut resumed = trainer();

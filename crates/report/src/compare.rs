@@ -90,8 +90,8 @@ fn figure(runs: &[Told]) -> String {
          aria-label=\"The losses of the runs over their steps\" font-size=\"13\" fill=\"currentColor\">\n"
     );
     for i in 0..=4 {
-        let part = f64::from(i) / 4.0;
-        let (loss, step) = ((low + (high - low) * part).exp(), (last as f64 * part).round());
+        let share = f64::from(i) / 4.0;
+        let (loss, step) = ((low + (high - low) * share).exp(), (last as f64 * share).round());
         let (at_loss, at_step) = (y(loss), x(step));
         let _ = writeln!(
             svg,
@@ -125,11 +125,11 @@ fn pen(run: usize) -> (&'static str, &'static str) {
 /// Means over at most `most` consecutive ranges of steps, each with its mean step. The ranges differ in length by one
 /// step at most: the mean of a short remainder would stand out.
 fn means(records: &[Record], most: usize) -> Vec<(f64, f64)> {
-    let mean = |part: &[Record], of: fn(&Record) -> f64| part.iter().map(of).sum::<f64>() / part.len() as f64;
+    let mean = |range: &[Record], of: fn(&Record) -> f64| range.iter().map(of).sum::<f64>() / range.len() as f64;
     let count = records.len().min(most);
-    let begin = |part: usize| part * records.len() / count;
-    let parts = (0..count).map(|part| &records[begin(part)..begin(part + 1)]);
-    parts.map(|part| (mean(part, |r| r.step as f64), mean(part, |r| f64::from(r.loss)))).collect()
+    let begin = |range: usize| range * records.len() / count;
+    let ranges = (0..count).map(|range| &records[begin(range)..begin(range + 1)]);
+    ranges.map(|range| (mean(range, |r| r.step as f64), mean(range, |r| f64::from(r.loss)))).collect()
 }
 
 /// One row per run: its line, its progress, and its final loss.

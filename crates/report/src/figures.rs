@@ -316,8 +316,8 @@ fn task(process: &Process, levels: &[f32]) -> Result<&'static str> {
     let count = levels.len();
     let ones = Tensor::ones((count, 1, 1, 1), DType::F32, &Device::Cpu)?;
     let zeros = ones.zeros_like()?;
-    let none = |part: Tensor| -> Result<bool> {
-        Ok(part.flatten_all()?.to_vec1::<f32>()?.iter().all(|share| share.abs() < 1e-6))
+    let none = |weights: Tensor| -> Result<bool> {
+        Ok(weights.flatten_all()?.to_vec1::<f32>()?.iter().all(|weight| weight.abs() < 1e-6))
     };
     let (clean, noise) = (process.target(&ones, &zeros, levels)?, process.target(&zeros, &ones, levels)?);
     Ok(match (none(clean)?, none(noise)?) {

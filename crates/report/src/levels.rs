@@ -214,11 +214,11 @@ mod tests {
             apart.dedup();
             assert_eq!(apart, labels, "{class_name}");
             let ones = Tensor::ones((8, 1, 1, 1), DType::F32, &Device::Cpu).unwrap();
-            let part = |clean: &Tensor, noise: &Tensor| -> Vec<f32> {
+            let noised = |clean: &Tensor, noise: &Tensor| -> Vec<f32> {
                 scheduler.process().add_noise(clean, noise, &levels).unwrap().flatten_all().unwrap().to_vec1().unwrap()
             };
             let zeros = ones.zeros_like().unwrap();
-            let (clean, noise) = (part(&ones, &zeros), part(&zeros, &ones));
+            let (clean, noise) = (noised(&ones, &zeros), noised(&zeros, &ones));
             let ratios: Vec<f32> = clean.iter().zip(&noise).map(|(a, s)| s / (a + s)).collect();
             assert!(ratios.is_sorted_by(|a, b| a < b), "{class_name}: {ratios:?}");
             assert!(ratios[0] < 0.05 && ratios[7] > 0.9, "{class_name}: {ratios:?}");

@@ -163,10 +163,10 @@ fn every_model_comes_to_its_end_or_its_configuration_is_refused() {
         (&fourier, "LinearMixScheduler", ""),
         (&fourier, "ScoreSdeVeScheduler", ""),
         (&fourier, "FlowMatchEulerDiscreteScheduler", ""),
-        (&fourier, "DDPMScheduler", "level 0 has no logarithm"),
+        (&fourier, "DDPMScheduler", "timestep 0 has no logarithm"),
         (&fourier, "EDMEulerScheduler", "has no logarithm"),
         (&learned, "DDPMScheduler", ""),
-        (&learned, "LinearMixScheduler", "whole numbers from 0 to 999"),
+        (&learned, "LinearMixScheduler", "a whole number from 0 to 999"),
         (&classes, "DDPMScheduler", ""),
         (&planes, "LinearMixScheduler", ""),
         (&planes, "EDMEulerScheduler", ""),
@@ -184,7 +184,7 @@ fn every_model_comes_to_its_end_or_its_configuration_is_refused() {
         }
     }
     let told = ["scheduler.timestep=0".to_owned()];
-    assert!(config(&fourier, "LinearMixScheduler", &told).unwrap_err().contains("level 0 has no logarithm"));
+    assert!(config(&fourier, "LinearMixScheduler", &told).unwrap_err().contains("timestep 0 has no logarithm"));
 }
 
 #[test]

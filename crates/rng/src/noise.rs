@@ -1,6 +1,6 @@
 use crate::{Error, Generator};
 
-/// The source of a batch's noise: one generator for all images, or one for each ([`PerImage`]).
+/// What draws a batch's noise: one generator for all images, or one for each ([`PerImage`]).
 ///
 /// It corresponds to diffusers' `randn_tensor`, which takes a generator or a list of generators.
 pub trait Noise: Send {

@@ -81,13 +81,13 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Io`], [`Error::Safetensors`], [`Error::Pickle`] and [`Error::Shards`], each naming the file.
     pub fn open(path: &Path) -> Result<Self> {
-        let parts = match path.extension().and_then(|extension| extension.to_str()) {
+        let files = match path.extension().and_then(|extension| extension.to_str()) {
             Some("json") => index::open(path)?,
             _ => vec![open_file(path)?],
         };
         let mut checkpoint =
             Self { path: path.to_owned(), variant: None, files: vec![], tensors: BTreeMap::new(), order: vec![] };
-        for (number, (file, tensors)) in parts.into_iter().enumerate() {
+        for (number, (file, tensors)) in files.into_iter().enumerate() {
             checkpoint.files.push(file);
             for (name, entry) in tensors {
                 let entry = Entry { file: number, ..entry };
@@ -207,9 +207,9 @@ const WRONG_CRC: &str = "its checksum is not the one that was saved with it (the
                          torch.serialization.set_crc32_options(False): save it again)";
 
 /// A file and what it holds, in its order, each name once; the entries' file numbers are not yet right.
-pub(crate) type Part = (DataFile, Vec<(String, Entry)>);
+pub(crate) type TensorFile = (DataFile, Vec<(String, Entry)>);
 
-pub(crate) fn open_file(path: &Path) -> Result<Part> {
+pub(crate) fn open_file(path: &Path) -> Result<TensorFile> {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("safetensors") => safetensors_file::open(path),
         _ => torch_file::open(path),

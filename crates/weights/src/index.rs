@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::checkpoint::{Part, open_file};
+use crate::checkpoint::{TensorFile, open_file};
 use crate::file::read_text;
 use crate::{Error, Result};
 
@@ -19,7 +19,7 @@ struct Index {
 
 /// Opens the shards that an index names. Each has the tensors that the index places in it, and none that it places in
 /// another; what the index does not know may be there, too, as in Python.
-pub(crate) fn open(path: &Path) -> Result<Vec<Part>> {
+pub(crate) fn open(path: &Path) -> Result<Vec<TensorFile>> {
     let refused = |problems| Error::Shards { path: path.to_owned(), problems };
     let text = read_text(path, MAX_INDEX)?.ok_or_else(|| refused(vec!["it is no text, or too long".into()]))?;
     let index: Index =
@@ -33,7 +33,7 @@ pub(crate) fn open(path: &Path) -> Result<Vec<Part>> {
     let mut problems = vec![];
     for file in shards.keys() {
         if !is_plain(file) {
-            problems.push(format!("{file:?} leads elsewhere; a shard lies beside its index"));
+            problems.push(format!("{file:?} leads out of the folder; a shard lies beside its index"));
         } else if !folder.join(file).is_file() {
             problems.push(format!("it names {file}, which is not there"));
         }
@@ -45,17 +45,17 @@ pub(crate) fn open(path: &Path) -> Result<Vec<Part>> {
         return Err(refused(problems));
     }
 
-    let mut parts = vec![];
+    let mut opened = vec![];
     for (file, tensors) in &shards {
-        let part = open_file(&folder.join(file))?;
-        let held: BTreeMap<&str, ()> = part.1.iter().map(|(name, _)| (name.as_str(), ())).collect();
+        let shard = open_file(&folder.join(file))?;
+        let held: BTreeMap<&str, ()> = shard.1.iter().map(|(name, _)| (name.as_str(), ())).collect();
         let missing = tensors.iter().filter(|name| !held.contains_key(**name));
         problems.extend(missing.map(|name| format!("{name}: it is not in {file}, where the index places it")));
         let stray = held.keys().filter(|name| index.weight_map.get(**name).is_some_and(|place| place != file));
         problems.extend(stray.map(|name| format!("{name}: it is in {file}, and the index does not place it there")));
-        parts.push(part);
+        opened.push(shard);
     }
-    if problems.is_empty() { Ok(parts) } else { Err(refused(problems)) }
+    if problems.is_empty() { Ok(opened) } else { Err(refused(problems)) }
 }
 
 /// Whether a name is one file's in the same folder.

@@ -374,7 +374,7 @@ impl<R: BufRead> Machine<R> {
         }
     }
 
-    /// `('storage', class, key, location, length)`, and in old files a last `None`: no storage is a part of another.
+    /// `('storage', class, key, location, length)`, and in old files a last `None`: no storage is a view of another.
     fn storage(&mut self) -> Result<(), String> {
         let id = self.pop()?;
         let storage = || {

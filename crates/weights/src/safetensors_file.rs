@@ -2,7 +2,7 @@ use std::path::Path;
 
 use safetensors::tensor::Metadata;
 
-use crate::checkpoint::{Entry, Part, TensorInfo};
+use crate::checkpoint::{Entry, TensorFile, TensorInfo};
 use crate::file::{DataFile, LFS_REMEDY};
 use crate::{Error, Result};
 
@@ -11,7 +11,7 @@ const MAX_HEADER: u64 = 100_000_000;
 const LENGTH: u64 = size_of::<u64>() as u64;
 
 /// Reads the header of a safetensors file, whose offsets then cover the file exactly.
-pub(crate) fn open(path: &Path) -> Result<Part> {
+pub(crate) fn open(path: &Path) -> Result<TensorFile> {
     let file = DataFile::open(path)?;
     let damaged = |reason: String| Error::Safetensors { path: path.to_owned(), reason };
     if file.is_lfs_pointer() {

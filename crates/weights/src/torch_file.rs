@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Seek;
 use std::path::Path;
 
-use crate::checkpoint::{Entry, Part, TensorInfo};
+use crate::checkpoint::{Entry, TensorFile, TensorInfo};
 use crate::file::{DataFile, LFS_REMEDY, unreadable};
 use crate::pickle::{MAX_PICKLE, Object, Pickle, PickledTensor, Value};
 use crate::zip::{self, Stored};
@@ -23,7 +23,7 @@ struct Place {
 }
 
 /// Reads which tensors a file of PyTorch's holds. Nothing in it is executed.
-pub(crate) fn open(path: &Path) -> Result<Part> {
+pub(crate) fn open(path: &Path) -> Result<TensorFile> {
     let file = DataFile::open(path)?;
     if file.is_lfs_pointer() {
         return Err(refused(&file, LFS_REMEDY));

@@ -11,7 +11,7 @@ use ::parquet::{
 };
 use brotli_decompressor::BrotliDecoderParameter::BROTLI_DECODER_PARAM_LARGE_WINDOW;
 
-use super::{source::Source, thrift};
+use super::{checked_file::CheckedFile, thrift};
 
 /// A chunk is refused as a decompression bomb if it decompresses to more than this and to more than `MAX_RATIO` times
 /// its size in the file. Pictures' files are already compressed and hardly shrink further.
@@ -26,7 +26,7 @@ pub(super) struct Sizes(Arc<[thrift::Page]>);
 
 impl Sizes {
     /// Reads the headers of the pages, and checks that the decompressed sizes they claim are within the limits.
-    pub(super) fn read(file: &Source, chunk: &ColumnChunkMetaData) -> std::result::Result<Self, String> {
+    pub(super) fn read(file: &CheckedFile, chunk: &ColumnChunkMetaData) -> std::result::Result<Self, String> {
         let (start, len) = chunk.byte_range();
         let most = TRUSTED.max(len.saturating_mul(MAX_RATIO)).min(MAX_BYTES);
         Ok(Self(thrift::pages(&file.0, start, len, most)?.into()))
@@ -41,7 +41,7 @@ impl Sizes {
 /// The pages of a chunk, decompressed on demand.
 pub(super) struct Pages {
     /// Reads the pages as they are in the file.
-    packed: SerializedPageReader<Source>,
+    packed: SerializedPageReader<CheckedFile>,
     compression: Compression,
     sizes: Sizes,
     /// The index of the next page.
@@ -51,7 +51,7 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    pub(super) fn new(file: Source, chunk: &ColumnChunkMetaData, rows: usize, sizes: Sizes) -> Result<Self> {
+    pub(super) fn new(file: CheckedFile, chunk: &ColumnChunkMetaData, rows: usize, sizes: Sizes) -> Result<Self> {
         let as_it_is = chunk.clone().into_builder().set_compression(Compression::UNCOMPRESSED).build()?;
         let packed = SerializedPageReader::new(Arc::new(file), &as_it_is, rows, None)?;
         Ok(Self { packed, compression: chunk.compression(), sizes, next: 0, dictionary: None })

@@ -28,7 +28,7 @@ impl Block {
         checkpoint([x, time], move |[x, time]| block.compute(&x, &time, dropout))
     }
 
-    /// The same of `x` concatenated with features of the way down, `[b, in, h, w]` together.
+    /// The same of `x` concatenated with a skip connection, `[b, in, h, w]` together.
     pub(super) fn forward_beside(&self, x: &Features, skip: &Features, signal: &Signal) -> Result<Features> {
         let (time, dropout) = signal.next();
         if !signal.checkpointing() {

@@ -4,7 +4,7 @@ use serde::ser::{Error as _, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What is done on one level on the way down, as diffusers' `down_block_types` names it.
+/// A down block, as diffusers' `down_block_types` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum DownBlock {
     /// Residual blocks, then a convolution of stride 2.
@@ -29,7 +29,7 @@ impl DownBlock {
     }
 }
 
-/// What is done on one level on the way up, as diffusers' `up_block_types` names it.
+/// An up block, as diffusers' `up_block_types` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum UpBlock {
     /// Residual blocks, then every pixel twice and a convolution.
@@ -38,7 +38,7 @@ pub enum UpBlock {
     AttnUpBlock2D,
     /// Residual blocks, the last of which doubles the size.
     ResnetUpsampleBlock2D,
-    /// Residual blocks, smooth doubling, and an image that each level doubles and adds to.
+    /// Residual blocks, smooth doubling, and an image that each block doubles and adds to.
     SkipUpBlock2D,
     /// [`SkipUpBlock2D`](Self::SkipUpBlock2D) with attention after the residual blocks.
     AttnSkipUpBlock2D,

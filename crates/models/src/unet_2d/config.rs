@@ -23,7 +23,7 @@ use crate::Error;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UNet2DConfig {
-    /// Height and width of the images. The network itself takes every size that its levels can halve.
+    /// Height and width of the images. The network itself takes every size that its blocks can halve.
     pub sample_size: Option<SampleSize>,
     /// Channels of the input.
     pub in_channels: usize,
@@ -39,17 +39,17 @@ pub struct UNet2DConfig {
     pub freq_shift: i64,
     /// Whether the cosines of a positional embedding come before the sines.
     pub flip_sin_to_cos: bool,
-    /// The blocks on the way down, one a level.
+    /// The down blocks, from the highest resolution on.
     pub down_block_types: Vec<BlockType<DownBlock>>,
-    /// The block in the middle, or none.
+    /// The middle block, or none.
     pub mid_block_type: Option<MidBlockType>,
-    /// The blocks on the way up, one a level, from the lowest on.
+    /// The up blocks, from the lowest resolution on.
     pub up_block_types: Vec<BlockType<UpBlock>>,
-    /// The channels on each level.
+    /// The output channels of each down block; the up blocks have the same in reverse order.
     pub block_out_channels: Vec<usize>,
-    /// Residual blocks on each level on the way down; one more on the way up.
+    /// Residual blocks in each down block; each up block has one more.
     pub layers_per_block: usize,
-    /// What the results in the middle are divided by.
+    /// The middle block's results are divided by this.
     #[serde(serialize_with = "number")]
     pub mid_block_scale_factor: f64,
     /// Zeros around the images that a convolution halves: 1, or 0 for a row and a column at the lower right alone.
@@ -66,18 +66,18 @@ pub struct UNet2DConfig {
     pub attention_head_dim: Option<usize>,
     /// Groups of the group normalisations. `Skip` blocks choose their own, and only with them it may be `null`.
     pub norm_num_groups: Option<usize>,
-    /// Groups of the normalisation before the attention in the middle. Where `null`, they are `norm_num_groups`, or,
+    /// Groups of the normalisation before the middle block's attention. Where `null`, they are `norm_num_groups`, or,
     /// under `scale_shift`, nothing is normalised there.
     pub attn_norm_num_groups: Option<usize>,
     /// Added to variances before normalisations divide by their roots.
     pub norm_eps: f64,
     /// How residual blocks are conditioned on the timestep.
     pub resnet_time_scale_shift: TimeScaleShift,
-    /// Whether the block in the middle has attention.
+    /// Whether the middle block has attention.
     pub add_attention: bool,
     /// How labels become vectors. `null` is a table, if `num_class_embeds` says for how many classes, else no labels.
     pub class_embed_type: Option<ClassEmbedType>,
-    /// The number of classes; looked at only where `class_embed_type` is `null`, as in diffusers.
+    /// The number of classes; used only where `class_embed_type` is `null`, as in diffusers.
     pub num_class_embeds: Option<usize>,
     /// The number of timesteps that a learned embedding has a vector for.
     pub num_train_timesteps: Option<usize>,
@@ -142,7 +142,7 @@ impl UNet2DConfig {
 
 /// The size of images: `64`, or `[height, width]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "sample_size is neither null nor a size nor [height, width]")]
+#[serde(untagged, expecting = "sample_size must be null, a size or [height, width]")]
 pub enum SampleSize {
     /// Height and width alike.
     Square(usize),
@@ -172,7 +172,7 @@ pub enum TimeEmbeddingType {
     Learned,
 }
 
-/// The block in the middle.
+/// The middle block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MidBlockType {
     /// A residual block, attention, and another residual block.
@@ -215,11 +215,11 @@ pub enum TimeScaleShift {
     ScaleShift,
 }
 
-/// How labels become vectors that are added to the embedding of the level.
+/// How labels become vectors that are added to the embedding of the timestep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClassEmbedType {
-    /// As levels do.
+    /// As timesteps do.
     Timestep,
     /// They are the vectors.
     Identity,

@@ -11,9 +11,9 @@ use super::{DownBlock, SampleType, UNet2DConfig, skip_groups};
 use crate::VarBuilder;
 use crate::layers::Conv2d;
 
-/// The blocks of one level on the way down.
+/// One of `down_blocks`: residual blocks, then half the size.
 #[derive(Debug, Clone)]
-pub(super) struct DownLevel {
+pub(super) struct DownStage {
     blocks: Vec<Block>,
     sampler: Option<Sampler>,
 }
@@ -30,8 +30,8 @@ enum Sampler {
     },
 }
 
-impl DownLevel {
-    /// Level `i`, that halves the size unless it is the last.
+impl DownStage {
+    /// The `i`th of `down_blocks`; it halves the size unless it is the last.
     pub(super) fn new(i: usize, config: &UNet2DConfig, common: &Common, vb: VarBuilder) -> crate::Result<Self> {
         let (kind, channels) = (config.down_block_types[i].kind, &config.block_out_channels);
         let (first, out_channels) = (channels[i.saturating_sub(1)], channels[i]);
@@ -75,8 +75,8 @@ impl DownLevel {
         Ok(Self { blocks, sampler })
     }
 
-    /// `[b, in, h, w] -> [b, out, h / 2, w / 2]`, each result on the way kept in `kept`; `image` is what Skip blocks
-    /// halve.
+    /// `[b, in, h, w] -> [b, out, h / 2, w / 2]`. Adds each result to the skip connections in `kept`; `image` is the
+    /// one that `Skip` blocks halve.
     pub(super) fn forward(
         &self,
         mut h: Features,

@@ -44,39 +44,39 @@ impl TimeProjection {
         }
     }
 
-    /// `what` names the levels in errors: they may be labels.
-    pub(super) fn forward(&self, levels: &Tensor, what: &str) -> crate::Result<Tensor> {
+    /// `what` names the `inputs` in errors: "timestep" or "label".
+    pub(super) fn forward(&self, inputs: &Tensor, what: &str) -> crate::Result<Tensor> {
         let row = match self {
-            Self::Learned { table } => return look_up(table, levels, what),
+            Self::Learned { table } => return look_up(table, inputs, what),
             Self::Positional { .. } => None,
             Self::Fourier { frequencies } => Some(frequencies.to_dtype(DType::F32)?.to_vec1::<f32>()?),
         };
-        let levels_f32 = levels.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        let inputs_f32 = inputs.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         if matches!(self, Self::Fourier { .. }) {
-            check_logarithms(&levels_f32, what)?;
+            check_logarithms(&inputs_f32, what)?;
         }
-        let mut numbers = Vec::with_capacity(levels_f32.len() * self.width()?);
-        for level in &levels_f32 {
+        let mut numbers = Vec::with_capacity(inputs_f32.len() * self.width()?);
+        for input in &inputs_f32 {
             match self {
                 Self::Positional { width, freq_shift, flip_sin_to_cos } => {
-                    positional(*level, *width, *freq_shift, *flip_sin_to_cos, &mut numbers);
+                    positional(*input, *width, *freq_shift, *flip_sin_to_cos, &mut numbers);
                 }
-                _ => fourier(*level, row.as_deref().unwrap_or_default(), &mut numbers),
+                _ => fourier(*input, row.as_deref().unwrap_or_default(), &mut numbers),
             }
         }
-        Ok(Tensor::from_vec(numbers, (levels_f32.len(), self.width()?), levels.device())?)
+        Ok(Tensor::from_vec(numbers, (inputs_f32.len(), self.width()?), inputs.device())?)
     }
 }
 
 // In f32 where torch computes in f32, because the angles are large: a timestep of 1000 times a rounding error is seen.
 // Its functions are right to the last bit nearly always, and so are those of f64, rounded.
 
-/// Sines and cosines of `level` at frequencies from 1 down to 1/10000 (Vaswani et al. 2017; Ho et al. 2020).
-fn positional(level: f32, width: usize, freq_shift: i64, flip_sin_to_cos: bool, to: &mut Vec<f32>) {
+/// Sines and cosines of `timestep` at frequencies from 1 down to 1/10000 (Vaswani et al. 2017; Ho et al. 2020).
+fn positional(timestep: f32, width: usize, freq_shift: i64, flip_sin_to_cos: bool, to: &mut Vec<f32>) {
     let half = width / 2;
     let angle = |k: usize| {
         let exponent = -(10_000f64.ln() as f32) * k as f32 / (half as i64 - freq_shift) as f32;
-        f64::from(level * f64::from(exponent).exp() as f32)
+        f64::from(timestep * f64::from(exponent).exp() as f32)
     };
     let sines = (0..half).map(|k| angle(k).sin() as f32);
     let cosines = (0..half).map(|k| angle(k).cos() as f32);
@@ -88,9 +88,9 @@ fn positional(level: f32, width: usize, freq_shift: i64, flip_sin_to_cos: bool, 
     to.extend((width % 2 == 1).then_some(0.0));
 }
 
-/// Sines and cosines of the logarithm of `level` (Tancik et al. 2020; Song et al. 2021).
-fn fourier(level: f32, frequencies: &[f32], to: &mut Vec<f32>) {
-    let log = f64::from(level).ln() as f32;
+/// Sines and cosines of the logarithm of `sigma` (Tancik et al. 2020; Song et al. 2021).
+fn fourier(sigma: f32, frequencies: &[f32], to: &mut Vec<f32>) {
+    let log = f64::from(sigma).ln() as f32;
     let angle = |frequency: &f32| f64::from(log * frequency * 2.0 * PI);
     to.extend(frequencies.iter().map(|frequency| angle(frequency).sin() as f32));
     to.extend(frequencies.iter().map(|frequency| angle(frequency).cos() as f32));
@@ -100,18 +100,18 @@ fn fourier(level: f32, frequencies: &[f32], to: &mut Vec<f32>) {
 pub(super) fn check_timesteps(config: &UNet2DConfig, timesteps: &[f32]) -> crate::Result<()> {
     match config.time_embedding_type {
         TimeEmbeddingType::Positional => Ok(()),
-        TimeEmbeddingType::Fourier => check_logarithms(timesteps, "level"),
+        TimeEmbeddingType::Fourier => check_logarithms(timesteps, "timestep"),
         TimeEmbeddingType::Learned => {
             let timesteps: Vec<f64> = timesteps.iter().map(|&timestep| timestep.into()).collect();
-            check_rows(&timesteps, config.num_train_timesteps.unwrap_or(0), "level")
+            check_rows(&timesteps, config.num_train_timesteps.unwrap_or(0), "timestep")
         }
     }
 }
 
-fn check_logarithms(levels: &[f32], what: &str) -> crate::Result<()> {
-    match levels.iter().find(|level| **level <= 0.0 || level.is_nan()) {
+fn check_logarithms(inputs: &[f32], what: &str) -> crate::Result<()> {
+    match inputs.iter().find(|input| **input <= 0.0 || input.is_nan()) {
         Some(wrong) => {
-            Err(unfit(format!("{what} {wrong} has no logarithm; a fourier embedding is of positive numbers")))
+            Err(unfit(format!("{what} {wrong} has no logarithm; a fourier embedding needs positive numbers")))
         }
         None => Ok(()),
     }
@@ -122,7 +122,7 @@ fn check_rows(numbers: &[f64], rows: usize, what: &str) -> crate::Result<()> {
     match numbers.iter().find(|&&number| !is_row(number)) {
         Some(wrong) => {
             let last = rows.saturating_sub(1);
-            Err(unfit(format!("{what} {wrong} is not there; they are whole numbers from 0 to {last}")))
+            Err(unfit(format!("{what} {wrong} is out of range; expected a whole number from 0 to {last}")))
         }
         None => Ok(()),
     }
@@ -179,7 +179,7 @@ impl ClassEmbedding {
         })
     }
 
-    /// What the labels of `batch` images are before the network: `[batch, n]`, or nothing for a model without classes.
+    /// The network's input for the labels of `batch` images: `[batch, n]`, or `None` for a model without classes.
     pub(super) fn input(
         &self,
         labels: Option<&Tensor>,
@@ -189,11 +189,11 @@ impl ClassEmbedding {
         let labels = match (self, labels) {
             (Self::None, None) => return Ok(None),
             (Self::None, Some(_)) => {
-                return Err(unfit(
-                    "it knows no classes, but got labels; leave them out, or set num_class_embeds".into(),
-                ));
+                return Err(unfit("it has no classes, but got labels; omit them, or set num_class_embeds".into()));
             }
-            (_, None) => return Err(unfit("it is conditioned on classes: give labels".into())),
+            (_, None) => {
+                return Err(unfit("it is conditioned on classes, but got no labels; pass one for each image".into()));
+            }
             (_, Some(labels)) => labels,
         };
         let expected = match self {
@@ -210,7 +210,7 @@ impl ClassEmbedding {
         }))
     }
 
-    /// From [`input`](Self::input), now `[b, n, 1, 1]`, to what is added to the embedding of the level.
+    /// From [`input`](Self::input), now `[b, n, 1, 1]`, to what is added to the embedding of the timestep.
     pub(super) fn forward(&self, input: &Features) -> Result<Features> {
         match self {
             Self::Timestep(embedding) => embedding.forward(input),

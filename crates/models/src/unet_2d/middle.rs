@@ -8,7 +8,7 @@ use super::signal::Signal;
 use super::{TimeScaleShift, UNet2DConfig, skip_groups};
 use crate::VarBuilder;
 
-/// diffusers' `UNetMidBlock2D`: a residual block, attention, and another residual block on the lowest level.
+/// diffusers' `UNetMidBlock2D`: a residual block, attention, and another residual block, at the lowest resolution.
 #[derive(Debug, Clone)]
 pub(super) struct MidBlock {
     first: Block,

@@ -21,13 +21,13 @@ pub use block_type::{BlockType, DownBlock, UpBlock};
 pub use config::{
     ActFn, ClassEmbedType, MidBlockType, SampleSize, SampleType, TimeEmbeddingType, TimeScaleShift, UNet2DConfig,
 };
-use down::DownLevel;
+use down::DownStage;
 pub(crate) use embeddings::look_up;
 use embeddings::{ClassEmbedding, TimeProjection, TimestepEmbedding};
 use middle::MidBlock;
 use resnet::{Common, activate};
 use signal::Signal;
-use up::UpLevel;
+use up::UpStage;
 
 use crate::layers::{Conv2d, GroupNorm};
 use crate::{Dropout, Error, Model, ModelConfig, Result, VarBuilder, fields, legacy};
@@ -35,9 +35,9 @@ use crate::{Dropout, Error, Model, ModelConfig, Result, VarBuilder, fields, lega
 /// The UNet of diffusion models (Ho et al. 2020, and what came after it), as diffusers' `UNet2DModel`: its
 /// configuration, its names of weights, its initialisation and its numbers.
 ///
-/// Each level of the UNet has residual blocks, conditioned on the timestep, with attention where the configuration says
-/// so. The way down halves the size from level to level, the way up doubles it and concatenates the features of the way
-/// down.
+/// Each of its blocks consists of residual blocks, conditioned on the timestep, with attention where the configuration
+/// says so. The down blocks halve the size one after the other; the up blocks double it and concatenate the features of
+/// the down blocks.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -68,9 +68,9 @@ pub struct UNet2DModel {
     time_proj: TimeProjection,
     time_embedding: TimestepEmbedding,
     class_embedding: ClassEmbedding,
-    down_blocks: Vec<DownLevel>,
+    down_blocks: Vec<DownStage>,
     mid_block: Option<MidBlock>,
-    up_blocks: Vec<UpLevel>,
+    up_blocks: Vec<UpStage>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
     checkpointing: bool,
@@ -98,23 +98,23 @@ impl UNet2DModel {
         let conv_in = Conv2d::new([config.in_channels, channels], 3, 1, vb.pp("conv_in"))?;
         let time_proj = TimeProjection::new(config, vb.pp("time_proj"))?;
         let inputs = time_proj.width()?;
-        let levels = 0..config.block_out_channels.len();
+        let stages = 0..config.block_out_channels.len();
         Ok(Self {
             config: config.clone(),
             conv_in,
             time_proj,
             time_embedding: TimestepEmbedding::new(inputs, common.time_width, vb.pp("time_embedding"))?,
             class_embedding: ClassEmbedding::new(config, inputs, vb.pp("class_embedding"))?,
-            down_blocks: levels
+            down_blocks: stages
                 .clone()
-                .map(|i| DownLevel::new(i, config, &common, vb.pp("down_blocks").pp(i)))
+                .map(|i| DownStage::new(i, config, &common, vb.pp("down_blocks").pp(i)))
                 .collect::<Result<_>>()?,
             mid_block: config
                 .mid_block_type
                 .map(|MidBlockType::UNetMidBlock2D| MidBlock::new(config, &common, vb.pp("mid_block")))
                 .transpose()?,
-            up_blocks: levels
-                .map(|i| UpLevel::new(i, config, &common, vb.pp("up_blocks").pp(i)))
+            up_blocks: stages
+                .map(|i| UpStage::new(i, config, &common, vb.pp("up_blocks").pp(i)))
                 .collect::<Result<_>>()?,
             conv_norm_out: GroupNorm::new(
                 config.norm_num_groups.unwrap_or_else(|| skip_groups(channels)),
@@ -138,11 +138,11 @@ impl UNet2DModel {
         let timestep = match *timestep.dims() {
             [b] if b == batch => timestep.clone(),
             [] | [1] => timestep.flatten_all()?.broadcast_as(batch)?.contiguous()?,
-            _ => return Err(unfit(format!("the levels have shape {:?}, expected [{batch}]", timestep.dims()))),
+            _ => return Err(unfit(format!("the timesteps have shape {:?}, expected [{batch}]", timestep.dims()))),
         };
         let x = if self.config.center_input_sample { x.affine(2.0, -1.0)? } else { x.clone() };
         let vectors = |x: Tensor| x.to_dtype(self.dtype())?.unsqueeze(2)?.unsqueeze(3); // [b, n] -> [b, n, 1, 1]
-        let time = vectors(self.time_proj.forward(&timestep, "level")?)?;
+        let time = vectors(self.time_proj.forward(&timestep, "timestep")?)?;
         let y = match self.class_embedding.input(labels, batch, &self.time_proj)? {
             None => network([&x, &time], |[x, time]| self.network(&x, &time, None, dropout))?,
             Some(class) => network([&x, &time, &vectors(class)?], |[x, time, class]| {
@@ -174,15 +174,15 @@ impl UNet2DModel {
 
         let mut h = self.conv_in.forward(x)?;
         let (mut kept, mut image) = (vec![h.clone()], x.clone());
-        for level in &self.down_blocks {
-            h = level.forward(h, &signal, &mut kept, &mut image)?;
+        for stage in &self.down_blocks {
+            h = stage.forward(h, &signal, &mut kept, &mut image)?;
         }
         if let Some(middle) = &self.mid_block {
             h = middle.forward(&h, &signal)?;
         }
         let mut image = None;
-        for level in &self.up_blocks {
-            h = level.forward(h, &signal, &mut kept, &mut image)?;
+        for stage in &self.up_blocks {
+            h = stage.forward(h, &signal, &mut kept, &mut image)?;
         }
         let y = self.conv_out.forward(&self.conv_norm_out.forward_silu(&h)?)?;
         match image {
@@ -197,8 +197,8 @@ impl UNet2DModel {
         match *x.dims() {
             [b, c, h, w] if c == channels && [h, w].iter().all(|&n| n > 0 && n.is_multiple_of(unit)) => Ok(b),
             _ => Err(unfit(format!(
-                "the input has shape {:?}, expected [b, {channels}, h, w] with h and w multiples of {unit}, because {} \
-                 levels halve them {} times",
+                "the input has shape {:?}, expected [b, {channels}, h, w] with h and w multiples of {unit}, because the \
+                 {} down blocks halve them {} times",
                 x.dims(),
                 self.down_blocks.len(),
                 self.down_blocks.len() - 1
@@ -216,8 +216,8 @@ impl Model for UNet2DModel {
         &self.config
     }
 
-    /// `x` is `[b, in_channels, h, w]`, height and width such that the levels can halve them; `timestep` is `[b]`,
-    /// or one for all. `labels` are classes `[b]`, or vectors `[b, width]` where `class_embed_type` is `identity`.
+    /// `x` is `[b, in_channels, h, w]` with h and w that the down blocks can halve; `timestep` is `[b]` or `[1]`;
+    /// `labels` are classes `[b]`, or vectors `[b, width]` if `class_embed_type` is `identity`.
     fn forward(&self, x: &Tensor, timestep: &Tensor, labels: Option<&Tensor>) -> Result<Tensor> {
         self.predict(x, timestep, labels, None)
     }
@@ -232,7 +232,7 @@ impl Model for UNet2DModel {
         self.predict(x, timestep, labels, Some(dropout))
     }
 
-    /// From then on training keeps the input of each residual block, and recomputes its activations in the backward
+    /// Training then keeps the input of each residual block, and recomputes its activations in the backward
     /// pass.
     fn enable_gradient_checkpointing(&mut self) -> Result<()> {
         self.checkpointing = true;
@@ -292,7 +292,7 @@ impl UNet2DConfig {
     fn groups(&self) -> Result<usize> {
         self.norm_num_groups.ok_or_else(|| Error::Config {
             origin: UNet2DModel::CLASS_NAME.into(),
-            reason: "norm_num_groups is null, which Skip blocks alone can do without; set it, e.g. to 32".into(),
+            reason: "norm_num_groups is null, but only Skip blocks work without it; set it, e.g. to 32".into(),
         })
     }
 }

@@ -1,5 +1,5 @@
-/// The words of which the names of UNet2DModel's tensors are made, each level's in the order in which torch's modules
-/// have them: `mid_block` after the blocks that it is between, attentions before the layers that they follow.
+/// The words in the names of UNet2DModel's tensors. Words of the same depth are in the order of torch's modules:
+/// `mid_block` after the down and up blocks, attentions before the layers that they follow.
 const WORDS: [&str; 31] = [
     "conv_in",
     "time_proj",
@@ -36,8 +36,8 @@ const WORDS: [&str; 31] = [
     "conv",
 ];
 
-/// Where a tensor of UNet2DModel stands in Python's `state_dict`, which is the order in which diffusers fills shards:
-/// names are to be sorted by it.
+/// A tensor's place in the `state_dict` of Python's UNet2DModel. diffusers fills shards in this order;
+/// names are sorted by it.
 pub(crate) fn state_dict_order(name: &str) -> Vec<usize> {
     let of_word = |word: &str| WORDS.iter().position(|known| *known == word);
     let rank = |word: &str| match word {

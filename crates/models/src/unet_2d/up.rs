@@ -11,12 +11,12 @@ use super::{SampleType, UNet2DConfig, UpBlock, skip_groups};
 use crate::VarBuilder;
 use crate::layers::{Conv2d, GroupNorm};
 
-/// The blocks of one level on the way up.
+/// One of `up_blocks`: residual blocks, then twice the size.
 #[derive(Debug, Clone)]
-pub(super) struct UpLevel {
+pub(super) struct UpStage {
     blocks: Vec<Block>,
     sampler: Option<Sampler>,
-    /// Whether the level also doubles and adds to an image, as `Skip` blocks do.
+    /// Whether it also doubles an image and adds to it, as `Skip` blocks do.
     skips: bool,
 }
 
@@ -33,8 +33,8 @@ enum Sampler {
     },
 }
 
-impl UpLevel {
-    /// Level `i` from the lowest on, that doubles the size unless it is the last.
+impl UpStage {
+    /// The `i`th of `up_blocks`, from the lowest resolution on; it doubles the size unless it is the last.
     pub(super) fn new(i: usize, config: &UNet2DConfig, common: &Common, vb: VarBuilder) -> crate::Result<Self> {
         let (kind, last) = (config.up_block_types[i].kind, config.block_out_channels.len() - 1);
         let channels = |i: usize| config.block_out_channels[last - i];
@@ -89,8 +89,8 @@ impl UpLevel {
         Ok(Self { blocks, sampler, skips: kind.skips() })
     }
 
-    /// `[b, before, h, w] -> [b, out, 2h, 2w]`, taking back what was `kept` on the way down, the last first; `image` is
-    /// what Skip blocks let grow.
+    /// `[b, before, h, w] -> [b, out, 2h, 2w]`. Takes the skip connections from `kept`, the last first; `image` is
+    /// the one that `Skip` blocks double.
     pub(super) fn forward(
         &self,
         mut h: Features,
@@ -99,7 +99,9 @@ impl UpLevel {
         image: &mut Option<Features>,
     ) -> Result<Features> {
         for block in &self.blocks {
-            let Some(skip) = kept.pop() else { bail!("the way up is longer than the way down") };
+            let Some(skip) = kept.pop() else {
+                bail!("the up blocks take more skip connections than the down blocks make")
+            };
             h = block.forward_beside(&h, &skip, signal)?; // [b, before + kept, h, w] -> [b, out, h, w]
         }
         if let (true, Some(small)) = (self.skips, image.as_mut()) {

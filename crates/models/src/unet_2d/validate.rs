@@ -5,7 +5,7 @@ use crate::{Error, Result};
 
 /// Larger than any sensible value, and small enough that no product overflows.
 const MAX_CHANNELS: usize = 1 << 16;
-const MAX_LEVELS: usize = 12;
+const MAX_BLOCKS: usize = 12;
 const MAX_LAYERS: usize = 64;
 const MAX_ROWS: usize = 1 << 24;
 
@@ -13,7 +13,7 @@ impl UNet2DConfig {
     /// Refuses values that are out of their ranges, and fields that do not fit each other, naming the key and what to
     /// do.
     pub(super) fn check(&self) -> Result<()> {
-        let check = || self.ranges().and_then(|()| self.levels()).and_then(|()| self.images());
+        let check = || self.ranges().and_then(|()| self.blocks()).and_then(|()| self.images());
         check().map_err(|reason| Error::Config { origin: UNet2DModel::CLASS_NAME.into(), reason })
     }
 
@@ -27,7 +27,7 @@ impl UNet2DConfig {
         let optional = |key, value: Option<usize>, most| value.map_or(Ok(()), |value| within(key, value, most));
         within("in_channels", self.in_channels, MAX_CHANNELS)?;
         within("out_channels", self.out_channels, MAX_CHANNELS)?;
-        within("the number of block_out_channels", self.block_out_channels.len(), MAX_LEVELS)?;
+        within("the number of block_out_channels", self.block_out_channels.len(), MAX_BLOCKS)?;
         for &channels in &self.block_out_channels {
             within("block_out_channels", channels, MAX_CHANNELS)?;
         }
@@ -42,19 +42,21 @@ impl UNet2DConfig {
             return Err(format!("dropout is {}; it is a probability, from 0 to 1", self.dropout));
         }
         if !(self.norm_eps >= 0.0 && self.norm_eps.is_finite()) {
-            return Err(format!("norm_eps is {}; it must be a number from 0 on", self.norm_eps));
+            return Err(format!("norm_eps is {}; it must be a number of at least 0", self.norm_eps));
         }
         if self.mid_block_scale_factor == 0.0 || !self.mid_block_scale_factor.is_finite() {
             let factor = self.mid_block_scale_factor;
-            return Err(format!("mid_block_scale_factor is {factor}; it divides, so it must be a number other than 0"));
+            return Err(format!(
+                "mid_block_scale_factor is {factor}; results are divided by it, so it must be a number other than 0"
+            ));
         }
         let half = self.block_out_channels[0] as i64 / 2;
         let divided = half == self.freq_shift && half > 0 || self.freq_shift.unsigned_abs() > MAX_CHANNELS as u64;
         if self.time_embedding_type == TimeEmbeddingType::Positional && divided {
             let shift = self.freq_shift;
             return Err(format!(
-                "freq_shift is {shift}; a positional embedding divides by half of the first of block_out_channels \
-                 less freq_shift, {half} - {shift}: choose 0 or 1, and more channels"
+                "freq_shift is {shift}; a positional embedding divides by block_out_channels[0] / 2 - freq_shift, here \
+                 {half} - {shift}: choose 0 or 1, and more channels"
             ));
         }
         if self.time_embedding_type == TimeEmbeddingType::Learned && self.num_train_timesteps.is_none() {
@@ -63,41 +65,41 @@ impl UNet2DConfig {
         Ok(())
     }
 
-    /// Whether the levels fit together.
-    fn levels(&self) -> std::result::Result<(), String> {
-        let levels = self.block_out_channels.len();
+    /// Whether the blocks fit together.
+    fn blocks(&self) -> std::result::Result<(), String> {
+        let count = self.block_out_channels.len();
         for (key, blocks) in
             [("down_block_types", self.down_block_types.len()), ("up_block_types", self.up_block_types.len())]
         {
-            if blocks != levels {
+            if blocks != count {
                 return Err(format!(
-                    "{key} names {blocks} blocks, block_out_channels has {levels}: give one for each level"
+                    "{key} names {blocks} blocks, but block_out_channels has {count} numbers: give one for each block"
                 ));
             }
         }
         let down: Vec<DownBlock> = self.down_block_types.iter().map(|block| block.kind).collect();
-        let halving = &down[..levels - 1];
+        let halving = &down[..count - 1];
         // a Skip block adds the image, which Skip blocks alone have halved
         if let Some(last) = halving.iter().rposition(|block| block.skips()) {
             if let Some(other) = halving[..last].iter().find(|block| !block.skips()) {
                 return Err(format!(
-                    "down_block_types has {:?} after {other:?}: the image beside the features would not have their \
-                     size; use Skip blocks up to there",
+                    "down_block_types has {:?} after {other:?}, which does not halve the image that Skip blocks add; \
+                     use Skip blocks up to there",
                     down[last]
                 ));
             }
             if self.in_channels != 3 {
                 let channels = self.in_channels;
                 return Err(format!(
-                    "in_channels is {channels}; the Skip blocks of down_block_types are for images of 3"
+                    "in_channels is {channels}; the Skip blocks of down_block_types need images of 3 channels"
                 ));
             }
         }
         let up: Vec<_> = self.up_block_types.iter().map(|block| block.kind).collect();
-        if let Some(first) = up[..levels - 1].iter().position(|block| block.skips()) {
+        if let Some(first) = up[..count - 1].iter().position(|block| block.skips()) {
             if let Some(other) = up[first..].iter().find(|block| !block.skips()) {
                 return Err(format!(
-                    "up_block_types has {other:?} after {:?}: the image beside the features would stay behind in size; \
+                    "up_block_types has {other:?} after {:?}, which does not double the image that Skip blocks make; \
                      use Skip blocks from there on",
                     up[first]
                 ));
@@ -105,7 +107,7 @@ impl UNet2DConfig {
             if self.out_channels != 3 {
                 let channels = self.out_channels;
                 return Err(format!(
-                    "out_channels is {channels}; the Skip blocks of up_block_types are for images of 3"
+                    "out_channels is {channels}; the Skip blocks of up_block_types need images of 3 channels"
                 ));
             }
         }
@@ -116,20 +118,18 @@ impl UNet2DConfig {
         });
         if convolves && self.downsample_padding > 1 {
             let padding = self.downsample_padding;
-            return Err(format!(
-                "downsample_padding is {padding}; sizes are halved with 1, or with 0 at one side alone"
-            ));
+            return Err(format!("downsample_padding is {padding}; convolutions halve the size only with 1 or 0"));
         }
         Ok(())
     }
 
-    /// Whether images of the size are halved as often as there are levels.
+    /// Whether the blocks can halve images of the size.
     fn images(&self) -> std::result::Result<(), String> {
         let unit = self.size_unit();
         for size in self.sample_size.map(super::SampleSize::height_and_width).into_iter().flatten() {
             if size == 0 || size > MAX_CHANNELS || !size.is_multiple_of(unit) {
                 return Err(format!(
-                    "sample_size has {size}; {} levels of block_out_channels halve it {} times, so it must be a \
+                    "sample_size has {size}; {} blocks (block_out_channels) halve it {} times, so it must be a \
                      multiple of {unit}, up to {MAX_CHANNELS}",
                     self.block_out_channels.len(),
                     self.block_out_channels.len() - 1

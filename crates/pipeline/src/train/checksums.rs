@@ -47,7 +47,7 @@ pub(crate) fn verify(dir: &Path) -> std::result::Result<(), String> {
     for line in text.lines() {
         let (expected, name) = line.split_once("  ").ok_or_else(|| format!("{CHECKSUMS_FILE} is damaged"))?;
         if !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
-            return Err(format!("{CHECKSUMS_FILE} names {name:?}, which leads elsewhere"));
+            return Err(format!("{CHECKSUMS_FILE} names {name:?}, which leads out of the checkpoint"));
         }
         let sum = File::open(dir.join(name)).and_then(|file| sha256(&file));
         let sum = sum.map_err(|e| format!("{name} cannot be read: {e}"))?;
@@ -106,8 +106,8 @@ mod tests {
             ("state", "a", "state is damaged"),
             (CHECKSUMS_FILE, "", "is empty"),
             (CHECKSUMS_FILE, "what", "is damaged"),
-            (CHECKSUMS_FILE, "0  /dev/zero", "leads elsewhere"),
-            (CHECKSUMS_FILE, "0  unet/../../state", "leads elsewhere"),
+            (CHECKSUMS_FILE, "0  /dev/zero", "leads out of the checkpoint"),
+            (CHECKSUMS_FILE, "0  unet/../../state", "leads out of the checkpoint"),
         ] {
             let before = fs::read(dir.join(file)).unwrap();
             fs::write(dir.join(file), bytes).unwrap();

@@ -494,8 +494,8 @@ impl Trainer {
             false => total_steps(&self.train, &progress),
         };
         let schedule = LrSchedule::new(&self.train, total_steps).map_err(Error::Unfit)?;
-        let load = |part: &str| {
-            let path = dir.join(part).join(kakusan_weights::WEIGHTS_FILE);
+        let load = |component: &str| {
+            let path = dir.join(component).join(kakusan_weights::WEIGHTS_FILE);
             let rename = |name: &str| self.config.tensor_name(name);
             Weights::load(&path, &self.device, rename, |vb| self.config.build(vb))
         };

@@ -35,9 +35,9 @@ pub struct Images<'a> {
     pub pixels: &'a [f32],
     /// 1 for grey, 3 for red, green and blue.
     pub channels: usize,
-    /// Rows of one image.
+    /// The height of one image in pixels.
     pub height: usize,
-    /// Columns of one image.
+    /// The width of one image in pixels.
     pub width: usize,
 }
 
@@ -94,9 +94,9 @@ pub enum PictureError {
     Size {
         /// The number of pixels.
         pixels: usize,
-        /// Rows of one image.
+        /// The height of one image in pixels.
         height: usize,
-        /// Columns of one image.
+        /// The width of one image in pixels.
         width: usize,
     },
     /// Images that are neither grey nor coloured.
@@ -108,9 +108,9 @@ pub enum PictureError {
     /// More pixels than a picture may have.
     #[error("a picture of {width} x {height} pixels is too large; show fewer images")]
     TooLarge {
-        /// Columns of the picture.
+        /// The width of the picture in pixels.
         width: usize,
-        /// Rows of the picture.
+        /// The height of the picture in pixels.
         height: usize,
     },
     /// The drawing library failed.

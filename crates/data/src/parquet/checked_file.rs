@@ -14,9 +14,9 @@ use bytes::Bytes;
 use super::thrift;
 
 /// A file that refuses reads beyond its end.
-pub(super) struct Source(pub(super) File);
+pub(super) struct CheckedFile(pub(super) File);
 
-impl Source {
+impl CheckedFile {
     /// Checks that the footer can be read. Its length and the magic number are the last eight bytes of the file.
     pub(super) fn check_footer(&self) -> std::result::Result<(), String> {
         let size = self.len();
@@ -32,13 +32,13 @@ impl Source {
 /// The bytes of the footer's length and of the magic number `PAR1`.
 const TAIL: u64 = 8;
 
-impl Length for Source {
+impl Length for CheckedFile {
     fn len(&self) -> u64 {
         Length::len(&self.0)
     }
 }
 
-impl ChunkReader for Source {
+impl ChunkReader for CheckedFile {
     type T = ToTheEnd;
 
     fn get_read(&self, start: u64) -> Result<ToTheEnd> {
