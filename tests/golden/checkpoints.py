@@ -1,8 +1,8 @@
-"""Tiny checkpoints in every layout that diffusers writes or reads, each made by Python's own libraries.
+"""Tiny checkpoints in every layout that diffusers writes or reads, each written by Python's own libraries.
 
-    checkpoints.py          writes the folder `checkpoints` beside this script
+    checkpoints.py          writes the folder `checkpoints` next to this script
 
-A model of 119 parameters with an attention block stands for all: what is tested is names, places and types of tensors.
+One model of 119 parameters with an attention block is enough: the tests check names, offsets and types of tensors.
 `expected.safetensors` holds its values, and those of `views.bin`, as contiguous f32.
 """
 
@@ -43,7 +43,7 @@ class Tiny(ModelMixin, ConfigMixin):
 
 
 def fill(model):
-    """Values that float16 and bfloat16 have exactly, so that one set of numbers serves all types."""
+    """Values that float16 and bfloat16 represent exactly, so that one set of numbers serves all types."""
     with torch.no_grad():
         at = 0
         for parameter in model.parameters():
@@ -75,7 +75,7 @@ class Runs:
 
 
 def names_in_order():
-    """The names of three UNet2DModels' tensors as their state_dict has them: between them they have all that there are."""
+    """The names of the tensors in the state_dicts of three UNet2DModels, which together have every kind of tensor."""
     common = dict(sample_size=8, layers_per_block=1, attention_head_dim=8)
     attention = dict(
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),

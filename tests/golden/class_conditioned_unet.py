@@ -1,7 +1,7 @@
 """Writes class_conditioned_unet.safetensors: the diffusion course's class-conditioned network, for
 crates/models/tests/class_conditioned_unet.rs.
 
-Needs torch, diffusers and safetensors. The metadata holds the configuration, the seed of the weights, the levels, the
+Needs torch, diffusers and safetensors. The metadata holds the configuration, the seed of the weights, the timesteps (`levels`), the
 labels, and the SHA-256 of all weights in the order of their names, each after its name. From
 `torch.Generator().manual_seed(1)` come the images and then the factors of the sum that is differentiated. Tensors: the
 output `y`, the gradients of the table and of the first and the last convolution.

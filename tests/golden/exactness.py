@@ -1,7 +1,8 @@
 """How exact PyTorch's f32 is, against f64: writes exactness.safetensors for crates/ops/tests/exactness.rs.
 
-A case is one tensor, its errors as the largest difference over the largest number: of the result, then of the gradient of
-each argument. The arguments are torch's random numbers from the seed of the case, which the Rust test draws again.
+A case is one tensor of errors: of the result, then of the gradient of each argument. An error is the largest difference
+divided by the largest magnitude. The arguments are torch's random numbers from the case's seed; the Rust test draws
+them again.
 """
 
 import argparse

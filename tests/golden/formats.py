@@ -1,8 +1,8 @@
-"""Pictures as TIFF and BMP and of 16 bits, and what Pillow makes of them: `formats.safetensors`.
+"""Pictures as TIFF and BMP and of 16 bits, and Pillow's pixels of them: `formats.safetensors`.
 
-The files are kept as bytes. Beside each lies, as `[c, h, w]`, what torchvision's `Resize((9, 20))` gives of it, which is Pillow's
-`resize((20, 9), BILINEAR)`, in grey and in RGB. Pillow reads 16 bits in grey alone, so that colour is written here, and each channel is resized
-as a picture of its own: bytes are uint8, 16 bits uint16.
+The files are kept as bytes. Next to each is the result `[c, h, w]` of torchvision's `Resize((9, 20))`, which is Pillow's
+`resize((20, 9), BILINEAR)`, in grey and in RGB. Pillow reads 16 bits only in grey, so 16-bit colour is written here, and
+each channel is resized as a separate picture. Bytes are uint8, 16 bits uint16.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def png16(values):
 
 
 def tiff16(values, order):
-    """An uncompressed TIFF of `[h, w, c]` in 16 bits, in the byte order `order`: its directory lies behind the pixels."""
+    """An uncompressed TIFF of `[h, w, c]` in 16 bits, in the byte order `order`, its directory after the pixels."""
     height, width, channels = values.shape
     data = values.astype(order + "u2").tobytes()
     bits_at = 8 + len(data)

@@ -1,8 +1,9 @@
-"""Small pictures of every kind, and what torchvision makes of them: `images.safetensors`.
+"""Small pictures of every kind, and torchvision's pixels of them: `images.safetensors`.
 
-The pictures are drawn here (gradients, shapes, noise) and kept in the file as the bytes of PNG, JPEG, WebP and GIF. Beside each lie, as bytes
-`[c, h, w]`, what `Resize(side) -> CenterCrop(side)` gives of it in grey and in RGB, and the whole of `Resize(24)` in RGB. Of further JPEGs, in
-every subsampling of the chroma and of every kind, lie there the decoded pixels and what `Resize(12) -> CenterCrop(12)` and a flip make of them.
+The pictures are drawn here (gradients, shapes, noise) and kept in the file as the bytes of PNG, JPEG, WebP and GIF.
+Next to each are, as bytes `[c, h, w]`, the results of `Resize(side) -> CenterCrop(side)` in grey and in RGB, and of
+`Resize(24)` in RGB. For further JPEGs, of every kind and every chroma subsampling, the file has the decoded pixels and
+the results of `Resize(12) -> CenterCrop(12)` and of a flip.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def with_alpha(picture):
 
 
 rotated = Image.Exif()
-rotated[0x0112] = 6  # turned by a quarter
+rotated[0x0112] = 6  # rotated by 90 degrees
 palette = photograph(61, 47).quantize(37)
 frames = [photograph(45, 39).quantize(64) for _ in range(3)]
 files = {
@@ -77,7 +78,7 @@ tensors, made = {}, {}
 
 
 def opened(name, channels):
-    """As Hugging Face's datasets opens a picture, with what is transparent on the background."""
+    """Opens a picture as Hugging Face's datasets does, with transparent pixels in the background's colour."""
     picture = ImageOps.exif_transpose(Image.open(io.BytesIO(files[name])))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
@@ -109,7 +110,7 @@ def noise(width, height):
 def jpeg(picture, subsampling, **options):
     if subsampling != "4:4:0":
         return file(picture, "JPEG", subsampling=subsampling, **options)
-    # Pillow does not write it: it writes 4:2:2, and the header is made to say that blocks side by side lie one above the other.
+    # Pillow cannot write it. It writes 4:2:2, and the header is changed so that adjacent blocks lie one above the other.
     width, height = picture.size
     columns, rows = -(-width // 8), -(-height // 16)
     padding = ((0, rows * 16 - height), (0, columns * 8 - width), (0, 0))

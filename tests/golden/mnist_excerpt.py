@@ -1,10 +1,11 @@
-"""Writes mnist/, the first images of MNIST, and what PyTorch and diffusers make of them, for tests that always run.
+"""Writes mnist/, the first images of MNIST, and trainings on them by PyTorch and diffusers, for tests that always run.
 
     mnist_excerpt.py --mnist DIR
 
-DIR holds MNIST's training split as published (gzipped IDX). `mnist/` gets its first 512 images and labels as the same two files, and as
-the parquet file that the Hub has, whose pictures are PNG. `tutorial-excerpt.safetensors` gets all losses of the tutorial on them (digits 1, 8
-and 4), the first 16 of its samples, and the first losses of configs/ddpm-184.toml and configs/184-unet2d.toml.
+DIR holds MNIST's training split as published (gzipped IDX). `mnist/` gets its first 512 images and labels as the same
+two files, and as the Hub's parquet file, whose pictures are PNG. `tutorial-excerpt.safetensors` gets all losses of the
+tutorial on them (digits 1, 8 and 4), the first 16 of its samples, and the first losses of configs/ddpm-184.toml and
+configs/184-unet2d.toml.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def excerpt(mnist, name, header, size):
         begin = bytearray(file.read(header))
         bytes_of = file.read(COUNT * size)
     begin[4:8] = COUNT.to_bytes(4, "big")
-    # no name and no time: the same bytes again
+    # without name and time, so that the bytes are always the same
     (OUT / name).write_bytes(gzip.compress(bytes(begin) + bytes_of, 9, mtime=0))
     return bytes_of
 

@@ -1,7 +1,7 @@
 """Writes ops.safetensors: values and gradients of PyTorch's operations, for crates/ops/tests/torch.rs.
 
-Needs torch, diffusers and safetensors. Every case holds its arguments, its result `y`, the weights `g` of the sum that was
-differentiated, and the gradient `d_<argument>` of each argument.
+Needs torch, diffusers and safetensors. Every case holds its arguments, its result `y`, the weights `g` of the sum that
+was differentiated, and the gradient `d_<argument>` of each argument.
 """
 
 from pathlib import Path
@@ -70,7 +70,7 @@ case("silu", lambda x: F.silu(x), x=torch.cat([torch.randn(300) * 5, torch.linsp
 case("silu_special", lambda x: F.silu(x), x=torch.tensor([0.0, -0.0, 80.0, -80.0, 89.0, -89.0, 1e30, -1e30, 1e-30, 3e38, -3e38, inf, -inf, nan]))
 case("mse", lambda x, target: F.mse_loss(x, target), x=torch.randn(3, 5, 7), target=torch.randn(3, 5, 7))
 
-# Adam: 20 steps on given gradients, small, large and zero ones among them
+# Adam: 20 steps on given gradients, including small, large and zero ones
 params = [torch.randn(37, 5), torch.randn(3)]
 leaves = [p.clone().requires_grad_() for p in params]
 adam = torch.optim.Adam(leaves, lr=3e-3)
@@ -86,7 +86,7 @@ for i, leaf in enumerate(leaves):
     out[f"adam.{i}.exp_avg"] = adam.state[leaf]["exp_avg"]
     out[f"adam.{i}.exp_avg_sq"] = adam.state[leaf]["exp_avg_sq"]
 
-# equal numbers among them, where the slope of l1 is 0
+# with equal numbers, where the slope of l1 is 0
 rounded = {"x": torch.randn(3, 5, 7).mul(2).round(), "target": torch.randn(3, 5, 7).mul(2).round()}
 special = {"x": torch.tensor([1.0, inf, -inf, nan, 3.0, -4.0, 1e30]), "target": torch.tensor([1.0, 2.0, 2.0, 2.0, 1.0, 1.0, -1e30])}
 case("l1", lambda x, target: F.l1_loss(x, target), **rounded)

@@ -1,7 +1,7 @@
 """Writes optim.safetensors: PyTorch's AdamW, SGD and clipping and diffusers' EMAModel, for crates/ops/tests/optim.rs.
 
-Needs torch, safetensors and diffusers (0.42.1). The gradients are not
-saved: the test draws them again from the same seeds.
+Needs torch, safetensors and diffusers (0.42.1). The gradients are not saved: the test draws them again from the same
+seeds.
 """
 
 from pathlib import Path
@@ -76,7 +76,7 @@ for name, ema in {"plain": dict(), "late": dict(update_after_step=5, min_decay=0
     ema = EMAModel([], **ema)
     out[f"decay.{name}"] = torch.tensor([ema.get_decay(step) for step in [*range(60), 10**3, 10**5, 10**7]], dtype=torch.float64)
 
-# what clipping makes of gradients that are not finite
+# clipping of gradients that are not finite
 for name, special in {"nan": float("nan"), "inf": float("inf")}.items():
     p = torch.zeros(3).requires_grad_()
     p.grad = torch.tensor([1.0, special, -0.5])

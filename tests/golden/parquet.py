@@ -1,6 +1,7 @@
-"""Parquet files as pyarrow writes them: every packing, kind of page and kind of column that sets of pictures come in.
+"""Parquet files as pyarrow writes them: every compression, kind of page and kind of column that image sets use.
 
-Row `i` of each file has a grey picture of 4 x 3 pixels that count up from `i`, and the label `i % 3`, or what the file's name says.
+Row `i` of each file has a grey picture of 4 x 3 pixels that count up from `i`, and the label `i % 3`, unless the file's
+name says otherwise.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """torch's CPU random numbers, for crates/rng: writes rng.safetensors.
 
-Each seed is one stream of steps: one tensor a step, named `seed/step/operation/arguments`, drawn in the order of the names.
-Long results are kept as the SHA-256 of their bytes (u8, 32 of them), with their first values under the same name and `/head`.
+Each seed is one stream of steps: one tensor per step, named `seed/step/operation/arguments`, drawn in the order of the
+names. Long results are kept as the SHA-256 of their bytes (32 of type u8), with their first values under the same name
+and `/head`.
 """
 
 import argparse
@@ -14,9 +15,9 @@ from torch.utils.data import DataLoader
 
 SEEDS = [0, 1, 42, 2**32 + 5, -1]
 SIZES = [1, 15, 16, 17, 31, 32, 100, 1000]
-LARGE = [100_000, 100_003]  # a multiple of 16, and none
+LARGE = [100_000, 100_003]  # a multiple of 16, and one that is not
 SHORT = 100  # values kept as they are
-# Ranges of few floats, where what is drawn rounds to the upper bound.
+# Ranges of few floats, where draws round to the upper bound.
 EDGES = [
     (1.0, 1.0000001),
     (16777216.0, 16777217.0),
@@ -54,14 +55,14 @@ OPERATIONS = {
     "bernoulli_tensor": lambda n: torch.bernoulli(torch.arange(n, dtype=torch.float32) / n).to(torch.uint8),
     "dataloader": dataloader,
     "state": torch.get_rng_state,
-    "resume": torch.get_rng_state,  # the reader goes on from these bytes; kept whole
+    "resume": torch.get_rng_state,  # the reader continues from these bytes, so all are kept
 }
 
 
 def program():
-    """What each seed's stream draws, in order."""
+    """The draws of each seed's stream, in order."""
     yield "state",
-    for n in [5, *SIZES, *LARGE]:  # 5: leaves a cached normal behind, which the draws between must not touch
+    for n in [5, *SIZES, *LARGE]:  # 5: leaves a cached normal, which the draws in between must not use
         yield "randn", n
         yield "rand", n
         yield "randn_strided", n

@@ -1,9 +1,9 @@
 """Writes scheduler_grid.safetensors: digests of diffusers' timesteps and noise levels at every number of steps, for
 crates/scheduler/tests/grid.rs.
 
-Needs torch, safetensors, scipy and diffusers (0.42.1). Of each row of the table below there are, for each T, the timesteps
-of 1 to T steps as a hash of their f32 bits, and the noise levels as a sum (`nan` where diffusers raises). Noise levels
-that are spaced by themselves cost more, and have some numbers of steps only.
+Needs torch, safetensors, scipy and diffusers (0.42.1). For each row of the table below and each T, the file has the
+timesteps of 1 to T steps as a hash of their f32 bits, and the noise levels as a sum (`nan` where diffusers raises).
+Schedules that space the noise levels themselves cost more, so they have only some numbers of steps.
 """
 
 import json
@@ -25,7 +25,7 @@ POWERS = np.array([pow(31, i, 2**32) for i in range(4096)], dtype=np.uint64)
 
 
 def row(classes, ts=EVERY, sigmas=False, exact=True, least=1, **config):
-    """A schedule that `classes` share, the first being asked. Timesteps that are not `exact` are summed up."""
+    """A schedule that `classes` share; the first class computes it. Timesteps that are not `exact` are summed up."""
     return {"classes": classes, "ts": ts, "sigmas": sigmas, "exact": exact, "least": least, "config": config}
 
 
@@ -53,14 +53,14 @@ ROWS = [
     *[row(["DPMSolverMultistep"], ts=SOME, sigmas=True, **{key: True}) for key in [*CONVERSIONS, "use_lu_lambdas"]],
     row(["DPMSolverMultistep"], ts=SOME, sigmas=True, use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0),
     row(["EDMEuler"], ts=[100], sigmas=True, exact=False),
-    # its one step alone begins with the highest noise here, as EDMEulerScheduler says
+    # only its single step begins with the highest noise here, as EDMEulerScheduler documents
     row(["EDMEuler"], ts=[100], sigmas=True, exact=False, sigma_schedule="exponential", least=2),
     row(["FlowMatchEulerDiscrete"], ts=[1000, 100], sigmas=True, exact=False, shift=3.0),
 ]
 
 
 def counts(row, t):
-    """The numbers of steps that are asked for: of what is costly some, and two more than there are timesteps."""
+    """The numbers of steps, up to two more than there are timesteps; only some if the schedule is costly."""
     most = min(t, row["config"].get("original_inference_steps", t))
     every = range(row["least"], most + 1)
     if row["ts"] is EVERY or t < 100:
@@ -75,7 +75,7 @@ def digest(numbers):
 
 
 def total(numbers):
-    """Each number by its place, so that their order counts."""
+    """A weighted sum, so that the order counts."""
     numbers = np.asarray(numbers, dtype=np.float64)
     return float((numbers * (1 + np.arange(len(numbers)) % 7)).sum())
 

@@ -1,17 +1,17 @@
-"""Writes scheduler_swaps.json.gz: what diffusers makes of a scheduler's configuration in another class, for
+"""Writes scheduler_swaps.json.gz: how diffusers reads a scheduler's configuration into another class, for
 crates/scheduler/tests/swaps.rs.
 
-Needs torch and diffusers (0.42.1). A chain begins with some keys set, in a file (`from_config` of what was parsed) or
-in memory (the constructor), goes through one to four more classes, each built `from_config` of the one before, in
-memory or from its saved text, and ends where diffusers refuses to build one. For every class on the way the file
-holds what `to_json_string` says, and the first, last and sum of the timesteps for a few step counts.
+Needs torch and diffusers (0.42.1). A chain begins with some keys set, in a file (`from_config` of the parsed text) or
+in memory (the constructor). It continues with one to four more classes, each built by `from_config` of the previous
+one, in memory or from its saved text, and ends early if diffusers refuses to build one. For every class of a chain the
+file holds the result of `to_json_string`, and the first, the last and the sum of the timesteps for a few step counts.
 
   defaults   class -> its keys and defaults
-  lists      the lists of numbers that chains refer to by their place, {"list": 0}
-  chains     {"from": "file" or "memory", "class": X, "given": {...}, "then": [["memory" or "disk", Y], ...], "saved":
-             [...], "timesteps": [...]}, where an entry of "saved" holds the keys that differ from the class's default or
-             that the class does not have, and one of "timesteps" is null where diffusers cannot sample, or a list
-             [steps, how many, first, last, sum]. The last of "then" has no "saved" where diffusers refuses.
+  lists      the lists of numbers that chains refer to by their index, {"list": 0}
+  chains     {"from": "file" or "memory", "class": X, "given": {...}, "then": [["memory" or "disk", Y], ...],
+             "saved": [...], "timesteps": [...]}. An entry of "saved" holds the keys that differ from the class's
+             default or that the class does not have. An entry of "timesteps" is null if diffusers cannot sample, else
+             a list [steps, count, first, last, sum]. The last of "then" has no "saved" if diffusers refuses it.
 """
 
 import gzip
@@ -36,7 +36,7 @@ CLASSES = sorted(path.stem for path in (HERE / "schedulers").glob("*.safetensors
 
 BETAS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1] * 3
 FLAG = [True, False]
-# what each key may be set to, whichever class has it; a name of another class's is there to be renamed or refused
+# the values of each key, whichever class has it; a name that only another class knows is to be renamed or refused
 VALUES = {
     "num_train_timesteps": [1000, 1000, 1000, 500, 200, 100],
     "beta_start": [0.0001, 0.0001, 0.00085, 0.0015, 0.01],
@@ -117,7 +117,7 @@ FLAGS = [
     "stochastic_sampling",
 ]
 SPACINGS = ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"]
-# what no class has, or only files of old versions
+# keys that no class has, or only files of old versions
 OTHERS = [
     {"trained_by": "nobody"},
     {"predict_epsilon": True},
@@ -156,10 +156,10 @@ def draw(rng, class_name):
     if "trained_betas" in DEFAULTS[class_name] and class_name != "IPNDMScheduler" and rng.random() < 0.05:
         given |= {"trained_betas": BETAS, "num_train_timesteps": len(BETAS)}
     is_flow = given.get("use_flow_sigmas", False)
-    for key in list(given):  # at most one spacing of noise levels, seldom, and not with a flow
+    for key in list(given):  # at most one spacing of noise levels, rarely, and not with a flow
         if key in SPACINGS and (is_flow or given.get("use_lu_lambdas") or rng.random() < 0.7):
             given[key] = False
-    # what diffusers builds and draws no images with, which is refused here
+    # diffusers builds these but cannot draw images with them; they are refused here
     if is_flow:
         given.pop("use_lu_lambdas", None)
         given.pop("rescale_betas_zero_snr", None)
@@ -173,9 +173,9 @@ def draw(rng, class_name):
 
 
 def timesteps(scheduler, steps):
-    """How many, the first, the last and the sum; None where diffusers cannot, or counts otherwise: the model of these is
-    told another level than the timestep, a RePaint run here needs a mask, and IPNDM ignores the number of steps where
-    it has betas of its own."""
+    """The count, the first, the last and the sum. None if diffusers cannot sample or counts otherwise: these classes
+    condition the model on another value than the timestep, a RePaint run here needs a mask, and IPNDM ignores the
+    number of steps if it has its own betas."""
     name = type(scheduler).__name__
     if name in ("RePaintScheduler", "KarrasVeScheduler", "ScoreSdeVeScheduler"):
         return None
@@ -198,7 +198,7 @@ def can_sample(scheduler):
         return None not in (scheduler.config.sigma_min, scheduler.config.sigma_max)
     if name in ("RePaintScheduler", "ScoreSdeVeScheduler", "ScoreSdeVpScheduler"):
         return True
-    # spacings of noise levels look at these even in a configuration whose class does not know them; not here
+    # diffusers' spacings of noise levels read these keys even if the class does not have them; ours do not
     if any(key in scheduler.config and key not in DEFAULTS[name] for key in ("sigma_min", "sigma_max")):
         return False
     takes = inspect.signature(scheduler.step).parameters
@@ -220,7 +220,7 @@ class Writer:
         self.lists = []
 
     def short(self, config):
-        """`config` with its long lists by their place."""
+        """`config` with its long lists replaced by their index."""
         out = {}
         for key, value in config.items():
             if isinstance(value, list) and len(value) > 8:
@@ -258,7 +258,7 @@ def begin(rng, class_name):
 def chain(rng, writer, first):
     how, given, scheduler = begin(rng, first)
     out = {"from": how, "class": first, "given": writer.short(given), "then": [], "saved": [], "timesteps": []}
-    # copies, since PNDM and others count the steps that were asked for in their configuration
+    # copies, because PNDM and others write the requested number of steps into their configuration
     note(out, writer, scheduler)
     for _ in range(rng.choice([1, 1, 2, 2, 3, 4])):
         back = rng.random() < 0.15
@@ -275,7 +275,7 @@ def chain(rng, writer, first):
 
 
 def note(out, writer, scheduler):
-    """Puts down a scheduler; what it is asked for is asked of a copy, since some change their configuration."""
+    """Records a scheduler. It calls a copy, because some classes change their configuration."""
     out["saved"].append(writer.saved(scheduler))
     copy = type(scheduler).from_config(dict(scheduler.config))
     samples = can_sample(copy)

@@ -1,12 +1,10 @@
 """Writes schedulers/CLASS.safetensors: diffusers' samplings, for crates/scheduler/tests/golden.rs.
 
-Needs torch, safetensors, scipy and diffusers (0.42.1). The cases are in
-schedulers/*.py, each a dictionary CASES from a class name to a list of
-`case(...)`. With class names as arguments only those are written.
+Needs torch, safetensors, scipy and diffusers (0.42.1). The cases are in schedulers/*.py, each a dictionary CASES from a
+class name to a list of `case(...)`. With class names as arguments, only those are written.
 
-A case is one sampling as it should be done: noise times the initial sigma,
-the model's input scaled, the unscaled sample stepped. The model is
-`0.5 x + 0.2 cos(t / 100) + 0.1`, so that it needs no file.
+A case is one sampling as documented: noise times the initial sigma, the model's input scaled, the unscaled sample
+stepped. The model is `0.5 x + 0.2 cos(t / 100) + 0.1`, so that it needs no file.
 """
 
 import importlib
@@ -41,16 +39,16 @@ def sample(class_name, case, out, key):
         solver_p = dict(config["solver_p"])
         config["solver_p"] = find(solver_p.pop("_class_name"))(**solver_p)
     scheduler = find(class_name)(**config)
-    order = getattr(scheduler, "order", 1)  # model calls a step
+    order = getattr(scheduler, "order", 1)  # model calls per step
     options = dict(case["options"])
     start = options.pop("start", 0)
     step_options = dict(options.pop("step", {}))
     if class_name.startswith("FlowMatch") and "sigmas" in options:
-        *options["sigmas"], _ = options["sigmas"]  # that to which the last step leads is always 0
+        *options["sigmas"], _ = options["sigmas"]  # the level after the last step is always 0
     scheduler.set_timesteps(**options)
     generator = torch.Generator().manual_seed(case["seed"])
     channels = case.get("model_channels", 1)
-    if case.get("double"):  # coefficients in f64, where those in f32 are lost in rounding
+    if case.get("double"):  # coefficients in f64, where f32 loses them in rounding
         scheduler.sigmas = scheduler.sigmas.double()
     if case.get("begin_index"):  # as pipelines do it; otherwise the first timestep is looked up
         scheduler.set_begin_index(start)
@@ -70,7 +68,7 @@ def sample(class_name, case, out, key):
     for t in scheduler.timesteps[start * order :]:
         model_input = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         output = model(model_input, t)
-        if channels == 2:  # the model predicts a variance, too
+        if channels == 2:  # the model also predicts a variance
             output = torch.cat([output, torch.sigmoid(output)], dim=1)
         x = scheduler.step(output, t, x, **step_options)[0]
         trajectory.append(x.clone())
@@ -82,8 +80,8 @@ def sample(class_name, case, out, key):
 
 
 def sample_by(loop, class_name, case, out, key):
-    """One sampling by a class whose interface is its own: `loop` gives the levels of the model calls, and the sample
-    before and after each."""
+    """One sampling by a class with an interface of its own: `loop` gives the noise levels of the model calls, and the
+    sample before and after each."""
     scheduler = find(class_name)(**case["config"])
     generator = torch.Generator().manual_seed(case["seed"])
     levels, trajectory = loop(scheduler, case, generator, model, SHAPE)

@@ -1,4 +1,4 @@
-"""Writes tensorboard_events.bin: three events as TensorBoard's own writer writes them, for the unit tests of crates/pipeline.
+"""Writes tensorboard_events.bin: three events by TensorBoard's own writer, for the unit tests of crates/report.
 
 Needs tensorboard.
 """

@@ -1,4 +1,5 @@
-"""Writes training.json: diffusers' learning rates and min-SNR weights and torch's losses, for the unit tests of crates/pipeline.
+"""Writes training.json: diffusers' learning rates and min-SNR weights and torch's losses, for the unit tests of
+crates/pipeline.
 
 Needs torch and diffusers (0.42.1).
 """

@@ -1,10 +1,11 @@
-"""Writes training-run-5.safetensors: the tutorial's network trained as people do it, in PyTorch and diffusers, for tests/parity.rs.
+"""Writes training-run-5.safetensors: a training of the tutorial's network with the usual options, in PyTorch and
+diffusers, for tests/parity.rs.
 
     training_run.py --mnist DIR
 
-AdamW on a cosine with a warm-up, batches added up (the last step of an epoch has one batch, a short one), gradients
-clipped, the weights averaged: two epochs on the digit 5. The file gets what each step had, and a part of the weights and of
-their averages at the end.
+AdamW, a cosine schedule with warm-up, gradient accumulation (the last step of an epoch has one short batch), gradient
+clipping, averaged weights: two epochs on the digit 5. The file gets the loss, the norm and the rate of each step, and
+some of the final weights and of their averages.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""The tutorial in PyTorch, its draws in the order that makes a run repeatable from one seed.
+"""The tutorial in PyTorch, with all draws in a fixed order, so that one seed makes a run repeatable.
 
     tutorial.py --mnist DIR                                    both files shipped here
     tutorial.py --mnist DIR --seed 7 --classes 3,5 --steps 40 --out FILE.safetensors
 
 DIR holds MNIST's training split as it is published (gzipped IDX). FILE gets
 
-    losses               [steps] f32, one loss a step
-    epoch_means          [epochs] f64, each epoch's average loss (of a run that --steps cuts: so far)
-    first_batch_indices  [128] i64, the first batch, as indices into the images of the classes kept
+    losses               [steps] f32, one loss per step
+    epoch_means          [epochs] f64, each epoch's average loss (with --steps: up to there)
+    first_batch_indices  [128] i64, the first batch, as indices into the images of the chosen classes
     samples              [64, 1, 28, 28] f32, 40 steps from noise, not clipped (with --steps: only if --samples)
 
 and, as metadata, the settings and `initial_weights_sha256`, the digest of the parameters before the first step

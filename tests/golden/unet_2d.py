@@ -1,13 +1,13 @@
 """Writes unet_2d.safetensors: UNet2DModel of diffusers in many configurations, for crates/models/tests/unet_2d.rs.
 
-Needs torch, diffusers and safetensors. Case `i` is described by the metadata's `cases[i]`: the configuration, the seed of
-the weights (`torch.manual_seed(seed)` before the constructor), the batch and size, the levels, the labels, and the SHA-256
-of all weights in the order of their names, each after its name. From `torch.Generator().manual_seed(seed + 1)` come the
-images, then the labels where they are vectors, then the factors of the sum that is differentiated. The last two cases are
-networks in use, large enough for every way to compute a convolution; the largest goes without the digest.
+Needs torch, diffusers and safetensors. The metadata's `cases[i]` describes case `i`: the configuration, the seed of the
+weights (`torch.manual_seed(seed)` before the constructor), the batch and size, the timesteps (`levels`), the labels,
+and the SHA-256 of all weights in the order of their names, each after its name. `torch.Generator().manual_seed(seed +
+1)` draws the images, then the labels if they are vectors, then the factors of the sum that is differentiated. The last
+two cases are networks in use, large enough for every method of convolution; the largest has no digest.
 
-Tensors: `i.y` is the output, `i.grads` has for each parameter with a gradient, in the order of their names, the first, the
-middle and the last element, the sum, the norm and the largest magnitude.
+Tensors: `i.y` is the output. `i.grads` has, for each parameter with a gradient in the order of their names, the first,
+the middle and the last element, the sum, the norm and the largest magnitude.
 """
 
 import hashlib

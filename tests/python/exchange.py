@@ -1,4 +1,4 @@
-"""Checkpoints go both ways: Python opens what we save, we open what Python saved, and both draw the same images.
+"""Exchange of checkpoints: Python opens what we save, we open what Python saved, and both draw the same images.
 
     python tests/python/exchange.py --kakusan target/release/kakusan
 
@@ -44,7 +44,7 @@ SAMPLERS = {"DDPMScheduler": 10, "DDIMScheduler": 7}
 
 
 def python_images(pipeline, batch, steps, seed=0):
-    """What Python draws: f32 `[n, c, h, w]` in 0..1."""
+    """Python's images: f32 `[n, c, h, w]` in 0..1."""
     generator = torch.Generator().manual_seed(seed)
     images = pipeline(batch_size=batch, num_inference_steps=steps, generator=generator, output_type="np").images
     return torch.from_numpy(images).permute(0, 3, 1, 2)
@@ -89,7 +89,7 @@ def python_opens_ours(kakusan, place):
     }.items():
         model = ["model.block_out_channels=[4, 8, 8]", "model.norm_num_groups=4", "model.layers_per_block=1"]
         quick = ['data.sources=["drawn"]', "data.drawn_per_class=8", "train.batch_size=8", "sample.batch_size=2"]
-        settings = [*model, *quick, "model.attention_head_dim=4", *config]  # what comes last holds
+        settings = [*model, *quick, "model.attention_head_dim=4", *config]  # the last value counts
         sets = [word for setting in settings for word in ("--set", setting)]
         run = place / f"run-{name}"
         kakusan.run("train", "--config", CONFIG, "--out", run, "--max-steps", 2, *sets)
@@ -103,7 +103,7 @@ def python_opens_ours(kakusan, place):
 
 
 def we_open_pythons(kakusan, place):
-    """Folders that Python made, in every layout that lies on the Hub."""
+    """Folders written by Python, in every layout that occurs on the Hub."""
     print("We open what Python saved")
     for name, shape in SHAPES.items():
         torch.manual_seed(0)
@@ -145,7 +145,7 @@ def we_open_pythons(kakusan, place):
 
 
 def same_bytes(kakusan, place):
-    """What diffusers saves and what we save of the same model is the same, byte for byte."""
+    """diffusers and we save the same model as the same bytes."""
     print("We save what Python saves")
     folder, ours = place / "python-plain", place / "again"
     kakusan.run("convert", folder, ours)

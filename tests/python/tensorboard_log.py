@@ -1,5 +1,5 @@
-"""Trains a little and opens the log of the run with TensorBoard's own reader: every number of metrics.jsonl has to be there,
-and every picture has to be the file's. The run is interrupted by its end and gone on with, so that the log is in two parts.
+"""Trains a little and opens the log of the run with TensorBoard's own reader: it must have every number of
+metrics.jsonl, and the pictures must be those of the files. The run ends and is resumed, so the log is written in two stages.
 
 Needs tensorboard. Called by tests/exchange.rs.
 """

@@ -1,12 +1,12 @@
-"""What `cargo xtask bench --against-pytorch` measures of PyTorch: the work of crates/kakusan/benches/worker, by its names.
+"""PyTorch's side of `cargo xtask bench --against-pytorch`: the same items as crates/kakusan/benches/worker, by name.
 
-It is told on stdin what to run, and answers on stdout how long it took, as that worker does (see its main.rs):
+It reads commands from stdin and answers on stdout with the time they took, like that worker (see its main.rs):
 
     about              about KEY <tab> VALUE ... end
-    run LAYOUT NAME    ms MILLISECONDS, or: none (this layout is no different here), or: failed REASON
+    run LAYOUT NAME    ms MILLISECONDS, or: none (the layout makes no difference here), or: failed REASON
 
-Layouts are `nchw`, `channels-last` and `compiled` (channels-last and torch.compile; whole models alone). A new kind of
-work is a function that takes its words and whether tensors are channels-last, and gives one repetition.
+Layouts are `nchw`, `channels-last` and `compiled` (channels-last and torch.compile; only whole models). A new kind of
+item is a function that takes the words of its name and whether tensors are channels-last, and returns one repetition.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import sys
 import time
 import tomllib
 
-# torch.compile in this process and not in a pool of others, which would outlive a benchmark that was stopped
+# torch.compile runs in this process, not in a pool of others, which would outlive a benchmark that was stopped
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ def numbers(shape, channels_last, scale=1.0):
 
 
 def one_pass(direction, inputs, op):
-    """The forward pass without a record of it, or the way there and back."""
+    """The forward pass without gradients, or the forward and the backward pass."""
     if direction == "forward":
         def forward():
             with torch.inference_mode():
@@ -103,7 +103,7 @@ CIFAR = dict(
 
 
 class UNet(torch.nn.Module):
-    """diffusers' UNet2DModel with a tensor for its output."""
+    """diffusers' UNet2DModel with a tensor as its output."""
 
     def __init__(self, settings):
         super().__init__()
@@ -133,12 +133,12 @@ def model(settings):
 
 
 def prepare_model(settings, channels_last, compiled):
-    """The network, what to call with (images, timesteps), and the shape of one image."""
+    """The network, the function to call with (images, timesteps), and the shape of one image."""
     net, shape = model(settings)
     if channels_last:
         net = net.to(memory_format=torch.channels_last)
     called = torch.compile(net) if compiled else net
-    if settings["_class_name"] == "BasicUNet":  # is not told the timestep
+    if settings["_class_name"] == "BasicUNet":  # is not conditioned on the timestep
         return net, lambda x, timesteps: called(x), shape
     return net, called, shape
 
@@ -223,7 +223,7 @@ def forward_passes(batch, passes, channels_last, compiled):
 
 
 def prepare(layout, name, configs):
-    """One repetition of the work, or None where the layout makes no difference to it."""
+    """One repetition of the work, or None if the layout makes no difference."""
     words = name.split(" ")
     channels_last, compiled = layout != "nchw", layout == "compiled"
     if words[0] == "forward":
@@ -242,14 +242,14 @@ def prepare(layout, name, configs):
 
 
 def run(layout, name, configs, ready):
-    """Milliseconds of one repetition; the work of all layouts is kept until another name comes."""
+    """Milliseconds of one repetition; the work of all layouts is kept until the name changes."""
     if ready.get("name") != name:
         ready.clear()
         ready["name"] = name
     if layout not in ready:
         work = prepare(layout, name, configs)
         if work:
-            work()  # compiles, and makes what is made once
+            work()  # compiles and fills caches
         ready[layout] = work and [work, repeat(work, 0)]
     if ready[layout] is None:
         return None
@@ -261,7 +261,7 @@ def run(layout, name, configs, ready):
 
 
 def repeat(work, seconds):
-    """Works for so long, and once at least; gives the seconds of one repetition."""
+    """Repeats the work for the given time, at least once; returns the seconds of one repetition."""
     start, repetitions = time.perf_counter(), 0
     while True:
         work()
@@ -279,7 +279,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    # stdout is for answers alone, whatever a compiler wants to say
+    # stdout is only for answers; a compiler's output goes elsewhere
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     ready = {}
@@ -298,7 +298,7 @@ def main():
                 ms = run(layout, name, args.configs, ready)
                 print("none" if ms is None else f"ms {ms}", file=answers)
             except Exception as error:
-                ready[layout] = None  # not again in this name's other rounds
+                ready[layout] = None  # not repeated in the other rounds of this name
                 reason = str(error).strip().splitlines() or [""]
                 print(f"failed {type(error).__name__}: {reason[0]}", file=answers)
         else:

@@ -1,10 +1,10 @@
-"""How a case is written down; and the cases of DDPM and Euler."""
+"""How to write a case, and the cases of DDPM and Euler."""
 
 from itertools import product
 
 
 def case(steps=10, seed=0, start=0, step=None, model_channels=1, timesteps=None, sigmas=None, mu=None, **config):
-    """A sampling in `steps` steps by a scheduler with this `config`; `step` are further arguments of each step."""
+    """A sampling in `steps` steps by a scheduler with this `config`; `step` holds further arguments of each step."""
     options = {"num_inference_steps": steps} if timesteps is None and sigmas is None else {}
     given = {"timesteps": timesteps, "sigmas": sigmas, "start": start or None, "step": step, "mu": mu}
     options |= {name: value for name, value in given.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The cases of DDIM, PNDM, and the samplers after k-diffusion."""
+"""The cases of DDIM, PNDM, and the samplers from k-diffusion."""
 
 from itertools import product
 
@@ -9,7 +9,7 @@ CONVERSIONS = [None, "use_karras_sigmas", "use_exponential_sigmas", "use_beta_si
 
 
 def spaced(steps=10, **config):
-    """Every spacing by every conversion of noise levels, and half of them by the velocity."""
+    """Every timestep spacing with every spacing of noise levels, of which v-prediction has half."""
     return [
         case(steps, prediction_type=prediction, timestep_spacing=spacing, **({conversion: True} if conversion else {}), **config)
         for prediction, conversions in [("epsilon", CONVERSIONS), ("v_prediction", CONVERSIONS[:2])]
@@ -108,13 +108,13 @@ CASES = {
     ],
     "KDPM2AncestralDiscreteScheduler": [
         *spaced(steps=6),
-        case(beta_schedule="scaled_linear"),  # from squaredcos_cap_v2's highest level diffusers steps to NaN
+        case(beta_schedule="scaled_linear"),  # from the highest noise level of squaredcos_cap_v2, diffusers steps to NaN
         case(timestep_spacing="leading", steps_offset=1, steps=7, seed=2),
         case(start=4),
         case(steps=1),
         case(steps=2),
     ],
-    # its noise is torchsde's, which ours is not
+    # its noise is torchsde's, and ours is not
     "DPMSolverSDEScheduler": [
         *spaced(steps=6, noise_sampler_seed=0),
         *[case(beta_schedule=betas) for betas in ["scaled_linear", "squaredcos_cap_v2"]],

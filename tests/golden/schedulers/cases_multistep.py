@@ -1,4 +1,5 @@
-"""The cases of the DPM-Solver family: DPM-Solver++, its inverse, single steps, UniPC, DEIS, SA-Solver, and DPM-Solver++ of EDM."""
+"""The cases of the DPM-Solver family: DPM-Solver++, its inverse, single steps, UniPC, DEIS, SA-Solver, and EDM's
+DPM-Solver++."""
 
 from itertools import product
 
@@ -19,12 +20,12 @@ def flow(mu=None, **config):
 
 
 def counted(**config):
-    """A sampling that counts its steps instead of looking timesteps up, for those with two calls at one timestep."""
+    """A sampling that counts its steps instead of looking timesteps up, for runs with two calls at one timestep."""
     return case(**config) | {"begin_index": True}
 
 
 def exact(made):
-    """A sampling whose coefficients diffusers computes in f64, for those that f32 rounds by more than tests allow."""
+    """A sampling whose coefficients diffusers computes in f64, if f32 rounds them by more than the tests allow."""
     return made | {"double": True}
 
 

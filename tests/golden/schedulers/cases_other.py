@@ -1,5 +1,5 @@
-"""The cases of the schedulers that are neither of the k-family nor multistep, and how those of them are sampled
-whose interface is their own."""
+"""The cases of the schedulers that are neither from k-diffusion nor multistep, and the sampling loops of those with an
+interface of their own."""
 
 from itertools import product
 
@@ -128,7 +128,7 @@ CASES = {
         case(steps=30, seed=1),
         case(steps=100, beta_min=0.5, beta_max=5, sampling_eps=0.05),
     ],
-    # not from 10,000 to 0.0004 as by default: diffusers' second derivative is lost there in the digits of the sample
+    # not the default from 10,000 to 0.0004, where diffusers' second derivative is lost in the rounding of the sample
     "KarrasVeScheduler": [
         case(steps=2, sigma_max=3.0, sigma_min=0.5),
         *[case(steps=steps, sigma_max=1.5, sigma_min=0.1) for steps in [2, 10]],
@@ -143,7 +143,7 @@ CASES = {
 
 
 def unclip(scheduler, case, generator, model, shape):
-    """Each step told of the next timestep, as UnCLIPPipeline does it."""
+    """Each step gets the next timestep, as in UnCLIPPipeline."""
     scheduler.set_timesteps(case["options"]["num_inference_steps"])
     timesteps = scheduler.timesteps
     start = case["options"].get("start", 0)
@@ -162,8 +162,8 @@ def unclip(scheduler, case, generator, model, shape):
 
 
 def repaint(scheduler, case, generator, model, shape):
-    """RePaintPipeline's loop, for an image of noise and a mask of every other pixel. What is undone after a step belongs
-    to it."""
+    """RePaintPipeline's loop, for an image of noise and a mask of every other pixel. Undoing a step counts as a part
+    of it."""
     options = dict(case["options"]["step"])
     scheduler.eta = options.pop("eta")
     scheduler.set_timesteps(case["options"]["num_inference_steps"], **options)
@@ -185,7 +185,7 @@ def repaint(scheduler, case, generator, model, shape):
 
 
 def sde_ve(scheduler, case, generator, model, shape):
-    """ScoreSdeVePipeline's loop, an entry for each model call; the last is the mean."""
+    """ScoreSdeVePipeline's loop, with an entry for each model call; the last is the mean."""
     steps = case["options"]["num_inference_steps"]
     scheduler.set_timesteps(steps)
     scheduler.set_sigmas(steps)
@@ -205,7 +205,7 @@ def sde_ve(scheduler, case, generator, model, shape):
 
 
 def sde_vp(scheduler, case, generator, model, shape):
-    """Step after step; the last is the mean."""
+    """All steps in order; the last is the mean."""
     scheduler.set_timesteps(case["options"]["num_inference_steps"])
     x = torch.randn(shape, generator=generator)
     trajectory = [x]
@@ -217,7 +217,7 @@ def sde_vp(scheduler, case, generator, model, shape):
 
 
 def karras_ve(scheduler, case, generator, model, shape):
-    """KarrasVePipeline's loop, an entry for each model call: what it is made of."""
+    """KarrasVePipeline's loop, with an entry for each model call: its input."""
     x = torch.randn(shape, generator=generator) * scheduler.init_noise_sigma
     scheduler.set_timesteps(case["options"]["num_inference_steps"])
     levels, trajectory = [], []
