@@ -76,7 +76,7 @@ fn a_batch_with_only_a_bad_image_is_skipped() {
     let done = run(&place, "bad-image-alone-in-its-batch", line);
     let said = is_trained(&place, done, 27); // three good images, nine epochs
     tells(&said, &["Epoch 9 of 9"]);
-    assert_eq!(said.matches("Left out: ").count(), 1, "{said}");
+    assert_eq!(said.matches("Skipped: ").count(), 1, "{said}");
     assert_eq!(said.matches("05.jpg").count(), 1, "{said}");
     run(&place, "bad-image-alone-in-its-batch", "train --resume $W/r").expect(0);
 }
@@ -86,7 +86,7 @@ fn a_picture_next_to_class_folders_is_named() {
     let place = Workplace::new();
     let line = "train --config config.toml --data images --set model.num_class_embeds=2 --out $W/r";
     let folder = "stray-picture-beside-class-folders";
-    let words = ["contact_sheet.png", "cat and dog", "belongs to no class", "data.classes"];
+    let words = ["contact_sheet.png", "cat and dog", "has no class", "data.classes"];
     is_refused(&place, run(&place, folder, line), 2, &words);
     // what the refusal advises
     let done = run(&place, folder, &format!("{line} --set data.classes=[\"cat\",\"dog\"]"));
@@ -94,7 +94,7 @@ fn a_picture_next_to_class_folders_is_named() {
     tells(&run(&place, ".", "info $W/r").expect(0).stdout(), &["classes: 0 cat, 1 dog"]);
     // its checkpoint knows the names, too
     fs::remove_file(place.path("r/model_index.json")).unwrap();
-    tells(&run(&place, ".", "info $W/r --strict").expect(0).stdout(), &["has not ended", "classes: 0 cat, 1 dog"]);
+    tells(&run(&place, ".", "info $W/r --strict").expect(0).stdout(), &["has not finished", "classes: 0 cat, 1 dog"]);
     run(&place, ".", "sample --model $W/r --class dog --batch 1 --steps 2 --out $W/dog.png").expect(0);
 }
 
@@ -114,7 +114,7 @@ fn weights_that_are_not_finite_are_reported() {
 fn split_folders_are_not_classes() {
     let place = Workplace::new();
     let done = run(&place, "split-folders", "train --config folder.toml --data images --out $W/r");
-    let words = ["Data: 8 images", "the split train is taken", "not val (8 pictures)", "Classes: cat (4), dog (4)."];
+    let words = ["Data: 8 images", "the split train is used", "without val (8 pictures)", "Classes: cat (4), dog (4)."];
     tells(&is_trained(&place, done, 2), &words);
 }
 
@@ -123,7 +123,7 @@ fn a_number_selects_the_folder_of_that_name() {
     let place = Workplace::new();
     let line = "train --config folder.toml --data images --set data.classes=[2] --out $W/r";
     let said = is_trained(&place, run(&place, "folders-named-by-numbers", line), 1);
-    tells(&said, &["Data: 1 images", "Classes: 2 (1); 11 of 12 are left out."]);
+    tells(&said, &["Data: 1 images", "Classes: 2 (1); 11 of 12 are not used."]);
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn a_file_without_rows_is_accepted() {
 
 #[test]
 fn a_row_without_an_image_is_skipped_and_counted() {
-    let words = ["Data: 5 images from the Hub's data set t/nullimg", "without 1 bad ones", "Left out: ", "row 1"];
+    let words = ["Data: 5 images from the Hub's data set t/nullimg", "without 1 bad ones", "Skipped: ", "row 1"];
     is_read("nullimg", "--set data.on_bad_image=skip", 2, &words);
     let (place, hub) = (Workplace::new(), serve("nullimg"));
     is_refused(&place, train(&place, &hub, "nullimg", "", false), 1, &["row 1"]);
@@ -268,7 +268,7 @@ fn labels_below_0_are_none() {
     is_read("lab_neg", "", 2, &["Data: 6 images", "the images have no classes", no_label]);
     let (place, hub) = (Workplace::new(), serve("lab_neg"));
     let done = train(&place, &hub, "lab_neg", "--set model.num_class_embeds=3", false);
-    is_refused(&place, done, 2, &["the model is to learn classes, but the images have none", no_label]);
+    is_refused(&place, done, 2, &["the model needs classes, but the images have none", no_label]);
 }
 
 #[test]
@@ -300,7 +300,12 @@ fn an_interrupted_download_is_not_taken_for_the_data_set() {
     for (lists, fault) in [(true, broken.clone()), (false, Fault::Unlisted(Box::new(broken)))] {
         let (place, hub) = (Workplace::new(), serve("shards"));
         hub.fault(fault);
-        is_refused(&place, train(&place, &hub, "shards", "", false), 1, &["train/0001.parquet", "broke off"]);
+        is_refused(
+            &place,
+            train(&place, &hub, "shards", "", false),
+            1,
+            &["train/0001.parquet", "sent no complete answer"],
+        );
         let words = match lists {
             true => "2 of the 3 files of t/shards",
             false => "is not in the cache",

@@ -251,9 +251,9 @@ fn the_commands_in_error_messages_work() {
                      --set train.lr_scheduler=piecewise_constant --set train.lr_step_rules=1:2,1e33";
     let typed = config.replacen("cargo xtask", BINARY, 1) + &short(config).replace("--max-steps 1", diverging);
     let said = Done(place.shell(&typed, ".").output().unwrap()).expect(1).stderr();
-    let again = Done(place.shell(between(&said, "Go on with, say: ", "\n"), ".").output().unwrap());
+    let again = Done(place.shell(between(&said, "Resume with, for example: ", "\n"), ".").output().unwrap());
     // a tenth of that is also too much; the message names the remedy
-    assert!(again.stdout().contains("Going on after step 2") && again.stderr().contains("Go on with, say: "));
+    assert!(again.stdout().contains("Resuming after step 2") && again.stderr().contains("Resume with, for example: "));
     let config = fs::read_to_string(place.path("a run/config.toml")).unwrap();
     assert_eq!(between(&config, "learning_rate = ", "\n").parse(), Ok(1e-4));
 
@@ -261,12 +261,12 @@ fn the_commands_in_error_messages_work() {
     fs::create_dir(place.path("begun")).unwrap();
     fs::copy(place.path("a run/config.toml"), place.path("begun/config.toml")).unwrap();
     let said = place.run(&["sample", "--model", "begun"]).expect(1).stderr();
-    let again = Done(place.shell(between(&said, "Go on with it by: ", "\n"), ".").output().unwrap()).expect(1);
+    let again = Done(place.shell(between(&said, "Resume it with: ", "\n"), ".").output().unwrap()).expect(1);
     assert!(again.stdout().contains("Run: begun, "), "{}", again.stderr());
 
     let page = fs::read_to_string(place.path("a run/report.html")).unwrap();
-    let resume = between(&page, "go on with <code>", "</code>");
+    let resume = between(&page, "resume it with <code>", "</code>");
     assert!(resume.ends_with(" train --resume 'a run'"), "{resume}");
     let again = Done(place.shell(resume, ".").output().unwrap()).expect(1);
-    assert!(again.stdout().contains("Going on after step 2"), "{}", again.stderr());
+    assert!(again.stdout().contains("Resuming after step 2"), "{}", again.stderr());
 }

@@ -43,7 +43,7 @@ fn wrong_usage_and_configurations_end_with_2() {
         ("train.batch_size=0", ["batch_size", "between 1 and"]),
         ("train.batch_size=-1", ["batch_size", "-1"]),
         ("data.classes=[11]", ["names 11", "0, 1, 2"]),
-        ("data.classes=[]", ["no class", "classes"]),
+        ("data.classes=[]", ["is empty", "classes"]),
         ("model._class_name=UNet", ["no model is called `UNet`", "UNet2DModel"]),
         ("model.sample_size=32", ["28 x 28", "sample_size"]),
     ] {
@@ -312,8 +312,8 @@ fn damaged_pipelines_are_refused() {
         fs::write(&path, whole).unwrap();
     };
     let weights = "unet/diffusion_pytorch_model.safetensors";
-    damage(weights, b"", &[weights, "not a whole safetensors file"]);
-    damage(weights, &[0xff; 64], &[weights, "not a whole safetensors file"]);
+    damage(weights, b"", &[weights, "not a valid safetensors file"]);
+    damage(weights, &[0xff; 64], &[weights, "not a valid safetensors file"]);
     damage("unet/config.json", b"{}", &["unet/config.json", "_class_name"]);
     damage("unet/config.json", br#"{"_class_name": "BasicUNet", "in_channels": 3}"#, &["expected [32, 3, 5, 5]"]);
     damage("scheduler/scheduler_config.json", br#"{"_class_name": "#, &["scheduler_config.json", "JSON"]);
@@ -367,11 +367,11 @@ fn a_run_resumes_with_its_own_configuration_or_names_the_differences() {
     let changed = |set: &str| ["train", "--resume", "run", "--max-steps", "2", "--set", set].map(str::to_owned);
     let resume = |args: &[String]| place.run(&args.iter().map(String::as_str).collect::<Vec<_>>());
     for (set, words, changeable) in [
-        ("train.learning_rate=0.01", "train.learning_rate is `0.01`, the run's is `0.001`", true),
-        ("train.max_grad_norm=1.0", "train.max_grad_norm is `1.0`, the run's is not set", true),
-        ("train.batch_size=16", "train.batch_size is `16`, the run's is `32`", true),
-        ("data.classes=[3]", "data.classes is `[3]`, the run's is `[1, 8, 4]`", true),
-        ("train.lr_scheduler=cosine", "train.max_steps is `2`, the run's is `1`", true),
+        ("train.learning_rate=0.01", "train.learning_rate is `0.01`, but `0.001` in the run", true),
+        ("train.max_grad_norm=1.0", "train.max_grad_norm is `1.0`, but not set in the run", true),
+        ("train.batch_size=16", "train.batch_size is `16`, but `32` in the run", true),
+        ("data.classes=[3]", "data.classes is `[3]`, but `[1, 8, 4]` in the run", true),
+        ("train.lr_scheduler=cosine", "train.max_steps is `2`, but `1` in the run", true),
     ] {
         let said = resume(&changed(set)).expect(2).stderr();
         assert!(said.contains(words) && said.contains("--allow-changes") == changeable, "{said}");
@@ -379,7 +379,7 @@ fn a_run_resumes_with_its_own_configuration_or_names_the_differences() {
     assert_eq!(fs::read(place.path("run/config.toml")).unwrap(), before);
     let again = Workplace::quick("run", &["--max-steps", "1", "--resume"]);
     let said = resume(&again).expect(0).stdout();
-    assert!(said.contains("Going on after step 1"), "{said}");
+    assert!(said.contains("Resuming after step 1"), "{said}");
     let allowed = [&changed("train.learning_rate=0.01")[..], &["--allow-changes".to_owned()]].concat();
     resume(&allowed).expect(0);
     let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
@@ -399,14 +399,15 @@ fn a_run_resumes_with_allowed_changes() {
     let mut args = vec!["train", "--resume", "run"];
     args.extend(changes.iter().flat_map(|change| ["--set", change]));
     let said = place.run(&args).expect(2).stderr();
-    for word in ["drawn_per_class is `50`, the run's is `40`", "batch_size is `16`", "epochs is `3`", "--allow-changes"]
+    for word in
+        ["drawn_per_class is `50`, but `40` in the run", "batch_size is `16`", "epochs is `3`", "--allow-changes"]
     {
         assert!(said.contains(word) && !said.contains("is not the folder of a run"), "{said}");
     }
     args.push("--allow-changes");
     let said = place.run(&args).expect(0).stdout();
     for word in
-        ["not to the same bytes", "the set has 150 images, the run's has 120 (50 of `1`, the run's 40", "Epoch 3 of 3"]
+        ["the result will differ", "the set has 150 images, the run's has 120 (50 of `1`, the run's 40", "Epoch 3 of 3"]
     {
         assert!(said.contains(word), "{word}\nnot in\n{said}");
     }
@@ -414,7 +415,7 @@ fn a_run_resumes_with_allowed_changes() {
     let steps = || fs::read_to_string(place.path("run/metrics.jsonl")).unwrap().lines().count();
     assert_eq!(steps(), 18);
     let said = place.run(&["train", "--resume", "run"]).expect(0).stdout();
-    assert!(said.contains("Going on after step 18") && steps() == 18, "{said}");
+    assert!(said.contains("Resuming after step 18") && steps() == 18, "{said}");
 }
 
 #[test]
@@ -459,7 +460,7 @@ fn a_training_on_a_full_disk_stops_and_resumes_when_there_is_room() {
     let said = place.train("disk/run", &settings).expect(1).stderr();
     assert!(said.contains("No space left on device") && said.contains("--resume disk/run"), "{said}");
     assert!(!said.contains("panicked"), "{said}");
-    assert!(disk.join("run/checkpoints/checkpoint-2/SHA256SUMS").is_file(), "the first checkpoint is whole");
+    assert!(disk.join("run/checkpoints/checkpoint-2/SHA256SUMS").is_file(), "the first checkpoint is complete");
     assert!(!disk.join("run/checkpoints/checkpoint-4").exists(), "the second is not there in part");
 
     run("mount", &["-o", "remount,size=64m", path]);

@@ -53,7 +53,7 @@ fn a_damaged_download_is_reported_and_the_next_source_is_used() {
     let (hub, place) = (serve(), Workplace::new());
     hub.fault(Fault::Altered);
     let said = train(&place, &hub, "run", false).expect(0).stdout();
-    assert!(said.contains("Data: not from `hub`: ") && said.contains("digits drawn"), "{said}");
+    assert!(said.contains("Data: skipped the source `hub`: ") && said.contains("digits drawn"), "{said}");
     assert_eq!(std::fs::read_dir(place.path("hf/hub/datasets--ylecun--mnist/blobs")).unwrap().count(), 0);
 }
 
@@ -114,7 +114,7 @@ fn a_wait_for_the_hub_is_reported_and_ctrl_c_ends_it() {
     let mut said = String::new();
     BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).unwrap();
     assert!(
-        said.starts_with("The Hub asks us to wait (HTTP 429): going on with") && said.ends_with("in 250 s.\n"),
+        said.starts_with("The Hub asks us to wait (HTTP 429): continuing with") && said.ends_with("in 250 s.\n"),
         "{said}"
     );
     interrupt(child);
@@ -153,10 +153,7 @@ fn a_model_of_classes_needs_images_with_classes() {
         ("label_negative.parquet", "row 4 has the label -1"),
     ] {
         let said = train_any_set(file, &[classes]).expect(2).stderr();
-        assert!(
-            said.contains("the model is to learn classes, but the images have none") && said.contains(reason),
-            "{said}"
-        );
+        assert!(said.contains("the model needs classes, but the images have none") && said.contains(reason), "{said}");
         // A model without classes trains on, with a message.
         let said = train_any_set(file, &[]).expect(0).stdout();
         assert!(said.contains("the images have no classes") && said.contains(reason), "{said}");

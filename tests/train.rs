@@ -25,7 +25,7 @@ fn a_training_leaves_the_whole_run_folder() {
     let said = place.train("run", &[]).expect(0).stdout();
     for expected in [
         "digits drawn by Kakusan's own code",
-        "They stand in for MNIST; --data DIR names a folder that has it.",
+        "They stand in for MNIST; pass --data DIR to use a folder that has it.",
         "309,057 parameters",
         "Epoch 2 of 2: average loss",
         "run/report.html",
@@ -136,8 +136,10 @@ fn an_interrupted_training_saves_and_resumes_to_the_same_weights() {
     assert!(said.contains("kakusan train --resume run\n"), "{said}");
     assert!(fs::read_to_string(place.path("run/report.html")).unwrap().contains("stopped before its end"));
     let said = place.run(&["sample", "--model", "run", "--batch", "1", "--steps", "1"]).expect(0).stdout();
-    let newest =
-        format!("The training has not ended. From the weights of run/checkpoints/checkpoint-{}.", steps_done(&place));
+    let newest = format!(
+        "The training has not finished. Using the weights of run/checkpoints/checkpoint-{}.",
+        steps_done(&place)
+    );
     assert!(said.contains(&newest), "{said}");
     assert!(place.run(&["info", "run"]).expect(0).stdout().contains(&newest));
     let epochs = an_epoch_more(&place);
@@ -152,9 +154,12 @@ fn a_run_resumes_from_an_earlier_checkpoint() {
     place.train("run", &[]).expect(0);
     let before = bytes(&place.path("run").join(WEIGHTS));
     let said = place.run(&["train", "--resume", "run", "--checkpoint", "5"]).expect(2).stderr();
-    assert!(said.contains("there is no checkpoint of step 5 in run/checkpoints; there are those of 4, 8"), "{said}");
+    assert!(
+        said.contains("there is no checkpoint of step 5 in run/checkpoints; there are checkpoints of the steps 4, 8"),
+        "{said}"
+    );
     let said = place.run(&["train", "--resume", "run", "--checkpoint", "4"]).expect(0).stdout();
-    assert!(said.contains("Going on after step 4"), "{said}");
+    assert!(said.contains("Resuming after step 4"), "{said}");
     assert!(before == bytes(&place.path("run").join(WEIGHTS)));
     let mut kept: Vec<_> =
         fs::read_dir(place.path("run/checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -205,7 +210,7 @@ fn a_killed_training_leaves_no_partial_file_and_resumes_to_the_same_weights() {
     child.kill().unwrap();
     child.wait().unwrap();
     let report = fs::read_to_string(place.path("run/report.html")).unwrap();
-    assert!(report.contains("This training is under way") && report.contains("http-equiv=\"refresh\""));
+    assert!(report.contains("This training is in progress") && report.contains("http-equiv=\"refresh\""));
     // every file with its final name is complete
     for entry in fs::read_dir(place.path("run/checkpoints")).unwrap() {
         let path = entry.unwrap().path();
@@ -230,7 +235,7 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before() {
     let whole = bytes(&newest);
     fs::write(&newest, &whole[..whole.len() / 2]).unwrap();
     let said = place.run(&["train", "--resume", "run", "--max-steps", "16"]).expect(0).stdout();
-    assert!(said.contains("is damaged: its checksum") && said.contains("Going on after step 8"), "{said}");
+    assert!(said.contains("is damaged: its checksum") && said.contains("Resuming after step 8"), "{said}");
     same_run(&place);
     // it is kept for inspection, and no good one was deleted in its place
     let mut kept: Vec<_> =
@@ -280,7 +285,7 @@ fn the_average_is_saved_and_sampled() {
         (place.run(&[&args[..], more].concat()).expect(0).stdout(), bytes(&place.path(file)))
     };
     let (said, drawn) = sample("a.safetensors", &["--checkpoint", "8"]);
-    assert!(said.contains("From the averaged weights of run/checkpoints/checkpoint-8."), "{said}");
+    assert!(said.contains("Using the averaged weights of run/checkpoints/checkpoint-8."), "{said}");
     assert!(drawn == sample("b.safetensors", &[]).1 && drawn != sample("c.safetensors", &["--checkpoint", "4"]).1);
     assert!(place.path("run/images/epoch-002.png").is_file() && !place.path("run/images/epoch-001.png").exists());
     let report = fs::read_to_string(place.path("run/report.html")).unwrap();

@@ -14,15 +14,17 @@ pub(crate) fn labels(asked: &[String], pipeline: &DDPMPipeline) -> Result<Option
     let known = pipeline.model_config().num_classes().map(|count| Known::of(count, pipeline.class_names()));
     match (asked, known) {
         ([], None) => Ok(None),
-        (_, None) => Err(Error::Unfit("--class: this model does not know classes; leave it out".into())),
+        (_, None) => Err(Error::Unfit("--class: this model has no classes; omit it".into())),
         ([], Some(known)) => {
             let (first, list) = (known.names.values().next().map_or("0", String::as_str), known.list());
-            Err(Error::Unfit(format!("this model draws a class: name one, as in --class {first}; it knows {list}")))
+            Err(Error::Unfit(format!(
+                "this model is conditioned on a class: name one, as in --class {first}; it has {list}"
+            )))
         }
         (asked, Some(known)) => {
             let labels = asked.iter().map(|text| known.labels(text)).collect::<std::result::Result<Vec<_>, _>>();
             let refused =
-                |word| Error::Unfit(format!("--class: there is no class `{word}`; this model knows {}", known.list()));
+                |word| Error::Unfit(format!("--class: there is no class `{word}`; this model has {}", known.list()));
             Ok(Some(labels.map_err(refused)?.concat()))
         }
     }

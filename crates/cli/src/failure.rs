@@ -49,7 +49,7 @@ pub(crate) fn show(error: &Error) -> ExitCode {
     if let Error::NotAPipeline { dir, .. } = error
         && dir.join("config.toml").is_file()
     {
-        warn(&format!("Go on with it by: {} train --resume {}", program(), quote_path(dir)));
+        warn(&format!("Resume it with: {} train --resume {}", program(), quote_path(dir)));
     }
     ExitCode::from(if error.is_usage() { 2 } else { 1 })
 }

@@ -70,7 +70,7 @@ fn about_machine() -> Result<()> {
     say(&format!("threads: {}", rayon::current_num_threads()));
     say(&format!("vectors: {}", kakusan::ops::vectors()));
     let cuda = match DeviceChoice::Cuda(0).open() {
-        Ok(_) => "cuda:0 is there".to_owned(),
+        Ok(_) => "cuda:0 is available".to_owned(),
         Err(e) => e.to_string(),
     };
     say(&format!("CUDA: {cuda}"));

@@ -29,15 +29,15 @@ struct Cli {
 }
 
 const EXAMPLES: [(&str, &str); 10] = [
-    ("train --config configs/184.toml", "learn the digits 1, 8 and 4, look on in runs/184"),
+    ("train --config configs/184.toml", "train on the digits 1, 8 and 4, into runs/184"),
     ("train --config configs/184.toml --set 'data.classes=[3,5]' --out runs/35", ""),
-    ("train --resume runs/184", "go on where Ctrl-C stopped it"),
+    ("train --resume runs/184", "resume where Ctrl-C stopped it"),
     ("train --config configs/184.toml --set train.use_ema=true --set train.lr_scheduler=cosine --out runs/ema", ""),
     ("report runs/184 runs/ema", "compare the two: compare.html"),
     ("sample --model runs/184 --batch 64 --out new.png", "draw 64 new digits"),
     ("sample --model runs/184 --steps 50 --seeds 0..15 --separate new", "an image for each seed"),
-    ("info runs/184", "what is saved there"),
-    ("schedulers", "which samplers there are"),
+    ("info runs/184", "describe what is saved there"),
+    ("schedulers", "list the schedulers"),
     ("convert runs/184 half --dtype f16 --variant fp16", "the same weights in half the bytes"),
 ];
 

@@ -28,14 +28,14 @@ pub(crate) fn film(text: &str) -> std::result::Result<PathBuf, String> {
 pub(crate) fn with_ending(text: &str, endings: &[&str]) -> std::result::Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if text == "-" {
-        return Err("it is written to a file, not to the standard output".into());
+        return Err("expected a file; the standard output is not supported".into());
     }
     match ending(&path).as_str() {
         "" => Ok(path),
         own if endings.contains(&own) => Ok(path),
         own => {
             let endings: Vec<String> = endings.iter().map(|ending| format!(".{ending}")).collect();
-            Err(format!("nothing of ours is written as .{own}; expected one of {}", endings.join(", ")))
+            Err(format!(".{own} is not supported; expected one of {}", endings.join(", ")))
         }
     }
 }

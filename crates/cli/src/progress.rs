@@ -30,10 +30,10 @@ impl Progress {
             Event::DeviceFallback(fallback) => self.suspended(|| warn(&format!("warning: {fallback}"))),
             Event::Data(loaded) => {
                 for skipped in &loaded.skipped {
-                    self.say(&format!("Data: not from `{}`: {}", skipped.source, skipped.reason));
+                    self.say(&format!("Data: skipped the source `{}`: {}", skipped.source, skipped.reason));
                 }
                 let stand_in = match loaded.source.kind {
-                    Some(SourceKind::Drawn) => " They stand in for MNIST; --data DIR names a folder that has it.",
+                    Some(SourceKind::Drawn) => " They stand in for MNIST; pass --data DIR to use a folder that has it.",
                     _ => "",
                 };
                 self.name(&loaded.bad_images);
@@ -57,21 +57,21 @@ impl Progress {
                 let (done, total, each) =
                     (run.trainer.steps_done(), run.trainer.total_steps(), run.trainer.steps_per_epoch());
                 if done > 0 {
-                    self.say(&format!("Going on after step {done}."));
+                    self.say(&format!("Resuming after step {done}."));
                 }
-                self.say(&format!("Run: {}, {total} steps, {each} an epoch.", run.dir.display()));
+                self.say(&format!("Run: {}, {total} steps, {each} per epoch.", run.dir.display()));
                 self.epochs = run.trainer.total_epochs();
                 if std::io::stderr().is_terminal() {
                     self.bar = Some(bar(done, total));
                 }
             }
             Event::Changes(changes) => {
-                self.say("Going on with changes, and so not to the same bytes as without them:");
+                self.say("Resuming with changes, so the result will differ from that of an unchanged run:");
                 changes.iter().for_each(|change| self.say(&format!("  {change}")));
             }
-            Event::CheckpointSkipped(error) => self.say(&format!("{error}; trying the one before")),
+            Event::CheckpointSkipped(error) => self.say(&format!("{error}; trying the previous checkpoint")),
             Event::LogIncomplete { path, missing, steps } => self.say(&format!(
-                "{} lacks {missing} of the {steps} steps done, or they are damaged; curves and averages go without them.",
+                "{} lacks {missing} of the {steps} steps, or they are damaged; curves and averages omit them.",
                 path.display()
             )),
             Event::Step { record, images, skipped } => {
@@ -122,8 +122,8 @@ impl Progress {
                 continue;
             }
             match self.bad_images.len() {
-                ..=NAMED => self.say(&format!("Left out: {image}")),
-                n if n == NAMED + 1 => self.say("Left out: more of them, which are not named any more"),
+                ..=NAMED => self.say(&format!("Skipped: {image}")),
+                n if n == NAMED + 1 => self.say("Skipped: more images, which are not listed"),
                 _ => {}
             }
         }
@@ -160,7 +160,7 @@ fn classes(images: &ImageSet) -> String {
         text += &format!(" and {} more", taken.len() - NAMED);
     }
     if taken.len() < counts.len() {
-        text += &format!("; {} of {} are left out", counts.len() - taken.len(), counts.len());
+        text += &format!("; {} of {} are not used", counts.len() - taken.len(), counts.len());
     }
     text
 }
@@ -183,7 +183,7 @@ pub(crate) fn hub() -> Result<Hub> {
     let shown = bar.clone();
     let hub = Hub::new(HubConfig::from_env()?).on_wait(move |wait| {
         let (seconds, status, file) = (wait.time.as_secs_f32().ceil(), wait.status, wait.file);
-        let line = format!("The Hub asks us to wait (HTTP {status}): going on with {file} in {seconds} s.");
+        let line = format!("The Hub asks us to wait (HTTP {status}): continuing with {file} in {seconds} s.");
         shown.suspend(|| warn(&line));
     });
     if !std::io::stderr().is_terminal() {

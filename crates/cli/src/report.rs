@@ -20,6 +20,6 @@ pub(crate) struct ReportArgs {
 
 pub(crate) fn report(args: &ReportArgs) -> Result<ExitCode> {
     write_whole(&args.out, compare(&args.runs)?.as_bytes())?;
-    say(&format!("The runs lie beside each other in {}.", args.out.display()));
+    say(&format!("The comparison is in {}.", args.out.display()));
     Ok(ExitCode::SUCCESS)
 }

@@ -151,11 +151,11 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
     }
     if let Some(dir) = &args.separate {
         args.save_each(dir, &shown, &about)?;
-        say(&format!("Each by itself: {}", dir.display()));
+        say(&format!("Each image in a file of its own: {}", dir.display()));
     }
     if let Some(file) = &args.animate {
         picture::write(file, film.develop(&shown, &about)?)?;
-        say(&format!("How they came about: {}", file.display()));
+        say(&format!("The sampling as an animation: {}", file.display()));
     }
     match not_finite(&images)? {
         Some(trouble) => {
@@ -293,11 +293,11 @@ pub(crate) fn load(
 fn from_run(dir: &Path, step: Option<usize>, registry: &Registry, device: &Device) -> Result<DDPMPipeline> {
     let Checkpointed { pipeline, dir, averaged, skipped, .. } = DDPMPipeline::from_run(dir, step, registry, device)?;
     for error in skipped {
-        warn(&format!("{error}; trying the one before"));
+        warn(&format!("{error}; trying the previous checkpoint"));
     }
-    let why = if step.is_some() { "" } else { "The training has not ended. " };
+    let why = if step.is_some() { "" } else { "The training has not finished. " };
     let weights = if averaged { "averaged weights" } else { "weights" };
-    say(&format!("{why}From the {weights} of {}.", dir.display()));
+    say(&format!("{why}Using the {weights} of {}.", dir.display()));
     Ok(pipeline)
 }
 
@@ -312,8 +312,8 @@ fn find(model: &str, registry: &Registry, device: &Device) -> Result<DDPMPipelin
     DDPMPipeline::from_hub(id, revision, &hub, registry, device)
 }
 
-/// The part of images `[n, c, h, w]` that a picture can show: grey and coloured images as they are, otherwise the first
-/// channel or the first three.
+/// The channels of images `[n, c, h, w]` that a picture can show: those of grey and coloured images, otherwise the
+/// first or the first three.
 fn visible(images: &Tensor) -> Result<Tensor> {
     let channels = images.dim(1)?;
     Ok(if matches!(channels, 1 | 3) {
@@ -368,7 +368,7 @@ fn parse_numbers(text: &str) -> std::result::Result<Vec<u64>, String> {
         let (first, last) = part.split_once("..").unwrap_or((part, part));
         let (first, last) = (number(first)?, number(last.trim_start_matches('='))?);
         if first > last || last - first >= MOST || numbers.len() as u64 + last - first >= MOST {
-            return Err(format!("from {first} to {last} there are none, or more than {MOST}"));
+            return Err(format!("{first}..{last} is empty or has more than {MOST} seeds"));
         }
         numbers.extend(first..=last);
     }

@@ -22,9 +22,9 @@ Settings of [train], in the configuration or by --set train.KEY=VALUE (all are d
   optimizer=adamw weight_decay=0.01              adam, adamw or sgd; betas, eps, momentum
   lr_scheduler=cosine lr_warmup_steps=500        constant, linear, polynomial, cosine_with_restarts, piecewise_constant, ...
   gradient_accumulation_steps=4 max_grad_norm=1.0
-  loss=huber huber_delta=0.1                     mse, l1 or huber; snr_gamma=5.0 weighs by the signal-to-noise ratio
+  loss=huber huber_delta=0.1                     mse, l1 or huber; snr_gamma=5.0 weights it by the signal-to-noise ratio
   use_ema=true                                   sample with averaged weights
-  checkpoint_every=500 keep_checkpoints=3        besides one an epoch; keep_best=true
+  checkpoint_every=500 keep_checkpoints=3        in addition to one per epoch; keep_best=true
   sample_every=1 tensorboard=true                images/epoch-001.png; logs/ for `tensorboard --logdir runs`
 
 A run that was stopped or killed resumes with --resume to the same bytes as an uninterrupted one.";
@@ -135,12 +135,12 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
     match outcome {
         Ok(Outcome::Finished) => {
             let dir = out.display();
-            say(&format!("The pictures are in {dir}/images, the whole story in {dir}/report.html."));
+            say(&format!("The pictures are in {dir}/images, the report is {dir}/report.html."));
             say(&format!("Draw more with: {}", report.sample_command()));
             Ok(ExitCode::SUCCESS)
         }
         Ok(Outcome::Interrupted) => {
-            say(&format!("Stopped and saved. Go on with: {resume}"));
+            say(&format!("Stopped and saved. Resume with: {resume}"));
             Ok(ExitCode::from(130))
         }
         // the disk is full, or the folder is no longer accessible
@@ -148,7 +148,7 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
             if out.join("config.toml").is_file() =>
         {
             let code = failure::show(&e);
-            warn(&format!("What was saved before is whole. When that is mended, go on with: {resume}"));
+            warn(&format!("Everything that was saved before is intact. Once this is fixed, resume with: {resume}"));
             Ok(code)
         }
         Err(
@@ -156,7 +156,7 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
         ) => {
             let code = failure::show(&e);
             let lower = format!("--allow-changes --set train.learning_rate={:.1e}", learning_rate / 10.0);
-            warn(&format!("Go on with, say: {resume} {lower}"));
+            warn(&format!("Resume with, for example: {resume} {lower}"));
             Ok(code)
         }
         Err(e) => Err(e),
@@ -170,7 +170,7 @@ fn stop_on_ctrl_c(stop: Arc<AtomicBool>, in_steps: Arc<AtomicBool>) {
         if stop.swap(true, Ordering::Relaxed) || !in_steps.load(Ordering::Relaxed) {
             std::process::exit(130);
         }
-        warn("\nStopping after this step; once more to quit without saving.");
+        warn("\nStopping after this step; press Ctrl-C again to quit without saving.");
     };
     if let Err(e) = ctrlc::set_handler(handler) {
         warn(&format!("warning: Ctrl-C will not save: {e}"));

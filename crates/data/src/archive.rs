@@ -58,7 +58,7 @@ impl Member {
             return Ok(bytes.iter().copied().take(usize::try_from(most).unwrap_or(usize::MAX)).collect());
         };
         if size > MAX_FILE_BYTES {
-            return Err(format!("has {size} bytes; a picture has {MAX_FILE_BYTES} at most"));
+            return Err(format!("has {size} bytes; a picture may have at most {MAX_FILE_BYTES}"));
         }
         let mut file = fs::File::open(&*self.archive).map_err(unread)?;
         file.seek(SeekFrom::Start(start)).map_err(unread)?;
@@ -76,7 +76,7 @@ impl Member {
         crc.update(&bytes);
         match checksum {
             Some(checksum) if wanted == size && crc.sum() != checksum => {
-                Err("is damaged: its checksum is another".to_owned())
+                Err("is damaged: its checksum does not match".to_owned())
             }
             _ => Ok(bytes),
         }
@@ -149,7 +149,10 @@ impl Found {
     /// The folders and the file name of a picture; `None` if `name` is not a picture.
     fn place(&mut self, name: &str) -> Result<Option<(Vec<OsString>, OsString)>, String> {
         if name.len() > MAX_NAME || name.contains('\0') {
-            return Err(format!("holds a name that no file has, {:?} ...", name.chars().take(40).collect::<String>()));
+            return Err(format!(
+                "holds a name that no file can have, {:?} ...",
+                name.chars().take(40).collect::<String>()
+            ));
         }
         let parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
         if name.starts_with('/') || parts.contains(&"..") {
@@ -194,7 +197,7 @@ impl Found {
 }
 
 fn of_zip(file: fs::File, found: &mut Found) -> Result<(), String> {
-    let damaged = |error: &dyn Display| format!("is no sound zip archive: {error}");
+    let damaged = |error: &dyn Display| format!("is not a valid zip archive: {error}");
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| damaged(&error))?;
     for i in 0..archive.len() {
         let member = archive.by_index_raw(i).map_err(|error| damaged(&error))?;
@@ -206,7 +209,7 @@ fn of_zip(file: fs::File, found: &mut Found) -> Result<(), String> {
         let is_deflated = match member.compression() {
             CompressionMethod::Stored => false,
             CompressionMethod::Deflated => true,
-            other => return Err(format!("holds {name:?}, packed by {other}; expected deflate, or not packed")),
+            other => return Err(format!("holds {name:?}, compressed by {other}; expected deflate or none")),
         };
         if member.is_symlink() {
             return Err(link(&name));
@@ -214,7 +217,7 @@ fn of_zip(file: fs::File, found: &mut Found) -> Result<(), String> {
         if member.encrypted() {
             return Err(format!("holds {name:?}, which is encrypted"));
         }
-        let start = member.data_start().ok_or_else(|| damaged(&format!("{name:?} has no place")))?;
+        let start = member.data_start().ok_or_else(|| damaged(&format!("{name:?} has no data")))?;
         let (packed, size) = (member.compressed_size(), member.size());
         found.add(place, &name, Data::Place { start, packed, size, is_deflated, checksum: Some(member.crc32()) });
     }
@@ -222,7 +225,7 @@ fn of_zip(file: fs::File, found: &mut Found) -> Result<(), String> {
 }
 
 fn of_tar(stream: impl Read, is_packed: bool, found: &mut Found) -> Result<(), String> {
-    let damaged = |error: std::io::Error| format!("is no sound tar archive: {error}");
+    let damaged = |error: std::io::Error| format!("is not a valid tar archive: {error}");
     let mut archive = tar::Archive::new(stream);
     let (mut long_name, mut held): (Option<String>, u64) = (None, 0);
     // Raw entries: headers that hold the next member's name are read here, with a size limit.
@@ -232,7 +235,7 @@ fn of_tar(stream: impl Read, is_packed: bool, found: &mut Found) -> Result<(), S
         if kind.is_gnu_longname() || kind.is_pax_local_extensions() {
             let size = member.size();
             if size > MAX_HEADER {
-                return Err(format!("has a header of {size} bytes; {MAX_HEADER} at most are read"));
+                return Err(format!("has a header of {size} bytes; at most {MAX_HEADER} are read"));
             }
             let mut text = Vec::new();
             member.read_to_end(&mut text).map_err(damaged)?;
@@ -265,7 +268,7 @@ fn of_tar(stream: impl Read, is_packed: bool, found: &mut Found) -> Result<(), S
         held = held.saturating_add(size);
         if held > MAX_HELD || size > MAX_FILE_BYTES {
             return Err(format!(
-                "has pictures of more than {MAX_HELD} bytes in all, or {MAX_FILE_BYTES} in one, which are not held in \
+                "has pictures of more than {MAX_HELD} bytes in total, or {MAX_FILE_BYTES} in one, too much to hold in \
                  memory; unpack it into a folder, or pack it as tar or zip, which are read in place"
             ));
         }

@@ -53,7 +53,7 @@ pub(crate) fn read(files: &[PathBuf], class_names: Vec<String>) -> Result<ImageS
         let size = file.metadata().map_err(io)?.len();
         if size == 0 || size % RECORD as u64 != 0 || size / RECORD as u64 > MAX_RECORDS {
             return Err(wrong(format!(
-                "has {size} bytes, which are no records of {RECORD}: a label and 3 x 32 x 32 pixels each"
+                "has {size} bytes, but records have {RECORD}: a label and 3 x 32 x 32 pixels each"
             )));
         }
         let mut bytes = Vec::with_capacity(size as usize);

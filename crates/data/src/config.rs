@@ -237,9 +237,9 @@ impl DataConfig {
                 let known: Vec<String> = self.name.sources().iter().map(|source| format!("\"{source}\"")).collect();
                 let reason = match source {
                     SourceKind::Drawn => format!("only digits can be drawn, not {}", self.name),
-                    _ => format!("{} comes from {} alone", self.name, known.join(" or ")),
+                    _ => format!("{} comes only from {}", self.name, known.join(" or ")),
                 };
-                return wrong("sources", format!("has \"{source}\", but {reason}; take it out"));
+                return wrong("sources", format!("has \"{source}\", but {reason}; remove it"));
             }
         }
         if self.dir.is_some() && !self.sources_or_all().contains(&SourceKind::Dir) {
@@ -268,18 +268,18 @@ impl DataConfig {
         if self.name != DatasetName::Hub
             && let Some(key) = useless(&of_the_hub)
         {
-            return wrong(key, format!("is for the set \"hub\"; {} does not need it: take it out", self.name));
+            return wrong(key, format!("is for the set \"hub\"; {} does not use it: remove it", self.name));
         }
         if !self.name.is_pictures()
             && let Some(key) = useless(&of_pictures)
         {
-            return wrong(key, format!("is for pictures of any kind; {} does not need it: take it out", self.name));
+            return wrong(key, format!("is for sets of pictures; {} does not use it: remove it", self.name));
         }
         if self.name == DatasetName::Hub && self.repo.is_none() {
             return wrong("repo", "is missing; name the data set, e.g. repo = \"owner/name\"".to_owned());
         }
         if self.center_crop && self.resolution.is_none() {
-            return wrong("center_crop", "cuts out nothing without a `resolution`; set that too".to_owned());
+            return wrong("center_crop", "has no effect without `resolution`; set that too".to_owned());
         }
         Ok(())
     }

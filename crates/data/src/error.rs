@@ -29,10 +29,10 @@ pub enum Error {
         class: Class,
     },
     /// The selection names no class.
-    #[error("`classes` names no class, so there would be no image to learn from")]
+    #[error("`classes` is empty, so there is no image to train on")]
     EmptySelection,
-    /// The parts of an image set are inconsistent.
-    #[error("an image set does not fit together: {0}")]
+    /// An image set is inconsistent.
+    #[error("the image set is inconsistent: {0}")]
     ImageSet(String),
     /// The configured path does not exist, or is not a folder, an archive or a parquet file.
     #[error("{} is not a folder, an archive or a parquet file; name the one that holds the set as `dir`", path.display())]
@@ -91,7 +91,7 @@ pub enum Error {
     #[error("{0}; repair or remove it, or set `on_bad_image` to \"skip\"")]
     BadImage(BadImage),
     /// No source could provide the set.
-    #[error("no source of {dataset} answered:{}\n{}", list(tried), remedy(*dataset))]
+    #[error("no source provides {dataset}:{}\n{}", list(tried), remedy(*dataset))]
     NoSource {
         /// The requested set.
         dataset: DatasetName,
@@ -107,15 +107,15 @@ fn list(tried: &[Skipped]) -> String {
 fn remedy(dataset: DatasetName) -> &'static str {
     match dataset {
         DatasetName::Mnist => {
-            "Name a folder that holds its IDX files as `dir`, or see that the Hub can be reached, or add \"drawn\" to `sources`."
+            "Name a folder that holds its IDX files as `dir`, or check that the Hub can be reached, or add \"drawn\" to `sources`."
         }
         DatasetName::FashionMnist => {
-            "Name a folder that holds its IDX files as `dir`, or see that the Hub can be reached."
+            "Name a folder that holds its IDX files as `dir`, or check that the Hub can be reached."
         }
         DatasetName::Cifar10 => {
-            "Name a folder that holds its binary version as `dir`, or see that the Hub can be reached."
+            "Name a folder that holds its binary version as `dir`, or check that the Hub can be reached."
         }
         DatasetName::Folder => "Name a folder of pictures as `dir`, or by --data DIR.",
-        DatasetName::Hub => "See that the Hub can be reached and that `repo`, `config_name` and `split` are right.",
+        DatasetName::Hub => "Check that the Hub can be reached and that `repo`, `config_name` and `split` are right.",
     }
 }

@@ -82,7 +82,7 @@ fn walk(dir: &Path, above: &mut Vec<PathBuf>, count: &mut usize) -> Result<Tree,
     let wrong = |reason: String| Error::Images { path: dir.to_owned(), reason };
     let real = fs::canonicalize(dir).map_err(io)?;
     if above.contains(&real) {
-        return Err(wrong(format!("is a link back to {}, which holds it; take the link away", real.display())));
+        return Err(wrong(format!("is a link to {}, a folder that contains it; remove the link", real.display())));
     }
     if above.len() >= MAX_DEPTH {
         return Err(wrong(format!("lies {MAX_DEPTH} folders deep")));
@@ -111,7 +111,7 @@ fn walk(dir: &Path, above: &mut Vec<PathBuf>, count: &mut usize) -> Result<Tree,
         }
         *count += 1;
         if *count > MAX_FILES {
-            return Err(wrong(format!("is one of folders with more than {MAX_FILES} files")));
+            return Err(wrong(format!("is in a folder tree with more than {MAX_FILES} files")));
         }
     }
     above.pop();

@@ -66,7 +66,7 @@ fn files_on_hub(hub: &Hub, repo: &str, config: &str, split: &str) -> Result<Vec<
     let whole = snapshot(split).map_err(|error| match error {
         // A server that lists no files was asked for the first file.
         kakusan_hub::Error::NotFound { .. } if snapshot(&partial(split)).is_ok() => {
-            format!("{repo} has no split \"{split}\" of \"{config}\"; there is {}", part_of(split))
+            format!("{repo} has no split \"{split}\" of \"{config}\"; there is {}", beginning_of(split))
         }
         error => error.to_string(),
     })?;
@@ -92,9 +92,9 @@ fn partial(split: &str) -> String {
     format!("partial-{split}")
 }
 
-fn part_of(split: &str) -> String {
+fn beginning_of(split: &str) -> String {
     let partial = partial(split);
-    format!("\"{partial}\", the beginning of it, as much as the Hub converts of a large set: set split = \"{partial}\"")
+    format!("\"{partial}\", its beginning (the Hub converts no more of a large set): set split = \"{partial}\"")
 }
 
 /// The message for a missing split: what the repository has instead.
@@ -108,7 +108,7 @@ fn lacks(files: &[String], repo: &str, config: &str, split: &str) -> String {
     match places.get(config) {
         _ if places.is_empty() => format!("{repo} has no parquet files at {REVISION}"),
         Some(found) if found.contains(partial(split).as_str()) => {
-            format!("{repo} has no split \"{split}\" of \"{config}\"; there is {}", part_of(split))
+            format!("{repo} has no split \"{split}\" of \"{config}\"; there is {}", beginning_of(split))
         }
         Some(found) => format!("{repo} has no split \"{split}\" of \"{config}\"; `split` is one of {}", splits(found)),
         None => {

@@ -141,7 +141,7 @@ pub(crate) fn read(paths: &[PathBuf], columns: Columns, classes: Classes, held_b
         }
         table.guarded(|| match usize::try_from(table.metadata.file_metadata().num_rows()) {
             Ok(claimed) if claimed == first => Ok(()),
-            claimed => Err(format!("holds {first} images where it claims {}", claimed.unwrap_or_default())),
+            claimed => Err(format!("has {first} images, but its header claims {}", claimed.unwrap_or_default())),
         })?;
     }
     labels.give(entries, of_rows)
@@ -175,7 +175,7 @@ impl Cell {
 /// Turns a panic into an error: the parquet crate panics on some damaged files.
 fn unpanicked<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-    result.unwrap_or_else(|_| Err("not a sound parquet file: its reader gave up on it".to_owned()))
+    result.unwrap_or_else(|_| Err("not a valid parquet file: the parquet reader failed on it".to_owned()))
 }
 
 impl Table {
@@ -187,7 +187,7 @@ impl Table {
             let file = CheckedFile(file);
             file.check_footer()?;
             let metadata = ParquetMetaDataReader::new().parse_and_finish(&file);
-            let metadata = metadata.map_err(|error| format!("not a sound parquet file: {error}"))?;
+            let metadata = metadata.map_err(|error| format!("not a valid parquet file: {error}"))?;
             let mut table = Self { path: path.to_owned(), metadata, len, image: None, label: Err(String::new()) };
             if table.metadata.file_metadata().num_rows() == 0 {
                 return Ok(table); // a file without rows, whatever its columns
@@ -285,7 +285,7 @@ fn image_column(metadata: &ParquetMetaData, named: Option<&str>) -> Result<usize
         return match leaf.holds_files() {
             true => Ok(leaf.index),
             false => Err(format!(
-                "column {} holds {}, but pictures' files are one run of bytes a row",
+                "column {} holds {}, but a picture's file is one byte array in each row",
                 leaf.path,
                 leaf.what()
             )),
@@ -328,7 +328,7 @@ impl Leaf {
     /// A description of the column's type, for a message.
     fn what(&self) -> String {
         match (self.flat, self.text) {
-            (false, _) => "a list a row".to_owned(),
+            (false, _) => "a list in each row".to_owned(),
             (true, true) => "text".to_owned(),
             (true, false) => format!("values of type {}", self.kind),
         }
@@ -354,7 +354,7 @@ fn leaves(metadata: &ParquetMetaData) -> Vec<Leaf> {
 fn lacks(name: &str, leaves: &[Leaf]) -> String {
     let name_of = |leaf: &Leaf| format!("{}{}", leaf.path, if leaf.flat { "" } else { " (lists)" });
     let names: Vec<String> = leaves.iter().map(name_of).collect();
-    format!("has no column {name} with one value a row; its columns are {}", names.join(", "))
+    format!("has no column {name} with one value in each row; its columns are {}", names.join(", "))
 }
 
 #[cfg(test)]
@@ -463,8 +463,8 @@ mod tests {
             ((grey(3, 2, 0), -1), "row 1 has the label -1"),
             ((grey(2, 3, 0), 1), "row 0 has 3 x 2 pixels"),
             ((Some(b"GIF89a".to_vec()), 1), "the image in row 1 is damaged"),
-            ((Some(b"<h1>no</h1>".to_vec()), 1), "the image in row 1 is no picture that is known; expected PNG"),
-            ((Some(Vec::new()), 1), "the image in row 1 is no picture"),
+            ((Some(b"<h1>no</h1>".to_vec()), 1), "the image in row 1 is not a picture in a known format; expected PNG"),
+            ((Some(Vec::new()), 1), "the image in row 1 is not a picture"),
             ((grey(3, 2, 0).map(|png| png[..50].to_vec()), 1), "the image in row 1 is damaged"),
         ] {
             let text = reason(&write(SCHEMA, &[&[good.clone(), bad]]));
@@ -533,7 +533,7 @@ mod tests {
         let page = [0x15, 0x00, 0x15, 0xfe, 0xff, 0xff, 0xff, 0x0f, 0x15, 0x00, 0x00]; // its two sizes
         let mut claims = bytes;
         claims[4..4 + page.len()].copy_from_slice(&page);
-        assert!(reason(&claims).contains("bytes claim to unpack to 2147483647"), "{}", reason(&claims));
+        assert!(reason(&claims).contains("bytes claim to decompress to 2147483647"), "{}", reason(&claims));
     }
 
     /// Checks that the Hub's parquet file holds the same images as MNIST's IDX files, and returns them.

@@ -133,7 +133,7 @@ impl Photo {
                 let file = File::open(path).map_err(unread)?;
                 let size = file.metadata().map_err(unread)?.len();
                 if size > MAX_FILE_BYTES {
-                    return Err(format!("has {size} bytes; a picture has {MAX_FILE_BYTES} at most"));
+                    return Err(format!("has {size} bytes; a picture may have at most {MAX_FILE_BYTES}"));
                 }
                 let mut bytes = Vec::with_capacity(size.min(most) as usize);
                 file.take(most).read_to_end(&mut bytes).map_err(unread)?;
@@ -202,8 +202,8 @@ impl Transform {
         let (width, height) = self.resized(header);
         match width as u64 * height as u64 > MAX_PIXELS {
             true => Err(format!(
-                "has {} x {} pixels, and would have {width} x {height} once it is resized; \
-                 {MAX_PIXELS} pixels at most are taken",
+                "has {} x {} pixels, and would have {width} x {height} after resizing; \
+                 at most {MAX_PIXELS} pixels are accepted",
                 header.width, header.height
             )),
             false => Ok(header),
@@ -234,7 +234,7 @@ impl Transform {
             Some(other) => {
                 let (first, other) = (say(first), say(other));
                 let sizes = "holds images of several sizes";
-                Err(format!("{sizes}: {first}, {other}; set `resolution` to bring all to one"))
+                Err(format!("{sizes}: {first}, {other}; set `resolution` to resize all to one"))
             }
         }
     }
@@ -294,13 +294,18 @@ pub(crate) fn image_set(
         let images = ImageSet::of_photos(shape, Photos { photos, transform, channels }, labels, class_names)?;
         if images.may_skip() && images.first_pixels_f32(1)?.is_empty() {
             let count = bad.len() + images.len();
-            return Err(wrong(format!("holds no image but bad ones, {count} of them; {}", first_bad(&images))));
+            return Err(wrong(format!(
+                "has only images that cannot be decoded, {count} of them; {}",
+                first_bad(&images)
+            )));
         }
         images
     };
     match (images.is_empty(), bad.first()) {
         (false, _) => Ok((images, bad)),
-        (true, Some(first)) => Err(wrong(format!("holds no image but bad ones, {} of them; {first}", bad.len()))),
+        (true, Some(first)) => {
+            Err(wrong(format!("has only images that cannot be decoded, {} of them; {first}", bad.len())))
+        }
         (true, None) => Err(wrong(format!("holds no image; {}", raster::FORMATS))),
     }
 }

@@ -253,7 +253,7 @@ pub(crate) fn luma<T: Sample>([r, g, b]: [T; 3]) -> T {
 
 /// The decoder of a picture whose size is within the limits.
 fn open(bytes: &[u8]) -> Result<Box<dyn ImageDecoder + '_>, String> {
-    let format = image::guess_format(bytes).map_err(|_| format!("is no picture that is known; {FORMATS}"))?;
+    let format = image::guess_format(bytes).map_err(|_| format!("is not a picture in a known format; {FORMATS}"))?;
     use ImageFormat::{Bmp, Gif, Jpeg as Jfif, Png, Tiff, WebP};
     if !matches!(format, Png | Jfif | WebP | Gif | Tiff | Bmp) {
         return Err(format!("is a {} file; {FORMATS}", format.extensions_str().first().unwrap_or(&"foreign")));
@@ -277,7 +277,7 @@ fn open(bytes: &[u8]) -> Result<Box<dyn ImageDecoder + '_>, String> {
     match u64::from(width) * u64::from(height) {
         0 => Err(format!("has {width} x {height} pixels")),
         pixels if pixels > MAX_PIXELS => {
-            Err(format!("claims {width} x {height} pixels; more than {MAX_PIXELS} are taken for a decompression bomb"))
+            Err(format!("claims {width} x {height} pixels; more than {MAX_PIXELS} count as a decompression bomb"))
         }
         _ if format == ImageFormat::WebP && !webp_fits(bytes, width, height) => {
             Err(format!("is damaged: a frame is larger than the picture of {width} x {height} pixels"))
@@ -294,7 +294,7 @@ fn open(bytes: &[u8]) -> Result<Box<dyn ImageDecoder + '_>, String> {
 
 fn damaged(error: ImageError) -> String {
     match error {
-        ImageError::Unsupported(error) => format!("is of a kind that is not read: {error}"),
+        ImageError::Unsupported(error) => format!("is of an unsupported kind: {error}"),
         error => format!("is damaged: {error}"),
     }
 }
@@ -343,7 +343,7 @@ fn webp_fits(bytes: &[u8], width: u32, height: u32) -> bool {
 
 /// Turns a decoder's panic into an error.
 fn guarded<T>(work: impl FnOnce() -> Result<T, String> + std::panic::UnwindSafe) -> Result<T, String> {
-    catch_unwind(work).unwrap_or_else(|_| Err("is damaged: its decoder gave up on it".to_owned()))
+    catch_unwind(work).unwrap_or_else(|_| Err("is damaged: its decoder failed on it".to_owned()))
 }
 
 #[cfg(test)]

@@ -227,10 +227,7 @@ fn of_pictures(found: Pictures, dir: &Path, config: &DataConfig) -> Result<Answe
         _ => None,
     };
     if let Some(key) = key {
-        let reason = format!(
-            "names a column, but {} holds pictures and no parquet file that is read; take it out",
-            dir.display()
-        );
+        let reason = format!("names a column, but {} holds pictures, not parquet files; remove it", dir.display());
         return Err(Error::Config { key, reason });
     }
     let classes = match class_names.len() {

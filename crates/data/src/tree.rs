@@ -182,7 +182,7 @@ impl Tree {
         match (&split, &config.split) {
             (None, Some(wanted)) => {
                 let reason = format!(
-                    "is \"{wanted}\", but {} has no folders of splits (train, validation, test); take it out",
+                    "is \"{wanted}\", but {} has no folders for splits (train, validation, test); remove it",
                     dir.display()
                 );
                 return Err(Error::Config { key: "split", reason });
@@ -190,27 +190,27 @@ impl Tree {
             (None, None) => {
                 let like = self.folders.keys().map(text).filter(|name| split_of(name).is_some());
                 notes.extend(like.map(|name| {
-                    format!("{name} is taken for a class, since the folders beside it are no splits; data.split = \"{name}\" takes it alone")
+                    format!("{name} counts as a class, because the other folders are not splits; data.split = \"{name}\" uses only this folder")
                 }));
             }
             _ => {}
         }
         if self.count() == 0 {
-            return Err(wrong("holds no picture in the split asked for".to_owned()));
+            return Err(wrong("holds no picture in the requested split".to_owned()));
         }
         let empty = self.empty.iter().filter(|name| !self.folders.contains_key(OsStr::new(name)));
         let empty: Vec<&String> = empty.collect();
         if !empty.is_empty() {
-            notes.push(format!("no class, for want of a picture: {}", list(empty)));
+            notes.push(format!("folders without pictures are not classes: {}", list(empty)));
         }
         match self.count_tables() {
             0 => {}
-            1 => notes.push("a parquet file is left out, since there are pictures".to_owned()),
-            several => notes.push(format!("{several} parquet files are left out, since there are pictures")),
+            1 => notes.push("a parquet file is ignored, because there are pictures".to_owned()),
+            several => notes.push(format!("{several} parquet files are ignored, because there are pictures")),
         }
         let metadata = self.has_metadata();
         if let Some(metadata) = &metadata {
-            notes.push(format!("{metadata} is not read: classes are folders"));
+            notes.push(format!("{metadata} is not read: folders are the classes"));
         }
 
         let folders: Vec<String> = self.folders.keys().map(text).collect();
@@ -218,7 +218,7 @@ impl Tree {
         let stray = self.files.first().map(|file| text(&file.name));
         let strays = self.files.len();
         if let (Some(stray), false, Some(_)) = (&stray, folders.is_empty(), chosen) {
-            notes.push(format!("{} beside the folders of the classes left out, such as {stray}", pictures(strays)));
+            notes.push(format!("ignored {} next to the class folders, such as {stray}", pictures(strays)));
             self.files.clear();
         }
         let name = folder::name(&place);
@@ -228,22 +228,22 @@ impl Tree {
                 let (stray, several) =
                     (place.join(stray), if strays > 1 { format!(" and {} more", strays - 1) } else { String::new() });
                 let reason = format!(
-                    "{}{several} beside the folders {} belongs to no class, so no folder is taken for one: \
-                     move it into its class's folder or away, or name the classes as data.classes",
+                    "{}{several} next to the folders {} has no class, so the folders do not count as classes: \
+                     move it into a class's folder or elsewhere, or name the classes in data.classes",
                     stray.display(),
                     list(&folders)
                 );
                 Some(reason)
             }
             (None, [only], None) => Some(format!(
-                "all pictures are of one class, `{only}`, the only folder in {}: give each class a folder, or say that \
-                 one will do with data.classes = [\"{only}\"]",
+                "all pictures are of one class, `{only}`, the only folder in {}: give each class a folder, or accept \
+                 one class with data.classes = [\"{only}\"]",
                 place.display()
             )),
             (_, [], _) => {
                 let labels = metadata.map(|file| format!(" ({file} is not read)")).unwrap_or_default();
                 Some(format!(
-                    "the pictures in {} lie in no folders of classes{labels}: put those of each class into a folder",
+                    "the pictures in {} are not in class folders{labels}: put those of each class into a folder",
                     place.display()
                 ))
             }
@@ -355,11 +355,11 @@ impl Splits {
         if !beside.is_empty() {
             let beside: Vec<String> =
                 beside.iter().map(|(name, count)| format!("{name} ({})", pictures(*count))).collect();
-            notes.push(format!("the split {split} is taken, from {}; not {}", list(&taken), list(&beside)));
+            notes.push(format!("the split {split} is used, from {}, without {}", list(&taken), list(&beside)));
         }
         if let Some(first) = tree.files.first() {
             let (count, first) = (pictures(tree.files.len()), text(&first.name));
-            notes.push(format!("{count} beside the folders of the splits left out, such as {first}"));
+            notes.push(format!("ignored {count} next to the split folders, such as {first}"));
         }
         self.keep(tree, &names);
         let folders: Vec<String> = taken.iter().map(|name| format!("{name}/")).collect();
@@ -396,7 +396,7 @@ fn tables(tree: Tree, dir: &Path, wanted: Option<&str>, split: Option<String>) -
     tables.retain(|(name, _)| split_of(&stem(name)).is_some_and(|split| Some(split) == split_of(of)));
     if tables.is_empty() {
         let there = match known.as_slice() {
-            [] => "the names of the parquet files tell no splits; take it out".to_owned(),
+            [] => "the names of the parquet files contain no split; remove it".to_owned(),
             known => format!("the splits of the parquet files are {}", list(known)),
         };
         let is = wanted.map_or("is missing".to_owned(), |wanted| format!("is \"{wanted}\""));

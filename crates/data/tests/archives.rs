@@ -112,7 +112,7 @@ fn what_leads_out_or_is_no_file_is_refused() {
     header.set_size(1 << 40);
     header.set_cksum();
     let text = refusal(&gzip(header.as_bytes()));
-    assert!(text.contains("has a header of 1099511627776 bytes; 65536 at most are read"), "{text}");
+    assert!(text.contains("has a header of 1099511627776 bytes; at most 65536 are read"), "{text}");
     let text = refusal(&tar(&[("a.png", &png)])[..700]);
     assert!(text.contains("set"), "{text}");
     let whole = zip(&[("a.png", &png), ("b.png", &png)], CompressionMethod::Deflated);
@@ -134,7 +134,7 @@ fn a_bomb_is_refused_before_it_is_unpacked() {
     let bomb = zip(&[("a.png", &vec![0; SIZE])], CompressionMethod::Deflated);
     assert!(bomb.len() < SIZE / 500);
     let text = refusal(&bomb);
-    assert!(text.contains(&format!("has {SIZE} bytes; a picture has {} at most", SIZE - 1)), "{text}");
+    assert!(text.contains(&format!("has {SIZE} bytes; a picture may have at most {}", SIZE - 1)), "{text}");
 
     // a header that claims a smaller size: only this much is read, which is not a picture
     let mut lying = bomb;
@@ -151,5 +151,5 @@ fn a_bomb_is_refused_before_it_is_unpacked() {
     header.set_size(1 << 40);
     header.set_cksum();
     let text = refusal(&gzip(&[header.as_bytes().as_slice(), &[0; 4096]].concat()));
-    assert!(text.contains("which are not held in memory"), "{text}");
+    assert!(text.contains("too much to hold in memory"), "{text}");
 }

@@ -67,7 +67,7 @@ fn what_is_wrong_is_named() {
     fs::remove_file(dir.path().join("data_batch_3.bin")).unwrap();
     assert!(refused(&dir).contains("holds no cifar10; looked for data_batch_3.bin"), "{}", refused(&dir));
     for (bytes, part) in [
-        (batch(0..2)[1..].to_vec(), "has 6145 bytes, which are no records of 3073"),
+        (batch(0..2)[1..].to_vec(), "has 6145 bytes, but records have 3073"),
         (Vec::new(), "has 0 bytes"),
         ([vec![10], vec![0; 3072]].concat(), "record 0 has the label 10; expected 0 to 9"),
     ] {

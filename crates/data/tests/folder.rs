@@ -8,20 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use common::{folder_of, grey_png};
+use common::{folder, folder_of, grey_png};
 use kakusan_data::{Class, DataConfig, Loaded, Loader, OnBadImage, load};
 use kakusan_rng::Generator;
-use tempfile::TempDir;
-
-fn folder(files: &[(&str, &[u8])]) -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    for (name, bytes) in files {
-        let path = dir.path().join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    }
-    dir
-}
 
 /// The first pixel of every image. The pictures in these tests count up from different numbers, so it identifies them.
 fn firsts(loaded: &Loaded) -> Vec<u8> {
@@ -122,8 +111,8 @@ fn a_bad_picture_is_named_or_left_out_and_reported() {
         ("bad.jpg", cut("rgb.jpg", 0.02), "is damaged"),
         ("bad.webp", cut("lossy.webp", 0.5), "is damaged"),
         ("bad.gif", cut("animated.gif", 0.1), "is damaged"),
-        ("bad.png", Vec::new(), "is no picture that is known; expected PNG, JPEG, WebP, GIF, TIFF or BMP"),
-        ("bad.jpeg", b"<html>404</html>".to_vec(), "is no picture"),
+        ("bad.png", Vec::new(), "is not a picture in a known format; expected PNG, JPEG, WebP, GIF, TIFF or BMP"),
+        ("bad.jpeg", b"<html>404</html>".to_vec(), "is not a picture"),
         ("bad.png", claims(60_000, 60_000), "claims 60000 x 60000 pixels"),
         ("bad.png", claims(0x7fff_ffff, 0x7fff_ffff), "bad.png"),
         ("bad.png", claims(0, 4), "is damaged"),
@@ -180,7 +169,7 @@ fn nothing_to_learn_from_is_said() {
     assert!(message(dir.path()).contains("holds no picture"));
     let dir = folder(&[("a.png", b"a"), ("b.png", b"b")]);
     let skip = DataConfig { on_bad_image: OnBadImage::Skip, ..folder_of(dir.path()) };
-    assert!(refused(&skip).contains("no image but bad ones, 2 of them"), "{}", refused(&skip));
+    assert!(refused(&skip).contains("only images that cannot be decoded, 2 of them"), "{}", refused(&skip));
     // the headers are valid, the data is not
     let dir = folder(&[("a.jpg", &cut("rgb.jpg", 0.7)), ("b.png", &cut("rgb.png", 0.5))]);
     for cache_mb in [None, Some(0)] {
@@ -191,7 +180,7 @@ fn nothing_to_learn_from_is_said() {
             ..folder_of(dir.path())
         };
         let text = refused(&skip);
-        assert!(text.contains("no image but bad ones, 2 of them") && text.contains("a.jpg: "), "{text}");
+        assert!(text.contains("only images that cannot be decoded, 2 of them") && text.contains("a.jpg: "), "{text}");
     }
     let nowhere = DataConfig { dir: None, ..folder_of(dir.path()) };
     let text = refused(&nowhere);
@@ -219,7 +208,7 @@ fn links_are_followed_but_not_in_circles() {
     for target in circles {
         symlink(target, dir.path().join("cat/again")).unwrap();
         let text = refused(&folder_of(dir.path()));
-        assert!(text.contains("again") && text.contains("is a link back to"), "{text}");
+        assert!(text.contains("again") && text.contains("is a link to"), "{text}");
         fs::remove_file(dir.path().join("cat/again")).unwrap();
     }
 }
@@ -270,17 +259,14 @@ fn pictures_of_no_class_are_named() {
     let loaded = load(&config).unwrap();
     assert_eq!((loaded.images.len(), loaded.images.class_names().len()), (4, 1));
     let text = unlabelled(&config);
-    for part in ["sheet.png beside the folders cat and dog belongs to no class", "move it", "data.classes"] {
+    for part in ["sheet.png next to the folders cat and dog has no class", "move it", "data.classes"] {
         assert!(text.contains(part), "`{text}` lacks `{part}`");
     }
     // no reason if the classes are configured
     let named = load(&folder_of(dir.path()).with_classes(["cat", "dog"])).unwrap();
     assert_eq!((counts(&named), &named.unlabelled), (classes(&[("cat", 2), ("dog", 1)]), &None));
     assert!(
-        named
-            .notes
-            .iter()
-            .any(|note| note.contains("1 picture beside the folders of the classes left out, such as sheet.png"))
+        named.notes.iter().any(|note| note.contains("ignored 1 picture next to the class folders, such as sheet.png"))
     );
     fs::remove_file(dir.path().join("sheet.png")).unwrap();
     let loaded = load(&config).unwrap();
@@ -295,12 +281,12 @@ fn pictures_of_no_class_are_named() {
     let dir = folder(&[("cat/a.png", &a), ("dog/a.png", &a), ("bird/readme.txt", b"")]);
     let loaded = load(&folder_of(dir.path())).unwrap();
     assert_eq!(counts(&loaded), classes(&[("cat", 1), ("dog", 1)]));
-    assert_eq!(loaded.notes, ["no class, for want of a picture: bird"]);
+    assert_eq!(loaded.notes, ["folders without pictures are not classes: bird"]);
 
     let dir = folder(&[("a.png", &a), ("b.png", &a), ("metadata.csv", b"file_name,label\n")]);
-    assert!(unlabelled(&folder_of(dir.path())).contains("lie in no folders of classes (metadata.csv is not read)"));
+    assert!(unlabelled(&folder_of(dir.path())).contains("are not in class folders (metadata.csv is not read)"));
     let notes = load(&folder_of(dir.path())).unwrap().notes;
-    assert_eq!(notes, ["metadata.csv is not read: classes are folders"]);
+    assert_eq!(notes, ["metadata.csv is not read: folders are the classes"]);
     let dir = folder(&[("cat/a.png", &a)]);
     assert!(unlabelled(&folder_of(dir.path())).contains("of one class, `cat`, the only folder"));
     assert_eq!(unlabelled(&folder_of(dir.path()).with_classes(["cat"])), "");
@@ -348,7 +334,7 @@ fn splits_are_no_classes() {
             "{}",
             loaded.source.description
         );
-        let said = format!("the split train is taken, from {train}; not {other} (3 pictures)");
+        let said = format!("the split train is used, from {train}, without {other} (3 pictures)");
         assert_eq!(loaded.notes, [said]);
         let asked = load(&DataConfig { split: Some(other.into()), ..config.clone() }).unwrap();
         assert_eq!(counts(&asked), classes(&[("cat", 1), ("dog", 1), ("fox", 1)]));
@@ -367,11 +353,11 @@ fn splits_are_no_classes() {
     let loaded = load(&folder_of(dir.path())).unwrap();
     assert_eq!(counts(&loaded), classes(&[("cat", 2), ("dog", 1)]));
     assert!(
-        loaded.notes[0].contains("from train_1 and train_2; not dev (1 picture) and extra (1 picture)"),
+        loaded.notes[0].contains("from train_1 and train_2, without dev (1 picture) and extra (1 picture)"),
         "{:?}",
         loaded.notes
     );
-    assert!(loaded.notes[1].contains("1 picture beside the folders of the splits left out, such as cover.png"));
+    assert!(loaded.notes[1].contains("ignored 1 picture next to the split folders, such as cover.png"));
     for (split, expected) in [("validation", 1), ("val", 1), ("extra", 1), ("train_2", 2), ("train", 3)] {
         let config = DataConfig { split: Some(split.into()), ..folder_of(dir.path()) };
         assert_eq!(load(&config).unwrap().images.len(), expected, "{split}");
@@ -387,9 +373,9 @@ fn splits_are_no_classes() {
     let dir = folder(&[("bus/a.png", &a), ("train/a.png", &a)]);
     let loaded = load(&folder_of(dir.path())).unwrap();
     assert_eq!(counts(&loaded), classes(&[("bus", 1), ("train", 1)]));
-    assert!(loaded.notes[0].starts_with("train is taken for a class"), "{:?}", loaded.notes);
+    assert!(loaded.notes[0].starts_with("train counts as a class"), "{:?}", loaded.notes);
     let message = refused(&DataConfig { split: Some("val".into()), ..folder_of(dir.path()) });
-    assert!(message.contains("has no folders of splits"), "{message}");
+    assert!(message.contains("has no folders for splits"), "{message}");
 
     // splits within the classes
     let dir = folder(&[

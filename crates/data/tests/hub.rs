@@ -89,7 +89,7 @@ fn a_file_that_is_no_parquet_is_named() {
         load_with_hub(&config(&[SourceKind::Hub]), &Hub::new(HubConfig::new(server.url(), cache.path()))).unwrap_err();
     assert!(matches!(error, Error::NoSource { .. }));
     let text = error.to_string();
-    assert!(text.contains("0000.parquet") && text.contains("not a sound parquet file"), "{text}");
+    assert!(text.contains("0000.parquet") && text.contains("not a valid parquet file"), "{text}");
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn a_part_of_a_set_never_passes_for_the_whole() {
         // The connection breaks at the second file. The files that are already there are not accepted as the set.
         server.fault(Fault::Drop("0001.parquet"));
         let text = load_three(&server, cache.path(), false).unwrap_err();
-        assert!(text.contains("default/train/0001.parquet") && text.contains("broke off"), "{text}");
+        assert!(text.contains("default/train/0001.parquet") && text.contains("sent no complete answer"), "{text}");
         let text = load_three(&server, cache.path(), true).unwrap_err();
         assert!(
             text.contains("2 of the 3 files of owner/three") && text.contains("default/train/0001.parquet"),

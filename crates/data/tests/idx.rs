@@ -2,24 +2,13 @@
 
 mod common;
 
-use std::{fs, path::Path};
+use std::path::Path;
 
-use common::{from_dir, gzip, header, images, labels, pixel};
+use common::{folder, from_dir, gzip, header, images, labels, pixel};
 use kakusan_data::{DatasetName, Error, ImageSet, SourceKind, load};
 
 const IMAGES: &str = "train-images-idx3-ubyte";
 const LABELS: &str = "train-labels-idx1-ubyte";
-
-/// A folder with these files.
-fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    for (name, bytes) in files {
-        let path = dir.path().join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    }
-    dir
-}
 
 fn read(dir: &Path) -> Result<ImageSet, Error> {
     load(&from_dir(dir)).map(|loaded| (*loaded.images).clone())

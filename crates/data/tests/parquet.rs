@@ -120,7 +120,7 @@ fn every_kind_of_column_of_pictures() {
         ("lists", &set(), "has no column of images (a struct with `bytes`, or plain bytes)"),
         ("paths", &set(), "has no column of images (a struct with `bytes`, or plain bytes)"),
         ("lists", &named, "image.list.element (lists), label"),
-        ("paths", &named, "column image holds text, but pictures' files are one run of bytes a row"),
+        ("paths", &named, "column image holds text, but a picture's file is one byte array in each row"),
     ] {
         let text = refused(name, config);
         assert!(text.contains("0000.parquet") && text.contains(expected), "{name}: {text}");
@@ -183,7 +183,7 @@ fn labels_that_cannot_be_used_are_told_and_the_images_are_there() {
     for (name, reason) in [
         ("label_none", "has no column of labels"),
         ("label_two", "has several columns of classes; name one of "),
-        ("label_float", "column label is of type DOUBLE, but labels are whole numbers, text or truth values"),
+        ("label_float", "column label is of type DOUBLE, but labels are whole numbers, text or booleans"),
         ("label_list", "has no column of labels"),
         ("label_null", "row 4 has no label"),
         ("label_null_text", "row 4 has no label"),
@@ -212,7 +212,7 @@ fn labels_that_cannot_be_used_are_told_and_the_images_are_there() {
     assert_eq!((loaded.images.labels(), loaded.unlabelled.as_deref().is_some()), (&[0; 12][..], true));
     let list = DataConfig { label_column: Some("label.list.element".to_owned()), ..set() };
     let told = load_file("label_list", &list).unwrap().unlabelled.unwrap();
-    assert!(told.contains("column label.list.element holds a list a row, but a label is one value"), "{told}");
+    assert!(told.contains("column label.list.element holds a list in each row, but a label is one value"), "{told}");
     let text = refused("label_none", &DataConfig { label_column: Some("label".to_owned()), ..set() });
     assert!(text.contains("has no column label"), "{text}");
 }
@@ -244,7 +244,7 @@ fn a_folder_of_parquet_files_is_read_in_the_order_of_their_names() {
     let unlabelled = load_folder(&files[..1], |config| config.label_column = Some("none".into())).unwrap();
     assert!(unlabelled.unlabelled.is_some());
     let text = load_folder(&files, |config| config.split = Some("train".into())).unwrap_err().to_string();
-    assert!(text.contains("the names of the parquet files tell no splits"), "{text}");
+    assert!(text.contains("the names of the parquet files contain no split"), "{text}");
     let text = load_folder(&[("a.parquet", "lists")], |_| ()).unwrap_err().to_string();
     assert!(text.contains("a.parquet") && text.contains("has no column of images"), "{text}");
 }
@@ -303,7 +303,7 @@ fn pictures_beside_parquet_files_are_what_is_read_and_columns_are_refused() {
     fs::write(dir.path().join("a.png"), grey_png(4, 3, 7)).unwrap();
     let loaded = load(&folder_of(dir.path())).unwrap();
     has_rows(&loaded.images, &[7]);
-    assert_eq!(loaded.notes, ["a parquet file is left out, since there are pictures"]);
+    assert_eq!(loaded.notes, ["a parquet file is ignored, because there are pictures"]);
     let config = DataConfig { image_column: Some("image".to_owned()), ..folder_of(dir.path()) };
     let text = load(&config).unwrap_err().to_string();
     assert!(text.contains("`image_column` names a column, but"), "{text}");
@@ -313,8 +313,8 @@ fn pictures_beside_parquet_files_are_what_is_read_and_columns_are_refused() {
 #[test]
 fn a_few_bytes_that_stand_for_millions_are_refused() {
     for (name, expected) in [
-        ("bomb_brotli", "bytes claim to unpack to 100000"),
-        ("bomb_zstd", "bytes claim to unpack to 100000"),
+        ("bomb_brotli", "bytes claim to decompress to 100000"),
+        ("bomb_zstd", "bytes claim to decompress to 100000"),
         ("bomb_dictionary", "claims 1000000 images in 2429 bytes"),
     ] {
         let text = refused(name, &set());

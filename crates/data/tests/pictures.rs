@@ -267,7 +267,7 @@ fn a_tiff_that_is_not_read_says_why() {
     palette[at] = 3;
     fs::write(dir.path().join("a.tif"), palette).unwrap();
     let message = load(&folder_of(dir.path())).unwrap_err().to_string();
-    assert!(message.contains("a.tif") && message.contains("is of a kind that is not read"), "{message}");
+    assert!(message.contains("a.tif") && message.contains("is of an unsupported kind"), "{message}");
 }
 
 /// If a picture is cut at any point or has any byte changed, it is refused or read, but nothing panics.

@@ -126,7 +126,7 @@ fn tables_that_are_refused_on_checking() {
     let pictures = DataConfig { dir: Some("x".into()), ..DataConfig::new(DatasetName::Folder) };
     for (config, part) in [
         (mnist(&[]).with_classes([1, 10]), "`classes` names 10, but the set holds the classes 0, 1, 2"),
-        (mnist(&[]).with_classes([0u32; 0]), "`classes` names no class"),
+        (mnist(&[]).with_classes([0u32; 0]), "`classes` is empty"),
         (fashion.clone().with_classes([10]), "8 (Bag), 9 (Ankle boot)"),
         (mnist(&[]).with_classes([1, 2, 1]), "`classes` names 1 twice"),
         (mnist(&[SourceKind::Hub, SourceKind::Hub]), "`sources` names \"hub\" twice"),
@@ -142,11 +142,11 @@ fn tables_that_are_refused_on_checking() {
         (DataConfig { num_workers: Some(0), ..mnist(&[]) }, "`num_workers` is 0"),
         (
             DataConfig { split: Some("test".into()), ..mnist(&[]) },
-            "`split` is for pictures of any kind; mnist does not need it",
+            "`split` is for sets of pictures; mnist does not use it",
         ),
-        (DataConfig { background: Some([0; 3]), ..mnist(&[]) }, "`background` is for pictures of any kind"),
-        (DataConfig { sources: vec![SourceKind::Hub], ..pictures.clone() }, "folder comes from \"dir\" alone"),
-        (DataConfig { center_crop: true, ..pictures.clone() }, "`center_crop` cuts out nothing without a `resolution`"),
+        (DataConfig { background: Some([0; 3]), ..mnist(&[]) }, "`background` is for sets of pictures"),
+        (DataConfig { sources: vec![SourceKind::Hub], ..pictures.clone() }, "folder comes only from \"dir\""),
+        (DataConfig { center_crop: true, ..pictures.clone() }, "`center_crop` has no effect without `resolution`"),
         (DataConfig::new(DatasetName::Hub), "`repo` is missing; name the data set"),
         (DataConfig { repo: Some("a/b".into()), ..pictures }, "`repo` is for the set \"hub\""),
         (

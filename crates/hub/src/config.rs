@@ -79,7 +79,7 @@ impl HubConfig {
 
         let cache_home = || folder("XDG_CACHE_HOME").or_else(|| home().map(|home| home.join(".cache")));
         let hf_home = || {
-            let reason = "no home folder to keep the Hub's files in: set HF_HOME".to_owned();
+            let reason = "there is no home folder for the Hub's cache: set HF_HOME".to_owned();
             let hf_home = folder("HF_HOME").or_else(|| cache_home().map(|cache| cache.join("huggingface")));
             hf_home.ok_or(Error::Config { reason })
         };

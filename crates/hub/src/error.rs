@@ -1,4 +1,4 @@
-//! What can fail on the way to the Hub, and the remedies.
+//! The errors of the Hub's client, with their remedies.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -133,7 +133,7 @@ pub enum Error {
     },
     /// The connection was interrupted, or the answer is not HTTP.
     #[error(
-        "the answer of the Hub at {endpoint} for {file} broke off ({reason}): try again, and check HF_ENDPOINT and proxies"
+        "the Hub at {endpoint} sent no complete answer for {file} ({reason}): try again, and check HF_ENDPOINT and proxies"
     )]
     Interrupted {
         /// The Hub's address.
@@ -164,7 +164,7 @@ pub enum Error {
         remedy: String,
     },
     /// The cache cannot be read or written.
-    #[error("{}: {source}; check the right to write there and the space left, or set HF_HUB_CACHE to another folder", path.display())]
+    #[error("{}: {source}; check the permissions and the free space there, or set HF_HUB_CACHE to another folder", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -213,6 +213,6 @@ impl Error {
 fn wait(retry_after: Option<Duration>) -> String {
     match retry_after {
         Some(time) => format!("try again in {} s", time.as_secs()),
-        None => "try again in some minutes".to_owned(),
+        None => "try again in a few minutes".to_owned(),
     }
 }

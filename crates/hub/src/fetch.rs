@@ -167,11 +167,7 @@ impl Fetch<'_> {
                 // The server ignores ranges and sends the whole file: the next attempt starts over.
                 out.set_len(0).map_err(at(path))?;
                 let (endpoint, file) = (self.endpoint(), self.file.to_string());
-                return Err(Error::Interrupted {
-                    endpoint,
-                    file,
-                    reason: "it does not go on with a download".to_owned(),
-                });
+                return Err(Error::Interrupted { endpoint, file, reason: "it cannot resume a download".to_owned() });
             }
             if written > size {
                 return Err(self.protocol(format!("it sends more than the {size} bytes it announced")));

@@ -26,7 +26,7 @@ const MAX_BESIDE: u64 = 10 << 20;
 /// not fit the requested type. What was written to `to` is deleted then.
 pub fn convert(from: &Path, variant: Option<&str>, to: &Path, options: &SaveOptions) -> Result<usize> {
     if fs::read_dir(to).is_ok_and(|mut entries| entries.next().is_some()) || to.is_file() {
-        return Err(Error::Unfit(format!("{} is there already; choose a fresh folder", to.display())));
+        return Err(Error::Unfit(format!("{} already exists; choose another folder", to.display())));
     }
     let was_there = to.is_dir();
     convert_all(from, variant, to, options).inspect_err(|_| {

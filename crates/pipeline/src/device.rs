@@ -37,8 +37,8 @@ pub struct Opened {
 /// This build supports CUDA, but no CUDA device could be opened, so the CPU is used instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "no CUDA device can be opened, so this runs on the CPU: {reason}; `nvidia-smi` lists the devices, and --device cpu \
-     chooses the CPU without this warning"
+    "no CUDA device can be opened, so the CPU is used: {reason}; `nvidia-smi` lists the devices, and --device cpu \
+     selects the CPU without this warning"
 )]
 pub struct DeviceFallback {
     /// The driver's message.
@@ -57,7 +57,7 @@ impl FromStr for DeviceChoice {
                 let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
                 number
                     .map(Self::Cuda)
-                    .ok_or_else(|| format!("`{text}` is no device; expected cpu, cuda, cuda:N or auto"))
+                    .ok_or_else(|| format!("`{text}` is not a device; expected cpu, cuda, cuda:N or auto"))
             }
         }
     }
@@ -105,7 +105,7 @@ impl DeviceChoice {
             )),
             Self::Cuda(number) => open_cuda(number).map(opened).map_err(|reason| {
                 Error::Device(format!(
-                    "cuda:{number} cannot be opened: {reason}; `nvidia-smi` lists the devices that there are, or use \
+                    "cuda:{number} cannot be opened: {reason}; `nvidia-smi` lists the devices; or use \
                      --device cpu"
                 ))
             }),

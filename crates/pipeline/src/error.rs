@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use crate::ConfigError;
 use crate::Warning;
 
-/// What can go wrong in training and sampling.
+/// An error of training or sampling.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -17,8 +17,8 @@ pub enum Error {
     Unfit(String),
     /// The folder for a new run exists already.
     #[error(
-        "{} exists already; choose a fresh folder (--out {}), or --overwrite to delete what is there{}",
-        dir.display(), fresh.display(), if *resumable { ", or --resume to go on with it" } else { "" }
+        "{} already exists; choose another folder (--out {}), or delete its content with --overwrite{}",
+        dir.display(), fresh.display(), if *resumable { ", or resume it with --resume" } else { "" }
     )]
     RunExists {
         /// The folder.
@@ -45,7 +45,7 @@ pub enum Error {
         reason: String,
     },
     /// The pipeline's files gave warnings, and warnings are refused.
-    #[error("the saved pipeline is refused for these warnings:{}", warnings.iter().map(|warning| format!("\n  {warning}")).collect::<String>())]
+    #[error("the saved pipeline is refused because of these warnings:{}", warnings.iter().map(|warning| format!("\n  {warning}")).collect::<String>())]
     Odd {
         /// All warnings.
         warnings: Vec<Warning>,
@@ -84,7 +84,7 @@ pub enum Error {
     },
     /// Another process trains in the folder.
     #[error(
-        "{} is in use: another training writes there; wait for its end, stop it, or choose a fresh folder with --out",
+        "{} is in use: another training writes there; wait until it ends, stop it, or choose another folder with --out",
         dir.display()
     )]
     RunInUse {
@@ -93,9 +93,9 @@ pub enum Error {
     },
     /// The configuration or the images differ from those of the run to be resumed.
     #[error(
-        "the run {} is another one: {}. Take that back to go on exactly as it was, {}or begin another run with --out",
+        "the run {} has other settings or images: {}. Undo the changes, {}or start another run with --out",
         dir.display(), differences.join("; "),
-        if *changeable { "add --allow-changes to go on with it all the same, " } else { "" }
+        if *changeable { "accept them with --allow-changes, " } else { "" }
     )]
     OtherConfig {
         /// The run's folder.
@@ -201,7 +201,7 @@ fn advice(last_checkpoint: Option<&Path>) -> String {
     const REMEDY: &str = "a lower train.learning_rate, or with train.max_grad_norm = 1.0";
     match last_checkpoint {
         Some(checkpoint) => {
-            format!("The last checkpoint, {}, is intact: go on from it with {REMEDY}", checkpoint.display())
+            format!("The last checkpoint, {}, is intact: resume from it with {REMEDY}", checkpoint.display())
         }
         None => format!("There is no checkpoint yet: start again with {REMEDY}"),
     }

@@ -28,7 +28,7 @@ pub fn check_writable(path: &Path) -> Result<()> {
     match place.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.is_dir()) {
         Some(parent) => {
             let (path, parent) = (path.display(), parent.display());
-            Err(Error::Unfit(format!("cannot write {path}: there is no folder {parent}; make it first")))
+            Err(Error::Unfit(format!("cannot write {path}: there is no folder {parent}; create it first")))
         }
         None if is_device(&place) => Ok(()),
         None => AtomicWriteFile::open(&place).and_then(AtomicWriteFile::discard).map_err(Error::io("write", path)),

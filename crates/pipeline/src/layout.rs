@@ -41,10 +41,9 @@ impl Index {
         let unfit = |reason: String| Error::NotAPipeline { dir: dir.to_owned(), reason };
         if !path.is_file() {
             return Err(unfit(if dir.is_file() {
-                format!("it is a file; name the folder that has the {INDEX_FILE}")
+                format!("it is a file; name the folder that contains {INDEX_FILE}")
             } else if !dir.is_dir() {
-                let lacks =
-                    "; a repository of the Hub is fetched by builds with the feature `hub`, which this one lacks";
+                let lacks = "; repositories of the Hub need a build with the feature `hub`";
                 format!("there is no such folder{}", if cfg!(feature = "hub") { "" } else { lacks })
             } else if dir.join(RUN_CONFIG_FILE).is_file() {
                 "its training has not ended".into()
@@ -65,7 +64,7 @@ impl Index {
             Some(Value::String(class)) => {
                 let known = PipelineClass::CLASS_NAMES;
                 PipelineClass::from_name(class)
-                    .ok_or_else(|| format!("`{class}` is no pipeline known here{}", did_you_mean(class, &known)))?
+                    .ok_or_else(|| format!("`{class}` is not a known pipeline{}", did_you_mean(class, &known)))?
             }
             found => {
                 let (class, found) = (PipelineClass::default(), found.map(Value::to_string));
@@ -74,7 +73,7 @@ impl Index {
             }
         };
         if let Some(missing) = ["unet", "scheduler"].into_iter().find(|&name| !components.contains_key(name)) {
-            return Err(format!("it names no `{missing}`"));
+            return Err(format!("`{missing}` is missing"));
         }
         let labels = |key: &str| components.get(key).and_then(labels);
         let is_known = |key: &str| {

@@ -141,12 +141,14 @@ impl DDPMPipeline {
         let mut run = self.scheduler().run_with(&options.run)?;
         let sample = match &options.images {
             None if options.run.start > 0 => {
-                return Err(Error::Unfit("a sampling that leaves out its first steps begins with images".into()));
+                return Err(Error::Unfit(
+                    "a run that skips its first steps (`start`) needs images to start from".into(),
+                ));
             }
             None => run.initial_noise(&shape, self.device(), rng)?,
             Some(images) if images.dims() != shape => {
                 let got = images.dims();
-                return Err(Error::Unfit(format!("the images to begin with are {got:?}, expected {shape:?}")));
+                return Err(Error::Unfit(format!("the images to start from have shape {got:?}, expected {shape:?}")));
             }
             Some(images) => {
                 let noise = Tensor::from_vec(rng.randn_tensor(&shape).map_err(noise_error)?, &shape, self.device())?;
@@ -227,19 +229,19 @@ impl<'a> Predictor<'a> {
         let classes = pipeline.model_config().num_classes();
         let labels = match (class_labels, classes) {
             (None, None) if *guidance_scale != 1.0 => {
-                return refuse("guidance needs a model that knows classes, which this one does not".into());
+                return refuse("guidance needs a class-conditional model, and this model has no classes".into());
             }
             (None, None) => None,
-            (Some(_), None) => return refuse("this model does not know classes; leave them out".into()),
+            (Some(_), None) => return refuse("this model has no classes; omit the class labels".into()),
             (None, Some(classes)) => {
-                return refuse(format!("this model wants a class for each image, one of 0 to {}", classes - 1));
+                return refuse(format!("this model needs a class for each image, from 0 to {}", classes - 1));
             }
             (Some(labels), Some(classes)) => {
                 if labels.len() != *batch_size {
                     return refuse(format!("there are {} classes for {batch_size} images", labels.len()));
                 }
                 if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
-                    return refuse(format!("there is no class {label}; the model knows 0 to {}", classes - 1));
+                    return refuse(format!("there is no class {label}; the model has 0 to {}", classes - 1));
                 }
                 let none = vec![classes as u32 - 1; *batch_size];
                 let [labels, none] =

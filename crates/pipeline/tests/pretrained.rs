@@ -112,12 +112,12 @@ fn an_index_that_does_not_fit_is_refused_by_name() -> TestResult {
         refusal(dir.path())
     };
     let unknown = refused("DDPMPipeline", "DDPMPipelin");
-    assert!(unknown.contains("`DDPMPipelin` is no pipeline known here; did you mean `DDPMPipeline`?"), "{unknown}");
+    assert!(unknown.contains("`DDPMPipelin` is not a known pipeline; did you mean `DDPMPipeline`?"), "{unknown}");
     let other = refused("\"BasicUNet\"", "\"UNet3D\"");
     assert!(other.contains("no model is called `UNet3D`"), "{other}");
     let library = refused("\"kakusan\"", "\"os\"");
     assert!(library.contains("of os; known are diffusers, kakusan"), "{library}");
-    assert!(refused("\"unet\"", "\"net\"").contains("it names no `unet`"));
+    assert!(refused("\"unet\"", "\"net\"").contains("`unet` is missing"));
     let damaged = refused("{", "");
     assert!(damaged.contains("model_index.json is damaged"), "{damaged}");
     let left_out = refused("\"unet\"", "\"vqvae\": [null, null],\n  \"unet\"");
@@ -267,7 +267,7 @@ fn what_the_hub_lacks_is_said_before_anything_large_is_fetched() -> TestResult {
         ("a/other", vec!["StableDiffusionPipeline", "DDPMPipeline"]),
         ("a/bare", vec!["a/bare/unet/ holds no weights", "expected diffusion_pytorch_model.safetensors"]),
         ("a/variants", vec!["name one of ema, fp16"]),
-        ("a/lying", vec!["\"../../secret\" leads out of the folder", "gone.safetensors, which is not there"]),
+        ("a/lying", vec!["\"../../secret\" leads out of the folder", "gone.safetensors, which does not exist"]),
         ("a/none", vec!["has no repository"]),
         ("a/../b", vec!["is not valid"]),
     ] {
@@ -315,7 +315,7 @@ fn a_pipeline_is_converted_there_and_back() -> TestResult {
         fs::remove_dir_all(target)?;
     }
     let taken = convert(&path("plain"), None, &path("half"), &half()).unwrap_err();
-    assert!(taken.to_string().contains("choose a fresh folder"), "{taken}");
+    assert!(taken.to_string().contains("choose another folder"), "{taken}");
     let nothing = convert(&golden, None, &path("nothing"), &half()).unwrap_err();
     assert!(nothing.to_string().contains("holds no weights"), "{nothing}");
     let evil = convert(&golden.join("executes.bin"), None, &path("evil"), &half()).unwrap_err();

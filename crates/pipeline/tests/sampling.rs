@@ -96,9 +96,9 @@ fn guidance_goes_on_from_no_class_to_the_class() -> TestResult {
     let guided = values(&draw(Some(vec![0, 1]), 0.0)?)?;
     assert!(guided.iter().zip(&none).all(|(a, b)| (a - b).abs() < 1e-5));
     let error = |labels| draw(labels, 2.0).unwrap_err().to_string();
-    assert!(error(None).contains("wants a class for each image, one of 0 to 3"));
+    assert!(error(None).contains("needs a class for each image, from 0 to 3"));
     assert!(error(Some(vec![0])).contains("1 classes for 2 images"));
-    assert!(error(Some(vec![0, 4])).contains("no class 4; the model knows 0 to 3"));
+    assert!(error(Some(vec![0, 4])).contains("no class 4; the model has 0 to 3"));
     Ok(())
 }
 
@@ -113,7 +113,7 @@ fn images_to_begin_with_stay_near_where_little_noise_was_added() -> TestResult {
     };
     let near = (draw(Some(&images), 99)? - &images)?.abs()?.max_all()?.to_scalar::<f32>()?;
     assert!(near < 0.1, "{near}");
-    assert!(draw(None, 99).unwrap_err().to_string().contains("begins with images"));
+    assert!(draw(None, 99).unwrap_err().to_string().contains("needs images to start from"));
     let large = Tensor::zeros((1, 1, 4, 4), DType::F32, &Device::Cpu)?;
     assert!(draw(Some(&large), 99).unwrap_err().to_string().contains("expected [1, 1, 8, 8]"));
     Ok(())

@@ -39,7 +39,7 @@ pub fn compare(dirs: &[PathBuf]) -> Result<String> {
     let runs = dirs.iter().map(|dir| read(dir)).collect::<Result<Vec<_>>>()?;
     let title = match runs.as_slice() {
         [one] => format!("The run {}", one.name),
-        more => format!("{} runs beside each other", more.len()),
+        more => format!("Comparison of {} runs", more.len()),
     };
     Ok(format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -78,7 +78,7 @@ fn figure(runs: &[Told]) -> String {
     let all = || lines.iter().flatten();
     let last = runs.iter().filter_map(|run| run.records.last()).map(|record| record.step).max().unwrap_or(0);
     let Some(least) = all().map(|point| point.1).reduce(f64::min) else {
-        return "<p>No step was done yet.</p>\n".into();
+        return "<p>No training step was done yet.</p>\n".into();
     };
     let most = all().map(|point| point.1).fold(least, f64::max);
     // logarithmic scale: losses fall fast at first and slowly later
@@ -113,8 +113,8 @@ fn figure(runs: &[Told]) -> String {
             points.join(" ")
         );
     }
-    svg + "</svg></div><figcaption>The mean loss over the steps, upright by ratios. Losses of runs with another loss, \
-           scheduler or data are not the same thing.</figcaption></figure>\n"
+    svg + "</svg></div><figcaption>The mean loss over the steps, on a logarithmic scale. Losses are comparable \
+           only between runs with the same loss function, scheduler and data.</figcaption></figure>\n"
 }
 
 /// The colour and dashes of a run's line.
@@ -173,7 +173,7 @@ fn differences(runs: &[Told]) -> String {
         }
     }
     if rows.is_empty() {
-        return "<p>There is none.</p>\n".into();
+        return "<p>None.</p>\n".into();
     }
     let names: String = runs.iter().map(|run| format!("<th>{}</th>", escape(&run.name))).collect();
     format!("<div class=\"scroll\"><table>\n<tr><th>setting</th>{names}</tr>\n{rows}</table></div>\n")
@@ -211,7 +211,7 @@ mod tests {
         assert!(!page.contains("train.seed") && !page.contains("<0.001>") && !page.contains("NaN"));
         assert!(page.contains("<td>1,000</td><td>1</td><td>0.00053</td>"), "{page}");
         let alone = compare(&runs[2..]).unwrap();
-        assert!(alone.contains("No step was done yet") && alone.contains("There is none"));
+        assert!(alone.contains("No training step was done yet") && alone.contains("<p>None."));
     }
 
     #[test]

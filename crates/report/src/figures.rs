@@ -49,11 +49,11 @@ impl FigureMaker<'_> {
         let rows = [self.to_pixels(&corrupted.clean)?, self.shown(&corrupted)?].concat();
         let block = self.rows(&rows, &corrupted.levels, &["image", "corrupted"]);
         let caption = format!(
-            "Images of the set, and below them the same with more and more noise. The network sees the lower row and has \
-             to {}.",
+            "Images of the set, and below them the same images with increasing noise. The network gets the lower row and \
+             has to {}.",
             task(&self.config().scheduler.process(), &corrupted.levels.levels)?
         );
-        self.figure("Images and the same under noise", &[block], caption)
+        self.figure("Images with increasing noise", &[block], caption)
     }
 
     /// The loss of every step so far.
@@ -64,11 +64,11 @@ impl FigureMaker<'_> {
         let png = pictures::loss_curve(&losses, per_epoch, &self.about())?;
         let caption = match epochs.last() {
             Some(last) => format!(
-                "How far what the network predicts is from what it should predict, step by step. Each step draws its own \
-                 amounts of noise, so it jumps; the average of an epoch tells more: {:.4} in epoch {}.",
+                "The loss of each training step. Each step draws new noise levels, so the loss fluctuates; the average of \
+                 an epoch says more: {:.4} in epoch {}.",
                 last.mean_loss, last.epoch
             ),
-            None => "No step was done yet.".into(),
+            None => "No training step was done yet.".into(),
         };
         Ok(Drawn { png, caption, trouble: None })
     }
@@ -80,10 +80,10 @@ impl FigureMaker<'_> {
         let (clean, noisy) = (self.to_pixels(&corrupted.clean)?, self.shown(&corrupted)?);
         let rows = [clean, noisy, self.to_pixels(&prediction)?].concat();
         let block = self.rows(&rows, &corrupted.levels, &["input", "corrupted", "prediction"]);
-        let caption = "The images that the network finds under the noise. Where there is little of it the prediction is \
-                       nearly the image. Where there is much the network must guess: details blur, and some images turn \
+        let caption = "The clean images that the network predicts from noisy ones. With little noise the prediction is \
+                       close to the image. With much noise the network must guess: details blur, and some images turn \
                        into others.";
-        self.figure("What the network makes of noise", &[block], caption.into())
+        self.figure("Predictions from noisy images", &[block], caption.into())
     }
 
     /// The mean of all images, next to predictions from pure noise.
@@ -96,15 +96,15 @@ impl FigureMaker<'_> {
             prediction = Some(step.output.pred_original_sample.clone());
             ControlFlow::Break(())
         })?;
-        let nothing = || Error::Unfit("a sampling without steps predicts nothing".into());
+        let nothing = || Error::Unfit("a sampling without steps has no prediction".into());
         let prediction = self.to_pixels(&prediction.ok_or_else(nothing)?)?;
         let blocks = [
             self.block("mean of all images", &mean, 1, vec![]),
             self.block("predictions from pure noise", &prediction, GUESSES, vec![]),
         ];
-        let caption = "From pure noise nothing can be known, and the safest guess is the mean of all images. The \
-                       network does better than that: its guesses are sharper, for noise happens to look a little \
-                       like one image or another.";
+        let caption = "Pure noise says nothing about the image, so the safest prediction is the mean of all images. The \
+                       network's predictions may be sharper, because the noise happens to resemble one image more than \
+                       another.";
         self.figure("", &blocks, caption.into())
     }
 
@@ -139,8 +139,8 @@ impl FigureMaker<'_> {
         }
         let blocks =
             [self.block("model input", &inputs, SHOWN, labels), self.block("prediction", &predictions, SHOWN, vec![])];
-        let caption = "Left what the network was given, right the image that it saw in it. Each step goes only part of \
-                       the way towards that image, so that the next one starts from something better.";
+        let caption = "Left: the network's input at each step. Right: the image that it predicts. Each step goes only \
+                       some of the way towards this image, so the next prediction starts from a better input.";
         self.figure(&format!("Sampling in {count} steps"), &blocks, caption.into())
     }
 
@@ -155,7 +155,7 @@ impl FigureMaker<'_> {
         let column_labels = classes.iter().map(|(_, name)| name.clone()).collect();
         let columns = if classes.is_empty() { SHOWN } else { classes.len() };
         let block = Block { column_labels, ..self.block("", &images, columns, vec![]) };
-        let caption = format!("{count} new images, each begun from its own noise and drawn in {steps} steps.");
+        let caption = format!("{count} new images, each sampled from its own noise in {steps} steps.");
         self.figure(&format!("{count} samples, {steps} steps"), &[block], caption)
     }
 
@@ -321,8 +321,8 @@ fn task(process: &Process, levels: &[f32]) -> Result<&'static str> {
     };
     let (clean, noise) = (process.target(&ones, &zeros, levels)?, process.target(&zeros, &ones, levels)?);
     Ok(match (none(clean)?, none(noise)?) {
-        (_, true) => "give back the upper one",
-        (true, false) => "say what the noise in it is; the image is what is left",
+        (_, true) => "predict the upper one",
+        (true, false) => "predict the noise in it; without the noise, the image remains",
         (false, false) => "predict a mix of the image and the noise, from which the image follows",
     })
 }

@@ -16,7 +16,7 @@ impl Page<'_> {
     /// When the configuration has no TOML form.
     pub(crate) fn model_card(&self) -> Result<String> {
         let state = match self.state {
-            State::Running => "\nThis training is under way.\n",
+            State::Running => "\nThis training is in progress.\n",
             State::Stopped => "\nThis training was stopped before its end.\n",
             State::Finished => "",
         };
@@ -36,7 +36,10 @@ impl Page<'_> {
             // a program that was called by its path has only its name elsewhere
             let program = if self.program.contains(['/', '\\']) { "kakusan" } else { self.program };
             let command = sample_command(program, ".", self.config, self.classes, self.config.train.seed);
-            let _ = write!(card, "![samples](images/samples.png)\n\nIn this folder:\n\n```sh\n{command}\n```\n\n");
+            let _ = write!(
+                card,
+                "![samples](images/samples.png)\n\nTo draw these samples again, run in this folder:\n\n```sh\n{command}\n```\n\n"
+            );
         }
         card += "| epoch | average loss |\n|---|---|\n";
         for epoch in self.epochs {

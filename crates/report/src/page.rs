@@ -90,7 +90,7 @@ impl Page<'_> {
         let mut page = format!(
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n{renews}\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
-             <style>\n{STYLE}\n</style>\n</head>\n<body>\n<h1>{title}</h1>\n<p class=\"lead\">{} This page tells how it went, step by step.</p>\n",
+             <style>\n{STYLE}\n</style>\n</head>\n<body>\n<h1>{title}</h1>\n<p class=\"lead\">{} This page describes the training, step by step.</p>\n",
             escape(&self.lead())
         );
         page += &self.facts_table();
@@ -111,15 +111,15 @@ impl Page<'_> {
         }
         if finished {
             let (same, other) = (self.config.train.seed, self.config.train.seed.wrapping_add(1));
-            page += "<h2>Drawing more</h2>\n<p>The seed decides which images come. This one draws those above once more, \
-                     pixel for pixel, the other one new ones:</p>\n";
+            page += "<h2>Drawing more</h2>\n<p>The seed determines the images. The first command draws those above again, \
+                     pixel for pixel; the second draws new ones:</p>\n";
             let model = quote_path(self.dir);
             let command = |seed| sample_command(self.program, &model, self.config, self.classes, seed);
             page += &format!("<pre>{}</pre>\n", [same, other].map(|seed| escape(&command(seed))).join("\n"));
         }
         page += &format!(
-            "<details><summary>The whole configuration</summary>\n<p>Another run with it, with the same images, learns the \
-             same weights.</p>\n<pre>{}</pre></details>\n</body>\n</html>\n",
+            "<details><summary>The whole configuration</summary>\n<p>Another run with this configuration and the same images \
+             gives the same weights.</p>\n<pre>{}</pre></details>\n</body>\n</html>\n",
             escape(self.config_toml)
         );
         page
@@ -131,10 +131,10 @@ impl Page<'_> {
         let (what, then) = match self.state {
             State::Finished => return String::new(),
             State::Running => (
-                "This training is under way.",
-                "The page grows with it and renews itself. Should it have been killed, go on with",
+                "This training is in progress.",
+                "This page is updated during the training and reloads itself. If the training was killed, resume it with",
             ),
-            State::Stopped => ("This training was stopped before its end.", "Nothing is lost; go on with"),
+            State::Stopped => ("This training was stopped before its end.", "Nothing is lost; resume it with"),
         };
         let resume = escape(&resume);
         format!("<p class=\"notice\"><strong>{what}</strong> {then} <code>{resume}</code>.</p>\n")
@@ -154,7 +154,7 @@ impl Page<'_> {
         };
         let figures: String = self.previews.iter().map(figure).collect();
         format!(
-            "<h2>On the way</h2>\n<p>The same noise, drawn again as the network learnt.</p>\n<div class=\"row\">\n{figures}</div>\n"
+            "<h2>Samples during the training</h2>\n<p>Always from the same noise.</p>\n<div class=\"row\">\n{figures}</div>\n"
         )
     }
 
@@ -167,12 +167,12 @@ impl Page<'_> {
         let numbers = thousands(self.parameters);
         match self.state {
             State::Finished => format!(
-                "A network of {numbers} numbers looked at images under noise and learnt to guess the clean ones. From noise \
-                 alone it then draws images of its own."
+                "A network with {numbers} parameters was trained to remove noise from images. Starting from pure noise, it \
+                 draws new images."
             ),
             State::Running | State::Stopped => format!(
-                "A network of {numbers} numbers looks at images under noise and learns to guess the clean ones, so as to draw \
-                 images of its own from noise alone."
+                "A network with {numbers} parameters is being trained to remove noise from images. Starting from pure noise, \
+                 it will draw new images."
             ),
         }
     }
@@ -188,7 +188,7 @@ impl Page<'_> {
             ("model", format!("{}, {} parameters", self.config.model.class_name(), thousands(self.parameters))),
             ("scheduler", self.config.scheduler.class_name().to_owned()),
             ("images", thousands(self.image_count())),
-            ("epochs", format!("{epochs}, {} images a step", train.batch_size)),
+            ("epochs", format!("{epochs}, {} images per step", train.batch_size)),
             ("optimiser", optimizer_in_words(train)),
             ("seed", train.seed.to_string()),
             ("training time", if seconds > 0.0 { format!("{seconds:.1} s") } else { "none yet".into() }),
@@ -205,8 +205,8 @@ impl Page<'_> {
         let name = self.config.model.class_name();
         let shape = match name {
             "BasicUNet" => {
-                " Three convolutions look at the image in ever coarser form, three more lead back to full size, and what \
-                 each stage saw on the way down is added to it on the way up."
+                " Three convolutions process the image at decreasing resolution, and three more return to full size; skip \
+                 connections add the features of the first to those of the last."
             }
             _ => "",
         };
@@ -221,8 +221,8 @@ impl Page<'_> {
     pub(crate) fn stand_in(&self) -> &'static str {
         match self.source.kind {
             Some(SourceKind::Drawn) => {
-                " They stand in for MNIST, whose handwritten digits were not at hand; train with --data DIR, or with a \
-                 network, to learn from those."
+                " They stand in for MNIST, which was not available; to train on its handwritten digits, use --data DIR, or \
+                 a machine that can reach the Hub."
             }
             _ => "",
         }
@@ -245,7 +245,7 @@ impl Page<'_> {
             format!("<tr><td>{epoch}</td><td>{mean_loss:.5}</td><td>{seconds:.1}</td><td>{speed}</td></tr>\n")
         });
         if self.epochs.is_empty() {
-            return "<p>No step was done yet.</p>\n".into();
+            return "<p>No training step was done yet.</p>\n".into();
         }
         let head = "<tr><th>epoch</th><th>average loss</th><th>seconds</th><th>images/s</th></tr>";
         let table = format!("<div class=\"scroll\"><table>\n{head}\n{}</table></div>\n", rows.collect::<String>());
@@ -266,11 +266,11 @@ fn optimizer_in_words(train: &TrainConfig) -> String {
     let schedule = match train.lr_scheduler {
         LrScheduler::Constant => "",
         LrScheduler::ConstantWithWarmup => " after a warm-up",
-        LrScheduler::Linear => " falling in a line",
-        LrScheduler::Cosine => " falling in a cosine",
-        LrScheduler::CosineWithRestarts => " falling in cosines",
-        LrScheduler::Polynomial => " falling in a polynomial",
-        LrScheduler::PiecewiseConstant => " falling in steps",
+        LrScheduler::Linear => " with linear decay",
+        LrScheduler::Cosine => " with cosine decay",
+        LrScheduler::CosineWithRestarts => " with cosine decay and restarts",
+        LrScheduler::Polynomial => " with polynomial decay",
+        LrScheduler::PiecewiseConstant => " with a piecewise constant schedule",
     };
     let average = if train.use_ema { ", weights averaged" } else { "" };
     format!("{name}, learning rate {}{schedule}{average}", train.learning_rate)
@@ -298,14 +298,16 @@ fn size(png: &[u8]) -> [u32; 2] {
 /// The alternative text of a picture.
 fn alt(figure: &Figure) -> &str {
     match figure.file {
-        "corrupted.png" => "Images in a row, and below them the same vanishing in more and more noise",
+        "corrupted.png" => "A row of images, and below it the same images with increasing noise",
         LOSS => {
             "A curve of the loss over the steps, falling steeply at first and slowly later, with the average of each epoch"
         }
-        "predictions.png" => "Three rows: images, the same under more and more noise, and the predictions from those",
-        "mean.png" => "The blurred mean of all images, beside predictions from pure noise",
+        "predictions.png" => {
+            "Three rows: images, the same images with increasing noise, and the predictions from these"
+        }
+        "mean.png" => "The blurred mean of all images, next to predictions from pure noise",
         "trajectory.png" => {
-            "A row for each step: at the left noise that turns into images, at the right the predictions from it"
+            "A row for each step: on the left noise that turns into images, on the right the predictions from it"
         }
         "samples.png" => "A grid of new images",
         _ => &figure.title,
@@ -457,7 +459,11 @@ mod tests {
         let (page, card) = told(&[], 0, State::Stopped, SourceKind::Dir);
         assert!(page.contains("stopped before its end") && card.contains("stopped before its end"));
         assert!(page.contains(&escape(r#"bin/kakusan train --resume 'runs/it'\''s "mine"'"#)));
-        assert!(page.contains("No step was done yet") && page.contains("0 of 5 begun") && page.contains("The network"));
+        assert!(
+            page.contains("No training step was done yet")
+                && page.contains("0 of 5 begun")
+                && page.contains("The network")
+        );
         assert!(!page.contains("kakusan sample") && !page.contains("stand in for") && !page.contains("http-equiv"));
 
         let (page, _) = told(&ALL, 1000, State::Finished, SourceKind::Dir);
@@ -465,7 +471,9 @@ mod tests {
 
         let (page, card) = told(&ALL[..2], 3, State::Running, SourceKind::Dir);
         assert!(
-            page.contains("is under way") && card.contains("is under way") && page.contains("http-equiv=\"refresh\"")
+            page.contains("is in progress")
+                && card.contains("is in progress")
+                && page.contains("http-equiv=\"refresh\"")
         );
         assert!(page.contains("3 of 5 begun") && page.contains("after epoch 1") && !page.contains("kakusan sample"));
     }

@@ -118,8 +118,8 @@ impl Report {
     fn finish(&mut self, run: &RunView, pipeline: &DDPMPipeline, tell: Tell) -> Result<()> {
         self.show_training(run, tell)?;
         let make = FigureMaker { run };
-        self.add(run, "predictions.png", "Looking at the predictions", make.predictions(pipeline), tell)?;
-        self.add(run, "mean.png", "A guess from nothing", make.mean(pipeline), tell)?;
+        self.add(run, "predictions.png", "Predictions", make.predictions(pipeline), tell)?;
+        self.add(run, "mean.png", "Predictions from pure noise", make.mean(pipeline), tell)?;
         self.add(run, "trajectory.png", "From noise to images", make.trajectory(pipeline), tell)?;
         self.add(run, SAMPLES, "New images", make.samples(pipeline), tell)?;
         self.write_page(run, State::Finished, tell)

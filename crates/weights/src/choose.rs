@@ -40,7 +40,7 @@ fn candidates(variant: Option<&str>) -> Vec<String> {
 /// ```
 ///
 /// # Errors
-/// The reason, to go on after "`dir` holds no weights that can be taken: ".
+/// The reason, which continues "`dir` holds no weights to load: ".
 pub fn choose_weights<'a>(
     names: impl IntoIterator<Item = &'a str>,
     variant: Option<&str>,
@@ -61,7 +61,7 @@ pub fn choose_weights<'a>(
     match (find(None), only.next(), only.next()) {
         (Some(plain), ..) => Ok(plain),
         (None, Some(only), None) => find(Some(only)).ok_or_else(|| format!("{only} has no weights")),
-        (None, Some(_), Some(_)) => Err(format!("there are variants alone; name one of {}", list())),
+        (None, Some(_), Some(_)) => Err(format!("there are only variants; name one of {}", list())),
         (None, None, _) => Err(nothing(&names)),
     }
 }

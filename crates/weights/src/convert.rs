@@ -20,7 +20,7 @@ pub fn convert(
     for (name, info) in checkpoint.tensors() {
         let new = rename(name);
         if let Some(other) = origins.insert(new.clone(), name) {
-            let reason = format!("its name today is {new}, and so is that of {other}");
+            let reason = format!("its current name is {new}, which {other} also becomes");
             return Err(Error::Tensor { path: checkpoint.path().to_owned(), name: name.to_owned(), reason });
         }
         tensors.push((new, info.clone()));

@@ -1,7 +1,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-/// What can go wrong in reading and writing weights.
+/// An error of reading or writing weights.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -12,43 +12,43 @@ pub enum Error {
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// The system's word.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// A file that is not safetensors, is cut short, or whose header lies.
-    #[error("{} is not a whole safetensors file: {reason}", path.display())]
+    /// A file is not safetensors, is cut short, or does not match its header.
+    #[error("{} is not a valid safetensors file: {reason}", path.display())]
     Safetensors {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
-    /// A file that PyTorch did not write, is cut short, or holds more than tensors. Nothing in such a file is ever
+    /// A file was not written by PyTorch, is cut short, or holds more than tensors. Nothing in such a file is ever
     /// executed.
-    #[error("{} cannot be read as tensors of PyTorch's: {reason}; nothing in it was executed", path.display())]
+    #[error("{} is not a valid file of PyTorch tensors: {reason}; nothing in it was executed", path.display())]
     Pickle {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
-    /// The index of a sharded checkpoint that does not say what the shards hold.
-    #[error("the index {} is not that of a whole checkpoint:{}", path.display(), list(problems))]
+    /// The index of a sharded checkpoint does not match its shards.
+    #[error("the index {} does not describe a complete checkpoint:{}", path.display(), list(problems))]
     Shards {
         /// The index.
         path: PathBuf,
-        /// One line for every shard that is not there and every tensor that is not where the index says.
+        /// One line for each missing shard and each tensor that is not where the index places it.
         problems: Vec<String>,
     },
-    /// A folder without weights, or without those of the variant that was asked for.
-    #[error("{} holds no weights that can be taken: {reason}", dir.display())]
+    /// A folder has no weights, or none of the requested variant.
+    #[error("{} holds no weights to load: {reason}", dir.display())]
     NoWeights {
         /// The folder.
         dir: PathBuf,
-        /// What there is, and what was expected.
+        /// What was found, and what was expected.
         reason: String,
     },
-    /// A tensor that is not there, cannot be read as floats, or cannot be saved in the type asked for.
+    /// A tensor is missing, cannot be read as floats, or cannot be saved in the requested type.
     #[error("{}: {name}: {reason}", path.display())]
     Tensor {
         /// The file.
@@ -58,10 +58,10 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// A variant that cannot be a part of a file's name.
-    #[error("{}: the variant {variant:?} is no word of letters, digits, '-' and '_'", dir.display())]
+    /// A variant cannot be used in file names.
+    #[error("{}: the variant {variant:?} is invalid; expected at most 64 letters, digits, '-' and '_'", dir.display())]
     Variant {
-        /// The folder in which the weights were to be saved.
+        /// The folder to save the weights in.
         dir: PathBuf,
         /// The variant.
         variant: String,

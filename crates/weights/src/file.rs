@@ -74,7 +74,7 @@ impl DataFile {
 }
 
 /// What to do about a file of which [`DataFile::is_lfs_pointer`] is true.
-pub(crate) const LFS_REMEDY: &str = "it is the note that git leaves in a large file's place: run `git lfs pull` there";
+pub(crate) const LFS_REMEDY: &str = "it is a Git LFS pointer, not the file itself: run `git lfs pull` there";
 
 pub(crate) fn unreadable(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_owned();

@@ -21,7 +21,8 @@ struct Index {
 /// another; what the index does not know may be there, too, as in Python.
 pub(crate) fn open(path: &Path) -> Result<Vec<TensorFile>> {
     let refused = |problems| Error::Shards { path: path.to_owned(), problems };
-    let text = read_text(path, MAX_INDEX)?.ok_or_else(|| refused(vec!["it is no text, or too long".into()]))?;
+    let text =
+        read_text(path, MAX_INDEX)?.ok_or_else(|| refused(vec!["it is not text, or too long for an index".into()]))?;
     let index: Index =
         serde_json::from_str(&text).map_err(|e| refused(vec![format!("it is not an index of tensors: {e}")]))?;
 
@@ -35,7 +36,7 @@ pub(crate) fn open(path: &Path) -> Result<Vec<TensorFile>> {
         if !is_plain(file) {
             problems.push(format!("{file:?} leads out of the folder; a shard lies beside its index"));
         } else if !folder.join(file).is_file() {
-            problems.push(format!("it names {file}, which is not there"));
+            problems.push(format!("it names {file}, which does not exist"));
         }
     }
     if shards.is_empty() {
@@ -52,7 +53,7 @@ pub(crate) fn open(path: &Path) -> Result<Vec<TensorFile>> {
         let missing = tensors.iter().filter(|name| !held.contains_key(**name));
         problems.extend(missing.map(|name| format!("{name}: it is not in {file}, where the index places it")));
         let stray = held.keys().filter(|name| index.weight_map.get(**name).is_some_and(|place| place != file));
-        problems.extend(stray.map(|name| format!("{name}: it is in {file}, and the index does not place it there")));
+        problems.extend(stray.map(|name| format!("{name}: it is in {file}, but the index does not place it there")));
         opened.push(shard);
     }
     if problems.is_empty() { Ok(opened) } else { Err(refused(problems)) }

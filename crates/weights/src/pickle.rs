@@ -163,9 +163,7 @@ impl<R: BufRead> Machine<R> {
         match instruction {
             0x80 => match self.bytes()? {
                 [2 | 3] => Ok(()),
-                [protocol] => {
-                    Err(format!("it is written in pickle's protocol {protocol}: save it again with torch's default, 2"))
-                }
+                [protocol] => Err(format!("it uses pickle protocol {protocol}: save it again with torch's default, 2")),
             },
             b'.' => {
                 self.pickle.root = Some(self.pop()?);
@@ -251,10 +249,10 @@ impl<R: BufRead> Machine<R> {
                 self.pop()?;
                 match self.stack.last().and_then(|&value| self.pickle.object(value)) {
                     Some(Object::Dict(_)) => Ok(()),
-                    _ => Err("it sets the state of an object that is no dictionary".to_owned()),
+                    _ => Err("it sets the state of an object that is not a dictionary".to_owned()),
                 }
             }
-            other => Err(format!("it holds the pickle instruction {other:#04x}, which tensors do not take")),
+            other => Err(format!("it has the pickle instruction {other:#04x}, which tensors do not need")),
         }
     }
 
@@ -278,7 +276,7 @@ impl<R: BufRead> Machine<R> {
         let mut line = vec![];
         let read = (&mut self.reader).take(MAX_NAME).read_until(b'\n', &mut line);
         match (read, line.pop()) {
-            (Ok(_), Some(b'\n')) => String::from_utf8(line).map_err(|_| "a name in it is no text".to_owned()),
+            (Ok(_), Some(b'\n')) => String::from_utf8(line).map_err(|_| "a name in it is not text".to_owned()),
             _ => Err(CUT_SHORT.to_owned()),
         }
     }
@@ -295,7 +293,7 @@ impl<R: BufRead> Machine<R> {
 
     fn pop(&mut self) -> Result<Value, String> {
         match self.stack.pop() {
-            Some(Value::Mark) | None => Err("its pickle takes more from the stack than is there".to_owned()),
+            Some(Value::Mark) | None => Err("its pickle takes values from an empty stack".to_owned()),
             Some(value) => Ok(value),
         }
     }
@@ -324,7 +322,7 @@ impl<R: BufRead> Machine<R> {
     }
 
     fn text(&mut self, length: u64) -> Result<(), String> {
-        let text = String::from_utf8(self.raw(length)?).map_err(|_| "a name in it is no text".to_owned())?;
+        let text = String::from_utf8(self.raw(length)?).map_err(|_| "a name in it is not text".to_owned())?;
         self.object(Object::Text(text))
     }
 
@@ -332,19 +330,19 @@ impl<R: BufRead> Machine<R> {
         let (module, name) = (self.line()?, self.line()?);
         match Global::find(&module, &name) {
             Some(global) => self.push(Value::Global(global)),
-            None => Err(format!("it asks for {module:?}.{name:?}, which a file of tensors has no need of")),
+            None => Err(format!("it uses {module:?}.{name:?}, which a file of tensors does not need")),
         }
     }
 
     fn remember(&mut self, number: u32) -> Result<(), String> {
-        let value = *self.stack.last().ok_or("its pickle remembers nothing")?;
+        let value = *self.stack.last().ok_or("its pickle stores nothing in its memo")?;
         self.memo.insert(number, value);
         Ok(())
     }
 
     fn recall(&mut self, number: u32) -> Result<(), String> {
         let value = self.memo.get(&number).copied();
-        self.push(value.ok_or("its pickle recalls what it never remembered")?)
+        self.push(value.ok_or("its pickle reads a memo entry that it never stored")?)
     }
 
     fn append(&mut self, mut values: Vec<Value>) -> Result<(), String> {
@@ -353,7 +351,7 @@ impl<R: BufRead> Machine<R> {
                 list.append(&mut values);
                 Ok(())
             }
-            _ => Err("its pickle appends to what is no list".to_owned()),
+            _ => Err("its pickle appends to an object that is not a list".to_owned()),
         }
     }
 
@@ -363,7 +361,7 @@ impl<R: BufRead> Machine<R> {
                 dict.extend(pairs.as_chunks::<2>().0.iter().map(|&[key, value]| (key, value)));
                 Ok(())
             }
-            _ => Err("its pickle sets what is no dictionary's".to_owned()),
+            _ => Err("its pickle sets items of an object that is not a dictionary".to_owned()),
         }
     }
 
@@ -385,7 +383,7 @@ impl<R: BufRead> Machine<R> {
             pickle.text(key).filter(|_| known)?;
             Some(Storage { dtype, key, len: u64::try_from(length).ok()? })
         };
-        let storage = storage().ok_or("it refers to values in a way that torch does not")?;
+        let storage = storage().ok_or("it refers to a storage in a way that torch does not")?;
         self.object(Object::Storage(storage))
     }
 

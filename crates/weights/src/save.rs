@@ -62,7 +62,7 @@ impl FromStr for FloatType {
             "f32" | "float32" | "fp32" => Ok(Self::F32),
             "f16" | "float16" | "fp16" => Ok(Self::F16),
             "bf16" | "bfloat16" => Ok(Self::BF16),
-            _ => Err(format!("{text:?} is no type of floats; known are f32, f16, bf16")),
+            _ => Err(format!("{text:?} is not a float type; known are f32, f16, bf16")),
         }
     }
 }
@@ -88,7 +88,7 @@ pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
         let number: f64 = upper.strip_suffix(unit)?.trim().parse().ok()?;
         (number > 0.0 && number * bytes < 9e18).then_some((number * bytes) as u64)
     });
-    size.filter(|&size| size > 0).ok_or_else(|| format!("{text:?} is no size; expected one like 100MB or 1.5GB"))
+    size.filter(|&size| size > 0).ok_or_else(|| format!("{text:?} is not a size; expected one like 100MB or 1.5GB"))
 }
 
 /// Saves tensors in `dir`, in the order given, as `diffusion_pytorch_model.safetensors` or as shards and their index.

@@ -34,7 +34,7 @@ pub(crate) fn open(path: &Path) -> Result<TensorFile> {
     } else if beginning == LEGACY {
         open_legacy(&file)?
     } else {
-        return Err(refused(&file, "it is neither of the two formats that torch.save writes"));
+        return Err(refused(&file, "it is in neither of the two formats that torch.save writes"));
     };
     Ok((file, tensors))
 }
@@ -43,7 +43,7 @@ pub(crate) fn refused(file: &DataFile, reason: impl Into<String>) -> Error {
     Error::Pickle { path: file.path().to_owned(), reason: reason.into() }
 }
 
-const BIG_ENDIAN: &str = "its numbers are big-endian: save it again on another machine";
+const BIG_ENDIAN: &str = "its numbers are big-endian: save it again on a little-endian machine";
 
 /// `archive/data.pkl` describes the tensors, `archive/data/0` and so on hold their values.
 fn open_zip(file: &DataFile) -> Result<Vec<(String, Entry)>> {
@@ -124,14 +124,14 @@ fn tensors(
     place: impl Fn(&str) -> Option<Place>,
 ) -> std::result::Result<Vec<(String, Entry)>, String> {
     let Some(Object::Dict(pairs)) = pickle.object(pickle.root()) else {
-        return Err("it holds no dictionary of tensors".to_owned());
+        return Err("it does not hold a dictionary of tensors".to_owned());
     };
     let mut names = BTreeSet::new();
     let mut tensors = vec![];
     for &(key, value) in pairs {
-        let name = pickle.text(key).ok_or("it holds a tensor whose name is no text")?;
+        let name = pickle.text(key).ok_or("it holds a tensor whose name is not text")?;
         let Some(Object::Tensor(tensor)) = pickle.object(value) else {
-            return Err(format!("its entry `{name}` is no tensor: save the model's state_dict() alone"));
+            return Err(format!("its entry `{name}` is not a tensor: save only the model's state_dict()"));
         };
         if !names.insert(name) {
             return Err(format!("it holds two tensors called `{name}`"));

@@ -94,9 +94,9 @@ fn tensors_that_are_views_and_of_other_types_are_read_in_order() -> TestResult {
 #[test]
 fn nothing_in_a_pickle_is_executed() {
     for (file, reason) in [
-        ("executes.bin", "it asks for \"posix\".\"system\""),
-        ("executes_torch_1_5.bin", "it asks for \"posix\".\"system\""),
-        ("nested.bin", "its entry `epoch` is no tensor: save the model's state_dict() alone"),
+        ("executes.bin", "it uses \"posix\".\"system\""),
+        ("executes_torch_1_5.bin", "it uses \"posix\".\"system\""),
+        ("nested.bin", "its entry `epoch` is not a tensor: save only the model's state_dict()"),
         ("expanded.bin", "a tensor of shape [3, 2], strides [0, 1] and offset 0 does not fit its 2 values"),
     ] {
         let error = Checkpoint::open(&golden(file)).unwrap_err();
@@ -246,7 +246,7 @@ fn two_tensors_of_one_new_name_are_refused() -> TestResult {
     let error =
         convert(&Checkpoint::open(&golden("views.bin"))?, &dir.path().join("new"), &SaveOptions::default(), same);
     let error = error.unwrap_err().to_string();
-    assert!(error.contains("row: its name today is same, and so is that of transposed"), "{error}");
+    assert!(error.contains("row: its current name is same, which transposed also becomes"), "{error}");
     assert!(!dir.path().join("new").exists());
     Ok(())
 }
@@ -354,7 +354,7 @@ fn a_variant_is_chosen_where_there_is_one() {
     assert_eq!(choose(&[&ema], None).unwrap().variant.as_deref(), Some("ema"));
     assert_eq!(choose(&[&format!("{STEM}.bin"), &fp16], None).unwrap().variant, None);
     let both = choose(&[&ema, &fp16], None).unwrap_err();
-    assert_eq!(both, "there are variants alone; name one of ema, fp16");
+    assert_eq!(both, "there are only variants; name one of ema, fp16");
     let other = choose(&[&plain, &fp16], Some("ema")).unwrap_err();
     assert_eq!(other, "there are none of variant `ema`, only of fp16; without a variant, there are");
     let shards = choose(&[&format!("{STEM}-00001-of-00002.safetensors")], None).unwrap_err();
@@ -382,11 +382,14 @@ fn an_index_that_lies_is_refused() -> TestResult {
     let weight = format!("\"a_last.weight\": \"{three}.safetensors\"");
     let moved = refused(&weight, &format!("\"a_last.weight\": \"{one}.safetensors\""));
     assert!(moved.contains(&format!("a_last.weight: it is not in {one}.safetensors, where the index")), "{moved}");
-    assert!(moved.contains(&format!("a_last.weight: it is in {three}.safetensors, and the index does not")), "{moved}");
+    assert!(moved.contains(&format!("a_last.weight: it is in {three}.safetensors, but the index does not")), "{moved}");
     let added = refused(&weight, &format!("{weight},\n \"ghost\": \"{three}.safetensors\""));
     assert!(added.contains("ghost: it is not in"), "{added}");
     let gone = refused(&three, "diffusion_pytorch_model-00009-of-00003");
-    assert!(gone.contains("it names diffusion_pytorch_model-00009-of-00003.safetensors, which is not there"), "{gone}");
+    assert!(
+        gone.contains("it names diffusion_pytorch_model-00009-of-00003.safetensors, which does not exist"),
+        "{gone}"
+    );
     for elsewhere in ["../x", "/etc/passwd", "a/b", "", "..", "C:x"] {
         let gone = refused(&format!("{three}.safetensors"), elsewhere);
         assert!(gone.contains("leads out of the folder"), "{elsewhere}: {gone}");

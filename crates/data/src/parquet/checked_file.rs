@@ -24,7 +24,7 @@ impl CheckedFile {
         let len = tail.and_then(|tail| tail.first_chunk().map(|&len| u32::from_le_bytes(len).into()));
         match len.and_then(|len: u64| Some((size.checked_sub(TAIL)?.checked_sub(len)?, len))) {
             Some((start, len)) => thrift::check_footer(&self.0, start, len),
-            None => Err("not a sound parquet file: it is cut short".to_owned()),
+            None => Err("not a valid parquet file: it is cut short".to_owned()),
         }
     }
 }

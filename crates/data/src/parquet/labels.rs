@@ -55,13 +55,11 @@ pub(super) fn column(
         }
     };
     Ok(match leaf.kind {
-        _ if !leaf.flat => Err(format!("column {} holds a list a row, but a label is one value", leaf.path)),
+        _ if !leaf.flat => Err(format!("column {} holds a list in each row, but a label is one value", leaf.path)),
         Type::INT32 | Type::INT64 => Ok((leaf.index, Column::Numbers(declared.names(&leaf.path)))),
         Type::BYTE_ARRAY => Ok((leaf.index, Column::Text)),
         Type::BOOLEAN => Ok((leaf.index, Column::Truth)),
-        kind => {
-            Err(format!("column {} is of type {kind}, but labels are whole numbers, text or truth values", leaf.path))
-        }
+        kind => Err(format!("column {} is of type {kind}, but labels are whole numbers, text or booleans", leaf.path)),
     })
 }
 
@@ -118,7 +116,7 @@ impl<'a> Labels<'a> {
                 }
                 (Ok((here, _)), Some(before)) => {
                     let same = std::mem::discriminant(here) == std::mem::discriminant(before);
-                    (!same).then(|| "has labels of another type than the files before it".to_owned())
+                    (!same).then(|| "has labels of another type than the previous files".to_owned())
                 }
             };
             if let Some(reason) = reason {
@@ -198,12 +196,13 @@ impl<'a> Labels<'a> {
     }
 
     fn name(&mut self, name: Option<&[u8]>) -> Result<u32, String> {
-        let name = std::str::from_utf8(name.ok_or("has no label")?).map_err(|_| "has a label that is no text")?;
+        let name = std::str::from_utf8(name.ok_or("has no label")?).map_err(|_| "has a label that is not text")?;
         if let Some(&label) = self.found.get(name) {
             return Ok(label);
         }
         let label = u32::try_from(self.found.len()).ok().filter(|&label| (label as usize) < MAX_CLASSES);
-        let label = label.ok_or_else(|| format!("has a label that is the {MAX_CLASSES}th of another name"))?;
+        let label =
+            label.ok_or_else(|| format!("has one distinct label too many; at most {MAX_CLASSES} are supported"))?;
         self.found.insert(name.to_owned(), label);
         Ok(label)
     }

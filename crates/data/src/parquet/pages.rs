@@ -174,7 +174,7 @@ fn unpack(compression: Compression, packed: &[u8], size: usize) -> Result<Vec<u8
     }?;
     match unpacked.len() == size {
         true => Ok(unpacked),
-        false => Err(damaged(&format!("it unpacks to other than the {size} bytes that it claims"))),
+        false => Err(damaged(&format!("it does not decompress to the {size} bytes that it claims"))),
     }
 }
 

@@ -24,7 +24,7 @@ const UUID: u8 = 13;
 pub(super) fn check_footer(file: impl Read + Seek, start: u64, len: u64) -> Result<(), String> {
     Walk::new(file, start, len)
         .and_then(|mut walk| walk.structure(0, &mut |_, _| {}))
-        .ok_or_else(|| "not a sound parquet file: its footer is damaged".to_owned())
+        .ok_or_else(|| "not a valid parquet file: its footer is damaged".to_owned())
 }
 
 /// The content of a page's header.
@@ -55,7 +55,7 @@ pub(super) fn pages(mut file: impl Read + Seek, mut start: u64, mut len: u64, mo
         let (unpacked, left) = page.ok_or("the header of a page is damaged")?;
         all = all.saturating_add(unpacked);
         if all > most {
-            return Err(format!("its {of_chunk} bytes claim to unpack to {all}; {most} at most are read"));
+            return Err(format!("its {of_chunk} bytes claim to decompress to {all}; at most {most} are read"));
         }
         if kind != INDEX_PAGE {
             pages.push(Page { is_dictionary: kind == DICTIONARY_PAGE, unpacked });

@@ -206,7 +206,9 @@ pub(crate) fn find(parent: &Path, step: usize) -> Result<PathBuf> {
         None if steps.is_empty() => Err(Error::Unfit(format!("there is no checkpoint in {}", parent.display()))),
         None => {
             let (parent, steps) = (parent.display(), steps.join(", "));
-            Err(Error::Unfit(format!("there is no checkpoint of step {step} in {parent}; there are those of {steps}")))
+            Err(Error::Unfit(format!(
+                "there is no checkpoint of step {step} in {parent}; there are checkpoints of the steps {steps}"
+            )))
         }
     }
 }

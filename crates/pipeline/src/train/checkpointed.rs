@@ -37,7 +37,7 @@ impl DDPMPipeline {
     pub fn from_run(dir: &Path, step: Option<usize>, registry: &Registry, device: &Device) -> Result<Checkpointed> {
         let file = dir.join(RUN_CONFIG_FILE);
         if !file.is_file() {
-            let reason = format!("it has no {RUN_CONFIG_FILE}; checkpoints are those of a run");
+            let reason = format!("it has no {RUN_CONFIG_FILE}; only the folder of a run has checkpoints");
             return Err(Error::NotARun { dir: dir.to_owned(), reason });
         }
         let config = RunConfig::load(&file, &[], registry)?;
@@ -58,7 +58,7 @@ impl DDPMPipeline {
             }
         }
         Err(skipped.into_iter().next().unwrap_or_else(|| {
-            let reason = "its training has not come to its first checkpoint".into();
+            let reason = "its training has not saved a checkpoint yet".into();
             Error::NotAPipeline { dir: dir.to_owned(), reason }
         }))
     }

@@ -38,7 +38,7 @@ pub(crate) fn verify(dir: &Path) -> std::result::Result<(), String> {
     let list = dir.join(CHECKSUMS_FILE);
     let size = fs::metadata(&list).map_err(|e| format!("{CHECKSUMS_FILE} cannot be read: {e}"))?.len();
     if size > MAX_BYTES {
-        return Err(format!("{CHECKSUMS_FILE} is {size} bytes long, which it never is"));
+        return Err(format!("{CHECKSUMS_FILE} has {size} bytes; at most {MAX_BYTES} are read"));
     }
     let text = read_text(&list).map_err(|e| e.to_string())?;
     if text.is_empty() {

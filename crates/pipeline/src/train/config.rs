@@ -99,8 +99,8 @@ impl Default for SampleConfig {
 pub enum ConfigWarning {
     /// The model has to predict numbers that it cannot output.
     #[error(
-        "the outputs of a {model} are never below {lowest:.2}, and {scheduler} has it predict numbers down to {least:.2}: its \
-         images will be poor; use a UNet2DModel, or LinearMixScheduler"
+        "a {model} never predicts less than {lowest:.2}, but {scheduler} needs predictions down to {least:.2}: the images \
+         will be poor; use a UNet2DModel, or LinearMixScheduler"
     )]
     TargetOutOfReach {
         /// The model's class.
@@ -113,7 +113,7 @@ pub enum ConfigWarning {
         least: f32,
     },
     /// The scheduler for sampling goes from images to noise.
-    #[error("{scheduler} turns images into noise: it inverts sampling, and from noise it draws no images")]
+    #[error("{scheduler} inverts sampling: it turns images into noise, and does not draw images from noise")]
     Inverts {
         /// The scheduler's class.
         scheduler: String,
@@ -189,7 +189,7 @@ impl RunConfig {
         let refuse = |message: String| ConfigError { origin: origin.clone(), text: None, span: None, message };
         let size = std::fs::metadata(path).map_err(|e| refuse(format!("cannot be read: {e}")))?.len();
         if size > MAX_FILE_BYTES {
-            return Err(refuse(format!("is {size} bytes long, which no configuration is")));
+            return Err(refuse(format!("has {size} bytes; a configuration may have at most {MAX_FILE_BYTES}")));
         }
         let text = std::fs::read_to_string(path).map_err(|e| refuse(format!("cannot be read: {e}")))?;
         Self::parse(&text, &origin, overrides, registry)
@@ -273,14 +273,12 @@ impl RunConfig {
         self.train.check().map_err(|message| ("train", message))?;
         let classes = self.model.num_classes();
         if classes.is_none() && self.model.wants_labels() {
-            let reason = "`class_embed_type`: a training passes classes by number, for which it must be absent";
+            let reason =
+                "`class_embed_type`: training passes classes as numbers, which only works without it; remove it";
             return Err(("model", reason.into()));
         }
         if self.train.class_dropout.is_some() && classes.is_none() {
-            return Err((
-                "train",
-                "`class_dropout` needs a model that knows classes: set model.num_class_embeds".into(),
-            ));
+            return Err(("train", "`class_dropout` needs a model with classes: set model.num_class_embeds".into()));
         }
         if self.train.gradient_checkpointing && !self.model.supports_gradient_checkpointing() {
             let class_name = self.model.class_name();
@@ -452,7 +450,7 @@ impl<'a> Document<'a> {
                 fields.values_mut().filter(|value| *value == NULL).for_each(|value| *value = Value::Null);
                 Ok((class_name.clone(), fields))
             }
-            _ => Err(self.error(&[name], format!("[{name}] holds a value that JSON cannot"))),
+            _ => Err(self.error(&[name], format!("[{name}] holds a value that JSON cannot represent"))),
         }
     }
 

@@ -86,14 +86,14 @@ fn step_rules(text: &str) -> Result<(Vec<(usize, f64)>, f64), String> {
     let mut pairs: Vec<(usize, f64)> = vec![];
     for rule in rules.split(',').filter(|rule| !rule.is_empty()) {
         let (value, until) = rule.split_once(':').ok_or_else(|| wrong(&format!(", where `{rule}` has no step")))?;
-        let value = multiple(value).ok_or_else(|| wrong(&format!(", where `{value}` is no multiple")))?;
-        let until = until.trim().parse().map_err(|_| wrong(&format!(", where `{until}` is no step")))?;
+        let value = multiple(value).ok_or_else(|| wrong(&format!(", where `{value}` is not a number")))?;
+        let until = until.trim().parse().map_err(|_| wrong(&format!(", where `{until}` is not a step")))?;
         if pairs.last().is_some_and(|(before, _)| *before >= until) {
             return Err(wrong(&format!(", where step {until} does not come after the one before")));
         }
         pairs.push((until, value));
     }
-    let last = multiple(last).ok_or_else(|| wrong(&format!(", where `{last}` is no last multiple")))?;
+    let last = multiple(last).ok_or_else(|| wrong(&format!(", where the last multiple, `{last}`, is not a number")))?;
     Ok((pairs, last))
 }
 
@@ -124,11 +124,11 @@ mod tests {
     #[test]
     fn rules_that_are_none_are_refused() {
         for (text, word) in [
-            ("", "no last multiple"),
-            ("1:10", "no last multiple"),
+            ("", "the last multiple, ``, is not a number"),
+            ("1:10", "the last multiple, `1:10`, is not a number"),
             ("1,0.1", "has no step"),
-            ("1:ten,0.1", "no step"),
-            ("-1:10,0.1", "no multiple"),
+            ("1:ten,0.1", "`ten` is not a step"),
+            ("-1:10,0.1", "`-1` is not a number"),
             ("1:10,0.5:10,0.1", "does not come after"),
         ] {
             let message = step_rules(text).unwrap_err();

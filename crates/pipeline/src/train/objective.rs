@@ -112,7 +112,7 @@ fn prediction_with_snr(scheduler: &dyn Scheduler) -> Outcome<PredictionType, Str
 fn without_snr(class_name: &str) -> String {
     format!(
         "`snr_gamma` needs a scheduler with a signal-to-noise ratio and a prediction_type of epsilon, sample or \
-         v_prediction, such as DDPMScheduler; {class_name} has none: leave it out, or choose another scheduler"
+         v_prediction, such as DDPMScheduler; {class_name} has none: remove it, or choose another scheduler"
     )
 }
 

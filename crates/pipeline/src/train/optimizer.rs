@@ -117,7 +117,7 @@ impl Optimizer {
         }
         match (missing, state.keys().next()) {
             (Some(key), _) => Err(format!("the optimiser's {key} is missing")),
-            (None, Some(key)) => Err(format!("its optimiser is another one: this one has no {key}")),
+            (None, Some(key)) => Err(format!("it is from another optimiser: this one has no {key}")),
             (None, None) => Ok(()),
         }
     }

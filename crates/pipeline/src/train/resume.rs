@@ -37,7 +37,7 @@ pub(crate) fn check_same(
         }
         let is_changeable = !FIXED.contains(&key.as_str()) && CHANGEABLE.iter().any(|table| key.starts_with(table));
         let show = |value: Option<&String>| value.map_or("not set".to_owned(), |value| format!("`{value}`"));
-        let difference = format!("{key} is {}, the run's is {}", show(new.get(key)), show(own.get(key)));
+        let difference = format!("{key} is {}, but {} in the run", show(new.get(key)), show(own.get(key)));
         if allow_changes && is_changeable {
             accepted.push(difference);
         } else {
@@ -105,7 +105,7 @@ pub(crate) fn go_on(
     match refused {
         None => Ok((folder.new_metrics()?, vec![])), // it was stopped before its first checkpoint
         Some(Error::Checkpoint { dir, reason }) => {
-            let reason = format!("{reason}; nor can another one of the run, so start again with --overwrite");
+            let reason = format!("{reason}; the run has no other usable checkpoint, so start again with --overwrite");
             Err(Error::Checkpoint { dir, reason })
         }
         Some(other) => Err(other),

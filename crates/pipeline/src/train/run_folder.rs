@@ -233,7 +233,7 @@ fn is_run(dir: &Path) -> bool {
 /// The temporary name of a run that is being overwritten.
 fn aside(dir: &Path) -> Result<PathBuf> {
     let unnamed =
-        || Error::Unfit(format!("--overwrite takes a run's folder by its name, and {} is none", dir.display()));
+        || Error::Unfit(format!("--overwrite needs the name of a run's folder, and {} has no name", dir.display()));
     let name = dir.file_name().ok_or_else(unnamed)?;
     Ok(dir.with_file_name(format!(".{}.overwritten", name.to_string_lossy())))
 }

@@ -331,7 +331,7 @@ impl TrainConfig {
         ];
         match keys.into_iter().find(|(_, is_set, has_effect, _)| *is_set && !has_effect) {
             Some((key, .., remedy)) => {
-                Err(format!("`{key}` has no effect here; leave it out, or set {remedy} in [train]"))
+                Err(format!("`{key}` has no effect here; remove it, or set {remedy} in [train]"))
             }
             None => Ok(()),
         }

@@ -122,7 +122,7 @@ impl Trainer {
         check_classes(config, &images)?;
         let train = config.train.clone();
         if train.gradient_checkpointing && !device.is_cpu() {
-            let reason = "train.gradient_checkpointing works on the CPU alone: remove it, or train with --device cpu";
+            let reason = "train.gradient_checkpointing works only on the CPU: remove it, or train with --device cpu";
             return Err(Error::Unfit(reason.into()));
         }
         let mut rng = Generator::new(train.seed);

@@ -166,7 +166,7 @@ impl<'a> Training<'a> {
         let loaded = self.load(recorded.as_ref())?;
         observe(&Event::Data(&loaded))?;
         if let (Some(_), Some(reason)) = (self.config.model.num_classes(), &loaded.unlabelled) {
-            let reason = format!("the model is to learn classes, but the images have none: {reason}");
+            let reason = format!("the model needs classes, but the images have none: {reason}");
             return Err(Error::Unfit(reason));
         }
         let class_names = match self.config.model.num_classes() {
@@ -234,7 +234,7 @@ impl<'a> Training<'a> {
             return Ok(images);
         }
         let Some(data) = &mut self.config.data else {
-            let reason = "the configuration has no table [data], and no images were handed over";
+            let reason = "the configuration has no table [data], and the program passed no images";
             return Err(Error::Unfit(reason.into()));
         };
         if let Some(kind) = recorded.and_then(|recorded| recorded.source.kind) {

@@ -68,7 +68,7 @@ impl<'a> Images<'a> {
 /// use kakusan_report::pictures::not_finite;
 ///
 /// assert_eq!(not_finite([0.0, 1.0]), None);
-/// let said = "1 of 2 values is not finite; such are drawn in magenta";
+/// let said = "1 of 2 values is not finite (drawn in magenta)";
 /// assert_eq!(not_finite([0.0, f32::NAN]).as_deref(), Some(said));
 /// ```
 pub fn not_finite(pixels: impl IntoIterator<Item = f32>) -> Option<String> {
@@ -79,7 +79,7 @@ pub fn not_finite(pixels: impl IntoIterator<Item = f32>) -> Option<String> {
     }
     let are = if bad == 1 { "is" } else { "are" };
     let (all, count) = (crate::thousands(all), crate::thousands(bad));
-    (bad > 0).then(|| format!("{count} of {all} values {are} not finite; such are drawn in magenta"))
+    (bad > 0).then(|| format!("{count} of {all} values {are} not finite (drawn in magenta)"))
 }
 
 /// Text for a PNG file, as keyword and value: the seed, the scheduler, the steps.
