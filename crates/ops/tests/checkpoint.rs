@@ -5,13 +5,9 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use candle_core::{DType, Result, Tensor, Var};
-use common::{error, noise};
+use candle_core::{Result, Tensor, Var};
+use common::{error, f32s};
 use kakusan_ops::{Features, backward, checkpoint, mse_loss, network};
-
-fn f32s(seed: u64, dims: &[usize]) -> Result<Tensor> {
-    noise(seed, dims)?.to_dtype(DType::F32)
-}
 
 /// A convolution's weight, and a normalisation's two.
 fn weights() -> Result<Vec<Var>> {

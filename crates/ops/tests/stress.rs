@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, Var};
-use common::noise;
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, Var};
+use common::f32s;
 use kakusan_ops::{PreparedWeights, backward, conv2d, gradients, mse_loss, network};
 
 /// A caller without news for so long hangs: a step takes milliseconds.
@@ -16,7 +16,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Takes `steps` gradients of one large weight on many tiny images, so that the threads do little but add up; reports
 /// each.
 fn steps(steps: usize, seed: u64, received: &Sender<Result<()>>) -> Result<()> {
-    let f32s = |seed, dims: &[usize]| noise(seed, dims)?.to_dtype(DType::F32);
     let weight = Var::from_tensor(&f32s(seed, &[64, 64, 5, 5])?)?;
     let x = f32s(seed + 1, &[128, 64, 1, 1])?;
     let mut first: Option<Vec<f32>> = None;
@@ -88,10 +87,6 @@ fn among_jobs(call: impl Fn() -> Result<()> + Sync, job: impl Fn(u64) -> Result<
         received.into_iter().collect::<Result<Vec<_>>>()?;
     }
     Ok(())
-}
-
-fn f32s(seed: u64, dims: &[usize]) -> Result<Tensor> {
-    noise(seed, dims)?.to_dtype(DType::F32)
 }
 
 /// A single image that all threads share.

@@ -1,5 +1,5 @@
-//! What the tests share.
-#![allow(dead_code)] // each test file uses a part of it
+//! Helpers that several tests use.
+#![allow(dead_code)] // each test file uses only some of them
 
 use candle_core::{DType, Device, Result, Tensor};
 use kakusan_rng::Generator;
@@ -17,6 +17,11 @@ pub(crate) fn noise(seed: u64, dims: &[usize]) -> Result<Tensor> {
     limit_vectors();
     let numbers = Generator::new(seed).randn_f64(dims.iter().product());
     Tensor::from_vec(numbers, dims, &Device::Cpu)
+}
+
+/// Normal noise from a seed, f32.
+pub(crate) fn f32s(seed: u64, dims: &[usize]) -> Result<Tensor> {
+    noise(seed, dims)?.to_dtype(DType::F32)
 }
 
 /// The same numbers under strides that no kernel expects: narrowed out of a larger tensor, its axes swapped.
