@@ -37,8 +37,12 @@ impl Progress {
                     _ => "",
                 };
                 self.name(&loaded.bad_images);
+                let held_out = match &loaded.validation {
+                    Some(held_out) => format!(", and {} held out for validation", held_out.len()),
+                    None => String::new(),
+                };
                 self.say(&format!(
-                    "Data: {} images from {}.{stand_in}",
+                    "Data: {} images from {}{held_out}.{stand_in}",
                     loaded.images.len(),
                     loaded.source.description
                 ));
@@ -88,8 +92,12 @@ impl Progress {
                 }
             }
             Event::Epoch(epoch) => {
+                let held_out = match epoch.validated {
+                    Some(validated) => format!(", {:.5} on held-out images", validated.of_sampling()),
+                    None => String::new(),
+                };
                 self.say(&format!(
-                    "Epoch {} of {}: average loss {:.5}, {:.1} s, {:.0} images/s",
+                    "Epoch {} of {}: average loss {:.5}{held_out}, {:.1} s, {:.0} images/s",
                     epoch.epoch, self.epochs, epoch.mean_loss, epoch.seconds, epoch.images_per_second
                 ));
             }

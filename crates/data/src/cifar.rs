@@ -1,5 +1,5 @@
 //! CIFAR-10's binary version: five files of 10,000 records. A record is a label and 32 x 32 pixels: all red values,
-//! then all green, then all blue.
+//! then all green, then all blue. A sixth file is the test set.
 
 use std::{
     fs::File,
@@ -17,14 +17,17 @@ const MAX_RECORDS: u64 = 1_000_000;
 /// The folder that the archive unpacks to.
 const UNPACKED: &str = "cifar-10-batches-bin";
 
-/// Finds the five files of the training set, in `dir` or in the archive's folder below it.
-pub(crate) fn find(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+/// Finds the five files of the training set, or the file of the test set, in `dir` or in the archive's folder below it.
+pub(crate) fn find(dir: &Path, test: bool) -> Result<Vec<PathBuf>, Error> {
     match std::fs::metadata(dir) {
         Ok(metadata) if metadata.is_dir() => {}
         Err(source) if source.kind() != ErrorKind::NotFound => return Err(Error::Io { path: dir.to_owned(), source }),
         _ => return Err(Error::NotAFolder { path: dir.to_owned() }),
     }
-    let names: Vec<String> = (1..=5).map(|i| format!("data_batch_{i}.bin")).collect();
+    let names: Vec<String> = match test {
+        false => (1..=5).map(|i| format!("data_batch_{i}.bin")).collect(),
+        true => vec!["test_batch.bin".to_owned()],
+    };
     let unpacked = dir.join(UNPACKED);
     let place = if unpacked.is_dir() { &unpacked } else { dir };
     let files: Vec<PathBuf> = names.iter().map(|name| place.join(name)).collect();

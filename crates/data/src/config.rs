@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Class, DatasetName, Error, OnBadImage, SourceKind, loader::PREFETCH, photos::Transform};
 
+/// The splits of the named sets.
+const SPLITS: [&str; 2] = ["train", "test"];
+
 /// Which images to train on, where to load them from, and how pictures become images of one size.
 ///
 /// ```
@@ -25,7 +28,7 @@ use crate::{Class, DatasetName, Error, OnBadImage, SourceKind, loader::PREFETCH,
 /// config.check()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// The data set.
@@ -55,10 +58,15 @@ pub struct DataConfig {
     /// `dataset_config_name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_name: Option<String>,
-    /// `name = "hub"`, and folders that contain splits: the split to use; `train` if absent. In a folder a split is
-    /// found by its name, or by any of the spellings that `datasets` accepts (`val` is `validation`).
+    /// The split to use; `train` if absent. MNIST, Fashion-MNIST and CIFAR-10 have `train` and `test`; the test split
+    /// of drawn digits is drawn with another seed. A set of the Hub and a folder have what they have; in a folder a
+    /// split is found by its name, or by any of the spellings that `datasets` accepts (`val` is `validation`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
+    /// Images that are kept out of the training, to measure the loss on them: a share of the set, such as `0.05`, or
+    /// another of its splits, such as `"test"`. None if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Validation>,
     /// Parquet files: the column of images, either structs with `bytes` or plain bytes. If absent, the only such
     /// column, or `image`, or `img`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -101,6 +109,26 @@ pub struct DataConfig {
     /// do not depend on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_workers: Option<usize>,
+}
+
+/// The images that are kept out of the training.
+///
+/// ```
+/// use kakusan_data::{DataConfig, Validation};
+///
+/// let config: DataConfig = toml::from_str("name = 'mnist'\nvalidation = 'test'")?;
+/// assert_eq!(config.validation, Some(Validation::Split("test".into())));
+/// let config: DataConfig = toml::from_str("name = 'mnist'\nvalidation = 0.05")?;
+/// assert_eq!(config.validation, Some(Validation::Share(0.05)));
+/// # Ok::<(), toml::de::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a share of the images between 0 and 1, or the name of a split")]
+pub enum Validation {
+    /// A share of the images, above 0 and below 1. It is drawn at random, and is the same in every run.
+    Share(f64),
+    /// All images of another split.
+    Split(String),
 }
 
 /// The size that pictures are resized to, as the argument of torchvision's `Resize`.
@@ -176,6 +204,7 @@ impl DataConfig {
             repo: None,
             config_name: None,
             split: None,
+            validation: None,
             image_column: None,
             label_column: None,
             resolution: None,
@@ -256,7 +285,6 @@ impl DataConfig {
     fn check_pictures(&self) -> Result<(), Error> {
         let of_the_hub = [("repo", self.repo.is_some()), ("config_name", self.config_name.is_some())];
         let of_pictures = [
-            ("split", self.split.is_some()),
             ("image_column", self.image_column.is_some()),
             ("label_column", self.label_column.is_some()),
             ("center_crop", self.center_crop),
@@ -278,10 +306,37 @@ impl DataConfig {
         if self.name == DatasetName::Hub && self.repo.is_none() {
             return wrong("repo", "is missing; name the data set, e.g. repo = \"owner/name\"".to_owned());
         }
+        if let Some(split) = self.split.as_deref().filter(|split| !self.name.is_pictures() && !SPLITS.contains(split)) {
+            return wrong("split", format!("is \"{split}\", but {} has the splits train and test", self.name));
+        }
+        match &self.validation {
+            Some(Validation::Share(share)) if !(*share > 0.0 && *share < 1.0) => {
+                return wrong("validation", format!("is {share}; a share of the images is above 0 and below 1"));
+            }
+            Some(Validation::Split(split)) if Some(split.as_str()) == self.split.as_deref().or(Some(SPLITS[0])) => {
+                let remedy = "it needs other images: name another split, or a share such as 0.05";
+                return wrong("validation", format!("is \"{split}\", the split to train on; {remedy}"));
+            }
+            Some(Validation::Split(split)) if !self.name.is_pictures() && !SPLITS.contains(&split.as_str()) => {
+                return wrong("validation", format!("is \"{split}\", but {} has the splits train and test", self.name));
+            }
+            _ => {}
+        }
         if self.center_crop && self.resolution.is_none() {
             return wrong("center_crop", "has no effect without `resolution`; set that too".to_owned());
         }
         Ok(())
+    }
+
+    /// The same set's split `split`.
+    pub fn with_split(mut self, split: impl Into<String>) -> Self {
+        self.split = Some(split.into());
+        self
+    }
+
+    /// Whether the test split of a named set is asked for.
+    pub(crate) fn wants_test(&self) -> bool {
+        self.split.as_deref() == Some(SPLITS[1])
     }
 
     /// The sources, in the order in which they are tried.

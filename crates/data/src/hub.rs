@@ -22,17 +22,15 @@ const KNOWN_BYTES: u64 = 1 << 30;
 
 /// Loads the set from the Hub. The error is the reason why this is not possible.
 pub(crate) fn from_hub(config: &DataConfig, hub: &Hub) -> Result<Answer, String> {
-    let known = |repo, config_name, image, shape| (repo, config_name, "train", Some((image, shape)));
-    let (repo, config_name, split, known) = match config.name {
+    let split = config.split.as_deref().unwrap_or("train");
+    let known = |repo, config_name, image, shape| (repo, config_name, Some((image, shape)));
+    let (repo, config_name, known) = match config.name {
         DatasetName::Mnist => known("ylecun/mnist", "mnist", "image", [1, 28, 28]),
         DatasetName::FashionMnist => known("zalando-datasets/fashion_mnist", "fashion_mnist", "image", [1, 28, 28]),
         DatasetName::Cifar10 => known("uoft-cs/cifar10", "plain_text", "img", [3, 32, 32]),
-        DatasetName::Folder | DatasetName::Hub => (
-            config.repo.as_deref().unwrap_or_default(),
-            config.config_name.as_deref().unwrap_or("default"),
-            config.split.as_deref().unwrap_or("train"),
-            None,
-        ),
+        DatasetName::Folder | DatasetName::Hub => {
+            (config.repo.as_deref().unwrap_or_default(), config.config_name.as_deref().unwrap_or("default"), None)
+        }
     };
     let files = files_on_hub(hub, repo, config_name, split)?;
     let description = match known {

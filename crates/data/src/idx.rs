@@ -20,7 +20,7 @@ const MAX_COUNT: u32 = 1_000_000;
 const IMAGES_MAGIC: u32 = 0x0803; // bytes, three dimensions
 const LABELS_MAGIC: u32 = 0x0801; // bytes, one dimension
 
-/// The two files of a training set.
+/// The two files of a set.
 pub(crate) struct Files {
     pub(crate) images: PathBuf,
     pub(crate) labels: PathBuf,
@@ -33,8 +33,8 @@ enum Kind {
     Labels,
 }
 
-/// Finds the training set in a folder, or below it in torchvision's layout.
-pub(crate) fn find(dir: &Path, name: DatasetName) -> Result<Files, Error> {
+/// Finds the training set, or the test set, in a folder, or below it in torchvision's layout.
+pub(crate) fn find(dir: &Path, name: DatasetName, test: bool) -> Result<Files, Error> {
     match std::fs::metadata(dir) {
         Ok(metadata) if metadata.is_dir() => {}
         Err(source) if source.kind() != ErrorKind::NotFound => return Err(Error::Io { path: dir.to_owned(), source }),
@@ -44,13 +44,16 @@ pub(crate) fn find(dir: &Path, name: DatasetName) -> Result<Files, Error> {
         DatasetName::Mnist => "MNIST/raw/",
         _ => "FashionMNIST/raw/",
     };
-    let images = find_one(dir, name, &["", raw], &["train-images-idx3-ubyte", "train-images.idx3-ubyte"])?;
+    let set = if test { "t10k" } else { "train" };
+    let names = |kind: &str| ["-", "."].map(|between| format!("{set}-{kind}{between}"));
+    let [images, labels] = [names("images").map(|n| n + "idx3-ubyte"), names("labels").map(|n| n + "idx1-ubyte")];
+    let images = find_one(dir, name, &["", raw], &images)?;
     let beside = images.parent().unwrap_or(dir);
-    let labels = find_one(beside, name, &[""], &["train-labels-idx1-ubyte", "train-labels.idx1-ubyte"])?;
+    let labels = find_one(beside, name, &[""], &labels)?;
     Ok(Files { images, labels })
 }
 
-fn find_one(dir: &Path, dataset: DatasetName, places: &[&str], names: &[&str]) -> Result<PathBuf, Error> {
+fn find_one(dir: &Path, dataset: DatasetName, places: &[&str], names: &[String]) -> Result<PathBuf, Error> {
     let looked_for: Vec<String> = places.iter().flat_map(|p| names.iter().map(move |n| format!("{p}{n}"))).collect();
     for file in &looked_for {
         for path in [dir.join(file), dir.join(format!("{file}.gz"))] {

@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, error, fmt, path::PathBuf, sync::Arc};
 
+use kakusan_rng::Generator;
+
 use crate::{BadImage, Class, Error, photos::Photos, raster::Sample};
 
 /// Images of one size with their classes, in a fixed order.
@@ -404,14 +406,34 @@ impl ImageSet {
             keep[label as usize] = true;
         }
         let kept: Vec<usize> = (0..self.len()).filter(|&i| keep[self.labels[i] as usize]).collect();
+        Ok(self.subset(&kept))
+    }
+
+    /// The set without a share of its images, and those: at least one, chosen at random and always the same.
+    pub(crate) fn hold_out(&self, share: f64) -> Result<(Self, Self), Error> {
+        let count = ((self.len() as f64 * share).round() as usize).max(1);
+        if count >= self.len() {
+            let reason = format!("is {share}, which of {} images leaves none to train on", self.len());
+            return Err(Error::Config { key: "validation", reason });
+        }
+        let mut held_out = vec![false; self.len()];
+        for i in Generator::new(0).randperm(self.len()).into_iter().take(count) {
+            held_out[i] = true;
+        }
+        let those = |wanted: bool| -> Vec<usize> { (0..self.len()).filter(|&i| held_out[i] == wanted).collect() };
+        Ok((self.subset(&those(false)), self.subset(&those(true))))
+    }
+
+    /// The images at these places, in this order.
+    fn subset(&self, kept: &[usize]) -> Self {
         let pixels = match &self.pixels {
-            Pixels::Bytes(pixels) => Pixels::Bytes(taken(pixels, self.size(), &kept)),
-            Pixels::Floats(pixels) => Pixels::Floats(taken(pixels, self.size(), &kept)),
-            Pixels::Photos(photos) => Pixels::Photos(photos.select(&kept)),
+            Pixels::Bytes(pixels) => Pixels::Bytes(taken(pixels, self.size(), kept)),
+            Pixels::Floats(pixels) => Pixels::Floats(taken(pixels, self.size(), kept)),
+            Pixels::Photos(photos) => Pixels::Photos(photos.select(kept)),
             Pixels::Reader(images, places) => Pixels::Reader(images.clone(), kept.iter().map(|&i| places[i]).collect()),
         };
         let labels = kept.iter().map(|&i| self.labels[i]).collect();
-        Ok(Self { pixels, labels, class_names: self.class_names.clone(), ..*self })
+        Self { pixels, labels, class_names: self.class_names.clone(), ..*self }
     }
 
     /// The number of images of each class, in the order of the class names.

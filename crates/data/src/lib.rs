@@ -57,7 +57,7 @@ mod tables;
 mod tree;
 
 pub use class::Class;
-pub use config::{DataConfig, Resolution};
+pub use config::{DataConfig, Resolution, Validation};
 pub use dataset::{DatasetName, SourceKind};
 pub use drawn::draw_digits;
 pub use error::Error;

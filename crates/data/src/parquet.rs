@@ -542,7 +542,7 @@ mod tests {
         let rows = read(&[path], MNIST, Classes::Known(&digits()), u64::MAX).unwrap();
         let (hubs, _) = image_set(rows.entries, digits(), Transform::none(1), Path::new("ylecun/mnist")).unwrap();
         let mnist = crate::DatasetName::Mnist;
-        assert_eq!(crate::idx::read(&crate::idx::find(idx, mnist).unwrap(), mnist.class_names()).unwrap(), hubs);
+        assert_eq!(crate::idx::read(&crate::idx::find(idx, mnist, false).unwrap(), mnist.class_names()).unwrap(), hubs);
         hubs
     }
 

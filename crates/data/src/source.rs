@@ -7,8 +7,8 @@ use kakusan_hub::Hub;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BadImage, Class, DataConfig, DatasetName, Error, ImageSet, SourceKind, archive, cifar, draw_digits, folder, idx,
-    photos, tables,
+    BadImage, Class, DataConfig, DatasetName, Error, ImageSet, SourceKind, Validation, archive, cifar, draw_digits,
+    folder, idx, photos, tables,
     tree::{Content, Pictures, Tree},
 };
 
@@ -18,6 +18,8 @@ use crate::{
 pub struct Loaded {
     /// The images of the selected classes, in the source's order.
     pub images: Arc<ImageSet>,
+    /// The images that [`DataConfig::validation`] keeps out of the training.
+    pub validation: Option<Arc<ImageSet>>,
     /// The source that provided the set.
     pub source: SourceUsed,
     /// The sources that were tried before, and why each could not provide the set.
@@ -36,7 +38,13 @@ impl Loaded {
     /// Wraps images that a program provides. `description` states their origin.
     pub fn given(images: Arc<ImageSet>, description: impl Into<String>) -> Self {
         let source = SourceUsed { kind: None, description: description.into() };
-        Self { images, source, skipped: vec![], bad_images: vec![], notes: vec![], unlabelled: None }
+        Self { images, validation: None, source, skipped: vec![], bad_images: vec![], notes: vec![], unlabelled: None }
+    }
+
+    /// With images that are kept out of the training, to measure the loss on them.
+    pub fn with_validation(mut self, images: Arc<ImageSet>) -> Self {
+        self.validation = Some(images);
+        self
     }
 }
 
@@ -65,7 +73,8 @@ impl fmt::Display for SourceUsed {
     }
 }
 
-/// Loads the training images of the configured set from the first source that has it: a folder or drawn digits.
+/// Loads the images of the configured set from the first source that has it: a folder or drawn digits. They are those
+/// of its training split, unless `split` names another one.
 ///
 /// - `dir` is skipped if no folder is configured. A problem with a configured folder is an error; the next source is
 ///   not tried.
@@ -120,21 +129,41 @@ pub fn load_with_hub(config: &DataConfig, hub: &Hub) -> Result<Loaded, Error> {
 /// Tries the sources in order. `ask_hub` returns the set from the Hub, or the reason why this is not possible.
 fn first_answer(config: &DataConfig, ask_hub: impl Fn(&DataConfig) -> Result<Answer, String>) -> Result<Loaded, Error> {
     config.check()?;
-    let mut skipped = Vec::new();
-    for kind in config.sources_or_all() {
-        let answer = match kind {
+    let ask = |kind: SourceKind, config: &DataConfig| -> Result<Result<Answer, String>, Error> {
+        Ok(match kind {
             SourceKind::Dir => match &config.dir {
                 Some(dir) => Ok(from_dir(dir, config)?),
                 None => Err("no folder was named".to_owned()),
             },
             SourceKind::Hub => ask_hub(config),
             SourceKind::Drawn => Ok(drawn(config)?),
-        };
-        match answer {
-            Ok(Answer { images, bad_images, description, notes, unlabelled }) => {
-                let images = choose(images, config)?.with_random_flip(config.random_flip);
+        })
+    };
+    let mut skipped = Vec::new();
+    for kind in config.sources_or_all() {
+        match ask(kind, config)? {
+            Ok(Answer { images, mut bad_images, description, notes, unlabelled }) => {
+                let all = choose(images, config)?;
+                let (images, validation) = match &config.validation {
+                    None => (all, None),
+                    Some(Validation::Share(share)) => {
+                        let (images, held_out) = all.hold_out(*share)?;
+                        (images, Some(held_out))
+                    }
+                    Some(Validation::Split(split)) => {
+                        let config = config.clone().with_split(split);
+                        let answer = ask(kind, &config)?.map_err(|reason| Error::NoSource {
+                            dataset: config.name,
+                            tried: vec![Skipped { source: kind, reason }],
+                        })?;
+                        bad_images.extend(answer.bad_images);
+                        (all, Some(choose(answer.images, &config)?))
+                    }
+                };
+                let (images, validation) =
+                    (images.with_random_flip(config.random_flip).into(), validation.map(Arc::new));
                 let source = SourceUsed { kind: Some(kind), description };
-                return Ok(Loaded { images: images.into(), source, skipped, bad_images, notes, unlabelled });
+                return Ok(Loaded { images, validation, source, skipped, bad_images, notes, unlabelled });
             }
             Err(reason) => skipped.push(Skipped { source: kind, reason }),
         }
@@ -182,12 +211,12 @@ fn from_dir(dir: &Path, config: &DataConfig) -> Result<Answer, Error> {
     let names = config.name.class_names();
     match config.name {
         DatasetName::Mnist | DatasetName::FashionMnist => {
-            let files = idx::find(dir, config.name)?;
+            let files = idx::find(dir, config.name, config.wants_test())?;
             let description = format!("the IDX files {} and {}", files.images.display(), files.labels.display());
             Ok(Answer::good(idx::read(&files, names)?, description))
         }
         DatasetName::Cifar10 => {
-            let files = cifar::find(dir)?;
+            let files = cifar::find(dir, config.wants_test())?;
             let beside = files.first().and_then(|file| file.parent()).unwrap_or(dir);
             let description = format!("CIFAR-10's binary files in {}", beside.display());
             Ok(Answer::good(cifar::read(&files, names)?, description))
@@ -241,7 +270,8 @@ fn of_pictures(found: Pictures, dir: &Path, config: &DataConfig) -> Result<Answe
 }
 
 fn drawn(config: &DataConfig) -> Result<Answer, Error> {
-    let (n, seed, names) = (config.drawn_per_class, config.drawn_seed, config.name.class_names());
+    let (n, names) = (config.drawn_per_class, config.name.class_names());
+    let seed = if config.wants_test() { !config.drawn_seed } else { config.drawn_seed }; // no digit is in both splits
     let labels = match &config.classes {
         Some(classes) => Class::labels(classes, &names, |_| true)?,
         None => (0..names.len() as u32).collect(),

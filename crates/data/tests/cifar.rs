@@ -50,6 +50,17 @@ fn five_files_in_order() {
 }
 
 #[test]
+fn the_test_split_is_the_sixth_file() {
+    let dir = folder("");
+    let test = config(&dir).with_split("test");
+    assert!(load(&test).unwrap_err().to_string().contains("looked for test_batch.bin"));
+    fs::write(dir.path().join("test_batch.bin"), batch(20..23)).unwrap();
+    let images = load(&test).unwrap().images;
+    assert_eq!((images.labels(), images.image(2).unwrap()[9]), ([0, 1, 2].as_slice(), byte(22, 9)));
+    assert_eq!(load(&config(&dir).with_split("train")).unwrap().images.len(), 20);
+}
+
+#[test]
 fn in_grey_and_at_another_size() {
     let dir = folder("");
     let grey = DataConfig { channels: Some(1), ..config(&dir) };

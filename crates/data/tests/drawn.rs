@@ -1,4 +1,4 @@
-use kakusan_data::{Class, Error, ImageSet, draw_digits};
+use kakusan_data::{Class, DataConfig, DatasetName, Error, ImageSet, SourceKind, draw_digits, load};
 
 const ALL: [u8; 10] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
 
@@ -30,6 +30,19 @@ fn seeds_differ_in_all_their_64_bits() {
     for (i, a) in sets.iter().enumerate() {
         assert!(sets[..i].iter().all(|b| a != b));
     }
+}
+
+#[test]
+fn the_test_split_has_other_digits() {
+    let config = DataConfig {
+        sources: vec![SourceKind::Drawn],
+        drawn_per_class: 20,
+        ..DataConfig::new(DatasetName::Mnist).with_classes([3])
+    };
+    let split = |split: &str| load(&config.clone().with_split(split)).unwrap().images;
+    assert_eq!(*split("train"), draw_digits(&[3], 20, 0).unwrap());
+    let (train, test) = (of_class(&split("train"), 3), of_class(&split("test"), 3));
+    assert!(test.len() == 20 && test.iter().all(|digit| !train.contains(digit)));
 }
 
 #[test]

@@ -65,6 +65,20 @@ fn every_layout_and_spelling() {
 }
 
 #[test]
+fn the_test_split_is_in_the_other_two_files() {
+    let (five, three, three_labels) = ((images(5), labels(5)), images(3), gzip(&labels(3)));
+    let train: [(&str, &[u8]); 2] = [(IMAGES, &five.0), (LABELS, &five.1)];
+    let test: [(&str, &[u8]); 2] = [("t10k-images-idx3-ubyte", &three), ("t10k-labels.idx1-ubyte.gz", &three_labels)];
+    let dir = folder(&[train, test].concat());
+    let split = |split: &str| load(&from_dir(dir.path()).with_split(split)).map(|loaded| (*loaded.images).clone());
+    assert_good(&split("test").unwrap(), 3);
+    assert_good(&split("train").unwrap(), 5);
+    let only_train = folder(&train);
+    let error = load(&from_dir(only_train.path()).with_split("test")).unwrap_err().to_string();
+    assert_says(&error, &["holds no mnist; looked for t10k-images-idx3-ubyte"]);
+}
+
+#[test]
 fn fashion_mnist_lies_in_its_own_folder() {
     let dir = folder(&[
         ("FashionMNIST/raw/train-images-idx3-ubyte", &images(10)),

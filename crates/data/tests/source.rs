@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use kakusan_data::{DataConfig, DatasetName, Error, OnBadImage, SourceKind, load, load_with_hub};
+use kakusan_data::{DataConfig, DatasetName, Error, ImageSet, OnBadImage, SourceKind, Validation, load, load_with_hub};
 use kakusan_hub::{Hub, HubConfig};
 
 /// A Hub that is never reachable.
@@ -141,8 +141,8 @@ fn tables_that_are_refused_on_checking() {
         (DataConfig { prefetch: Some(0), ..mnist(&[]) }, "`prefetch` is 0"),
         (DataConfig { num_workers: Some(0), ..mnist(&[]) }, "`num_workers` is 0"),
         (
-            DataConfig { split: Some("test".into()), ..mnist(&[]) },
-            "`split` is for sets of pictures; mnist does not use it",
+            DataConfig { split: Some("val".into()), ..mnist(&[]) },
+            "`split` is \"val\", but mnist has the splits train and test",
         ),
         (DataConfig { background: Some([0; 3]), ..mnist(&[]) }, "`background` is for sets of pictures"),
         (DataConfig { sources: vec![SourceKind::Hub], ..pictures.clone() }, "folder comes only from \"dir\""),
@@ -160,4 +160,38 @@ fn tables_that_are_refused_on_checking() {
         assert_eq!(load(&config).unwrap_err().to_string(), message);
     }
     assert!(mnist(&[]).with_classes(0..10).check().is_ok());
+}
+
+#[test]
+fn a_share_is_held_out_and_a_split_is_another_set() {
+    let config = DataConfig { drawn_per_class: 20, ..DataConfig::new(DatasetName::Mnist).with_classes([1, 8]) };
+    let with = |validation| load(&DataConfig { validation: Some(validation), ..config.clone() });
+    let all = load(&config).unwrap().images;
+    let loaded = with(Validation::Share(0.1)).unwrap();
+    let (train, held_out) = (loaded.images, loaded.validation.unwrap());
+    assert_eq!((train.len(), held_out.len()), (36, 4));
+    let pixels = |set: &ImageSet| -> Vec<Vec<u8>> { (0..set.len()).map(|i| set.image(i).unwrap().into()).collect() };
+    let mut both = [pixels(&train), pixels(&held_out)].concat();
+    let mut expected = pixels(&all);
+    both.sort();
+    expected.sort();
+    assert_eq!(both, expected, "each image is in one of the two");
+    assert_eq!(held_out, with(Validation::Share(0.1)).unwrap().validation.unwrap());
+
+    let loaded = with(Validation::Split("test".into())).unwrap();
+    assert_eq!(loaded.images, all);
+    let test = loaded.validation.unwrap();
+    assert_eq!(test.class_counts(), all.class_counts());
+    assert!(pixels(&test).iter().all(|image| !expected.contains(image)));
+
+    for (validation, said) in [
+        (Validation::Share(1.0), "`validation` is 1; a share of the images is above 0 and below 1"),
+        (Validation::Share(f64::NAN), "`validation` is NaN; a share"),
+        (Validation::Share(0.999), "`validation` is 0.999, which of 40 images leaves none to train on"),
+        (Validation::Split("train".into()), "`validation` is \"train\", the split to train on"),
+        (Validation::Split("val".into()), "`validation` is \"val\", but mnist has the splits train and test"),
+    ] {
+        let error = with(validation).unwrap_err().to_string();
+        assert!(error.starts_with(said), "{error}");
+    }
 }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Result};
-use kakusan_data::{DataConfig, DatasetName, ImageSet, OnBadImage};
-use kakusan_models::Weights;
-use kakusan_pipeline::{Error, Registry, RunConfig, Step, Trainer};
+use candle_core::{Device, Result, Tensor};
+use kakusan_data::{DataConfig, DatasetName, ImageSet, OnBadImage, Validation};
+use kakusan_models::{Model, ModelConfig, VarBuilder, Weights};
+use kakusan_pipeline::{Error, Record, Registry, RunConfig, Step, Trainer, Training, read_metrics};
 use kakusan_scheduler::{Levels, LinearMixScheduler, PixelRange, PredictionType, Process, Run, RunOptions, Scheduler};
 use serde_json::{Map, Value};
 
@@ -85,6 +85,47 @@ fn batches_added_up_are_one_batch() {
         assert!((a.loss - b.loss).abs() < 1e-6 * a.loss && (a.grad_norm - b.grad_norm).abs() < 1e-5 * a.grad_norm);
     }
     assert!(distance(&whole_weights, &part_weights) < 1e-6);
+}
+
+#[test]
+fn validation_is_the_loss_of_a_step_without_the_step() {
+    let mut config = config(&["batch_size=22", "use_ema=true", "epochs=3"]);
+    config.scheduler = Arc::new(Halves(LinearMixScheduler::default()));
+    let (images, mut trainer) = (images(&config), trainer(&config));
+    for _ in 0..3 {
+        let validated = trainer.validate(&images).unwrap();
+        assert_eq!(validated, trainer.validate(&images).unwrap());
+        let step = trainer.step().unwrap().unwrap();
+        assert!((validated.loss - step.loss).abs() < 1e-6 * step.loss, "{validated:?}, {step:?}");
+    }
+    let validated = trainer.validate(&images).unwrap();
+    assert!(validated.ema_loss.unwrap() > validated.loss, "the average lags behind: {validated:?}");
+}
+
+#[test]
+fn a_run_logs_the_loss_of_held_out_images_and_keeps_the_best_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |name: &str, set: &[&str]| {
+        let mut config = config(&[&["epochs=4", "use_ema=true", "keep_checkpoints=1", "keep_best=true"], set].concat());
+        config.data.as_mut().unwrap().validation = Some(Validation::Share(0.25));
+        let out = dir.path().join(name);
+        Training::new(config, &out, &Registry::default()).run(&mut |_| Ok(())).unwrap();
+        (read_metrics(&out), out)
+    };
+    let (records, out) = run("steady", &[]);
+    assert_eq!(records.len(), 4 * 4, "16 images to train on, 6 held out");
+    let losses: Vec<_> = records.iter().filter_map(Record::validated).collect();
+    assert_eq!(losses.len(), 4, "one an epoch");
+    assert!(losses.iter().all(|losses| losses.loss.is_finite() && losses.ema_loss.is_some()), "{losses:?}");
+    assert!(out.join("checkpoints/checkpoint-16").is_dir());
+
+    // a rate that spoils the weights after the first epoch, while the loss of the steps cannot tell epochs apart
+    let spoilt = ["lr_scheduler=piecewise_constant", "lr_step_rules=\"1:4,100:8,0\""];
+    let (records, out) = run("spoilt", &spoilt);
+    let losses: Vec<_> = records.iter().filter_map(Record::validated).collect();
+    let best = (0..4).min_by(|&a, &b| losses[a].of_sampling().total_cmp(&losses[b].of_sampling())).unwrap();
+    assert!(best < 3, "{losses:?}");
+    assert!(out.join(format!("checkpoints/checkpoint-{}", 4 * (best + 1))).is_dir(), "{losses:?}");
 }
 
 #[test]
@@ -281,4 +322,50 @@ fn an_epoch_without_an_image_left_is_an_error() {
     }
     let refused = kakusan_data::load(&data).unwrap_err().to_string();
     assert!(refused.contains("holds no picture"), "{refused}");
+}
+
+/// Predicts the image times two weights, and cuts the gradient of the first.
+#[derive(Debug)]
+struct Cut;
+
+struct CutModel(Tensor, Tensor);
+
+impl ModelConfig for Cut {
+    fn class_name(&self) -> &str {
+        "Cut"
+    }
+
+    fn to_map(&self) -> Map<String, Value> {
+        Map::new()
+    }
+
+    fn default_map(&self) -> Map<String, Value> {
+        Map::new()
+    }
+
+    fn build(&self, vb: VarBuilder) -> kakusan_models::Result<Box<dyn Model>> {
+        Ok(Box::new(CutModel(vb.get(1, "before")?, vb.get(1, "after")?)))
+    }
+
+    fn sample_shape(&self) -> kakusan_models::Result<[usize; 3]> {
+        Ok([1, 28, 28])
+    }
+}
+
+impl Model for CutModel {
+    fn config(&self) -> &dyn ModelConfig {
+        &Cut
+    }
+
+    fn forward(&self, x: &Tensor, _: &Tensor, _: Option<&Tensor>) -> kakusan_models::Result<Tensor> {
+        Ok(x.broadcast_mul(&self.0)?.detach().broadcast_mul(&self.1)?)
+    }
+}
+
+#[test]
+fn a_weight_without_a_gradient_is_named() {
+    let mut config = config(&[]);
+    config.model = Arc::new(Cut);
+    let error = trainer(&config).step().unwrap_err().to_string();
+    assert!(error.starts_with("before of Cut gets no gradient (1 of 2 tensors do not)"), "{error}");
 }

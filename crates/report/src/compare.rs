@@ -225,6 +225,8 @@ mod tests {
                 lr: 0.0,
                 grad_norm: 0.0,
                 ema_decay: None,
+                validation_loss: None,
+                ema_validation_loss: None,
                 seconds: 0.0,
             };
             let records: Vec<Record> = (1..=steps).map(record).collect();

@@ -61,7 +61,9 @@ impl FigureMaker<'_> {
         let (records, epochs) = (self.run.records, self.run.epochs());
         let losses: Vec<f32> = records.iter().map(|record| record.loss).collect();
         let per_epoch = records.iter().filter(|record| record.epoch == 1).count();
-        let png = pictures::loss_curve(&losses, per_epoch, &self.about())?;
+        let validated: Vec<_> =
+            records.iter().filter_map(|record| Some((record.step, record.validated()?.of_sampling()))).collect();
+        let png = pictures::loss_curve(&losses, per_epoch, &validated, &self.about())?;
         let caption = match epochs.last() {
             Some(last) => format!(
                 "The loss of each training step. Each step draws new noise levels, so the loss fluctuates; the average of \

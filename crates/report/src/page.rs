@@ -237,17 +237,27 @@ impl Page<'_> {
     }
 
     fn epochs_table(&self) -> String {
-        let rows = self.epochs.iter().map(|EpochSummary { epoch, mean_loss, seconds, images_per_second }| {
-            let speed = match images_per_second.is_finite() {
-                true => thousands(images_per_second.round() as usize),
-                false => "–".into(),
-            };
-            format!("<tr><td>{epoch}</td><td>{mean_loss:.5}</td><td>{seconds:.1}</td><td>{speed}</td></tr>\n")
-        });
+        let validates = self.epochs.iter().any(|epoch| epoch.validated.is_some());
+        let rows =
+            self.epochs.iter().map(|EpochSummary { epoch, mean_loss, seconds, images_per_second, validated }| {
+                let speed = match images_per_second.is_finite() {
+                    true => thousands(images_per_second.round() as usize),
+                    false => "–".into(),
+                };
+                let held_out = match validated {
+                    Some(validated) => format!("<td>{:.5}</td>", validated.of_sampling()),
+                    None if validates => "<td>–</td>".into(),
+                    None => String::new(),
+                };
+                format!(
+                    "<tr><td>{epoch}</td><td>{mean_loss:.5}</td>{held_out}<td>{seconds:.1}</td><td>{speed}</td></tr>\n"
+                )
+            });
         if self.epochs.is_empty() {
             return "<p>No training step was done yet.</p>\n".into();
         }
-        let head = "<tr><th>epoch</th><th>average loss</th><th>seconds</th><th>images/s</th></tr>";
+        let held_out = if validates { "<th>held-out images</th>" } else { "" };
+        let head = format!("<tr><th>epoch</th><th>average loss</th>{held_out}<th>seconds</th><th>images/s</th></tr>");
         let table = format!("<div class=\"scroll\"><table>\n{head}\n{}</table></div>\n", rows.collect::<String>());
         match self.epochs.len() {
             ..=EPOCHS_SHOWN => table,
@@ -362,7 +372,13 @@ mod tests {
         };
         let figures: Vec<_> = files.iter().enumerate().map(figure).collect();
         let epochs: Vec<_> = (1..=epochs)
-            .map(|epoch| EpochSummary { epoch, mean_loss: 0.0285728, seconds: 0.0, images_per_second: f64::INFINITY })
+            .map(|epoch| EpochSummary {
+                epoch,
+                mean_loss: 0.0285728,
+                seconds: 0.0,
+                images_per_second: f64::INFINITY,
+                validated: None,
+            })
             .collect();
         let page = Page {
             config: &config,

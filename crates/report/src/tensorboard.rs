@@ -97,7 +97,13 @@ fn step_event(time: f64, record: &Record) -> Vec<u8> {
         ("grad_norm", record.grad_norm),
         ("epoch", record.epoch as f64),
     ];
-    let figures = figures.into_iter().chain(record.ema_decay.map(|decay| ("ema_decay", decay)));
+    let optional = [
+        ("ema_decay", record.ema_decay),
+        ("validation_loss", record.validation_loss.map(f64::from)),
+        ("ema_validation_loss", record.ema_validation_loss.map(f64::from)),
+    ];
+    let optional = optional.into_iter().filter_map(|(tag, value)| Some((tag, value?)));
+    let figures = figures.into_iter().chain(optional);
     event(time, record.step, &figures.flat_map(scalar).collect::<Vec<u8>>())
 }
 
@@ -155,8 +161,17 @@ mod tests {
     #[test]
     fn the_bytes_are_those_that_tensorboard_writes() {
         let golden = include_bytes!("../../../tests/golden/tensorboard_events.bin");
-        let record =
-            Record { step: 300, epoch: 3, loss: 0.25, lr: 1e-3, grad_norm: 1.5, ema_decay: Some(0.75), seconds: 9.0 };
+        let record = Record {
+            step: 300,
+            epoch: 3,
+            loss: 0.25,
+            lr: 1e-3,
+            grad_norm: 1.5,
+            ema_decay: Some(0.75),
+            validation_loss: None,
+            ema_validation_loss: None,
+            seconds: 9.0,
+        };
         let png = [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".as_slice(), &5u32.to_be_bytes(), &7u32.to_be_bytes()].concat();
         let events = [version(1.5), step_event(2.5, &record), picture_event(3.5, 300, &png)];
         let ours: Vec<u8> = events.iter().flat_map(|event| frame(event)).collect();

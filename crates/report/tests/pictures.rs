@@ -59,7 +59,7 @@ fn a_loss_curve_stands_any_losses() {
     let wild = [0.05, f32::NAN, f32::INFINITY, -1.0, 1e30, 0.0];
     let many: Vec<f32> = (0..100_000).map(|i| 0.1 / (1.0 + i as f32 * 0.001)).collect();
     for (losses, per_epoch) in [(&[][..], 0), (&[0.02], 1), (&wild, 4), (&many, 145)] {
-        let (width, height, rgb) = decode(&loss_curve(losses, per_epoch, &[]).unwrap());
+        let (width, height, rgb) = decode(&loss_curve(losses, per_epoch, &[], &[]).unwrap());
         assert_eq!((width, height), (900, 540));
         let blue = rgb.as_chunks::<3>().0.iter().filter(|[r, _, b]| *b > *r && *b - *r > 60).count();
         assert!(losses.is_empty() || blue > 0, "no curve");

@@ -20,5 +20,5 @@ pub use config::{ConfigError, ConfigWarning, RunConfig, SampleConfig};
 pub use observer::{EpochSummary, Event, RunView};
 pub use run_folder::{Record, read_metrics};
 pub use train_config::{LossType, LrScheduler, OptimizerName, TrainConfig};
-pub use trainer::{Step, Trainer};
+pub use trainer::{Step, Trainer, Validated};
 pub use training::{Existing, Outcome, Training, run_config};

@@ -6,7 +6,7 @@ use std::path::Path;
 use kakusan_data::{BadImage, ImageSet, Loaded, SourceUsed};
 
 use crate::device::name;
-use crate::{DDPMPipeline, DeviceFallback, Error, Record, Result, RunConfig, Trainer};
+use crate::{DDPMPipeline, DeviceFallback, Error, Record, Result, RunConfig, Trainer, Validated};
 
 /// What happens in a [`Training`](crate::Training), in this order. The training waits for its observer: nothing changes
 /// until the call returns.
@@ -128,6 +128,8 @@ pub struct EpochSummary {
     pub seconds: f64,
     /// Images per second.
     pub images_per_second: f64,
+    /// The loss on the images of `data.validation`, at the end.
+    pub validated: Option<Validated>,
 }
 
 impl EpochSummary {
@@ -159,6 +161,7 @@ impl EpochSummary {
             mean_loss: records.iter().map(|record| f64::from(record.loss)).sum::<f64>() / steps,
             seconds,
             images_per_second: images * steps / trainer.steps_per_epoch() as f64 / seconds,
+            validated: records.last().and_then(Record::validated),
         }
     }
 }

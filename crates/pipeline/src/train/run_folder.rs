@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::run_files::{delete_file, is_leftover, rename};
 use crate::files::{create_folders, delete_folder, write_whole};
 use crate::layout::RUN_CONFIG_FILE;
-use crate::{Error, Result, Step};
+use crate::{Error, Result, Step, Validated};
 
 /// The log of a run, one line per step.
 const METRICS_FILE: &str = "metrics.jsonl";
@@ -164,14 +164,28 @@ pub struct Record {
     /// The decay of the moving average of the weights in this step, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_decay: Option<f64>,
+    /// The loss on the images of `data.validation`, before each checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_loss: Option<f32>,
+    /// The same of the moving average of the weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema_validation_loss: Option<f32>,
     /// Seconds of training so far: only the steps, without checkpoints, pictures and interruptions.
     pub seconds: f64,
 }
 
 impl Record {
-    pub(crate) fn new(step: &Step, seconds: f64) -> Self {
+    pub(crate) fn new(step: &Step, validated: Option<Validated>, seconds: f64) -> Self {
         let Step { step, epoch, loss, learning_rate: lr, grad_norm, ema_decay, .. } = *step;
-        Self { step, epoch, loss, lr, grad_norm, ema_decay, seconds }
+        let validation_loss = validated.map(|validated| validated.loss);
+        let ema_validation_loss = validated.and_then(|validated| validated.ema_loss);
+        Self { step, epoch, loss, lr, grad_norm, ema_decay, validation_loss, ema_validation_loss, seconds }
+    }
+
+    /// The loss on the images that the training does not see, if this step measured it.
+    pub fn validated(&self) -> Option<Validated> {
+        let loss = self.validation_loss?;
+        Some(Validated { loss, ema_loss: self.ema_validation_loss })
     }
 
     fn line(&self) -> Result<String> {

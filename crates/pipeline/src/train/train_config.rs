@@ -107,7 +107,8 @@ pub struct TrainConfig {
     pub checkpoint_every: Option<usize>,
     /// How many of the newest checkpoints to keep: one to resume from, the others in case it is damaged.
     pub keep_checkpoints: usize,
-    /// Also keeps the checkpoint whose last 100 steps had the lowest mean loss.
+    /// Also keeps the checkpoint with the lowest loss on the images of `data.validation`; without these, the one whose
+    /// last 100 steps had the lowest mean loss.
     pub keep_best: bool,
     /// Also writes the metrics and the pictures of `sample_every` for TensorBoard, to `logs/` in the run.
     pub tensorboard: bool,

@@ -3,13 +3,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use kakusan_data::{BadImage, Batch, Batches, ImageSet, Loader};
 use kakusan_models::{Dropout, Model, ModelConfig, Weights};
 use kakusan_ops::{Ema, EmaState, PreparedWeights};
 use kakusan_rng::Generator;
 use kakusan_scheduler::{Draw, Process};
 
+pub use self::validation::Validated;
 use super::checkpoint::{self, Batching, Keep, Progress};
 use super::lr_schedule::LrSchedule;
 use super::objective::Objective;
@@ -169,7 +170,7 @@ impl Trainer {
     ///
     /// # Errors
     /// When the loss or the gradients are not finite; the weights are then those before the step. Also when no image of
-    /// an epoch can be decoded.
+    /// an epoch can be decoded, and in the first step when a trained tensor gets no gradient.
     pub fn step(&mut self) -> Result<Option<Step>> {
         if self.progress.step >= self.total_steps || self.progress.epoch >= self.train.epochs {
             return Ok(None);
@@ -199,6 +200,9 @@ impl Trainer {
             indices.extend(batch.indices);
         }
         let Some(gradients) = sum else { return Ok(None) };
+        if self.progress.step == 0 {
+            self.check_reached(&gradients)?;
+        }
         let grad_norm = kakusan_ops::grad_norm(&gradients, &self.weights.vars())?;
         for (what, value) in [("the loss", loss), ("the norm of the gradients", grad_norm)] {
             if !(value as f32).is_finite() {
@@ -230,6 +234,20 @@ impl Trainer {
         }
         let (step, loss) = (self.progress.step, loss as f32);
         Ok(Some(Step { step, epoch, loss, learning_rate, grad_norm, ema_decay, images, skipped, ends_epoch }))
+    }
+
+    /// Refuses a model of which some trained tensors would never change: not all of candle_nn's layers pass gradients.
+    fn check_reached(&self, gradients: &GradStore) -> Result<()> {
+        let missed: Vec<_> = self.weights.trained().filter(|(_, var)| gradients.get(var).is_none()).collect();
+        let Some((name, _)) = missed.first() else { return Ok(()) };
+        Err(Error::Unfit(format!(
+            "{name} of {} gets no gradient ({} of {} tensors do not): the model does not use it, or uses an operation \
+             without a backward pass, such as candle_nn's LayerNorm; declare tensors that stay as they are as fixed \
+             (TensorSpec)",
+            self.config.class_name(),
+            missed.len(),
+            self.weights.trained().count()
+        )))
     }
 
     /// The batches of the next step that contain at least one image. Steps without such batches are skipped. `None` if
@@ -270,13 +288,8 @@ impl Trainer {
     /// Adds noise to the epoch's batch `number`, evaluates the model and the loss, and runs the backward pass. Returns
     /// the batch's share of the mean loss over `images` images, and its gradients.
     fn gradients(&mut self, batch: &Batch, number: usize, images: usize) -> Result<(f64, GradStore)> {
-        let [channels, height, width] = self.config.sample_shape()?;
         let count = batch.indices.len();
-        let unit = Tensor::from_slice(&batch.images, (count, channels, height, width), &self.device)?;
-        let clean = match self.images().are_latents() {
-            true => unit,
-            false => self.process.pixel_range().from_unit(&unit)?,
-        };
+        let clean = self.clean(&batch.images, count)?;
         let Draw { noise, levels } = self.process.draw(&clean, &mut self.progress.rng)?;
         let conditioning = self.process.conditioning(&levels, &self.device)?;
         let labels = self.labels(batch)?;
@@ -296,6 +309,16 @@ impl Trainer {
             let loss = objective.loss(&prediction, &target, levels)?;
             Ok((loss * (part.len() as f64 / images as f64))?)
         })
+    }
+
+    /// Pixels from 0 to 1, or latents, as the images that are noised: `[count, c, h, w]`.
+    fn clean(&self, pixels: &[f32], count: usize) -> Result<Tensor> {
+        let [channels, height, width] = self.config.sample_shape()?;
+        let unit = Tensor::from_slice(pixels, (count, channels, height, width), &self.device)?;
+        match self.images().are_latents() {
+            true => Ok(unit),
+            false => Ok(self.process.pixel_range().from_unit(&unit)?),
+        }
     }
 
     /// The class labels `[b]` of a batch for a class-conditional model. With class dropout, some are replaced by the
@@ -378,55 +401,6 @@ impl Trainer {
         let weights = self.weights.copy()?;
         ema.copy_to(&weights.vars())?;
         Ok(weights)
-    }
-
-    /// Checks that the weights, and their average if one is kept, are finite, and that the network still predicts
-    /// finite numbers. The loss of a step cannot show this: it is that of the weights before the step. Consumes no
-    /// random number of the training.
-    ///
-    /// # Errors
-    /// [`Error::Unsound`] if a check fails.
-    pub fn check_sound(&self) -> Result<()> {
-        let refuse = |what: String| Err(Error::Unsound { what, step: self.progress.step, last_checkpoint: None });
-        let average = self.ema.is_some().then(|| self.sampling_weights()).transpose()?;
-        let all = [("", Some(&self.weights)), ("the average of ", average.as_ref())];
-        for (of, weights) in all.into_iter().filter_map(|(of, weights)| Some((of, weights?))) {
-            if let Some(name) = weights.not_finite()? {
-                return refuse(format!("{of}the weight {name} is not finite"));
-            }
-            let loss = self.trial_loss(weights)?;
-            if !loss.is_finite() {
-                return refuse(format!("the loss that {of}the weights would have is {loss}"));
-            }
-        }
-        Ok(())
-    }
-
-    /// The loss of `weights` on a few images of noise, at levels drawn as in training.
-    fn trial_loss(&self, weights: &Weights) -> Result<f32> {
-        const IMAGES: usize = 8;
-        let [channels, height, width] = self.config.sample_shape()?;
-        let mut rng = Generator::new(self.train.seed);
-        let unit = rng.rand(IMAGES * channels * height * width);
-        let unit = Tensor::from_vec(unit, (IMAGES, channels, height, width), &self.device)?;
-        let process = &self.process;
-        let clean = process.pixel_range().from_unit(&unit)?;
-        let Draw { noise, levels } = process.draw(&clean, &mut rng)?;
-        let labels = match self.config.num_classes() {
-            Some(_) => Some(Tensor::zeros(IMAGES, DType::U32, &self.device)?),
-            None => None,
-        };
-        let noisy = process.add_noise(&clean, &noise, &levels)?;
-        let target = process.target(&clean, &noise, &levels)?;
-        let input = process.scale_model_input(&noisy, &levels)?;
-        let conditioning = process.conditioning(&levels, &self.device)?;
-        let model = weights.frozen(|vb| self.config.build(vb))?;
-        let prediction = kakusan_ops::predict(IMAGES, &self.device, |part| -> Result<Tensor> {
-            let of = |batch: &Tensor| batch.narrow(0, part.start, part.len());
-            let labels = labels.as_ref().map(of).transpose()?;
-            Ok(model.forward(&of(&input)?, &of(&conditioning)?, labels.as_ref())?)
-        })?;
-        Ok(self.objective.loss(&prediction, &target, &levels)?.to_scalar()?)
     }
 
     /// Writes a checkpoint under `parent` and returns its folder, `checkpoint-<step>`, which appears atomically.
@@ -533,7 +507,7 @@ fn total_steps(train: &TrainConfig, progress: &Progress) -> usize {
 }
 
 /// Refuses images whose class the model does not have, or reserves for "no class".
-fn check_classes(config: &RunConfig, images: &ImageSet) -> Result<()> {
+pub(crate) fn check_classes(config: &RunConfig, images: &ImageSet) -> Result<()> {
     let Some(known) = config.model.num_classes() else { return Ok(()) };
     let highest = images.labels().iter().max().map_or(0, |&label| label as usize);
     let none = config.train.class_dropout.is_some();
@@ -548,3 +522,4 @@ fn check_classes(config: &RunConfig, images: &ImageSet) -> Result<()> {
 }
 
 mod tests;
+mod validation;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::observer::{EpochSummary, Event, RunView};
 use super::resume;
 use super::run_folder::{Metrics, RunFolder};
+use super::trainer::check_classes;
 use crate::files::read_text;
 use crate::layout::RUN_CONFIG_FILE;
 use crate::{DDPMPipeline, DeviceChoice, Error, Opened, Record, Registry, Result, RunConfig, Trainer};
@@ -192,6 +193,9 @@ impl<'a> Training<'a> {
             observe(&Event::Changes(&changes))?;
         }
         let mut trainer = Trainer::new(&self.config, loaded.images, &device)?;
+        if let Some(held_out) = &loaded.validation {
+            check_classes(&self.config, held_out)?;
+        }
 
         let folder = if resume {
             RunFolder::open(&self.out)?
@@ -212,7 +216,8 @@ impl<'a> Training<'a> {
         }
         let run = Run { config: &self.config, config_toml: &config_toml, folder: &folder, source: &data.source };
         observe(&Event::Begin(&run.view(&trainer, &records)))?;
-        let outcome = self.train(&run, &mut trainer, &mut metrics, &mut records, observe)?;
+        let outcome =
+            self.train(&run, loaded.validation.as_deref(), &mut trainer, &mut metrics, &mut records, observe)?;
         if outcome == Outcome::Interrupted {
             observe(&Event::Interrupted(&run.view(&trainer, &records)))?;
             return Ok(outcome);
@@ -251,6 +256,7 @@ impl<'a> Training<'a> {
     fn train(
         &self,
         run: &Run,
+        held_out: Option<&ImageSet>,
         trainer: &mut Trainer,
         metrics: &mut Metrics,
         records: &mut Vec<Record>,
@@ -267,7 +273,13 @@ impl<'a> Training<'a> {
                 return Ok(());
             }
             metrics.sync()?; // the log must not lag behind the checkpoint
-            let saved = trainer.save_checkpoint(&checkpoints, mean_of_last(records));
+            let of_step = records.last().filter(|record| record.step == trainer.steps_done());
+            let loss = match (held_out, of_step.and_then(Record::validated)) {
+                (None, _) => mean_of_last(records),
+                (Some(_), Some(validated)) => f64::from(validated.of_sampling()),
+                (Some(images), None) => f64::from(trainer.validate(images)?.of_sampling()),
+            };
+            let saved = trainer.save_checkpoint(&checkpoints, loss);
             let dir = saved.map_err(|e| resume::with_last_checkpoint(e, &checkpoints))?;
             saved_at = trainer.steps_done();
             observe(&Event::Checkpoint { dir: &dir, run: &run.view(trainer, records) })
@@ -280,14 +292,16 @@ impl<'a> Training<'a> {
                 checkpoint(trainer, metrics, records, observe)?;
                 return Ok(Outcome::Finished);
             };
-            let record = Record::new(&step, seconds);
+            let is_due = self.config.train.checkpoint_every.is_some_and(|every| step.step.is_multiple_of(every));
+            let validates = held_out.filter(|_| step.ends_epoch || is_due);
+            let validated = validates.map(|images| trainer.validate(images)).transpose()?;
+            let record = Record::new(&step, validated, seconds);
             metrics.append(&record)?;
             observe(&Event::Step { record: &record, images: step.images, skipped: &step.skipped })?;
             records.push(record);
             if step.ends_epoch {
                 observe(&Event::Epoch(&EpochSummary::last(records, trainer)))?;
             }
-            let is_due = self.config.train.checkpoint_every.is_some_and(|every| step.step.is_multiple_of(every));
             if step.ends_epoch || is_due {
                 checkpoint(trainer, metrics, records, observe)?;
             }

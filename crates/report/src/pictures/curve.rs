@@ -26,25 +26,37 @@ const FEW: usize = 60;
 
 const STEPS: RGBColor = RGBColor(140, 182, 217);
 const AVERAGE: RGBColor = RGBColor(20, 70, 130);
+const VALIDATION: RGBColor = RGBColor(200, 90, 20);
 const LINES: RGBColor = RGBColor(228, 228, 228);
 const EDGE: RGBColor = RGBColor(60, 60, 60);
 
 /// The steps between which an epoch lies, and its average loss.
 type Average = (f64, f64, f64);
 
-/// Draws the loss of every optimiser step, and over it the average of each epoch, as PNG. The y axis goes from 0 to
+/// Draws the loss of every optimiser step, over it the average of each epoch, and the loss on held-out images at the
+/// steps where it was measured, as PNG. The y axis goes from 0 to
 /// 0.1, or as far as the averages go. Larger losses are drawn at its top; non-finite ones are omitted.
 ///
 /// # Errors
 /// When the drawing library fails.
-pub fn loss_curve(losses: &[f32], steps_per_epoch: usize, about: About) -> Result<Vec<u8>, PictureError> {
+pub fn loss_curve(
+    losses: &[f32],
+    steps_per_epoch: usize,
+    validated: &[(usize, f32)],
+    about: About,
+) -> Result<Vec<u8>, PictureError> {
+    let validated: Vec<(f64, f64)> = validated
+        .iter()
+        .filter(|(_, loss)| loss.is_finite())
+        .map(|&(step, loss)| (step as f64, f64::from(loss)))
+        .collect();
     let points = thin_out(losses, 2 * (RIGHT - LEFT));
     let averages = averages(losses, steps_per_epoch);
     let (last, highest) = (losses.len().max(10) as f64, highest(&averages));
 
     let ticks = RangedCoordf64::from(0.0..last).key_points(9);
     let mut fine = Canvas::new(WIDTH * FINE, HEIGHT * FINE)?;
-    draw(&mut fine, &ticks, &points, &averages, [last, highest]).map_err(PictureError::Drawing)?;
+    draw(&mut fine, &ticks, &points, &averages, &validated, [last, highest]).map_err(PictureError::Drawing)?;
 
     let mut canvas = shrink(&fine)?;
     for step in ticks {
@@ -58,7 +70,7 @@ pub fn loss_curve(losses: &[f32], steps_per_epoch: usize, about: About) -> Resul
     }
     canvas.text("step", HEADING, INK, ((LEFT + RIGHT) / 2, HEIGHT - 28), Anchor::Centre)?;
     canvas.text("loss", HEADING, INK, (36, (TOP + BOTTOM) / 2), Anchor::Upwards)?;
-    for (i, name) in ["each step", "average of the epoch"].into_iter().enumerate() {
+    for (i, (name, ..)) in lines(&validated).iter().enumerate() {
         canvas.text(name, LABEL, INK, (legend(i).0 + 42, legend(i).1 + cap_height(LABEL) / 2), Anchor::Left)?;
     }
     canvas.png(about)
@@ -74,6 +86,15 @@ fn highest(averages: &[Average]) -> f64 {
 /// The tick values of the y axis.
 fn losses_marked(highest: f64) -> impl Iterator<Item = f64> {
     (0..=LINES_ACROSS).map(move |i| highest * i as f64 / LINES_ACROSS as f64)
+}
+
+/// The lines of the plot: what each shows, its colour and its width.
+fn lines(validated: &[(f64, f64)]) -> Vec<(&'static str, RGBColor, u32)> {
+    let mut lines = vec![("each step", STEPS, 4), ("average of the epoch", AVERAGE, 9)];
+    if !validated.is_empty() {
+        lines.push(("held-out images", VALIDATION, 6));
+    }
+    lines
 }
 
 /// The position of the line sample in the legend's row `i`.
@@ -115,6 +136,7 @@ fn draw(
     ticks: &[f64],
     points: &[(f64, f64)],
     averages: &[Average],
+    validated: &[(f64, f64)],
     [last, highest]: [f64; 2],
 ) -> Result<(), String> {
     let size = (fine.width as u32, fine.height as u32);
@@ -147,15 +169,22 @@ fn draw(
     for &(from, to, loss) in averages {
         line((x(from), y(loss)), (x(to), y(loss)), AVERAGE, 9)?;
     }
+    for pair in validated.windows(2) {
+        line((x(pair[0].0), y(pair[0].1)), (x(pair[1].0), y(pair[1].1)), VALIDATION, 6)?;
+    }
+    for &(step, loss) in validated {
+        dot((x(step), y(loss)), VALIDATION, 12)?;
+    }
     let corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)];
     for side in corners.windows(2) {
         line(side[0], side[1], EDGE, 3)?;
     }
-    let (from, to) = ((legend(0).0 as f64 - 16.0, top + 12.0), (right - 14.0, legend(1).1 as f64 + 18.0));
+    let (from, to) =
+        ((legend(0).0 as f64 - 16.0, top + 12.0), (right - 14.0, legend(lines(validated).len() - 1).1 as f64 + 18.0));
     for style in [ShapeStyle::from(WHITE).filled(), ShapeStyle::from(LINES).stroke_width(3)] {
         area.draw(&Rectangle::new([pixel(from), pixel(to)], style)).map_err(|e| e.to_string())?;
     }
-    for (i, (color, width)) in [(STEPS, 4), (AVERAGE, 9)].into_iter().enumerate() {
+    for (i, (_, color, width)) in lines(validated).into_iter().enumerate() {
         let (x, y) = legend(i);
         line((x as f64, y as f64), (x as f64 + 30.0, y as f64), color, width)?;
     }
@@ -216,14 +245,23 @@ mod tests {
     #[test]
     fn the_curve_is_where_its_losses_are() {
         for (losses, y) in [(vec![0.05; 700], 242), (vec![0.0; 700], 456), (vec![9.0; 700], 71)] {
-            let rows = rows(&decode(&loss_curve(&losses, 100, &[]).unwrap()), AVERAGE);
+            let rows = rows(&decode(&loss_curve(&losses, 100, &[], &[]).unwrap()), AVERAGE);
             let (first, last) = (rows[0], rows[rows.len() - 1]);
             assert!(first + 3 >= y && last <= y + 3, "{} at {first}..{last}, not {y}", losses[0]);
         }
         let two = [vec![0.02; 50], vec![0.08; 50]].concat();
-        let picture = decode(&loss_curve(&two, 50, &[]).unwrap());
+        let picture = decode(&loss_curve(&two, 50, &[], &[]).unwrap());
         let middle = |x: usize| (0..picture.height).find(|&y| picture.at(x, y) == AVERAGE).unwrap();
         assert!(middle(300) > 360 && middle(600) < 120, "each epoch has its own average");
+    }
+
+    #[test]
+    fn the_loss_of_held_out_images_is_where_it_was_measured() {
+        let picture = decode(&loss_curve(&[0.08; 100], 50, &[(50, 0.05), (100, 0.02)], &[]).unwrap());
+        let row = |x: usize| (0..picture.height).find(|&y| picture.at(x, y) == [200, 90, 20]).unwrap();
+        let (left, right) = (x(50.0, 100.0).round() as usize, x(100.0, 100.0).round() as usize);
+        assert!((row(left + 2) as f64 - y(0.05, 0.1)).abs() < 6.0, "{}", row(left + 2));
+        assert!((row(right - 3) as f64 - y(0.02, 0.1)).abs() < 6.0, "{}", row(right - 3));
     }
 
     #[test]
@@ -239,13 +277,13 @@ mod tests {
         let long: Vec<f32> =
             (0..100_000).map(|i| if i % 97 == 0 { f32::NAN } else { (i % 89) as f32 / 1000.0 }).collect();
         for losses in [&[][..], &[0.03], &bad, &[f32::MAX, f32::MAX], &[f32::MIN], &long] {
-            let picture = decode(&loss_curve(losses, 145, &[("seed", "0".into())]).unwrap());
+            let picture = decode(&loss_curve(losses, 145, &[], &[("seed", "0".into())]).unwrap());
             assert_eq!((picture.width, picture.height), (900, 540));
             assert!(picture.rgb.iter().filter(|p| p[0] < 100).count() > 1000, "axes and letters");
             assert_eq!(picture.texts.len(), 1);
         }
-        assert!(rows(&decode(&loss_curve(&bad, 0, &[]).unwrap()), AVERAGE).is_empty());
-        assert!(!rows(&decode(&loss_curve(&[0.03], usize::MAX, &[]).unwrap()), AVERAGE).is_empty());
+        assert!(rows(&decode(&loss_curve(&bad, 0, &[], &[]).unwrap()), AVERAGE).is_empty());
+        assert!(!rows(&decode(&loss_curve(&[0.03], usize::MAX, &[], &[]).unwrap()), AVERAGE).is_empty());
     }
 
     #[test]
