@@ -38,6 +38,7 @@ impl Workplace {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kakusan"));
         command.args(args).current_dir(self.dir.path());
         command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", self.path("hf")).env("NO_COLOR", "1");
+        command.env("KAKUSAN_CACHE", self.path("cache"));
         command
     }
 

@@ -2,6 +2,7 @@
 
 mod classes;
 mod convert;
+mod eval;
 mod failure;
 mod info;
 mod machine;
@@ -28,7 +29,7 @@ struct Cli {
     command: Command,
 }
 
-const EXAMPLES: [(&str, &str); 10] = [
+const EXAMPLES: [(&str, &str); 11] = [
     ("train --config configs/184.toml", "train on the digits 1, 8 and 4, into runs/184"),
     ("train --config configs/184.toml --set 'data.classes=[3,5]' --out runs/35", ""),
     ("train --resume runs/184", "resume where Ctrl-C stopped it"),
@@ -36,6 +37,7 @@ const EXAMPLES: [(&str, &str); 10] = [
     ("report runs/184 runs/ema", "compare the two: compare.html"),
     ("sample --model runs/184 --batch 64 --out new.png", "draw 64 new digits"),
     ("sample --model runs/184 --steps 50 --seeds 0..15 --separate new", "an image for each seed"),
+    ("eval --model runs/184", "measure its images against the data"),
     ("info runs/184", "describe what is saved there"),
     ("schedulers", "list the schedulers"),
     ("convert runs/184 half --dtype f16 --variant fp16", "the same weights in half the bytes"),
@@ -58,6 +60,8 @@ enum Command {
     Train(train::TrainArgs),
     /// Draw new images from a saved pipeline or a run
     Sample(sample::SampleArgs),
+    /// Measure how good a model's images are, against the data: Fréchet distance, precision, recall ...
+    Eval(eval::EvalArgs),
     /// Compare the losses and settings of runs on one page
     Report(report::ReportArgs),
     /// Describe a saved pipeline or a run, or this program and machine
@@ -79,6 +83,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Train(args) => train::train(args),
         Command::Sample(args) => sample::sample(args),
+        Command::Eval(args) => eval::eval(args),
         Command::Report(args) => report::report(&args),
         Command::Info(args) => info::info(&args),
         Command::Schedulers(args) => schedulers::schedulers(&args),

@@ -10,6 +10,7 @@
 //! | `train` | training: `data`, and in [`pipeline`] run configurations, the loop and checkpoints |
 //! | `parquet` | data sets in parquet files (`hub` with `train` includes it) |
 //! | `report` | pictures, plots, the HTML report and TensorBoard's log of a training (includes `train`) |
+//! | `eval` | figures of samples: Fréchet distance, KID, precision and recall (includes `train`) |
 //! | `cuda` | NVIDIA devices; needs the CUDA toolkit |
 //!
 //! The command `kakusan`, which trains and samples from configuration files, is the crate `kakusan-cli`.
@@ -29,6 +30,8 @@
 pub use candle_core as candle;
 #[cfg(feature = "train")]
 pub use kakusan_data as data;
+#[cfg(feature = "eval")]
+pub use kakusan_eval as eval;
 #[cfg(feature = "hub")]
 pub use kakusan_hub as hub;
 pub use kakusan_models as models;

@@ -1,0 +1,23 @@
+//! Figures for the images of a diffusion model, in the feature space of a network: the Fréchet distance, the kernel
+//! distance, precision and recall, the nearest training images.
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod classifier;
+mod evaluation;
+mod evaluator;
+mod features;
+mod figures;
+mod linalg;
+
+pub use classifier::{Classifier, ClassifierConfig, Progress, Training};
+pub use evaluation::{EVAL_FILE, Evaluation, HeldOut, NetworkUsed, Sampling};
+pub use evaluator::{ClassShare, Evaluator, Figures, Options};
+pub use features::{Embedding, FeatureNetwork, Features, Images, Pixels, embed};
+pub use figures::{
+    Gaussian, KernelDistance, Neighbour, PrecisionRecall, Subsets, kernel_distance, nearest, precision_recall,
+};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
