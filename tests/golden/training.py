@@ -1,5 +1,5 @@
-"""Writes training.json: diffusers' learning rates and min-SNR weights and torch's losses, for the unit tests of
-crates/pipeline.
+"""Writes training.json: diffusers' learning rates, noise levels and min-SNR weights and torch's losses, for the unit
+tests of crates/pipeline.
 
 Needs torch and diffusers (0.42.1).
 """
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.optimization import get_scheduler
-from diffusers.training_utils import compute_snr
+from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3, compute_snr
 
-out = {"lr": [], "losses": []}
+out = {"lr": [], "losses": [], "zero_snr": [], "flow": [], "edm": []}
 
 SCHEDULES = [
     (dict(lr_scheduler="constant"), {}),
@@ -72,5 +72,60 @@ for loss, (more, function) in FUNCTIONS.items():
     case(dict(loss=loss, **more), "epsilon", function)
     for prediction_type in ["epsilon", "sample", "v_prediction"]:
         case(dict(loss=loss, snr_gamma=5.0, **more), prediction_type, function)
+
+# targets and min-SNR weights with zero terminal SNR, where noise alone has no weight
+clean, noise = torch.randn(2, 5, 2, 3, 3)
+for prediction_type in ["sample", "v_prediction"]:
+    config = dict(prediction_type=prediction_type, rescale_betas_zero_snr=True)
+    scheduler = DDPMScheduler(**config)
+    target = clean if prediction_type == "sample" else scheduler.get_velocity(clean, noise, levels)
+    snr = compute_snr(scheduler, levels)
+    weights = snr.clamp(max=5.0) / (snr + 1 if prediction_type == "v_prediction" else 1)
+    loss = (F.mse_loss(prediction, target, reduction="none").flatten(1).mean(1) * weights).mean()
+    out["zero_snr"].append({"scheduler": config, "noisy": scheduler.add_noise(clean, noise, levels).flatten().tolist(), "target": target.flatten().tolist(), "loss": loss.item()})
+out["clean"], out["noise"] = clean.flatten().tolist(), noise.flatten().tolist()
+
+
+def flow(config, shift, batch, seed):
+    """A batch of examples/dreambooth/train_dreambooth_sd3.py, whose model halves its input."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    torch.manual_seed(seed)
+    clean = torch.zeros(batch, 1, 2, 2) + 0.25
+    noise = torch.randn_like(clean)
+    scheme = config["weighting_scheme"]
+    options = dict(logit_mean=0.0, logit_std=1.0, mode_scale=1.29) | {key: value for key, value in config.items() if key != "weighting_scheme"}
+    u = compute_density_for_timestep_sampling(scheme, batch_size=batch, **options)
+    indices = (u * scheduler.config.num_train_timesteps).long()
+    timesteps, sigmas = scheduler.timesteps[indices], scheduler.sigmas[indices].view(-1, 1, 1, 1)
+    noisy = (1.0 - sigmas) * clean + sigmas * noise
+    weights = compute_loss_weighting_for_sd3(scheme, sigmas)
+    loss = (weights.float() * (0.5 * noisy - (noise - clean)) ** 2).mean()
+    out["flow"].append({"config": config, "shift": shift, "batch": batch, "seed": seed, "timesteps": timesteps.tolist(), "loss": loss.item()})
+
+
+SCHEMES = [dict(weighting_scheme=scheme) for scheme in ["none", "sigma_sqrt", "logit_normal", "mode", "cosmap"]]
+SCHEMES += [dict(weighting_scheme="logit_normal", logit_mean=-0.5, logit_std=0.7), dict(weighting_scheme="mode", mode_scale=-0.4)]
+for i, config in enumerate(SCHEMES):
+    for shift, batch in [(1.0, 40), (3.0, 7)]:
+        flow(config, shift, batch, 10 + i)
+
+
+def edm(config, sigma_data, seed):
+    """The loss of table 1 in Karras et al. 2022 on the denoised images, with a linear network."""
+    torch.manual_seed(seed)
+    y = torch.linspace(-1, 1, 20 * 4).view(20, 1, 2, 2)
+    noise = torch.randn_like(y)
+    sigma = (torch.randn(20, 1, 1, 1) * config.get("p_std", 1.2) + config.get("p_mean", -1.2)).exp()
+    total = sigma**2 + sigma_data**2
+    c_skip, c_out, c_in, c_noise = sigma_data**2 / total, sigma * sigma_data / total.sqrt(), 1 / total.sqrt(), sigma.log() / 4
+    x = y + sigma * noise
+    denoised = c_skip * x + c_out * (0.3 * (c_in * x) + 0.1 * c_noise)
+    loss = (total / (sigma * sigma_data) ** 2 * (denoised - y) ** 2).mean()
+    out["edm"].append({"config": config, "sigma_data": sigma_data, "seed": seed, "c_noise": c_noise.flatten().tolist(), "model_input": (c_in * x).flatten().tolist(), "loss": loss.item()})
+
+
+edm(dict(p_mean=-1.2, p_std=1.2), 0.5, 1)
+edm(dict(p_mean=-0.4), 0.5, 2)
+edm(dict(p_std=0.6), 1.0, 3)
 
 Path(__file__).with_suffix(".json").write_text(json.dumps(out) + "\n")

@@ -37,8 +37,8 @@ pub use sampling::{SampleOptions, SampleStep};
 #[cfg(feature = "train")]
 pub use train::{
     Checkpointed, ConfigError, ConfigWarning, EpochSummary, Event, Existing, LossType, LrScheduler, OptimizerName,
-    Outcome, Record, RunConfig, RunView, SampleConfig, Step, TrainConfig, Trainer, Training, Validated, read_metrics,
-    run_config,
+    Outcome, Record, RunConfig, RunView, SampleConfig, Step, TrainConfig, Trainer, Training, Validated,
+    WeightingScheme, read_metrics, run_config,
 };
 pub use warning::Warning;
 

@@ -10,6 +10,13 @@ pub trait Noise: Send {
     /// When this noise is not for so many images.
     fn randn_tensor(&mut self, shape: &[usize]) -> Result<Vec<f32>, Error>;
 
+    /// Normal numbers of this mean and standard deviation for a tensor of `shape`, whose first dimension counts the
+    /// images: `torch.normal`.
+    ///
+    /// # Errors
+    /// When this noise is not for so many images.
+    fn normal_tensor(&mut self, shape: &[usize], mean: f64, std: f64) -> Result<Vec<f32>, Error>;
+
     /// Uniform numbers on `[0, 1)` for a tensor of `shape`, whose first dimension counts the images.
     ///
     /// # Errors
@@ -27,6 +34,10 @@ pub trait Noise: Send {
 impl Noise for Generator {
     fn randn_tensor(&mut self, shape: &[usize]) -> Result<Vec<f32>, Error> {
         Ok(self.randn(shape.iter().product()))
+    }
+
+    fn normal_tensor(&mut self, shape: &[usize], mean: f64, std: f64) -> Result<Vec<f32>, Error> {
+        Ok(self.normal(shape.iter().product(), mean, std))
     }
 
     fn rand_tensor(&mut self, shape: &[usize]) -> Result<Vec<f32>, Error> {
@@ -80,6 +91,10 @@ impl PerImage {
 impl Noise for PerImage {
     fn randn_tensor(&mut self, shape: &[usize]) -> Result<Vec<f32>, Error> {
         self.each(shape, |rng, n| Ok(rng.randn(n)))
+    }
+
+    fn normal_tensor(&mut self, shape: &[usize], mean: f64, std: f64) -> Result<Vec<f32>, Error> {
+        self.each(shape, |rng, n| Ok(rng.normal(n, mean, std)))
     }
 
     fn rand_tensor(&mut self, shape: &[usize]) -> Result<Vec<f32>, Error> {

@@ -62,6 +62,7 @@ enum Drawn {
     Timesteps(usize),
     OneOf(Arc<[f32]>),
     Continuous(OfLevel<f32>),
+    Normal { mean: f64, std: f64, level: OfLevel<f32> },
 }
 
 /// The weights `(of x₀, of ε)` of what the model has to predict.
@@ -96,6 +97,12 @@ impl Levels {
         Self(Drawn::Continuous(Arc::new(level)))
     }
 
+    /// `level(z)` for a number `z` drawn from the normal distribution of this mean and standard deviation for each
+    /// image.
+    pub fn normal(mean: f64, std: f64, level: impl Fn(f32) -> f32 + Send + Sync + 'static) -> Self {
+        Self(Drawn::Normal { mean, std, level: Arc::new(level) })
+    }
+
     fn num_timesteps(&self) -> Option<usize> {
         if let Drawn::Timesteps(t) = self.0 { Some(t) } else { None }
     }
@@ -110,6 +117,9 @@ impl Levels {
                 places.into_iter().map(|i| levels[i as usize]).collect()
             }
             Drawn::Continuous(level) => rng.rand_tensor(&[batch])?.into_iter().map(|u| level(u)).collect(),
+            Drawn::Normal { mean, std, level } => {
+                rng.normal_tensor(&[batch], *mean, *std)?.into_iter().map(|z| level(z)).collect()
+            }
         })
     }
 }
@@ -135,6 +145,20 @@ impl Process {
             pixel_range: PixelRange::MinusOneToOne,
             family: None,
             alphas: Alphas::default(),
+        }
+    }
+
+    /// The same with other levels for training to draw. They have to be levels of the process.
+    pub fn with_levels(self, levels: Levels) -> Self {
+        Self { levels, ..self }
+    }
+
+    /// The levels that training draws, if they are finitely many.
+    pub fn levels(&self) -> Option<Vec<f32>> {
+        match &self.levels.0 {
+            Drawn::Timesteps(t) => Some((0..*t).map(|timestep| timestep as f32).collect()),
+            Drawn::OneOf(levels) => Some(levels.to_vec()),
+            Drawn::Continuous(_) | Drawn::Normal { .. } => None,
         }
     }
 

@@ -11,7 +11,7 @@ use kakusan_config::{did_you_mean, types_in_words};
 use kakusan_data::DataConfig;
 use kakusan_models::ModelConfig;
 use kakusan_rng::Generator;
-use kakusan_scheduler::{Draw, RunOptions, Scheduler, saved_config};
+use kakusan_scheduler::{Draw, Process, RunOptions, Scheduler, saved_config};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -130,11 +130,11 @@ fn lowest_target(scheduler: &dyn Scheduler) -> kakusan_scheduler::Result<f32> {
     Ok(process.target(&clean, &noise, &levels)?.flatten_all()?.min_all()?.to_scalar()?)
 }
 
-/// Many draws of the values that training by `scheduler` conditions the model on.
-fn timesteps_in_training(scheduler: &dyn Scheduler) -> kakusan_scheduler::Result<Vec<f32>> {
+/// Many draws of the values that training conditions the model on.
+fn timesteps_in_training(process: &Process) -> kakusan_scheduler::Result<Vec<f32>> {
     /// With this many draws, each of a thousand timesteps occurs.
     const DRAWN: usize = 16_384;
-    let (process, images) = (scheduler.process(), Tensor::zeros((DRAWN, 1, 1, 1), DType::F32, &Device::Cpu)?);
+    let images = Tensor::zeros((DRAWN, 1, 1, 1), DType::F32, &Device::Cpu)?;
     Ok(process.timesteps(&process.draw(&images, &mut Generator::new(0))?.levels))
 }
 
@@ -252,7 +252,10 @@ impl RunConfig {
             );
             document.refusal("model", &message)
         };
-        let timesteps = timesteps_in_training(scheduler.as_ref())
+        train.check().map_err(|message| document.refusal("train", &message))?;
+        let objective = Objective::new(&train, scheduler.as_ref());
+        let objective = objective.map_err(|message| document.refusal("train", &message))?;
+        let timesteps = timesteps_in_training(objective.process())
             .map_err(|e| document.error(&["scheduler"], format!("{class_name} cannot train: {e}")))?;
         model.check_timesteps(&timesteps).map_err(|e| unfit(scheduler.as_ref(), &e))?;
         for (key, steps) in [("steps", sample.steps), ("trajectory_steps", sample.trajectory_steps)] {
@@ -270,7 +273,6 @@ impl RunConfig {
 
     /// Checks ranges that types cannot express, and combinations. The message names the key in backticks.
     fn check_ranges(&self) -> Result<(), (&'static str, String)> {
-        self.train.check().map_err(|message| ("train", message))?;
         let classes = self.model.num_classes();
         if classes.is_none() && self.model.wants_labels() {
             let reason =
@@ -284,7 +286,6 @@ impl RunConfig {
             let class_name = self.model.class_name();
             return Err(("train", format!("`gradient_checkpointing` has no effect on a {class_name}; remove it")));
         }
-        Objective::new(&self.train, self.scheduler.as_ref()).map_err(|message| ("train", message))?;
         match self.sample.guidance_scale {
             Some(_) if self.train.class_dropout.is_none() => {
                 let reason =

@@ -4,8 +4,9 @@ use std::result::Result as Outcome;
 
 use candle_core::Tensor;
 use kakusan_rng::Generator;
-use kakusan_scheduler::{PredictionType, Process, Scheduler};
+use kakusan_scheduler::{Family, PredictionType, Process, Scheduler};
 
+use super::noise_levels::training_process;
 use crate::{Error, LossType, Result, TrainConfig};
 
 /// The loss of a prediction, with the configured function and weights.
@@ -26,15 +27,21 @@ struct MinSnr {
 }
 
 impl Objective {
-    /// Fails if the scheduler does not provide what the weights need. The message begins with the key.
+    /// Fails if the scheduler does not provide what the levels or the weights need. The message begins with the key.
     pub(crate) fn new(config: &TrainConfig, scheduler: &dyn Scheduler) -> Outcome<Self, String> {
         let min_snr = match config.snr_gamma {
             Some(gamma) => Some(MinSnr { gamma, prediction: prediction_with_snr(scheduler)? }),
             None => None,
         };
         let huber_delta = config.huber_delta.unwrap_or(1.0);
-        let (process, class_name) = (scheduler.process(), scheduler.class_name().to_owned());
+        let process = training_process(config, scheduler)?;
+        let class_name = scheduler.class_name().to_owned();
         Ok(Self { loss: config.loss, huber_delta, min_snr, process, class_name })
+    }
+
+    /// The process of the training: the scheduler's, with the levels that `[train]` draws.
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
     }
 
     /// The mean loss over a batch or a part of one, at the images' `levels`: a scalar.
@@ -95,6 +102,8 @@ fn prediction_with_snr(scheduler: &dyn Scheduler) -> Outcome<PredictionType, Str
         config.get("prediction_type").and_then(|name| serde_json::from_value(name.clone()).ok());
     let prediction = match prediction {
         Some(PredictionType::FlowPrediction) | None => return Err(without_snr(class_name)),
+        // `epsilon` is the name of another target there
+        Some(_) if matches!(scheduler.family(), Family::Edm(_)) => return Err(without_snr(class_name)),
         Some(prediction) => prediction,
     };
     let has_snr = || -> Result<bool> {

@@ -72,6 +72,27 @@ pub struct TrainConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snr_gamma: Option<f64>,
 
+    /// A flow: how often each noise level is drawn, and its weight in the loss, as in diffusers' SD3 script. By default
+    /// all levels are drawn alike and weigh alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weighting_scheme: Option<WeightingScheme>,
+    /// The mean of `logit_normal`: below 0 there is more noise. 0 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logit_mean: Option<f64>,
+    /// The standard deviation of `logit_normal`. 1 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logit_std: Option<f64>,
+    /// The scale of `mode`, from -1 to 1.75. 1.29 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode_scale: Option<f64>,
+    /// EDM: draws the noise levels so that `ln σ` is normal with this mean, NVlabs' `P_mean` (Karras et al. 2022). -1.2
+    /// by default if `p_std` is set; without either, the levels are drawn from the scheduler's own, as in diffusers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p_mean: Option<f64>,
+    /// The standard deviation of `ln σ`, NVlabs' `P_std`. 1.2 by default if `p_mean` is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p_std: Option<f64>,
+
     /// The probability that an image's class is replaced by the model's last class, which means "no class".
     /// Classifier-free guidance needs it (Ho and Salimans 2022, who use 0.1). The model needs one class more than the
     /// images have.
@@ -143,6 +164,12 @@ impl Default for TrainConfig {
             loss: LossType::Mse,
             huber_delta: None,
             snr_gamma: None,
+            weighting_scheme: None,
+            logit_mean: None,
+            logit_std: None,
+            mode_scale: None,
+            p_mean: None,
+            p_std: None,
             class_dropout: None,
             gradient_checkpointing: false,
             use_ema: false,
@@ -215,6 +242,23 @@ pub enum LossType {
     Huber,
 }
 
+/// `train.weighting_scheme`: the densities and weights of a flow's noise levels (Esser et al. 2024, section 3.1;
+/// diffusers' `compute_density_for_timestep_sampling` and `compute_loss_weighting_for_sd3`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightingScheme {
+    /// All levels are drawn alike and weigh alike, as without the key, but from other random numbers.
+    None,
+    /// The weight `1 / σ²`.
+    SigmaSqrt,
+    /// More of the middle: the logit of a level's place on the schedule is normal.
+    LogitNormal,
+    /// More of the middle, by `mode_scale`.
+    Mode,
+    /// The weight `2 / (π (1 - 2 σ + 2 σ²))`.
+    Cosmap,
+}
+
 impl TrainConfig {
     /// Checks ranges and refuses keys without effect. The message begins with the key, in backticks.
     pub(crate) fn check(&self) -> Result<(), String> {
@@ -241,6 +285,8 @@ impl TrainConfig {
             ("huber_delta", self.huber_delta),
             ("snr_gamma", self.snr_gamma),
             ("ema_inv_gamma", self.ema_inv_gamma),
+            ("logit_std", self.logit_std),
+            ("p_std", self.p_std),
         ];
         let from_0 = [
             ("eps", self.eps),
@@ -252,7 +298,7 @@ impl TrainConfig {
         if let Some(share) = self.class_dropout.filter(|share| !(*share > 0.0 && *share < 1.0)) {
             return Err(format!("`class_dropout` is {share}; it must be between 0 and 1"));
         }
-        for (values, least) in [(&above_0, "above 0"), (&from_0, "from 0 on")] {
+        for (values, least) in [(&above_0[..], "above 0"), (&from_0, "from 0 on")] {
             for (key, value) in values {
                 if let Some(value) = value
                     && !(value.is_finite() && (*value > 0.0 || (*value == 0.0 && least == "from 0 on")))
@@ -260,6 +306,20 @@ impl TrainConfig {
                     return Err(format!("`{key}` is {value}; it must be a number {least}"));
                 }
             }
+        }
+        for (key, value) in [("logit_mean", self.logit_mean), ("p_mean", self.p_mean)] {
+            if let Some(value) = value.filter(|value| value.is_nan() || value.abs() > 20.0) {
+                return Err(format!("`{key}` is {value}; it must be between -20 and 20"));
+            }
+        }
+        if let Some((key, _)) =
+            [("p_mean", self.p_mean), ("p_std", self.p_std)].iter().find(|(_, value)| value.is_some())
+            && self.weighting_scheme.is_some()
+        {
+            return Err(format!("`{key}` is for EDM, `weighting_scheme` for a flow: remove one of them"));
+        }
+        if let Some(scale) = self.mode_scale.filter(|scale| !(-1.0..=1.75).contains(scale)) {
+            return Err(format!("`mode_scale` is {scale}; it must be between -1 and 1.75"));
         }
         if let Some(betas) = self.betas
             && !betas.iter().all(|beta| (0.0..1.0).contains(beta))
@@ -297,7 +357,8 @@ impl TrainConfig {
         const ADAM: &str = "optimizer = \"adam\" or \"adamw\"";
         const WARM: &str = "lr_scheduler = \"constant_with_warmup\", \"linear\", \"cosine\", \"cosine_with_restarts\" or \"polynomial\"";
         const EMA: &str = "use_ema = true";
-        let (optimizer, lr) = (self.optimizer, self.lr_scheduler);
+        const LOGIT_NORMAL: &str = "weighting_scheme = \"logit_normal\"";
+        let (optimizer, lr, scheme) = (self.optimizer, self.lr_scheduler, self.weighting_scheme);
         let is_adam = optimizer != OptimizerName::Sgd;
         let keys = [
             ("betas", self.betas.is_some(), is_adam, ADAM),
@@ -324,6 +385,14 @@ impl TrainConfig {
                 "lr_scheduler = \"piecewise_constant\"",
             ),
             ("huber_delta", self.huber_delta.is_some(), self.loss == LossType::Huber, "loss = \"huber\""),
+            ("logit_mean", self.logit_mean.is_some(), scheme == Some(WeightingScheme::LogitNormal), LOGIT_NORMAL),
+            ("logit_std", self.logit_std.is_some(), scheme == Some(WeightingScheme::LogitNormal), LOGIT_NORMAL),
+            (
+                "mode_scale",
+                self.mode_scale.is_some(),
+                scheme == Some(WeightingScheme::Mode),
+                "weighting_scheme = \"mode\"",
+            ),
             ("ema_inv_gamma", self.ema_inv_gamma.is_some(), self.use_ema, EMA),
             ("ema_power", self.ema_power.is_some(), self.use_ema, EMA),
             ("ema_max_decay", self.ema_max_decay.is_some(), self.use_ema, EMA),

@@ -144,6 +144,7 @@ impl Trainer {
         let batching = Batching { images: images_per_epoch, batch_size, gradient_accumulation_steps };
         let progress = Progress { step: 0, epoch: 0, batch: 0, epoch_began: 0, batching, epoch_rng: rng.clone(), rng };
         let total_steps = total_steps(&train, &progress);
+        let objective = Objective::new(&train, config.scheduler.as_ref()).map_err(Error::Unfit)?;
         Ok(Self {
             config: config.model.clone(),
             model,
@@ -151,8 +152,8 @@ impl Trainer {
             ema: train.use_ema.then(|| Ema::new(weights.vars(), train.ema())).transpose()?,
             weights,
             schedule: LrSchedule::new(&train, total_steps).map_err(Error::Unfit)?,
-            objective: Objective::new(&train, config.scheduler.as_ref()).map_err(Error::Unfit)?,
-            process: config.scheduler.process(),
+            process: objective.process().clone(),
+            objective,
             batches: None,
             ahead: None,
             progress,
