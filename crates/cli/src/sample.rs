@@ -62,6 +62,10 @@ pub(crate) struct SampleArgs {
     /// Classifier-free guidance scale: 1 is off, larger values follow the class more closely
     #[arg(long, value_name = "X", default_value_t = 1.0, allow_hyphen_values = true, value_parser = real(f64::NEG_INFINITY..=f64::INFINITY))]
     guidance: f64,
+    /// Guide only at noise levels above LO and up to HI (σ of image + σ noise, whatever the scheduler); the other steps
+    /// take one model call instead of two
+    #[arg(long, num_args = 2, value_names = ["LO", "HI"], allow_hyphen_values = true, value_parser = real(0.0..=f64::INFINITY))]
+    guidance_interval: Option<Vec<f64>>,
     /// The picture: a grid; grey images as dark ink on white. Its extension sets the format: .png, .jpg, .webp or .gif
     #[arg(long, value_name = "FILE", default_value = "samples.png", value_parser = picture::still)]
     out: PathBuf,
@@ -117,6 +121,10 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
     }
     let steps = args.steps.unwrap_or(pipeline.class().default_steps().min(50) as u64) as usize;
     let options = args.options(steps, classes::labels(&args.class, &pipeline)?);
+    if args.guidance_interval.is_some() && args.guidance == 1.0 {
+        return Err(Error::Unfit("--guidance-interval has no effect without guidance: add --guidance 3".into()));
+    }
+    options.check_guidance(pipeline.scheduler())?;
     let mut noise: Box<dyn Noise> = match &args.seeds {
         Some(Seeds { seeds, .. }) => Box::new(PerImage::from_seeds(seeds.iter().copied())),
         None => Box::new(Generator::new(args.seed)),
@@ -186,7 +194,12 @@ impl SampleArgs {
         let mut run = RunOptions { eta: self.eta, ..RunOptions::steps(steps) };
         run.churn = self.churn.map(|s_churn| Churn { s_churn, ..Churn::default() });
         let class_labels = labels.map(|labels| labels.into_iter().cycle().take(batch_size).collect::<Vec<_>>());
-        SampleOptions::new(batch_size).run(run).class_labels(class_labels).guidance_scale(self.guidance)
+        let options = SampleOptions::new(batch_size).run(run).class_labels(class_labels);
+        options.guidance_scale(self.guidance).guidance_interval(self.guidance_interval())
+    }
+
+    fn guidance_interval(&self) -> Option<[f64; 2]> {
+        self.guidance_interval.as_ref().and_then(|ends| ends.as_slice().try_into().ok())
     }
 
     /// The metadata for the picture files.
@@ -209,6 +222,7 @@ impl SampleArgs {
         if self.guidance != 1.0 {
             about.push(("guidance", self.guidance.to_string()));
         }
+        about.extend(self.guidance_interval().map(|[low, high]| ("guidance interval", format!("{low} {high}"))));
         about
     }
 

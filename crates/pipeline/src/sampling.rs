@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use candle_core::Tensor;
 use kakusan_ops::PreparedWeights;
 use kakusan_rng::{Generator, Noise};
-use kakusan_scheduler::{RePaintOptions, RePaintScheduler, Run, RunOptions, StepOutput};
+use kakusan_scheduler::{RePaintOptions, RePaintScheduler, Run, RunOptions, Scheduler, StepOutput};
 
 use crate::{DDPMPipeline, Error, Result};
 
@@ -31,6 +31,11 @@ pub struct SampleOptions {
     /// class, which means no class. A scale of 0 takes the prediction without a class, 1 the one with it, and a larger
     /// one extrapolates further in that direction. 1 turns guidance off: one model call per step.
     pub guidance_scale: f64,
+    /// The noise levels at which guidance is on: above the first and up to the second ([Kynkäänniemi et al.
+    /// 2024](https://arxiv.org/abs/2404.07724)). The level is that of the paper, the weight of the noise relative to
+    /// that of the image: σ of `x₀ + σ ε`, which is `σ / (1 - σ)` in a flow. At other levels, the model is called once,
+    /// with the class. `None` guides every step.
+    pub guidance_interval: Option<[f64; 2]>,
     /// Images `[b, c, h, w]` in the scheduler's range to start from, instead of pure noise. They are noised to the
     /// level at which the run starts ([`RunOptions::start`]).
     pub images: Option<Tensor>,
@@ -40,7 +45,7 @@ impl SampleOptions {
     /// This number of images in 50 steps, everything else at its default.
     pub fn new(batch_size: usize) -> Self {
         let run = RunOptions::default();
-        Self { batch_size, run, class_labels: None, guidance_scale: 1.0, images: None }
+        Self { batch_size, run, class_labels: None, guidance_scale: 1.0, guidance_interval: None, images: None }
     }
 
     /// Sets the number of steps, with the scheduler's other options at their defaults.
@@ -64,6 +69,69 @@ impl SampleOptions {
     pub fn guidance_scale(mut self, guidance_scale: f64) -> Self {
         self.guidance_scale = guidance_scale;
         self
+    }
+
+    /// Sets [`guidance_interval`](Self::guidance_interval); `None` to guide every step.
+    ///
+    /// ```
+    /// use kakusan_pipeline::SampleOptions;
+    /// use kakusan_scheduler::EDMEulerScheduler;
+    ///
+    /// let options = SampleOptions::new(1).steps(8).guidance_scale(3.0).guidance_interval([0.3, 5.0]);
+    /// let guided = options.guided_calls(&EDMEulerScheduler::default())?;
+    /// // σ = 80, 35, 14, 4.6, 1.3, 0.27, 0.035, 0.002
+    /// assert_eq!(guided, [false, false, false, true, true, false, false, false]);
+    /// # Ok::<(), kakusan_pipeline::Error>(())
+    /// ```
+    pub fn guidance_interval(mut self, guidance_interval: impl Into<Option<[f64; 2]>>) -> Self {
+        self.guidance_interval = guidance_interval.into();
+        self
+    }
+
+    /// Which model calls of a sampling with `scheduler` are guided.
+    ///
+    /// # Errors
+    /// When the interval is empty, and when the scheduler does not know the noise levels of its steps.
+    pub fn guided_calls(&self, scheduler: &dyn Scheduler) -> Result<Vec<bool>> {
+        self.guided(scheduler.class_name(), scheduler.run_with(&self.run)?.as_ref())
+    }
+
+    /// Refuses a guidance interval in which none of the model calls lies.
+    ///
+    /// # Errors
+    /// That, and as [`guided_calls`](Self::guided_calls).
+    pub fn check_guidance(&self, scheduler: &dyn Scheduler) -> Result<()> {
+        let Some([low, high]) = self.guidance_interval else { return Ok(()) };
+        if self.guided_calls(scheduler)?.contains(&true) {
+            return Ok(());
+        }
+        let known = scheduler.run_with(&self.run)?.alpha_sigmas().unwrap_or_default();
+        let level = |end: Option<&(f32, f32)>| end.map_or(f32::NAN, |(alpha, sigma)| sigma / alpha);
+        Err(Error::Unfit(format!(
+            "no step of {} is in the guidance interval from {low} to {high}: their noise levels are {:.3} to {:.3}",
+            scheduler.class_name(),
+            level(known.first()),
+            level(known.last())
+        )))
+    }
+
+    fn guided(&self, class_name: &str, run: &dyn Run) -> Result<Vec<bool>> {
+        let Some([low, high]) = self.guidance_interval else {
+            return Ok(vec![self.guidance_scale != 1.0; run.timesteps().len()]);
+        };
+        if !(0.0 <= low && low < high) {
+            let reason = "it must begin at 0 or above, and end above that";
+            return Err(Error::Unfit(format!("the guidance interval is from {low} to {high}; {reason}")));
+        }
+        let levels = run.alpha_sigmas().ok_or_else(|| {
+            let reason = "a guidance interval needs the noise level of each step, which";
+            Error::Unfit(format!("{reason} {class_name} does not give: remove it, or choose another scheduler"))
+        })?;
+        let is_guided = |(alpha, sigma): (f32, f32)| {
+            let level = f64::from(sigma) / f64::from(alpha);
+            self.guidance_scale != 1.0 && low < level && level <= high
+        };
+        Ok(levels.into_iter().map(is_guided).collect())
     }
 
     /// Sets [`images`](Self::images).
@@ -135,10 +203,11 @@ impl DDPMPipeline {
         rng: &mut dyn Noise,
         watch: impl FnMut(&SampleStep) -> ControlFlow<()>,
     ) -> Result<Tensor> {
-        let predictor = Predictor::new(self, options)?;
+        let mut predictor = Predictor::new(self, options)?;
         let [channels, height, width] = self.sample_shape()?;
         let shape = [options.batch_size, channels, height, width];
         let mut run = self.scheduler().run_with(&options.run)?;
+        predictor.guided = options.guided(self.scheduler().class_name(), run.as_ref())?;
         let sample = match &options.images {
             None if options.run.start > 0 => {
                 return Err(Error::Unfit(
@@ -195,7 +264,7 @@ impl DDPMPipeline {
         while let Some(timestep) = run.timestep() {
             let index = run.steps().index()?;
             let model_input = run.scale_model_input(&sample)?;
-            let model_output = predictor.predict(&model_input, timestep)?;
+            let model_output = predictor.predict(&model_input, timestep, index)?;
             let output = run.step(&model_output, &sample, rng)?;
             let flow = watch(&SampleStep { index, steps, model_input: &model_input, output: &output });
             sample = output.prev_sample;
@@ -217,6 +286,8 @@ struct Predictor<'a> {
     /// The classes `[b]`, and the "no class" labels.
     labels: Option<(Tensor, Tensor)>,
     guidance_scale: f64,
+    /// Whether each model call is guided; calls beyond the last are not.
+    guided: Vec<bool>,
 }
 
 impl<'a> Predictor<'a> {
@@ -249,14 +320,16 @@ impl<'a> Predictor<'a> {
                 Some((labels?, none?))
             }
         };
-        Ok(Self { pipeline, labels, guidance_scale: *guidance_scale })
+        Ok(Self { pipeline, labels, guidance_scale: *guidance_scale, guided: vec![] })
     }
 
-    fn predict(&self, model_input: &Tensor, timestep: f32) -> Result<Tensor> {
+    /// The output for model call `index`.
+    fn predict(&self, model_input: &Tensor, timestep: f32, index: usize) -> Result<Tensor> {
+        let is_guided = self.guided.get(index).is_some_and(|guided| *guided);
         let conditioning = Tensor::full(timestep, model_input.dim(0)?, self.pipeline.device())?;
         match &self.labels {
             None => self.forward(model_input, &conditioning, None),
-            Some((labels, _)) if self.guidance_scale == 1.0 => self.forward(model_input, &conditioning, Some(labels)),
+            Some((labels, _)) if !is_guided => self.forward(model_input, &conditioning, Some(labels)),
             Some((labels, none)) => {
                 let with = self.forward(model_input, &conditioning, Some(labels))?;
                 let without = self.forward(model_input, &conditioning, Some(none))?;

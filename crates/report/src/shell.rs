@@ -44,6 +44,7 @@ pub(crate) fn sample_command(
             false => format!("--class {}", quote(&word)),
         }));
         words.extend(sample.guidance_scale.map(|scale| format!("--guidance={scale}"))); // the scale may be negative
+        words.extend(sample.guidance_interval.map(|[low, high]| format!("--guidance-interval {low} {high}")));
     }
     words
         .push(format!("--steps {} --batch {} --seed {seed} --out samples-{seed}.png", sample.steps, sample.batch_size));

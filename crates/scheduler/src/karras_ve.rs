@@ -124,6 +124,10 @@ impl Run for KarrasVeRun {
         Ok((1.0, self.timesteps()[self.steps.index()?] * 2.0))
     }
 
+    fn alpha_sigmas(&self) -> Option<Vec<(f32, f32)>> {
+        Some(self.timesteps().iter().map(|timestep| (1.0, timestep * 2.0)).collect())
+    }
+
     fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
         Ok(sample.affine(0.5, 0.5)?)
     }

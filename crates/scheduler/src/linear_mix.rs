@@ -61,6 +61,11 @@ impl Run for LinearMixRun {
         Ok((1.0 - amount, amount))
     }
 
+    fn alpha_sigmas(&self) -> Option<Vec<(f32, f32)>> {
+        let n = self.timesteps().len();
+        Some((0..n).map(|i| amount(i, n)).map(|amount| (1.0 - amount, amount)).collect())
+    }
+
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, _rng: &mut dyn Noise) -> Result<StepOutput> {
         let i = self.steps.index()?;
         check_same("the model's output", model_output, sample)?;

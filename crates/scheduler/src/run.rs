@@ -50,6 +50,12 @@ pub trait Run: Debug + Send {
         Err(begins_with_no_image(""))
     }
 
+    /// `(α, σ)` of the sample at every model call, first to last; `None` where a run does not know it, which is the
+    /// default.
+    fn alpha_sigmas(&self) -> Option<Vec<(f32, f32)>> {
+        None
+    }
+
     /// Brings clean images `[b, c, h, w]` to the level of the next step, to begin there instead of with noise
     /// ([`RunOptions::start`](crate::RunOptions::start)): `α clean + σ noise`.
     ///
@@ -300,6 +306,13 @@ impl<F: FnMut(&Call, &mut dyn Noise) -> Result<StepOutput> + Send> Run for Sampl
             Some(&(alpha, sigma)) if !alpha.is_nan() => Ok((alpha, sigma)),
             _ => Err(begins_with_no_image(&format!(" at timestep {}", self.plan.timesteps[i]))),
         }
+    }
+
+    fn alpha_sigmas(&self) -> Option<Vec<(f32, f32)>> {
+        let known = &self.plan.alpha_sigma;
+        // one of them may be that of the images, where the last step leads
+        let of_calls = known.get(..self.plan.timesteps.len())?;
+        of_calls.iter().all(|(alpha, _)| !alpha.is_nan()).then(|| of_calls.to_vec())
     }
 
     fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {

@@ -19,7 +19,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::objective::Objective;
 use crate::ddpm::inverts;
-use crate::{Registry, TrainConfig};
+use crate::{Registry, SampleOptions, TrainConfig};
 
 /// The configuration of a run: the tables of a file such as `configs/184.toml`, with the overrides applied.
 ///
@@ -82,6 +82,10 @@ pub struct SampleConfig {
     /// default: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance_scale: Option<f64>,
+    /// The noise levels at which guidance is on, `[low, high]`, σ of `x₀ + σ ε`
+    /// ([`SampleOptions::guidance_interval`](crate::SampleOptions::guidance_interval)). All by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_interval: Option<[f64; 2]>,
     /// Steps of the sampling that the report shows step by step; of more than five steps, five are shown.
     pub trajectory_steps: usize,
 }
@@ -89,7 +93,15 @@ pub struct SampleConfig {
 impl Default for SampleConfig {
     /// The tutorial's values: 64 images in 40 steps, and eight images shown in 5 steps.
     fn default() -> Self {
-        Self { steps: 40, batch_size: 64, scheduler: None, eta: None, guidance_scale: None, trajectory_steps: 5 }
+        Self {
+            steps: 40,
+            batch_size: 64,
+            scheduler: None,
+            eta: None,
+            guidance_scale: None,
+            guidance_interval: None,
+            trajectory_steps: 5,
+        }
     }
 }
 
@@ -296,6 +308,20 @@ impl RunConfig {
                 return Err(("sample", format!("`guidance_scale` is {scale}; it must be a number")));
             }
             _ => {}
+        }
+        if self.sample.guidance_interval.is_some() {
+            let scale = self.sample.guidance_scale.filter(|scale| *scale != 1.0);
+            let Some(scale) = scale else {
+                return Err((
+                    "sample",
+                    "`guidance_interval` has no effect without guidance: set guidance_scale".into(),
+                ));
+            };
+            let options = SampleOptions::new(1).steps(self.sample.steps).guidance_scale(scale);
+            let options = options.guidance_interval(self.sample.guidance_interval);
+            options
+                .check_guidance(self.sample_scheduler.as_ref())
+                .map_err(|e| ("sample", format!("`guidance_interval`: {e}")))?;
         }
         let counts = [
             ("steps", self.sample.steps, 100_000),
