@@ -37,7 +37,7 @@ const EXAMPLES: [(&str, &str); 11] = [
     ("report runs/184 runs/ema", "compare the two: compare.html"),
     ("sample --model runs/184 --batch 64 --out new.png", "draw 64 new digits"),
     ("sample --model runs/184 --steps 50 --seeds 0..15 --separate new", "an image for each seed"),
-    ("eval --model runs/184", "measure its images against the data"),
+    ("eval --model runs/184 --images 512 --steps 10", "measure its images against the data"),
     ("info runs/184", "describe what is saved there"),
     ("schedulers", "list the schedulers"),
     ("convert runs/184 half --dtype f16 --variant fp16", "the same weights in half the bytes"),

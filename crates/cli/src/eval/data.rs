@@ -73,55 +73,82 @@ pub(super) struct Compared {
     pub(super) reference: Some,
     /// Real images of the same classes that are not in the reference, and what they are.
     pub(super) held_out: Option<(Arc<ImageSet>, Vec<usize>, String)>,
-    /// All images of the data, of all classes, for the classifier.
-    pub(super) all: Arc<ImageSet>,
-    /// Those of the split that was not trained on.
-    pub(super) all_held_out: Option<Arc<ImageSet>>,
+    /// All images of the split that the model was trained on, of all classes, and those of another split: for the
+    /// classifier.
+    pub(super) train: Arc<ImageSet>,
+    pub(super) other: Option<Arc<ImageSet>>,
     /// The reason if the images have no classes.
     pub(super) unlabelled: Option<String>,
 }
 
 impl Compared {
-    pub(super) fn load(config: &DataConfig, hub: &Hub) -> Result<Self> {
+    /// Loads the images of the configuration; `against` is the split to compare with.
+    pub(super) fn load(config: &DataConfig, against: Option<&str>, hub: &Hub) -> Result<Self> {
         let all_classes = DataConfig { classes: None, validation: None, ..config.clone() };
-        let load = |config: &DataConfig| -> Result<Loaded> { Ok(load_with_hub(config, hub)?) };
-        let Loaded { images: all, source, skipped, notes, unlabelled, .. } = load(&all_classes)?;
+        let Loaded { images: train, source, skipped, notes, unlabelled, .. } = load_with_hub(&all_classes, hub)?;
         for skipped in &skipped {
             say(&format!("Data: not from `{}`: {}", skipped.source, skipped.reason));
         }
         notes.iter().for_each(|note| say(&format!("Data: {note}.")));
-        let chosen = chosen(&all, config)?;
-        // the same source as the training split, or it might be of other images
-        let same = |split: &str| {
-            DataConfig { sources: source.kind.into_iter().collect(), ..all_classes.clone() }.with_split(split)
-        };
-        let held_out = ["test", "validation"].into_iter().filter(|split| config.split.as_deref() != Some(split));
-        let held_out = held_out.map(|split| (split, load(&same(split)))).find_map(|(split, loaded)| {
-            let images = loaded.ok()?.images;
-            (images.shape() == all.shape() && images.class_names() == all.class_names()).then_some((split, images))
-        });
-        let (reference, held_out, all_held_out) = match held_out {
-            Some((split, images)) => {
-                let what = format!("{split} split");
-                let chosen_there = chosen_of(&images, &all, &chosen);
-                ((all.clone(), chosen), Some((images.clone(), chosen_there, what)), Some(images))
+        let own_split = config.split.as_deref().unwrap_or("train");
+        let against = against.filter(|split| *split != own_split);
+        // from the same source, or they might be other images
+        let load = |split: &str| -> Result<Arc<ImageSet>> {
+            let same = DataConfig { sources: source.kind.into_iter().collect(), ..all_classes.clone() };
+            let images = load_with_hub(&same.with_split(split), hub)?.images;
+            match images.shape() == train.shape() && images.class_names() == train.class_names() {
+                true => Ok(images),
+                false => Err(Error::Unfit(format!("the split {split} has images of another shape, or other classes"))),
             }
+        };
+        let other = match against {
+            Some(split) => Some((split, load(split)?)),
+            None => ["test", "validation"]
+                .into_iter()
+                .filter(|split| *split != own_split)
+                .find_map(|split| Some((split, load(split).ok()?))),
+        };
+        let chosen = chosen(&train, config)?;
+        let description = source.description;
+        let Some((split, other)) = other else {
             // without another split, half of the images
-            None => {
-                let order = Generator::new(0).randperm(chosen.len());
-                let (first, second) = order.split_at(chosen.len().div_ceil(2));
-                let half = |order: &[usize]| order.iter().map(|&i| chosen[i]).collect::<Vec<usize>>();
-                say("Data: it has no test split, so one half of the images is compared with the other half.");
-                ((all.clone(), half(first)), Some((all.clone(), half(second), "the other half".to_owned())), None)
-            }
+            let order = Generator::new(0).randperm(chosen.len());
+            let (first, second) = order.split_at(chosen.len().div_ceil(2));
+            let half = |order: &[usize]| order.iter().map(|&i| chosen[i]).collect::<Vec<usize>>();
+            say("Data: it has no test split, so a random half is compared with; the other half is the yardstick.");
+            let held_out =
+                Some((train.clone(), half(second), "other half".to_owned())).filter(|half| half.1.len() >= 5);
+            return Ok(Self {
+                description,
+                reference: (train.clone(), half(first)),
+                held_out,
+                train,
+                other: None,
+                unlabelled,
+            });
         };
-        let held_out = held_out.filter(|(_, indices, _)| indices.len() >= 5);
-        Ok(Self { description: source.description, reference, held_out, all, all_held_out, unlabelled })
+        let of_other = chosen_of(&other, &train, &chosen);
+        let (own, others) = ((train.clone(), chosen), (other.clone(), of_other));
+        let (reference, (set, indices), what) = match against {
+            Some(_) => (others, own, own_split),
+            None => (own, others, split),
+        };
+        let held_out = Some((set, indices, format!("{what} split"))).filter(|held_out| held_out.1.len() >= 5);
+        let description = if against.is_some() { format!("{description}, the split {split}") } else { description };
+        Ok(Self { description, reference, held_out, train, other: Some(other), unlabelled })
+    }
+
+    /// Keeps a random part of the reference.
+    pub(super) fn keep_some(&mut self, count: Option<usize>) {
+        if let Some(count) = count.filter(|&count| count < self.reference.1.len()) {
+            let order = Generator::new(0).randperm(self.reference.1.len());
+            self.reference.1 = order[..count].iter().map(|&i| self.reference.1[i]).collect();
+        }
     }
 
     /// Channels, height and width of the images.
     pub(super) fn shape(&self) -> [usize; 3] {
-        self.all.shape()
+        self.train.shape()
     }
 
     /// Keeps only images of these classes.

@@ -14,9 +14,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kakusan::candle::{DType, Device, Tensor};
 use kakusan::data::ImageSet;
 use kakusan::eval::{
-    Classifier, ClassifierConfig, Embedding, Evaluation, Evaluator, Figures, HeldOut, Images, NetworkUsed, Options,
-    Pixels, Sampling,
+    Classifier, ClassifierConfig, Embedding, Evaluation, Evaluator, FeatureNetwork, Figures, HeldOut, Images,
+    InceptionV3, NetworkUsed, Options, Pixels, Sampling, Training,
 };
+use kakusan::hub::Hub;
 use kakusan::pipeline::{DDPMPipeline, DeviceChoice, Error, Opened, Registry, Result, SampleOptions, check_writable};
 use kakusan::rng::{Generator, PerImage};
 use kakusan::scheduler::{Churn, RunOptions};
@@ -35,6 +36,8 @@ Examples:
   eval --model runs/184 --data /data/mnist              the same digits from a folder
   eval --model owner/name --data pictures               a pipeline of the Hub against a folder of pictures
   eval --from-images drawings --data configs/184.toml   pictures of any origin against a configuration's data
+  eval --model google/ddpm-cifar10-32 --data cifar-10-batches-bin --images 10000 \\
+       --features pt_inception-2015-12-05-6726825d.pth  FID, KID, precision and recall as in papers
 
 The images are compared in the features of a small classifier, which is trained once on all labelled images of the data
 and kept in $KAKUSAN_CACHE [default: ~/.cache/kakusan]. Its distances compare models of the same data with each other;
@@ -84,6 +87,16 @@ pub(crate) struct EvalArgs {
     /// Classifier-free guidance scale: 1 is off, larger values follow the class more closely
     #[arg(long, value_name = "X", default_value_t = 1.0, allow_hyphen_values = true, value_parser = real(f64::NEG_INFINITY..=f64::INFINITY))]
     guidance: f64,
+    /// The network whose features are compared: classifier, or InceptionV3 by its weights, a .pth or .safetensors file,
+    /// also on the Hub: pytorch-fid's (pt_inception-2015-12-05-6726825d.pth) for figures as in papers, or torchvision's
+    #[arg(long, value_name = "classifier|FILE|owner/name/file", default_value = "classifier")]
+    features: String,
+    /// Compare with this split of the data; another split is the yardstick [default: train, as the model was trained]
+    #[arg(long, value_name = "SPLIT")]
+    against: Option<String>,
+    /// Compare with N images of the data, chosen at random; Inception takes a while for many [default: all]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(5..=100_000_000usize))]
+    reference: Option<usize>,
     /// The seed of the first image; the next one has the next seed
     #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true, value_parser = whole(0..=u64::MAX >> 1))]
     seed: u64,
@@ -116,7 +129,7 @@ pub(crate) fn eval(args: EvalArgs) -> Result<ExitCode> {
     let hub = crate::progress::hub()?;
     let pipeline = args.pipeline(&registry)?;
     let config = data::config(args.model.as_deref(), args.data.as_deref(), &args.set, &registry)?;
-    let mut compared = Compared::load(&config, &hub)?;
+    let mut compared = Compared::load(&config, args.against.as_deref(), &hub)?;
     let source = match (pipeline, &args.from_images) {
         (Some(pipeline), _) => Source::Model(Box::new(pipeline)),
         (None, dir) => Source::Folder(data::pictures(dir.as_deref().unwrap_or(Path::new(".")), compared.shape())?),
@@ -125,10 +138,18 @@ pub(crate) fn eval(args: EvalArgs) -> Result<ExitCode> {
         Source::Model(pipeline) => args.labels(pipeline, &mut compared)?,
         Source::Folder(_) => None,
     };
+    compared.keep_some(args.reference);
     say(&format!("Data: {}, {} images.", compared.description, compared.reference.1.len()));
 
-    let network = Arc::new(classifier(&compared)?);
-    let training = network.training().clone();
+    let (network, training) = network(&args.features, &compared, &hub)?;
+    let least = args.count(&source).min(compared.reference.1.len());
+    if least <= network.dim() {
+        warn(&format!(
+            "warning: {least} images are fewer than the {} features: the Fréchet distance is much larger than of many \
+             images; compare it only with that of as many, such as the yardstick's",
+            network.dim()
+        ));
+    }
     let bar = bar("features of the data", compared.reference.1.len());
     let (set, indices) = &compared.reference;
     let evaluator = Evaluator::of_some(network, set.clone(), indices, Options::default(), &mut watch(&bar))?;
@@ -164,7 +185,7 @@ pub(crate) fn eval(args: EvalArgs) -> Result<ExitCode> {
         network: NetworkUsed {
             name: evaluator.network().name().to_owned(),
             features: evaluator.network().dim(),
-            training: Some(training),
+            training,
         },
         samples,
         held_out,
@@ -188,10 +209,36 @@ fn measure(evaluator: &Evaluator, images: &dyn Images) -> Result<(Figures, Embed
     measured
 }
 
+/// The network that `--features` names, and how it was trained, if it was trained here.
+fn network(name: &str, compared: &Compared, hub: &Hub) -> Result<(Arc<dyn FeatureNetwork>, Option<Training>)> {
+    if name == "classifier" {
+        let classifier = classifier(compared)?;
+        let training = classifier.training().clone();
+        return Ok((Arc::new(classifier), Some(training)));
+    }
+    let parts: Vec<&str> = name.split('/').collect();
+    let file = match parts.as_slice() {
+        _ if Path::new(name).is_file() => PathBuf::from(name),
+        [owner, repo, file @ ..] if !owner.is_empty() && !owner.starts_with(['.', '~']) && !file.is_empty() => {
+            hub.model_file(&format!("{owner}/{repo}"), "main", &file.join("/"))?
+        }
+        _ => {
+            let reason = format!("--features {name}: expected classifier, a file of weights, or owner/name/file");
+            return Err(Error::Unfit(reason));
+        }
+    };
+    let network = InceptionV3::load(&file)?;
+    say(&format!("Features: {}, {}.", network.name(), file.display()));
+    Ok((Arc::new(network), None))
+}
+
 /// The classifier of the data, trained if it was not before.
 fn classifier(compared: &Compared) -> Result<Classifier> {
     if let Some(reason) = &compared.unlabelled {
-        return Err(Error::Unfit(format!("the classifier needs labelled images, and these have no classes: {reason}")));
+        return Err(Error::Unfit(format!(
+            "the classifier needs labelled images, and these have no classes ({reason}); measure in the features of \
+             Inception instead: --features pt_inception-2015-12-05-6726825d.pth"
+        )));
     }
     let cache = cache_dir()?.join("classifiers");
     let bar = bar("training the classifier", 0);
@@ -200,7 +247,7 @@ fn classifier(compared: &Compared) -> Result<Classifier> {
         bar.set_position(progress.step as u64);
         ControlFlow::Continue(())
     };
-    let (all, others) = (&compared.all, compared.all_held_out.as_deref());
+    let (all, others) = (&compared.train, compared.other.as_deref());
     let (classifier, known) = Classifier::cached(&cache, all, others, ClassifierConfig::default(), &mut watch)?;
     bar.finish_and_clear();
     let training = classifier.training();

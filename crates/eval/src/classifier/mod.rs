@@ -35,7 +35,7 @@ pub struct ClassifierConfig {
 
 impl Default for ClassifierConfig {
     fn default() -> Self {
-        Self { seed: 0, images: 150_000, epochs: 20, batch_size: 128, learning_rate: 3e-3 }
+        Self { seed: 0, images: 120_000, epochs: 20, batch_size: 128, learning_rate: 3e-3 }
     }
 }
 

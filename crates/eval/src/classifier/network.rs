@@ -15,11 +15,11 @@ const SMALLEST: usize = 6;
 /// The channels of the blocks; further ones are as wide as the last.
 const WIDTHS: [usize; 3] = [16, 32, 64];
 
-/// Blocks of two convolutions with SiLU and a pooling, a hidden layer whose outputs are the features, and one score for
+/// Blocks of a convolution with SiLU and a pooling, a hidden layer whose outputs are the features, and one score for
 /// each class.
 pub(super) struct Network {
     halvings: usize,
-    blocks: Vec<[Layer; 2]>,
+    blocks: Vec<Layer>,
     hidden: Layer,
     scores: Layer,
 }
@@ -55,8 +55,7 @@ impl Network {
         while height.min(width) >= SMALLEST {
             let co = WIDTHS[blocks.len().min(WIDTHS.len() - 1)];
             let vb = vb.pp("blocks").pp(blocks.len());
-            let first = Layer::new(&[co, ci, 3, 3], DEFAULT_KAIMING_NORMAL, vb.pp("0"))?;
-            blocks.push([first, Layer::new(&[co, co, 3, 3], DEFAULT_KAIMING_NORMAL, vb.pp("1"))?]);
+            blocks.push(Layer::new(&[co, ci, 3, 3], DEFAULT_KAIMING_NORMAL, vb)?);
             (height, width, ci) = (height / 2, width / 2, co);
         }
         let hidden = Layer::new(&[FEATURES, ci * height * width], DEFAULT_KAIMING_NORMAL, vb.pp("hidden"))?;
@@ -73,8 +72,8 @@ impl Network {
             for _ in 0..self.halvings {
                 x = x.avg_pool2d()?;
             }
-            for [first, second] in &self.blocks {
-                x = second.conv_silu(&first.conv_silu(&x)?)?.max_pool2d()?;
+            for block in &self.blocks {
+                x = block.conv_silu(&x)?.max_pool2d()?;
             }
             Ok(x)
         })?;
