@@ -4,7 +4,7 @@ mod common;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, Var};
-use common::noise;
+use common::{error, noise};
 use kakusan_ops::{
     Activation, Adam, AdamConfig, Ema, EmaConfig, attention, clip_grad_norm, conv2d, conv2d_silu, gradients,
     group_norm_silu, linear, max_pool2d, mse_loss, network, predict, silu, upsample_add, upsample_nearest2d,
@@ -158,4 +158,38 @@ fn large_images_give_the_same_bits_on_any_number_of_threads() -> Result<()> {
         let gradients = [&x, &scale, &shift, &weight].map(|var| grads.get(var).expect("a gradient").clone());
         Ok([y].into_iter().chain(gradients).collect())
     })
+}
+
+/// Weights so large that no layout of them is held, and so few pixels that threads share the output channels.
+#[test]
+fn large_weights_give_the_same_bits_on_any_number_of_threads() -> Result<()> {
+    for (k, ci, co, size, stride) in [(3, 192, 208, 8, 1), (5, 96, 96, 8, 1), (3, 264, 248, 12, 2), (1, 736, 760, 8, 1)]
+    {
+        let x = noise(1, &[2, ci, size, size])?;
+        let [weight, bias] = [noise(2, &[co, ci, k, k])?.affine(0.05, 0.0)?, noise(3, &[co])?];
+        let options = kakusan_ops::ConvOptions { stride, padding: [k / 2; 4] };
+        let run = |dtype: DType| -> Result<Vec<Tensor>> {
+            let vars = [&x, &weight, &bias].map(|x| x.to_dtype(dtype).and_then(|x| Var::from_tensor(&x)));
+            let [x, weight, bias] = vars;
+            let [x, weight, bias] = [x?, weight?, bias?];
+            let y = conv2d_silu(&x, &weight, Some(&bias), options)?;
+            let grads = y.sqr()?.sum_all()?.backward()?;
+            Ok([&x, &weight, &bias]
+                .map(|var| grads.get(var).expect("a gradient").clone())
+                .into_iter()
+                .chain([y])
+                .collect())
+        };
+        same_bits(|| run(DType::F32))?;
+        for (got, expected) in run(DType::F32)?.iter().zip(&run(DType::F64)?) {
+            let error = error(got, expected)?;
+            assert!(error < 2e-5, "{k}x{k} {ci}-{co}: {error:.1e}");
+        }
+        // an image that Winograd's method leaves to the direct one
+        let huge = x.to_dtype(DType::F32)?.affine(1e26, 0.0)?;
+        let direct = conv2d(&huge, &weight.to_dtype(DType::F32)?, None, options)?;
+        let expected = conv2d(&huge.to_dtype(DType::F64)?, &weight, None, options)?;
+        assert!(error(&direct, &expected)? < 2e-5);
+    }
+    Ok(())
 }

@@ -6,6 +6,8 @@ use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, WithDType, bail};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::buffer::LINE;
 use super::denormals::FlushDenormals;
 pub(crate) use super::vectors::arch;
 
@@ -31,6 +33,19 @@ pub(crate) fn lanes() -> usize {
         }
     }
     arch().dispatch(Lanes)
+}
+
+/// Asks memory for numbers that are read soon, where the machine does not foresee it.
+#[inline(always)]
+pub(crate) fn fetch(numbers: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in numbers.chunks(LINE) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a hint, which reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = numbers;
 }
 
 /// Elements per task of an elementwise pass: enough to hide the cost of a task, few enough to balance two threads.

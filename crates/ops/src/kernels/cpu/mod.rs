@@ -31,6 +31,7 @@ use rayon::prelude::*;
 use self::buffer::Buffer;
 use self::conv::weights::Prepared;
 use self::host::{PIECE, min_tasks, min_tasks_of, piece, with_numbers};
+use self::silu::Finish;
 use self::transpose::transpose;
 use super::{Backend, Parameter};
 use crate::features::Dims;
@@ -236,11 +237,11 @@ impl Backend for Cpu {
     }
 
     fn conv2d_weights(s: &ConvShape, weight: &Tensor) -> Result<Prepared> {
-        with_numbers(weight, |weight| Prepared::forward(s, weight))
+        Prepared::forward(s, weight)
     }
 
     fn conv2d_backward_weights(s: &ConvShape, weight: &Tensor) -> Result<Prepared> {
-        with_numbers(weight, |weight| Prepared::backward(s, weight))
+        Prepared::backward(s, weight)
     }
 
     fn conv2d(
@@ -254,8 +255,7 @@ impl Backend for Cpu {
         let mut y = Buffer::new(s.b * s.co * s.oh * s.ow)?;
         let mut derivative = if save && silu { Some(Buffer::new(y.len())?) } else { None };
         with_bias(bias, |bias| {
-            conv::run::forward(weights, x, bias, silu, &mut y, derivative.as_deref_mut());
-            Ok(())
+            conv::run::forward(weights, x, Finish { bias, silu, y: &mut y, derivative: derivative.as_deref_mut() })
         })?;
         Ok((y, derivative))
     }
@@ -285,7 +285,9 @@ impl Backend for Cpu {
     }
 
     fn conv2d_input_gradient(s: &ConvShape, grad: &Buffer, weights: &Prepared) -> Result<Buffer> {
-        filled(s.b * s.ci * s.h * s.w, |dx| conv::run::forward(weights, grad, None, false, dx, None))
+        let mut dx = Buffer::new(s.b * s.ci * s.h * s.w)?;
+        conv::run::forward(weights, grad, Finish { bias: None, silu: false, y: &mut dx, derivative: None })?;
+        Ok(dx)
     }
 
     fn group_norm(s: &GroupNorm, x: &Buffer, weights: [&Tensor; 2]) -> Result<(Buffer, Buffer)> {

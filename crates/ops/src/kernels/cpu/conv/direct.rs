@@ -8,26 +8,27 @@ use pulp::Simd;
 
 use super::micro::{Dot, Outer, Panel, Strides, tiles, widest};
 use super::pass::{Pass, Way};
+use super::weights::Weights;
 use crate::op::conv_shape::ConvShape;
 
 /// The results of a wide pass over padded images, `[n, pixels, o]`.
 ///
-/// `room` takes the sums of a row where the channels do not fill their last vector.
+/// The rooms are for the weights, and for the sums of a row where the channels do not fill their last vector.
 #[inline(always)]
 pub(super) fn wide<S: Simd>(
     simd: S,
     pass: &Pass,
     count: usize,
     padded: &[f32],
-    weights: &[f32],
-    room: &mut [f32],
+    weights: Weights,
+    [weights_room, room]: [&mut [f32]; 2],
     y: &mut [f32],
 ) {
     let &Pass { c, o, k, oh, ow, stride, .. } = pass;
     let (row, window, panel) = (pass.row(), pass.window(), 2 * S::F32_LANES);
     for first in (0..o).step_by(panel) {
         let width = panel.min((o - first).next_multiple_of(S::F32_LANES));
-        let weights = &weights[k * window * first..][..k * window * width];
+        let weights = weights.direct(pass, first, width, weights_room);
         let whole = first + width <= o;
         // A row that goes through the room has to be finished before the next one.
         let most = if whole { BLOCK / width } else { usize::MAX };
@@ -63,14 +64,14 @@ pub(super) fn room(pass: &Pass, lanes: usize) -> usize {
 
 /// The results of a narrow pass over padded images.
 #[inline(always)]
-pub(super) fn narrow<S: Simd>(simd: S, pass: &Pass, count: usize, padded: &[f32], weights: &[f32], y: &mut [f32]) {
-    let &Pass { c, o, k, oh, ow, stride, .. } = pass;
+pub(super) fn narrow<S: Simd>(simd: S, pass: &Pass, count: usize, padded: &[f32], weights: Weights, y: &mut [f32]) {
+    let &Pass { c, o, oh, ow, stride, .. } = pass;
     let (row, window) = (pass.row(), pass.window());
     for (image, line) in (0..count).flat_map(|image| (0..oh).map(move |line| (image, line))) {
         for (start, size) in tiles(ow, widest::<S>()) {
             let x = &padded[image * pass.padded() + line * stride * row + start * stride * c..];
             for channel in 0..o {
-                let weights = &weights[channel * k * window..][..k * window];
+                let weights = weights.direct(pass, channel, 1, &mut []);
                 let sums = &mut y[((image * oh + line) * ow + start) * o + channel..];
                 Dot { x, row, step: stride * c, len: window, weights, sums, stride: o }.run(simd, size);
             }

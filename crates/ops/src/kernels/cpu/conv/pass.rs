@@ -30,6 +30,8 @@ pub(super) struct Pass {
     pub(super) dilation: usize,
     pub(super) top: usize,
     pub(super) left: usize,
+    /// The first output channel that is computed, and their number is `o`: where a task has some of the channels.
+    pub(super) first: usize,
     /// The first row of the results that is computed: where a band of an image is one task.
     from: usize,
     pub(super) oh: usize,
@@ -83,6 +85,11 @@ impl Pass {
     pub(super) fn band(&self, from: usize, rows: usize) -> Self {
         let pass = Self { from, oh: rows, ..*self };
         Self { padded_h: pass.padded_len(rows), ..pass }
+    }
+
+    /// The pass that gives `o` output channels of the results, from `first` on, which begins a panel.
+    pub(super) fn channels(&self, first: usize, o: usize) -> Self {
+        Self { first, o, ..*self }
     }
 
     /// Floats of an image, of a result, of a padded image and of its row.
@@ -171,6 +178,7 @@ const EMPTY: Pass = Pass {
     dilation: 1,
     top: 0,
     left: 0,
+    first: 0,
     from: 0,
     oh: 0,
     ow: 0,

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::direct::{self, WeightSums};
 use super::pass::{Pass, Way};
-use super::weights::Prepared;
+use super::weights::{Prepared, Weights, panel};
 use super::winograd::{self, WeightValues};
 use crate::kernels::cpu::buffer::{Buffer, SLACK};
 use crate::kernels::cpu::denormals::FlushDenormals;
@@ -21,81 +21,135 @@ use crate::op::conv_shape::ConvShape;
 /// Images whose weight gradients are computed together, and whose bias gradients are added up before those of others.
 const IMAGES: usize = 4;
 
-/// The results `[b, oh, ow, o]` of images `[b, h, w, c]`, bias and SiLU applied; its derivative where one is wanted.
-pub(crate) fn forward(
-    prepared: &Prepared,
-    x: &[f32],
-    bias: Option<&[f32]>,
-    silu: bool,
-    mut y: &mut [f32],
-    mut derivative: Option<&mut [f32]>,
-) {
+/// The results `[b, oh, ow, o]` of images `[b, h, w, c]`, to be finished.
+pub(crate) fn forward(prepared: &Prepared, x: &[f32], finish: Finish) -> Result<()> {
     let whole = &prepared.pass;
+    let batch = finish.y.len() / whole.result();
+    let cut = Cut::new(prepared, batch);
+    if cut.channels == whole.o {
+        return prepared.read(|weights| run(&cut, whole, weights, x, finish));
+    }
+    // Each task's channels lie together first.
+    let Finish { bias, silu, y, derivative } = finish;
+    let mut parts = Buffer::new(y.len())?;
+    let mut slopes = Buffer::new(if derivative.is_some() { y.len() } else { 0 })?;
+    let slopes_of = derivative.is_some().then_some(&mut *slopes);
+    let finish = Finish { bias, silu, y: &mut parts, derivative: slopes_of };
+    prepared.read(|weights| run(&cut, whole, weights, x, finish))?;
+    cut.interleave(whole, batch, &parts, y);
+    if let Some(derivative) = derivative {
+        cut.interleave(whole, batch, &slopes, derivative);
+    }
+    Ok(())
+}
+
+/// Runs the tasks; their results follow one another.
+fn run(cut: &Cut, whole: &Pass, weights: Weights, x: &[f32], finish: Finish) {
+    let Finish { bias, silu, mut y, mut derivative } = finish;
     let batch = y.len() / whole.result();
-    // of about equal size
-    let group = batch.div_ceil(batch.div_ceil(whole.group()).max(1)).max(1);
-    let task = |task: Task| {
+    let mut tasks = Vec::new();
+    for (images, pass) in cut.tasks(whole, batch) {
+        let len = images.len() * pass.result();
+        let (piece, rest) = std::mem::take(&mut y).split_at_mut(len);
+        y = rest;
+        let (slopes, rest) = match derivative.take() {
+            Some(derivative) => {
+                let (piece, rest) = derivative.split_at_mut(len);
+                (Some(piece), Some(rest))
+            }
+            None => (None, None),
+        };
+        derivative = rest;
+        let bias = bias.map(|bias| &bias[pass.first..]);
+        tasks.push((images, pass, Finish { bias, silu, y: piece, derivative: slopes }));
+    }
+    tasks.into_par_iter().with_min_len(min_tasks()).for_each(|(images, pass, finish)| {
         let _flush = FlushDenormals::new();
-        let Task { images, pass, y, derivative } = task;
         let images = &x[images.start * pass.image()..images.end * pass.image()];
         let count = images.len() / pass.image();
         let [values, products] = winograd::rooms(&pass, count);
         let padded = if pass.as_it_is() { 0 } else { count * pass.padded() };
-        with_scratch([padded, direct::room(&pass, lanes()), values, products], |rooms| {
-            arch().dispatch(Forward { prepared, pass, images, rooms, finish: Finish { bias, silu, y, derivative } });
+        with_scratch([padded, weights.room(&pass), direct::room(&pass, lanes()), values, products], |rooms| {
+            arch().dispatch(Forward { weights, pass, images, rooms, finish });
         });
-    };
-    let mut tasks = Vec::new();
-    let rows = band_rows(whole, batch.div_ceil(group));
-    let group = if rows < whole.oh { 1 } else { group };
-    for first in (0..batch).step_by(group) {
-        let images = first..batch.min(first + group);
-        for from in (0..whole.oh).step_by(rows) {
-            let pass = if rows < whole.oh { whole.band(from, rows.min(whole.oh - from)) } else { *whole };
-            let len = images.len() * pass.result();
-            let (piece, rest) = std::mem::take(&mut y).split_at_mut(len);
-            y = rest;
-            let (slopes, rest) = match derivative.take() {
-                Some(derivative) => {
-                    let (piece, rest) = derivative.split_at_mut(len);
-                    (Some(piece), Some(rest))
-                }
-                None => (None, None),
-            };
-            derivative = rest;
-            tasks.push(Task { images: images.clone(), pass, y: piece, derivative: slopes });
+    });
+}
+
+/// How a pass is cut into tasks: some images, or a band of one, or some channels of these. No result depends on it.
+struct Cut {
+    /// Images of a task.
+    group: usize,
+    /// Rows of the results, if less than all, of one image.
+    rows: usize,
+    /// Output channels.
+    channels: usize,
+}
+
+impl Cut {
+    fn new(prepared: &Prepared, batch: usize) -> Self {
+        /// Multiplications of an image, directly, from which on a second thread helps more than it costs: about 0.1 ms.
+        const WORTH: usize = 1 << 24;
+        let (pass, threads) = (&prepared.pass, rayon::current_num_threads());
+        let most = match pass.way {
+            Way::Winograd if prepared.by_task() => winograd::large_group(pass),
+            _ => pass.group(),
+        };
+        // of about equal size
+        let group = batch.div_ceil(batch.div_ceil(most).max(1)).max(1);
+        let groups = batch.div_ceil(group).max(1);
+        let mut cut = Self { group, rows: pass.oh, channels: pass.o };
+        if groups >= threads || pass.result() * pass.k * pass.window() < WORTH {
+            return cut;
+        }
+        let tasks = threads.div_ceil(groups);
+        if prepared.by_task() {
+            // Each task brings the weights of its channels into form: a band would need all of them.
+            cut.channels = pass.o.div_ceil(tasks).next_multiple_of(panel(pass)).min(pass.o);
+        } else {
+            cut.rows = pass.oh.div_ceil(tasks).next_multiple_of(4).min(pass.oh);
+        }
+        if cut.rows < pass.oh {
+            cut.group = 1;
+        }
+        cut
+    }
+
+    /// The images and the pass of each task, in the order of the results.
+    fn tasks(&self, whole: &Pass, batch: usize) -> impl Iterator<Item = (Range<usize>, Pass)> {
+        let (&Self { group, rows, channels }, whole) = (self, *whole);
+        let images = (0..batch).step_by(group).map(move |first| first..batch.min(first + group));
+        let bands = images.flat_map(move |images| (0..whole.oh).step_by(rows).map(move |from| (images.clone(), from)));
+        bands.flat_map(move |(images, from)| {
+            let band = if rows < whole.oh { whole.band(from, rows.min(whole.oh - from)) } else { whole };
+            (0..whole.o).step_by(channels).map(move |first| {
+                let pass = if channels < whole.o { band.channels(first, channels.min(whole.o - first)) } else { band };
+                (images.clone(), pass)
+            })
+        })
+    }
+
+    /// From the results of tasks one after the other to `[pixels, o]`.
+    fn interleave(&self, whole: &Pass, batch: usize, parts: &[f32], y: &mut [f32]) {
+        let (mut from, mut start) = (parts, 0);
+        for (images, pass) in self.tasks(whole, batch) {
+            let (part, rest) = from.split_at(images.len() * pass.result());
+            let pixels = y[start..].chunks_mut(whole.o).zip(part.chunks_exact(pass.o));
+            pixels.for_each(|(y, part)| y[pass.first..][..pass.o].copy_from_slice(part));
+            from = rest;
+            if pass.first + pass.o == whole.o {
+                start += part.len() / pass.o * whole.o;
+            }
         }
     }
-    tasks.into_par_iter().with_min_len(min_tasks()).for_each(task);
 }
 
-/// What one task computes: some images, or a band of one.
-struct Task<'a> {
-    images: Range<usize>,
-    pass: Pass,
-    y: &'a mut [f32],
-    derivative: Option<&'a mut [f32]>,
-}
-
-/// Rows of the results that a task computes at once: all, but where there are fewer groups of images than threads and
-/// the work is large enough to be shared.
-fn band_rows(pass: &Pass, groups: usize) -> usize {
-    /// Multiplications of an image, directly, from which on a second thread helps more than it costs: about 0.1 ms.
-    const WORTH: usize = 1 << 24;
-    let threads = rayon::current_num_threads();
-    if groups >= threads || pass.result() * pass.k * pass.window() < WORTH {
-        return pass.oh;
-    }
-    pass.oh.div_ceil(threads.div_ceil(groups.max(1))).next_multiple_of(4)
-}
-
-/// One group of images.
+/// One task's images.
 struct Forward<'a> {
-    prepared: &'a Prepared,
+    weights: Weights<'a>,
     pass: Pass,
     images: &'a [f32],
-    /// For padded images, the sums of a row, and the values and products of Winograd's method.
-    rooms: [&'a mut [f32]; 4],
+    /// For padded images, weights, the sums of a row, and the values and products of Winograd's method.
+    rooms: [&'a mut [f32]; 5],
     finish: Finish<'a>,
 }
 
@@ -104,8 +158,7 @@ impl WithSimd for Forward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { prepared, ref pass, images, rooms: [padded, room, values, products], mut finish } = self;
-        let Prepared { direct: weights, winograd: values_of_weights, .. } = prepared;
+        let Self { weights, ref pass, images, rooms: [padded, form, room, values, products], mut finish } = self;
         let count = images.len() / pass.image();
         let padded = if pass.as_it_is() {
             images
@@ -113,13 +166,13 @@ impl WithSimd for Forward<'_> {
             pass.pad(images, padded);
             &*padded
         };
-        match values_of_weights {
-            Some(weights) if winograd::bounded(images) => {
-                winograd::results(simd, pass, count, padded, weights, [values, products], finish);
+        match pass.way {
+            Way::Winograd if winograd::bounded(images) => {
+                winograd::results(simd, pass, count, padded, weights, [form, values, products], finish);
                 return;
             }
-            _ if pass.way == Way::Narrow => direct::narrow(simd, pass, count, padded, weights, finish.y),
-            _ => direct::wide(simd, pass, count, padded, weights, room, finish.y),
+            Way::Narrow => direct::narrow(simd, pass, count, padded, weights, finish.y),
+            _ => direct::wide(simd, pass, count, padded, weights, [form, room], finish.y),
         }
         finish.apply(simd, pass.o);
     }

@@ -18,6 +18,7 @@ use rayon::prelude::*;
 
 use super::micro::{Outer, Panel, Strides, tiles, widest};
 use super::pass::{Pass, Way};
+use super::weights::{Weights, panel};
 use crate::kernels::cpu::buffer::Buffer;
 use crate::kernels::cpu::denormals::FlushDenormals;
 use crate::kernels::cpu::host::{arch, lanes, min_tasks};
@@ -30,6 +31,9 @@ const TILE: usize = 4;
 
 /// Tiles of a group of images, about: their values are to stay in the second level cache.
 const GROUP: usize = 48;
+
+/// The same where each group brings the weights into form, which takes as long as about four tiles.
+const LARGE_GROUP: usize = 128;
 
 /// Numbers as large as this, infinite ones and NaN are left to the direct way.
 const LIMIT: f32 = 1e25;
@@ -56,6 +60,11 @@ pub(super) fn padded_len(k: usize, len: usize) -> usize {
 /// Images that are computed together.
 pub(super) fn group(pass: &Pass) -> usize {
     (GROUP / Tiles::new(pass, 1).count).max(1)
+}
+
+/// The same where the weights are brought into form for each group.
+pub(super) fn large_group(pass: &Pass) -> usize {
+    (LARGE_GROUP / Tiles::new(pass, 1).count).max(1)
 }
 
 /// Whether all numbers are within the limit.
@@ -87,71 +96,78 @@ impl Tiles {
 
 /// The distance between the planes of two places: a little more than their size, or all would fall on the same lines of
 /// the cache.
-fn plane(size: usize) -> usize {
+pub(super) fn plane(size: usize) -> usize {
     size + 16
 }
 
-/// Floats for the values of a group of images: of the inputs and of the results.
+/// Floats for the values of a group of images: of the inputs, and of a panel of the results.
 pub(super) fn rooms(pass: &Pass, images: usize) -> [usize; 2] {
     if pass.way != Way::Winograd {
         return [0; 2];
     }
     let (count, places) = (Tiles::new(pass, images).count, points(pass.k).pow(2));
-    [places * plane(count * pass.c), places * plane(count * pass.o)]
+    [places * plane(count * pass.c), places * plane(count * panel(pass))]
 }
 
-/// The weights' values, `[places][panels][c, channels]`, from the direct way's `[panels][k, k, c, channels]`.
-pub(super) fn weights(pass: &Pass, direct: &[f32]) -> Result<Buffer> {
-    let (plane, points) = (plane(pass.c * pass.o), points(pass.k));
-    let mut values = Buffer::new(points * points * plane)?;
-    values.par_chunks_mut(points * plane).enumerate().with_min_len(min_tasks()).for_each(|(row, values)| {
-        let _flush = FlushDenormals::new();
-        arch().dispatch(WeightRow { pass, row, direct, values, plane });
-    });
-    Ok(values)
+/// Floats of the values of `kernels` kernels.
+pub(super) fn form(k: usize, kernels: usize) -> usize {
+    points(k).pow(2) * plane(kernels)
 }
 
-/// One of the rows of places.
-struct WeightRow<'a> {
-    pass: &'a Pass,
-    row: usize,
-    direct: &'a [f32],
-    values: &'a mut [f32],
-    plane: usize,
+/// The values of kernels `[kernels, k, k, width]`, `[places][kernels, width]`.
+pub(super) struct Kernels<'a> {
+    pub(super) k: usize,
+    /// Whole vectors.
+    pub(super) width: usize,
+    /// Whether each kernel is read from its end.
+    pub(super) turned: bool,
+    pub(super) kernels: &'a [f32],
+    pub(super) to: &'a mut [f32],
+    /// Floats from place to place.
+    pub(super) plane: usize,
 }
 
-impl WithSimd for WeightRow<'_> {
+impl WithSimd for Kernels<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        if self.pass.k == 5 { self.run::<S, 8, 5>(simd) } else { self.run::<S, 6, 3>(simd) }
+        if self.k == 5 { self.run::<S, 8, 5>(simd) } else { self.run::<S, 6, 3>(simd) }
     }
 }
 
-impl WeightRow<'_> {
+impl Kernels<'_> {
     #[inline(always)]
     fn run<S: Simd, const P: usize, const K: usize>(self, simd: S) {
-        let Self { pass: &Pass { c, o, .. }, row, direct, values, plane } = self;
-        let panel = 2 * S::F32_LANES;
-        for first in (0..o).step_by(panel) {
-            let width = panel.min(o - first);
-            let (direct, values) = (&direct[K * K * c * first..], &mut values[c * first..]);
-            let from = Places::new(direct.len(), [K, K], [K * c * width, c * width], c * width);
-            let to = Places::new(values.len(), [1, P], [0, plane], c * width);
-            for at in (0..c * width).step_by(S::F32_LANES) {
-                let mut columns = [simd.splat_f32s(0.0); K];
-                for (kx, value) in columns.iter_mut().enumerate() {
-                    let mut weights = [simd.splat_f32s(0.0); K];
-                    for (ky, weight) in weights.iter_mut().enumerate() {
-                        // SAFETY: ky and kx are below K, `at` is a vector below c * width (whole vectors of channels).
-                        *weight = unsafe { from.load(simd, direct, ky, kx, at) };
+        let Self { width, turned, kernels, to, plane, .. } = self;
+        let count = kernels.len() / (K * K * width);
+        let from = Places::new(K * K * width, [K, K], [K * width, width], width);
+        let places = Places::new(to.len(), [P, P], [P * plane, plane], count * width);
+        for (i, kernel_of) in kernels.chunks_exact(K * K * width).enumerate() {
+            for at in (0..width).step_by(S::F32_LANES) {
+                let mut weights = [[simd.splat_f32s(0.0); K]; K];
+                for (ky, row) in weights.iter_mut().enumerate() {
+                    for (kx, weight) in row.iter_mut().enumerate() {
+                        // SAFETY: ky and kx are below K, `at` is a vector below the width (whole vectors).
+                        *weight = unsafe { from.load(simd, kernel_of, ky, kx, at) };
                     }
-                    *value = kernel::<S, P, K>(simd, weights)[row];
                 }
-                for (place, value) in kernel::<S, P, K>(simd, columns).into_iter().enumerate() {
-                    // SAFETY: as above, `place` is below P.
-                    unsafe { to.store(simd, values, (0, place), at, value) };
+                if turned {
+                    weights.reverse();
+                    for row in &mut weights {
+                        row.reverse();
+                    }
+                }
+                let mut columns = [[simd.splat_f32s(0.0); P]; K];
+                for (kx, values) in columns.iter_mut().enumerate() {
+                    *values = kernel::<S, P, K>(simd, column(&weights, kx));
+                }
+                for row in 0..P {
+                    let values = kernel::<S, P, K>(simd, column(&columns, row));
+                    for (place, value) in values.into_iter().enumerate() {
+                        // SAFETY: row and place are below P, and i below the count.
+                        unsafe { places.store(simd, to, (row, place), i * width + at, value) };
+                    }
                 }
             }
         }
@@ -165,8 +181,8 @@ pub(super) fn results<S: Simd>(
     pass: &Pass,
     count: usize,
     padded: &[f32],
-    weights: &[f32],
-    rooms: [&mut [f32]; 2],
+    weights: Weights,
+    rooms: [&mut [f32]; 3],
     finish: Finish,
 ) {
     match pass.k {
@@ -181,8 +197,8 @@ fn results_by<S: Simd, const P: usize>(
     pass: &Pass,
     count: usize,
     padded: &[f32],
-    weights: &[f32],
-    [values, products]: [&mut [f32]; 2],
+    weights: Weights,
+    [weights_room, values, products]: [&mut [f32]; 3],
     mut finish: Finish,
 ) {
     let &Pass { c, o, oh, ow, .. } = pass;
@@ -193,27 +209,38 @@ fn results_by<S: Simd, const P: usize>(
         image_tile::<S, P>(simd, tile, pass.row(), c, &mut values[t * c..], value_plane);
     }
     let panel = 2 * S::F32_LANES;
-    let product_plane = plane(grid.count * o);
-    for place in 0..P * P {
-        let values = &values[place * value_plane..];
-        for first in (0..o).step_by(panel) {
-            let width = panel.min(o - first);
-            let weights = &weights[place * plane(c * o) + c * first..][..c * width];
-            let products = &mut products[place * product_plane + grid.count * first..];
-            for (at, size) in tiles(grid.count, widest::<S>()) {
-                let sums = &mut products[at * width..][..size * width];
-                let x = &values[at * c..];
-                Panel { x, row: 0, step: c, len: c, weights, sums, stride: width, first: true }.run(
-                    simd,
-                    size,
-                    width / S::F32_LANES,
-                );
-            }
-        }
-    }
     for first in (0..o).step_by(panel) {
         let width = panel.min(o - first);
-        let products = &products[grid.count * first..];
+        let product_plane = plane(grid.count * width);
+        let part = weights.parts(pass);
+        for start in (0..c).step_by(part) {
+            let inputs = start..c.min(start + part);
+            let len = inputs.len();
+            // what follows comes from memory meanwhile
+            let next = match inputs.end {
+                end if end < c => Some((first, width, end..c.min(end + part))),
+                _ if first + width < o => Some((first + width, panel.min(o - first - width), 0..c.min(part))),
+                _ => None,
+            };
+            let (form, form_plane) = weights.winograd(pass, (first, width), inputs, weights_room);
+            for place in 0..P * P {
+                if let Some((first, width, inputs)) = next.clone() {
+                    weights.fetch(pass, (first, width), inputs, [place, P * P]);
+                }
+                let values = &values[place * value_plane + start..];
+                let weights = &form[place * form_plane..][..len * width];
+                let products = &mut products[place * product_plane..];
+                for (at, size) in tiles(grid.count, widest::<S>()) {
+                    let sums = &mut products[at * width..][..size * width];
+                    let x = &values[at * c..];
+                    Panel { x, row: 0, step: c, len, weights, sums, stride: width, first: start == 0 }.run(
+                        simd,
+                        size,
+                        width / S::F32_LANES,
+                    );
+                }
+            }
+        }
         let places = Places::new(products.len(), [P, P], [P * product_plane, product_plane], grid.count * width);
         for channel in (0..width).step_by(S::F32_LANES) {
             let bias = finish.bias_vector(simd, first + channel);
