@@ -61,6 +61,8 @@ fn a_model_is_measured_beside_held_out_images_and_twice_the_same() {
     for picture in ["eval-samples.png", "eval-neighbours.png"] {
         assert!(fs::read(place.path("run").join(picture)).unwrap().starts_with(b"\x89PNG"));
     }
+    let report = fs::read_to_string(place.path("run/report.html")).unwrap();
+    assert!(report.contains("<h2>How good the images are</h2>") && report.contains("24 samples were drawn by"));
     let result = place.result("run");
     assert_eq!((&result["sampling"]["steps"], &result["samples"]["images"]), (&2.into(), &24.into()));
     assert_eq!(result["held_out"]["images"], "test split");

@@ -20,7 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("data", &["hub", "rng"]),
     ("pipeline", &["config", "rng", "ops", "scheduler", "weights", "models", "data", "hub"]),
     ("eval", &["rng", "ops", "weights", "models", "data", "pipeline"]),
-    ("report", &["rng", "scheduler", "weights", "data", "pipeline"]),
+    ("report", &["rng", "scheduler", "weights", "data", "pipeline", "eval"]),
     ("kakusan", &["rng", "ops", "scheduler", "weights", "models", "data", "hub", "pipeline", "eval", "report"]),
     ("cli", &[]), // the facade alone
 ];

@@ -42,6 +42,9 @@ pub struct Sampling {
     pub seed: u64,
     /// The scale of classifier-free guidance; 1 is none.
     pub guidance: f64,
+    /// The noise levels at which it guides, if not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guidance_interval: Option<[f64; 2]>,
 }
 
 /// The network whose features were compared.

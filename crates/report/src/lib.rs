@@ -29,6 +29,7 @@
 #![forbid(unsafe_code)]
 
 mod compare;
+mod evaluation;
 mod figures;
 mod levels;
 mod model_card;
@@ -40,6 +41,7 @@ mod shell;
 mod tensorboard;
 
 pub use compare::compare;
+pub use evaluation::show_evaluation;
 pub use page::thousands;
 pub use report::{Notice, Report};
 pub use shell::{quote, quote_path};

@@ -110,6 +110,7 @@ impl Page<'_> {
             [] => page += &self.epochs_table(),
         }
         if finished {
+            page += &crate::evaluation::place();
             let (same, other) = (self.config.train.seed, self.config.train.seed.wrapping_add(1));
             page += "<h2>Drawing more</h2>\n<p>The seed determines the images. The first command draws those above again, \
                      pixel for pixel; the second draws new ones:</p>\n";
@@ -301,7 +302,7 @@ fn section(figure: &Figure) -> String {
 }
 
 /// Width and height of a PNG, read from its header chunk, which is always first.
-fn size(png: &[u8]) -> [u32; 2] {
+pub(crate) fn size(png: &[u8]) -> [u32; 2] {
     [16, 20].map(|at| png.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes))
 }
 

@@ -19,6 +19,7 @@ use kakusan::eval::{
 };
 use kakusan::hub::Hub;
 use kakusan::pipeline::{DDPMPipeline, DeviceChoice, Error, Opened, Registry, Result, SampleOptions, check_writable};
+use kakusan::report::show_evaluation;
 use kakusan::rng::{Generator, PerImage};
 use kakusan::scheduler::{Churn, RunOptions};
 
@@ -87,6 +88,9 @@ pub(crate) struct EvalArgs {
     /// Classifier-free guidance scale: 1 is off, larger values follow the class more closely
     #[arg(long, value_name = "X", default_value_t = 1.0, allow_hyphen_values = true, value_parser = real(f64::NEG_INFINITY..=f64::INFINITY))]
     guidance: f64,
+    /// Guide only at noise levels above LO and up to HI, as in `sample`
+    #[arg(long, num_args = 2, value_names = ["LO", "HI"], allow_hyphen_values = true, value_parser = real(0.0..=f64::INFINITY))]
+    guidance_interval: Option<Vec<f64>>,
     /// The network whose features are compared: classifier, or InceptionV3 by its weights, a .pth or .safetensors file,
     /// also on the Hub: pytorch-fid's (pt_inception-2015-12-05-6726825d.pth) for figures as in papers, or torchvision's
     #[arg(long, value_name = "classifier|FILE|owner/name/file", default_value = "classifier")]
@@ -191,8 +195,11 @@ pub(crate) fn eval(args: EvalArgs) -> Result<ExitCode> {
         held_out,
     };
     table(&evaluation);
-    pictures::write(&out, &evaluation, &evaluator, &pixels, &embedding, &compared.reference.0)?;
+    let neighbours = pictures::write(&out, &evaluation, &evaluator, &pixels, &embedding, &compared.reference.0)?;
     evaluation.write(&out)?;
+    if show_evaluation(&out, &evaluation, neighbours.as_deref())? {
+        say(&format!("{} shows it, too.", out.join("report.html").display()));
+    }
     say(&format!(
         "{}: all of it, and the pictures {} and {}.",
         out.join(kakusan::eval::EVAL_FILE).display(),
@@ -276,6 +283,9 @@ impl EvalArgs {
             let scheduler = registry.schedulers.swap(class_name, pipeline.scheduler())?;
             pipeline.set_scheduler(scheduler)?;
         }
+        if self.guidance_interval.is_some() && self.guidance == 1.0 {
+            return Err(Error::Unfit("--guidance-interval has no effect without guidance: add --guidance 3".into()));
+        }
         if pipeline.inverts() {
             let scheduler = pipeline.scheduler().class_name();
             return Err(Error::Unfit(format!("{scheduler} goes from images to noise; choose another --scheduler")));
@@ -329,6 +339,8 @@ impl EvalArgs {
         let count = self.images.unwrap_or(2048);
         let steps = self.steps.unwrap_or(pipeline.class().default_steps().min(50));
         let range = pipeline.scheduler().process().pixel_range();
+        let interval: Option<[f64; 2]> =
+            self.guidance_interval.as_ref().and_then(|ends| ends.as_slice().try_into().ok());
         let bar = bar("sampling", count);
         let mut pixels = Pixels::none(pipeline.sample_shape()?);
         for start in (0..count).step_by(self.batch) {
@@ -336,7 +348,9 @@ impl EvalArgs {
             let mut run = RunOptions { eta: self.eta, ..RunOptions::steps(steps) };
             run.churn = self.churn.map(|s_churn| Churn { s_churn, ..Churn::default() });
             let labels = labels.as_ref().map(|labels| labels[start..end].to_vec());
-            let options = SampleOptions::new(end - start).run(run).class_labels(labels).guidance_scale(self.guidance);
+            let options = SampleOptions::new(end - start).run(run).class_labels(labels);
+            let options = options.guidance_scale(self.guidance).guidance_interval(interval);
+            options.check_guidance(pipeline.scheduler())?;
             let mut noise = PerImage::from_seeds((start..end).map(|i| self.seed + i as u64));
             let sample = pipeline.sample_with(&options, &mut noise, |step| {
                 let done = (end - start) * (step.index + 1) / step.steps.max(1);
@@ -348,7 +362,7 @@ impl EvalArgs {
         }
         bar.finish_and_clear();
         let (scheduler, guidance) = (pipeline.scheduler().class_name().to_owned(), self.guidance);
-        Ok((pixels, Sampling { scheduler, steps, seed: self.seed, guidance }))
+        Ok((pixels, Sampling { scheduler, steps, seed: self.seed, guidance, guidance_interval: interval }))
     }
 }
 

@@ -16,7 +16,7 @@ const ROWS: usize = 10;
 const NEAREST: usize = 5;
 
 /// Draws some of the samples, and beside their nearest images those that are the nearest to any: if something was
-/// memorised, it is there.
+/// memorised, it is there. Returns the second picture, if the images can be shown.
 pub(super) fn write(
     dir: &Path,
     evaluation: &Evaluation,
@@ -24,10 +24,10 @@ pub(super) fn write(
     pixels: &Pixels,
     embedding: &Embedding,
     reference: &ImageSet,
-) -> Result<()> {
+) -> Result<Option<Vec<u8>>> {
     let [channels, height, width] = pixels.shape();
     if !matches!(channels, 1 | 3) {
-        return Ok(());
+        return Ok(None);
     }
     let about = [("model", evaluation.model.clone()), ("images", evaluation.samples.images.to_string())];
     let images = |pixels| Images { pixels, channels, height, width };
@@ -53,5 +53,7 @@ pub(super) fn write(
     let labels = order.iter().map(|&i| format!("{:.2}", distance(i))).collect();
     let blocks = [block("samples", &left, 1, labels), block("nearest images of the data", &right, columns, vec![])];
     let title = "The samples that are nearest to an image of the data";
-    write_whole(&dir.join(NEIGHBOURS), &figure(title, &blocks, &about)?)
+    let picture = figure(title, &blocks, &about)?;
+    write_whole(&dir.join(NEIGHBOURS), &picture)?;
+    Ok(Some(picture))
 }
