@@ -14,7 +14,7 @@ use command::{Done, Workplace};
 use fake_hub::FakeHub;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_kakusan");
-const COMMANDS: [&str; 7] = ["train", "sample", "eval", "report", "info", "schedulers", "convert"];
+const COMMANDS: [&str; 8] = ["train", "sample", "eval", "report", "info", "schedulers", "average", "convert"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()

@@ -49,7 +49,8 @@ keep_checkpoints = 2
 keep_best = true
 optimizer = "adamw"
 lr_scheduler = "cosine"
-use_ema = true
+ema_sigma_rel = [0.1]
+ema_snapshots = 2
 tensorboard = true
 sample_every = 1
 

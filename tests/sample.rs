@@ -297,6 +297,24 @@ fn info_describes_a_saved_model_and_the_build() {
 }
 
 #[test]
+fn weights_are_averaged_after_the_training() {
+    let place = Workplace::new();
+    place.train("run", &["--max-steps", "3", "--set", "train.ema_sigma_rel=[0.05,0.1]"]).expect(0);
+    let done = place.run(&["average", "run", "--sigma-rel", "0.15", "--out", "wide"]).expect(0);
+    let said = done.stdout();
+    assert!(said.contains("The average of width 0.15 up to step 3, from 6 snapshots: wide"), "{said}");
+    assert!(said.contains("sample --model wide"), "{said}");
+    place.run(&["sample", "--model", "wide", "--batch", "1", "--steps", "2"]).expect(0);
+    let said = place.run(&["average", "run", "--sigma-rel", "0.15", "--out", "wide"]).expect(2).stderr();
+    assert!(said.contains("wide exists already; name a new folder"), "{said}");
+    let said = place.run(&["average", "run", "--sigma-rel", "0.5", "--out", "new"]).expect(2).stderr();
+    assert!(said.contains("expected a number from 0.001 to 0.28"), "{said}");
+    place.train("plain", &["--max-steps", "1"]).expect(0);
+    let said = place.run(&["average", "plain", "--sigma-rel", "0.15", "--out", "new"]).expect(2).stderr();
+    assert!(said.contains("train with ema_sigma_rel = [0.05, 0.1]"), "{said}");
+}
+
+#[test]
 fn weights_are_converted_and_sample_the_same() {
     let place = Workplace::new();
     place.train("run", &["--max-steps", "1"]).expect(0);

@@ -1,4 +1,5 @@
-"""Writes optim.safetensors: PyTorch's AdamW, SGD and clipping and diffusers' EMAModel, for crates/ops/tests/optim.rs.
+"""Writes optim.safetensors: PyTorch's AdamW, SGD and clipping, diffusers' EMAModel and EDM2's averages, for
+crates/ops/tests/optim.rs.
 
 Needs torch, safetensors and diffusers (0.42.1). The gradients are not saved: the test draws them again from the same
 seeds.
@@ -7,6 +8,7 @@ seeds.
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import torch
 from diffusers.training_utils import EMAModel
 from safetensors.torch import save_file
@@ -75,6 +77,41 @@ sgd("momentum", momentum=0.9, weight_decay=0.01)
 for name, ema in {"plain": dict(), "late": dict(update_after_step=5, min_decay=0.25), "warmup": WARMUP}.items():
     ema = EMAModel([], **ema)
     out[f"decay.{name}"] = torch.tensor([ema.get_decay(step) for step in [*range(60), 10**3, 10**5, 10**7]], dtype=torch.float64)
+
+
+# power function averages (Karras et al. 2024, section 3 and appendix C)
+
+
+def exponent(sigma_rel):
+    """The largest root of sigma^2 (g + 2)^2 (g + 3) = g + 1."""
+    s = sigma_rel**-2.0
+    return np.roots([1.0, 7.0, 16.0 - s, 12.0 - s]).real.max()
+
+
+def profiles_product(a, b):
+    """The integral over time of two profiles (g + 1) t^g / end^(g + 1), in closed form."""
+    (a_end, a_width), (b_end, b_width) = a, b
+    g, h = exponent(a_width), exponent(b_width)
+    first = min(a_end, b_end)
+    return (g + 1) * (h + 1) / (g + h + 1) * first ** (g + h + 1) / (a_end ** (g + 1) * b_end ** (h + 1))
+
+
+WIDTHS, TIMES, WANTED = [0.05, 0.1], [0.25, 0.5, 0.75, 1.0], [0.03, 0.05, 0.075, 0.15, 0.25]
+known = [(time, width) for time in TIMES for width in WIDTHS]
+matrix = np.array([[profiles_product(a, b) for b in known] for a in known])
+fits = [np.linalg.solve(matrix, [profiles_product(a, (1.0, width)) for a in known]) for width in WANTED]
+out["power.wanted"] = torch.tensor(WANTED, dtype=torch.float64)
+out["power.weights"] = torch.tensor(np.array([fit / fit.sum() for fit in fits]))
+
+# how far they are from what is wanted, by the midpoint rule
+t = (np.arange(200_000) + 0.5) / 200_000
+profile = lambda end, width: np.where(t < end, (exponent(width) + 1) / end * (t / end) ** exponent(width), 0.0)
+mixed = [sum(x * profile(*a) for x, a in zip(fit / fit.sum(), known)) for fit in fits]
+exact = [profile(1.0, width) for width in WANTED]
+errors = [np.sqrt(((a - b) ** 2).mean() / (b**2).mean()) for a, b in zip(mixed, exact)]
+out["power.errors"] = torch.tensor(errors, dtype=torch.float64)
+decays = [[(1 - 1 / step) ** (exponent(width) + 1) for step in (1, 2, 10, 1000, 10**6)] for width in WANTED]
+out["power.decays"] = torch.tensor(decays, dtype=torch.float64)
 
 # clipping of gradients that are not finite
 for name, special in {"nan": float("nan"), "inf": float("inf")}.items():

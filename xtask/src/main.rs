@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         None => ("", [].as_slice()),
     };
     let result = match command {
-        "train" | "sample" | "eval" | "report" | "info" | "schedulers" | "convert" => kakusan::run(&args),
+        "train" | "sample" | "eval" | "report" | "info" | "schedulers" | "average" | "convert" => kakusan::run(&args),
         "bench" => bench::run(rest),
         "ci" => ci::run(rest),
         "doctor" => doctor::run(),

@@ -1,5 +1,6 @@
 //! The command `kakusan`: trains and inspects diffusion models, and samples from them.
 
+mod average;
 mod classes;
 mod convert;
 mod eval;
@@ -68,6 +69,8 @@ enum Command {
     Info(info::InfoArgs),
     /// List the schedulers, or show the configuration of one
     Schedulers(schedulers::SchedulersArgs),
+    /// Average the weights of a run over another length of its training (train.ema_sigma_rel)
+    Average(average::AverageArgs),
     /// Convert the weights of a pipeline or model: .bin to safetensors, another type, other shards
     Convert(convert::ConvertArgs),
 }
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
         Command::Report(args) => report::report(&args),
         Command::Info(args) => info::info(&args),
         Command::Schedulers(args) => schedulers::schedulers(&args),
+        Command::Average(args) => average::average(&args),
         Command::Convert(args) => convert::convert(args),
     };
     result.unwrap_or_else(|error| failure::show(&error))

@@ -24,7 +24,7 @@ Settings of [train], in the configuration or by --set train.KEY=VALUE (all are d
   gradient_accumulation_steps=4 max_grad_norm=1.0
   loss=huber huber_delta=0.1                     mse, l1 or huber; snr_gamma=5.0 weights it by the signal-to-noise ratio
   weighting_scheme=logit_normal                  flows: none, sigma_sqrt, mode, cosmap; EDM: p_mean=-1.2 p_std=1.2
-  use_ema=true                                   sample with averaged weights
+  use_ema=true                                   sample with averaged weights, or ema_sigma_rel=[0.05,0.1] (`average`)
   checkpoint_every=500 keep_checkpoints=3        in addition to one per epoch; keep_best=true
   sample_every=1 tensorboard=true                images/epoch-001.png; logs/ for `tensorboard --logdir runs`
 

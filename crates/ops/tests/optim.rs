@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use common::{error, noise};
-use kakusan_ops::{Adam, AdamConfig, Ema, EmaConfig, Sgd, SgdConfig, clip_factor, clip_grad_norm, grad_norm};
+use kakusan_ops::{
+    Adam, AdamConfig, Ema, EmaConfig, PowerFunction, Sgd, SgdConfig, clip_factor, clip_grad_norm, grad_norm,
+};
 use kakusan_rng::Generator;
 
 fn golden() -> Result<HashMap<String, Tensor>> {
@@ -233,6 +235,70 @@ fn optimisers_step_alike_in_f64() -> Result<()> {
     let (reference, kernels) = (run(DType::F64)?, run(DType::F32)?);
     for (a, b) in reference.iter().flatten().zip(kernels.iter().flatten()) {
         assert!((a - b).abs() <= 1e-6 * (1.0 + a.abs()), "{a} and {b}");
+    }
+    Ok(())
+}
+
+#[test]
+fn power_functions_have_the_papers_decays_and_fits() -> Result<()> {
+    let golden = golden()?;
+    let [wanted] = ["power.wanted"].map(|key| golden[key].to_vec1::<f64>());
+    let [weights, decays] = ["power.weights", "power.decays"].map(|key| golden[key].to_vec2::<f64>());
+    let (wanted, weights, decays) = (wanted?, weights?, decays?);
+    let widths = [0.05, 0.1].map(PowerFunction::of_width);
+    let widths = widths.into_iter().collect::<Result<Vec<_>>>()?;
+    let at = |time: f64| widths.iter().map(move |width| (time, *width));
+    let known: Vec<(f64, PowerFunction)> = [5.0, 10.0, 15.0, 20.0].into_iter().flat_map(at).collect();
+    let mut errors = vec![];
+    for (i, &sigma_rel) in wanted.iter().enumerate() {
+        let function = PowerFunction::of_width(sigma_rel)?;
+        for (step, decay) in [1, 2, 10, 1000, 1_000_000].into_iter().zip(&decays[i]) {
+            assert!((function.decay(step) - decay).abs() < 1e-12, "{sigma_rel}, step {step}");
+        }
+        let fit = function.fit(20.0, &known)?;
+        for (ours, theirs) in fit.weights.iter().zip(&weights[i]) {
+            assert!((ours - theirs).abs() < 1e-9, "{sigma_rel}: {ours} {theirs}");
+        }
+        errors.push(fit.error);
+    }
+    let theirs = golden["power.errors"].to_vec1::<f64>()?; // by a sum over many times
+    assert!(errors.iter().zip(&theirs).all(|(a, b)| (a - b).abs() < 1e-4), "{errors:?} {theirs:?}");
+    assert!(PowerFunction::of_width(0.3).is_err() && PowerFunction::of_width(f64::NAN).is_err());
+    let twice = [known[0], known[0]];
+    assert!(known[0].1.fit(1.0, &twice).is_err() && known[0].1.fit(1.0, &[]).is_err());
+    Ok(())
+}
+
+/// From two averages, saved at eight times, the average of another width comes out as if it had been kept.
+#[test]
+fn an_average_is_reconstructed_after_the_training() -> Result<()> {
+    const STEPS: usize = 400;
+    let params = [Var::zeros(200, DType::F32, &Device::Cpu)?];
+    let kept = [0.05, 0.1].map(PowerFunction::of_width).into_iter().collect::<Result<Vec<_>>>()?;
+    let wanted = [0.07, 0.15, 0.2].map(PowerFunction::of_width).into_iter().collect::<Result<Vec<_>>>()?;
+    let ema = |function: &PowerFunction| Ema::power_function(params.to_vec(), *function);
+    let mut averages = kept.iter().chain(&wanted).map(ema).collect::<Result<Vec<_>>>()?;
+    let (mut rng, mut known, mut saved) = (Generator::new(0), vec![], vec![]);
+    for step in 1..=STEPS {
+        // a walk, as weights in training
+        let noise = Tensor::from_vec(rng.randn(200), 200, &Device::Cpu)?;
+        params[0].set(&(params[0].as_tensor() + noise)?)?;
+        averages.iter_mut().try_for_each(|average| average.step().map(drop))?;
+        if step % (STEPS / 8) == 0 {
+            for (function, average) in kept.iter().zip(&averages) {
+                known.push((step as f64, *function));
+                saved.push(average.shadow()?.remove(0));
+            }
+        }
+    }
+    for (function, average) in wanted.iter().zip(&averages[2..]) {
+        let fit = function.fit(STEPS as f64, &known)?;
+        let mut sum = saved[0].zeros_like()?;
+        for (weight, saved) in fit.weights.iter().zip(&saved) {
+            sum = (sum + (saved * *weight)?)?;
+        }
+        let off = error(&sum, &average.shadow()?[0])?;
+        assert!(off < 0.01 && fit.error < 0.2, "{off} {fit:?}");
     }
     Ok(())
 }

@@ -36,8 +36,8 @@ pub use registry::Registry;
 pub use sampling::{SampleOptions, SampleStep};
 #[cfg(feature = "train")]
 pub use train::{
-    Checkpointed, ConfigError, ConfigWarning, EpochSummary, Event, Existing, LossType, LrScheduler, OptimizerName,
-    Outcome, Record, RunConfig, RunView, SampleConfig, Step, TrainConfig, Trainer, Training, Validated,
+    Averaged, Checkpointed, ConfigError, ConfigWarning, EpochSummary, Event, Existing, LossType, LrScheduler,
+    OptimizerName, Outcome, Record, RunConfig, RunView, SampleConfig, Step, TrainConfig, Trainer, Training, Validated,
     WeightingScheme, read_metrics, run_config,
 };
 pub use warning::Warning;

@@ -142,6 +142,13 @@ fn training_keys_are_checked_and_none_is_ignored() {
         (&["train.p_mean=-1.2"], "`p_mean` needs a scheduler with EDM's preconditioning, such as EDMEulerScheduler"),
         (&["train.p_std=0.0"], "`p_std` is 0; it must be a number above 0"),
         (&["scheduler._class_name=EDMEulerScheduler", "train.snr_gamma=5.0"], "`snr_gamma` needs a scheduler with"),
+        (
+            &["train.ema_sigma_rel=[0.1,0.05]"],
+            "`ema_sigma_rel` is [0.1, 0.05]; it must be one to four ascending numbers",
+        ),
+        (&["train.ema_sigma_rel=[0.05,0.4]"], "from 0.001 to 0.28, such as [0.05, 0.1]"),
+        (&["train.ema_sigma_rel=[0.05]", "train.use_ema=true"], "`ema_sigma_rel` averages in place of `use_ema`"),
+        (&["train.ema_snapshots=4"], "`ema_snapshots` has no effect here; remove it, or set ema_sigma_rel ="),
         (&["train.ema_power=0.5"], "`ema_power` has no effect here; remove it, or set use_ema = true"),
         (&["train.use_ema=true", "train.ema_max_decay=1.5"], "`ema_max_decay` is 1.5; it must be between 0 and 1"),
         (&["train.use_ema=true", "train.ema_min_decay=1.0"], "`ema_min_decay` is 1; it must be between 0 and"),

@@ -85,13 +85,17 @@ fn every_kind_of_training_goes_on_bit_for_bit() {
     ];
     for (class, model, scheduler) in kinds() {
         for (optimiser, remembered) in &optimisers {
-            for use_ema in [false, true] {
-                let case = format!("{class} {scheduler} {optimiser} use_ema={use_ema}\n{model}");
+            for averages in ["use_ema=false", "use_ema=true", "ema_sigma_rel=[0.05,0.1]"] {
+                let use_ema = averages != "use_ema=false";
+                if averages.contains("sigma_rel") && *optimiser != "optimizer=adam" {
+                    continue; // no average sees the optimiser
+                }
+                let case = format!("{class} {scheduler} {optimiser} {averages}\n{model}");
                 let text = format!(
                     "data = {{ name = \"mnist\", classes = [1, 2] }}\ntrain = {{ epochs = 2, batch_size = 4 }}\n\
                      scheduler = {{ _class_name = \"{scheduler}\" }}\n[model]\n_class_name = \"{class}\"\n{model}"
                 );
-                let set = format!("{optimiser} seed={SEED} use_ema={use_ema} learning_rate=0.01");
+                let set = format!("{optimiser} seed={SEED} {averages} learning_rate=0.01");
                 let set: Vec<String> = set.split(' ').map(|text| format!("train.{text}")).collect();
                 let config = RunConfig::parse(&text, "test", &set, &Registry::default()).unwrap();
                 let trainer = || Trainer::new(&config, images.clone(), &Device::Cpu).unwrap();
@@ -147,6 +151,13 @@ fn every_kind_of_training_goes_on_bit_for_bit() {
                 assert_eq!(resumed.steps_done(), stop);
                 while resumed.step().unwrap().is_some() {}
                 assert!(state(&resumed) == end, "{case}");
+                if averages.contains("sigma_rel") {
+                    let wider = [&straight, &resumed].map(|trainer| {
+                        let checkpoint = trainer.save_checkpoint(dir.path(), 0.0).unwrap();
+                        saved(&checkpoint.join("unet_ema_1").join(kakusan_weights::WEIGHTS_FILE))
+                    });
+                    assert!(wider[0] == wider[1] && wider[0] != end.1, "{case}");
+                }
             }
         }
     }

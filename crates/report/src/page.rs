@@ -283,7 +283,7 @@ fn optimizer_in_words(train: &TrainConfig) -> String {
         LrScheduler::Polynomial => " with polynomial decay",
         LrScheduler::PiecewiseConstant => " with a piecewise constant schedule",
     };
-    let average = if train.use_ema { ", weights averaged" } else { "" };
+    let average = if train.use_ema || train.ema_sigma_rel.is_some() { ", weights averaged" } else { "" };
     format!("{name}, learning rate {}{schedule}{average}", train.learning_rate)
 }
 

@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor, Var, bail};
 
+use super::power_function::PowerFunction;
 use super::state::{State, mutable};
 use crate::kernels::{Backend, BackendKind, Work};
 
@@ -65,7 +66,8 @@ impl EmaConfig {
     }
 }
 
-/// The exponential moving average of parameters (Polyak and Juditsky 1992), as `diffusers.training_utils.EMAModel`.
+/// The exponential moving average of parameters (Polyak and Juditsky 1992), as `diffusers.training_utils.EMAModel`, or
+/// with the decay of a [`PowerFunction`].
 ///
 /// On the CPU in f32 a step is one loop over the pieces of all tensors, on all threads.
 ///
@@ -86,10 +88,27 @@ impl EmaConfig {
 /// ```
 #[derive(Debug)]
 pub struct Ema {
-    config: EmaConfig,
+    decay: Decay,
     params: Vec<Var>,
     shadow: Vec<State>,
     steps: u64,
+}
+
+/// What the decay of a step follows from.
+#[derive(Debug, Clone, Copy)]
+enum Decay {
+    Ema(EmaConfig),
+    PowerFunction(PowerFunction),
+}
+
+impl Decay {
+    /// The decay of step `step`, from 1.
+    fn at(self, step: u64) -> f64 {
+        match self {
+            Self::Ema(config) => config.decay(step),
+            Self::PowerFunction(function) => function.decay(step),
+        }
+    }
 }
 
 /// What [`Ema`] remembers, to be saved and restored: see [`Ema::state`].
@@ -108,11 +127,23 @@ impl Ema {
     /// A setting out of its range, a parameter that is not of a floating point type.
     pub fn new(params: Vec<Var>, config: EmaConfig) -> Result<Self> {
         config.check()?;
+        Self::with_decay(params, Decay::Ema(config))
+    }
+
+    /// Averages in which each step counts as the function says.
+    ///
+    /// # Errors
+    /// A parameter that is not of a floating point type.
+    pub fn power_function(params: Vec<Var>, function: PowerFunction) -> Result<Self> {
+        Self::with_decay(params, Decay::PowerFunction(function))
+    }
+
+    fn with_decay(params: Vec<Var>, decay: Decay) -> Result<Self> {
         if let Some(param) = params.iter().find(|param| !param.dtype().is_float()) {
             bail!("ema: a parameter {:?} is of dtype {:?}, not a floating point type", param.dims(), param.dtype())
         }
         let shadow = params.iter().map(|param| State::new(param)).collect::<Result<_>>()?;
-        Ok(Self { config, params, shadow, steps: 0 })
+        Ok(Self { decay, params, shadow, steps: 0 })
     }
 
     /// Moves the averages towards the parameters, after the optimiser's step; returns the decay that was used.
@@ -120,7 +151,7 @@ impl Ema {
     /// # Errors
     /// Those of candle's operations on devices other than the CPU.
     pub fn step(&mut self) -> Result<f64> {
-        let decay = self.config.decay(self.steps + 1);
+        let decay = self.decay.at(self.steps + 1);
         let Self { params, shadow, .. } = self;
         for backend in BackendKind::ALL {
             backend.run(Pass { params, shadow, rate: 1.0 - decay })?;

@@ -3,5 +3,6 @@
 pub(crate) mod adam;
 pub(crate) mod clip;
 pub(crate) mod ema;
+pub(crate) mod power_function;
 pub(crate) mod sgd;
 mod state;

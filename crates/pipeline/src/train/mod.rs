@@ -1,5 +1,6 @@
 //! Training: the configuration, the loop, and the run folder with its checkpoints.
 
+mod averages;
 mod checkpoint;
 mod checkpointed;
 mod checksums;
@@ -16,6 +17,7 @@ mod train_config;
 mod trainer;
 mod training;
 
+pub use averages::Averaged;
 pub use checkpointed::Checkpointed;
 pub use config::{ConfigError, ConfigWarning, RunConfig, SampleConfig};
 pub use observer::{EpochSummary, Event, RunView};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::checkpoint;
 use super::run_folder::{Metrics, RunFolder};
+use super::{averages, checkpoint};
 use crate::layout::RUN_CONFIG_FILE;
 use crate::{Error, Event, Record, Registry, Result, RunConfig, Trainer};
 
@@ -13,7 +13,7 @@ const FREE: [&str; 2] = ["data.dir", "data.sources"];
 /// The length of a training may change, unless its learning rates depend on it.
 const LENGTH: [&str; 2] = ["train.epochs", "train.max_steps"];
 /// If one of these changes, a training cannot continue from its checkpoint.
-const FIXED: [&str; 3] = ["train.seed", "train.optimizer", "train.use_ema"];
+const FIXED: [&str; 4] = ["train.seed", "train.optimizer", "train.use_ema", "train.ema_sigma_rel"];
 /// The tables whose other settings may change, if changes are allowed.
 const CHANGEABLE: [&str; 3] = ["train.", "sample.", "data."];
 
@@ -88,6 +88,7 @@ pub(crate) fn go_on(
                 found[..i].iter().try_for_each(|(_, newer)| checkpoint::set_aside(newer, why))?;
                 checkpoint::prune(&checkpoints, trainer.keep())?; // a kill may have prevented it before
                 let steps = trainer.steps_done();
+                averages::delete_after(folder.dir(), steps)?;
                 let (metrics, records) = folder.resume_metrics(steps)?;
                 if records.len() < steps {
                     let (path, missing) = (metrics.path(), steps - records.len());
@@ -103,7 +104,11 @@ pub(crate) fn go_on(
         }
     }
     match refused {
-        None => Ok((folder.new_metrics()?, vec![])), // it was stopped before its first checkpoint
+        // it was stopped before its first checkpoint
+        None => {
+            averages::delete_after(folder.dir(), 0)?;
+            Ok((folder.new_metrics()?, vec![]))
+        }
         Some(Error::Checkpoint { dir, reason }) => {
             let reason = format!("{reason}; the run has no other usable checkpoint, so start again with --overwrite");
             Err(Error::Checkpoint { dir, reason })

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use kakusan_weights::disk;
 use serde::{Deserialize, Serialize};
 
+use super::averages::AVERAGES;
 use super::run_files::{delete_file, is_leftover, rename};
 use crate::files::{create_folders, delete_folder, write_whole};
 use crate::layout::RUN_CONFIG_FILE;
@@ -94,7 +95,8 @@ impl RunFolder {
 
     /// Deletes the partial files of a killed run.
     pub(crate) fn sweep(&self) -> Result<()> {
-        for dir in [self.dir.clone(), self.images(), self.logs(), self.dir.join("unet"), self.dir.join("scheduler")] {
+        let others = ["unet", "scheduler", AVERAGES].map(|name| self.dir.join(name));
+        for dir in [self.dir.clone(), self.images(), self.logs()].into_iter().chain(others) {
             for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
                 if is_leftover(&entry.file_name().to_string_lossy()) {
                     delete_file(&entry.path())?;

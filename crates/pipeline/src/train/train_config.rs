@@ -1,6 +1,6 @@
 //! `[train]`: how a model is trained.
 
-use kakusan_ops::EmaConfig;
+use kakusan_ops::{EmaConfig, PowerFunction};
 use serde::{Deserialize, Serialize};
 
 use super::lr_schedule::LrSchedule;
@@ -122,6 +122,15 @@ pub struct TrainConfig {
     /// For the first `ema_update_after_step + 1` steps the average equals the weights. 0 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_update_after_step: Option<u64>,
+    /// Keeps an average of the weights for each of these widths, in place of `use_ema`: a step counts by a power of its
+    /// time, so that the average is as long as this fraction of the training (EDM2's power function averages, Karras et
+    /// al. 2024, who use `[0.05, 0.1]`). Sampling and the run's `unet/` use the first. `kakusan average` makes those of
+    /// other widths from the run's snapshots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema_sigma_rel: Option<Vec<f64>>,
+    /// Snapshots of each of these averages in `averages/`, at even distances. 8 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema_snapshots: Option<usize>,
 
     /// Writes a checkpoint every this many steps, in addition to those after each epoch and on Ctrl-C.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -178,6 +187,8 @@ impl Default for TrainConfig {
             ema_max_decay: None,
             ema_min_decay: None,
             ema_update_after_step: None,
+            ema_sigma_rel: None,
+            ema_snapshots: None,
             checkpoint_every: None,
             keep_checkpoints: 2,
             keep_best: false,
@@ -271,6 +282,7 @@ impl TrainConfig {
             ("checkpoint_every", self.checkpoint_every, usize::MAX),
             ("sample_every", self.sample_every, 1_000_000),
             ("keep_checkpoints", Some(self.keep_checkpoints), 1_000_000),
+            ("ema_snapshots", self.ema_snapshots, 64),
         ];
         for (key, value, most) in counts {
             if let Some(value) = value
@@ -328,6 +340,19 @@ impl TrainConfig {
         }
         if i64::try_from(self.seed).is_err() {
             return Err(format!("`seed` is {}; TOML holds numbers up to {}", self.seed, i64::MAX));
+        }
+        if let Some(widths) = &self.ema_sigma_rel {
+            let ascending = widths.array_windows().all(|[a, b]| a < b);
+            if !(1..=4).contains(&widths.len())
+                || !ascending
+                || widths.iter().any(|&width| PowerFunction::of_width(width).is_err())
+            {
+                let expected = "it must be one to four ascending numbers from 0.001 to 0.28, such as [0.05, 0.1]";
+                return Err(format!("`ema_sigma_rel` is {widths:?}; {expected}"));
+            }
+            if self.use_ema {
+                return Err("`ema_sigma_rel` averages in place of `use_ema`: remove one of them".into());
+            }
         }
         self.check_effects()?;
         if self.lr_scheduler == LrScheduler::PiecewiseConstant && self.lr_step_rules.is_none() {
@@ -397,6 +422,12 @@ impl TrainConfig {
             ("ema_power", self.ema_power.is_some(), self.use_ema, EMA),
             ("ema_max_decay", self.ema_max_decay.is_some(), self.use_ema, EMA),
             ("ema_min_decay", self.ema_min_decay.is_some(), self.use_ema, EMA),
+            (
+                "ema_snapshots",
+                self.ema_snapshots.is_some(),
+                self.ema_sigma_rel.is_some(),
+                "ema_sigma_rel = [0.05, 0.1]",
+            ),
             ("ema_update_after_step", self.ema_update_after_step.is_some(), self.use_ema, EMA),
         ];
         match keys.into_iter().find(|(_, is_set, has_effect, _)| *is_set && !has_effect) {

@@ -11,6 +11,7 @@ use kakusan_rng::Generator;
 use kakusan_scheduler::{Draw, Process};
 
 pub use self::validation::Validated;
+use super::averages;
 use super::checkpoint::{self, Batching, Keep, Progress};
 use super::lr_schedule::LrSchedule;
 use super::objective::Objective;
@@ -53,7 +54,8 @@ pub struct Trainer {
     model: Box<dyn Model>,
     weights: Weights,
     optimizer: Optimizer,
-    ema: Option<Ema>,
+    /// The averages of the weights that are kept. The first one samples.
+    averages: Vec<Ema>,
     schedule: LrSchedule,
     objective: Objective,
     process: Process,
@@ -149,7 +151,7 @@ impl Trainer {
             config: config.model.clone(),
             model,
             optimizer: Optimizer::new(&train, weights.vars())?,
-            ema: train.use_ema.then(|| Ema::new(weights.vars(), train.ema())).transpose()?,
+            averages: averages::begin(&train, &weights.vars())?,
             weights,
             schedule: LrSchedule::new(&train, total_steps).map_err(Error::Unfit)?,
             process: objective.process().clone(),
@@ -217,7 +219,8 @@ impl Trainer {
         };
         let learning_rate = self.schedule.at(self.progress.step);
         self.optimizer.step(&gradients, learning_rate, scale)?;
-        let ema_decay = self.ema.as_mut().map(Ema::step).transpose()?;
+        let decays = self.averages.iter_mut().map(Ema::step).collect::<candle_core::Result<Vec<_>>>()?;
+        let ema_decay = decays.first().copied();
 
         self.progress.step += 1;
         self.progress.batch = last;
@@ -398,9 +401,15 @@ impl Trainer {
     /// # Errors
     /// When the tensor library fails.
     pub fn sampling_weights(&self) -> Result<Weights> {
-        let Some(ema) = &self.ema else { return Ok(self.weights.clone()) };
+        if self.averages.is_empty() { Ok(self.weights.clone()) } else { self.average(0) }
+    }
+
+    /// A copy of the weights with their average `i`, if there is one.
+    pub(crate) fn average(&self, i: usize) -> Result<Weights> {
         let weights = self.weights.copy()?;
-        ema.copy_to(&weights.vars())?;
+        if let Some(average) = self.averages.get(i) {
+            average.copy_to(&weights.vars())?;
+        }
         Ok(weights)
     }
 
@@ -416,8 +425,8 @@ impl Trainer {
         let state = self.optimizer.state(&self.weights)?;
         checkpoint::write(parent, &self.progress, mean_loss, &state, self.keep(), |dir| {
             kakusan_models::save(self.config.as_ref(), &self.weights, &dir.join(UNET))?;
-            if self.ema.is_some() {
-                kakusan_models::save(self.config.as_ref(), &self.sampling_weights()?, &dir.join(UNET_EMA))?;
+            for i in 0..self.averages.len() {
+                kakusan_models::save(self.config.as_ref(), &self.average(i)?, &dir.join(averages::folder_name(i)))?;
             }
             Ok(())
         })
@@ -481,20 +490,16 @@ impl Trainer {
         let mut optimizer = Optimizer::new(&self.train, weights.vars())?;
         let loaded = optimizer.load_state(&weights, progress.step, state);
         loaded.map_err(|reason| checkpoint::unusable(dir, &reason))?;
-        let ema = match self.train.use_ema {
-            true => {
-                let mut ema = Ema::new(weights.vars(), self.train.ema())?;
-                let (average, _) = load(UNET_EMA)?;
-                let shadow = average.trained().map(|(_, var)| var.as_tensor().clone()).collect();
-                ema.load_state(&EmaState { steps: progress.step as u64, shadow })?;
-                Some(ema)
-            }
-            false => None,
-        };
+        let mut averages = averages::begin(&self.train, &weights.vars())?;
+        for (i, average) in averages.iter_mut().enumerate() {
+            let (saved, _) = load(&averages::folder_name(i))?;
+            let shadow = saved.trained().map(|(_, var)| var.as_tensor().clone()).collect();
+            average.load_state(&EmaState { steps: progress.step as u64, shadow })?;
+        }
         let begun = || self.loader.epoch(&mut progress.epoch_rng.clone()).skip_batches(progress.batch);
         (self.batches, self.ahead) = ((progress.batch > 0).then(begun), None);
-        (self.weights, self.model, self.optimizer, self.ema, self.progress) =
-            (weights, model, optimizer, ema, progress);
+        (self.weights, self.model, self.optimizer, self.averages, self.progress) =
+            (weights, model, optimizer, averages, progress);
         (self.total_steps, self.schedule) = (total_steps, schedule);
         Ok(())
     }

@@ -11,9 +11,9 @@ use kakusan_hub::Hub;
 use serde::{Deserialize, Serialize};
 
 use super::observer::{EpochSummary, Event, RunView};
-use super::resume;
 use super::run_folder::{Metrics, RunFolder};
 use super::trainer::check_classes;
+use super::{averages, resume};
 use crate::files::read_text;
 use crate::layout::RUN_CONFIG_FILE;
 use crate::{DDPMPipeline, DeviceChoice, Error, Opened, Record, Registry, Result, RunConfig, Trainer};
@@ -289,6 +289,7 @@ impl<'a> Training<'a> {
             let step = trainer.step().map_err(|e| resume::with_last_checkpoint(e, &checkpoints))?;
             seconds += begin.elapsed().as_secs_f64(); // of the steps only, without observers and checkpoints
             let Some(step) = step else {
+                averages::write_snapshots(run.folder.dir(), &self.config.train, trainer)?;
                 checkpoint(trainer, metrics, records, observe)?;
                 return Ok(Outcome::Finished);
             };
@@ -301,6 +302,11 @@ impl<'a> Training<'a> {
             records.push(record);
             if step.ends_epoch {
                 observe(&Event::Epoch(&EpochSummary::last(records, trainer)))?;
+            }
+            // before the checkpoint: a training that resumes from it does not write them again
+            if averages::is_due(&self.config.train, step.step, trainer.total_steps()) {
+                averages::write_snapshots(run.folder.dir(), &self.config.train, trainer)
+                    .map_err(|e| resume::with_last_checkpoint(e, &checkpoints))?;
             }
             if step.ends_epoch || is_due {
                 checkpoint(trainer, metrics, records, observe)?;

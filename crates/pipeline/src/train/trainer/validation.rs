@@ -34,9 +34,9 @@ impl Trainer {
     /// [`Error::Unsound`] if a check fails.
     pub fn check_sound(&self) -> Result<()> {
         let refuse = |what: String| Err(Error::Unsound { what, step: self.progress.step, last_checkpoint: None });
-        let average = self.ema.is_some().then(|| self.sampling_weights()).transpose()?;
-        let all = [("", Some(&self.weights)), ("the average of ", average.as_ref())];
-        for (of, weights) in all.into_iter().filter_map(|(of, weights)| Some((of, weights?))) {
+        let averages = (0..self.averages.len()).map(|i| self.average(i)).collect::<Result<Vec<_>>>()?;
+        let averages = averages.iter().map(|average| ("the average of ", average));
+        for (of, weights) in [("", &self.weights)].into_iter().chain(averages) {
             if let Some(name) = weights.not_finite()? {
                 return refuse(format!("{of}the weight {name} is not finite"));
             }
@@ -100,7 +100,7 @@ impl Trainer {
                 _ => Ok(sum / decoded as f64),
             }
         };
-        let average = self.ema.is_some().then(|| self.sampling_weights()).transpose()?;
+        let average = (!self.averages.is_empty()).then(|| self.sampling_weights()).transpose()?;
         let ema_loss = average.map(|weights| loss(&weights)).transpose()?;
         Ok(Validated { loss: loss(&self.weights)? as f32, ema_loss: ema_loss.map(|loss| loss as f32) })
     }
