@@ -47,6 +47,7 @@ const RULES: &[Rule] = &[
     ),
     ("zero steps, and fewer than inference_steps says, are refused as a number of steps", too_few_steps_are_refused),
     ("runs from the same seed are equal, also when stepped in turns", runs_are_independent),
+    ("alpha_sigmas, where given, has one for each model call, which alpha_sigma repeats", levels_of_calls_fit),
     ("given the perfect model output, pred_original_sample is the clean image", perfect_outputs_give_the_image),
     (
         "at both ends of the levels pred_original_sample is finite, and the clean image where noisy image or output tells of it",
@@ -164,6 +165,19 @@ fn runs_are_independent(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool>
         c = run_c.step(&c.affine(0.5, 0.1)?, &c, &mut rng_c)?.prev_sample;
     }
     Ok(values(&a)? == values(&b)? && values(&a)? == values(&c)?)
+}
+
+fn levels_of_calls_fit(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
+    let (mut rng, mut run) = (Generator::new(12), scheduler.run(possible(scheduler, 5))?);
+    let Some(known) = run.alpha_sigmas() else { return Ok(true) };
+    let mut right = known.len() == run.timesteps().len();
+    let mut x = run.initial_noise(&SHAPE, &Device::Cpu, &mut rng)?;
+    while run.timestep().is_some() {
+        let index = run.steps().index()?;
+        right &= run.alpha_sigma().is_ok_and(|own| known.get(index) == Some(&own));
+        x = run.step(&x.affine(0.5, 0.1)?, &x, &mut rng)?.prev_sample;
+    }
+    Ok(right)
 }
 
 fn perfect_outputs_give_the_image(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
