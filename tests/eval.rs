@@ -132,6 +132,7 @@ fn what_cannot_be_measured_says_what_to_do() {
         ([&["--from-images", "few"], &data[..]].concat(), 2, vec!["at least 4 images, and there are 3"]),
         (flat.to_vec(), 2, vec!["labelled images", "--features pt_inception"]),
         (vec!["--from-images", "few"], 2, vec!["--data DIR, or --data FILE.toml"]),
+        ([&["--from-images", "few", "--steps", "9"], &data[..]].concat(), 2, vec!["--from-images", "--steps"]),
         (vec!["--model", "run", "--features", "resnet"], 2, vec!["expected classifier, a file of weights"]),
         (vec!["--model", "run", "--features", "weights.pth"], 1, vec!["weights.pth"]),
         (vec!["--model", "run", "--class", "3"], 2, vec!["this model has no classes"]),

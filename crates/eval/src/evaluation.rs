@@ -104,7 +104,7 @@ impl Evaluation {
             row("precision", &|f| Some(percent(f.precision))),
             row("recall", &|f| Some(percent(f.recall))),
             row("distance to the nearest", &|f| Some(number(f.nearest))),
-            row("the classifier is sure", &|f| f.sure.map(percent)),
+            row("the classifier is sure (95 %)", &|f| f.sure.map(percent)),
         ];
         for class in self.samples.classes.iter().flatten().take(MOST_CLASSES) {
             let name = format!("class {} ({} of the data)", class.name, percent(class.reference));

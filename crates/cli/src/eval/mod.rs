@@ -44,6 +44,23 @@ The images are compared in the features of a small classifier, which is trained 
 and kept in $KAKUSAN_CACHE [default: ~/.cache/kakusan]. Its distances compare models of the same data with each other;
 they are no FIDs. The second column of the table is the yardstick: real images that are not in the reference.";
 
+/// The options that say how a model is sampled.
+const OF_MODELS: [&str; 13] = [
+    "model",
+    "strict",
+    "checkpoint",
+    "images",
+    "steps",
+    "scheduler",
+    "eta",
+    "churn",
+    "class",
+    "guidance",
+    "guidance_interval",
+    "seed",
+    "batch",
+];
+
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct EvalArgs {
@@ -51,7 +68,7 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_name = "DIR|owner/name", required_unless_present = "from_images")]
     model: Option<String>,
     /// Measure the pictures in this folder instead of a model's samples
-    #[arg(long, value_name = "DIR", conflicts_with = "model")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = OF_MODELS)]
     from_images: Option<PathBuf>,
     /// What to compare with: a folder as for `train`, or the data of a configuration file [default: the data that the
     /// run was trained on]
