@@ -303,7 +303,7 @@ fn weights_are_averaged_after_the_training() {
     let done = place.run(&["average", "run", "--sigma-rel", "0.15", "--out", "wide"]).expect(0);
     let said = done.stdout();
     assert!(said.contains("The average of width 0.15 up to step 3, from 6 snapshots: wide"), "{said}");
-    assert!(said.contains("sample --model wide"), "{said}");
+    assert!(said.contains("Its profile over the steps is within") && said.contains("sample --model wide"), "{said}");
     place.run(&["sample", "--model", "wide", "--batch", "1", "--steps", "2"]).expect(0);
     let said = place.run(&["average", "run", "--sigma-rel", "0.15", "--out", "wide"]).expect(2).stderr();
     assert!(said.contains("wide exists already; name a new folder"), "{said}");

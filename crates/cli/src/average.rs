@@ -18,7 +18,7 @@ least squares (Karras et al. 2024, \"Analyzing and Improving the Training Dynami
 Try a few widths from 0.03 to 0.25, and compare them with `sample` or `eval`.";
 
 /// The error of the fit from which the user is warned.
-const LARGE: f64 = 0.3;
+const LARGE: f64 = 0.2;
 
 #[derive(Args)]
 #[command(after_help = DETAILS)]
@@ -42,13 +42,13 @@ pub(crate) fn average(args: &AverageArgs) -> Result<ExitCode> {
     let averaged = DDPMPipeline::from_averages(&args.run, args.sigma_rel, &Registry::default(), &Device::Cpu)?;
     let Averaged { pipeline, step, snapshots, error, .. } = averaged;
     pipeline.save_pretrained(&args.out)?;
-    let width = args.sigma_rel;
+    let (width, off) = (args.sigma_rel, format!("{:.1} %", 100.0 * error));
     say(&format!("The average of width {width} up to step {step}, from {snapshots} snapshots: {out}"));
+    say(&format!("Its profile over the steps is within {off} of the exact one."));
     if error > LARGE {
         warn(&format!(
-            "warning: its profile is off by {:.0} %: the snapshots of this run are too few or too wide for this width; \
-             set train.ema_snapshots and train.ema_sigma_rel for it",
-            100.0 * error
+            "warning: the snapshots of this run are too few or too wide for an average of width {width}; set \
+             train.ema_snapshots and train.ema_sigma_rel for it"
         ));
     }
     say(&format!("Draw from it: {} sample --model {}", program(), quote_path(&args.out)));
