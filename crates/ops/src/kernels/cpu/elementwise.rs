@@ -294,6 +294,12 @@ impl<const V: usize> WithSimd for ColumnTile<'_, V> {
         let mut sums = [simd.splat_f32s(0.0); V];
         for row in rows.chunks_exact(width) {
             let row = &row[at..][..results.len()];
+            if let Some(whole) = S::as_simd_f32s(row).0.first_chunk::<V>() {
+                for v in 0..V {
+                    sums[v] = simd.add_f32s(sums[v], whole[v]);
+                }
+                continue; // a load of part of a vector takes longer
+            }
             for v in 0..V {
                 sums[v] = simd.add_f32s(sums[v], simd.partial_load_f32s(&row[v * S::F32_LANES..]));
             }

@@ -3,10 +3,11 @@
 //! An element's products are added in the order of the reduction whatever the tiles, so that it is the same bits
 //! wherever a task begins.
 
-use pulp::{Simd, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
 
 use super::host::{arch, lanes};
 use super::transpose::transpose;
+use super::vectors::narrower;
 
 /// The left matrix, `[m, k]`: element `(i, p)` is at `i * row + p * step`. One of the two is 1.
 #[derive(Debug, Clone, Copy)]
@@ -25,8 +26,19 @@ pub(crate) struct Panels {
 }
 
 impl Panels {
+    /// So few columns that half a vector holds them are computed with vectors of half the width, of which a machine
+    /// computes twice as many.
     pub(crate) fn new(k: usize, n: usize) -> Self {
-        Self { k, n, lanes: lanes() }
+        let lanes = match narrower(n) {
+            Some((_, lanes)) => lanes,
+            None => lanes(),
+        };
+        Self { k, n, lanes }
+    }
+
+    /// The vectors of these panels.
+    fn arch(&self) -> Arch {
+        narrower(self.n).map_or_else(arch, |(arch, _)| arch)
     }
 
     /// Floats of all panels.
@@ -41,7 +53,7 @@ impl Panels {
 
     /// Packs all panels of a matrix whose element `(p, j)` is at `p * row + j`.
     pub(crate) fn pack(self, from: &[f32], row: usize, to: &mut [f32]) {
-        arch().dispatch(Pack { panels: self, from, row, to });
+        self.arch().dispatch(Pack { panels: self, from, row, to });
     }
 
     /// Packs panels, from the `first` on, of a matrix whose element `(p, j)` is at `j * row + p`. Columns that fill up
@@ -106,7 +118,7 @@ pub(crate) struct Product<'a> {
 
 impl Product<'_> {
     pub(crate) fn run(self) {
-        arch().dispatch(self);
+        self.panels.arch().dispatch(self);
     }
 }
 
@@ -116,7 +128,7 @@ impl WithSimd for Product<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { left, m, right, panels: Panels { k, n, lanes }, c, c_row, add } = self;
-        let most = if S::REGISTER_COUNT >= 32 { 7 } else { 6 };
+        let most = if S::REGISTER_COUNT >= 32 || n <= lanes { 7 } else { 6 };
         let count = m.div_ceil(most);
         for (right, start) in right.chunks(2 * lanes * k).zip((0..n).step_by(2 * lanes)) {
             let columns = (n - start).min(2 * lanes);

@@ -57,8 +57,9 @@ mod x86 {
                 let height = LANES.min(rows - i);
                 for j in (0..columns).step_by(LANES) {
                     let width = LANES.min(columns - j);
-                    if [height, width] == [LANES; 2] {
-                        whole(simd, &from[i * from_row + j..], from_row, &mut to[j * to_row + i..], to_row);
+                    let last = from.get((i + height - 1) * from_row + j..).unwrap_or_default();
+                    if height == LANES && last.len() >= LANES {
+                        whole(simd, &from[i * from_row + j..], from_row, &mut to[j * to_row + i..], to_row, width);
                         continue;
                     }
                     let mut block = [simd.splat_f32s(0.0); LANES];
@@ -74,15 +75,18 @@ mod x86 {
         }
     }
 
-    /// A whole block. It stays in registers, because no loop depends on sizes.
+    /// A block of whole rows, of which `width` columns are stored. It stays in registers, because no loop depends on
+    /// sizes.
     #[inline(always)]
-    fn whole(simd: V4, from: &[f32], from_row: usize, to: &mut [f32], to_row: usize) {
+    fn whole(simd: V4, from: &[f32], from_row: usize, to: &mut [f32], to_row: usize, width: usize) {
         let mut block = [simd.splat_f32s(0.0); LANES];
         for (b, row) in block.iter_mut().enumerate() {
             *row = load(simd, &from[b * from_row..], LANES);
         }
         for (b, column) in turn(simd, block).into_iter().enumerate() {
-            to[b * to_row..][..LANES].copy_from_slice(&cast::<_, [f32; LANES]>(column));
+            if b < width {
+                to[b * to_row..][..LANES].copy_from_slice(&cast::<_, [f32; LANES]>(column));
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 
 use candle_core::{Result, bail};
-use pulp::Arch;
+use pulp::{Arch, Simd};
 
 /// Vector instructions for which there are kernels, the widest first.
 ///
@@ -84,6 +84,16 @@ static ARCH: OnceLock<Arch> = OnceLock::new();
 /// The vectors that all kernels use: the widest that this machine has, or those of [`limit_vectors`].
 pub(crate) fn arch() -> Arch {
     *ARCH.get_or_init(Arch::new)
+}
+
+/// Vectors of half the width and their numbers, if these hold `n` numbers and the machine computes twice as many of
+/// them.
+pub(crate) fn narrower(n: usize) -> Option<(Arch, usize)> {
+    match arch() {
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        Arch::V4(simd) if n <= pulp::x86::V3::F32_LANES => Some((Arch::V3(*simd), pulp::x86::V3::F32_LANES)),
+        _ => None,
+    }
 }
 
 /// The vectors that the kernels use; decided with the first question, if not before.

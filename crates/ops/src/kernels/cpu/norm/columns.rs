@@ -23,6 +23,9 @@ impl<const V: usize> Columns<V> {
     #[inline(always)]
     fn load<S: Simd>(self, simd: S, row: &[f32]) -> [S::f32s; V] {
         let row = &row[self.at..self.end];
+        if let Some(whole) = S::as_simd_f32s(row).0.first_chunk() {
+            return *whole; // a load of part of a vector takes longer
+        }
         let mut vectors = [simd.splat_f32s(0.0); V];
         for v in 0..V {
             vectors[v] = simd.partial_load_f32s(&row[v * S::F32_LANES..]);
@@ -33,6 +36,10 @@ impl<const V: usize> Columns<V> {
     #[inline(always)]
     fn store<S: Simd>(self, simd: S, row: &mut [f32], vectors: [S::f32s; V]) {
         let row = &mut row[self.at..self.end];
+        if let Some(whole) = S::as_mut_simd_f32s(row).0.first_chunk_mut() {
+            *whole = vectors;
+            return;
+        }
         for v in 0..V {
             simd.partial_store_f32s(&mut row[v * S::F32_LANES..], vectors[v]);
         }
