@@ -12,6 +12,8 @@ const EPS: f64 = 0.001;
 /// Gives the tensors by name.
 pub(super) struct Loader<'a, 'b> {
     pub(super) tensor: &'a mut GetTensor<'b>,
+    /// The weights of our own kernels so far.
+    pub(super) weights: Vec<Tensor>,
 }
 
 impl Loader<'_, '_> {
@@ -43,6 +45,9 @@ impl Loader<'_, '_> {
         }
         let weight = Tensor::from_vec(weight, (co, ci, kh, kw), &Device::Cpu)?;
         let bias = Tensor::from_vec(bias, co, &Device::Cpu)?;
+        if kh == kw {
+            self.weights.push(weight.clone());
+        }
         Ok(Conv { weight, bias, stride, padding, square: kh == kw })
     }
 }

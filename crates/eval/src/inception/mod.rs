@@ -7,7 +7,7 @@ mod resize;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use kakusan_ops::predict;
+use kakusan_ops::{PreparedWeights, predict};
 use kakusan_pipeline::{Error, Result};
 use kakusan_weights::Checkpoint;
 
@@ -44,6 +44,8 @@ pub struct InceptionV3 {
     c: [BlockC; 4],
     d: BlockD,
     e: [BlockE; 2],
+    /// The weights that our kernels prepare.
+    weights: Vec<Tensor>,
 }
 
 impl InceptionV3 {
@@ -80,7 +82,7 @@ impl InceptionV3 {
     /// # Errors
     /// Those of `tensor`; when it gives another number of values than the shape has, or one that is not finite.
     pub fn from_tensors(variant: InceptionVariant, tensor: &mut GetTensor) -> Result<Self> {
-        let mut load = Loader { tensor };
+        let mut load = Loader { tensor, weights: vec![] };
         let average = match variant {
             InceptionVariant::Fid => blocks::Average::OfPixels,
             InceptionVariant::Torchvision => blocks::Average::WithPadding,
@@ -115,6 +117,7 @@ impl InceptionV3 {
                 BlockE::new(&mut load, "Mixed_7b", 1280, PoolOfE::Average(average))?,
                 BlockE::new(&mut load, "Mixed_7c", 2048, last)?,
             ],
+            weights: load.weights,
         })
     }
 
@@ -159,6 +162,7 @@ impl FeatureNetwork for InceptionV3 {
         if !matches!(c, 1 | 3) {
             return Err(Error::Unfit(format!("Inception sees grey and coloured images, and these have {c} channels")));
         }
+        let _prepared = PreparedWeights::new(&self.weights);
         let features = predict(n, &Device::Cpu, |part| -> candle_core::Result<Tensor> {
             let mut features = vec![];
             for i in part {
