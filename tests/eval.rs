@@ -147,3 +147,42 @@ fn what_cannot_be_measured_says_what_to_do() {
         assert!(!Path::new(&place.path("out")).join("eval.json").exists(), "{args:?}");
     }
 }
+
+#[test]
+fn a_training_measures_its_samples_every_so_many_epochs() {
+    let place = Workplace::new();
+    let set = ["--set", "train.eval_every=1", "--set", "sample.steps=1"];
+    let done = place.train("run", &set).expect(0);
+    assert!(done.stdout().contains("Samples of epoch 2: Fréchet distance"), "{}", done.stdout());
+    let lines = || -> Vec<Value> {
+        let text = fs::read_to_string(place.path("run/eval.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let first = lines();
+    assert_eq!(first.iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(), [4, 8]);
+    for line in &first {
+        let distance = |key: &str| line[key].as_f64().unwrap();
+        assert!(distance("frechet_distance") > distance("held_out_frechet_distance"), "{line}");
+    }
+    // resumed at an earlier step, it measures the same again, and keeps each step once
+    place.run(&["train", "--resume", "run", "--checkpoint", "4"]).expect(0);
+    assert_eq!(lines(), first);
+}
+
+#[test]
+fn a_training_that_cannot_be_measured_goes_on() {
+    let place = Workplace::new();
+    place.pictures("plain", [1, 28, 28], &noise(8, 784));
+    let config = r#"
+        data = { name = "folder", dir = "plain" }
+        model = { _class_name = "BasicUNet" }
+        scheduler = { _class_name = "LinearMixScheduler" }
+        train = { epochs = 2, batch_size = 4, eval_every = 1 }
+        sample = { batch_size = 1, steps = 1 }
+    "#;
+    fs::write(place.path("plain.toml"), config).unwrap();
+    let done = place.run(&["train", "--config", "plain.toml", "--out", "run"]).expect(0);
+    let warnings = done.stderr();
+    assert_eq!(warnings.matches("train.eval_every has no effect: the classifier needs labelled images").count(), 1);
+    assert!(!place.path("run/eval.jsonl").exists() && place.path("run/model_index.json").is_file());
+}

@@ -10,6 +10,7 @@ use kakusan::pipeline::{
 };
 use kakusan::report::{Report, quote_path};
 
+use crate::eval::EvalDuringTraining;
 use crate::failure;
 use crate::machine::MachineArgs;
 use crate::number::whole;
@@ -117,6 +118,7 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
     let learning_rate = config.train.learning_rate;
     let training = Training::new(config, &out, &registry).existing(existing).device(args.device).hub(&hub).stop(&stop);
     let (mut progress, mut report) = (Progress::default(), Report::new(&program));
+    let mut evaluation = EvalDuringTraining::new(&hub, &stop);
     let (mut done, mut all) = (0, 0);
     let outcome = training.run(&mut |event| {
         match event {
@@ -129,7 +131,8 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
             _ => {}
         }
         progress.show(event);
-        report.observe(event, &mut |notice| progress.show_notice(notice))
+        report.observe(event, &mut |notice| progress.show_notice(notice))?;
+        evaluation.observe(event)
     });
     progress.clear();
     let resume = format!("{program} train --resume {}", quote_path(&out));

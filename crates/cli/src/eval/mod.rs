@@ -1,6 +1,7 @@
 //! The command `eval`: how good a model's images are.
 
 mod data;
+mod during;
 mod pictures;
 
 use std::io::IsTerminal;
@@ -29,6 +30,7 @@ use crate::program::cache_dir;
 use crate::terminal::{say, warn};
 use crate::{classes, sample};
 use data::Compared;
+pub(crate) use during::EvalDuringTraining;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -146,6 +146,11 @@ pub struct TrainConfig {
     /// ...
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sample_every: Option<usize>,
+    /// Measures 512 samples as the command `eval` does, every this many epochs: their Fréchet distance in the features
+    /// of a classifier, and the share of which it is sure, in `eval.jsonl`. Done by the command `train`; a program uses
+    /// `kakusan-eval` itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_every: Option<usize>,
 }
 
 impl Default for TrainConfig {
@@ -194,6 +199,7 @@ impl Default for TrainConfig {
             keep_best: false,
             tensorboard: false,
             sample_every: None,
+            eval_every: None,
         }
     }
 }
@@ -281,6 +287,7 @@ impl TrainConfig {
             ("lr_num_cycles", self.lr_num_cycles, 1_000_000),
             ("checkpoint_every", self.checkpoint_every, usize::MAX),
             ("sample_every", self.sample_every, 1_000_000),
+            ("eval_every", self.eval_every, 1_000_000),
             ("keep_checkpoints", Some(self.keep_checkpoints), 1_000_000),
             ("ema_snapshots", self.ema_snapshots, 64),
         ];
