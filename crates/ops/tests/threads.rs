@@ -193,3 +193,17 @@ fn large_weights_give_the_same_bits_on_any_number_of_threads() -> Result<()> {
     }
     Ok(())
 }
+
+/// Large images are computed in bands, on one thread too: as in f64, also where one band holds extreme numbers.
+#[test]
+fn images_in_bands_are_whole() -> Result<()> {
+    let (x, weight) = (noise(1, &[2, 16, 66, 50])?, noise(2, &[16, 16, 3, 3])?);
+    let huge = Tensor::cat(&[&x, &x.affine(1e26, 0.0)?], 2)?;
+    for x in [x, huge] {
+        let run = |dtype: DType| conv2d(&x.to_dtype(dtype)?, &weight.to_dtype(dtype)?, None, 1);
+        same_bits(|| Ok(vec![run(DType::F32)?]))?;
+        let error = error(&run(DType::F32)?, &run(DType::F64)?)?;
+        assert!(error < 2e-5, "{error:.1e}");
+    }
+    Ok(())
+}

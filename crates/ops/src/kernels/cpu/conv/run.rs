@@ -47,8 +47,16 @@ pub(crate) fn forward(prepared: &Prepared, x: &[f32], finish: Finish) -> Result<
 fn run(cut: &Cut, whole: &Pass, weights: Weights, x: &[f32], finish: Finish) {
     let Finish { bias, silu, mut y, mut derivative } = finish;
     let batch = y.len() / whole.result();
+    let images_of = |images: &Range<usize>| &x[images.start * whole.image()..images.end * whole.image()];
     let mut tasks = Vec::new();
+    // once for all bands of an image
+    let mut known = None;
     for (images, pass) in cut.tasks(whole, batch) {
+        let bounded = (whole.way == Way::Winograd && cut.rows < whole.oh).then(|| match known.take() {
+            Some((of, bounded)) if of == images.start => bounded,
+            _ => winograd::all_bounded(images_of(&images)),
+        });
+        known = bounded.map(|bounded| (images.start, bounded));
         let len = images.len() * pass.result();
         let (piece, rest) = std::mem::take(&mut y).split_at_mut(len);
         y = rest;
@@ -61,16 +69,16 @@ fn run(cut: &Cut, whole: &Pass, weights: Weights, x: &[f32], finish: Finish) {
         };
         derivative = rest;
         let bias = bias.map(|bias| &bias[pass.first..]);
-        tasks.push((images, pass, Finish { bias, silu, y: piece, derivative: slopes }));
+        tasks.push((images, pass, bounded, Finish { bias, silu, y: piece, derivative: slopes }));
     }
-    tasks.into_par_iter().with_min_len(min_tasks()).for_each(|(images, pass, finish)| {
+    tasks.into_par_iter().with_min_len(min_tasks()).for_each(|(images, pass, bounded, finish)| {
         let _flush = FlushDenormals::new();
-        let images = &x[images.start * pass.image()..images.end * pass.image()];
+        let images = images_of(&images);
         let count = images.len() / pass.image();
         let [values, products] = winograd::rooms(&pass, count);
         let padded = if pass.as_it_is() { 0 } else { count * pass.padded() };
         with_scratch([padded, weights.room(&pass), direct::room(&pass, lanes()), values, products], |rooms| {
-            arch().dispatch(Forward { weights, pass, images, rooms, finish });
+            arch().dispatch(Forward { weights, pass, images, bounded, rooms, finish });
         });
     });
 }
@@ -98,6 +106,12 @@ impl Cut {
         let group = batch.div_ceil(batch.div_ceil(most).max(1)).max(1);
         let groups = batch.div_ceil(group).max(1);
         let mut cut = Self { group, rows: pass.oh, channels: pass.o };
+        if pass.way == Way::Winograd && winograd::band_rows(pass) < pass.oh {
+            // a large image: the values of all its tiles would go through memory
+            cut.rows = winograd::band_rows(pass);
+            cut.group = 1;
+        }
+        let groups = groups * pass.oh.div_ceil(cut.rows);
         if groups >= threads || pass.result() * pass.k * pass.window() < WORTH {
             return cut;
         }
@@ -106,7 +120,7 @@ impl Cut {
             // Each task brings the weights of its channels into form: a band would need all of them.
             cut.channels = pass.o.div_ceil(tasks).next_multiple_of(panel(pass)).min(pass.o);
         } else {
-            cut.rows = pass.oh.div_ceil(tasks).next_multiple_of(4).min(pass.oh);
+            cut.rows = cut.rows.div_ceil(tasks).next_multiple_of(4).min(cut.rows);
         }
         if cut.rows < pass.oh {
             cut.group = 1;
@@ -148,6 +162,8 @@ struct Forward<'a> {
     weights: Weights<'a>,
     pass: Pass,
     images: &'a [f32],
+    /// Whether the images hold no extreme number, if that is known.
+    bounded: Option<bool>,
     /// For padded images, weights, the sums of a row, and the values and products of Winograd's method.
     rooms: [&'a mut [f32]; 5],
     finish: Finish<'a>,
@@ -158,7 +174,8 @@ impl WithSimd for Forward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { weights, ref pass, images, rooms: [padded, form, room, values, products], mut finish } = self;
+        let Self { weights, ref pass, images, bounded, rooms: [padded, form, room, values, products], mut finish } =
+            self;
         let count = images.len() / pass.image();
         let padded = if pass.as_it_is() {
             images
@@ -167,7 +184,7 @@ impl WithSimd for Forward<'_> {
             &*padded
         };
         match pass.way {
-            Way::Winograd if winograd::bounded(images) => {
+            Way::Winograd if bounded.unwrap_or_else(|| winograd::bounded(images)) => {
                 winograd::results(simd, pass, count, padded, weights, [form, values, products], finish);
                 return;
             }

@@ -21,7 +21,7 @@ use super::pass::{Pass, Way};
 use super::weights::{Weights, panel};
 use crate::kernels::cpu::buffer::Buffer;
 use crate::kernels::cpu::denormals::FlushDenormals;
-use crate::kernels::cpu::host::{arch, lanes, min_tasks};
+use crate::kernels::cpu::host::{PIECE, arch, lanes, min_tasks};
 use crate::kernels::cpu::silu::Finish;
 use crate::op::conv_shape::ConvShape;
 use lines::{Places, column, input, kernel, output};
@@ -65,6 +65,17 @@ pub(super) fn group(pass: &Pass) -> usize {
 /// The same where the weights are brought into form for each group.
 pub(super) fn large_group(pass: &Pass) -> usize {
     (LARGE_GROUP / Tiles::new(pass, 1).count).max(1)
+}
+
+/// Rows of the results that are computed together: of a large image some, which are whole tiles.
+pub(super) fn band_rows(pass: &Pass) -> usize {
+    let tiles = Tiles::new(pass, 1);
+    if tiles.count <= LARGE_GROUP { pass.oh } else { (LARGE_GROUP / tiles.columns).max(1) * TILE }
+}
+
+/// [`bounded`], by all threads.
+pub(super) fn all_bounded(numbers: &[f32]) -> bool {
+    numbers.par_chunks(PIECE).with_min_len(min_tasks()).all(bounded)
 }
 
 /// Whether all numbers are within the limit.
