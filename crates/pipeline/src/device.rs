@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(fallback.reason, "no CUDA-capable device is detected"); // and no backtrace
         let said = fallback.to_string();
         assert!(
-            ["on the CPU", "no CUDA-capable device", "--device cpu"].iter().all(|word| said.contains(word)),
+            ["the CPU is used", "no CUDA-capable device", "--device cpu"].iter().all(|word| said.contains(word)),
             "{said}"
         );
     }
