@@ -4,7 +4,10 @@
 mod command;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
+use std::process::Stdio;
+use std::time::Instant;
 
 use command::{Done, Workplace, config};
 use kakusan::data::{ImageSet, draw_digits};
@@ -117,20 +120,131 @@ fn pictures_of_another_shape_and_data_without_a_test_split() {
 }
 
 #[test]
+fn grey_pictures_are_compared_with_coloured_data() {
+    let place = Workplace::new();
+    for (class, at) in [("cats", 0), ("dogs", 20)] {
+        place.pictures(&format!("data/{class}"), [3, 12, 16], &noise(40, 3 * 12 * 16)[at..at + 20]);
+    }
+    place.pictures("grey", [1, 28, 28], &noise(12, 784));
+    let said = place.eval("e", &["--from-images", "grey", "--data", "data"]).expect(0).stdout();
+    assert!(said.contains("are made coloured of 12 x 16 pixels"), "{said}");
+}
+
+#[test]
+fn a_model_of_one_class_is_compared_with_that_class() {
+    let place = Workplace::new();
+    place.train("run", &["--max-steps", "1", "--set", "data.classes=[8]"]).expect(0);
+    place.eval("e", &["--model", "run", "--images", "8", "--steps", "1"]).expect(0);
+    let result = place.result("e");
+    assert_eq!((&result["reference"], &result["held_out"]["figures"]["images"]), (&40.into(), &8.into()));
+    let of_data = |class: &Value| (class["name"].as_str().unwrap().to_owned(), class["reference"].as_f64().unwrap());
+    let classes: Vec<_> = result["samples"]["classes"].as_array().unwrap().iter().map(of_data).collect();
+    assert!(classes.contains(&("8".to_owned(), 1.0)), "{classes:?}");
+    // no figure is NaN, which JSON writes as null, though there are fewer samples than features
+    for name in ["frechet_distance", "kid", "kid_std", "precision", "recall", "nearest", "sure"] {
+        assert!(result["samples"][name].as_f64().is_some_and(f64::is_finite), "{name}: {result:#}");
+    }
+}
+
+#[test]
+fn a_share_held_out_of_the_training_is_not_in_the_reference() {
+    let place = Workplace::new();
+    let digits = draw_digits(&[1, 8], 30, 0).unwrap();
+    for class in [1, 8] {
+        let some: Vec<_> = (0..digits.len()).filter(|&i| digits.label(i) == class).collect();
+        let some: Vec<_> = some.into_iter().map(|i| digits.image(i).unwrap().into_owned()).collect();
+        place.pictures(&format!("data/{class}"), [1, 28, 28], &some);
+    }
+    place.pictures("all", [1, 28, 28], &all(&digits));
+    let share = ["--set", "data.validation=0.2"];
+    let args = [&["--from-images", "all", "--data", "data"], &share[..]].concat();
+    let said = place.eval("folder", &args).expect(0).stdout();
+    assert!(said.contains("the share of data.validation is the yardstick"), "{said}");
+    let result = place.result("folder");
+    assert_eq!((&result["reference"], &result["samples"]["images"]), (&48.into(), &60.into()));
+    assert_eq!(result["held_out"]["images"], "held-out share");
+    assert_eq!(result["held_out"]["figures"]["images"], 12);
+    // of all images, those of the reference are at distance 0 from it, and of the held-out ones none is
+    assert!(result["samples"]["nearest"].as_f64().unwrap() < 1e-3, "{result:#}");
+    assert!(result["held_out"]["figures"]["nearest"].as_f64().unwrap() > 0.01, "{result:#}");
+
+    // a set with a test split keeps that as the yardstick
+    place.train("run", &[&["--max-steps", "1"], &share[..]].concat()).expect(0);
+    place.eval("split", &["--model", "run", "--images", "8", "--steps", "1"]).expect(0);
+    let result = place.result("split");
+    assert_eq!((&result["reference"], &result["held_out"]["images"]), (&96.into(), &"test split".into()));
+}
+
+#[test]
+fn samples_that_are_not_numbers_are_refused() {
+    let place = Workplace::new();
+    place.train("run", &["--max-steps", "1"]).expect(0);
+    let file = place.path("run/unet/diffusion_pytorch_model.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    // NaN is refused when the model is loaded; these weights are finite, and what they compute is not
+    bytes[header..].chunks_exact_mut(4).for_each(|value| value.copy_from_slice(&f32::MAX.to_le_bytes()));
+    fs::write(&file, bytes).unwrap();
+    let said = place.eval("e", &["--model", "run", "--images", "8", "--steps", "1"]).expect(2).stderr();
+    assert!(said.contains("8 of 8 images hold numbers that are not finite") && said.contains("diverged"), "{said}");
+    assert!(!place.path("e/eval.json").exists());
+}
+
+/// What a kill leaves: whole files, no result without its pictures, no half classifier.
+#[test]
+fn a_killed_eval_leaves_nothing_half_written() {
+    const ARGS: [&str; 8] = ["eval", "--out", "e", "--model", "run", "--images", "24", "--steps=2"];
+    let (place, undisturbed) = (Workplace::new(), Workplace::new());
+    for place in [&place, &undisturbed] {
+        place.train("run", &["--max-steps", "1"]).expect(0);
+    }
+    let begin = Instant::now();
+    undisturbed.run(&ARGS).expect(0);
+    let whole = begin.elapsed();
+    for eighth in 1..8 {
+        let mut child = place.kakusan(&ARGS).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(whole * eighth / 8);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let files = fs::read_dir(place.path("e")).into_iter().flatten().map(|entry| entry.unwrap().path());
+        for file in files.filter(|file| !file.file_name().unwrap().to_str().unwrap().starts_with('.')) {
+            let bytes = fs::read(&file).unwrap();
+            match file.extension().unwrap().to_str().unwrap() {
+                "png" => assert!(bytes.ends_with(b"IEND\xaeB`\x82"), "{}", file.display()),
+                _ => {
+                    serde_json::from_slice::<Value>(&bytes).unwrap();
+                    assert!(place.path("e/eval-neighbours.png").is_file());
+                }
+            }
+        }
+    }
+    let said = place.run(&ARGS).expect(0).stdout();
+    assert!(said.contains("Classifier: trained now") || said.contains("Classifier: from the cache"), "{said}");
+    for file in ["eval.json", "eval-samples.png", "eval-neighbours.png"] {
+        let of = |place: &Workplace| fs::read(place.path("e").join(file)).unwrap();
+        assert!(of(&place) == of(&undisturbed), "{file} differs from that of an undisturbed run");
+    }
+}
+
+#[test]
 fn what_cannot_be_measured_says_what_to_do() {
     let place = Workplace::new();
     let data = config("184.toml");
     let data = [&["--data", data.to_str().unwrap()], DRAWN.as_slice()].concat();
     fs::create_dir(place.path("empty")).unwrap();
-    place.pictures("few", [1, 28, 28], &noise(3, 784));
+    place.pictures("few", [1, 28, 28], &noise(4, 784));
+    place.pictures("one-class/7", [1, 28, 28], &noise(30, 784));
     place.pictures("flat", [1, 28, 28], &noise(30, 784));
     place.train("run", &["--max-steps", "1"]).expect(0);
     fs::write(place.path("weights.pth"), "no weights").unwrap();
-    let flat = ["--from-images", "few", "--data", "flat"];
+    let flat = ["--from-images", "flat", "--data", "flat"];
     for (args, code, parts) in [
         ([&["--from-images", "empty"], &data[..]].concat(), 1, vec!["empty", "no picture"]),
-        ([&["--from-images", "few"], &data[..]].concat(), 2, vec!["at least 4 images, and there are 3"]),
+        ([&["--from-images", "few"], &data[..]].concat(), 2, vec!["there are 4 images, and 5 are the fewest"]),
+        (vec!["--from-images", "flat", "--data", "few"], 2, vec!["the data to compare with has 2 images", "add some"]),
+        (vec!["--from-images", "flat", "--data", "empty"], 1, vec!["empty", "no picture"]),
         (flat.to_vec(), 2, vec!["labelled images", "--features pt_inception"]),
+        (vec!["--from-images", "flat", "--data", "one-class"], 2, vec!["of one class, `7`", "--features pt_inception"]),
         (vec!["--from-images", "few"], 2, vec!["--data DIR, or --data FILE.toml"]),
         ([&["--from-images", "few", "--steps", "9"], &data[..]].concat(), 2, vec!["--from-images", "--steps"]),
         (vec!["--model", "run", "--features", "resnet"], 2, vec!["expected classifier, a file of weights"]),
@@ -185,4 +299,28 @@ fn a_training_that_cannot_be_measured_goes_on() {
     let warnings = done.stderr();
     assert_eq!(warnings.matches("train.eval_every has no effect: the classifier needs labelled images").count(), 1);
     assert!(!place.path("run/eval.jsonl").exists() && place.path("run/model_index.json").is_file());
+}
+
+/// While its classifier is trained, a training stops as promptly as in a step, and what was learnt is saved.
+#[test]
+#[cfg(unix)]
+fn an_interrupted_measurement_saves_the_run() {
+    let place = Workplace::new();
+    let set = ["data.classes=[1]", "data.drawn_per_class=640", "train.epochs=50", "train.eval_every=1"];
+    let args = Workplace::quick("run", &set.map(|set| ["--set", set]).concat());
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let mut child = place.kakusan(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("Classifier: it is being trained") {
+        assert!(stdout.read_line(&mut said).unwrap() > 0, "{said}");
+    }
+    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    stdout.read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130), "{said}");
+    assert!(said.contains("Stopped and saved.") && said.contains("train --resume run\n"), "{said}");
+    // it did not finish what it had begun
+    assert!(!said.contains("Classifier: trained now") && !place.path("cache/classifiers").exists(), "{said}");
+    assert!(!place.path("run/eval.jsonl").exists());
+    assert!(place.path("run/checkpoints/checkpoint-20").is_dir());
 }

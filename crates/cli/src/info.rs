@@ -36,7 +36,7 @@ pub(crate) fn info(args: &InfoArgs) -> Result<ExitCode> {
 }
 
 fn about_model(model: &str, args: &InfoArgs) -> Result<()> {
-    let pipeline = crate::sample::load(model, args.checkpoint, args.strict, &Registry::default(), &Device::Cpu)?;
+    let pipeline = crate::sampling::load(model, args.checkpoint, args.strict, &Registry::default(), &Device::Cpu)?;
     let config = pipeline.model_config();
     let count = pipeline.weights().parameter_count();
     say(&format!("{model}: {} with {}", config.class_name(), pipeline.scheduler().class_name()));

@@ -14,6 +14,7 @@ mod program;
 mod progress;
 mod report;
 mod sample;
+mod sampling;
 mod schedulers;
 mod terminal;
 mod train;

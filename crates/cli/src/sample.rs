@@ -8,15 +8,16 @@ use clap::builder::NonEmptyStringValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kakusan::candle::{DType, Device, Tensor};
 use kakusan::pipeline::{
-    Checkpointed, ConfigWarning, DDPMPipeline, DeviceChoice, Error, Opened, Registry, Result, SampleOptions,
-    check_writable, write_whole,
+    ConfigWarning, DDPMPipeline, DeviceChoice, Error, Opened, Registry, Result, SampleOptions, check_writable,
+    write_whole,
 };
 use kakusan::report::pictures::{self, Images};
 use kakusan::rng::{Generator, Noise, PerImage};
-use kakusan::scheduler::{Churn, PixelRange, RunOptions};
+use kakusan::scheduler::PixelRange;
 
 use crate::machine::MachineArgs;
-use crate::number::{real, whole};
+use crate::number::whole;
+use crate::sampling::SamplingArgs;
 use crate::terminal::{say, warn};
 use crate::{classes, picture};
 
@@ -28,15 +29,8 @@ pub(crate) struct SampleArgs {
     /// The folder of a run or a saved pipeline, or owner/name[@revision] on the Hub
     #[arg(long, value_name = "DIR|owner/name", value_parser = NonEmptyStringValueParser::new())]
     model: String,
-    /// Fail if the model's files have unknown content, instead of printing a warning
-    #[arg(long)]
-    strict: bool,
-    /// Sample from a run's checkpoint of step N instead of its finished model or newest checkpoint
-    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(0..=usize::MAX))]
-    checkpoint: Option<usize>,
-    /// Sampling steps [default: 50; 1 for consistency models]
-    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(1..=100_000u64))]
-    steps: Option<u64>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// Number of images, all from one seed [default: 64]
     #[arg(long, value_name = "N", conflicts_with = "seeds", allow_hyphen_values = true, value_parser = whole(1..=4096u64))]
     batch: Option<u64>,
@@ -46,26 +40,6 @@ pub(crate) struct SampleArgs {
     /// One image per seed, independent of the other images: 0..15 (both included) or 3,5,8
     #[arg(long, value_name = "A..B", conflicts_with = "seed", allow_hyphen_values = true, value_parser = parse_seeds)]
     seeds: Option<Seeds>,
-    /// Sample with this scheduler instead of the saved one, built from the saved one's configuration: ddim, euler ...
-    /// (`schedulers` lists them)
-    #[arg(long, value_name = "NAME")]
-    scheduler: Option<String>,
-    /// The fraction of fresh noise in each step, 0 to 1, for schedulers such as DDIM
-    #[arg(long, value_name = "X", allow_hyphen_values = true, value_parser = real(0.0..=1.0))]
-    eta: Option<f64>,
-    /// The amount of noise added over all steps, for schedulers such as Euler
-    #[arg(long, value_name = "X", allow_hyphen_values = true, value_parser = real(0.0..=f64::INFINITY))]
-    churn: Option<f64>,
-    /// The class of the images, for class-conditional models, by name or number; several (0..9 or cat,dog) take turns
-    #[arg(long, value_name = "CLASS", allow_hyphen_values = true)]
-    class: Vec<String>,
-    /// Classifier-free guidance scale: 1 is off, larger values follow the class more closely
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_hyphen_values = true, value_parser = real(f64::NEG_INFINITY..=f64::INFINITY))]
-    guidance: f64,
-    /// Guide only at noise levels above LO and up to HI (σ of image + σ noise, whatever the scheduler); the other steps
-    /// take one model call instead of two
-    #[arg(long, num_args = 2, value_names = ["LO", "HI"], allow_hyphen_values = true, value_parser = real(0.0..=f64::INFINITY))]
-    guidance_interval: Option<Vec<f64>>,
     /// The picture: a grid; grey images as dark ink on white. Its extension sets the format: .png, .jpg, .webp or .gif
     #[arg(long, value_name = "FILE", default_value = "samples.png", value_parser = picture::still)]
     out: PathBuf,
@@ -109,22 +83,12 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
     if let Some(fallback) = fallback {
         warn(&format!("warning: {fallback}"));
     }
-    let mut pipeline = load(&args.model, args.checkpoint, args.strict, &registry, &device)?;
-    if let Some(name) = &args.scheduler {
-        let class_name = registry.schedulers.resolve(name)?;
-        let scheduler = registry.schedulers.swap(class_name, pipeline.scheduler())?;
-        pipeline.set_scheduler(scheduler)?;
-    }
+    let pipeline = args.sampling.load(&args.model, &registry, &device)?;
     if pipeline.inverts() {
         let scheduler = pipeline.scheduler().class_name().to_owned();
         warn(&format!("warning: {}", ConfigWarning::Inverts { scheduler }));
     }
-    let steps = args.steps.unwrap_or(pipeline.class().default_steps().min(50) as u64) as usize;
-    let options = args.options(steps, classes::labels(&args.class, &pipeline)?);
-    if args.guidance_interval.is_some() && args.guidance == 1.0 {
-        return Err(Error::Unfit("--guidance-interval has no effect without guidance: add --guidance 3".into()));
-    }
-    options.check_guidance(pipeline.scheduler())?;
+    let options = args.options(&pipeline)?;
     let mut noise: Box<dyn Noise> = match &args.seeds {
         Some(Seeds { seeds, .. }) => Box::new(PerImage::from_seeds(seeds.iter().copied())),
         None => Box::new(Generator::new(args.seed)),
@@ -143,6 +107,7 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
     bar.finish_and_clear();
 
     let images = range.to_unit(&sample)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?; // non-finite values become NaN
+    let steps = args.sampling.steps(&pipeline);
     let about = args.about(pipeline.scheduler().class_name(), steps);
     let (count, shown) = (options.batch_size, visible(&images)?);
     if let Some(file) = &args.save_tensor {
@@ -186,20 +151,16 @@ fn not_finite(images: &Tensor) -> Result<Option<String>> {
 }
 
 impl SampleArgs {
-    fn options(&self, steps: usize, labels: Option<Vec<u32>>) -> SampleOptions {
+    fn options(&self, pipeline: &DDPMPipeline) -> Result<SampleOptions> {
         let batch_size = match &self.seeds {
             Some(Seeds { seeds, .. }) => seeds.len(),
             None => self.batch.unwrap_or(64) as usize,
         };
-        let mut run = RunOptions { eta: self.eta, ..RunOptions::steps(steps) };
-        run.churn = self.churn.map(|s_churn| Churn { s_churn, ..Churn::default() });
-        let class_labels = labels.map(|labels| labels.into_iter().cycle().take(batch_size).collect::<Vec<_>>());
-        let options = SampleOptions::new(batch_size).run(run).class_labels(class_labels);
-        options.guidance_scale(self.guidance).guidance_interval(self.guidance_interval())
-    }
-
-    fn guidance_interval(&self) -> Option<[f64; 2]> {
-        self.guidance_interval.as_ref().and_then(|ends| ends.as_slice().try_into().ok())
+        let labels = classes::labels(&self.sampling.class, pipeline)?;
+        let labels = labels.map(|labels| labels.into_iter().cycle().take(batch_size).collect::<Vec<_>>());
+        let mut options = self.sampling.options(pipeline)?.class_labels(labels);
+        options.batch_size = batch_size;
+        Ok(options)
     }
 
     /// The metadata for the picture files.
@@ -214,15 +175,7 @@ impl SampleArgs {
             Some(Seeds { text, .. }) => ("seeds", text.clone()),
             None => ("seed", self.seed.to_string()),
         });
-        about.extend(self.eta.map(|eta| ("eta", eta.to_string())));
-        about.extend(self.churn.map(|churn| ("churn", churn.to_string())));
-        if !self.class.is_empty() {
-            about.push(("class", self.class.join(",")));
-        }
-        if self.guidance != 1.0 {
-            about.push(("guidance", self.guidance.to_string()));
-        }
-        about.extend(self.guidance_interval().map(|[low, high]| ("guidance interval", format!("{low} {high}"))));
+        about.extend(self.sampling.about());
         about
     }
 
@@ -277,53 +230,6 @@ impl Film {
         let frames: Vec<Images> = frames.map(|pixels| Images { pixels, channels, height, width }).collect();
         Ok(pictures::animation(&frames, columns(n), scale(width), about)?)
     }
-}
-
-/// Loads a pipeline from a folder, or from the Hub if there is no such folder and the name has the form owner/name,
-/// with or without @revision. For an unfinished run, or if a step is named, it loads a checkpoint and prints which one.
-/// Warnings about the files are printed; with `strict` they are an error.
-pub(crate) fn load(
-    model: &str,
-    checkpoint: Option<usize>,
-    strict: bool,
-    registry: &Registry,
-    device: &Device,
-) -> Result<DDPMPipeline> {
-    let dir = Path::new(model);
-    let pipeline = if checkpoint.is_some() || DDPMPipeline::is_unfinished(dir) {
-        from_run(dir, checkpoint, registry, device)?
-    } else {
-        find(model, registry, device)?
-    };
-    if strict {
-        return pipeline.strict();
-    }
-    for warning in pipeline.warnings() {
-        warn(&format!("warning: {warning}"));
-    }
-    Ok(pipeline)
-}
-
-fn from_run(dir: &Path, step: Option<usize>, registry: &Registry, device: &Device) -> Result<DDPMPipeline> {
-    let Checkpointed { pipeline, dir, averaged, skipped, .. } = DDPMPipeline::from_run(dir, step, registry, device)?;
-    for error in skipped {
-        warn(&format!("{error}; trying the previous checkpoint"));
-    }
-    let why = if step.is_some() { "" } else { "The training has not finished. " };
-    let weights = if averaged { "averaged weights" } else { "weights" };
-    say(&format!("{why}Using the {weights} of {}.", dir.display()));
-    Ok(pipeline)
-}
-
-fn find(model: &str, registry: &Registry, device: &Device) -> Result<DDPMPipeline> {
-    let dir = Path::new(model);
-    let (id, revision) = model.split_once('@').unwrap_or((model, "main"));
-    let is_id = id.split('/').count() == 2 && !model.starts_with(['.', '/', '~']);
-    if dir.exists() || !is_id {
-        return DDPMPipeline::from_pretrained(dir, registry, device);
-    }
-    let hub = crate::progress::hub()?;
-    DDPMPipeline::from_hub(id, revision, &hub, registry, device)
 }
 
 /// The channels of images `[n, c, h, w]` that a picture can show: those of grey and coloured images, otherwise the

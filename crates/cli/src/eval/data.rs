@@ -3,13 +3,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use kakusan::data::{DataConfig, DatasetName, ImageSet, Loaded, Resolution, SourceKind, load, load_with_hub};
+use kakusan::data::{
+    DataConfig, DatasetName, ImageSet, Loaded, Resolution, SourceKind, Validation, load, load_with_hub,
+};
 use kakusan::eval::Pixels;
 use kakusan::hub::Hub;
 use kakusan::pipeline::{Error, Registry, Result, RunConfig, run_config};
 use kakusan::rng::Generator;
 
 use crate::terminal::say;
+
+/// The fewest images that can be measured.
+pub(super) const LEAST: usize = 5;
 
 /// The data's configuration: of the run, of a file, or of a folder, with the values of `--set`.
 pub(super) fn config(
@@ -69,10 +74,10 @@ type Some = (Arc<ImageSet>, Vec<usize>);
 pub(super) struct Compared {
     /// What they are.
     pub(super) description: String,
-    /// The images that the model was trained on, of its classes.
+    /// The images that the model was trained on.
     pub(super) reference: Some,
     /// Real images of the same classes that are not in the reference, and what they are.
-    pub(super) held_out: Option<(Arc<ImageSet>, Vec<usize>, String)>,
+    held_out: Option<(Arc<ImageSet>, Vec<usize>, String)>,
     /// All images of the split that the model was trained on, of all classes, and those of another split: for the
     /// classifier.
     pub(super) train: Arc<ImageSet>,
@@ -82,7 +87,9 @@ pub(super) struct Compared {
 }
 
 impl Compared {
-    /// Loads the images of the configuration; `against` is the split to compare with.
+    /// Loads the images of the configuration; `against` is the split to compare with. Held out are those of another
+    /// split: of `data.validation`, or the test split. If there is no other split, it is the share that
+    /// `data.validation` keeps out of the training, or else half of the images.
     pub(super) fn load(config: &DataConfig, against: Option<&str>, hub: &Hub) -> Result<Self> {
         let all_classes = DataConfig { classes: None, validation: None, ..config.clone() };
         let Loaded { images: train, source, skipped, notes, unlabelled, .. } = load_with_hub(&all_classes, hub)?;
@@ -90,52 +97,69 @@ impl Compared {
             say(&format!("Data: not from `{}`: {}", skipped.source, skipped.reason));
         }
         notes.iter().for_each(|note| say(&format!("Data: {note}.")));
+        // from the same source, or they might be other images
+        let same_source =
+            |config: &DataConfig| DataConfig { sources: source.kind.into_iter().collect(), ..config.clone() };
+        let (own, share) = match (&config.classes, &config.validation) {
+            (None, None) => (train.clone(), None),
+            _ => {
+                let Loaded { images, validation, .. } = load_with_hub(&same_source(config), hub)?;
+                (images, validation)
+            }
+        };
         let own_split = config.split.as_deref().unwrap_or("train");
         let against = against.filter(|split| *split != own_split);
-        // from the same source, or they might be other images
         let load = |split: &str| -> Result<Arc<ImageSet>> {
-            let same = DataConfig { sources: source.kind.into_iter().collect(), ..all_classes.clone() };
-            let images = load_with_hub(&same.with_split(split), hub)?.images;
+            let images = load_with_hub(&same_source(&all_classes).with_split(split), hub)?.images;
             match images.shape() == train.shape() && images.class_names() == train.class_names() {
                 true => Ok(images),
                 false => Err(Error::Unfit(format!("the split {split} has images of another shape, or other classes"))),
             }
         };
-        let other = match against {
-            Some(split) => Some((split, load(split)?)),
-            None => ["test", "validation"]
+        let other = match (against, &config.validation) {
+            (Some(split), _) => Some((split, load(split)?)),
+            (None, Some(Validation::Split(split))) => Some((split.as_str(), load(split)?)),
+            (None, _) => ["test", "validation"]
                 .into_iter()
                 .filter(|split| *split != own_split)
                 .find_map(|split| Some((split, load(split).ok()?))),
         };
-        let chosen = chosen(&train, config)?;
-        let description = source.description;
-        let Some((split, other)) = other else {
-            // without another split, half of the images
-            let order = Generator::new(0).randperm(chosen.len());
-            let (first, second) = order.split_at(chosen.len().div_ceil(2));
-            let half = |order: &[usize]| order.iter().map(|&i| chosen[i]).collect::<Vec<usize>>();
-            say("Data: it has no test split, so a random half is compared with; the other half is the yardstick.");
-            let held_out =
-                Some((train.clone(), half(second), "other half".to_owned())).filter(|half| half.1.len() >= 5);
-            return Ok(Self {
-                description,
-                reference: (train.clone(), half(first)),
-                held_out,
-                train,
-                other: None,
-                unlabelled,
-            });
+        let all_of = |set: &ImageSet| (0..set.len()).collect::<Vec<usize>>();
+        let mut description = source.description;
+        let (reference, held_out, other) = match (other, share) {
+            (Some((split, other)), _) => {
+                let own = (own.clone(), all_of(&own));
+                let others = (other.clone(), of_classes(&other, &own.0));
+                match against {
+                    Some(_) => {
+                        description = format!("{description}, the split {split}");
+                        (others, (own, format!("{own_split} split")), Some(other))
+                    }
+                    None => (own, (others, format!("{split} split")), Some(other)),
+                }
+            }
+            (None, Some(share)) => {
+                say("Data: it has no test split, so the share of data.validation is the yardstick.");
+                let share = (share.clone(), all_of(&share));
+                ((own.clone(), all_of(&own)), (share, "held-out share".to_owned()), None)
+            }
+            (None, None) => {
+                let order = Generator::new(0).randperm(own.len());
+                let (first, second) = order.split_at(own.len().div_ceil(2));
+                say("Data: it has no test split, so a random half is compared with; the other half is the yardstick.");
+                ((own.clone(), first.to_vec()), ((own, second.to_vec()), "other half".to_owned()), None)
+            }
         };
-        let of_other = chosen_of(&other, &train, &chosen);
-        let (own, others) = ((train.clone(), chosen), (other.clone(), of_other));
-        let (reference, (set, indices), what) = match against {
-            Some(_) => (others, own, own_split),
-            None => (own, others, split),
-        };
-        let held_out = Some((set, indices, format!("{what} split"))).filter(|held_out| held_out.1.len() >= 5);
-        let description = if against.is_some() { format!("{description}, the split {split}") } else { description };
-        Ok(Self { description, reference, held_out, train, other: Some(other), unlabelled })
+        let ((set, indices), what) = held_out;
+        let held_out = Some((set, indices, what)).filter(|held_out| held_out.1.len() >= LEAST);
+        Ok(Self { description, reference, held_out, train, other, unlabelled })
+    }
+
+    /// At most so many of the held-out images, chosen at random, and what they are.
+    pub(super) fn some_held_out(&self, count: usize) -> Option<(&ImageSet, Vec<usize>, &str)> {
+        let (set, indices, what) = self.held_out.as_ref()?;
+        let order = Generator::new(0).randperm(indices.len());
+        Some((set, order.into_iter().take(count).map(|i| indices[i]).collect(), what))
     }
 
     /// Keeps a random part of the reference.
@@ -158,26 +182,18 @@ impl Compared {
         if let Some((set, indices, _)) = &mut self.held_out {
             keep(set, indices);
         }
-        self.held_out = self.held_out.take().filter(|(_, indices, _)| indices.len() >= 5);
+        self.held_out = self.held_out.take().filter(|(_, indices, _)| indices.len() >= LEAST);
         match self.reference.1.len() {
-            0..5 => Err(Error::Unfit("the data has fewer than 5 images of the classes of --class".into())),
+            0..LEAST => Err(Error::Unfit("the data has fewer than 5 images of the classes of --class".into())),
             _ => Ok(()),
         }
     }
 }
 
-/// The images of the classes that the configuration names.
-fn chosen(all: &ImageSet, config: &DataConfig) -> Result<Vec<usize>> {
-    let Some(classes) = &config.classes else { return Ok((0..all.len()).collect()) };
-    let some = all.select(classes)?.class_counts();
-    Ok((0..all.len()).filter(|&i| some[all.label(i) as usize] > 0).collect())
-}
-
-/// The images of `others` that are of the same classes as the `chosen` ones of `all`.
-fn chosen_of(others: &ImageSet, all: &ImageSet, chosen: &[usize]) -> Vec<usize> {
-    let mut wanted = vec![false; all.class_names().len()];
-    chosen.iter().for_each(|&i| wanted[all.label(i) as usize] = true);
-    (0..others.len()).filter(|&i| wanted[others.label(i) as usize]).collect()
+/// The images of `others` that are of the same classes as those of `own`.
+fn of_classes(others: &ImageSet, own: &ImageSet) -> Vec<usize> {
+    let wanted = own.class_counts();
+    (0..others.len()).filter(|&i| wanted[others.label(i) as usize] > 0).collect()
 }
 
 /// The pictures of a folder, in the shape of the data.

@@ -6,16 +6,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kakusan::candle::{DType, Device};
-use kakusan::eval::{Evaluator, Figures, Options, Pixels};
+use kakusan::eval::{Evaluator, Figures, Options};
 use kakusan::hub::Hub;
 use kakusan::pipeline::{Error, Event, Result, RunConfig, RunView, SampleOptions, write_whole};
-use kakusan::rng::{Generator, PerImage};
 use kakusan::scheduler::RunOptions;
 use serde_json::{Value, json};
 
-use super::classifier;
 use super::data::Compared;
+use super::draw::Samples;
+use super::{classifier, draw};
 use crate::terminal::{say, warn};
 
 /// Fewer than `eval` takes, since the training waits: enough to see whether it still improves.
@@ -65,8 +64,8 @@ impl<'a> EvalDuringTraining<'a> {
             return Ok(());
         }
         match self.measure(run) {
-            Ok(Some(figures)) => self.record(run, epoch, &figures),
-            Ok(None) => Ok(()), // stopped
+            _ if self.is_stopped() => Ok(()),
+            Ok(figures) => self.record(run, epoch, &figures),
             Err(error) => {
                 warn(&format!("warning: train.eval_every has no effect: {error}"));
                 self.state = State::Off;
@@ -79,18 +78,19 @@ impl<'a> EvalDuringTraining<'a> {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// `None` if the training is to stop.
-    fn measure(&mut self, run: &RunView) -> Result<Option<Figures>> {
-        if matches!(self.state, State::New) {
-            self.state = State::Ready(Box::new(Ready::new(run.config, self.hub)?));
-        }
+    /// The figures of some samples. It gives up, with an error, when it is stopped.
+    fn measure(&mut self, run: &RunView) -> Result<Figures> {
         let stop = self.stop;
-        let State::Ready(ready) = &self.state else { return Ok(None) };
-        let pixels = ready.draw(run, stop)?;
-        if stop.load(Ordering::Relaxed) {
-            return Ok(None);
+        let watch = &mut |_: usize| match stop.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        if let State::New = self.state {
+            self.state = State::Ready(Box::new(Ready::new(run.config, self.hub, watch)?));
         }
-        Ok(Some(ready.evaluator.figures(&pixels, &mut |_| ControlFlow::Continue(()))?.0))
+        let State::Ready(ready) = &self.state else { return Err(Error::Unfit("it was given up before".into())) };
+        let pixels = ready.samples(run).draw(&run.pipeline()?, watch)?;
+        Ok(ready.evaluator.figures(&pixels, watch)?.0)
     }
 
     /// Prints the figures and adds them to the file. Figures of later steps, from before the run was resumed at an
@@ -133,54 +133,29 @@ fn earlier(path: &Path, step: usize) -> Vec<String> {
 }
 
 impl Ready {
-    fn new(config: &RunConfig, hub: &Hub) -> Result<Self> {
+    fn new(config: &RunConfig, hub: &Hub, watch: &mut dyn FnMut(usize) -> ControlFlow<()>) -> Result<Self> {
         let data = config.data.as_ref().ok_or_else(|| {
             Error::Unfit("the images were provided by a program, so there is no set to compare with".into())
         })?;
         let compared = Compared::load(data, None, hub)?;
-        let network = Arc::new(classifier(&compared)?);
-        let watch = &mut |_| ControlFlow::Continue(());
+        let network = Arc::new(classifier(&compared, watch)?);
         let (set, indices) = &compared.reference;
         let evaluator = Evaluator::of_some(network, set.clone(), indices, Options::default(), watch)?;
-        let yardstick = match &compared.held_out {
-            Some((set, indices, _)) => {
-                let order = Generator::new(0).randperm(indices.len());
-                let some: Vec<usize> = order.into_iter().take(IMAGES).map(|i| indices[i]).collect();
-                Some(evaluator.figures_of(set.as_ref(), &some, watch)?.0)
-            }
+        let yardstick = match compared.some_held_out(IMAGES) {
+            Some((set, indices, _)) => Some(evaluator.figures_of(set, &indices, watch)?.0),
             None => None,
         };
         Ok(Self { evaluator, yardstick, compared })
     }
 
     /// Samples as `[sample]` has it, image by image from the same noise each time; classes as often as in the data.
-    fn draw(&self, run: &RunView, stop: &AtomicBool) -> Result<Pixels> {
-        let (pipeline, sample) = (run.pipeline()?, &run.config.sample);
-        let range = pipeline.scheduler().process().pixel_range();
-        let labels: Option<Vec<u32>> = run.config.model.num_classes().map(|_| {
-            let (set, indices) = &self.compared.reference;
-            let order = Generator::new(0).randperm(indices.len());
-            order.iter().cycle().take(IMAGES).map(|&i| set.label(indices[i])).collect()
-        });
-        let mut pixels = Pixels::none(pipeline.sample_shape()?);
-        for start in (0..IMAGES).step_by(BATCH) {
-            let end = IMAGES.min(start + BATCH);
-            let steps = RunOptions { eta: sample.eta, ..RunOptions::steps(sample.steps) };
-            let options = SampleOptions::new(end - start)
-                .run(steps)
-                .class_labels(labels.as_ref().map(|labels| labels[start..end].to_vec()))
-                .guidance_scale(sample.guidance_scale.unwrap_or(1.0))
-                .guidance_interval(sample.guidance_interval);
-            let mut noise = PerImage::from_seeds((start..end).map(|i| i as u64));
-            let samples = pipeline.sample_with(&options, &mut noise, |_| match stop.load(Ordering::Relaxed) {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            })?;
-            if stop.load(Ordering::Relaxed) {
-                break;
-            }
-            pixels.add(&range.to_unit(&samples)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?)?;
-        }
-        Ok(pixels)
+    fn samples(&self, run: &RunView) -> Samples {
+        let sample = &run.config.sample;
+        let options = SampleOptions::new(1)
+            .run(RunOptions { eta: sample.eta, ..RunOptions::steps(sample.steps) })
+            .guidance_scale(sample.guidance_scale.unwrap_or(1.0))
+            .guidance_interval(sample.guidance_interval);
+        let labels = run.config.model.num_classes().map(|_| draw::labels(&self.compared, 0, IMAGES));
+        Samples { options, labels, count: IMAGES, seed: 0, batch: BATCH }
     }
 }

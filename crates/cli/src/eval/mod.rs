@@ -1,6 +1,7 @@
 //! The command `eval`: how good a model's images are.
 
 mod data;
+mod draw;
 mod during;
 mod pictures;
 
@@ -12,24 +13,24 @@ use std::sync::Arc;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kakusan::candle::{DType, Device, Tensor};
 use kakusan::data::ImageSet;
 use kakusan::eval::{
     Classifier, ClassifierConfig, Embedding, Evaluation, Evaluator, FeatureNetwork, Figures, HeldOut, Images,
     InceptionV3, NetworkUsed, Options, Pixels, Sampling, Training,
 };
 use kakusan::hub::Hub;
-use kakusan::pipeline::{DDPMPipeline, DeviceChoice, Error, Opened, Registry, Result, SampleOptions, check_writable};
+use kakusan::pipeline::{DDPMPipeline, DeviceChoice, Error, Opened, Registry, Result, check_writable};
 use kakusan::report::show_evaluation;
-use kakusan::rng::{Generator, PerImage};
-use kakusan::scheduler::{Churn, RunOptions};
+use kakusan::weights::disk;
 
+use crate::classes;
 use crate::machine::MachineArgs;
-use crate::number::{real, whole};
+use crate::number::whole;
 use crate::program::cache_dir;
+use crate::sampling::SamplingArgs;
 use crate::terminal::{say, warn};
-use crate::{classes, sample};
 use data::Compared;
+use draw::Samples;
 pub(crate) use during::EvalDuringTraining;
 
 const EXAMPLES: &str = "\
@@ -44,7 +45,10 @@ Examples:
 
 The images are compared in the features of a small classifier, which is trained once on all labelled images of the data
 and kept in $KAKUSAN_CACHE [default: ~/.cache/kakusan]. Its distances compare models of the same data with each other;
-they are no FIDs. The second column of the table is the yardstick: real images that are not in the reference.";
+they are no FIDs. The second column of the table is the yardstick: real images that are not in the reference.
+
+A class-conditional model draws each class as often as the data has it; with --class, only the named classes, in turn,
+and they are compared with the data's images of these classes alone.";
 
 /// The options that say how a model is sampled.
 const OF_MODELS: [&str; 13] = [
@@ -79,37 +83,11 @@ pub(crate) struct EvalArgs {
     /// Override a value of the data's configuration, e.g. --set 'data.classes=[1,8,4]' (can be repeated)
     #[arg(long, value_name = "data.KEY=VALUE")]
     set: Vec<String>,
-    /// Fail if the model's files have unknown content, instead of printing a warning
-    #[arg(long)]
-    strict: bool,
-    /// Sample from a run's checkpoint of step N instead of its finished model or newest checkpoint
-    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(0..=usize::MAX))]
-    checkpoint: Option<usize>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// Number of samples. More give better estimates; papers have 10,000 to 50,000 [default: 2048]
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(5..=1_000_000usize))]
     images: Option<usize>,
-    /// Sampling steps [default: 50; 1 for consistency models]
-    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(1..=100_000usize))]
-    steps: Option<usize>,
-    /// Sample with this scheduler instead of the saved one (`schedulers` lists them)
-    #[arg(long, value_name = "NAME")]
-    scheduler: Option<String>,
-    /// The fraction of fresh noise in each step, 0 to 1, for schedulers such as DDIM
-    #[arg(long, value_name = "X", allow_hyphen_values = true, value_parser = real(0.0..=1.0))]
-    eta: Option<f64>,
-    /// The amount of noise added over all steps, for schedulers such as Euler
-    #[arg(long, value_name = "X", allow_hyphen_values = true, value_parser = real(0.0..=f64::INFINITY))]
-    churn: Option<f64>,
-    /// Draw only these classes, in turn, and compare with them alone; for class-conditional models [default: all, as
-    /// often as the data has them]
-    #[arg(long, value_name = "CLASS", allow_hyphen_values = true)]
-    class: Vec<String>,
-    /// Classifier-free guidance scale: 1 is off, larger values follow the class more closely
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_hyphen_values = true, value_parser = real(f64::NEG_INFINITY..=f64::INFINITY))]
-    guidance: f64,
-    /// Guide only at noise levels above LO and up to HI, as in `sample`
-    #[arg(long, num_args = 2, value_names = ["LO", "HI"], allow_hyphen_values = true, value_parser = real(0.0..=f64::INFINITY))]
-    guidance_interval: Option<Vec<f64>>,
     /// The network whose features are compared: classifier, or InceptionV3 by its weights, a .pth or .safetensors file,
     /// also on the Hub: pytorch-fid's (pt_inception-2015-12-05-6726825d.pth) for figures as in papers, or torchvision's
     #[arg(long, value_name = "classifier|FILE|owner/name/file", default_value = "classifier")]
@@ -164,6 +142,14 @@ pub(crate) fn eval(args: EvalArgs) -> Result<ExitCode> {
     compared.keep_some(args.reference);
     say(&format!("Data: {}, {} images.", compared.description, compared.reference.1.len()));
 
+    let counts = [("the data to compare with has", compared.reference.1.len()), ("there are", args.count(&source))];
+    if let Some((what, count)) = counts.into_iter().find(|(_, count)| *count < data::LEAST) {
+        let least = data::LEAST;
+        return Err(Error::Unfit(format!(
+            "{what} {count} images, and {least} are the fewest that can be measured: add some; figures of fewer than \
+             500 say little"
+        )));
+    }
     let (network, training) = network(&args.features, &compared, &hub)?;
     let least = args.count(&source).min(compared.reference.1.len());
     if least <= network.dim() {
@@ -176,13 +162,10 @@ pub(crate) fn eval(args: EvalArgs) -> Result<ExitCode> {
     let bar = bar("features of the data", compared.reference.1.len());
     let (set, indices) = &compared.reference;
     let evaluator = Evaluator::of_some(network, set.clone(), indices, Options::default(), &mut watch(&bar))?;
-    let held_out = match &compared.held_out {
+    let held_out = match compared.some_held_out(args.count(&source)) {
         Some((set, indices, what)) => {
-            let count = args.count(&source).min(indices.len());
-            let some: Vec<usize> =
-                Generator::new(0).randperm(indices.len())[..count].iter().map(|&i| indices[i]).collect();
-            let (figures, _) = evaluator.figures_of(set.as_ref(), &some, &mut watch(&bar))?;
-            Some(HeldOut { images: what.clone(), figures })
+            let (figures, _) = evaluator.figures_of(set, &indices, &mut watch(&bar))?;
+            Some(HeldOut { images: what.to_owned(), figures })
         }
         None => None,
     };
@@ -214,6 +197,12 @@ pub(crate) fn eval(args: EvalArgs) -> Result<ExitCode> {
         held_out,
     };
     table(&evaluation);
+    // where eval.json is, the pictures are of the same measurement, even if this one is killed
+    disk::remove_file(&out.join(kakusan::eval::EVAL_FILE)).map_err(|source| Error::Io {
+        action: "delete",
+        path: out.join(kakusan::eval::EVAL_FILE),
+        source,
+    })?;
     let neighbours = pictures::write(&out, &evaluation, &evaluator, &pixels, &embedding, &compared.reference.0)?;
     evaluation.write(&out)?;
     if show_evaluation(&out, &evaluation, neighbours.as_deref())? {
@@ -238,7 +227,7 @@ fn measure(evaluator: &Evaluator, images: &dyn Images) -> Result<(Figures, Embed
 /// The network that `--features` names, and how it was trained, if it was trained here.
 fn network(name: &str, compared: &Compared, hub: &Hub) -> Result<(Arc<dyn FeatureNetwork>, Option<Training>)> {
     if name == "classifier" {
-        let classifier = classifier(compared)?;
+        let classifier = classifier(compared, &mut |_| ControlFlow::Continue(()))?;
         let training = classifier.training().clone();
         return Ok((Arc::new(classifier), Some(training)));
     }
@@ -258,8 +247,9 @@ fn network(name: &str, compared: &Compared, hub: &Hub) -> Result<(Arc<dyn Featur
     Ok((Arc::new(network), None))
 }
 
-/// The classifier of the data, trained if it was not before.
-fn classifier(compared: &Compared) -> Result<Classifier> {
+/// The classifier of the data, trained if it was not before. `watch` is told how many steps are done; if it breaks,
+/// that is an error.
+fn classifier(compared: &Compared, watch: &mut dyn FnMut(usize) -> ControlFlow<()>) -> Result<Classifier> {
     if let Some(reason) = &compared.unlabelled {
         return Err(Error::Unfit(format!(
             "the classifier needs labelled images, and these have no classes ({reason}); measure in the features of \
@@ -268,13 +258,16 @@ fn classifier(compared: &Compared) -> Result<Classifier> {
     }
     let cache = cache_dir()?.join("classifiers");
     let bar = bar("training the classifier", 0);
-    let mut watch = |progress: kakusan::eval::Progress| {
+    let mut show = |progress: kakusan::eval::Progress| {
+        if progress.step == 1 {
+            bar.suspend(|| say("Classifier: it is being trained, once for these images."));
+        }
         bar.set_length(progress.steps as u64);
         bar.set_position(progress.step as u64);
-        ControlFlow::Continue(())
+        watch(progress.step)
     };
     let (all, others) = (&compared.train, compared.other.as_deref());
-    let (classifier, known) = Classifier::cached(&cache, all, others, ClassifierConfig::default(), &mut watch)?;
+    let (classifier, known) = Classifier::cached(&cache, all, others, ClassifierConfig::default(), &mut show)?;
     bar.finish_and_clear();
     let training = classifier.training();
     let (share, of) = (100.0 * training.accuracy, training.held_out);
@@ -296,15 +289,7 @@ impl EvalArgs {
         if let Some(fallback) = fallback {
             warn(&format!("warning: {fallback}"));
         }
-        let mut pipeline = sample::load(model, self.checkpoint, self.strict, registry, &device)?;
-        if let Some(name) = &self.scheduler {
-            let class_name = registry.schedulers.resolve(name)?;
-            let scheduler = registry.schedulers.swap(class_name, pipeline.scheduler())?;
-            pipeline.set_scheduler(scheduler)?;
-        }
-        if self.guidance_interval.is_some() && self.guidance == 1.0 {
-            return Err(Error::Unfit("--guidance-interval has no effect without guidance: add --guidance 3".into()));
-        }
+        let pipeline = self.sampling.load(model, registry, &device)?;
         if pipeline.inverts() {
             let scheduler = pipeline.scheduler().class_name();
             return Err(Error::Unfit(format!("{scheduler} goes from images to noise; choose another --scheduler")));
@@ -312,10 +297,15 @@ impl EvalArgs {
         Ok(Some(pipeline))
     }
 
+    /// How many samples of a model are measured.
+    fn samples(&self) -> usize {
+        self.images.unwrap_or(2048)
+    }
+
     /// How many images are measured.
     fn count(&self, source: &Source) -> usize {
         match source {
-            Source::Model(_) => self.images.unwrap_or(2048),
+            Source::Model(_) => self.samples(),
             Source::Folder(set) => set.len(),
         }
     }
@@ -330,23 +320,20 @@ impl EvalArgs {
                  data.channels and data.resolution by --set, or name other data"
             )));
         }
-        let count = self.images.unwrap_or(2048);
         let Some(known) = pipeline.model_config().num_classes() else {
-            return classes::labels(&self.class, pipeline); // refuses classes
+            return classes::labels(&self.sampling.class, pipeline); // refuses classes
         };
-        if !self.class.is_empty() {
-            let labels = classes::labels(&self.class, pipeline)?.unwrap_or_default();
+        if !self.sampling.class.is_empty() {
+            let labels = classes::labels(&self.sampling.class, pipeline)?.unwrap_or_default();
             compared.restrict(&labels)?;
-            return Ok(Some(labels.into_iter().cycle().take(count).collect()));
+            return Ok(Some(labels.into_iter().cycle().take(self.samples()).collect()));
         }
-        let (set, indices) = &compared.reference;
         if let Some(reason) = &compared.unlabelled {
             return Err(Error::Unfit(format!(
                 "the model draws classes, and the data has none: {reason}; name --class"
             )));
         }
-        let order = Generator::new(self.seed).randperm(indices.len());
-        let labels: Vec<u32> = order.iter().cycle().take(count).map(|&i| set.label(indices[i])).collect();
+        let labels = draw::labels(compared, self.seed, self.samples());
         match labels.iter().find(|&&label| label as usize >= known) {
             Some(label) => Err(Error::Unfit(format!("the data has a class {label}, the model {known} classes"))),
             None => Ok(Some(labels)),
@@ -355,33 +342,20 @@ impl EvalArgs {
 
     /// Draws the samples, each from its own seed.
     fn draw(&self, pipeline: &DDPMPipeline, labels: Option<Vec<u32>>) -> Result<(Pixels, Sampling)> {
-        let count = self.images.unwrap_or(2048);
-        let steps = self.steps.unwrap_or(pipeline.class().default_steps().min(50));
-        let range = pipeline.scheduler().process().pixel_range();
-        let interval: Option<[f64; 2]> =
-            self.guidance_interval.as_ref().and_then(|ends| ends.as_slice().try_into().ok());
-        let bar = bar("sampling", count);
-        let mut pixels = Pixels::none(pipeline.sample_shape()?);
-        for start in (0..count).step_by(self.batch) {
-            let end = count.min(start + self.batch);
-            let mut run = RunOptions { eta: self.eta, ..RunOptions::steps(steps) };
-            run.churn = self.churn.map(|s_churn| Churn { s_churn, ..Churn::default() });
-            let labels = labels.as_ref().map(|labels| labels[start..end].to_vec());
-            let options = SampleOptions::new(end - start).run(run).class_labels(labels);
-            let options = options.guidance_scale(self.guidance).guidance_interval(interval);
-            options.check_guidance(pipeline.scheduler())?;
-            let mut noise = PerImage::from_seeds((start..end).map(|i| self.seed + i as u64));
-            let sample = pipeline.sample_with(&options, &mut noise, |step| {
-                let done = (end - start) * (step.index + 1) / step.steps.max(1);
-                bar.set_position((start + done) as u64);
-                ControlFlow::Continue(())
-            })?;
-            let images: Tensor = range.to_unit(&sample)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-            pixels.add(&images)?;
-        }
+        let options = self.sampling.options(pipeline)?;
+        let sampling = Sampling {
+            scheduler: pipeline.scheduler().class_name().to_owned(),
+            steps: self.sampling.steps(pipeline),
+            seed: self.seed,
+            guidance: options.guidance_scale,
+            guidance_interval: options.guidance_interval,
+        };
+        let bar = bar("sampling", self.samples());
+        let (count, seed, batch) = (self.samples(), self.seed, self.batch);
+        let samples = Samples { options, labels, count, seed, batch };
+        let pixels = samples.draw(pipeline, &mut watch(&bar))?;
         bar.finish_and_clear();
-        let (scheduler, guidance) = (pipeline.scheduler().class_name().to_owned(), self.guidance);
-        Ok((pixels, Sampling { scheduler, steps, seed: self.seed, guidance, guidance_interval: interval }))
+        Ok((pixels, sampling))
     }
 }
 

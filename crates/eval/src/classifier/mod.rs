@@ -81,7 +81,8 @@ pub struct Classifier {
 
 impl Classifier {
     /// Trains a classifier on labelled images. Its accuracy is measured on `held_out`, or, without, on a tenth of the
-    /// images, chosen by the seed, which is then left out of the training.
+    /// images, chosen by the seed, which is then left out of the training. `watch` is told of each step, and of the
+    /// last one again while the accuracy is measured.
     ///
     /// ```
     /// use std::ops::ControlFlow;
@@ -122,13 +123,14 @@ impl Classifier {
         }
         let training = Training { config, images: chosen.len(), accuracy: 0.0, held_out: 0, scale: 1.0 };
         let mut classifier = Self { network, weights, shape, classes, training };
-        classifier.fit(images, &chosen, &mut rng, watch)?;
+        let last = classifier.fit(images, &chosen, &mut rng, watch)?;
         // from here on the weights are fixed
         classifier.network = classifier.weights.frozen(build)?;
-        classifier.training.scale = classifier.scale(images, &chosen)?;
+        let watch = &mut |_: usize| watch(last);
+        classifier.training.scale = classifier.scale(images, &chosen, watch)?;
         let (right, of) = match held_out {
-            Some(held_out) => classifier.count_right(held_out, &(0..held_out.len()).collect::<Vec<_>>())?,
-            None => classifier.count_right(images, &others)?,
+            Some(held_out) => classifier.count_right(held_out, &(0..held_out.len()).collect::<Vec<_>>(), watch)?,
+            None => classifier.count_right(images, &others, watch)?,
         };
         classifier.training.accuracy = right as f64 / (of as f64).max(1.0);
         classifier.training.held_out = of;
@@ -140,19 +142,21 @@ impl Classifier {
         &self.training
     }
 
+    /// Trains it, and returns the last progress.
     fn fit(
         &self,
         images: &ImageSet,
         chosen: &[usize],
         rng: &mut Generator,
         watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Progress> {
         let config = self.training.config;
         let batch_size = config.batch_size.clamp(1, chosen.len().max(1));
         let per_epoch = chosen.len().div_ceil(batch_size);
         let steps = (config.images.div_ceil(batch_size)).min(per_epoch * config.epochs).max(1);
         let mut adam = Adam::new(self.weights.vars(), AdamConfig { weight_decay: 0.01, ..Default::default() })?;
         let (mut order, mut at) = (vec![], 0);
+        let mut progress = Progress { step: 0, steps, loss: f64::NAN };
         for step in 0..steps {
             if at >= order.len() {
                 (order, at) = (rng.randperm(chosen.len()), 0);
@@ -176,32 +180,43 @@ impl Classifier {
             drop(prepared);
             adam.set_lr(config.learning_rate * rate(step, steps))?;
             adam.step(&gradients)?;
-            if watch(Progress { step: step + 1, steps, loss }).is_break() {
+            progress = Progress { step: step + 1, steps, loss };
+            if watch(progress).is_break() {
                 return Err(Error::Unfit("stopped before the end".to_owned()));
             }
         }
         match self.weights.not_finite()? {
-            None => Ok(()),
+            None => Ok(progress),
             Some(name) => Err(Error::Unfit(format!("the classifier diverged: its {name} is not finite"))),
         }
     }
 
     /// The factor for the features, measured on the first images of the training.
-    fn scale(&self, images: &ImageSet, chosen: &[usize]) -> Result<f64> {
+    fn scale(
+        &self,
+        images: &ImageSet,
+        chosen: &[usize],
+        watch: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<f64> {
         let some = &chosen[..chosen.len().min(SCALED_BY)];
-        let (_, embedding) = crate::embed(self, images, some, &mut |_| ControlFlow::Continue(()))?;
+        let (_, embedding) = crate::embed(self, images, some, watch)?;
         let values = embedding.features.values();
         let squares = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>() / values.len() as f64;
         Ok(if squares > 0.0 { 1.0 / squares.sqrt() } else { 1.0 })
     }
 
     /// How many of the images it knows, and how many there are.
-    fn count_right(&self, images: &ImageSet, indices: &[usize]) -> Result<(usize, usize)> {
+    fn count_right(
+        &self,
+        images: &ImageSet,
+        indices: &[usize],
+        watch: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<(usize, usize)> {
         if images.shape() != self.shape {
             let (held, own) = (images.shape(), self.shape);
             return Err(Error::Unfit(format!("the held-out images are {held:?}, those of the training {own:?}")));
         }
-        let (kept, embedding) = crate::embed(self, images, indices, &mut |_| ControlFlow::Continue(()))?;
+        let (kept, embedding) = crate::embed(self, images, indices, watch)?;
         let classes = embedding.classes.unwrap_or_default();
         let right = kept.iter().zip(classes).filter(|(i, (class, _))| images.label(**i) == *class).count();
         Ok((right, kept.len()))
