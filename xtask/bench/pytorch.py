@@ -3,7 +3,7 @@
 It reads commands from stdin and answers on stdout with the time they took, like that worker (see its main.rs):
 
     about              about KEY <tab> VALUE ... end
-    run LAYOUT NAME    ms MILLISECONDS, or: none (the layout makes no difference here), or: failed REASON
+    run LAYOUT NAME    ms MILLISECONDS, or: none (no such item here, or the layout makes no difference), or: failed REASON
 
 Layouts are `nchw`, `channels-last` and `compiled` (channels-last and torch.compile; only whole models). A new kind of
 item is a function that takes the words of its name and whether tensors are channels-last, and returns one repetition.
@@ -102,6 +102,10 @@ CIFAR = dict(
 )
 
 
+class OnlyThere(Exception):
+    """Something that only the other worker has."""
+
+
 class UNet(torch.nn.Module):
     """diffusers' UNet2DModel with a tensor as its output."""
 
@@ -129,7 +133,7 @@ def model(settings):
         net.down_layer1 = torch.nn.Conv2d(channels, 32, kernel_size=5, padding=2)
         net.up_layer3 = torch.nn.Conv2d(32, settings.get("out_channels", 1), kernel_size=5, padding=2)
         return net, (channels, side, side)
-    raise NotImplementedError(f"there is no {class_name} in PyTorch here")
+    raise OnlyThere(class_name)
 
 
 def prepare_model(settings, channels_last, compiled):
@@ -237,7 +241,7 @@ def prepare(layout, name, configs):
     kinds = {"conv2d": convolution, "conv2d_silu": convolution, "adam": adam}
     kinds |= dict.fromkeys(("max_pool2d", "silu", "mse_loss", "upsample_add"), elementwise)
     if words[0] not in kinds:
-        raise NotImplementedError(f"there is no {words[0]} in PyTorch here")
+        raise OnlyThere(words[0])
     return None if compiled else kinds[words[0]](words, channels_last)
 
 
@@ -297,6 +301,9 @@ def main():
             try:
                 ms = run(layout, name, args.configs, ready)
                 print("none" if ms is None else f"ms {ms}", file=answers)
+            except OnlyThere:
+                ready[layout] = None
+                print("none", file=answers)
             except Exception as error:
                 ready[layout] = None  # not repeated in the other rounds of this name
                 reason = str(error).strip().splitlines() or [""]

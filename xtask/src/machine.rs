@@ -90,25 +90,3 @@ pub(crate) fn first_line(command: &mut Command) -> Option<String> {
     let output = command.stderr(Stdio::null()).output().ok().filter(|output| output.status.success())?;
     Some(String::from_utf8_lossy(&output.stdout).lines().next()?.trim().to_owned())
 }
-
-/// Linux reports processor time in /proc in hundredths of a second.
-const TICKS: f64 = 100.0;
-
-/// The processor time of all threads of a process, if the system reports it.
-pub(crate) fn cpu_seconds(process: u32) -> Option<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(')')?; // after the name, which may contain spaces
-    let ticks = |place: usize| fields.split_whitespace().nth(place)?.parse::<f64>().ok();
-    Some((ticks(11)? + ticks(12)?) / TICKS) // user and system
-}
-
-/// The processor time of everything on this machine, including time stolen by other virtual machines, if the system
-/// reports it.
-pub(crate) fn busy_seconds() -> Option<f64> {
-    let stat = std::fs::read_to_string("/proc/stat").ok()?;
-    let times: Vec<f64> = stat.lines().next()?.split_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();
-    let [user, nice, system, _idle, _wait, interrupts, soft_interrupts, stolen, ..] = times.as_slice() else {
-        return None;
-    };
-    Some((user + nice + system + interrupts + soft_interrupts + stolen) / TICKS)
-}

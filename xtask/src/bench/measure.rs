@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::options::{Options, Setting};
 use super::stats::Summary;
 use super::worker::{Answer, Item, Worker};
-use crate::machine;
+use crate::load::{Load, Look};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -69,10 +69,10 @@ pub(crate) fn measure(options: &Options, setting: Setting, mut kakusan: Worker) 
     let wanted = |item: &Item| item.name == PEAK || options.only.as_ref().is_none_or(|only| contains(&item.name, only));
     let items: Vec<Item> = items.into_iter().filter(wanted).collect();
 
-    let mut others = Others::default();
+    let mut beside = Beside::default();
     let mut rows = vec![];
     for (i, item) in items.iter().enumerate() {
-        let (row, failures) = take_turns(item, options, &mut kakusan, pytorch.as_mut(), &mut others)?;
+        let (row, failures) = take_turns(item, options, &mut kakusan, pytorch.as_mut(), &mut beside)?;
         let took = row.kakusan.map_or("failed".into(), |summary| format!("{:.2} ms", summary.median));
         eprintln!("{}: {} of {}: {}: {took}", setting.title(), i + 1, items.len(), item.name);
         for failure in failures {
@@ -81,7 +81,8 @@ pub(crate) fn measure(options: &Options, setting: Setting, mut kakusan: Worker) 
         }
         rows.push(row);
     }
-    notes.extend(others.notes());
+    let cores = std::thread::available_parallelism()?.get();
+    notes.extend(beside.note(setting.threads, cores));
     let peak_row = rows.iter().find(|row| row.item.name == PEAK);
     let peak = peak_row.and_then(|row| Some(row.item.flops? / row.kakusan?.least / 1e6));
     rows.retain(|row| row.item.name != PEAK);
@@ -94,7 +95,7 @@ fn take_turns(
     options: &Options,
     kakusan: &mut Worker,
     mut pytorch: Option<&mut Worker>,
-    others: &mut Others,
+    beside: &mut Beside,
 ) -> Result<(Row, Vec<String>)> {
     let rounds = Rounds::of(&item.name, options);
     let theirs: &[&str] = if pytorch.is_some() && item.name != PEAK { &LAYOUTS } else { &[] };
@@ -109,12 +110,12 @@ fn take_turns(
         let order: Vec<usize> =
             if round % 2 == 0 { (0..lanes.len()).collect() } else { (0..lanes.len()).rev().collect() };
         for lane in order.into_iter().filter(|&lane| !silent[lane]).collect::<Vec<_>>() {
-            let before = others.look(lane, kakusan, pytorch.as_deref());
+            let before = Moment::now(lane, kakusan, pytorch.as_deref());
             let answer = match (&mut pytorch, lane) {
                 (Some(pytorch), 1..) => pytorch.run(lanes[lane], &item.name)?,
                 _ => kakusan.run(lanes[lane], &item.name)?,
             };
-            others.add(before, others.look(lane, kakusan, pytorch.as_deref()));
+            beside.add(before, Moment::now(lane, kakusan, pytorch.as_deref()));
             match answer {
                 Answer::Milliseconds(ms) => times[lane].push(ms),
                 Answer::None => silent[lane] = true,
@@ -140,56 +141,49 @@ fn contains(name: &str, text: &str) -> bool {
     name.to_lowercase().contains(&text.to_lowercase())
 }
 
-/// The load of other processes, in % of one core, above which the report carries a warning. Libraries whose threads
-/// wait by spinning, such as PyTorch, become many times slower if there is one busy thread more than there are cores.
-const DISTURBED: f64 = 10.0;
-
-/// The load of other processes while a worker ran.
+/// The load beside the worker that works.
 #[derive(Default)]
-struct Others {
+struct Beside {
+    load: Load,
     wall: f64,
-    /// Of the idle worker.
-    idle: f64,
-    /// Of the rest of the machine.
-    strangers: f64,
+    /// Processor seconds of the worker that waits.
+    waiting: f64,
 }
 
-/// Processor seconds at one moment: the working worker's, the idle one's, the machine's.
-struct Look {
+/// One moment: of the machine, and the processor seconds of the worker that waits.
+struct Moment {
+    look: Look,
     when: Instant,
-    working: f64,
-    idle: f64,
-    machine: f64,
+    waiting: f64,
 }
 
-impl Others {
-    fn look(&self, lane: usize, kakusan: &Worker, pytorch: Option<&Worker>) -> Option<Look> {
+impl Moment {
+    fn now(lane: usize, kakusan: &Worker, pytorch: Option<&Worker>) -> Option<Self> {
         let ours = kakusan.cpu_seconds()?;
         let theirs = pytorch.map_or(Some(0.0), Worker::cpu_seconds)?;
-        let (working, idle) = if lane == 0 { (ours, theirs) } else { (theirs, ours) };
-        Some(Look { when: Instant::now(), working, idle, machine: machine::busy_seconds()? })
+        let waiting = if lane == 0 { theirs } else { ours };
+        Some(Self { look: Look::now(ours + theirs)?, when: Instant::now(), waiting })
     }
+}
 
-    fn add(&mut self, before: Option<Look>, after: Option<Look>) {
+impl Beside {
+    fn add(&mut self, before: Option<Moment>, after: Option<Moment>) {
         let (Some(before), Some(after)) = (before, after) else { return };
-        let (working, idle) = (after.working - before.working, after.idle - before.idle);
         self.wall += (after.when - before.when).as_secs_f64();
-        self.idle += idle;
-        self.strangers += after.machine - before.machine - working - idle;
+        self.waiting += after.waiting - before.waiting;
+        self.load.add(Some(before.look), Some(after.look));
     }
 
-    fn notes(&self) -> Option<String> {
-        if self.wall == 0.0 {
-            return None;
-        }
-        let [idle, strangers] = [self.idle, self.strangers].map(|seconds| (100.0 * seconds / self.wall).max(0.0));
-        let warning = match strangers > DISTURBED {
+    fn note(&self, threads: usize, cores: usize) -> Option<String> {
+        let [others, stolen] = self.load.percent()?;
+        let waiting = 100.0 * self.waiting / self.wall;
+        let warning = match self.load.disturbs(threads, cores) {
             true => " **The machine was busy with something else: these figures say little.**",
             false => "",
         };
         Some(format!(
-            "While a worker was at work, the other one used {idle:.1} % of one core, everything else on the machine \
-             {strangers:.1} %.{warning}"
+            "While a worker was at work, the other one used {waiting:.1} % of one core, everything else on the machine \
+             {others:.1} %, and the host of a virtual machine took {stolen:.1} %.{warning}"
         ))
     }
 }
@@ -210,15 +204,5 @@ mod tests {
     fn names_are_found_whatever_their_case() {
         assert!(contains("step 184.toml BasicUNet b128", "basic"));
         assert!(!contains("step 184.toml BasicUNet b128", "conv"));
-    }
-
-    #[test]
-    fn others_are_reported_in_shares_of_a_core() {
-        assert_eq!(Others::default().notes(), None);
-        let others = Others { wall: 10.0, idle: 0.05, strangers: 5.0 };
-        let notes = others.notes().unwrap();
-        assert!(notes.contains("the other one used 0.5 %") && notes.contains("machine 50.0 %"), "{notes}");
-        assert!(notes.contains("say little"));
-        assert!(!Others { strangers: 0.1, ..others }.notes().unwrap().contains("say little"));
     }
 }

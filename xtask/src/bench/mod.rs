@@ -1,9 +1,10 @@
-//! Measures Kakusan, and PyTorch for comparison. It writes docs/performance.md.
+//! Measures Kakusan, and PyTorch for comparison. It keeps the results in docs/runs and writes docs/performance.md.
 
 mod measure;
 mod options;
-mod report;
-mod stats;
+pub(crate) mod report;
+mod runs;
+pub(crate) mod stats;
 mod whole;
 mod worker;
 
@@ -12,11 +13,12 @@ use std::process::{Command, ExitCode, Stdio};
 
 use self::options::{HELP, Options};
 use self::worker::Worker;
-use crate::root;
+use crate::{machine, root};
 
-const FILE: &str = "docs/performance.md";
+const RUNS: &str = "docs/runs";
+const PAGE: &str = "docs/performance.md";
 /// The modules that the scripts import; tomllib needs Python 3.11.
-const IMPORTS: &str = "import tomllib, numpy, safetensors, torch";
+const MODULES: [&str; 3] = ["numpy", "safetensors", "torch"];
 
 pub(crate) fn run(args: &[String]) -> crate::Result {
     if args.iter().any(|arg| arg == "--help" || arg == "-h") {
@@ -30,8 +32,12 @@ pub(crate) fn run(args: &[String]) -> crate::Result {
             return Ok(ExitCode::from(2));
         }
     };
+    if options.page {
+        write_page()?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if options.against_pytorch {
-        check_python(&options.python)?;
+        check_python(&options.python, &MODULES)?;
     }
     let program = build(&["--package", "kakusan", "--features", "report", "--bench", "worker"])?;
     let kakusan = match options.whole {
@@ -68,16 +74,28 @@ pub(crate) fn run(args: &[String]) -> crate::Result {
     }
     let text = format!("{}\n{}", report::heading(&options, &all), sections.join("\n"));
     println!("{text}");
-    let everything = options.only.is_none() && !options.quick && code == ExitCode::SUCCESS;
-    if let Some(file) = options.out.clone().or(everything.then(|| root().join(FILE))) {
-        std::fs::write(&file, text).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
+    let everything = options.only.is_none() && (options.keep || !options.quick) && code == ExitCode::SUCCESS;
+    if let Some(file) = &options.out {
+        std::fs::write(file, text).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
         eprintln!("written: {}", file.display());
+    } else if everything {
+        let file = runs::keep(&root().join(RUNS), &report::today(), &machine::processor(), &text)?;
+        eprintln!("kept: {}", file.display());
+        write_page()?;
     }
     Ok(code)
 }
 
+/// Writes docs/performance.md from the newest run that is kept.
+fn write_page() -> Result<(), Box<dyn std::error::Error>> {
+    let page = runs::page(&root().join(RUNS))?.ok_or_else(|| format!("{RUNS} holds no run"))?;
+    std::fs::write(root().join(PAGE), page).map_err(|e| format!("cannot write {PAGE}: {e}"))?;
+    eprintln!("written: {PAGE}");
+    Ok(())
+}
+
 /// Builds one program in release mode and returns its path.
-fn build(what: &[&str]) -> Result<PathBuf, Box<dyn std::error::Error>> {
+pub(crate) fn build(what: &[&str]) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--release", "--message-format=json-render-diagnostics", "--manifest-path"]);
     let output = cargo.arg(root().join("Cargo.toml")).args(what).stderr(Stdio::inherit()).output()?;
@@ -95,10 +113,14 @@ fn executable(message: &str) -> Option<PathBuf> {
     Some(path.replace(r"\\", r"\").into())
 }
 
-fn check_python(python: &str) -> Result<(), Box<dyn std::error::Error>> {
-    let remedy = "name a Python of 3.11 or later with --python PYTHON, in which \
-                  `PYTHON -m pip install torch numpy safetensors` has been run";
-    let output = Command::new(python).args(["-c", IMPORTS]).output();
+/// Checks that a Python has these modules.
+pub(crate) fn check_python(python: &str, modules: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
+    let remedy = format!(
+        "name a Python of 3.11 or later with --python PYTHON, in which `PYTHON -m pip install {}` has been run",
+        modules.join(" ")
+    );
+    let imports = format!("import tomllib, {}", modules.join(", "));
+    let output = Command::new(python).args(["-c", &imports]).output();
     let output = output.map_err(|e| format!("cannot start {python}: {e}; {remedy}"))?;
     if output.status.success() {
         return Ok(());
@@ -125,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_python_that_cannot_be_used_is_explained() {
-        let error = check_python("no-such-python").unwrap_err().to_string();
+        let error = check_python("no-such-python", &MODULES).unwrap_err().to_string();
         assert!(error.contains("cannot start no-such-python") && error.contains("--python"), "{error}");
     }
 }

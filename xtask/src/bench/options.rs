@@ -6,8 +6,9 @@ use std::process::Command;
 pub(crate) const HELP: &str = "\
 Usage: cargo xtask bench [OPTIONS]
 
-Measures each operation, and the training step and the sampling of each configuration in configs/. A full run writes
-docs/performance.md. For meaningful figures, run nothing else on the machine.
+Measures each operation, and the training step and the sampling of each configuration in configs/. A full run is kept
+in docs/runs, and docs/performance.md shows it with what changed. For meaningful figures, run nothing else on the
+machine.
 
   --against-pytorch   also measure PyTorch, in turns, with the ratio to its best layout
   --python PYTHON     the Python that has torch, numpy and safetensors [default: python3]
@@ -19,7 +20,9 @@ docs/performance.md. For meaningful figures, run nothing else on the machine.
   --mnist DIR         MNIST's files, for --whole
   --only TEXT         only items whose name contains TEXT; writes no file
   --quick             fewer rounds; writes no file
-  --out FILE          write the results to FILE
+  --keep              keep the results of --quick, too
+  --out FILE          write the results to FILE instead
+  --page              measure nothing; write docs/performance.md from the newest run in docs/runs
 
 Noise, in parentheses, is the interquartile range in % of the median.
 
@@ -38,6 +41,8 @@ pub(crate) struct Options {
     pub(crate) only: Option<String>,
     pub(crate) quick: bool,
     pub(crate) out: Option<PathBuf>,
+    pub(crate) keep: bool,
+    pub(crate) page: bool,
 }
 
 /// The setting of one table of results.
@@ -58,6 +63,8 @@ impl Options {
             only: None,
             quick: false,
             out: None,
+            keep: false,
+            page: false,
         };
         let mut setting = Setting { threads: all_threads, avx2: false };
         let (mut whole, mut rounds, mut mnist) = (false, 1, None);
@@ -82,6 +89,8 @@ impl Options {
                 "--mnist" => mnist = Some(PathBuf::from(value()?)),
                 "--only" => options.only = Some(value()?),
                 "--quick" => options.quick = true,
+                "--keep" => options.keep = true,
+                "--page" => options.page = true,
                 "--out" => options.out = Some(value()?.into()),
                 other => return Err(format!("there is no option {other}; cargo xtask bench --help lists them")),
             }

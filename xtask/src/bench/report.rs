@@ -18,8 +18,7 @@ pub(crate) fn heading(options: &Options, measured: &[Measured]) -> String {
     let torch: Vec<&str> =
         measured.iter().flat_map(|m| &m.pytorch).filter(|(k, _)| k == "torch").map(|(_, v)| &**v).collect();
     let mut text = String::from("# Performance\n\n");
-    let days = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400);
-    let _ = writeln!(text, "- measured: {} (UTC)", date(days as i64));
+    let _ = writeln!(text, "- measured: {} (UTC)", today());
     let (processor, vectors) = (machine::processor(), machine::vector_instructions());
     let _ = writeln!(text, "- machine: {processor}, {threads} threads, {vectors}; {}", machine::system());
     let _ = writeln!(text, "- built with: {rustc}");
@@ -119,7 +118,7 @@ fn or_dash(text: Option<String>) -> String {
 }
 
 /// A Markdown table. The first row is the head; all columns but the first are right-aligned.
-fn table(rows: &[Vec<String>]) -> String {
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let Some(head) = rows.first() else { return String::new() };
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..head.len()).map(|column| width(column).unwrap_or(0).max(3)).collect();
@@ -145,8 +144,14 @@ fn capitalised(text: &str) -> String {
     chars.next().map_or(String::new(), |first| first.to_uppercase().chain(chars).collect())
 }
 
+/// The date in UTC.
+pub(crate) fn today() -> String {
+    let days = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400);
+    date(days as i64)
+}
+
 /// The date of a number of days since 1970-01-01 (Howard Hinnant's civil_from_days).
-fn date(days: i64) -> String {
+pub(crate) fn date(days: i64) -> String {
     let shifted = days + 719_468; // days since 0000-03-01
     let (era, day) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;

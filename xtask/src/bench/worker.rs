@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use super::options::Setting;
-use crate::{machine, root};
+use crate::{load, root};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -27,7 +27,7 @@ pub(crate) struct Item {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Answer {
     Milliseconds(f64),
-    /// The layout makes no difference to this item.
+    /// It has no such item, or the layout makes no difference to it.
     None,
     Failed(String),
 }
@@ -85,9 +85,9 @@ impl Worker {
         parse_answer(&line).ok_or_else(|| format!("{} answered `{line}` to {name}", self.title).into())
     }
 
-    /// The processor time that it has used, if the system reports it.
+    /// The processor time that it and its ended children have used, if the system reports it.
     pub(crate) fn cpu_seconds(&self) -> Option<f64> {
-        machine::cpu_seconds(self.child.id())
+        load::cpu_seconds(self.child.id())
     }
 
     fn ask_lines(&mut self, question: &str) -> Result<Vec<String>> {
