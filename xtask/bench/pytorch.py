@@ -129,9 +129,10 @@ def model(settings):
     if class_name == "UNet2DModel":
         return UNet(settings), (channels, side, side)
     if class_name == "BasicUNet":
-        net = BasicUNet()
-        net.down_layer1 = torch.nn.Conv2d(channels, 32, kernel_size=5, padding=2)
-        net.up_layer3 = torch.nn.Conv2d(32, settings.get("out_channels", 1), kernel_size=5, padding=2)
+        net, predicted = BasicUNet(), settings.get("out_channels", 1)
+        if (channels, predicted) != (1, 1):
+            net.down_layer1 = torch.nn.Conv2d(channels, 32, kernel_size=5, padding=2)
+            net.up_layer3 = torch.nn.Conv2d(32, predicted, kernel_size=5, padding=2)
         return net, (channels, side, side)
     raise OnlyThere(class_name)
 

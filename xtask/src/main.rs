@@ -8,6 +8,7 @@ mod golden;
 mod kakusan;
 mod load;
 mod machine;
+mod results;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ Usage: cargo xtask COMMAND
   ci [STEP ...]               run every check that must pass before a change lands, or only some (ci --help)
   tidy                        check the rules of ARCHITECTURE.md
   bench                       measure the speed, and PyTorch's for comparison (bench --help)
+  results                     train the recipes and measure their samples, and PyTorch's (results --help)
   golden --python P --mnist D regenerate the golden files with PyTorch (P has torch, D has MNIST's four files)
   fuzz TARGET [SECONDS]       run a fuzz target (see fuzz/README.md)
 
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         "doctor" => doctor::run(),
         "fuzz" => fuzz::run(rest),
         "golden" => golden::run(rest),
+        "results" => results::run(rest),
         "tidy" => tidy::run(),
         "help" | "--help" | "-h" => {
             println!("{HELP}");

@@ -1,0 +1,129 @@
+//! Trains the recipes in configs/ and measures their samples, and PyTorch's of the same recipe in the same time. It
+//! keeps each run in docs/runs/results.tsv and writes docs/results.md.
+
+mod options;
+mod page;
+mod runs;
+mod train;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::Duration;
+
+use self::options::{HELP, Options};
+use self::runs::{Run, Side};
+use self::train::{Recipe, Trained};
+use crate::bench::{build, check_python};
+use crate::load::{Load, Look};
+use crate::{machine, root};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// The recipes, in the order of the page.
+const RECIPES: [&str; 3] = ["184", "184-v", "184-fast"];
+/// The modules that xtask/bench/train.py imports.
+const MODULES: [&str; 4] = ["diffusers", "numpy", "safetensors", "torch"];
+/// How long the machine is looked at before a recipe is trained.
+const LOOK: Duration = Duration::from_secs(3);
+
+pub(crate) fn run(args: &[String]) -> crate::Result {
+    if args.iter().any(|arg| arg == "--help" || arg == "-h") {
+        println!("{HELP}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let options = match Options::parse(args) {
+        Ok(options) => options,
+        Err(wrong) => {
+            eprintln!("error: {wrong}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    // a smoke test leaves the published results alone
+    let docs = if options.smoke { root().join("target/results") } else { root().join("docs") };
+    let (kept, page) = (docs.join("runs/results.tsv"), docs.join("results.md"));
+    if !options.page {
+        measure(&options, &kept)?;
+    }
+    let text = page::text(&runs::read(&kept)?, &RECIPES);
+    std::fs::write(&page, &text).map_err(|e| format!("cannot write {}: {e}", page.display()))?;
+    println!("{text}");
+    eprintln!("written: {}", page.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Measures the recipes and keeps the runs.
+fn measure(options: &Options, kept: &Path) -> Result<()> {
+    if let Some(python) = &options.python {
+        check_python(python, &MODULES)?;
+    }
+    let program = match &options.program {
+        Some(program) => program.canonicalize().map_err(|e| format!("{}: {e}", program.display()))?,
+        None => build(&["--package", "kakusan-cli", "--bin", "kakusan"])?,
+    };
+    let mnist = options.mnist.canonicalize().map_err(|e| format!("{}: {e}", options.mnist.display()))?;
+    let scratch = root().join("target/results");
+    std::fs::create_dir_all(&scratch)?;
+    let now = runs::now();
+    for name in RECIPES.iter().filter(|name| options.only.is_empty() || options.only.iter().any(|only| only == *name)) {
+        let config = root().join(format!("configs/{name}.toml"));
+        let Ok(text) = std::fs::read_to_string(&config) else {
+            eprintln!("{name}: skipped, there is no {}", config.display());
+            continue;
+        };
+        let recipe = Recipe { name, config, text, program: &program, mnist: &mnist, scratch: &scratch, options };
+        for seed in 0..options.seeds {
+            check_quiet(options)?;
+            let keep = |side, trained: &Trained, figures| -> Result<()> {
+                let run = Run::new(&recipe, side, seed, &now, trained, figures);
+                eprintln!("{}", run.line());
+                Ok(runs::add(kept, &run)?)
+            };
+            let ours = recipe.kakusan(seed)?;
+            keep(Side::Kakusan, &ours, recipe.figures(&ours, false)?)?;
+            let Some(python) = &options.python else { continue };
+            match recipe.pytorch(python, seed, &ours)? {
+                Some(theirs) => keep(Side::PyTorch, &theirs, recipe.figures(&theirs, true)?)?,
+                None => eprintln!("{name}: PyTorch has no such network here"),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to measure beside something else, unless the options allow it.
+fn check_quiet(options: &Options) -> Result<()> {
+    if options.busy || options.smoke {
+        return Ok(());
+    }
+    let (mut load, before) = (Load::default(), Look::of_children());
+    sleep(LOOK);
+    load.add(before, Look::of_children());
+    let cores = cores();
+    match load.percent() {
+        Some([others, stolen]) if load.disturbs(cores, cores) => Err(format!(
+            "the machine is busy with something else: other processes use {others:.0} % of a core, and the host of a \
+             virtual machine takes {stolen:.0} %; wait for them, or name --busy to measure and mark the results"
+        )
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The machine in words.
+fn this_machine() -> String {
+    format!("{}, {} threads, {}", machine::processor(), cores(), machine::vector_instructions())
+}
+
+/// The folder of a run below `scratch`.
+fn folder(scratch: &Path, name: &str, side: Side, seed: u64) -> PathBuf {
+    let side = match side {
+        Side::Kakusan => "",
+        Side::PyTorch => "-pytorch",
+    };
+    scratch.join(format!("{name}-seed-{seed}{side}"))
+}
