@@ -29,7 +29,7 @@ impl Features {
         }
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             let reason = format!("the features of image {} are not finite, so nothing can be measured", at / dim);
-            return Err(Error::Unfit(reason));
+            return Err(Error::NotFinite(reason));
         }
         Ok(Self { dim, values })
     }
@@ -124,7 +124,7 @@ impl Pixels {
             images.to_device(&Device::Cpu)?.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         let bad = values.chunks_exact((c * h * w).max(1)).filter(|image| image.iter().any(|x| !x.is_finite())).count();
         if bad > 0 {
-            return Err(Error::Unfit(format!(
+            return Err(Error::NotFinite(format!(
                 "{bad} of {n} images hold numbers that are not finite, so they cannot be measured: the model's weights \
                  have diverged in training, or do not fit the scheduler"
             )));

@@ -105,6 +105,9 @@ pub enum Error {
         /// Whether the run could be resumed with them.
         changeable: bool,
     },
+    /// Images or features hold numbers that are not finite, as those of a model that diverged.
+    #[error("{0}")]
+    NotFinite(String),
     /// The device cannot be used.
     #[error("{0}")]
     Device(String),

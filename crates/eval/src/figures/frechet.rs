@@ -78,7 +78,7 @@ impl Gaussian {
             .map(|values| values.into_iter().map(|x| x.max(0.0).sqrt()).sum::<f64>());
         match roots.map(|roots| means + trace(&self.covariance) + trace(&other.covariance) - 2.0 * roots) {
             Some(distance) if distance.is_finite() => Ok(distance.max(0.0)), // rounding
-            _ => Err(Error::Unfit("the features hold numbers that are not finite".to_owned())),
+            _ => Err(Error::NotFinite("the features hold numbers that are not finite".to_owned())),
         }
     }
 }
