@@ -116,8 +116,9 @@ class UNet(torch.nn.Module):
         self.unet = UNet2DModel(**settings)
         self.knows_classes = settings.get("num_class_embeds") is not None
 
-    def forward(self, x, timesteps):
-        labels = torch.zeros(len(x), dtype=torch.long) if self.knows_classes else None
+    def forward(self, x, timesteps, labels=None):
+        if self.knows_classes and labels is None:
+            labels = torch.zeros(len(x), dtype=torch.long)
         return self.unet(x, timesteps, labels, return_dict=False)[0]
 
 

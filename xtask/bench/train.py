@@ -34,7 +34,7 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
 from pytorch import OnlyThere, model, scheduler  # beside this file
-from tutorial import corrupt, load_images  # tests/golden, which pytorch.py adds to the path
+from tutorial import corrupt, load_images, read_idx  # tests/golden, which pytorch.py adds to the path
 
 SAVING = 0.3  # seconds that saving takes
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -176,15 +176,28 @@ def train(config, args):
         settings,
         "epochs batch_size learning_rate seed max_steps optimizer betas eps weight_decay max_grad_norm lr_scheduler "
         "lr_warmup_steps loss snr_gamma weighting_scheme logit_mean logit_std mode_scale use_ema ema_inv_gamma "
-        "ema_power ema_max_decay ema_min_decay ema_update_after_step ema_sigma_rel ema_snapshots checkpoint_every "
+        "ema_power class_dropout ema_max_decay ema_min_decay ema_update_after_step ema_sigma_rel ema_snapshots checkpoint_every "
         "keep_checkpoints keep_best tensorboard sample_every eval_every",
     )
-    images = load_images(args.mnist, config["data"].get("classes", list(range(10))))
+    classes = config["data"].get("classes", list(range(10)))
+    images = load_images(args.mnist, classes)
+    labels = read_idx(args.mnist / "train-labels-idx1-ubyte.gz").long()
+    labels = labels[torch.isin(labels, torch.tensor(classes))]
     torch.manual_seed(args.seed)
     net, shape = model(config["model"])
     net = net.to(memory_format=torch.channels_last)
-    basic = config["model"]["_class_name"] == "BasicUNet"  # it is not conditioned on the timestep
-    forward = (lambda x, timesteps: net(x)) if basic else net
+    known, dropout = config["model"].get("num_class_embeds"), settings.get("class_dropout", 0.0)
+
+    def forward(x, timesteps):
+        if config["model"]["_class_name"] == "BasicUNet":
+            return net(x)  # it is not conditioned on the timestep
+        if known is None:
+            return net(x, timesteps)
+        of_batch = labels[indices]
+        if dropout:  # the last class means no class
+            of_batch = of_batch.masked_fill(torch.rand(len(x)) < dropout, known - 1)
+        return net(x, timesteps, of_batch)
+
     parameters = list(net.parameters())
     options = {key: settings[key] for key in ("betas", "eps", "weight_decay") if key in settings}
     make = OPTIMIZERS.get(settings.get("optimizer", "adam"))
