@@ -5,7 +5,7 @@
 //! for a disk is idle time.
 
 use std::fs::read_to_string;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Linux reports processor time in hundredths of a second.
 const TICKS: f64 = 100.0;
@@ -14,6 +14,9 @@ const TICKS: f64 = 100.0;
 const MOST_OTHERS: f64 = 10.0;
 /// The stolen time, in % of one core, from which on figures suffer: while it is stolen, the clock goes on.
 const MOST_STOLEN: f64 = 5.0;
+
+/// How long [`check_quiet`] looks.
+const LOOK: Duration = Duration::from_secs(3);
 
 /// Processor seconds of the whole machine since its start.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -102,6 +105,21 @@ impl Load {
     }
 }
 
+/// Looks at the machine for a moment, and refuses it if it is busy with something else.
+pub(crate) fn check_quiet() -> Result<(), String> {
+    let (mut load, before) = (Load::default(), Look::of_children());
+    std::thread::sleep(LOOK);
+    load.add(before, Look::of_children());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    match load.percent() {
+        Some([others, stolen]) if load.disturbs(cores, cores) => Err(format!(
+            "the machine is busy with something else: other processes use {others:.0} % of a core, and the host of a \
+             virtual machine takes {stolen:.0} %; wait for them"
+        )),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,7 +132,7 @@ mod tests {
     fn load(before: &str, after: &str, measured: f64, seconds: u64) -> Load {
         let (mut load, when) = (Load::default(), Instant::now());
         let look = |stat: &str, seconds, measured| {
-            let when = when + std::time::Duration::from_secs(seconds);
+            let when = when + Duration::from_secs(seconds);
             Machine::parse(stat).map(|machine| Look { when, machine, measured })
         };
         load.add(look(before, 0, 0.0), look(after, seconds, measured));

@@ -57,6 +57,8 @@ pub(crate) struct Measured {
     pub(crate) pytorch: Vec<(String, String)>,
     /// In GFLOP/s.
     pub(crate) peak: Option<f64>,
+    /// Whether the machine was busy with something else.
+    pub(crate) disturbed: bool,
 }
 
 pub(crate) fn measure(options: &Options, setting: Setting, mut kakusan: Worker) -> Result<Measured> {
@@ -86,7 +88,8 @@ pub(crate) fn measure(options: &Options, setting: Setting, mut kakusan: Worker) 
     let peak_row = rows.iter().find(|row| row.item.name == PEAK);
     let peak = peak_row.and_then(|row| Some(row.item.flops? / row.kakusan?.least / 1e6));
     rows.retain(|row| row.item.name != PEAK);
-    Ok(Measured { setting, rows, notes, pytorch: about, peak })
+    let disturbed = beside.load.disturbs(setting.threads, cores);
+    Ok(Measured { setting, rows, notes, pytorch: about, peak, disturbed })
 }
 
 /// All rounds of one item.

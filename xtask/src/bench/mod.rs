@@ -13,7 +13,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use self::options::{HELP, Options};
 use self::worker::Worker;
-use crate::{machine, root};
+use crate::{load, machine, root};
 
 const RUNS: &str = "docs/runs";
 const PAGE: &str = "docs/performance.md";
@@ -35,6 +35,11 @@ pub(crate) fn run(args: &[String]) -> crate::Result {
     if options.page {
         write_page()?;
         return Ok(ExitCode::SUCCESS);
+    }
+    let everything = options.out.is_none() && options.only.is_none() && (options.keep || !options.quick);
+    if everything && !options.keep {
+        load::check_quiet()
+            .map_err(|reason| format!("{reason}, or name --keep to publish the results all the same"))?;
     }
     if options.against_pytorch {
         check_python(&options.python, &MODULES)?;
@@ -74,11 +79,14 @@ pub(crate) fn run(args: &[String]) -> crate::Result {
     }
     let text = format!("{}\n{}", report::heading(&options, &all), sections.join("\n"));
     println!("{text}");
-    let everything = options.only.is_none() && (options.keep || !options.quick) && code == ExitCode::SUCCESS;
     if let Some(file) = &options.out {
         std::fs::write(file, text).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
         eprintln!("written: {}", file.display());
-    } else if everything {
+    } else if everything && code == ExitCode::SUCCESS {
+        if all.iter().any(|measured| measured.disturbed) && !options.keep {
+            eprintln!("not kept: the machine was busy with something else; --keep publishes the results all the same");
+            return Ok(ExitCode::FAILURE);
+        }
         let file = runs::keep(&root().join(RUNS), &report::today(), &machine::processor(), &text)?;
         eprintln!("kept: {}", file.display());
         write_page()?;

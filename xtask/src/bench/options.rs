@@ -7,8 +7,8 @@ pub(crate) const HELP: &str = "\
 Usage: cargo xtask bench [OPTIONS]
 
 Measures each operation, and the training step and the sampling of each configuration in configs/. A full run is kept
-in docs/runs, and docs/performance.md shows it with what changed. For meaningful figures, run nothing else on the
-machine.
+in docs/runs, and docs/performance.md shows it with what changed. Run nothing else on the machine: figures of a busy one
+are printed, but not kept.
 
   --against-pytorch   also measure PyTorch, in turns, with the ratio to its best layout
   --python PYTHON     the Python that has torch, numpy and safetensors [default: python3]
@@ -20,7 +20,7 @@ machine.
   --mnist DIR         MNIST's files, for --whole
   --only TEXT         only items whose name contains TEXT; writes no file
   --quick             fewer rounds; writes no file
-  --keep              keep the results of --quick, too
+  --keep              keep the results of --quick, and those of a busy machine, too
   --out FILE          write the results to FILE instead
   --page              measure nothing; write docs/performance.md from the newest run in docs/runs
 
@@ -99,6 +99,9 @@ impl Options {
             true => vec![setting, Setting { threads: 1, ..setting }, Setting { avx2: true, ..setting }],
             false => vec![setting],
         };
+        if options.keep && (options.only.is_some() || options.out.is_some()) {
+            return Err("--keep keeps a run of all items in docs/runs; leave out --only and --out".into());
+        }
         options.settings.dedup(); // a machine may have a single thread
         options.whole = match (whole, mnist) {
             (true, Some(mnist)) => Some((rounds, mnist)),
@@ -185,6 +188,7 @@ mod tests {
         assert_eq!(parse("--threads 0").unwrap_err(), "--threads is `0`; it must be a number from 1 on");
         assert_eq!(parse("--only").unwrap_err(), "--only needs a value");
         assert!(parse("--whole").unwrap_err().contains("--mnist DIR"));
+        assert!(parse("--keep --only conv").unwrap_err().contains("leave out --only"));
         assert!(parse("--fast").unwrap_err().contains("--fast"));
     }
 }

@@ -182,7 +182,7 @@ mod tests {
         ];
         let setting = Setting { threads: 1, avx2: false };
         let notes = vec!["A note.".to_owned()];
-        let measured = Measured { setting, rows, notes, pytorch: vec![], peak: Some(10.0) };
+        let measured = Measured { setting, rows, notes, pytorch: vec![], peak: Some(10.0), disturbed: false };
         let expected = "\
 ## 1 thread
 

@@ -8,15 +8,12 @@ mod train;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::thread::sleep;
-use std::time::Duration;
 
 use self::options::{HELP, Options};
 use self::runs::{Run, Side};
 use self::train::{Recipe, Trained};
 use crate::bench::{build, check_python};
-use crate::load::{Load, Look};
-use crate::{machine, root};
+use crate::{load, machine, root};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -24,8 +21,6 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 const RECIPES: [&str; 3] = ["184", "184-v", "184-fast"];
 /// The modules that xtask/bench/train.py imports.
 const MODULES: [&str; 4] = ["diffusers", "numpy", "safetensors", "torch"];
-/// How long the machine is looked at before a recipe is trained.
-const LOOK: Duration = Duration::from_secs(3);
 
 pub(crate) fn run(args: &[String]) -> crate::Result {
     if args.iter().any(|arg| arg == "--help" || arg == "-h") {
@@ -73,7 +68,9 @@ fn measure(options: &Options, kept: &Path) -> Result<()> {
         };
         let recipe = Recipe { name, config, text, program: &program, mnist: &mnist, scratch: &scratch, options };
         for seed in 0..options.seeds {
-            check_quiet(options)?;
+            if !options.busy && !options.smoke {
+                load::check_quiet().map_err(|reason| format!("{reason}, or name --busy to mark the results"))?;
+            }
             let keep = |side, trained: &Trained, figures| -> Result<()> {
                 let run = Run::new(&recipe, side, seed, &now, trained, figures);
                 eprintln!("{}", run.line());
@@ -89,25 +86,6 @@ fn measure(options: &Options, kept: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Refuses to measure beside something else, unless the options allow it.
-fn check_quiet(options: &Options) -> Result<()> {
-    if options.busy || options.smoke {
-        return Ok(());
-    }
-    let (mut load, before) = (Load::default(), Look::of_children());
-    sleep(LOOK);
-    load.add(before, Look::of_children());
-    let cores = cores();
-    match load.percent() {
-        Some([others, stolen]) if load.disturbs(cores, cores) => Err(format!(
-            "the machine is busy with something else: other processes use {others:.0} % of a core, and the host of a \
-             virtual machine takes {stolen:.0} %; wait for them, or name --busy to measure and mark the results"
-        )
-        .into()),
-        _ => Ok(()),
-    }
 }
 
 fn cores() -> usize {
