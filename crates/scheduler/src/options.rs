@@ -1,5 +1,6 @@
 use candle_core::Tensor;
 use kakusan_rng::Noise;
+use serde::{Deserialize, Serialize};
 
 use crate::tensors::{mix, noise_like};
 use crate::{Error, Result};
@@ -35,12 +36,17 @@ pub struct RunOptions {
     pub order: Option<usize>,
     /// The shift of a flow's schedule, with `use_dynamic_shifting`.
     pub mu: Option<f64>,
+    /// Whether so many steps are spaced as the scheduler is configured although as many were fitted to the model
+    /// ([`FittedSteps`](crate::FittedSteps)).
+    pub unfitted: bool,
 }
 
 /// How many steps a sampling has, or which.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Schedule {
-    /// So many steps, spaced as the scheduler is configured.
+    /// So many steps, spaced as the scheduler is configured, or fitted to the model
+    /// ([`FittedSteps`](crate::FittedSteps)).
     Steps(usize),
     /// Steps at these timesteps, in descending order.
     Timesteps(Vec<f64>),

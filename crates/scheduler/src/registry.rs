@@ -326,6 +326,11 @@ pub fn saved_config(scheduler: &dyn Scheduler) -> Map<String, Value> {
     config
 }
 
+/// What was set in the scheduler's configuration: what another class that is built from it takes over.
+pub fn set_config(scheduler: &dyn Scheduler) -> Map<String, Value> {
+    set_values(&scheduler.config())
+}
+
 /// The text of the scheduler's `scheduler_config.json`, byte for byte as diffusers writes it.
 pub fn to_json(scheduler: &dyn Scheduler) -> String {
     let mut config = saved_config(scheduler);

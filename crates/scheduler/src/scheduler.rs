@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::registry::{read_config, set_values, to_map, with_not_set};
 use crate::schedule::MOST_STEPS;
-use crate::{Family, Process, Result, Run, RunOptions, Supports};
+use crate::{Error, Family, FittedSteps, Process, Result, Run, RunOptions, Schedule, Supports};
 
 /// When and how much noise: diffusers' `SchedulerMixin`, with the training side made explicit.
 ///
@@ -111,6 +112,8 @@ pub struct Sampler<M> {
     process: Process,
     /// What was set, as it was given, with the keys that only other classes know.
     given: Map<String, Value>,
+    /// Steps that were fitted to a model, by their number.
+    fitted: BTreeMap<usize, Schedule>,
 }
 
 /// Keys whose value a class replaces by its own name for it, where it knows another class's (`logrho` for `midpoint`).
@@ -156,11 +159,20 @@ impl<M: Method> Sampler<M> {
 
     fn checked(method: M, given: Map<String, Value>) -> Result<Self> {
         method.check().map_err(|e| e.in_class(M::CLASS_NAME))?;
-        Ok(Self::unchecked(method, given))
+        let fitted = FittedSteps::of(&given).map_err(|e| e.in_class(M::CLASS_NAME))?.of_class(M::CLASS_NAME);
+        let sampler = Self { fitted, ..Self::unchecked(method, given) };
+        for (&n, schedule) in &sampler.fitted {
+            let taken = sampler.run_with(&RunOptions { schedule: schedule.clone(), ..RunOptions::default() });
+            taken.map_err(|e| {
+                let reason = format!("the {n} fitted steps do not go with the other keys: {e}; fit them again");
+                Error::config(reason).in_class(M::CLASS_NAME)
+            })?;
+        }
+        Ok(sampler)
     }
 
     fn unchecked(method: M, given: Map<String, Value>) -> Self {
-        Self { process: method.process(), method, given }
+        Self { process: method.process(), method, given, fitted: BTreeMap::new() }
     }
 
     /// The configuration that it was built from.
@@ -195,7 +207,16 @@ impl<M: Method> Scheduler for Sampler<M> {
     }
 
     fn run_with(&self, options: &RunOptions) -> Result<Box<dyn Run>> {
-        let run = options.only(M::SUPPORTS).and_then(|()| self.method.run(&self.process, options));
+        let begin =
+            |options: &RunOptions| options.only(M::SUPPORTS).and_then(|()| self.method.run(&self.process, options));
+        let run = match &options.schedule {
+            // steps were fitted without a shift of the run's own
+            Schedule::Steps(n) if !options.unfitted && options.mu.is_none() => match self.fitted.get(n) {
+                Some(schedule) => begin(&RunOptions { schedule: schedule.clone(), ..options.clone() }),
+                None => begin(options),
+            },
+            _ => begin(options),
+        };
         run.map_err(|e| e.in_class(M::CLASS_NAME))
     }
 }
