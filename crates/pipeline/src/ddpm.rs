@@ -159,6 +159,40 @@ impl DDPMPipeline {
         write_whole(&dir.join(INDEX_FILE), format!("{index:#}\n").as_bytes())
     }
 
+    /// Saves the scheduler alone into the folder of this pipeline. Keys of its file that were not set stay absent, so
+    /// that other schedulers that are built from it take their own defaults.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, or cannot be written; when pipelines of this class have one scheduler, and
+    /// this is another.
+    pub fn save_scheduler(&self, dir: &Path) -> Result<()> {
+        let class_name = self.scheduler.class_name();
+        if let Some(own) = self.class.scheduler_class().filter(|own| *own != class_name) {
+            let pipeline = self.class.class_name();
+            return Err(Error::Unfit(format!(
+                "a {pipeline} always samples with {own}: {class_name} cannot be saved in it"
+            )));
+        }
+        let read = |path: &Path| {
+            let damaged = |e| Error::NotAPipeline { dir: dir.to_owned(), reason: format!("{}: {e}", path.display()) };
+            from_json(&read_text(path)?).map_err(damaged)
+        };
+        let (file, index) = (component_dir(dir, "scheduler").join(SCHEDULER_FILE), dir.join(INDEX_FILE));
+        let (mut config, mut components) = (read(&file)?, read(&index)?);
+        config.extend(kakusan_scheduler::set_config(self.scheduler.as_ref()));
+        let saved = components.get("scheduler").and_then(|names| names.get(1)).and_then(Value::as_str);
+        let is_other = saved != Some(class_name) && self.class.scheduler_class().is_none();
+        if is_other {
+            config.insert("_class_name".into(), class_name.into());
+        }
+        write_whole(&file, kakusan_config::to_json(&config).as_bytes())?;
+        if is_other {
+            components.insert("scheduler".into(), json!([library(class_name), class_name]));
+            write_whole(&index, kakusan_config::to_json(&components).as_bytes())?;
+        }
+        Ok(())
+    }
+
     /// Warnings about the files that the pipeline was loaded from.
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings

@@ -17,6 +17,7 @@ mod ddpm;
 mod device;
 mod error;
 mod files;
+mod fit;
 #[cfg(feature = "hub")]
 mod hub;
 mod layout;
@@ -32,6 +33,7 @@ pub use ddpm::DDPMPipeline;
 pub use device::{DeviceChoice, DeviceFallback, Opened};
 pub use error::{Error, Result};
 pub use files::{check_writable, write_whole};
+pub use fit::{Fit, FitProgress, FitStage};
 pub use registry::Registry;
 pub use sampling::{SampleOptions, SampleStep};
 #[cfg(feature = "train")]

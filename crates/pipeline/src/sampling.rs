@@ -149,8 +149,12 @@ pub struct SampleStep<'a> {
     pub index: usize,
     /// The total number of model calls.
     pub steps: usize,
+    /// The sample before the step `[b, c, h, w]`.
+    pub sample: &'a Tensor,
     /// The model's input `[b, c, h, w]`.
     pub model_input: &'a Tensor,
+    /// The model's output, with guidance if it is enabled; it has more channels if the model predicts variances, too.
+    pub model_output: &'a Tensor,
     /// What the scheduler computed from the model's output; `pred_original_sample` is a preview of the images.
     pub output: &'a StepOutput,
 }
@@ -266,7 +270,9 @@ impl DDPMPipeline {
             let model_input = run.scale_model_input(&sample)?;
             let model_output = predictor.predict(&model_input, timestep, index)?;
             let output = run.step(&model_output, &sample, rng)?;
-            let flow = watch(&SampleStep { index, steps, model_input: &model_input, output: &output });
+            let (model_input, model_output) = (&model_input, &model_output);
+            let step = SampleStep { index, steps, sample: &sample, model_input, model_output, output: &output };
+            let flow = watch(&step);
             sample = output.prev_sample;
             if flow.is_break() {
                 break;
