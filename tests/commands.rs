@@ -14,7 +14,8 @@ use command::{Done, Workplace};
 use fake_hub::FakeHub;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_kakusan");
-const COMMANDS: [&str; 8] = ["train", "sample", "eval", "report", "info", "schedulers", "average", "convert"];
+const COMMANDS: [&str; 9] =
+    ["train", "sample", "eval", "fit-sampler", "report", "info", "schedulers", "average", "convert"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
-  train|sample|eval|info|schedulers|report|convert
+  train|sample|eval|fit-sampler|report|info|schedulers|average|convert
                               build the command `kakusan` in release mode for this machine and run it with all arguments
   doctor                      print what this machine offers, and what `train` would use
   ci [STEP ...]               run every check that must pass before a change lands, or only some (ci --help)
@@ -36,7 +36,9 @@ fn main() -> ExitCode {
         None => ("", [].as_slice()),
     };
     let result = match command {
-        "train" | "sample" | "eval" | "report" | "info" | "schedulers" | "average" | "convert" => kakusan::run(&args),
+        "train" | "sample" | "eval" | "fit-sampler" | "report" | "info" | "schedulers" | "average" | "convert" => {
+            kakusan::run(&args)
+        }
         "bench" => bench::run(rest),
         "ci" => ci::run(rest),
         "doctor" => doctor::run(),

@@ -5,6 +5,7 @@ mod classes;
 mod convert;
 mod eval;
 mod failure;
+mod fit_sampler;
 mod info;
 mod machine;
 mod number;
@@ -31,7 +32,7 @@ struct Cli {
     command: Command,
 }
 
-const EXAMPLES: [(&str, &str); 11] = [
+const EXAMPLES: [(&str, &str); 13] = [
     ("train --config configs/184.toml", "train on the digits 1, 8 and 4, into runs/184"),
     ("train --config configs/184.toml --set 'data.classes=[3,5]' --out runs/35", ""),
     ("train --resume runs/184", "resume where Ctrl-C stopped it"),
@@ -40,6 +41,8 @@ const EXAMPLES: [(&str, &str); 11] = [
     ("sample --model runs/184 --batch 64 --out new.png", "draw 64 new digits"),
     ("sample --model runs/184 --steps 50 --seeds 0..15 --separate new", "an image for each seed"),
     ("eval --model runs/184 --images 512 --steps 10", "measure its images against the data"),
+    ("train --config configs/184-v.toml", "a small UNet2DModel: better digits, sooner"),
+    ("fit-sampler --model runs/184-v --scheduler dpmsolver --steps 5", "choose where 5 steps are best spent"),
     ("info runs/184", "describe what is saved there"),
     ("schedulers", "list the schedulers"),
     ("convert runs/184 half --dtype f16 --variant fp16", "the same weights in half the bytes"),
@@ -64,6 +67,8 @@ enum Command {
     Sample(sample::SampleArgs),
     /// Measure how good a model's images are, against the data: Fréchet distance, precision, recall ...
     Eval(eval::EvalArgs),
+    /// Choose the noise levels of few sampling steps so that they fit the model, and save them with it
+    FitSampler(fit_sampler::FitSamplerArgs),
     /// Compare the losses and settings of runs on one page
     Report(report::ReportArgs),
     /// Describe a saved pipeline or a run, or this program and machine
@@ -88,6 +93,7 @@ fn main() -> ExitCode {
         Command::Train(args) => train::train(args),
         Command::Sample(args) => sample::sample(args),
         Command::Eval(args) => eval::eval(args),
+        Command::FitSampler(args) => fit_sampler::fit_sampler(&args),
         Command::Report(args) => report::report(&args),
         Command::Info(args) => info::info(&args),
         Command::Schedulers(args) => schedulers::schedulers(&args),

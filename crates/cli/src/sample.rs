@@ -89,6 +89,7 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
         warn(&format!("warning: {}", ConfigWarning::Inverts { scheduler }));
     }
     let options = args.options(&pipeline)?;
+    args.sampling.say_fitted(&pipeline)?;
     let mut noise: Box<dyn Noise> = match &args.seeds {
         Some(Seeds { seeds, .. }) => Box::new(PerImage::from_seeds(seeds.iter().copied())),
         None => Box::new(Generator::new(args.seed)),

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 use kakusan::candle::Device;
 use kakusan::pipeline::{Checkpointed, DDPMPipeline, Error, Registry, Result, SampleOptions};
-use kakusan::scheduler::{Churn, RunOptions};
+use kakusan::scheduler::{Churn, FittedSteps, RunOptions};
 
 use crate::number::{real, whole};
 use crate::terminal::{say, warn};
@@ -22,6 +22,9 @@ pub(crate) struct SamplingArgs {
     /// Sampling steps [default: 50; 1 for consistency models]
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(1..=100_000usize))]
     steps: Option<usize>,
+    /// Space the steps as the scheduler is configured, although `fit-sampler` fitted as many to the model
+    #[arg(long)]
+    unfitted: bool,
     /// Sample with this scheduler instead of the saved one, built from the saved one's configuration: ddim, euler ...
     /// (`schedulers` lists them)
     #[arg(long, value_name = "NAME")]
@@ -64,9 +67,31 @@ impl SamplingArgs {
         self.steps.unwrap_or(pipeline.class().default_steps().min(50))
     }
 
+    /// Whether the steps are fitted ones, which is said, as is that they were fitted for another scheduler.
+    ///
+    /// # Errors
+    /// When the scheduler's configuration is damaged.
+    pub(crate) fn say_fitted(&self, pipeline: &DDPMPipeline) -> Result<bool> {
+        let (scheduler, steps) = (pipeline.scheduler(), self.steps(pipeline));
+        let fitted = FittedSteps::of(&scheduler.config())?;
+        if self.unfitted {
+            return Ok(false);
+        }
+        let is_fitted = fitted.get(scheduler.class_name(), steps).is_some();
+        if is_fitted {
+            say(&format!(
+                "The {steps} steps are those that were fitted to the model; --unfitted spaces them as before."
+            ));
+        } else if let [other, ..] = fitted.classes(steps).as_slice() {
+            let not_used = format!("are for {other}: not used; add --scheduler {other}");
+            say(&format!("The {steps} steps that were fitted to the model {not_used}"));
+        }
+        Ok(is_fitted)
+    }
+
     /// How to draw with the pipeline: one image, without a class.
     pub(crate) fn options(&self, pipeline: &DDPMPipeline) -> Result<SampleOptions> {
-        let mut run = RunOptions { eta: self.eta, ..RunOptions::steps(self.steps(pipeline)) };
+        let mut run = RunOptions { eta: self.eta, unfitted: self.unfitted, ..RunOptions::steps(self.steps(pipeline)) };
         run.churn = self.churn.map(|s_churn| Churn { s_churn, ..Churn::default() });
         let interval = self.guidance_interval();
         let options = SampleOptions::new(1).run(run).guidance_scale(self.guidance).guidance_interval(interval);

@@ -38,6 +38,9 @@ pub struct Sampling {
     pub scheduler: String,
     /// The number of steps.
     pub steps: usize,
+    /// Whether they are steps that were fitted to the model.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fitted: bool,
     /// The seed of the first image; the next image has the next seed.
     pub seed: u64,
     /// The scale of classifier-free guidance; 1 is none.

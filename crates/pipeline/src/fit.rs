@@ -299,8 +299,8 @@ struct Trajectory<'a> {
     scheduler: &'a dyn Scheduler,
     grid: &'a Grid,
     /// What an error at each node is divided by to give that of the image, in the directions in which images differ
-    /// most: `sqrt(α² + σ² / s²)`, where s is their deviation there. For normal data, samples `α x₀ + σ ε` have `s` times
-    /// this deviation, which the trajectory scales to s.
+    /// most: `sqrt(α² + σ² / s²)`, where s is their deviation there. Of normal data, samples `α x₀ + σ ε` have s times
+    /// this deviation, and the trajectory scales it to s.
     sizes: Vec<f64>,
     samples: Vec<Tensor>,
     outputs: Vec<Tensor>,

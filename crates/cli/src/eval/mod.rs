@@ -51,12 +51,13 @@ A class-conditional model draws each class as often as the data has it; with --c
 and they are compared with the data's images of these classes alone.";
 
 /// The options that say how a model is sampled.
-const OF_MODELS: [&str; 13] = [
+const OF_MODELS: [&str; 14] = [
     "model",
     "strict",
     "checkpoint",
     "images",
     "steps",
+    "unfitted",
     "scheduler",
     "eta",
     "churn",
@@ -346,6 +347,7 @@ impl EvalArgs {
         let sampling = Sampling {
             scheduler: pipeline.scheduler().class_name().to_owned(),
             steps: self.sampling.steps(pipeline),
+            fitted: self.sampling.say_fitted(pipeline)?,
             seed: self.seed,
             guidance: options.guidance_scale,
             guidance_interval: options.guidance_interval,
@@ -372,7 +374,7 @@ fn table(evaluation: &Evaluation) {
 }
 
 /// A progress bar on a terminal, nothing elsewhere.
-fn bar(what: &'static str, count: usize) -> ProgressBar {
+pub(crate) fn bar(what: &'static str, count: usize) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
