@@ -102,6 +102,27 @@ def python_opens_ours(kakusan, place):
             same(ours, python_images(pipeline, 3, steps), f"{name}, {sampler}")
 
 
+def python_takes_fitted_steps(kakusan, place):
+    """`fit-sampler` changes nothing for Python, which can take the steps by hand, and keeps them."""
+    print("Python opens fitted schedulers")
+    run, name = place / "run-ddpm", "DPMSolverMultistepScheduler"
+    before = kakusan.images(run, 3, 7)
+    kakusan.run("fit-sampler", "--model", run, "--steps", 5, "--scheduler", name, "--fine-steps", 12, "--images", 8)
+    pipeline = quiet(DDPMPipeline.from_pretrained(run))
+    same(python_images(pipeline, 3, 7), before, "DDPM, which is not fitted")
+    fitted = pipeline.scheduler.config["_fitted_steps"][name]["5"]["timesteps"]
+    scheduler = getattr(diffusers, name).from_config(pipeline.scheduler.config)
+    scheduler.set_timesteps(timesteps=[int(timestep) for timestep in fitted])
+    images = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for timestep in scheduler.timesteps:
+            images = scheduler.step(pipeline.unet(images, timestep).sample, timestep, images).prev_sample
+    images = (images / 2 + 0.5).clamp(0, 1)
+    same(kakusan.images(run, 3, 5, "--scheduler", name), images, f"{name}, fitted")
+    pipeline.save_pretrained(place / "python-fitted")
+    same(kakusan.images(place / "python-fitted", 3, 5, "--scheduler", name), images, "the same, saved by Python")
+
+
 def we_open_pythons(kakusan, place):
     """Folders written by Python, in every layout that occurs on the Hub."""
     print("We open what Python saved")
@@ -167,6 +188,7 @@ def main():
         kakusan = Kakusan(binary, Path(place))
         we_open_pythons(kakusan, Path(place))
         python_opens_ours(kakusan, Path(place))
+        python_takes_fitted_steps(kakusan, Path(place))
         same_bytes(kakusan, Path(place))
 
 
