@@ -1,4 +1,4 @@
-"""Writes optim.safetensors: PyTorch's AdamW, SGD and clipping, diffusers' EMAModel and EDM2's averages, for
+"""Writes optim.safetensors: PyTorch's AdamW, SGD, Muon and clipping, diffusers' EMAModel and EDM2's averages, for
 crates/ops/tests/optim.rs.
 
 Needs torch, safetensors and diffusers (0.42.1). The gradients are not saved: the test draws them again from the same
@@ -73,6 +73,46 @@ def sgd(name, **settings):
 
 sgd("sgd")
 sgd("momentum", momentum=0.9, weight_decay=0.01)
+
+
+# Muon: torch's own computes in bfloat16, which is checked against the same steps in f64
+
+
+def orthogonal(matrix):
+    x = matrix.flatten(1).double()
+    turned = x.shape[0] > x.shape[1]
+    x = x.T if turned else x
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.775 * gram + 2.0315 * gram @ gram) @ x
+    return (x.T if turned else x).reshape(matrix.shape)
+
+
+MATRICES = [(24, 10), (9, 16), (12, 8, 3, 3)]
+torch.manual_seed(9)
+params = [torch.randn(shape, dtype=torch.float64) for shape in MATRICES]
+out.update({f"muon.{i}.start": p.float() for i, p in enumerate(params)})
+params = [p.float().double() for p in params]
+theirs = [p.float().flatten(1).clone().requires_grad_() for p in params]
+muon = torch.optim.Muon(theirs, lr=0.0, weight_decay=0.05, momentum=0.9, adjust_lr_fn="match_rms_adamw")
+means = [torch.zeros_like(p) for p in params]
+for step in range(1, 101):
+    lr = muon.param_groups[0]["lr"] = 0.02 * min(step / 10, 1.0)
+    torch.manual_seed(step)
+    for p, mean, their in zip(params, means, theirs):
+        grad = torch.randn(p.shape).double() * 2.0 ** (step % 7 - 6)
+        their.grad = grad.float().flatten(1)
+        mean.lerp_(grad, 0.1)
+        rows, columns = their.shape
+        p.mul_(1 - lr * 0.05).sub_(orthogonal(grad.lerp(mean, 0.9)), alpha=lr * 0.2 * max(rows, columns) ** 0.5)
+    muon.step()
+    for i, (p, their) in enumerate(zip(params, theirs)):
+        apart = ((p.flatten(1) - their).norm() / (p.flatten(1)).norm()).item()
+        assert apart < 0.01, (step, i, apart)
+        if step in SAVED:
+            out[f"muon.{i}.param.{step}"] = p.float()
+out.update({f"muon.{i}.momentum_buffer": mean.float() for i, mean in enumerate(means)})
 
 for name, ema in {"plain": dict(), "late": dict(update_after_step=5, min_decay=0.25), "warmup": WARMUP}.items():
     ema = EMAModel([], **ema)

@@ -20,7 +20,7 @@ use crate::terminal::{say, warn};
 
 const SETTINGS: &str = "\
 Settings of [train], in the configuration or by --set train.KEY=VALUE (all are described in the README):
-  optimizer=adamw weight_decay=0.01              adam, adamw or sgd; betas, eps, momentum
+  optimizer=adamw weight_decay=0.01              adam, adamw, sgd or muon; betas, eps, momentum
   lr_scheduler=cosine lr_warmup_steps=500        constant, linear, polynomial, cosine_with_restarts, piecewise_constant, ...
   gradient_accumulation_steps=4 max_grad_norm=1.0
   loss=huber huber_delta=0.1                     mse, l1 or huber; snr_gamma=5.0 weights it by the signal-to-noise ratio

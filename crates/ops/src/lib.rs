@@ -49,6 +49,7 @@ pub use op::upsample::{upsample_add, upsample_nearest2d};
 pub use optim::adam::{Adam, AdamConfig, AdamState};
 pub use optim::clip::{clip_factor, clip_grad_norm, grad_norm};
 pub use optim::ema::{Ema, EmaConfig, EmaState};
+pub use optim::muon::{Muon, MuonConfig};
 pub use optim::power_function::{PowerFunction, PowerFunctionFit};
 pub use optim::sgd::{Sgd, SgdConfig};
 pub use parts::{gradients, predict};

@@ -9,7 +9,8 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use common::{error, noise};
 use kakusan_ops::{
-    Adam, AdamConfig, Ema, EmaConfig, PowerFunction, Sgd, SgdConfig, clip_factor, clip_grad_norm, grad_norm,
+    Adam, AdamConfig, Ema, EmaConfig, Muon, MuonConfig, PowerFunction, Sgd, SgdConfig, clip_factor, clip_grad_norm,
+    grad_norm,
 };
 use kakusan_rng::Generator;
 
@@ -100,6 +101,55 @@ fn a_thousand_steps_clipped_before() -> Result<()> {
         adam.step(&grads)?;
         Ok(norm)
     })
+}
+
+#[test]
+fn a_hundred_steps_of_muon() -> Result<()> {
+    let golden = golden()?;
+    let starts: Vec<_> = (0..3).map(|i| &golden[&format!("muon.{i}.start")]).collect();
+    let params = starts.iter().map(|start| Var::from_tensor(start)).collect::<Result<Vec<_>>>()?;
+    let config = MuonConfig { lr: 0.0, momentum: 0.9, weight_decay: 0.05 };
+    let mut muon = Muon::new(params.clone(), config)?;
+    let close = |ours: &Tensor, key: String| -> Result<()> {
+        let error = error(ours, &golden[&key])?;
+        assert!(error < 1e-5, "{key} is off by {error}");
+        Ok(())
+    };
+    for t in 1..=100u64 {
+        muon.set_lr(0.02 * (t as f64 / 10.0).min(1.0))?;
+        muon.step_scaled(&gradients(&params, t)?, 1.0)?;
+        if [1, 2, 10, 100].contains(&t) {
+            for (i, param) in params.iter().enumerate() {
+                close(param, format!("muon.{i}.param.{t}"))?;
+            }
+        }
+        if t == 50 {
+            let state = muon.state();
+            muon = Muon::new(params.clone(), config)?;
+            muon.load_state(&state)?;
+        }
+    }
+    for (i, mean) in muon.state().iter().enumerate() {
+        close(mean, format!("muon.{i}.momentum_buffer"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn muon_refuses_what_is_no_matrix_and_bad_settings() -> Result<()> {
+    let (matrix, vector) = (Var::ones((2, 2), DType::F32, &Device::Cpu)?, Var::ones(2, DType::F32, &Device::Cpu)?);
+    let refusal = |params: &[&Var], config| {
+        Muon::new(params.iter().map(|&param| param.clone()).collect(), config).unwrap_err().to_string()
+    };
+    let defaults = MuonConfig::default();
+    assert!(refusal(&[&matrix, &vector], defaults).contains("a parameter is [2], expected a matrix"));
+    assert!(refusal(&[&matrix], MuonConfig { momentum: 1.0, ..defaults }).contains("momentum is 1"));
+    assert!(refusal(&[&matrix], MuonConfig { lr: f64::NAN, ..defaults }).contains("learning rate is NaN"));
+    let mut muon = Muon::new(vec![matrix.clone()], defaults)?;
+    assert!(muon.step_scaled(&GradStore::default(), 1.0).unwrap_err().to_string().contains("has no gradient"));
+    assert!(muon.load_state(&[Tensor::zeros(3, DType::F32, &Device::Cpu)?]).is_err());
+    assert_eq!(matrix.to_vec2::<f32>()?, [[1.0; 2]; 2]);
+    Ok(())
 }
 
 #[test]

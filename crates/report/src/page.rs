@@ -273,6 +273,7 @@ fn optimizer_in_words(train: &TrainConfig) -> String {
         OptimizerName::Adam => "Adam",
         OptimizerName::AdamW => "AdamW",
         OptimizerName::Sgd => "SGD",
+        OptimizerName::Muon => "Muon",
     };
     let schedule = match train.lr_scheduler {
         LrScheduler::Constant => "",

@@ -87,6 +87,11 @@ impl Sgd {
         Ok(())
     }
 
+    /// Whether it keeps a momentum for each parameter.
+    pub fn has_momentum(&self) -> bool {
+        self.config.momentum != 0.0
+    }
+
     /// A copy of what a checkpoint must hold: the momentum (torch's `momentum_buffer`) of each parameter in the order
     /// of [`Sgd::new`], nothing without momentum.
     ///

@@ -294,6 +294,15 @@ impl RunConfig {
         if self.train.class_dropout.is_some() && classes.is_none() {
             return Err(("train", "`class_dropout` needs a model with classes: set model.num_class_embeds".into()));
         }
+        if let Some(scale) = self.train.pixel_scale {
+            let config = self.scheduler.config();
+            let range = config.get("clip_sample_range").and_then(Value::as_f64).unwrap_or(1.0);
+            let clips = config.get("clip_sample").is_some_and(|clips| *clips == Value::Bool(true));
+            if clips && range < scale {
+                let reason = format!("`pixel_scale` is {scale}, but the scheduler clips images at {range}");
+                return Err(("train", format!("{reason}: set scheduler.clip_sample_range = {scale}")));
+            }
+        }
         if self.train.gradient_checkpointing && !self.model.supports_gradient_checkpointing() {
             let class_name = self.model.class_name();
             return Err(("train", format!("`gradient_checkpointing` has no effect on a {class_name}; remove it")));

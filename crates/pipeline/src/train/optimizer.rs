@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use kakusan_models::Weights;
-use kakusan_ops::{Adam, AdamConfig, AdamState, Sgd, SgdConfig};
+use kakusan_ops::{Adam, AdamConfig, AdamState, Muon, MuonConfig, Sgd, SgdConfig};
 
 use crate::{Error, OptimizerName, Result, TrainConfig};
 
@@ -15,6 +15,8 @@ pub(crate) enum Optimizer {
     /// Adam, with or without weight decay.
     Adam(Adam),
     Sgd(Sgd),
+    /// Muon for the hidden layers' matrices, AdamW for the rest.
+    Muon(Muon, Adam),
 }
 
 /// PyTorch's names of an optimiser's state for each parameter.
@@ -23,26 +25,29 @@ const EXP_AVG_SQ: &str = "exp_avg_sq";
 const MOMENTUM: &str = "momentum_buffer";
 
 impl Optimizer {
-    pub(crate) fn new(config: &TrainConfig, params: Vec<Var>) -> Result<Self> {
+    /// An optimiser of the trained tensors of `weights` that has taken no step.
+    pub(crate) fn new(config: &TrainConfig, weights: &Weights) -> Result<Self> {
         let lr = config.learning_rate;
+        let decay = match config.optimizer {
+            OptimizerName::AdamW | OptimizerName::Muon => 0.01,
+            OptimizerName::Adam | OptimizerName::Sgd => 0.0,
+        };
+        let weight_decay = config.weight_decay.unwrap_or(decay);
+        let defaults = AdamConfig::default();
+        let [beta1, beta2] = config.betas.unwrap_or(defaults.betas.into());
+        let eps = config.eps.unwrap_or(defaults.eps);
+        let adam = AdamConfig { lr, betas: (beta1, beta2), eps, weight_decay };
         Ok(match config.optimizer {
-            OptimizerName::Adam | OptimizerName::AdamW => {
-                let defaults = AdamConfig::default();
-                let [beta1, beta2] = config.betas.unwrap_or(defaults.betas.into());
-                let decay = if config.optimizer == OptimizerName::AdamW { 0.01 } else { 0.0 };
-                Self::Adam(Adam::new(
-                    params,
-                    AdamConfig {
-                        lr,
-                        betas: (beta1, beta2),
-                        eps: config.eps.unwrap_or(defaults.eps),
-                        weight_decay: config.weight_decay.unwrap_or(decay),
-                    },
-                )?)
-            }
+            OptimizerName::Adam | OptimizerName::AdamW => Self::Adam(Adam::new(weights.vars(), adam)?),
             OptimizerName::Sgd => {
-                let (momentum, decay) = (config.momentum.unwrap_or(0.0), config.weight_decay.unwrap_or(0.0));
-                Self::Sgd(Sgd::new(params, SgdConfig { lr, momentum, weight_decay: decay })?)
+                let momentum = config.momentum.unwrap_or(0.0);
+                Self::Sgd(Sgd::new(weights.vars(), SgdConfig { lr, momentum, weight_decay })?)
+            }
+            OptimizerName::Muon => {
+                let momentum = config.momentum.unwrap_or(MuonConfig::default().momentum);
+                let (hidden, rest): (Vec<_>, Vec<_>) = weights.trained().partition(|(name, var)| is_hidden(name, var));
+                let [hidden, rest] = [hidden, rest].map(|all| all.into_iter().map(|(_, var)| var.clone()).collect());
+                Self::Muon(Muon::new(hidden, MuonConfig { lr, momentum, weight_decay })?, Adam::new(rest, adam)?)
             }
         })
     }
@@ -58,6 +63,12 @@ impl Optimizer {
                 sgd.set_lr(lr)?;
                 sgd.step_scaled(grads, scale)?;
             }
+            Self::Muon(muon, adam) => {
+                muon.set_lr(lr)?;
+                adam.set_lr(lr)?;
+                muon.step_scaled(grads, scale)?;
+                adam.step_scaled(grads, scale)?;
+            }
         }
         Ok(())
     }
@@ -65,19 +76,20 @@ impl Optimizer {
     /// The state for a checkpoint. A tensor's name is PyTorch's name of the state and the name of the weight. `weights`
     /// must be those whose trained tensors [`new`](Self::new) received.
     pub(crate) fn state(&self, weights: &Weights) -> Result<HashMap<String, Tensor>> {
-        let names = weights.trained().map(|(name, _)| name);
         let mut state = HashMap::new();
-        match self {
-            Self::Adam(adam) => {
-                for (name, (first, second)) in names.zip(adam.state()?.moments) {
-                    state.insert(format!("{EXP_AVG}.{name}"), first);
-                    state.insert(format!("{EXP_AVG_SQ}.{name}"), second);
-                }
-            }
-            Self::Sgd(sgd) => {
-                state.extend(names.zip(sgd.state()?).map(|(name, buffer)| (format!("{MOMENTUM}.{name}"), buffer)));
+        let names = self.names(weights);
+        if let Self::Adam(adam) | Self::Muon(_, adam) = self {
+            for (name, (first, second)) in names.moments.iter().zip(adam.state()?.moments) {
+                state.insert(format!("{EXP_AVG}.{name}"), first);
+                state.insert(format!("{EXP_AVG_SQ}.{name}"), second);
             }
         }
+        let buffers = match self {
+            Self::Adam(_) => vec![],
+            Self::Sgd(sgd) => sgd.state()?,
+            Self::Muon(muon, _) => muon.state(),
+        };
+        state.extend(names.momenta.iter().zip(buffers).map(|(name, buffer)| (format!("{MOMENTUM}.{name}"), buffer)));
         Ok(state)
     }
 
@@ -97,21 +109,17 @@ impl Optimizer {
             missing = missing.take().or(found.is_none().then_some(key));
             found
         };
-        let names = weights.trained().map(|(name, _)| name);
-        match self {
-            Self::Adam(adam) => {
-                let moments = names.filter_map(|name| Some((take(EXP_AVG, name)?, take(EXP_AVG_SQ, name)?))).collect();
-                if missing.is_none() {
-                    adam.load_state(&AdamState { steps: steps as u64, moments }).map_err(unfit)?;
-                }
-            }
-            Self::Sgd(sgd) => {
-                let buffers: Vec<Tensor> = match sgd.state().map_err(unfit)?.len() {
-                    0 => vec![],
-                    _ => names.filter_map(|name| take(MOMENTUM, name)).collect(),
-                };
-                if missing.is_none() {
-                    sgd.load_state(&buffers).map_err(unfit)?;
+        let names = self.names(weights);
+        let moments = names.moments.iter().filter_map(|name| Some((take(EXP_AVG, name)?, take(EXP_AVG_SQ, name)?)));
+        let moments = AdamState { steps: steps as u64, moments: moments.collect() };
+        let buffers: Vec<Tensor> = names.momenta.iter().filter_map(|name| take(MOMENTUM, name)).collect();
+        if missing.is_none() {
+            match self {
+                Self::Adam(adam) => adam.load_state(&moments).map_err(unfit)?,
+                Self::Sgd(sgd) => sgd.load_state(&buffers).map_err(unfit)?,
+                Self::Muon(muon, adam) => {
+                    adam.load_state(&moments).map_err(unfit)?;
+                    muon.load_state(&buffers).map_err(unfit)?;
                 }
             }
         }
@@ -121,4 +129,32 @@ impl Optimizer {
             (None, None) => Ok(()),
         }
     }
+
+    /// The names of the weights of which the optimiser remembers something.
+    fn names<'a>(&self, weights: &'a Weights) -> Remembered<&'a str> {
+        let names = |chosen: &dyn Fn(&str, &Var) -> bool| {
+            weights.trained().filter(|(name, var)| chosen(name, var)).map(|(name, _)| name).collect()
+        };
+        match self {
+            Self::Adam(_) => Remembered { moments: names(&|_, _| true), momenta: vec![] },
+            Self::Sgd(sgd) => Remembered { moments: vec![], momenta: names(&|_, _| sgd.has_momentum()) },
+            Self::Muon(..) => {
+                Remembered { moments: names(&|name, var| !is_hidden(name, var)), momenta: names(&is_hidden) }
+            }
+        }
+    }
+}
+
+/// By what is remembered.
+struct Remembered<T> {
+    /// Adam's two moments.
+    moments: Vec<T>,
+    /// SGD's and Muon's mean gradient.
+    momenta: Vec<T>,
+}
+
+/// Muon moves this weight: a hidden layer's matrix or convolution. The layers that read or write pixels have few
+/// channels on one side, and a column of an embedding is no direction of its matrix.
+fn is_hidden(name: &str, weight: &Var) -> bool {
+    weight.rank() >= 2 && weight.dims()[..2].iter().all(|&channels| channels >= 8) && !name.contains("embed")
 }

@@ -128,6 +128,10 @@ impl Trainer {
             let reason = "train.gradient_checkpointing works only on the CPU: remove it, or train with --device cpu";
             return Err(Error::Unfit(reason.into()));
         }
+        if train.pixel_scale.is_some() && images.are_latents() {
+            let reason = "train.pixel_scale has no effect on latents, which are trained on as they are: remove it";
+            return Err(Error::Unfit(reason.into()));
+        }
         let mut rng = Generator::new(train.seed);
         let (weights, mut model) = Weights::initialise(device, &mut rng, |vb| config.model.build(vb))?;
         if train.gradient_checkpointing {
@@ -150,7 +154,7 @@ impl Trainer {
         Ok(Self {
             config: config.model.clone(),
             model,
-            optimizer: Optimizer::new(&train, weights.vars())?,
+            optimizer: Optimizer::new(&train, &weights)?,
             averages: averages::begin(&train, &weights.vars())?,
             weights,
             schedule: LrSchedule::new(&train, total_steps).map_err(Error::Unfit)?,
@@ -321,7 +325,7 @@ impl Trainer {
         let unit = Tensor::from_slice(pixels, (count, channels, height, width), &self.device)?;
         match self.images().are_latents() {
             true => Ok(unit),
-            false => Ok(self.process.pixel_range().from_unit(&unit)?),
+            false => Ok(self.process.pixel_range().from_unit(&self.train.scaled(unit)?)?),
         }
     }
 
@@ -487,7 +491,7 @@ impl Trainer {
         if self.train.gradient_checkpointing {
             model.enable_gradient_checkpointing()?;
         }
-        let mut optimizer = Optimizer::new(&self.train, weights.vars())?;
+        let mut optimizer = Optimizer::new(&self.train, &weights)?;
         let loaded = optimizer.load_state(&weights, progress.step, state);
         loaded.map_err(|reason| checkpoint::unusable(dir, &reason))?;
         let mut averages = averages::begin(&self.train, &weights.vars())?;

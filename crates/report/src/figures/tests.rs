@@ -14,8 +14,18 @@ use super::*;
 use crate::page::Figure;
 use crate::{Notice, Report};
 
-const SHIPPED: [&str; 9] =
-    ["184", "184-unet2d", "184-v", "cifar10", "ddpm-184", "fashion", "folder", "mnist-class-planes", "mnist-classes"];
+const SHIPPED: [&str; 10] = [
+    "184",
+    "184-fast",
+    "184-unet2d",
+    "184-v",
+    "cifar10",
+    "ddpm-184",
+    "fashion",
+    "folder",
+    "mnist-class-planes",
+    "mnist-classes",
+];
 
 fn shipped(name: &str, set: &[&str]) -> RunConfig {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(format!("{name}.toml"));

@@ -69,17 +69,18 @@ fn weights_and_averages_that_are_no_numbers_are_found_and_not_kept() {
 
 #[test]
 fn every_optimiser_goes_on_from_its_checkpoint_bit_for_bit() {
-    let settings: [&[&str]; 4] = [
+    let settings: [&[&str]; 5] = [
         &["optimizer=adamw", "use_ema=true", "lr_scheduler=cosine", "lr_warmup_steps=2", "max_grad_norm=0.1"],
         &["optimizer=sgd", "momentum=0.9"],
         &["optimizer=sgd", "weight_decay=0.1"],
+        &["optimizer=muon", "pixel_scale=1.1"],
         &["gradient_accumulation_steps=3", "loss=huber"],
     ];
     for (i, set) in settings.iter().enumerate() {
         let dir = tempfile::tempdir().unwrap();
         let mut whole = trainer(set);
         let per_epoch = whole.steps_per_epoch();
-        assert_eq!(per_epoch, if i == 3 { 2 } else { 4 });
+        assert_eq!(per_epoch, if i == 4 { 2 } else { 4 });
         for stop in [1, per_epoch, per_epoch + 1] {
             while whole.steps_done() < stop {
                 whole.step().unwrap();
@@ -100,4 +101,35 @@ fn every_optimiser_goes_on_from_its_checkpoint_bit_for_bit() {
             assert!(matches!(loaded, Err(Error::Checkpoint { .. } | Error::Model(_))), "{set:?} to {other:?}");
         }
     }
+}
+
+#[test]
+fn scaled_pixels_are_trained_on_as_latents_of_these_values_would_be() {
+    let config = |set: &[&str]| {
+        let set: Vec<String> = set.iter().map(|&text| text.to_owned()).collect();
+        let text = r#"
+            data = { name = "mnist", classes = [1, 8] }
+            model = { _class_name = "BasicUNet" }
+            scheduler = { _class_name = "DDPMScheduler" }
+            train = { epochs = 1, batch_size = 5 }
+        "#;
+        RunConfig::parse(text, "test", &set, &Registry::default())
+    };
+    let scale = ["train.pixel_scale=1.25", "scheduler.clip_sample_range=1.25"];
+    let digits = kakusan_data::draw_digits(&[1, 8], 5, 0).unwrap();
+    let everything = digits.first_pixels_f32(digits.len()).unwrap();
+    let latents: Vec<f32> = everything.iter().map(|pixel| (pixel * 1.25 - 0.125) * 2.0 - 1.0).collect();
+    let names = digits.class_names().to_vec();
+    let latents = ImageSet::from_f32([1, 28, 28], latents, digits.labels().to_vec(), names).unwrap().as_latents();
+
+    let mut scaled = Trainer::new(&config(&scale).unwrap(), Arc::new(digits), &Device::Cpu).unwrap();
+    let mut plain = Trainer::new(&config(&[]).unwrap(), Arc::new(latents.clone()), &Device::Cpu).unwrap();
+    let losses = |trainer: &mut Trainer| to_the_end(trainer).0.iter().map(|step| step.loss).collect::<Vec<_>>();
+    let (scaled, plain) = (losses(&mut scaled), losses(&mut plain));
+    assert!(scaled.iter().zip(&plain).all(|(a, b)| (a / b - 1.0).abs() < 1e-4), "{scaled:?}, {plain:?}");
+
+    let refused = Trainer::new(&config(&scale).unwrap(), Arc::new(latents), &Device::Cpu).err().unwrap().to_string();
+    assert!(refused.starts_with("train.pixel_scale has no effect on latents"), "{refused}");
+    let refused = config(&scale[..1]).unwrap_err().to_string();
+    assert!(refused.contains("the scheduler clips images at 1: set scheduler.clip_sample_range = 1.25"), "{refused}");
 }
