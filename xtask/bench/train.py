@@ -8,7 +8,8 @@ rate rises and falls as it does over the recipe's steps. The clock starts after 
 is saved. `kakusan eval` then opens the pipeline; of a class that diffusers lacks, the configuration files are those of
 RUN, Kakusan's own training of the recipe.
 
-It prints `parameters N`, `steps N`, `first_loss X` and `seconds X`, or `none` if the recipe has a part that is not here.
+It prints `parameters N`, `steps N`, `first_loss X` and `seconds X`, or `none` if the recipe has a part that is not
+here.
 """
 
 import argparse
@@ -37,7 +38,6 @@ from pytorch import OnlyThere, model, scheduler  # beside this file
 from tutorial import corrupt, load_images, read_idx  # tests/golden, which pytorch.py adds to the path
 
 SAVING = 0.3  # seconds that saving takes
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 def refuse(table, known):
@@ -56,7 +56,8 @@ class Objective:
         self.scheduler = scheduler(config)
         if self.train.get("loss", "mse") != "mse":
             raise OnlyThere(self.train["loss"])
-        kinds = {"LinearMixScheduler": self.mix, "DDPMScheduler": self.ddpm, "FlowMatchEulerDiscreteScheduler": self.flow}
+        kinds = {"LinearMixScheduler": self.mix, "DDPMScheduler": self.ddpm}
+        kinds["FlowMatchEulerDiscreteScheduler"] = self.flow
         self.loss = kinds.get(self.settings["_class_name"])
         if self.loss is None:
             raise OnlyThere(self.settings["_class_name"])
@@ -120,6 +121,54 @@ class PowerAverage:
             parameter.data.copy_(shadow)
 
 
+class Muon(torch.optim.Optimizer):
+    """Muon for matrices and convolutions, as torch.optim.Muon with adjust_lr_fn="match_rms_adamw", but in f32."""
+
+    def __init__(self, parameters, lr, momentum=0.95, weight_decay=0.01):
+        super().__init__(parameters, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                mean = self.state[parameter].setdefault("mean", torch.zeros_like(parameter))
+                mean.lerp_(parameter.grad, 1 - group["momentum"])
+                direction = orthogonal(parameter.grad.lerp(mean, group["momentum"]).flatten(1))
+                length = group["lr"] * 0.2 * max(direction.shape) ** 0.5
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.sub_(direction.view(parameter.shape), alpha=length)
+
+
+def orthogonal(matrix):
+    """The nearest matrix with singular values of about 1, by five Newton-Schulz steps."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.775 * gram + 2.0315 * gram @ gram) @ x
+    return x.T if tall else x
+
+
+def optimizers(net, train):
+    """The optimisers of the network; Muon moves the hidden layers' matrices and convolutions, AdamW the rest."""
+    kind = train.get("optimizer", "adam")
+    adam = {key: train[key] for key in ("betas", "eps", "weight_decay") if key in train}
+    adam["lr"] = lr = train["learning_rate"]
+    if kind in ("adam", "adamw"):
+        return [(torch.optim.Adam if kind == "adam" else torch.optim.AdamW)(net.parameters(), **adam)]
+    if kind != "muon":
+        raise OnlyThere(kind)
+
+    def is_hidden(name, weight):
+        return weight.dim() >= 2 and min(weight.shape[:2]) >= 8 and "embed" not in name
+
+    hidden = [weight for name, weight in net.named_parameters() if is_hidden(name, weight)]
+    rest = [weight for name, weight in net.named_parameters() if not is_hidden(name, weight)]
+    muon = Muon(hidden, lr, train.get("momentum", 0.95), train.get("weight_decay", 0.01))
+    return [muon, torch.optim.AdamW(rest, **adam)]
+
+
 def average(parameters, train):
     """The average of the weights that samples, or None."""
     if train.get("ema_sigma_rel"):
@@ -174,13 +223,14 @@ def train(config, args):
     refuse(config["data"], "name classes sources")
     refuse(
         settings,
-        "epochs batch_size learning_rate seed max_steps optimizer betas eps weight_decay max_grad_norm lr_scheduler "
-        "lr_warmup_steps loss snr_gamma weighting_scheme logit_mean logit_std mode_scale use_ema ema_inv_gamma "
-        "ema_power class_dropout ema_max_decay ema_min_decay ema_update_after_step ema_sigma_rel ema_snapshots checkpoint_every "
-        "keep_checkpoints keep_best tensorboard sample_every eval_every",
+        "epochs max_steps batch_size seed learning_rate lr_scheduler lr_warmup_steps optimizer betas eps momentum "
+        "weight_decay max_grad_norm loss snr_gamma weighting_scheme logit_mean logit_std mode_scale class_dropout "
+        "pixel_scale use_ema ema_inv_gamma ema_power ema_max_decay ema_min_decay ema_update_after_step ema_sigma_rel "
+        # no part of the result
+        "ema_snapshots checkpoint_every keep_checkpoints keep_best tensorboard sample_every eval_every",
     )
     classes = config["data"].get("classes", list(range(10)))
-    images = load_images(args.mnist, classes)
+    images = 0.5 + (load_images(args.mnist, classes) - 0.5) * settings.get("pixel_scale", 1.0)
     labels = read_idx(args.mnist / "train-labels-idx1-ubyte.gz").long()
     labels = labels[torch.isin(labels, torch.tensor(classes))]
     torch.manual_seed(args.seed)
@@ -199,11 +249,7 @@ def train(config, args):
         return net(x, timesteps, of_batch)
 
     parameters = list(net.parameters())
-    options = {key: settings[key] for key in ("betas", "eps", "weight_decay") if key in settings}
-    make = OPTIMIZERS.get(settings.get("optimizer", "adam"))
-    if make is None:
-        raise OnlyThere(settings["optimizer"])
-    optimizer = make(parameters, lr=settings["learning_rate"], **options)
+    optimizer = optimizers(net, settings)
     objective, ema = Objective(config), average(parameters, settings)
     batch = settings.get("batch_size", 128)
     planned = settings.get("epochs", 5) * math.ceil(len(images) / batch)
@@ -222,14 +268,15 @@ def train(config, args):
             batches = iter(loader)
             indices = next(batches)
         x = images[indices]
-        for group in optimizer.param_groups:
+        for group in (group for part in optimizer for group in part.param_groups):
             group["lr"] = settings["learning_rate"] * rate(settings, (begin - start) / args.seconds, warmup)
         loss = objective.loss(forward, x)
-        optimizer.zero_grad()
+        net.zero_grad()
         loss.backward()
         if "max_grad_norm" in settings:
             torch.nn.utils.clip_grad_norm_(parameters, settings["max_grad_norm"])
-        optimizer.step()
+        for part in optimizer:
+            part.step()
         if ema:
             ema.step(parameters)
         first_loss = loss.item() if first_loss is None else first_loss
