@@ -153,7 +153,8 @@ const QUINTIC: [f64; 3] = [3.4445, -4.775, 2.0315];
 /// The nearest matrix to `matrix` whose singular values are all about 1 (0.7 to 1.2), by five steps of a
 /// Newton-Schulz iteration `X ← (a I + b G + c G²) X`, where `G = X Xᵀ`.
 ///
-/// The factors before `X` commute, so that they and `G` are computed alone, which are small, and `X` is multiplied once.
+/// The factors before `X` commute, so that they and `G` are computed alone, which are small, and `X` is multiplied
+/// once.
 fn orthogonal(matrix: &Tensor) -> Result<Tensor> {
     let (rows, columns) = matrix.dims2()?;
     let dtype = if matrix.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
