@@ -152,10 +152,10 @@ impl FigureMaker<'_> {
         let options = sample_options(self.run, count, steps);
         let images =
             self.to_pixels(&pipeline.sample_with(&options, &mut self.rng(), |_| ControlFlow::Continue(()))?)?;
-        // one column per class for a class-conditional model
+        // columns of one class for a class-conditional model: one for each, or as many as there is room for
         let classes = conditioning_classes(self.run);
-        let column_labels = classes.iter().map(|(_, name)| name.clone()).collect();
-        let columns = if classes.is_empty() { SHOWN } else { classes.len() };
+        let columns = if classes.is_empty() { SHOWN } else { classes.len() * (SHOWN / classes.len()).max(1) };
+        let column_labels = classes.iter().map(|(_, name)| name.clone()).cycle().take(columns).collect();
         let block = Block { column_labels, ..self.block("", &images, columns, vec![]) };
         let caption = format!("{count} new images, each sampled from its own noise in {steps} steps.");
         self.figure(&format!("{count} samples, {steps} steps"), &[block], caption)
