@@ -96,9 +96,14 @@ fn a_class_conditional_model_is_fitted_for_all_of_its_classes_or_some() {
     let sets: Vec<&str> = small.flat_map(|set| ["--set", set]).collect();
     let train = ["train", "--config", config.to_str().unwrap(), "--out", "run", "--max-steps", "2"];
     place.run(&[&train, sets.as_slice()].concat()).expect(0);
-    for more in [[].as_slice(), &["--class", "3,5", "--guidance", "2"]] {
+    for (more, named) in
+        [([].as_slice(), " --class 0..9 "), (&["--class", "3,5", "--guidance", "2"], " --class 3,5 --guidance=2 ")]
+    {
         let args = ["--model", "run", "--steps", "4", "--scheduler", "dpmsolver"];
-        place.fit(&[&args, more].concat()).expect(0);
+        let said = place.fit(&[&args, more].concat()).expect(0).stdout();
+        let (_, printed) = said.split_once(" sample ").unwrap();
+        assert!(printed.contains(named), "{said}");
+        place.run(&["sample"].into_iter().chain(printed.split_whitespace()).collect::<Vec<_>>()).expect(0);
     }
     let said = place.fit(&["--model", "run", "--steps", "4", "--class", "cat"]).expect(2).stderr();
     assert!(said.contains("there is no class `cat`"), "{said}");

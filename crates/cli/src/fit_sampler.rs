@@ -8,7 +8,7 @@ use clap::Args;
 use kakusan::pipeline::{
     DDPMPipeline, DeviceChoice, Error, Fit, FitProgress, FitStage, Opened, Registry, Result, SampleOptions,
 };
-use kakusan::report::{quote, quote_path};
+use kakusan::report::{class_options, quote, quote_path};
 use kakusan::rng::Generator;
 use kakusan::scheduler::{FittedSteps, Schedule};
 
@@ -124,8 +124,11 @@ pub(crate) fn fit_sampler(args: &FitSamplerArgs) -> Result<ExitCode> {
     let (model, is_saved) = (args.out.as_deref().unwrap_or(dir), kept.class_name() == solver.class_name());
     let scheduler = args.scheduler.as_ref().filter(|_| !is_saved);
     let scheduler = scheduler.map_or(String::new(), |name| format!(" --scheduler {}", quote(name)));
+    let classes: Vec<_> = args.classes(&pipeline)?.into_iter().flatten().collect();
+    let classes = if classes.is_empty() { String::new() } else { format!(" {}", class_options(&classes)) };
+    let guidance = if args.guidance == 1.0 { String::new() } else { format!(" --guidance={}", args.guidance) };
     say(&format!(
-        "Saved. Draw with: {} sample --model {}{scheduler} --steps {}",
+        "Saved. Draw with: {} sample --model {}{scheduler}{classes}{guidance} --steps {}",
         program(),
         quote_path(model),
         args.steps
@@ -137,15 +140,8 @@ impl FitSamplerArgs {
     fn fit(&self, pipeline: &DDPMPipeline) -> Result<Fit> {
         let numbers: usize = pipeline.sample_shape()?.iter().product();
         let images = self.images.unwrap_or((MOST_NUMBERS / numbers.max(1)).clamp(4, 64));
-        let labels = match pipeline.model_config().num_classes() {
-            // the classes that it was trained on; without their names, all labels
-            Some(count) if self.class.is_empty() => match pipeline.class_names() {
-                names if names.is_empty() => Some((0..count as u32).collect()),
-                names => Some(names.keys().copied().collect()),
-            },
-            _ => classes::labels(&self.class, pipeline)?,
-        };
-        let labels = labels.map(|labels: Vec<u32>| labels.into_iter().cycle().take(images).collect::<Vec<_>>());
+        let labels = self.classes(pipeline)?;
+        let labels = labels.map(|classes| classes.iter().map(|(label, _)| *label).cycle().take(images).collect());
         let fine = SampleOptions::new(images).steps(self.fine_steps).class_labels(labels).guidance_scale(self.guidance);
         let class_name = pipeline.scheduler().class_name();
         say(&format!(
@@ -166,6 +162,21 @@ impl FitSamplerArgs {
         })?;
         bar.finish_and_clear();
         fit.ok_or_else(|| Error::Unfit("the fit was stopped".into()))
+    }
+
+    /// The classes of the images, with their labels, for a class-conditional model: those of --class, or else those that
+    /// it was trained on; without their names, all labels.
+    fn classes(&self, pipeline: &DDPMPipeline) -> Result<Option<Vec<(u32, String)>>> {
+        let names = pipeline.class_names();
+        let labels = match pipeline.model_config().num_classes() {
+            Some(count) if self.class.is_empty() => Some(match names.is_empty() {
+                true => (0..count as u32).collect(),
+                false => names.keys().copied().collect(),
+            }),
+            _ => classes::labels(&self.class, pipeline)?,
+        };
+        let named = |label: u32| (label, names.get(&label).cloned().unwrap_or_else(|| label.to_string()));
+        Ok(labels.map(|labels: Vec<u32>| labels.into_iter().map(named).collect()))
     }
 
     /// Prints the steps and what they gain.

@@ -44,7 +44,7 @@ pub use compare::compare;
 pub use evaluation::show_evaluation;
 pub use page::thousands;
 pub use report::{Notice, Report};
-pub use shell::{quote, quote_path};
+pub use shell::{class_options, quote, quote_path};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

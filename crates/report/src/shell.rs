@@ -39,16 +39,22 @@ pub(crate) fn sample_command(
     words.extend(sample.scheduler.as_ref().map(|name| format!("--scheduler {}", quote(name))));
     words.extend(sample.eta.map(|eta| format!("--eta {eta}")));
     if !classes.is_empty() {
-        words.extend(class_words(classes).into_iter().map(|word| match word.starts_with('-') {
-            true => format!("--class={}", quote(&word)),
-            false => format!("--class {}", quote(&word)),
-        }));
+        words.push(class_options(classes));
         words.extend(sample.guidance_scale.map(|scale| format!("--guidance={scale}"))); // the scale may be negative
         words.extend(sample.guidance_interval.map(|[low, high]| format!("--guidance-interval {low} {high}")));
     }
     words
         .push(format!("--steps {} --batch {} --seed {seed} --out samples-{seed}.png", sample.steps, sample.batch_size));
     words.join(" ")
+}
+
+/// The options `--class` that name all of these classes, with their labels in ascending order.
+pub fn class_options(classes: &[(u32, String)]) -> String {
+    let option = |word: String| match word.starts_with('-') {
+        true => format!("--class={}", quote(&word)),
+        false => format!("--class {}", quote(&word)),
+    };
+    class_words(classes).into_iter().map(option).collect::<Vec<_>>().join(" ")
 }
 
 /// Classes as `--class` accepts them. Consecutive numbers are abbreviated, `0..9,12`; if a name contains a comma, the
