@@ -164,8 +164,8 @@ impl FitSamplerArgs {
         fit.ok_or_else(|| Error::Unfit("the fit was stopped".into()))
     }
 
-    /// The classes of the images, with their labels, for a class-conditional model: those of --class, or else those that
-    /// it was trained on; without their names, all labels.
+    /// The classes of the images, with their labels, for a class-conditional model: those of --class, or else those
+    /// that it was trained on; without their names, all labels.
     fn classes(&self, pipeline: &DDPMPipeline) -> Result<Option<Vec<(u32, String)>>> {
         let names = pipeline.class_names();
         let labels = match pipeline.model_config().num_classes() {
