@@ -38,6 +38,15 @@ impl Workplace {
             encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
         }
     }
+
+    /// Digits in a folder, with a subfolder for each class.
+    fn digits(&self, folder: &str, digits: &ImageSet) {
+        for class in digits.labels().iter().collect::<std::collections::BTreeSet<_>>() {
+            let some = (0..digits.len()).filter(|&i| digits.label(i) == *class);
+            let some: Vec<_> = some.map(|i| digits.image(i).unwrap().into_owned()).collect();
+            self.pictures(&format!("{folder}/{class}"), [1, 28, 28], &some);
+        }
+    }
 }
 
 fn all(set: &ImageSet) -> Vec<Vec<u8>> {
@@ -106,12 +115,7 @@ fn real_images_are_near_noise_is_far_and_copies_are_seen() {
 #[test]
 fn pictures_of_another_shape_and_data_without_a_test_split() {
     let place = Workplace::new();
-    let digits = draw_digits(&[1, 8], 30, 0).unwrap();
-    for class in [1, 8] {
-        let some: Vec<_> = (0..digits.len()).filter(|&i| digits.label(i) == class).collect();
-        let some: Vec<_> = some.into_iter().map(|i| digits.image(i).unwrap().into_owned()).collect();
-        place.pictures(&format!("data/{class}"), [1, 28, 28], &some);
-    }
+    place.digits("data", &draw_digits(&[1, 8], 30, 0).unwrap());
     place.pictures("coloured", [3, 20, 30], &noise(12, 3 * 20 * 30));
     let said = place.eval("e", &["--from-images", "coloured", "--data", "data"]).expect(0).stdout();
     for part in ["other half", "are made grey of 28 x 28 pixels", "data, 30 images"] {
@@ -150,11 +154,7 @@ fn a_model_of_one_class_is_compared_with_that_class() {
 fn a_share_held_out_of_the_training_is_not_in_the_reference() {
     let place = Workplace::new();
     let digits = draw_digits(&[1, 8], 30, 0).unwrap();
-    for class in [1, 8] {
-        let some: Vec<_> = (0..digits.len()).filter(|&i| digits.label(i) == class).collect();
-        let some: Vec<_> = some.into_iter().map(|i| digits.image(i).unwrap().into_owned()).collect();
-        place.pictures(&format!("data/{class}"), [1, 28, 28], &some);
-    }
+    place.digits("data", &digits);
     place.pictures("all", [1, 28, 28], &all(&digits));
     let share = ["--set", "data.validation=0.2"];
     let args = [&["--from-images", "all", "--data", "data"], &share[..]].concat();

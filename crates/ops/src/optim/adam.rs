@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var, bail};
 
-use super::clip;
 use super::state::{State, mutable};
+use super::{check_not_negative, clip};
 use crate::kernels::{Backend, BackendKind, Parameter, Work};
 
 /// The settings of [`Adam`]; the defaults are torch's.
@@ -77,7 +77,7 @@ impl Adam {
             bail!("adam: the betas are {beta1} and {beta2}, each must be at least 0 and below 1")
         }
         for (name, value) in [("the learning rate", lr), ("eps", eps), ("the weight decay", weight_decay)] {
-            check_not_negative(name, value)?;
+            check_not_negative("adam", name, value)?;
         }
         let mut seen = HashSet::new();
         let moments = |(i, param): (usize, &Var)| {
@@ -147,7 +147,7 @@ impl Adam {
     /// # Errors
     /// A rate that is negative or not finite; the one before stays.
     pub fn set_lr(&mut self, lr: f64) -> Result<()> {
-        check_not_negative("the learning rate", lr)?;
+        check_not_negative("adam", "the learning rate", lr)?;
         self.config.lr = lr;
         Ok(())
     }
@@ -188,13 +188,6 @@ impl Adam {
         self.steps = state.steps;
         Ok(())
     }
-}
-
-fn check_not_negative(name: &str, value: f64) -> Result<()> {
-    if !(value >= 0.0 && value.is_finite()) {
-        bail!("adam: {name} is {value}, it must be a number from 0 on")
-    }
-    Ok(())
 }
 
 /// The scalars of one step.

@@ -4,7 +4,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 
-use super::clip;
+use super::{check_not_negative, clip};
 use crate::linear;
 
 /// The settings of [`Muon`].
@@ -62,8 +62,8 @@ impl Muon {
     /// A setting out of its range, a parameter that is not of a floating point type, or has one dimension or none.
     pub fn new(params: Vec<Var>, config: MuonConfig) -> Result<Self> {
         let MuonConfig { lr, momentum, weight_decay } = config;
-        check_not_negative("the learning rate", lr)?;
-        check_not_negative("the weight decay", weight_decay)?;
+        check_not_negative("muon", "the learning rate", lr)?;
+        check_not_negative("muon", "the weight decay", weight_decay)?;
         if !(0.0..1.0).contains(&momentum) {
             bail!("muon: momentum is {momentum}, it must be at least 0 and below 1")
         }
@@ -111,7 +111,7 @@ impl Muon {
     /// # Errors
     /// A rate that is negative or not finite; the one before stays.
     pub fn set_lr(&mut self, lr: f64) -> Result<()> {
-        check_not_negative("the learning rate", lr)?;
+        check_not_negative("muon", "the learning rate", lr)?;
         self.config.lr = lr;
         Ok(())
     }
@@ -182,11 +182,4 @@ fn orthogonal(matrix: &Tensor) -> Result<Tensor> {
 fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (rows, columns) = a.dims2()?;
     linear(&a.reshape((rows, columns, 1, 1))?, b, None)?.flatten_from(1)
-}
-
-fn check_not_negative(name: &str, value: f64) -> Result<()> {
-    if !(value >= 0.0 && value.is_finite()) {
-        bail!("muon: {name} is {value}, it must be a number from 0 on")
-    }
-    Ok(())
 }

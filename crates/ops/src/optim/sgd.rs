@@ -3,8 +3,8 @@
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var, bail};
 
-use super::clip;
 use super::state::{State, mutable};
+use super::{check_not_negative, clip};
 use crate::kernels::{Backend, BackendKind, Work};
 
 /// The settings of [`Sgd`]; names and defaults are torch's.
@@ -53,7 +53,7 @@ impl Sgd {
     pub fn new(params: Vec<Var>, config: SgdConfig) -> Result<Self> {
         let SgdConfig { lr, momentum, weight_decay } = config;
         for (name, value) in [("the learning rate", lr), ("momentum", momentum), ("the weight decay", weight_decay)] {
-            check_not_negative(name, value)?;
+            check_not_negative("sgd", name, value)?;
         }
         if let Some(param) = params.iter().find(|param| !param.dtype().is_float()) {
             bail!("sgd: a parameter {:?} is of dtype {:?}, not a floating point type", param.dims(), param.dtype())
@@ -82,7 +82,7 @@ impl Sgd {
     /// # Errors
     /// A rate that is negative or not finite; the one before stays.
     pub fn set_lr(&mut self, lr: f64) -> Result<()> {
-        check_not_negative("the learning rate", lr)?;
+        check_not_negative("sgd", "the learning rate", lr)?;
         self.config.lr = lr;
         Ok(())
     }
@@ -119,13 +119,6 @@ impl Sgd {
         self.momenta = self.params.iter().zip(state).enumerate().map(momentum).collect::<Result<_>>()?;
         Ok(())
     }
-}
-
-fn check_not_negative(name: &str, value: f64) -> Result<()> {
-    if !(value >= 0.0 && value.is_finite()) {
-        bail!("sgd: {name} is {value}, it must be a number from 0 on")
-    }
-    Ok(())
 }
 
 /// The step of the parameters of one backend.

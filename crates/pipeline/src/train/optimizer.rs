@@ -131,7 +131,7 @@ impl Optimizer {
     }
 
     /// The names of the weights of which the optimiser remembers something.
-    fn names<'a>(&self, weights: &'a Weights) -> Remembered<&'a str> {
+    fn names<'a>(&self, weights: &'a Weights) -> Remembered<'a> {
         let names = |chosen: &dyn Fn(&str, &Var) -> bool| {
             weights.trained().filter(|(name, var)| chosen(name, var)).map(|(name, _)| name).collect()
         };
@@ -146,11 +146,11 @@ impl Optimizer {
 }
 
 /// By what is remembered.
-struct Remembered<T> {
+struct Remembered<'a> {
     /// Adam's two moments.
-    moments: Vec<T>,
+    moments: Vec<&'a str>,
     /// SGD's and Muon's mean gradient.
-    momenta: Vec<T>,
+    momenta: Vec<&'a str>,
 }
 
 /// Muon moves this weight: a hidden layer's matrix or convolution. The layers that read or write pixels have few
