@@ -1,5 +1,5 @@
 //! Every command that we print works as printed: those of the report, the model card, the terminal, the README, the
-//! configurations and the help. Only trainings get extra arguments, which make them short.
+//! book, the configurations and the help. Only trainings get extra arguments, which make them short.
 #![cfg(unix)] // printed commands are for a POSIX shell
 
 #[path = "support/command.rs"]
@@ -7,6 +7,7 @@ mod command;
 #[path = "support/fake_hub.rs"]
 mod fake_hub;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -181,14 +182,31 @@ fn printed_commands_of_each_configuration_sample_and_the_first_reproduces_the_pi
     }
 }
 
+/// The commands in the shell code of a document.
+fn of_document(text: &str) -> Vec<&str> {
+    let blocks = text.split("```sh\n").skip(1);
+    commands(blocks.flat_map(|block| block.split("```").next().unwrap_or_default().lines()), "cargo xtask")
+}
+
+/// The README's commands, then those of the book's pages, each from where the one before left the folder. The pages in
+/// other languages have the same commands (`xtask/src/tidy/book.rs`).
 #[test]
-fn the_readmes_commands_work_in_order() {
+fn the_readmes_and_the_books_commands_work_in_order() {
     let (place, hub) = (workplace(), FakeHub::start());
+    let src = root().join("docs/book/src");
+    let contents = fs::read_to_string(src.join("SUMMARY.md")).unwrap();
+    let pages = contents.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(page, _)| page);
+    let pages = pages.filter(|page| page.starts_with("en/")).map(|page| fs::read_to_string(src.join(page)).unwrap());
+    let pages: Vec<String> = pages.collect();
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let lines = readme.split("```sh\n").skip(1).flat_map(|block| block.split("```").next().unwrap_or_default().lines());
-    let typed = commands(lines, "cargo xtask");
-    assert!(typed.len() > 15 && COMMANDS.iter().all(|word| typed.iter().any(|line| line.contains(word))), "{typed:?}");
-    for line in typed {
+    let (of_readme, book) = (of_document(&readme), pages.iter().flat_map(|page| of_document(page)));
+    let book: Vec<&str> = book.collect();
+    assert!(of_readme.len() > 5 && book.len() > 20, "{of_readme:?} {book:?}");
+    assert!(COMMANDS.iter().all(|word| book.iter().any(|line| line.contains(word))), "{book:?}");
+    let once: BTreeSet<&str> = book.iter().copied().collect();
+    assert_eq!(once.len(), book.len(), "a command of the book comes twice: a reader has run it already");
+    let others = book.into_iter().filter(|line| !of_readme.contains(line));
+    for line in of_readme.iter().copied().chain(others) {
         if line.contains("--model google/") {
             hub.serve_folder("google/ddpm-cat-256", &place.path("runs/ddpm-184"));
         }

@@ -30,6 +30,7 @@ const STEPS: &[Step] = &[
     Step { name: "test", about: "all tests", run: test },
     Step { name: "mnist", about: "the tests on all of MNIST, where its files are", run: mnist },
     Step { name: "vectors", about: "the kernels' tests with narrower vectors than this machine's", run: vectors },
+    Step { name: "book", about: "the book can be built (mdBook)", run: book },
     Step { name: "fuzz", about: "the fuzz targets compile", run: fuzz },
     Step { name: "deny", about: "licences and sources of the dependencies (cargo-deny)", run: deny },
     Step { name: "miri", about: "undefined behaviour, where Miri can run (nightly)", run: miri },
@@ -127,6 +128,20 @@ fn vectors() -> Result<Outcome> {
 
 /// The test files of `ops` that read `KAKUSAN_TEST_VECTORS`.
 const VECTOR_TESTS: [&str; 2] = ["kernels", "torch"];
+
+/// Builds `docs/book`. Its code is run by `test`, its links and commands are checked by `tidy`.
+fn book() -> Result<Outcome> {
+    if !answers(Command::new("mdbook").arg("--version")) {
+        return Ok(Outcome::Skipped("mdBook is not installed (cargo install mdbook)".to_owned()));
+    }
+    pass(
+        Command::new("mdbook")
+            .arg("build")
+            .arg(root().join("docs/book"))
+            .arg("--dest-dir")
+            .arg(root().join("target/book")),
+    )
+}
 
 /// Checks the fuzz targets with the compiler of the workspace, without the fuzzer itself, which is C++.
 fn fuzz() -> Result<Outcome> {

@@ -1,5 +1,6 @@
 //! Checks the invariants of ARCHITECTURE.md that can be seen in the source.
 
+mod book;
 mod text;
 
 use std::fs;
@@ -102,6 +103,12 @@ fn problems() -> std::io::Result<Vec<String>> {
     for path in documents()? {
         problems.extend(text::document(&relative(&path), &fs::read_to_string(&path)?));
     }
+    problems.extend(book::problems(&root())?);
+    for path in linked_documents()? {
+        let (path, text) = (relative(&path), fs::read_to_string(&path)?);
+        problems.extend(book::dead_links(&path, &text, &root()));
+        problems.extend(book::unknown_verbs(&path, &text, crate::HELP));
+    }
     let files = ["crates", "examples", "tests", "xtask"].map(|dir| rust_files(&root().join(dir)));
     let files = files.into_iter().collect::<std::io::Result<Vec<_>>>()?.concat();
     let files: Vec<String> = files.iter().map(|file| relative(file)).collect();
@@ -137,17 +144,30 @@ fn backend_problems() -> std::io::Result<Vec<String>> {
     Ok(problems)
 }
 
-/// The Markdown documents of the root and of the crates. Those in `docs` are written by programs.
+/// The Markdown documents of the root and of the crates, and the English pages of the book. Those of `docs` itself are
+/// written by programs; a Japanese paragraph is one line, because a line break would become a space.
 fn documents() -> std::io::Result<Vec<PathBuf>> {
     let mut documents = vec![root().join("fuzz/README.md"), root().join("tests/golden/README.md")];
     let crates = fs::read_dir(root().join("crates"))?.flatten().map(|entry| entry.path());
-    let dirs = crates.chain(std::iter::once(root()));
-    for dir in dirs {
-        let files = fs::read_dir(dir)?.flatten().map(|entry| entry.path());
-        documents.extend(files.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    for dir in crates.chain([root(), root().join("docs/book/src/en")]) {
+        documents.extend(markdown(&dir)?);
     }
     documents.sort();
     Ok(documents)
+}
+
+/// All Markdown documents.
+fn linked_documents() -> std::io::Result<Vec<PathBuf>> {
+    let mut documents = documents()?;
+    for dir in ["docs", "docs/runs", "docs/book/src", "docs/book/src/ja"] {
+        documents.extend(markdown(&root().join(dir))?);
+    }
+    Ok(documents)
+}
+
+fn markdown(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let files = fs::read_dir(dir)?.flatten().map(|entry| entry.path());
+    Ok(files.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect())
 }
 
 /// Our crates under `[dependencies]`, without their prefix.

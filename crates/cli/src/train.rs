@@ -19,7 +19,7 @@ use crate::progress::Progress;
 use crate::terminal::{say, warn};
 
 const SETTINGS: &str = "\
-Settings of [train], in the configuration or by --set train.KEY=VALUE (all are described in the README):
+Settings of [train], in the configuration or by --set train.KEY=VALUE (all are described in docs/book):
   optimizer=adamw weight_decay=0.01              adam, adamw, sgd or muon; betas, eps, momentum
   lr_scheduler=cosine lr_warmup_steps=500        constant, linear, polynomial, cosine_with_restarts, piecewise_constant, ...
   gradient_accumulation_steps=4 max_grad_norm=1.0

@@ -50,3 +50,27 @@ struct Readme;
 #[cfg(all(doctest, feature = "train"))]
 #[doc = include_str!("../../../README.md")]
 struct RootReadme;
+
+/// The code of the book: the pages of the other languages have the same, which `cargo xtask tidy` checks.
+#[cfg(all(doctest, feature = "report", feature = "eval"))]
+mod book {
+    macro_rules! pages {
+        ($($name:ident $file:literal)*) => { $(
+            #[doc = include_str!(concat!("../../../docs/book/src/en/", $file))]
+            struct $name;
+        )* };
+    }
+
+    pages! {
+        Introduction "introduction.md"
+        Tutorial "tutorial.md"
+        Diffusers "diffusers.md"
+        Images "images.md"
+        Training "training.md"
+        Measuring "measuring.md"
+        Extending "extending.md"
+        Server "server.md"
+        Inside "inside.md"
+        Results "results.md"
+    }
+}
