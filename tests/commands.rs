@@ -289,3 +289,30 @@ fn the_commands_in_error_messages_work() {
     let again = Done(place.shell(resume, ".").output().unwrap()).expect(1);
     assert!(again.stdout().contains("Resuming after step 2"), "{}", again.stderr());
 }
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let place = Workplace::new();
+    for (shell, mark) in [
+        ("bash", "complete -F _kakusan"),
+        ("zsh", "#compdef kakusan"),
+        ("fish", "complete -c kakusan"),
+        ("elvish", "set edit:completion:arg-completer[kakusan]"),
+        ("powershell", "Register-ArgumentCompleter -Native -CommandName 'kakusan'"),
+    ] {
+        let script = place.run(&["completions", shell]).expect(0).stdout();
+        assert!(script.contains(mark) && COMMANDS.iter().all(|word| script.contains(word)), "{shell}: {script}");
+    }
+    assert!(place.run(&["completions", "tcsh"]).expect(2).stderr().contains("bash"));
+
+    let page = place.run(&["man"]).expect(0).stdout();
+    assert!(page.contains(".TH kakusan 1") && page.contains("runs/184"), "{page}");
+    place.run(&["man", "share/man1"]).expect(0);
+    assert_eq!(fs::read_to_string(place.path("share/man1/kakusan.1")).unwrap().trim_end(), page.trim_end());
+    for word in COMMANDS {
+        let page = fs::read_to_string(place.path(&format!("share/man1/kakusan-{word}.1"))).unwrap();
+        assert!(page.contains(&format!(".TH kakusan-{word} 1")), "{page}");
+    }
+    fs::write(place.path("file"), "").unwrap();
+    assert!(place.run(&["man", "file"]).expect(1).stderr().contains("cannot create file"));
+}

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
-  train|sample|eval|fit-sampler|report|info|schedulers|average|convert
+  train|sample|eval|fit-sampler|report|info|schedulers|average|convert|completions|man
                               build the command `kakusan` in release mode for this machine and run it with all arguments
   doctor                      print what this machine offers, and what `train` would use
   ci [STEP ...]               run every check that must pass before a change lands, or only some (ci --help)
@@ -29,6 +29,21 @@ Usage: cargo xtask COMMAND
 
 Example: cargo xtask train --config configs/184.toml";
 
+/// The commands of `kakusan` itself.
+const KAKUSAN: [&str; 11] = [
+    "train",
+    "sample",
+    "eval",
+    "fit-sampler",
+    "report",
+    "info",
+    "schedulers",
+    "average",
+    "convert",
+    "completions",
+    "man",
+];
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let (command, rest) = match args.split_first() {
@@ -36,9 +51,7 @@ fn main() -> ExitCode {
         None => ("", [].as_slice()),
     };
     let result = match command {
-        "train" | "sample" | "eval" | "fit-sampler" | "report" | "info" | "schedulers" | "average" | "convert" => {
-            kakusan::run(&args)
-        }
+        command if KAKUSAN.contains(&command) => kakusan::run(&args),
         "bench" => bench::run(rest),
         "ci" => ci::run(rest),
         "doctor" => doctor::run(),

@@ -2,12 +2,14 @@
 
 mod average;
 mod classes;
+mod completions;
 mod convert;
 mod eval;
 mod failure;
 mod fit_sampler;
 mod info;
 mod machine;
+mod man;
 mod number;
 mod picture;
 mod preview;
@@ -79,12 +81,19 @@ enum Command {
     Average(average::AverageArgs),
     /// Convert the weights of a pipeline or model: .bin to safetensors, another type, other shards
     Convert(convert::ConvertArgs),
+    /// Print the completions of this command for a shell
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page of this command, or write those of all commands
+    Man(man::ManArgs),
+}
+
+/// The command line of this program, called as `program`.
+fn command(program: &str) -> clap::Command {
+    Cli::command().bin_name(program).after_help(examples(program))
 }
 
 fn main() -> ExitCode {
-    let program = program::program();
-    let command = Cli::command().bin_name(&program).after_help(examples(&program));
-    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    let cli = Cli::from_arg_matches(&command(&program::program()).get_matches()).unwrap_or_else(|error| error.exit());
     if kakusan::ops::built_unoptimised() {
         terminal::warn("warning: compiled without optimisation, a hundred times slower: build it with --release");
     }
@@ -99,6 +108,8 @@ fn main() -> ExitCode {
         Command::Schedulers(args) => schedulers::schedulers(&args),
         Command::Average(args) => average::average(&args),
         Command::Convert(args) => convert::convert(args),
+        Command::Completions(args) => completions::completions(&args, command(program::NAME)),
+        Command::Man(args) => man::man(&args, command(program::NAME)),
     };
     result.unwrap_or_else(|error| failure::show(&error))
 }

@@ -8,6 +8,8 @@ use kakusan::report::quote;
 
 /// Set by `cargo xtask` to its own name: it builds this command and runs it in its place.
 const CALLED_AS: &str = "KAKUSAN_CALLED_AS";
+/// The name of the command where it is installed.
+pub(crate) const NAME: &str = "kakusan";
 
 /// The words with which our commands begin here: `cargo xtask`, or the command as it was typed.
 pub(crate) fn program() -> String {
