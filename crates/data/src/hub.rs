@@ -11,8 +11,9 @@ use crate::{
     DataConfig, DatasetName, Error,
     parquet::{self, Classes, Columns},
     photos::{self, Transform},
-    source::Answer,
-    tables::of_rows,
+    source::{Answer, of_pictures},
+    tables,
+    tree::Pictures,
 };
 
 /// The branch on which the Hub stores every data set as parquet.
@@ -22,25 +23,19 @@ const KNOWN_BYTES: u64 = 1 << 30;
 
 /// Loads the set from the Hub. The error is the reason why this is not possible.
 pub(crate) fn from_hub(config: &DataConfig, hub: &Hub) -> Result<Answer, String> {
-    let split = config.split.as_deref().unwrap_or("train");
-    let known = |repo, config_name, image, shape| (repo, config_name, Some((image, shape)));
-    let (repo, config_name, known) = match config.name {
-        DatasetName::Mnist => known("ylecun/mnist", "mnist", "image", [1, 28, 28]),
-        DatasetName::FashionMnist => known("zalando-datasets/fashion_mnist", "fashion_mnist", "image", [1, 28, 28]),
-        DatasetName::Cifar10 => known("uoft-cs/cifar10", "plain_text", "img", [3, 32, 32]),
+    let (repo, config_name, image, shape) = match config.name {
+        DatasetName::Mnist => ("ylecun/mnist", "mnist", "image", [1, 28, 28]),
+        DatasetName::FashionMnist => ("zalando-datasets/fashion_mnist", "fashion_mnist", "image", [1, 28, 28]),
+        DatasetName::Cifar10 => ("uoft-cs/cifar10", "plain_text", "img", [3, 32, 32]),
         DatasetName::Folder | DatasetName::Hub => {
-            (config.repo.as_deref().unwrap_or_default(), config.config_name.as_deref().unwrap_or("default"), None)
+            let (found, description) = find_pictures(config, hub)?;
+            let place = Path::new(config.repo.as_deref().unwrap_or_default());
+            return of_pictures(found, description, place, config).map_err(|error| error.to_string());
         }
     };
-    let files = files_on_hub(hub, repo, config_name, split)?;
-    let description = match known {
-        Some(_) => format!("the Hub's data set {repo}"),
-        None => format!("the Hub's data set {repo} ({config_name}, {split}; {} files)", files.len()),
-    };
+    let (files, _) = files_on_hub(hub, repo, config_name, config.split.as_deref().unwrap_or("train"))?;
+    let description = format!("the Hub's data set {repo}");
     let read = |files: &[PathBuf]| -> Result<Answer, Error> {
-        let Some((image, shape)) = known else {
-            return of_rows(files, Path::new(repo), description, config);
-        };
         let (columns, names) = (Columns { image: Some(image), label: Some("label") }, config.name.class_names());
         let rows = parquet::read(files, columns, Classes::Known(&names), KNOWN_BYTES)?;
         let (images, _) = photos::image_set(rows.entries, names, Transform::none(shape[0]), Path::new(repo))?;
@@ -55,8 +50,19 @@ pub(crate) fn from_hub(config: &DataConfig, hub: &Hub) -> Result<Answer, String>
     read(&files).map_err(|error| error.to_string())
 }
 
-/// Fetches all files of a split, all from the same commit.
-fn files_on_hub(hub: &Hub, repo: &str, config: &str, split: &str) -> Result<Vec<PathBuf>, String> {
+/// The pictures of a set that is not known by name, not decoded yet, and a description of them. The error is the reason
+/// why there are none.
+pub(crate) fn find_pictures(config: &DataConfig, hub: &Hub) -> Result<(Pictures, String), String> {
+    let (repo, split) = (config.repo.as_deref().unwrap_or_default(), config.split.as_deref().unwrap_or("train"));
+    let config_name = config.config_name.as_deref().unwrap_or("default");
+    let (files, splits) = files_on_hub(hub, repo, config_name, split)?;
+    let description = format!("the Hub's data set {repo} ({config_name}, {split}; {} files)", files.len());
+    let found = tables::read(&files, Path::new(repo), config).map_err(|error| error.to_string())?;
+    Ok((Pictures { splits: splits.into_iter().map(|split| (split, None)).collect(), ..found }, description))
+}
+
+/// Fetches all files of a split, all from the same commit. Returns them, and all splits of the configuration.
+fn files_on_hub(hub: &Hub, repo: &str, config: &str, split: &str) -> Result<(Vec<PathBuf>, BTreeSet<String>), String> {
     let snapshot = |split: &str| {
         let shard = |number| format!("{config}/{split}/{number:04}.parquet");
         hub.dataset_snapshot(repo, REVISION, &shard)
@@ -74,8 +80,10 @@ fn files_on_hub(hub: &Hub, repo: &str, config: &str, split: &str) -> Result<Vec<
     if files.is_empty() {
         return Err(lacks(whole.files(), repo, config, split));
     }
+    let all = whole.files().iter().filter_map(|file| place(file)).filter(|(of, _)| *of == config);
+    let splits = all.map(|(_, split)| split.to_owned()).collect();
     let paths = whole.fetch_all(&files).and_then(|paths| whole.keep().map(|()| paths));
-    paths.map_err(|error| error.to_string())
+    Ok((paths.map_err(|error| error.to_string())?, splits))
 }
 
 /// The configuration and the split of a file.

@@ -3,7 +3,8 @@
 //! [`load`] reads MNIST, Fashion-MNIST, CIFAR-10 or a folder of pictures from the first available source. With the
 //! feature `hub` it also reads any image set of the Hugging Face Hub. For MNIST the last source is digits that this
 //! crate [draws](draw_digits). Pictures of any size are resized and cropped to one size, as torchvision does. A program
-//! passes its own images as an [`ImageSet`], either in memory or through [`ReadImages`].
+//! passes its own images as an [`ImageSet`], either in memory or through [`ReadImages`]. [`inspect`] looks at a set
+//! before a training: sizes, modes, bad files, duplicates.
 //!
 //! An [`ImageSet`] stores the images as bytes; a large set is decoded on demand instead. A [`Loader`] shuffles them as
 //! torch's `DataLoader` does, converts them to numbers from 0 to 1, and prepares a few batches ahead of the training.
@@ -44,6 +45,7 @@ mod folder;
 mod hub;
 mod idx;
 mod image_set;
+mod inspect;
 mod jpeg;
 mod loader;
 #[cfg(feature = "parquet")]
@@ -62,8 +64,12 @@ pub use dataset::{DatasetName, SourceKind};
 pub use drawn::draw_digits;
 pub use error::Error;
 pub use image_set::{ImageSet, ReadImages};
+#[cfg(feature = "hub")]
+pub use inspect::inspect_with_hub;
+pub use inspect::{Inspected, Inspection, inspect};
 pub use loader::{Batch, Batches, Loader};
 pub use photos::{BadImage, OnBadImage};
+pub use raster::Mode;
 #[cfg(feature = "hub")]
 pub use source::load_with_hub;
 pub use source::{Loaded, Skipped, SourceUsed, load};

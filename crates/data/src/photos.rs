@@ -126,7 +126,7 @@ const HEADER_BYTES: u64 = 1 << 16;
 
 impl Photo {
     /// The bytes of the picture's file. Of a file or archive member, at most the first `most` bytes.
-    fn bytes(&self, most: u64) -> Result<Cow<'_, [u8]>, String> {
+    pub(crate) fn bytes(&self, most: u64) -> Result<Cow<'_, [u8]>, String> {
         match self {
             Self::File(path) => {
                 let unread = |error: std::io::Error| format!("cannot be read: {error}");
@@ -157,7 +157,7 @@ impl Photo {
     }
 
     /// The location, for a message.
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match self {
             Self::File(path) => path.display().to_string(),
             Self::Member(member) => member.path().display().to_string(),
@@ -167,7 +167,7 @@ impl Photo {
         }
     }
 
-    fn bad(&self, reason: String) -> BadImage {
+    pub(crate) fn bad(&self, reason: String) -> BadImage {
         match self {
             Self::File(path) => BadImage { path: path.clone(), row: None, reason },
             Self::Member(member) => BadImage { path: member.path(), row: None, reason },
@@ -414,7 +414,11 @@ impl Photos {
 impl<'a> Window<'a> {
     /// A window at the centre of the picture, at exactly the position of torchvision's `CenterCrop`, or at the random
     /// position of `chance`.
-    fn of(picture: Cow<'a, Picture>, [_, height, width]: [usize; 3], chance: Chance) -> Result<Self, String> {
+    pub(crate) fn of(
+        picture: Cow<'a, Picture>,
+        [_, height, width]: [usize; 3],
+        chance: Chance,
+    ) -> Result<Self, String> {
         let (own_width, own_height) = picture.width_and_height();
         let room = own_height.checked_sub(height).zip(own_width.checked_sub(width));
         let Some((below, beside)) = room else {

@@ -1,6 +1,6 @@
 //! Decodes one picture: from the bytes of a PNG, JPEG, WebP, GIF, TIFF or BMP file to pixels.
 
-use std::{io::Cursor, panic::catch_unwind};
+use std::{fmt, io::Cursor, panic::catch_unwind};
 
 use image::{
     ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, codecs::bmp::BmpDecoder,
@@ -33,6 +33,42 @@ pub(crate) struct Raster<T> {
 pub(crate) enum Picture {
     Eight(Raster<u8>),
     Sixteen(Raster<u16>),
+}
+
+/// The channels of a picture's file, and their depth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct Mode {
+    /// 1: grey, 2: grey and alpha, 3: RGB, 4: RGB and alpha.
+    pub channels: u8,
+    /// The bits of each channel: 8 or 16.
+    pub bits: u8,
+}
+
+impl Mode {
+    /// Channels of 8 bits.
+    pub(crate) fn of_bytes(channels: usize) -> Self {
+        Self { channels: channels as u8, bits: 8 }
+    }
+}
+
+impl From<ColorType> for Mode {
+    fn from(kind: ColorType) -> Self {
+        let channels = kind.channel_count();
+        Self { channels, bits: 8 * (kind.bytes_per_pixel() / channels) }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.channels {
+            1 => "grey",
+            2 => "grey with alpha",
+            3 => "RGB",
+            _ => "RGB with alpha",
+        })?;
+        if self.bits == 8 { Ok(()) } else { write!(f, " of {} bits", self.bits) }
+    }
 }
 
 /// The value of one channel of a pixel: 8 or 16 bits.
@@ -110,28 +146,54 @@ pub(crate) fn header(bytes: &[u8]) -> Result<Header, String> {
 /// Transparent pixels are blended with `background`. 16-bit values stay 16-bit. Colour becomes grey by ITU-R 601's
 /// luma, as Pillow's `convert("L")` does.
 pub(crate) fn decode(bytes: &[u8], channels: usize, background: [u8; 3]) -> Result<Picture, String> {
+    guarded(|| Ok(flattened(upright(bytes)?, channels, background)))
+}
+
+/// A picture in RGB, the mode of its file, and whether it has a transparent pixel.
+pub(crate) fn look(bytes: &[u8], background: [u8; 3]) -> Result<(Picture, Mode, bool), String> {
     guarded(|| {
-        let mut decoder = open(bytes)?;
-        let orientation = orientation(&mut decoder);
-        let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
-        image.apply_orientation(orientation);
-        let (width, height) = (image.width() as usize, image.height() as usize);
-        let size = (width, height);
-        Ok(match image {
-            DynamicImage::ImageLuma8(image) => Picture::Eight(raster(size, 1, image.into_raw(), channels)),
-            DynamicImage::ImageRgb8(image) => Picture::Eight(raster(size, 3, image.into_raw(), channels)),
-            DynamicImage::ImageLuma16(image) => Picture::Sixteen(raster(size, 1, image.into_raw(), channels)),
-            DynamicImage::ImageRgb16(image) => Picture::Sixteen(raster(size, 3, image.into_raw(), channels)),
-            image @ (DynamicImage::ImageLumaA16(_) | DynamicImage::ImageRgba16(_)) => {
-                let pixels = image.into_rgba16().pixels().flat_map(|pixel| flatten(pixel.0, background)).collect();
-                Picture::Sixteen(raster(size, 3, pixels, channels))
-            }
-            other => {
-                let pixels = other.into_rgba8().pixels().flat_map(|pixel| flatten(pixel.0, background)).collect();
-                Picture::Eight(raster(size, 3, pixels, channels))
-            }
-        })
+        let image = upright(bytes)?;
+        let (mode, transparent) = (image.color().into(), is_transparent(&image));
+        Ok((flattened(image, 3, background), mode, transparent))
     })
+}
+
+/// A decoded picture, rotated upright.
+fn upright(bytes: &[u8]) -> Result<DynamicImage, String> {
+    let mut decoder = open(bytes)?;
+    let orientation = orientation(&mut decoder);
+    let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
+    image.apply_orientation(orientation);
+    Ok(image)
+}
+
+/// A picture in grey or RGB.
+fn flattened(image: DynamicImage, channels: usize, background: [u8; 3]) -> Picture {
+    let size = (image.width() as usize, image.height() as usize);
+    match image {
+        DynamicImage::ImageLuma8(image) => Picture::Eight(raster(size, 1, image.into_raw(), channels)),
+        DynamicImage::ImageRgb8(image) => Picture::Eight(raster(size, 3, image.into_raw(), channels)),
+        DynamicImage::ImageLuma16(image) => Picture::Sixteen(raster(size, 1, image.into_raw(), channels)),
+        DynamicImage::ImageRgb16(image) => Picture::Sixteen(raster(size, 3, image.into_raw(), channels)),
+        image @ (DynamicImage::ImageLumaA16(_) | DynamicImage::ImageRgba16(_)) => {
+            let pixels = image.into_rgba16().pixels().flat_map(|pixel| flatten(pixel.0, background)).collect();
+            Picture::Sixteen(raster(size, 3, pixels, channels))
+        }
+        other => {
+            let pixels = other.into_rgba8().pixels().flat_map(|pixel| flatten(pixel.0, background)).collect();
+            Picture::Eight(raster(size, 3, pixels, channels))
+        }
+    }
+}
+
+fn is_transparent(image: &DynamicImage) -> bool {
+    match image {
+        DynamicImage::ImageLumaA8(image) => image.pixels().any(|pixel| pixel.0[1] < u8::MAX),
+        DynamicImage::ImageRgba8(image) => image.pixels().any(|pixel| pixel.0[3] < u8::MAX),
+        DynamicImage::ImageLumaA16(image) => image.pixels().any(|pixel| pixel.0[1] < u16::MAX),
+        DynamicImage::ImageRgba16(image) => image.pixels().any(|pixel| pixel.0[3] < u16::MAX),
+        _ => false,
+    }
 }
 
 /// A raster in grey or RGB, from pixels with `own` channels.

@@ -221,14 +221,47 @@ fn from_dir(dir: &Path, config: &DataConfig) -> Result<Answer, Error> {
             let description = format!("CIFAR-10's binary files in {}", beside.display());
             Ok(Answer::good(cifar::read(&files, names)?, description))
         }
-        // a configured file is used regardless of the split in its name
-        DatasetName::Folder | DatasetName::Hub if config.split.is_none() && is_table(dir) => {
-            tables::of_rows(&[dir.to_owned()], dir, format!("the parquet file {}", dir.display()), config)
+        DatasetName::Folder | DatasetName::Hub => {
+            let (found, description) = find_pictures(dir, config)?;
+            of_pictures(found, description, dir, config)
         }
-        DatasetName::Folder | DatasetName::Hub => match find(dir)?.read(dir, config)? {
-            Content::Pictures(found) => of_pictures(found, dir, config),
-            Content::Tables { files, split } => tables::of_folder(&files, split.as_deref(), dir, config),
-        },
+    }
+}
+
+/// The pictures of a folder, an archive or parquet files, not decoded yet, and a description of them.
+pub(crate) fn find_pictures(dir: &Path, config: &DataConfig) -> Result<(Pictures, String), Error> {
+    // a configured file is used regardless of the split in its name
+    if config.split.is_none() && is_table(dir) {
+        let found = tables::read(&[dir.to_owned()], dir, config)?;
+        return Ok((found, format!("the parquet file {}", dir.display())));
+    }
+    let of_split = |split: &Option<String>| split.as_ref().map(|split| format!(" (split {split})")).unwrap_or_default();
+    match find(dir)?.read(dir, config)? {
+        Content::Pictures(found) => {
+            let key = match (config.image_column.is_some(), config.label_column.is_some()) {
+                (true, _) => Some("image_column"),
+                (_, true) => Some("label_column"),
+                _ => None,
+            };
+            if let Some(key) = key {
+                let reason =
+                    format!("names a column, but {} holds pictures, not parquet files; remove it", dir.display());
+                return Err(Error::Config { key, reason });
+            }
+            let classes = match found.class_names.len() {
+                1 => String::new(),
+                several => format!(" of {several} classes"),
+            };
+            let description = format!("the pictures{classes} in {}{}", dir.display(), of_split(&found.split));
+            Ok((found, description))
+        }
+        Content::Tables { files, split, splits } => {
+            let count =
+                if files.len() == 1 { "a parquet file".to_owned() } else { format!("{} parquet files", files.len()) };
+            let found = tables::read(&files, dir, config)?;
+            let description = format!("{count} in {}{}", dir.display(), of_split(&split));
+            Ok((Pictures { splits: splits.into_iter().map(|split| (split, None)).collect(), ..found }, description))
+        }
     }
 }
 
@@ -248,24 +281,15 @@ fn is_table(path: &Path) -> bool {
     path.is_file() && path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"))
 }
 
-fn of_pictures(found: Pictures, dir: &Path, config: &DataConfig) -> Result<Answer, Error> {
-    let Pictures { entries, class_names, split, notes, unlabelled } = found;
-    let key = match (config.image_column.is_some(), config.label_column.is_some()) {
-        (true, _) => Some("image_column"),
-        (_, true) => Some("label_column"),
-        _ => None,
-    };
-    if let Some(key) = key {
-        let reason = format!("names a column, but {} holds pictures, not parquet files; remove it", dir.display());
-        return Err(Error::Config { key, reason });
-    }
-    let classes = match class_names.len() {
-        1 => String::new(),
-        several => format!(" of {several} classes"),
-    };
-    let split = split.map(|split| format!(" (split {split})")).unwrap_or_default();
-    let description = format!("the pictures{classes} in {}{split}", dir.display());
-    let set = photos::image_set(entries, class_names, config.transform(), dir)?;
+/// Makes a set of pictures; `place` names their origin.
+pub(crate) fn of_pictures(
+    found: Pictures,
+    description: String,
+    place: &Path,
+    config: &DataConfig,
+) -> Result<Answer, Error> {
+    let Pictures { entries, class_names, notes, unlabelled, .. } = found;
+    let set = photos::image_set(entries, class_names, config.transform(), place)?;
     Ok(Answer { notes, unlabelled, ..Answer::of_pictures(set, description) })
 }
 

@@ -37,10 +37,11 @@ pub(crate) struct File {
 /// The training data in a folder.
 pub(crate) enum Content {
     Pictures(Pictures),
-    /// Only parquet files, no pictures, and the split they belong to.
+    /// Only parquet files, no pictures; the split they belong to, and all splits that there are.
     Tables {
         files: Vec<PathBuf>,
         split: Option<String>,
+        splits: Vec<String>,
     },
 }
 
@@ -54,6 +55,8 @@ pub(crate) struct Pictures {
     pub(crate) notes: Vec<String>,
     /// The reason if the labels carry no information.
     pub(crate) unlabelled: Option<String>,
+    /// All splits that there are, each with its number of pictures where it is known.
+    pub(crate) splits: Vec<(String, Option<usize>)>,
 }
 
 impl Tree {
@@ -144,10 +147,12 @@ impl Tree {
         let wrong = |reason: String| Error::Images { path: dir.to_owned(), reason };
         self.prune();
         let (mut place, mut notes, mut split) = (dir.to_owned(), Vec::new(), None);
+        let mut counts = BTreeMap::new();
         loop {
             if split.is_none()
                 && let Some(splits) = Splits::of(&self, config.split.as_deref(), true)
             {
+                splits.count(&self, &mut counts);
                 split = Some(splits.take(&mut self, &place, config.split.as_deref(), &mut notes)?);
                 continue;
             }
@@ -169,11 +174,11 @@ impl Tree {
             }
         }
         if self.count() == 0 {
-            return tables(self, dir, config.split.as_deref(), split);
+            return tables(self, dir, config.split.as_deref(), split, counts.into_keys().collect());
         }
         let mut within = BTreeSet::new();
         for folder in self.folders.values_mut() {
-            folder.choose_within(config.split.as_deref(), &mut within);
+            folder.choose_within(config.split.as_deref(), &mut within, &mut counts);
         }
         if split.is_none() && !within.is_empty() {
             split = Some(format!("{}, in {}", config.split.as_deref().unwrap_or("train"), list(&within)));
@@ -262,18 +267,25 @@ impl Tree {
         let entries = labelled
             .flat_map(|(label, (_, folder))| folder.into_photos().into_iter().map(move |photo| entry(label, photo)))
             .collect();
-        Ok(Content::Pictures(Pictures { entries, class_names, split, notes, unlabelled }))
+        let splits = counts.into_iter().map(|(name, count)| (name, Some(count))).collect();
+        Ok(Content::Pictures(Pictures { entries, class_names, split, notes, unlabelled, splits }))
     }
 
     /// Chooses the wanted split, or the training split, in every folder, from this one down, with folders of at least
     /// two splits.
-    fn choose_within(&mut self, wanted: Option<&str>, found: &mut BTreeSet<String>) {
+    fn choose_within(
+        &mut self,
+        wanted: Option<&str>,
+        found: &mut BTreeSet<String>,
+        counts: &mut BTreeMap<String, usize>,
+    ) {
         if let Some(splits) = Splits::of(self, wanted, false) {
             let names = splits.names(wanted);
             found.extend(names.iter().map(text));
+            splits.count(self, counts);
             splits.keep(self, &names);
         }
-        self.folders.values_mut().for_each(|folder| folder.choose_within(wanted, found));
+        self.folders.values_mut().for_each(|folder| folder.choose_within(wanted, found, counts));
     }
 }
 
@@ -310,6 +322,14 @@ impl Splits {
         match named(true) {
             exact if !exact.is_empty() && !canonical => exact,
             _ => named(false),
+        }
+    }
+
+    /// Adds the number of pictures in each split to `counts`.
+    fn count(&self, tree: &Tree, counts: &mut BTreeMap<String, usize>) {
+        for (name, split) in &self.folders {
+            let split = split.map_or_else(|| text(name), str::to_owned);
+            *counts.entry(split).or_default() += tree.folders.get(name).map_or(0, Tree::count);
         }
     }
 
@@ -378,7 +398,14 @@ impl Splits {
 }
 
 /// A folder without pictures: its parquet files, or those of one split if the file names indicate splits.
-fn tables(tree: Tree, dir: &Path, wanted: Option<&str>, split: Option<String>) -> Result<Content, Error> {
+/// `splits` are the folders' splits, and `split` the one of them that was chosen.
+fn tables(
+    tree: Tree,
+    dir: &Path,
+    wanted: Option<&str>,
+    split: Option<String>,
+    splits: Vec<String>,
+) -> Result<Content, Error> {
     let mut tables = tree.into_tables();
     if tables.is_empty() {
         let reason = format!("holds no picture: no file below it ends in {}, and none in .parquet", folder::endings());
@@ -390,7 +417,7 @@ fn tables(tree: Tree, dir: &Path, wanted: Option<&str>, split: Option<String>) -
     let known: BTreeSet<&str> = tables.iter().filter_map(|(name, _)| split_of(&stem(name))).collect();
     let known: Vec<String> = known.into_iter().map(str::to_owned).collect();
     if split.is_some() || known.is_empty() && wanted.is_none() {
-        return Ok(Content::Tables { files: tables.into_iter().map(|(_, path)| path).collect(), split });
+        return Ok(Content::Tables { files: tables.into_iter().map(|(_, path)| path).collect(), split, splits });
     }
     let of = wanted.unwrap_or("train");
     tables.retain(|(name, _)| split_of(&stem(name)).is_some_and(|split| Some(split) == split_of(of)));
@@ -403,7 +430,7 @@ fn tables(tree: Tree, dir: &Path, wanted: Option<&str>, split: Option<String>) -
         return Err(Error::Config { key: "split", reason: format!("{is}, but in {} {there}", dir.display()) });
     }
     let split = Some(of.to_owned());
-    Ok(Content::Tables { files: tables.into_iter().map(|(_, path)| path).collect(), split })
+    Ok(Content::Tables { files: tables.into_iter().map(|(_, path)| path).collect(), split, splits: known })
 }
 
 fn text(name: &(impl AsRef<OsStr> + ?Sized)) -> String {

@@ -5,11 +5,15 @@ mod common;
 use std::{
     fs,
     num::NonZeroUsize,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
 use common::{folder, folder_of, grey_png};
-use kakusan_data::{Class, DataConfig, Loaded, Loader, OnBadImage, load};
+use image::{DynamicImage, GrayImage, Luma, Rgb, RgbImage, Rgba, RgbaImage};
+use kakusan_data::{
+    Class, DataConfig, DatasetName, Inspected, Inspection, Loaded, Loader, OnBadImage, Resolution, inspect, load,
+};
 use kakusan_rng::Generator;
 
 /// The first pixel of every image. The pictures in these tests count up from different numbers, so it identifies them.
@@ -423,4 +427,94 @@ fn a_number_means_the_folder_of_that_name() {
     for (class, expected) in [(1, 1), (2, 3)] {
         assert_eq!(firsts(&load(&folder_of(dir.path()).with_classes([class])).unwrap()), [expected]);
     }
+}
+
+fn look(dir: &Path) -> Inspection {
+    let config = DataConfig { dir: Some(dir.to_owned()), ..DataConfig::new(DatasetName::Folder) };
+    inspect(&config, &mut |_, _| ControlFlow::Continue(())).unwrap()
+}
+
+/// Two classes, with files of all kinds.
+fn two_classes() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for class in ["cat", "dog"] {
+        std::fs::create_dir(dir.path().join(class)).unwrap();
+    }
+    let save = |name: &str, image: DynamicImage| image.save(dir.path().join(name)).unwrap();
+    save("cat/a.png", GrayImage::from_pixel(4, 6, Luma([51])).into());
+    save("cat/b.png", RgbImage::from_pixel(4, 6, Rgb([51, 51, 51])).into()); // the same pixels
+    save("dog/c.png", RgbaImage::from_pixel(2, 2, Rgba([255, 0, 0, 0])).into()); // white on white
+    save("dog/d.bmp", RgbImage::from_fn(2, 1, |x, _| Rgb([255 * x as u8, 0, 0])).into());
+    std::fs::write(dir.path().join("dog/e.jpg"), b"no picture").unwrap();
+    std::fs::write(dir.path().join("dog/f.png"), &std::fs::read(dir.path().join("cat/a.png")).unwrap()[..40]).unwrap();
+    dir
+}
+
+#[test]
+fn every_image_is_looked_at_and_every_bad_one_named() {
+    let dir = two_classes();
+    let set = look(dir.path());
+    assert_eq!(
+        (set.total, set.class_names.clone(), set.class_counts()),
+        (6, vec!["cat".into(), "dog".into()], vec![2, 2])
+    );
+    let modes: Vec<String> = set.images.iter().map(|image| image.mode.to_string()).collect();
+    assert_eq!(modes, ["grey", "RGB", "RGB with alpha", "RGB"]);
+    let flags = |is: fn(&Inspected) -> bool| set.images.iter().map(is).collect::<Vec<_>>();
+    assert_eq!(flags(|image| image.is_grey), [true, true, true, false]);
+    assert_eq!(flags(|image| image.is_transparent), [false, false, true, false]);
+    let sizes: Vec<_> = set.images.iter().map(|image| (image.width, image.height)).collect();
+    assert_eq!(sizes, [(4, 6), (4, 6), (2, 2), (2, 1)]);
+    let bad: Vec<String> = set.bad.iter().map(ToString::to_string).collect();
+    assert!(
+        bad.len() == 2 && bad[0].contains("e.jpg: is not a picture") && bad[1].contains("f.png: is damaged"),
+        "{bad:?}"
+    );
+    assert_eq!(set.duplicates(), [[0, 1]]);
+    assert!(set.name(3).ends_with("d.bmp"));
+}
+
+/// The reds are 0.2, 0.2, 1, and 0 and 1 in one image; the greens and blues 0.2, 0.2, 1 and 0.
+#[test]
+fn each_image_counts_alike_in_the_mean() {
+    let dir = two_classes();
+    let set = look(dir.path());
+    let [red, green, blue] = set.mean_and_std()[..] else { panic!("three channels") };
+    let near = |a: (f64, f64), b: (f64, f64)| (a.0 - b.0).abs() < 1e-12 && (a.1 - b.1).abs() < 1e-12;
+    assert!(near(red, (0.475, (0.395f64 - 0.475 * 0.475).sqrt())), "{red:?}");
+    assert!(near(green, (0.35, (0.27f64 - 0.35 * 0.35).sqrt())) && near(blue, green), "{green:?}");
+    assert_eq!(set.black_or_white(), (0.0 + 0.0 + 1.0 + 0.5) / 4.0);
+}
+
+#[test]
+fn thumbnails_are_what_a_training_sees() {
+    let dir = two_classes();
+    std::fs::remove_file(dir.path().join("dog/e.jpg")).unwrap();
+    std::fs::remove_file(dir.path().join("dog/f.png")).unwrap();
+    let (set, resolution) = (look(dir.path()), Some(Resolution::Shorter(3)));
+    let config = DataConfig { dir: Some(dir.path().to_owned()), resolution, ..DataConfig::new(DatasetName::Folder) };
+    let loaded = load(&DataConfig { center_crop: true, channels: Some(3), ..config }).unwrap().images;
+    for i in 0..4 {
+        assert_eq!(set.thumbnail(i, 3).unwrap(), loaded.pixels_f32(&[i]).unwrap(), "{i}");
+    }
+}
+
+#[test]
+fn an_inspection_can_be_stopped_and_splits_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    for i in 0..70u8 {
+        let folder = dir.path().join(if i < 66 { "train" } else { "val" });
+        std::fs::create_dir_all(&folder).unwrap();
+        GrayImage::from_pixel(1, 1, Luma([i])).save(folder.join(format!("{i}.png"))).unwrap();
+    }
+    let set = look(dir.path());
+    assert_eq!(set.splits, [("train".to_owned(), Some(66)), ("validation".to_owned(), Some(4))]);
+    assert_eq!((set.images.len(), set.total), (66, 66));
+    let config = DataConfig { dir: Some(dir.path().to_owned()), ..DataConfig::new(DatasetName::Folder) };
+    let mut calls = vec![];
+    let stopped = inspect(&config, &mut |done, total| {
+        calls.push((done, total));
+        if done > 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert_eq!((stopped.unwrap().images.len(), calls), (64, vec![(0, 66), (64, 66)]));
 }
