@@ -15,8 +15,8 @@ use command::{Done, Workplace};
 use fake_hub::FakeHub;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_kakusan");
-const COMMANDS: [&str; 9] =
-    ["train", "sample", "eval", "fit-sampler", "report", "info", "schedulers", "average", "convert"];
+const COMMANDS: [&str; 11] =
+    ["data", "new", "train", "sample", "eval", "fit-sampler", "report", "info", "schedulers", "average", "convert"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
@@ -315,4 +315,109 @@ fn completions_and_manual_pages_know_every_command() {
     }
     fs::write(place.path("file"), "").unwrap();
     assert!(place.run(&["man", "file"]).expect(1).stderr().contains("cannot create file"));
+}
+
+/// A folder with two classes, two damaged files and a duplicate in the other class.
+fn pets(place: &Workplace) {
+    for (i, class) in ["cat", "dog"].into_iter().enumerate() {
+        fs::create_dir_all(place.path(&format!("pets/{class}"))).unwrap();
+        for number in 0..6u8 {
+            let picture =
+                image::RgbImage::from_fn(30 + 2 * i as u32, 24, |x, y| image::Rgb([x as u8 * 5, y as u8, number]));
+            picture.save(place.path(&format!("pets/{class}/{number}.png"))).unwrap();
+        }
+    }
+    fs::copy(place.path("pets/cat/0.png"), place.path("pets/dog/again.png")).unwrap();
+    fs::write(place.path("pets/cat/broken.jpg"), b"\xff\xd8\xff\xe0 and no more").unwrap();
+    let whole = fs::read(place.path("pets/dog/1.png")).unwrap();
+    fs::write(place.path("pets/dog/half.png"), &whole[..whole.len() / 2]).unwrap();
+}
+
+#[test]
+fn data_names_every_bad_file_and_suggests_what_a_training_takes() {
+    let place = Workplace::new();
+    pets(&place);
+    let done = place.run(&["data", "pets", "--out", "sheet.png"]).expect(1);
+    let said = done.stdout();
+    for part in [
+        "Data: the pictures of 2 classes in pets.",
+        "Images: 13, and 2 that cannot be decoded.",
+        "Bad: pets/cat/broken.jpg: is damaged",
+        "Bad: pets/dog/half.png: is damaged",
+        "Sizes (width x height): 2 different ones, from 30 x 24 to 32 x 24; most often 30 x 24 (7); 13 of 13 are not square.",
+        "Modes: RGB (13).",
+        "Duplicates: 1 images have the pixels of an earlier one; 1 of the groups are in several classes.",
+        "  pets/cat/0.png = pets/dog/again.png",
+        "The contact sheet: sheet.png",
+        "on_bad_image = \"skip\"",
+    ] {
+        assert!(said.contains(part), "{said}\nlacks {part}");
+    }
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines.iter().any(|line| line.split_whitespace().eq(["cat", "6"])), "{said}");
+    let sheet = picture(&place.path("sheet.png"));
+    assert_eq!(fs::read(place.path("sheet.png")).unwrap(), {
+        place.run(&["data", "pets", "--out", "again.png", "--threads", "1"]).expect(1);
+        fs::read(place.path("again.png")).unwrap()
+    });
+    let row = 7 * 24 * 3; // seven of `dog` at 24 x 24, each pixel three wide
+    assert!(sheet.size.0 > row && sheet.size.1 > 2 * 24 * 3, "{:?}", sheet.size);
+
+    // the suggestion is a [data] that trains
+    let section = &said[said.find("[data]").unwrap()..];
+    let rest = "[model]\n_class_name = \"UNet2DModel\"\nsample_size = 24\nblock_out_channels = [4, 8, 8]\nnorm_num_groups = 4\n\
+                attention_head_dim = 4\ndown_block_types = [\"DownBlock2D\", \"DownBlock2D\", \"DownBlock2D\"]\n\
+                up_block_types = [\"UpBlock2D\", \"UpBlock2D\", \"UpBlock2D\"]\nnum_class_embeds = 2\n\
+                [scheduler]\n_class_name = \"DDPMScheduler\"\n[sample]\nsteps = 2\nbatch_size = 2\ntrajectory_steps = 2\n";
+    fs::write(place.path("pets.toml"), format!("{section}\n{rest}")).unwrap();
+    place.run(&["data", "--config", "pets.toml", "--set", "data.classes=[\"cat\"]"]).expect(1);
+    let said = place.run(&["train", "--config", "pets.toml", "--max-steps", "1"]).expect(0).stdout();
+    assert!(said.contains("Data: 13 images") && said.contains("without 2 bad ones"), "{said}");
+
+    for file in ["pets/cat/broken.jpg", "pets/dog/half.png"] {
+        fs::remove_file(place.path(file)).unwrap();
+    }
+    assert!(!place.run(&["data", "pets"]).expect(0).stdout().contains("on_bad_image"));
+    fs::create_dir(place.path("empty")).unwrap();
+    assert!(place.run(&["data", "empty"]).expect(1).stderr().contains("holds no picture"));
+    assert!(place.run(&["data", "nowhere"]).expect(2).stderr().contains("there is no nowhere; name a folder"));
+    assert!(place.run(&["data"]).expect(2).stderr().contains("DATA"));
+    assert!(place.run(&["data", "some/where"]).expect(1).stderr().contains("HF_HUB_OFFLINE"));
+}
+
+#[test]
+fn new_writes_a_configuration_that_trains_and_replaces_none() {
+    let place = Workplace::new();
+    pets(&place);
+    assert!(place.run(&["new"]).expect(2).stderr().contains("--data DATA (there is no terminal to ask at)"));
+    let new = ["new", "--data", "pets", "--minutes", "100000"];
+    let done = place.run(&new).expect(0);
+    let said = done.stdout();
+    assert!(done.stderr().contains("pets/dog/half.png: is damaged"), "{}", done.stderr());
+    assert!(said.contains("Measured: a step of 16 images takes") && said.contains("Written: pets.toml."), "{said}");
+    let text = fs::read_to_string(place.path("pets.toml")).unwrap();
+    for part in
+        ["dir = \"pets\"", "resolution = 24", "num_class_embeds = 2 ", "in_channels = 3", "v_prediction", "use_ema"]
+    {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(place.run(&new).expect(2).stderr().contains("pets.toml exists already"));
+    let short = " --max-steps 1 --set sample.steps=2 --set sample.trajectory_steps=2 --set sample.batch_size=2";
+    let line = between(&said, "Train with: ", "\n").to_owned() + short;
+    let trained = Done(place.shell(&line, ".").output().unwrap()).expect(0).stdout();
+    assert!(trained.contains("Classes: cat (6), dog (7)."), "{trained}");
+
+    let other = ["--size", "16", "--colour", "grey", "--classes", "none", "--overwrite", "pets.toml"];
+    place.run(&[&new[..], &other].concat()).expect(0);
+    let text = fs::read_to_string(place.path("pets.toml")).unwrap();
+    assert!(text.contains("sample_size = 16\n") && text.contains("in_channels = 1") && !text.contains("class_embeds"));
+    for (wrong, words) in [
+        (["--classes", "cat,bird"], "there is no class `bird`; expected all, none, or some of cat, dog"),
+        (["--size", "30"], "expected a multiple of 4 from 8 to 512"),
+        (["--set", "train.epochs=1"], "only the data can be set here"),
+        (["--minutes", "0"], "expected a number from 0.1"),
+    ] {
+        let done = place.run(&[&["new", "--data", "pets", "other.toml"][..], &wrong].concat()).expect(2);
+        assert!(done.stderr().contains(words) && !place.path("other.toml").exists(), "{}", done.stderr());
+    }
 }

@@ -4,12 +4,15 @@ mod average;
 mod classes;
 mod completions;
 mod convert;
+mod data;
 mod eval;
+mod facts;
 mod failure;
 mod fit_sampler;
 mod info;
 mod machine;
 mod man;
+mod new;
 mod number;
 mod picture;
 mod preview;
@@ -19,6 +22,7 @@ mod report;
 mod sample;
 mod sampling;
 mod schedulers;
+mod set;
 mod terminal;
 mod train;
 
@@ -34,7 +38,7 @@ struct Cli {
     command: Command,
 }
 
-const EXAMPLES: [(&str, &str); 13] = [
+const EXAMPLES: [(&str, &str); 15] = [
     ("train --config configs/184.toml", "train on the digits 1, 8 and 4, into runs/184"),
     ("train --config configs/184.toml --set 'data.classes=[3,5]' --out runs/35", ""),
     ("train --resume runs/184", "resume where Ctrl-C stopped it"),
@@ -45,6 +49,8 @@ const EXAMPLES: [(&str, &str); 13] = [
     ("eval --model runs/184 --images 512 --steps 10", "measure its images against the data"),
     ("train --config configs/184-v.toml", "a small UNet2DModel: better digits, sooner"),
     ("fit-sampler --model runs/184-v --scheduler dpmsolver --steps 5", "choose where 5 steps are best spent"),
+    ("data path/to/pictures", "look at your own pictures: sizes, classes, bad files"),
+    ("new --data path/to/pictures --minutes 30 my.toml", "write a configuration for them and this machine"),
     ("info runs/184", "describe what is saved there"),
     ("schedulers", "list the schedulers"),
     ("convert runs/184 half --dtype f16 --variant fp16", "the same weights in half the bytes"),
@@ -63,6 +69,10 @@ fn examples(program: &str) -> String {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Look at a set of images: sizes, classes, bad files, duplicates, a contact sheet
+    Data(data::DataArgs),
+    /// Write a configuration that suits a set of images, this machine and the time at hand
+    New(new::NewArgs),
     /// Train a model from a configuration file, and save it with pictures and a report
     Train(train::TrainArgs),
     /// Draw new images from a saved pipeline or a run
@@ -99,6 +109,8 @@ fn main() -> ExitCode {
     }
     kakusan::ops::keep_freed_memory();
     let result = match cli.command {
+        Command::Data(args) => data::data(&args),
+        Command::New(args) => new::new(&args),
         Command::Train(args) => train::train(args),
         Command::Sample(args) => sample::sample(args),
         Command::Eval(args) => eval::eval(args),

@@ -8,9 +8,10 @@ use kakusan::data::{
 };
 use kakusan::eval::Pixels;
 use kakusan::hub::Hub;
-use kakusan::pipeline::{Error, Registry, Result, RunConfig, run_config};
+use kakusan::pipeline::{Error, Registry, Result, run_config};
 use kakusan::rng::Generator;
 
+use crate::set;
 use crate::terminal::say;
 
 /// The fewest images that can be measured.
@@ -23,15 +24,13 @@ pub(super) fn config(
     overrides: &[String],
     registry: &Registry,
 ) -> Result<DataConfig> {
-    if let Some(other) = overrides.iter().find(|text| !text.trim_start().starts_with("data.")) {
-        return Err(Error::Unfit(format!("--set {other}: only the data can be set here, as in data.classes=[1,8,4]")));
-    }
+    set::only_data(overrides)?;
     let run = model.map(Path::new).filter(|dir| dir.join("config.toml").is_file());
-    let is_file = data.is_some_and(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    let is_file = data.is_some_and(set::is_config);
     let config = match (data, run) {
-        (Some(file), _) if is_file => RunConfig::load(file, overrides, registry)?,
+        (Some(file), _) if is_file => return set::of_file(file, overrides, registry),
         (_, Some(run)) => run_config(run, overrides, registry)?,
-        (Some(dir), None) => of_folder(dir, overrides, registry)?,
+        (Some(dir), None) => return set::of_path(dir, overrides, registry),
         (None, None) => {
             let reason = "name the images to compare with: --data DIR, or --data FILE.toml for a configuration's";
             return Err(Error::Unfit(reason.into()));
@@ -41,30 +40,11 @@ pub(super) fn config(
         let reason = "the run was trained on images that a program provided: name them by --data DIR";
         return Err(Error::Unfit(reason.into()));
     };
-    if let Some(dir) = data.filter(|_| !is_file) {
+    if let Some(dir) = data {
         config.dir = Some(dir.to_owned());
         config.sources = vec![SourceKind::Dir];
     }
     Ok(config)
-}
-
-/// A configuration whose data is what the folder seems to hold.
-fn of_folder(dir: &Path, overrides: &[String], registry: &Registry) -> Result<RunConfig> {
-    let has =
-        |names: &[&str]| names.iter().any(|name| dir.join(name).exists() || dir.join(format!("{name}.gz")).exists());
-    let name = if has(&["train-images-idx3-ubyte", "train-images.idx3-ubyte", "MNIST/raw"]) {
-        DatasetName::Mnist
-    } else if has(&["FashionMNIST/raw"]) {
-        DatasetName::FashionMnist
-    } else if has(&["data_batch_1.bin", "cifar-10-batches-bin"]) {
-        DatasetName::Cifar10
-    } else {
-        DatasetName::Folder
-    };
-    let text = format!(
-        "data.name = \"{name}\"\nmodel._class_name = \"BasicUNet\"\nscheduler._class_name = \"DDPMScheduler\"\n"
-    );
-    Ok(RunConfig::parse(&text, &dir.display().to_string(), overrides, registry)?)
 }
 
 /// A set, and the images of it that are used.
