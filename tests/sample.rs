@@ -376,7 +376,11 @@ fn classes_are_sampled_on_demand() {
     };
     let three = tensor(&["--class", "3"]);
     assert_ne!(three, tensor(&["--class", "4"]));
-    assert_ne!(three, tensor(&["--class", "3", "--guidance", "3"]));
+    let guided = tensor(&["--class", "3", "--guidance", "3"]);
+    assert_ne!(three, guided);
+    assert_ne!(guided, tensor(&["--class", "3", "--guidance", "3", "--guidance-rescale", "0.7"]));
+    let said = draw(&["--class", "3", "--guidance-rescale", "0.7"]).expect(2).stderr();
+    assert!(said.contains("--guidance-rescale has no effect without guidance"), "{said}");
     let said = draw(&["--batch", "2"]).expect(2).stderr();
     assert!(said.contains("name one, as in --class 0; it has 0 to "), "{said}");
     let said = draw(&["--class", "11"]).expect(2).stderr();

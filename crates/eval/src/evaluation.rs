@@ -48,6 +48,13 @@ pub struct Sampling {
     /// The noise levels at which it guides, if not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guidance_interval: Option<[f64; 2]>,
+    /// How much of the guided prediction is rescaled.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub guidance_rescale: f64,
+}
+
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
 }
 
 /// The network whose features were compared.

@@ -15,7 +15,7 @@ mod figures;
 mod inception;
 mod linalg;
 
-pub use classifier::{Classifier, ClassifierConfig, Progress, Training};
+pub use classifier::{ClassGuidance, Classifier, ClassifierConfig, Progress, Training};
 pub use evaluation::{EVAL_FILE, Evaluation, HeldOut, NetworkUsed, Sampling};
 pub use evaluator::{ClassShare, Evaluator, Figures, Options};
 pub use features::{Embedding, FeatureNetwork, Features, Images, Pixels, embed};

@@ -18,6 +18,7 @@ mod device;
 mod error;
 mod files;
 mod fit;
+mod guidance;
 #[cfg(feature = "hub")]
 mod hub;
 mod layout;
@@ -34,6 +35,10 @@ pub use device::{DeviceChoice, DeviceFallback, Opened};
 pub use error::{Error, Result};
 pub use files::{check_writable, write_whole};
 pub use fit::{Fit, FitProgress, FitStage};
+pub use guidance::{
+    BrightnessGuidance, ColourGuidance, Guidance, GuidanceWay, Guide, GuideKind, GuideSpec, ImageGuidance,
+    MaskedGuidance, Predicted, rescale_noise_cfg,
+};
 pub use registry::Registry;
 pub use sampling::{SampleOptions, SampleStep};
 #[cfg(feature = "train")]

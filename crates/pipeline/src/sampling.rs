@@ -1,12 +1,13 @@
 //! Sampling: the loop of diffusers' pipelines, for any scheduler.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use candle_core::Tensor;
 use kakusan_ops::PreparedWeights;
 use kakusan_rng::{Generator, Noise};
 use kakusan_scheduler::{RePaintOptions, RePaintScheduler, Run, RunOptions, Scheduler, StepOutput};
 
+use crate::guidance::{GuidanceWay, Guide, Guides, rescale_noise_cfg};
 use crate::{DDPMPipeline, Error, Result};
 
 /// What to draw, and how.
@@ -36,6 +37,14 @@ pub struct SampleOptions {
     /// that of the image: σ of `x₀ + σ ε`, which is `σ / (1 - σ)` in a flow. At other levels, the model is called once,
     /// with the class. `None` guides every step.
     pub guidance_interval: Option<[f64; 2]>,
+    /// How much of the guided prediction is rescaled to the standard deviation of the one with the class, from 0, none,
+    /// to 1 ([`rescale_noise_cfg`]; 0.7 is usual): large scales otherwise give images of too much contrast, most of all
+    /// models whose noise schedule ends in noise alone.
+    pub guidance_rescale: f64,
+    /// Losses whose gradients guide the sampling.
+    pub guides: Vec<Guide>,
+    /// How these gradients are taken.
+    pub guidance_way: GuidanceWay,
     /// Images `[b, c, h, w]` in the scheduler's range to start from, instead of pure noise. They are noised to the
     /// level at which the run starts ([`RunOptions::start`]).
     pub images: Option<Tensor>,
@@ -45,7 +54,17 @@ impl SampleOptions {
     /// This number of images in 50 steps, everything else at its default.
     pub fn new(batch_size: usize) -> Self {
         let run = RunOptions::default();
-        Self { batch_size, run, class_labels: None, guidance_scale: 1.0, guidance_interval: None, images: None }
+        Self {
+            batch_size,
+            run,
+            class_labels: None,
+            guidance_scale: 1.0,
+            guidance_interval: None,
+            guidance_rescale: 0.0,
+            guides: vec![],
+            guidance_way: GuidanceWay::default(),
+            images: None,
+        }
     }
 
     /// Sets the number of steps, with the scheduler's other options at their defaults.
@@ -88,7 +107,25 @@ impl SampleOptions {
         self
     }
 
-    /// Which model calls of a sampling with `scheduler` are guided.
+    /// Sets [`guidance_rescale`](Self::guidance_rescale).
+    pub fn guidance_rescale(mut self, guidance_rescale: f64) -> Self {
+        self.guidance_rescale = guidance_rescale;
+        self
+    }
+
+    /// Adds one to [`guides`](Self::guides).
+    pub fn guide(mut self, guide: Guide) -> Self {
+        self.guides.push(guide);
+        self
+    }
+
+    /// Sets [`guidance_way`](Self::guidance_way).
+    pub fn guidance_way(mut self, way: GuidanceWay) -> Self {
+        self.guidance_way = way;
+        self
+    }
+
+    /// Which model calls of a sampling with `scheduler` have classifier-free guidance.
     ///
     /// # Errors
     /// When the interval is empty, and when the scheduler does not know the noise levels of its steps.
@@ -149,7 +186,7 @@ pub struct SampleStep<'a> {
     pub index: usize,
     /// The total number of model calls.
     pub steps: usize,
-    /// The sample before the step `[b, c, h, w]`.
+    /// The sample before the step `[b, c, h, w]`, as its guides left it.
     pub sample: &'a Tensor,
     /// The model's input `[b, c, h, w]`.
     pub model_input: &'a Tensor,
@@ -212,6 +249,7 @@ impl DDPMPipeline {
         let shape = [options.batch_size, channels, height, width];
         let mut run = self.scheduler().run_with(&options.run)?;
         predictor.guided = options.guided(self.scheduler().class_name(), run.as_ref())?;
+        predictor.guides = Guides::new(options, self.scheduler(), run.as_ref(), [channels, height, width])?;
         let sample = match &options.images {
             None if options.run.start > 0 => {
                 return Err(Error::Unfit(
@@ -268,7 +306,15 @@ impl DDPMPipeline {
         while let Some(timestep) = run.timestep() {
             let index = run.steps().index()?;
             let model_input = run.scale_model_input(&sample)?;
-            let model_output = predictor.predict(&model_input, timestep, index)?;
+            let model_output = match predictor.guides.at(index) {
+                None => predictor.predict(&model_input, timestep, index)?,
+                Some(guided) => {
+                    let predict = |input: &Tensor, part| predictor.predict_part(input, part, timestep, index);
+                    let (output, moved) = guided.predict(&*run, &sample, predict)?;
+                    sample = moved;
+                    output
+                }
+            };
             let output = run.step(&model_output, &sample, rng)?;
             let (model_input, model_output) = (&model_input, &model_output);
             let step = SampleStep { index, steps, sample: &sample, model_input, model_output, output: &output };
@@ -292,16 +338,22 @@ struct Predictor<'a> {
     /// The classes `[b]`, and the "no class" labels.
     labels: Option<(Tensor, Tensor)>,
     guidance_scale: f64,
-    /// Whether each model call is guided; calls beyond the last are not.
+    guidance_rescale: f64,
+    /// Whether each model call has that guidance; calls beyond the last have not.
     guided: Vec<bool>,
+    /// The losses that guide the sampling.
+    guides: Guides,
 }
 
 impl<'a> Predictor<'a> {
     fn new(pipeline: &'a DDPMPipeline, options: &SampleOptions) -> Result<Self> {
-        let SampleOptions { batch_size, class_labels, guidance_scale, .. } = options;
+        let SampleOptions { batch_size, class_labels, guidance_scale, guidance_rescale, .. } = options;
         let refuse = |reason: String| Err(Error::Unfit(reason));
         if !guidance_scale.is_finite() {
             return refuse(format!("the guidance scale is {guidance_scale}; it must be a number, 1 for no guidance"));
+        }
+        if !(0.0..=1.0).contains(guidance_rescale) {
+            return refuse(format!("the rescaling of guidance is {guidance_rescale}; it must be from 0 to 1"));
         }
         let classes = pipeline.model_config().num_classes();
         let labels = match (class_labels, classes) {
@@ -326,30 +378,45 @@ impl<'a> Predictor<'a> {
                 Some((labels?, none?))
             }
         };
-        Ok(Self { pipeline, labels, guidance_scale: *guidance_scale, guided: vec![] })
+        let (guidance_scale, guidance_rescale) = (*guidance_scale, *guidance_rescale);
+        Ok(Self { pipeline, labels, guidance_scale, guidance_rescale, guided: vec![], guides: Guides::none() })
     }
 
-    /// The output for model call `index`.
+    /// The output for model call `index`, for all images.
     fn predict(&self, model_input: &Tensor, timestep: f32, index: usize) -> Result<Tensor> {
+        kakusan_ops::predict(model_input.dim(0)?, self.pipeline.device(), |part| {
+            let input = model_input.narrow(0, part.start, part.len())?;
+            self.predict_part(&input, part, timestep, index)
+        })
+    }
+
+    /// The same for a part of them.
+    fn predict_part(&self, input: &Tensor, part: Range<usize>, timestep: f32, index: usize) -> Result<Tensor> {
+        let conditioning = Tensor::full(timestep, part.len(), self.pipeline.device())?;
+        let forward = |labels: Option<&Tensor>| -> Result<Tensor> {
+            let labels = labels.map(|labels| labels.narrow(0, part.start, part.len())).transpose()?;
+            Ok(self.pipeline.model().forward(input, &conditioning, labels.as_ref())?)
+        };
         let is_guided = self.guided.get(index).is_some_and(|guided| *guided);
-        let conditioning = Tensor::full(timestep, model_input.dim(0)?, self.pipeline.device())?;
         match &self.labels {
-            None => self.forward(model_input, &conditioning, None),
-            Some((labels, _)) if !is_guided => self.forward(model_input, &conditioning, Some(labels)),
+            None => forward(None),
+            Some((labels, _)) if !is_guided => forward(Some(labels)),
             Some((labels, none)) => {
-                let with = self.forward(model_input, &conditioning, Some(labels))?;
-                let without = self.forward(model_input, &conditioning, Some(none))?;
-                Ok((&without + ((with - &without)? * self.guidance_scale)?)?)
+                let (with, without) = (forward(Some(labels))?, forward(Some(none))?);
+                let guided = (&without + ((&with - &without)? * self.guidance_scale)?)?;
+                if self.guidance_rescale == 0.0 { Ok(guided) } else { self.rescale(input, &guided, &with) }
             }
         }
     }
 
-    /// The model's output for all images.
-    fn forward(&self, model_input: &Tensor, conditioning: &Tensor, labels: Option<&Tensor>) -> Result<Tensor> {
-        kakusan_ops::predict(model_input.dim(0)?, self.pipeline.device(), |part| {
-            let of = |batch: &Tensor| batch.narrow(0, part.start, part.len());
-            let labels = labels.map(of).transpose()?;
-            Ok(self.pipeline.model().forward(&of(model_input)?, &of(conditioning)?, labels.as_ref())?)
-        })
+    /// Rescales the guided prediction, but not what the model predicts of the variance in further channels.
+    fn rescale(&self, input: &Tensor, guided: &Tensor, with: &Tensor) -> Result<Tensor> {
+        let (channels, all) = (input.dim(1)?.min(guided.dim(1)?), guided.dim(1)?);
+        let [of_guided, of_with] = [guided, with].map(|output| output.narrow(1, 0, channels));
+        let rescaled = rescale_noise_cfg(&of_guided?, &of_with?, self.guidance_rescale)?;
+        if all == channels {
+            return Ok(rescaled);
+        }
+        Ok(Tensor::cat(&[&rescaled, &guided.narrow(1, channels, all - channels)?], 1)?)
     }
 }

@@ -48,6 +48,7 @@ const RULES: &[Rule] = &[
     ("zero steps, and fewer than inference_steps says, are refused as a number of steps", too_few_steps_are_refused),
     ("runs from the same seed are equal, also when stepped in turns", runs_are_independent),
     ("alpha_sigmas, where given, has one for each model call, which alpha_sigma repeats", levels_of_calls_fit),
+    ("what a run says of the clean image before a step, where it does, is what the step gives", predictions_fit_steps),
     ("given the perfect model output, pred_original_sample is the clean image", perfect_outputs_give_the_image),
     (
         "at both ends of the levels pred_original_sample is finite, and the clean image where noisy image or output tells of it",
@@ -178,6 +179,22 @@ fn levels_of_calls_fit(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> 
         x = run.step(&x.affine(0.5, 0.1)?, &x, &mut rng)?.prev_sample;
     }
     Ok(right)
+}
+
+fn predictions_fit_steps(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {
+    let (mut rng, mut run) = (Generator::new(13), scheduler.run(possible(scheduler, 5))?);
+    let mut x = run.initial_noise(&SHAPE, &Device::Cpu, &mut rng)?;
+    while run.timestep().is_some() {
+        let output = x.affine(0.5, 0.1)?;
+        let before = run.pred_original_sample(&output, &x);
+        let step = run.step(&output, &x, &mut rng)?;
+        match before {
+            Ok(before) if values(&before)? != values(&step.pred_original_sample)? => return Ok(false),
+            Err(error) if !matches!(error, Error::Unsupported { .. }) => return Err(error),
+            _ => x = step.prev_sample,
+        }
+    }
+    Ok(true)
 }
 
 fn perfect_outputs_give_the_image(scheduler: &dyn Scheduler, _: &Registry) -> Result<bool> {

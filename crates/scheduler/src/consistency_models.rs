@@ -128,18 +128,21 @@ impl Method for CMStochasticIterativeConfig {
         let calls: Vec<f32> = sigmas.iter().map(|&sigma| sigma as f32).collect();
         let (sigma_min, sigma_max) = (self.sigma_min as f32, self.sigma_max as f32);
         let plan = Plan::exploding(timesteps, [&calls[..], &[sigma_min]].concat(), &calls, |sigma| self.c_in(sigma));
-        let (plan, config) = (Plan { init_noise_sigma: sigma_max, ..plan }, self.clone());
-
-        Sampling::begin(plan, options.start, move |call, rng| {
-            let (sigma, next_sigma) = call.sigmas();
-            let (c_skip, c_out) = config.c_skip_out(sigma);
+        let plan = Plan { init_noise_sigma: sigma_max, ..plan };
+        let (config, s_noise) = (self.clone(), self.s_noise as f32);
+        let predict = move |call: &Call| {
+            let (c_skip, c_out) = config.c_skip_out(call.sigmas().0);
             let x0 = mix(c_out, &call.output, c_skip, call.sample)?;
-            let x0 = if config.clip_denoised { x0.clamp(-1f32, 1f32)? } else { x0 };
+            if config.clip_denoised { Ok(x0.clamp(-1f32, 1f32)?) } else { Ok(x0) }
+        };
+
+        Sampling::begin(plan, options.start, predict, move |call, x0, rng| {
+            let (_, next_sigma) = call.sigmas();
             if call.plan.timesteps.len() == 1 {
                 return Ok(StepOutput { prev_sample: x0.clone(), pred_original_sample: x0 });
             }
             let sigma_hat = next_sigma.max(sigma_min).min(sigma_max);
-            let added = config.s_noise as f32 * (sigma_hat * sigma_hat - sigma_min * sigma_min).max(0.0).sqrt();
+            let added = s_noise * (sigma_hat * sigma_hat - sigma_min * sigma_min).max(0.0).sqrt();
             // drawn in the last step, too, where none is added
             let z = noise_like(call.sample, rng)?;
             Ok(StepOutput { prev_sample: mix(1.0, &x0, added, &z)?, pred_original_sample: x0 })

@@ -51,28 +51,28 @@ impl Method for DDIMConfig {
     fn run(&self, process: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
         let eta = options.eta.unwrap_or(0.0);
         check_eta(eta)?;
-        let (config, alphas, n) = (self.clone(), process.alphas().clone(), options.num_steps());
+        let (alphas, n) = (process.alphas().clone(), options.num_steps());
         let timesteps = self.spacing.whole(alphas.len(), check_steps(n, alphas.len())?)?;
         alphas.check_calls(&timesteps, options.start, self.prediction_type, self.clip.is_on(&self.threshold))?;
         let plan = Plan::preserving(timesteps, &alphas);
+        let Self { prediction_type, clip, threshold, .. } = *self;
+        let predict = move |call: &Call| threshold.threshold_or_clip(call.x0(prediction_type)?, &clip);
         let (eta, stride) = (eta as f32, (alphas.len() / n) as i64);
         let use_clipped_model_output = options.use_clipped_model_output.unwrap_or(false);
         let final_alpha = if self.set_alpha_to_one { 1.0 } else { alphas.at(0, 1.0) };
 
-        Sampling::begin(plan, options.start, move |call, rng| {
+        Sampling::begin(plan, options.start, predict, move |call, x0, rng| {
             // 1. ᾱ of the sample's timestep, and of the one that the step leads to
             let t = call.timestep() as i64;
             let (alpha_prod, alpha_prod_prev) = (alphas.of_call(t), alphas.at(t - stride, final_alpha));
             let (beta_prod, beta_prod_prev) = (1.0 - alpha_prod, 1.0 - alpha_prod_prev);
-            // 2. the predicted image, "predicted x₀" of equation 12
-            let x0 = call.x0(config.prediction_type)?;
-            // 3. clipped or thresholded, and the noise that goes with it
-            let x0 = config.threshold.threshold_or_clip(x0, &config.clip)?;
+            // 2. x0 is the predicted image, "predicted x₀" of equation 12, clipped or thresholded
+            // 3. the noise that goes with it
             let epsilon = if use_clipped_model_output {
                 let (alpha, sigma) = call.alpha_sigma();
                 PredictionType::Sample.epsilon(&x0, call.sample, alpha, sigma)?
             } else {
-                call.epsilon(config.prediction_type)?
+                call.epsilon(prediction_type)?
             };
             // 4. the deviation of the new noise, η times DDPM's (equation 16)
             let std = if eta > 0.0 && beta_prod > 0.0 && alpha_prod_prev > 0.0 {

@@ -67,9 +67,9 @@ impl Method for DDIMInverseConfig {
         })?;
         let plan = Plan { alpha_sigma, ..Plan::new(timesteps) };
         let Self { prediction_type, clip, .. } = *self;
+        let predict = move |call: &Call| clip.clip(call.x0(prediction_type)?);
 
-        Sampling::begin(plan, options.start, move |call, _| {
-            let x0 = clip.clip(call.x0(prediction_type)?)?;
+        Sampling::begin(plan, options.start, predict, move |call, x0, _| {
             let epsilon = call.epsilon(prediction_type)?;
             let alpha_prod_next = alphas.at(call.timestep() as i64, 1.0);
             let prev_sample = mix(alpha_prod_next.sqrt(), &x0, (1.0 - alpha_prod_next).sqrt(), &epsilon)?;

@@ -89,10 +89,11 @@ impl Method for DDPMConfig {
         })?;
         let learned_variance = matches!(self.variance_type, VarianceType::Learned | VarianceType::LearnedRange);
         let plan = Plan { learned_variance, ..Plan::preserving(timesteps, &alphas) };
+        let Self { prediction_type, clip, threshold, .. } = *self;
+        let predict = move |call: &Call| threshold.threshold_or_clip(call.x0(prediction_type)?, &clip);
 
-        Sampling::begin(plan, options.start, move |call, rng| {
+        Sampling::begin(plan, options.start, predict, move |call, x0, rng| {
             let (t, prev_t) = (call.timestep() as i64, call.next_timestep().map_or(-1, |t| t as i64));
-            let x0 = config.threshold.threshold_or_clip(call.x0(config.prediction_type)?, &config.clip)?;
             let posterior = Posterior::new(alphas.of_call(t), alphas.at(prev_t, 1.0));
             let mean = posterior.mean(&x0, call.sample)?;
             if t <= 0 {

@@ -60,10 +60,11 @@ impl Method for DEISMultistepConfig {
         check_last(&plan.sigmas)?;
         let (most, lower_order_final) = (self.solver_order, self.solver.lower_order_final);
         let mut history = History::new(most);
+        let predict = move |call: &Call| forward.x0(call);
 
-        Sampling::begin(plan, options.start, move |call, _| {
+        Sampling::begin(plan, options.start, predict, move |call, x0, _| {
             let [s, t] = forward.ends(call);
-            let (epsilon, x0) = forward.convert(Integrand::Noise, call, s)?;
+            let epsilon = forward.integrand(Integrand::Noise, call, &x0, s)?;
             history.push(s.lambda(), epsilon);
             let order = multistep_order(call, &history, most, lower_order_final, false);
 

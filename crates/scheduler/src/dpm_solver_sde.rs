@@ -51,14 +51,14 @@ impl Method for DPMSolverSDEConfig {
         check_calls(&timesteps, &sigmas)?;
         let plan = self.k.calls_within(&timesteps, to_zero(sigmas), halfway, alphas.sigmas());
         let (prediction_type, s_noise) = (self.k.prediction_type, churn.s_noise as f32);
+        let predict = move |call: &Call| prediction_type.denoised(&call.output, call.sample, call.alpha_sigma().1);
         let mut own_rng = self.noise_sampler_seed.map(Generator::new);
         let mut motion = None; // where the noise comes from, begun at the first step
         let mut begin = None; // within a step the sample that it began with
 
-        Sampling::begin(plan, options.start, move |call, rng| {
+        Sampling::begin(plan, options.start, predict, move |call, x0, rng| {
             let (sigma, next_sigma) = call.sigmas();
-            let (at, next_at) = call.noise_levels();
-            let x0 = prediction_type.denoised(&call.output, call.sample, at)?;
+            let (_, next_at) = call.noise_levels();
             if next_sigma == 0.0 {
                 return Ok(StepOutput { prev_sample: x0.clone(), pred_original_sample: x0 });
             }

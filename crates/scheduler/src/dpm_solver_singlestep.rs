@@ -78,10 +78,11 @@ impl Method for DPMSolverSinglestepConfig {
         let (dpm, orders) = (self.dpm, self.orders(plan.timesteps.len()));
         // the outputs since the last step of the first order, and where that began
         let (mut history, mut base) = (History::new(dpm.solver_order), None);
+        let predict = move |call: &Call| forward.x0(call);
 
-        Sampling::begin(plan, options.start, move |call, rng| {
+        Sampling::begin(plan, options.start, predict, move |call, x0, rng| {
             let [s, t] = forward.ends(call);
-            let (integrand, x0) = forward.convert(dpm.integrand(), call, s)?;
+            let integrand = forward.integrand(dpm.integrand(), call, &x0, s)?;
             let noise = if dpm.is_stochastic() { Some(noise_like(call.sample, rng)?) } else { None };
             if orders[call.i] == 1 {
                 history.clear();

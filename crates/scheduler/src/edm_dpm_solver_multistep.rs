@@ -56,10 +56,10 @@ impl Method for EDMDPMSolverMultistepConfig {
         let plan = self.edm.plan(&options.schedule, |_| self.final_sigmas_type.of(self.edm.sigma_min))?;
         let (edm, threshold) = (self.edm.clone(), self.threshold);
         let mut solver = DPMMultistep::new(self.dpm, self.lower_order_final, self.euler_at_final);
+        let predict = move |call: &Call| threshold.apply(edm.denoised(&call.output, call.sample, call.sigmas().0)?);
 
-        Sampling::begin(plan, options.start, move |call, rng| {
+        Sampling::begin(plan, options.start, predict, move |call, x0, rng| {
             let (sigma, next_sigma) = call.sigmas();
-            let x0 = threshold.apply(edm.denoised(&call.output, call.sample, sigma)?)?;
             // the sample itself is not scaled, so that all of the image is in it
             let between = [sigma, next_sigma].map(|sigma| Point { alpha: 1.0, sigma: sigma.into() });
             let prev_sample = solver.step(call, between, x0.clone(), rng)?;

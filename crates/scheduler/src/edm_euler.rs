@@ -34,11 +34,13 @@ impl Method for EDMEulerConfig {
     fn run(&self, _: &Process, options: &RunOptions) -> Result<Box<dyn Run>> {
         let plan = self.edm.plan(&options.schedule, |lowest| self.final_sigmas_type.of(lowest))?;
         let (edm, churn) = (self.edm.clone(), options.churn.unwrap_or_default());
+        let unchurned = edm.clone();
+        let predict = move |call: &Call| unchurned.denoised(&call.output, call.sample, call.sigmas().0);
 
-        Sampling::begin(plan, options.start, move |call, rng| {
+        Sampling::begin(plan, options.start, predict, move |call, x0, rng| {
             let (sigma, next_sigma) = call.sigmas();
             let (x_hat, sigma_hat) = churn.raise(call.sample, sigma, call.plan.sigmas.len() - 1, rng)?;
-            let x0 = edm.denoised(&call.output, &x_hat, sigma_hat)?;
+            let x0 = if sigma_hat == sigma { x0 } else { edm.denoised(&call.output, &x_hat, sigma_hat)? };
             Ok(StepOutput { prev_sample: euler(&x_hat, &x0, sigma_hat, next_sigma)?, pred_original_sample: x0 })
         })
     }

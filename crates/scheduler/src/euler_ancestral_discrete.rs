@@ -39,10 +39,10 @@ impl Method for EulerAncestralDiscreteConfig {
         let (beta, prediction_type, spacing) = (self.beta.clone(), self.prediction_type, self.spacing);
         let k = KDiffusionConfig { beta, prediction_type, spacing, sigma: SigmaConfig::default() };
         let (timesteps, sigmas) = k.schedule(process.alphas().sigmas(), options.num_steps())?;
+        let predict = move |call: &Call| prediction_type.denoised(&call.output, call.sample, call.sigmas().0);
 
-        Sampling::begin(k.plan(timesteps, sigmas), options.start, move |call, rng| {
+        Sampling::begin(k.plan(timesteps, sigmas), options.start, predict, move |call, x0, rng| {
             let (sigma, next_sigma) = call.sigmas();
-            let x0 = prediction_type.denoised(&call.output, call.sample, sigma)?;
             let (sigma_down, sigma_up) = ancestral_step(sigma, next_sigma);
             let down = euler(call.sample, &x0, sigma, sigma_down)?;
             let prev_sample = mix(1.0, &down, sigma_up, &noise_like(call.sample, rng)?)?;

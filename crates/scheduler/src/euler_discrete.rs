@@ -127,12 +127,14 @@ impl Method for EulerDiscreteConfig {
             timesteps = sigmas[..sigmas.len() - 1].iter().map(|sigma| 0.25 * sigma.ln()).collect();
         }
         let (prediction_type, churn) = (self.k.prediction_type, options.churn.unwrap_or_default());
+        let predict = move |call: &Call| prediction_type.denoised(&call.output, call.sample, call.sigmas().0);
+        let plan = self.k.plan(timesteps, sigmas);
 
-        Sampling::begin(self.k.plan(timesteps, sigmas), options.start, move |call, rng| {
+        Sampling::begin(plan, options.start, predict, move |call, x0, rng| {
             let (sigma, next_sigma) = call.sigmas();
             let (x_hat, sigma_hat) = churn.raise(call.sample, sigma, call.plan.sigmas.len() - 1, rng)?;
             let shown = if prediction_type == PredictionType::VPrediction { sigma } else { sigma_hat };
-            let x0 = prediction_type.denoised(&call.output, &x_hat, shown)?;
+            let x0 = if sigma_hat == sigma { x0 } else { prediction_type.denoised(&call.output, &x_hat, shown)? };
             Ok(StepOutput { prev_sample: euler(&x_hat, &x0, sigma_hat, next_sigma)?, pred_original_sample: x0 })
         })
     }

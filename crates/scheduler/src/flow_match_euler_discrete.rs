@@ -157,10 +157,10 @@ impl Method for FlowMatchEulerDiscreteConfig {
         let (flow, (timesteps, sigmas)) = (self.flow(1.0), self.schedule(options)?);
         let plan = Plan::between(timesteps, sigmas, |sigma| flow.alpha_sigma(sigma));
         let stochastic = self.stochastic_sampling;
+        let predict = move |call: &Call| flow.original_sample(&call.output, call.sample, call.sigmas().0);
 
-        Sampling::begin(plan, options.start, move |call, rng| {
+        Sampling::begin(plan, options.start, predict, move |call, x0, rng| {
             let (sigma, next_sigma) = call.sigmas();
-            let x0 = flow.original_sample(&call.output, call.sample, sigma)?;
             let prev_sample = if stochastic {
                 let (next_alpha, next_sigma) = flow.alpha_sigma(next_sigma);
                 mix(next_alpha, &x0, next_sigma, &noise_like(call.sample, rng)?)?

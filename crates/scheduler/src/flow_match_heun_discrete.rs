@@ -48,8 +48,13 @@ impl Method for FlowMatchHeunDiscreteConfig {
         let churn = options.churn.unwrap_or_default();
         // where a step began, its derivative there, and how far it goes
         let mut first: Option<(Tensor, Tensor, f32)> = None;
+        let predict = move |call: &Call| {
+            let (begin, end) = call.sigmas();
+            let sigma = if call.i.is_multiple_of(2) { begin } else { end };
+            flow.original_sample(&call.output, call.sample, sigma)
+        };
 
-        Sampling::begin(plan, options.start, move |call, rng| {
+        Sampling::begin(plan, options.start, predict, move |call, x0, rng| {
             let (sigma, next_sigma) = call.sigmas();
             // drawn at the second call, too, where it makes no difference
             let (x_hat, sigma_hat) = churn.raise(call.sample, sigma, call.plan.timesteps.len(), rng)?;
@@ -58,11 +63,10 @@ impl Method for FlowMatchHeunDiscreteConfig {
                 check_same("the sample", call.sample, x)?;
                 let mean = mix(0.5, d, 0.5, &call.output)?;
                 let prev_sample = mix(1.0, x, *dt, &mean)?;
-                let x0 = flow.original_sample(&call.output, call.sample, next_sigma)?;
                 first = None;
                 return Ok(StepOutput { prev_sample, pred_original_sample: x0 });
             }
-            let x0 = flow.original_sample(&call.output, &x_hat, sigma)?;
+            let x0 = if sigma_hat == sigma { x0 } else { flow.original_sample(&call.output, &x_hat, sigma)? };
             let d = scale(&call.output, sigma / sigma_hat)?; // (x̂ - x₀) / σ̂
             let dt = next_sigma - sigma_hat;
             let prev_sample = mix(1.0, &x_hat, dt, &d)?;

@@ -50,13 +50,16 @@ impl Method for HeunDiscreteConfig {
         let ends = sigmas[1..].to_vec();
         let plan = self.k.two_calls(&timesteps, sigmas, &timesteps[1..], &ends);
         let (prediction_type, clip) = (self.k.prediction_type, self.clip);
+        let predict = move |call: &Call| {
+            let (_, at) = call.alpha_sigma();
+            clip.clip(prediction_type.denoised(&call.output, call.sample, at)?)
+        };
         let mut first = None; // within a step the sample that it began with, and the slope there
 
-        Sampling::begin(plan, options.start, move |call, _| {
+        Sampling::begin(plan, options.start, predict, move |call, x0, _| {
             let (sigma, next_sigma) = call.sigmas();
             let dt = next_sigma - sigma;
             let (_, at) = call.alpha_sigma();
-            let x0 = clip.clip(prediction_type.denoised(&call.output, call.sample, at)?)?;
             let d = scale(&(call.sample - &x0)?, 1.0 / at)?;
             let prev_sample = match first.take() {
                 None => {

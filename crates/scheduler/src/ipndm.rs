@@ -80,18 +80,23 @@ impl Method for IPNDMConfig {
         ensure(n == can, || Error::steps(n, format!("trained_betas has {has}, so it can do {can}")))?;
         let plan = Plan { alpha_sigma, ..Plan::new(self.times(n)) };
         let mut ets = vec![];
-        Sampling::begin(plan, options.start, move |call, _| step(call, &mut ets))
+        Sampling::begin(plan, options.start, predict, move |call, x0, _| step(call, x0, &mut ets))
     }
 }
 
+/// The clean image.
+fn predict(call: &Call) -> Result<Tensor> {
+    let (alpha, sigma) = call.alpha_sigma();
+    mix(alpha, call.sample, -sigma, &call.output)
+}
+
 /// A step by the noise that the last ones predicted: `ets`, up to four of them, the latest first.
-fn step(call: &Call, ets: &mut Vec<Tensor>) -> Result<StepOutput> {
+fn step(call: &Call, x0: Tensor, ets: &mut Vec<Tensor>) -> Result<StepOutput> {
     if let Some(before) = ets.first() {
         check_same("the sample", call.sample, before)?;
     }
     let (alpha, sigma) = call.alpha_sigma();
     let (next_alpha, next_sigma) = call.plan.alpha_sigma[call.i + 1];
-    let x0 = mix(alpha, call.sample, -sigma, &call.output)?;
     ets.insert(0, mix(sigma, call.sample, alpha, &call.output)?);
     ets.truncate(4);
     let mut et = call.sample.zeros_like()?;
@@ -120,7 +125,7 @@ mod tests {
             for (i, &t) in plan.timesteps.iter().enumerate() {
                 let output = x.affine(f64::from(t), 0.0)?.affine(1.0 / f64::from(t + 1.0), 0.0)?;
                 let call = Call { plan: &plan, i, sample: &x, output, variance: None };
-                x = step(&call, &mut ets)?.prev_sample;
+                x = step(&call, predict(&call)?, &mut ets)?.prev_sample;
             }
         }
         let mean = x.abs()?.mean_all()?.to_scalar::<f32>()?;

@@ -132,14 +132,19 @@ impl Run for KarrasVeRun {
         Ok(sample.affine(0.5, 0.5)?)
     }
 
-    fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
+    fn pred_original_sample(&self, model_output: &Tensor, sample: &Tensor) -> Result<Tensor> {
         check_same("the model's output", model_output, sample)?;
+        let timestep = self.timesteps()[self.steps.index()?];
+        mix(1.0, sample, 2.0 * timestep, &scale(model_output, timestep)?)
+    }
+
+    fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
+        let x0 = self.pred_original_sample(model_output, sample)?;
         let call = self.steps.index()?;
         let step = call / 2;
         let dt = self.sigmas[step + 1] - self.sigma_hats[step];
         let timestep = self.timesteps()[call];
         let output = scale(model_output, timestep)?;
-        let x0 = mix(1.0, sample, 2.0 * timestep, &output)?;
         let d = output.neg()?; // (x - x₀) / σ
 
         let prev_sample = match self.first.take() {

@@ -59,12 +59,12 @@ impl<const ANCESTRAL: bool> Method for KDPM2Config<ANCESTRAL> {
         let midpoint = |from, to| halfway(from, if ANCESTRAL { ancestral_step(from, to).0 } else { to });
         let plan = self.k.calls_within(&timesteps, sigmas, midpoint, training);
         let prediction_type = self.k.prediction_type;
+        let predict = move |call: &Call| prediction_type.denoised(&call.output, call.sample, call.alpha_sigma().1);
         let mut begin: Option<Tensor> = None; // within a step the sample that it began with
 
-        Sampling::begin(plan, options.start, move |call, rng| {
+        Sampling::begin(plan, options.start, predict, move |call, x0, rng| {
             let (sigma, next_sigma) = call.sigmas();
             let (at, next_at) = call.noise_levels();
-            let x0 = prediction_type.denoised(&call.output, call.sample, at)?;
             let d = scale(&(call.sample - &x0)?, 1.0 / at)?;
             let prev_sample = match begin.take() {
                 None => {

@@ -47,11 +47,13 @@ impl Method for LCMConfig {
         let timesteps = self.distilled.timesteps(options)?;
         process.alphas().check_calls(&timesteps, options.start, prediction_type, clip.is_on(&threshold))?;
         let (plan, config) = (Plan::preserving(timesteps, process.alphas()), self.clone());
-
-        Sampling::begin(plan, options.start, move |call, rng| {
+        let predict = move |call: &Call| {
             let x0 = threshold.threshold_or_clip(call.x0(prediction_type)?, &clip)?;
             let (c_skip, c_out) = config.c_skip_out(call.timestep());
-            let denoised = mix(c_out, &x0, c_skip, call.sample)?;
+            mix(c_out, &x0, c_skip, call.sample)
+        };
+
+        Sampling::begin(plan, options.start, predict, move |call, denoised, rng| {
             let prev_sample = match call.next_alpha_sigma() {
                 Some((alpha, sigma)) => mix(alpha, &denoised, sigma, &noise_like(call.sample, rng)?)?,
                 None => denoised.clone(),

@@ -66,6 +66,11 @@ impl Run for LinearMixRun {
         Some((0..n).map(|i| amount(i, n)).map(|amount| (1.0 - amount, amount)).collect())
     }
 
+    fn pred_original_sample(&self, model_output: &Tensor, sample: &Tensor) -> Result<Tensor> {
+        check_same("the model's output", model_output, sample)?;
+        Ok(model_output.clone())
+    }
+
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, _rng: &mut dyn Noise) -> Result<StepOutput> {
         let i = self.steps.index()?;
         check_same("the model's output", model_output, sample)?;

@@ -45,11 +45,11 @@ impl Method for LMSDiscreteConfig {
         })?;
         let (timesteps, sigmas) = self.k.schedule(process.alphas().sigmas(), options.num_steps())?;
         let prediction_type = self.k.prediction_type;
+        let predict = move |call: &Call| prediction_type.denoised(&call.output, call.sample, call.sigmas().0);
         let mut derivatives = VecDeque::new(); // the newest first, one a noise level
 
-        Sampling::begin(self.k.plan(timesteps, sigmas), options.start, move |call, _| {
+        Sampling::begin(self.k.plan(timesteps, sigmas), options.start, predict, move |call, x0, _| {
             let (i, sigmas) = (call.i, &call.plan.sigmas);
-            let x0 = prediction_type.denoised(&call.output, call.sample, sigmas[i])?;
             if i > 0 && sigmas[i - 1] == sigmas[i] {
                 derivatives.pop_front(); // a call at the same level again
             }

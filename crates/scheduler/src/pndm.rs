@@ -87,10 +87,10 @@ impl Method for PNDMConfig {
         let plan = Plan::preserving(calls, &alphas);
         let final_alpha = if self.set_alpha_to_one { 1.0 } else { alphas.at(0, 1.0) };
         let (prediction_type, ets, sum, begin) = (self.prediction_type, vec![], None, None);
+        let predict = move |call: &Call| call.x0(prediction_type);
         let mut method = PseudoNumerical { prediction_type, alphas, final_alpha, stride, ets, sum, begin };
 
-        Sampling::begin(plan, 0, move |call, _| {
-            let x0 = call.x0(prediction_type)?;
+        Sampling::begin(plan, 0, predict, move |call, x0, _| {
             let transfer = if call.i < prk_calls { method.runge_kutta(call)? } else { method.multistep(call)? };
             Ok(StepOutput { prev_sample: method.transfer(&transfer)?, pred_original_sample: x0 })
         })

@@ -91,15 +91,20 @@ impl RePaintConfig {
         let plan = Plan::new(places.iter().map(|place| (place * apart) as f32).collect());
         let (alphas, betas, eta, clip_sample) =
             (process.alphas().clone(), self.beta.betas(), eta as f32, self.clip_sample);
+        let levels = alphas.clone();
+        let predict = move |call: &Call| {
+            let alpha_prod = levels.at(call.timestep() as i64, 1.0);
+            let (alpha, sigma) = (alpha_prod.sqrt(), (1.0 - alpha_prod).sqrt());
+            let x0 = PredictionType::Epsilon.original_sample(&call.output, call.sample, alpha, sigma)?;
+            if clip_sample { Ok(x0.clamp(-1f32, 1f32)?) } else { Ok(x0) }
+        };
 
-        Sampling::begin(plan, 0, move |call, rng| {
+        Sampling::begin(plan, 0, predict, move |call, x0, rng| {
             check_same("the sample", call.sample, &original)?;
             let (output, sample, t) = (&call.output, call.sample, call.timestep() as usize);
             let prev_t = t as i64 - apart as i64;
             let (alpha_prod, alpha_prod_prev) = (alphas.at(t as i64, 1.0), alphas.at(prev_t, 1.0));
             let (beta_prod, beta_prod_prev) = (1.0 - alpha_prod, 1.0 - alpha_prod_prev);
-            let x0 = PredictionType::Epsilon.original_sample(output, sample, alpha_prod.sqrt(), beta_prod.sqrt())?;
-            let x0 = if clip_sample { x0.clamp(-1f32, 1f32)? } else { x0 };
 
             // the unknown part by DDIM's step (Song et al. 2021, equation 12), the known by line 5, with the same noise
             let noise = noise_like(sample, rng)?;

@@ -8,7 +8,7 @@ use crate::tensors::{check_same, mix, randn, scale, split_variance};
 use crate::{Error, PredictionType, Result};
 
 /// One sampling on its way from noise to images: it counts the steps and holds what the sampler has to remember.
-pub trait Run: Debug + Send {
+pub trait Run: Debug + Send + Sync {
     /// Where the run is.
     fn steps(&self) -> &Steps;
 
@@ -73,6 +73,16 @@ pub trait Run: Debug + Send {
     /// When the run is over.
     fn scale_model_input(&self, sample: &Tensor) -> Result<Tensor> {
         Ok(sample.clone())
+    }
+
+    /// The clean images that the model's output for `sample` (unscaled) implies at the next call, as the step will
+    /// give them ([`StepOutput::pred_original_sample`]), without going it. Guidance by a loss needs it: candle
+    /// differentiates it by both arguments. Of noise that a step adds before it predicts (churn) it knows nothing.
+    ///
+    /// # Errors
+    /// When a run cannot tell, which is the default, or is over; when the shapes differ.
+    fn pred_original_sample(&self, _model_output: &Tensor, _sample: &Tensor) -> Result<Tensor> {
+        Err(Error::unsupported("tell the image that a model's output implies before its step"))
     }
 
     /// Goes one step: from `sample` (unscaled) and the model's output for it to the sample of the next, lower level.
@@ -220,7 +230,13 @@ pub(crate) struct Call<'a> {
     pub(crate) variance: Option<Tensor>,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    /// The call that comes next.
+    fn of(plan: &'a Plan, steps: &Steps, model_output: &Tensor, sample: &'a Tensor) -> Result<Self> {
+        let (output, variance) = split_variance(plan.learned_variance, model_output, sample)?;
+        Ok(Self { plan, i: steps.index()?, sample, output, variance })
+    }
+
     /// What the model was conditioned on.
     pub(crate) fn timestep(&self) -> f32 {
         self.plan.timesteps[self.i]
@@ -265,29 +281,38 @@ impl Call<'_> {
     }
 }
 
-/// A run of a method of this crate: its plan, and the step from a model call to the next, which holds what the method
-/// has to remember.
-pub(crate) struct Sampling<F> {
+/// A run of a method of this crate: its plan, the clean image that a model call implies, and the step from there to the
+/// next call, which holds what the method has to remember.
+pub(crate) struct Sampling<P, F> {
     plan: Plan,
     steps: Steps,
+    predict: P,
     step: F,
 }
 
-impl<F: FnMut(&Call, &mut dyn Noise) -> Result<StepOutput> + Send + 'static> Sampling<F> {
-    /// Begins after the first `start` steps.
-    pub(crate) fn begin(plan: Plan, start: usize, step: F) -> Result<Box<dyn Run>> {
+impl<P, F> Sampling<P, F>
+where
+    P: Fn(&Call) -> Result<Tensor> + Send + Sync + 'static,
+    F: FnMut(&Call, Tensor, &mut dyn Noise) -> Result<StepOutput> + Send + Sync + 'static,
+{
+    /// Begins after the first `start` steps. `step` gets what `predict` gives for its call.
+    pub(crate) fn begin(plan: Plan, start: usize, predict: P, step: F) -> Result<Box<dyn Run>> {
         let steps = Steps::with_calls(plan.timesteps.clone(), plan.calls, start)?;
-        Ok(Box::new(Self { plan, steps, step }))
+        Ok(Box::new(Self { plan, steps, predict, step }))
     }
 }
 
-impl<F> Debug for Sampling<F> {
+impl<P, F> Debug for Sampling<P, F> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.debug_struct("Sampling").field("steps", &self.steps).finish_non_exhaustive()
     }
 }
 
-impl<F: FnMut(&Call, &mut dyn Noise) -> Result<StepOutput> + Send> Run for Sampling<F> {
+impl<P, F> Run for Sampling<P, F>
+where
+    P: Fn(&Call) -> Result<Tensor> + Send + Sync,
+    F: FnMut(&Call, Tensor, &mut dyn Noise) -> Result<StepOutput> + Send + Sync,
+{
     fn steps(&self) -> &Steps {
         &self.steps
     }
@@ -320,10 +345,14 @@ impl<F: FnMut(&Call, &mut dyn Noise) -> Result<StepOutput> + Send> Run for Sampl
         self.plan.c_in.get(i).map_or_else(|| Ok(sample.clone()), |&c_in| scale(sample, c_in))
     }
 
+    fn pred_original_sample(&self, model_output: &Tensor, sample: &Tensor) -> Result<Tensor> {
+        (self.predict)(&Call::of(&self.plan, &self.steps, model_output, sample)?)
+    }
+
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, rng: &mut dyn Noise) -> Result<StepOutput> {
-        let (output, variance) = split_variance(self.plan.learned_variance, model_output, sample)?;
-        let call = Call { plan: &self.plan, i: self.steps.index()?, sample, output, variance };
-        let stepped = (self.step)(&call, rng)?;
+        let call = Call::of(&self.plan, &self.steps, model_output, sample)?;
+        let x0 = (self.predict)(&call)?;
+        let stepped = (self.step)(&call, x0, rng)?;
         self.steps.advance();
         Ok(stepped)
     }

@@ -85,11 +85,12 @@ impl Method for SASolverConfig {
         let (config, tau_func) = (self.clone(), self.tau_func.unwrap_or_default());
         let mut solver = StochasticAdams { integrand, history };
         let mut last: Option<LastStep> = None;
+        let predict = move |call: &Call| forward.x0(call);
 
-        Sampling::begin(plan, options.start, move |call, rng| {
+        Sampling::begin(plan, options.start, predict, move |call, x0, rng| {
             let (i, n) = (call.i, call.plan.timesteps.len());
             let [s, t] = forward.ends(call);
-            let (output, x0) = forward.convert(integrand, call, s)?;
+            let output = forward.integrand(integrand, call, &x0, s)?;
             let sample = match &last {
                 Some(LastStep { sample, noise, from, tau, corrector_order }) => {
                     solver.correct([*from, s], *corrector_order, *tau, sample, noise, &output)?

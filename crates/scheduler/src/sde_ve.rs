@@ -83,11 +83,11 @@ impl Method for ScoreSdeVeConfig {
         let alpha_sigma = timesteps.iter().map(|&sigma| (1.0, sigma)).collect();
         let plan = Plan { alpha_sigma, init_noise_sigma: self.sigma_max as f32, calls, ..Plan::new(timesteps) };
         let (snr, discrete_sigmas) = (self.snr, self.discrete_sigmas(n));
+        let predict = |call: &Call| mix(1.0, call.sample, call.timestep() * call.timestep(), &call.output);
 
-        Sampling::begin(plan, options.start, move |call, rng| {
+        Sampling::begin(plan, options.start, predict, move |call, x0, rng| {
             let (step, within) = (call.i / calls, call.i % calls);
-            let (score, sigma) = (&call.output, call.timestep());
-            let x0 = mix(1.0, call.sample, sigma * sigma, score)?;
+            let score = &call.output;
             let z = noise_like(call.sample, rng)?;
 
             let prev_sample = if within + 1 < calls {

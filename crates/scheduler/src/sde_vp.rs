@@ -62,11 +62,15 @@ impl Method for ScoreSdeVpConfig {
         let alpha_sigma = times.iter().map(|&time| self.alpha_sigma(time)).collect();
         let Self { beta_min, beta_max, .. } = *self;
 
-        Sampling::begin(Plan { alpha_sigma, ..Plan::new(times) }, options.start, move |call, rng| {
+        let plan = Plan { alpha_sigma, ..Plan::new(times) };
+        let predict = |call: &Call| {
             let (alpha, sigma) = call.alpha_sigma();
-            let x0 = mix(1.0 / alpha, call.sample, -sigma / alpha, &call.output)?;
+            mix(1.0 / alpha, call.sample, -sigma / alpha, &call.output)
+        };
 
+        Sampling::begin(plan, options.start, predict, move |call, x0, rng| {
             // x - (-β/2 x - β score) / n, where the score is -ε / σ
+            let (_, sigma) = call.alpha_sigma();
             let n = call.plan.timesteps.len() as f32;
             let beta = beta_min as f32 + call.timestep() * (beta_max - beta_min) as f32;
             let mean = mix(1.0 + 0.5 * beta / n, call.sample, -beta / n / sigma, &call.output)?;

@@ -40,14 +40,15 @@ impl Method for TCDConfig {
         let (alphas, timesteps) = (process.alphas().clone(), self.distilled.timesteps(options)?);
         let (eta, prediction_type) = (eta as f32, self.distilled.prediction_type);
         alphas.check_calls(&timesteps, options.start, prediction_type, false)?;
+        let plan = Plan::preserving(timesteps, &alphas);
+        let predict = move |call: &Call| call.x0(prediction_type);
 
-        Sampling::begin(Plan::preserving(timesteps, &alphas), options.start, move |call, rng| {
+        Sampling::begin(plan, options.start, predict, move |call, x0, rng| {
             let next = call.next_timestep();
             let prev_t = next.unwrap_or(0.0);
             let s = ((1.0 - eta) * prev_t).floor();
             let (alpha_prod_prev, alpha_prod_s) = (alphas.at(prev_t as i64, 1.0), alphas.at(s as i64, 1.0));
 
-            let x0 = call.x0(prediction_type)?;
             let epsilon = call.epsilon(prediction_type)?;
             let x_s = mix(alpha_prod_s.sqrt(), &x0, (1.0 - alpha_prod_s).sqrt(), &epsilon)?;
             if eta <= 0.0 || next.is_none() {

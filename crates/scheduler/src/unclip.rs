@@ -64,16 +64,16 @@ impl Method for UnCLIPConfig {
         let (alphas, betas) = (process.alphas().clone(), self.beta().betas());
         let Self { prediction_type, clip, .. } = *self;
         let learned_variance = self.variance_type == VarianceType::LearnedRange;
+        let predict = move |call: &Call| clip.clip(call.x0(prediction_type)?);
         let plan = Plan { learned_variance, ..Plan::preserving(self.timesteps(options.num_steps())?, &alphas) };
 
-        Sampling::begin(plan, options.start, move |call, rng| {
+        Sampling::begin(plan, options.start, predict, move |call, x0, rng| {
             let (t, prev_t) = (call.timestep() as i64, call.next_timestep().map_or(-1, |t| t as i64));
             let (alpha_prod, alpha_prod_prev) = (alphas.at(t, 1.0), alphas.at(prev_t, 1.0));
             // α is 1 - β, with the digits that this loses where α is next to nothing
             let beta = if prev_t + 1 == t { betas[t as usize] } else { 1.0 - alpha_prod / alpha_prod_prev };
             let posterior = Posterior::with_alpha_beta(alpha_prod, alpha_prod_prev, 1.0 - beta, beta);
 
-            let x0 = clip.clip(call.x0(prediction_type)?)?;
             let mean = posterior.mean(&x0, call.sample)?;
             if t == 0 {
                 return Ok(StepOutput { prev_sample: mean, pred_original_sample: x0 });

@@ -152,11 +152,12 @@ impl Method for UniPCMultistepConfig {
         let config = self.clone();
         // the sample before the last step, where that began, and its order
         let mut last: Option<(Tensor, Point, usize)> = None;
+        let predict = move |call: &Call| forward.x0(call);
 
-        Sampling::begin(plan, options.start, move |call, rng| {
+        Sampling::begin(plan, options.start, predict, move |call, x0, rng| {
             let (i, n) = (call.i, call.plan.timesteps.len());
             let [s, t] = forward.ends(call);
-            let (output, x0) = forward.convert(integrand, call, s)?;
+            let output = forward.integrand(integrand, call, &x0, s)?;
 
             // UniC: the sample corrected by the output for it
             let sample = match &last {

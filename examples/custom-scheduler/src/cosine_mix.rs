@@ -66,6 +66,10 @@ impl Run for CosineMixRun {
         uniform_noise(shape, device, rng)
     }
 
+    fn pred_original_sample(&self, model_output: &Tensor, _sample: &Tensor) -> Result<Tensor> {
+        Ok(model_output.clone())
+    }
+
     fn step(&mut self, model_output: &Tensor, sample: &Tensor, _rng: &mut dyn Noise) -> Result<StepOutput> {
         let level = self.timesteps()[self.steps.index()?];
         if model_output.dims() != sample.dims() {

@@ -51,7 +51,7 @@ A class-conditional model draws each class as often as the data has it; with --c
 and they are compared with the data's images of these classes alone.";
 
 /// The options that say how a model is sampled.
-const OF_MODELS: [&str; 14] = [
+const OF_MODELS: [&str; 15] = [
     "model",
     "strict",
     "checkpoint",
@@ -64,6 +64,7 @@ const OF_MODELS: [&str; 14] = [
     "class",
     "guidance",
     "guidance_interval",
+    "guidance_rescale",
     "seed",
     "batch",
 ];
@@ -351,6 +352,7 @@ impl EvalArgs {
             seed: self.seed,
             guidance: options.guidance_scale,
             guidance_interval: options.guidance_interval,
+            guidance_rescale: options.guidance_rescale,
         };
         let bar = bar("sampling", self.samples());
         let (count, seed, batch) = (self.samples(), self.seed, self.batch);

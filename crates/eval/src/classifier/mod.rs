@@ -1,6 +1,7 @@
 //! A small classifier, trained on the spot: features for images of any kind, in seconds.
 
 mod cache;
+mod guidance;
 mod network;
 
 use std::ops::ControlFlow;
@@ -17,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::FeatureNetwork;
 use crate::features::Images;
 use network::{FEATURES, Network};
+
+pub use guidance::ClassGuidance;
 
 /// How a [`Classifier`] is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

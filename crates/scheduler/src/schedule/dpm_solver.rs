@@ -207,9 +207,10 @@ impl DPMMultistep {
 
     /// Begins a run along the steps of a plan.
     pub(crate) fn begin(mut self, plan: Plan, start: usize, forward: ForwardProcess) -> Result<Box<dyn Run>> {
-        Sampling::begin(plan, start, move |call, rng| {
+        let predict = move |call: &Call| forward.x0(call);
+        Sampling::begin(plan, start, predict, move |call, x0, rng| {
             let [s, t] = forward.ends(call);
-            let (integrand, x0) = forward.convert(self.dpm.integrand(), call, s)?;
+            let integrand = forward.integrand(self.dpm.integrand(), call, &x0, s)?;
             let prev_sample = self.step(call, [s, t], integrand, rng)?;
             Ok(StepOutput { prev_sample, pred_original_sample: x0 })
         })

@@ -49,7 +49,7 @@ pub(crate) struct Point {
 }
 
 /// The forward process that solvers integrate backwards, and what models predict in it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct ForwardProcess {
     prediction_type: PredictionType,
     threshold: ThresholdConfig,
@@ -192,18 +192,22 @@ impl ForwardProcess {
         Plan { learned_variance: self.learned_variance, ..plan }
     }
 
-    /// The integrand and the clean image that the model's output implies.
-    pub(crate) fn convert(&self, integrand: Integrand, call: &Call, at: Point) -> Result<(Tensor, Tensor)> {
+    /// The clean image that the model's output implies.
+    pub(crate) fn x0(&self, call: &Call) -> Result<Tensor> {
+        let (sigma, _) = call.sigmas();
+        let (alpha, sigma) = self.alpha_sigma(sigma);
+        self.threshold.apply(self.prediction_type.original_sample(&call.output, call.sample, alpha, sigma)?)
+    }
+
+    /// What is integrated: that image, or the noise that the output implies.
+    pub(crate) fn integrand(&self, integrand: Integrand, call: &Call, x0: &Tensor, at: Point) -> Result<Tensor> {
         let (output, sample) = (&call.output, call.sample);
         let (alpha, sigma) = (at.alpha as f32, at.sigma as f32);
-        let x0 = self.prediction_type.original_sample(output, sample, alpha, sigma)?;
-        let x0 = self.threshold.apply(x0)?;
-        let converted = match integrand {
-            Integrand::Data => x0.clone(),
+        match integrand {
+            Integrand::Data => Ok(x0.clone()),
             // the noise that goes with the image as it was thresholded
-            Integrand::Noise if self.threshold.thresholding => scale(&(sample - scale(&x0, alpha)?)?, 1.0 / sigma)?,
-            Integrand::Noise => self.prediction_type.epsilon(output, sample, alpha, sigma)?,
-        };
-        Ok((converted, x0))
+            Integrand::Noise if self.threshold.thresholding => scale(&(sample - scale(x0, alpha)?)?, 1.0 / sigma),
+            Integrand::Noise => self.prediction_type.epsilon(output, sample, alpha, sigma),
+        }
     }
 }

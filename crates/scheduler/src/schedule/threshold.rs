@@ -66,18 +66,19 @@ impl ThresholdConfig {
         if self.thresholding { self.threshold(&x0) } else { clip.clip(x0) }
     }
 
-    /// Clips each image `[b, ...]` to its own `[-s, s]` and divides it by `s`.
+    /// Clips each image `[b, ...]` to its own `[-s, s]` and divides it by `s`, which counts as a constant where candle
+    /// differentiates this.
     fn threshold(&self, sample: &Tensor) -> Result<Tensor> {
         let images: Vec<Vec<f32>> = sample.flatten_from(1)?.to_vec2()?;
-        let mut thresholded = Vec::with_capacity(sample.elem_count());
-        for image in images {
+        let bound = |image: Vec<f32>| {
             let mut sizes: Vec<f32> = image.iter().map(|value| value.abs()).collect();
             sizes.sort_by(f32::total_cmp);
             // clamped as torch does it: where the two bounds cross, the upper one holds
-            let s = quantile(&sizes, self.dynamic_thresholding_ratio as f32).max(1.0).min(self.sample_max_value as f32);
-            thresholded.extend(image.iter().map(|value| value.max(-s).min(s) / s));
-        }
-        Ok(Tensor::from_vec(thresholded, sample.dims(), sample.device())?)
+            quantile(&sizes, self.dynamic_thresholding_ratio as f32).max(1.0).min(self.sample_max_value as f32)
+        };
+        let s = per_image(images.into_iter().map(bound).collect(), sample)?;
+        let clipped = sample.broadcast_maximum(&s.neg()?)?.broadcast_minimum(&s)?;
+        Ok(clipped.broadcast_div(&s)?)
     }
 }
 
