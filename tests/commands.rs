@@ -158,6 +158,10 @@ fn printed_commands_of_each_configuration_sample_and_the_first_reproduces_the_pi
         let place = workplace();
         let text = fs::read_to_string(&config).unwrap();
         let heads = commands(text.lines().map(|line| line.trim_start_matches('#')), "cargo xtask");
+        let name = config.file_name().unwrap().to_str().unwrap();
+        let at = heads.iter().position(|line| line.contains(name)).unwrap();
+        let (before, heads) = heads.split_at(at); // the training of the model that is fine-tuned
+        before.iter().for_each(|line| drop(run(&place, line, None)));
         let (train, others) = heads.split_first().unwrap();
         let said = run(&place, train, None).stdout();
         let folder = format!("runs/{}", config.file_stem().unwrap().to_str().unwrap());

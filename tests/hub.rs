@@ -160,3 +160,38 @@ fn a_model_of_classes_needs_images_with_classes() {
     }
     train_any_set("label_text.parquet", &[classes, "data.label_column=none"]).expect(2);
 }
+
+#[test]
+fn a_model_of_the_hub_is_fine_tuned_and_its_commit_recorded() {
+    let (hub, place) = (FakeHub::start(), Workplace::new());
+    hub.serve_folder("owner/tiny", &golden().join("finetune"));
+    let text = "data = { name = \"mnist\", classes = [0, 1], sources = [\"drawn\"], drawn_per_class = 4 }\n\
+                model = { from = \"owner/tiny\", sample_size = 28, num_class_embeds = 3 }\n\
+                train = { max_steps = 2, batch_size = 4, freeze = [\"down_blocks\"] }\n\
+                sample = { steps = 2, batch_size = 2 }\n";
+    std::fs::write(place.path("my.toml"), text).unwrap();
+    let train = |more: &[&str]| {
+        let args = [&["train", "--config", "my.toml"], more].concat();
+        let mut command = place.kakusan(&args);
+        Done(command.env("HF_ENDPOINT", hub.url()).env("HF_HUB_OFFLINE", "0").output().unwrap())
+    };
+    let said = train(&["--out", "run"]).expect(0).stdout();
+    let name = format!("owner/tiny@{}", fake_hub::COMMIT);
+    for expected in [
+        &format!("Pretrained model: {name}, trained with DDPMScheduler: diffusion over timesteps"),
+        "class_embedding.weight: row 2 is new, and random.",
+        "Frozen: down_blocks (",
+    ] {
+        assert!(said.contains(expected), "{expected}\nnot in\n{said}");
+    }
+    let read = |file: &str| std::fs::read_to_string(place.path("run").join(file)).unwrap();
+    assert!(read("config.toml").contains(&format!("from = \"{name}\"")));
+    assert!(read("README.md").contains("\nbase_model: owner/tiny\n") && read("report.html").contains(&name));
+    for (set, expected) in [
+        ("model.from=no/such", "there is no folder no/such here, and it is not on the Hub: "),
+        ("model.layers_per_block=2", "set in [model], as the pretrained model has it: layers_per_block = 1"),
+    ] {
+        let said = train(&["--out", "other", "--set", set]).expect(2).stderr();
+        assert!(said.contains(expected) && !place.path("other").exists(), "{said}");
+    }
+}

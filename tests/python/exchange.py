@@ -165,6 +165,45 @@ def we_open_pythons(kakusan, place):
         same(kakusan.images(half, 2, 10), python_images(back, 2, 10), f"{name}, half precision")
 
 
+def both_fine_tune(kakusan, place):
+    """We fine-tune a pipeline of Python's, with a class more and frozen parts; Python goes on from there, and we open it."""
+    print("Python goes on from what we fine-tuned")
+    torch.manual_seed(0)
+    unet = UNet2DModel(**(TINY | dict(num_class_embeds=9)))
+    theirs, run = place / "python-classes", place / "fine-tuned"
+    DDPMPipeline(unet, diffusers.DDPMScheduler(num_train_timesteps=100)).save_pretrained(theirs)
+    config = place / "finetune.toml"
+    config.write_text(
+        '[data]\nname = "mnist"\nclasses = [8, 9]\nsources = ["drawn"]\ndrawn_per_class = 8\n'
+        f'[model]\nfrom = "{theirs}"\nsample_size = 28\nnum_class_embeds = 10\n'
+        '[train]\nmax_steps = 2\nbatch_size = 8\nfreeze = ["down_blocks"]\n[sample]\nsteps = 5\nbatch_size = 2\n'
+    )
+    said = kakusan.run("train", "--config", config, "--out", run)
+    assert "class_embedding.weight: row 9 is new" in said and "Frozen: down_blocks" in said, said
+    unet = UNet2DModel.from_pretrained(run / "unet")
+    before, after = load_file(theirs / "unet/diffusion_pytorch_model.safetensors"), unet.state_dict()
+    for name, tensor in before.items():
+        same_rows = torch.equal(after[name][: len(tensor)], tensor)
+        assert same_rows == name.startswith("down_blocks."), name
+    pipeline = quiet(DDPMPipeline.from_pretrained(run))
+    optimizer = torch.optim.AdamW(pipeline.unet.parameters(), lr=1e-4)
+    noise = torch.randn(4, 1, 28, 28)
+    noisy = pipeline.scheduler.add_noise(torch.zeros(4, 1, 28, 28), noise, torch.full((4,), 50))
+    (pipeline.unet(noisy, 50, torch.tensor([8, 9, 8, 9])).sample - noise).square().mean().backward()
+    optimizer.step()
+    again = place / "fine-tuned-again"
+    pipeline.save_pretrained(again)
+    images = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.scheduler.set_timesteps(5)
+    with torch.no_grad():
+        for timestep in pipeline.scheduler.timesteps:
+            output = pipeline.unet(images, timestep, torch.full((3,), 9)).sample
+            images = pipeline.scheduler.step(output, timestep, images).prev_sample
+    ours = kakusan.images(again, 3, 5, "--scheduler", "ddim", "--class", 9)
+    same(ours, (images / 2 + 0.5).clamp(0, 1), "fine-tuned by both")
+
+
 def same_bytes(kakusan, place):
     """diffusers and we save the same model as the same bytes."""
     print("We save what Python saves")
@@ -189,6 +228,7 @@ def main():
         we_open_pythons(kakusan, Path(place))
         python_opens_ours(kakusan, Path(place))
         python_takes_fitted_steps(kakusan, Path(place))
+        both_fine_tune(kakusan, Path(place))
         same_bytes(kakusan, Path(place))
 
 

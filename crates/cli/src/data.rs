@@ -90,7 +90,7 @@ impl DataArgs {
     fn config(&self, registry: &Registry) -> Result<DataConfig> {
         match (&self.config, &self.data) {
             (Some(file), dir) => {
-                let mut config = set::of_file(file, &self.set, registry)?;
+                let mut config = set::of_file(file, &self.set)?;
                 if let Some(dir) = dir {
                     (config.dir, config.sources) = (Some(dir.into()), vec![SourceKind::Dir]);
                 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kakusan::data::{BadImage, ImageSet, SourceKind};
 use kakusan::hub::{Hub, HubConfig};
-use kakusan::pipeline::{Event, Result};
+use kakusan::pipeline::{Event, Result, RunView};
 use kakusan::report::{Notice, thousands};
 
 use crate::preview;
@@ -58,6 +58,7 @@ impl Progress {
                 let (model, scheduler) = (run.config.model.class_name(), run.config.scheduler.class_name());
                 let (parameters, device) = (thousands(run.trainer.weights().parameter_count()), run.device());
                 self.say(&format!("Model: {model}, {parameters} parameters, {scheduler}, on {device}."));
+                self.show_beginning(run);
                 let (done, total, each) =
                     (run.trainer.steps_done(), run.trainer.total_steps(), run.trainer.steps_per_epoch());
                 if done > 0 {
@@ -102,6 +103,26 @@ impl Progress {
                 ));
             }
             _ => {}
+        }
+    }
+
+    /// Where the weights of a fine-tuning come from, and which of them are not trained.
+    fn show_beginning(&self, run: &RunView) {
+        if let Some(origin) = &run.config.origin {
+            let trained_with = match origin.scheduler() {
+                Some(scheduler) => format!(", trained with {}: {}", scheduler.class_name(), scheduler.family()),
+                None => String::new(),
+            };
+            self.say(&format!("Pretrained model: {}{trained_with}.", origin.name()));
+        }
+        run.trainer.changes().iter().for_each(|change| self.say(&format!("  {change}.")));
+        let freeze = &run.config.train.freeze;
+        if !freeze.is_empty() {
+            let weights = run.trainer.weights();
+            let trained: usize = weights.trained().map(|(_, var)| var.elem_count()).sum();
+            let all = weights.parameter_count();
+            let (frozen, all) = (thousands(all - trained), thousands(all));
+            self.say(&format!("Frozen: {} ({frozen} of {all} parameters).", freeze.join(", ")));
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::Args;
 use kakusan::candle::Device;
-use kakusan::pipeline::{Checkpointed, DDPMPipeline, Error, Registry, Result, SampleOptions, run_config};
+use kakusan::pipeline::{Checkpointed, DDPMPipeline, Error, Registry, Result, SampleOptions, hub_name, run_config};
 use kakusan::scheduler::{Churn, FittedSteps, RunOptions};
 
 use crate::number::{real, whole};
@@ -183,12 +183,11 @@ fn from_run(dir: &Path, step: Option<usize>, registry: &Registry, device: &Devic
 }
 
 fn find(model: &str, registry: &Registry, device: &Device) -> Result<DDPMPipeline> {
-    let dir = Path::new(model);
-    let (id, revision) = model.split_once('@').unwrap_or((model, "main"));
-    let is_id = id.split('/').count() == 2 && !model.starts_with(['.', '/', '~']);
-    if dir.exists() || !is_id {
-        return DDPMPipeline::from_pretrained(dir, registry, device);
+    match hub_name(model) {
+        None => DDPMPipeline::from_pretrained(Path::new(model), registry, device),
+        Some((repo_id, revision)) => {
+            let hub = crate::progress::hub()?;
+            DDPMPipeline::from_hub(repo_id, revision, &hub, registry, device)
+        }
     }
-    let hub = crate::progress::hub()?;
-    DDPMPipeline::from_hub(id, revision, &hub, registry, device)
 }

@@ -18,7 +18,7 @@ pub(crate) fn of_word(word: &str, overrides: &[String], registry: &Registry) -> 
     let path = Path::new(word);
     if path.exists() {
         return match is_config(path) {
-            true => of_file(path, overrides, registry),
+            true => of_file(path, overrides),
             false => of_path(path, overrides, registry),
         };
     }
@@ -37,9 +37,9 @@ pub(crate) fn is_config(path: &Path) -> bool {
 }
 
 /// The data of a configuration file.
-pub(crate) fn of_file(file: &Path, overrides: &[String], registry: &Registry) -> Result<DataConfig> {
+pub(crate) fn of_file(file: &Path, overrides: &[String]) -> Result<DataConfig> {
     only_data(overrides)?;
-    let data = RunConfig::load(file, overrides, registry)?.data;
+    let data = RunConfig::load_data(file, overrides)?;
     data.ok_or_else(|| Error::Unfit(format!("{} has no [data]", file.display())))
 }
 

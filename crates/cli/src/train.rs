@@ -29,6 +29,12 @@ Settings of [train], in the configuration or by --set train.KEY=VALUE (all are d
   checkpoint_every=500 keep_checkpoints=3        in addition to one per epoch; keep_best=true
   sample_every=1 tensorboard=true                images/epoch-001.png; logs/ for `tensorboard --logdir runs`
 
+Fine-tuning begins with the weights of a pretrained model instead of random ones:
+  --set model.from=runs/184-v                    a run, a pipeline saved by Python, or owner/name[@revision] on the Hub;
+                                                 its configuration counts where [model] and [scheduler] say nothing else
+  --set 'train.freeze=[\"down_blocks\"]'           parts that stay as they are, by the names that `info` lists
+  --set model.num_class_embeds=12                more classes; in_channels and out_channels may change, too
+
 A run that was stopped or killed resumes with --resume to the same bytes as an uninterrupted one.";
 
 /// The largest number that the run's configuration can hold: it is TOML.
@@ -93,8 +99,9 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
         None => args.config.as_ref().and_then(|file| Some(PathBuf::from("runs").join(file.file_stem()?))),
     };
     let out = named.ok_or_else(|| Error::Unfit("name the run's folder: --resume DIR, or --out DIR".into()))?;
+    let hub = crate::progress::hub()?;
     let mut config = match &args.config {
-        Some(file) => RunConfig::load(file, &overrides, &registry)?,
+        Some(file) => RunConfig::load_with_hub(file, &overrides, &registry, &hub)?,
         None => run_config(&out, &overrides, &registry)?,
     };
     if let Some(dir) = args.data {
@@ -114,7 +121,7 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
 
     let (stop, in_steps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     stop_on_ctrl_c(stop.clone(), in_steps.clone());
-    let (hub, program) = (crate::progress::hub()?, program());
+    let program = program();
     let learning_rate = config.train.learning_rate;
     let training = Training::new(config, &out, &registry).existing(existing).device(args.device).hub(&hub).stop(&stop);
     let (mut progress, mut report) = (Progress::default(), Report::new(&program));

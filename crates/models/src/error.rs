@@ -1,5 +1,9 @@
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::Misfit;
 
 /// An error of building, loading or saving a model.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +47,16 @@ pub enum Error {
         /// One line for every missing, unexpected, mis-shaped, mistyped or non-finite tensor.
         problems: Vec<String>,
     },
+    /// A pretrained model's tensors do not fit the network that is to begin with them.
+    #[error("the pretrained model {} does not fit the configured one:{}\n{}", path.display(), some(misfits), remedy(keys))]
+    Misfit {
+        /// The file with the pretrained weights.
+        path: PathBuf,
+        /// The tensors that do not fit.
+        misfits: Vec<Misfit>,
+        /// The keys of the configuration to set, with the pretrained model's values.
+        keys: Vec<(String, Value)>,
+    },
     /// An error of the weight files.
     #[error(transparent)]
     Weights(#[from] kakusan_weights::Error),
@@ -74,9 +88,29 @@ fn without_backtrace(error: candle_core::Error) -> candle_core::Error {
 /// A result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-fn list(problems: &[String]) -> String {
+fn list<T: Display>(problems: &[T]) -> String {
     problems.iter().fold(String::new(), |mut text, problem| {
         let _ = write!(text, "\n  {problem}"); // writing to a String cannot fail
         text
     })
+}
+
+/// The first tensors that do not fit, and how many more there are.
+fn some(misfits: &[Misfit]) -> String {
+    const SHOWN: usize = 12;
+    let shown = list(&misfits[..misfits.len().min(SHOWN)]);
+    match misfits.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown}\n  and {more} more tensors"),
+    }
+}
+
+/// What to set so that a pretrained model fits.
+fn remedy(keys: &[(String, Value)]) -> String {
+    if keys.is_empty() {
+        return "its config.json does not describe its own weights; save it again".into();
+    }
+    let value = |value: &Value| if value.is_null() { "\"null\"".to_owned() } else { value.to_string() };
+    let keys: Vec<String> = keys.iter().map(|(key, own)| format!("{key} = {}", value(own))).collect();
+    format!("set in [model], as the pretrained model has it: {}", keys.join(", "))
 }

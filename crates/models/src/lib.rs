@@ -51,11 +51,13 @@ pub use error::{Error, Result};
 pub use model::Model;
 pub use model_config::{ModelConfig, Submodule, fields};
 pub use outline::{Outline, OutlinedTensor};
-pub use pretrained::{CONFIG_FILE, Pretrained, from_pretrained, load_config, save, save_with};
+pub use pretrained::{
+    CONFIG_FILE, Pretrained, PretrainedConfig, from_pretrained, load_config, pretrained_config, save, save_with,
+};
 pub use registry::Registry;
 pub use unet_2d::{
     ActFn, BlockType, ClassEmbedType, DownBlock, MidBlockType, SampleSize, SampleType, TimeEmbeddingType,
     TimeScaleShift, UNet2DConfig, UNet2DModel, UpBlock,
 };
 pub use warning::Warning;
-pub use weights::Weights;
+pub use weights::{Adaptation, Change, Misfit, Weights};

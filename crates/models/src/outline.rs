@@ -58,10 +58,22 @@ impl Outline {
         &self.tensors
     }
 
+    /// The tensors of a part of the network: the tensor `part`, or all within `part`, such as `down_blocks` or
+    /// `down_blocks.0`.
+    pub fn part<'a>(&'a self, part: &'a str) -> impl Iterator<Item = &'a OutlinedTensor> {
+        self.tensors.iter().filter(move |tensor| is_part_of(&tensor.name, part))
+    }
+
     /// The number of parameters.
     pub fn parameter_count(&self) -> usize {
         self.tensors.iter().fold(0, |count, tensor| count.saturating_add(tensor.shape.elem_count()))
     }
+}
+
+/// Whether the tensor `name` is `part` or lies in it: `down_blocks.1.resnets…` lies in `down_blocks.1`, and
+/// `down_blocks.10` does not.
+pub(crate) fn is_part_of(name: &str, part: &str) -> bool {
+    name.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 #[derive(Default)]

@@ -9,7 +9,7 @@ use kakusan_weights::{Checkpoint, SaveOptions, read_text, save_tensors, write_fi
 use serde_json::Value;
 
 use crate::registry::Read;
-use crate::{Error, ModelConfig, Registry, Result, Warning, Weights};
+use crate::{Error, ModelConfig, Outline, Registry, Result, Warning, Weights};
 
 /// The name of a model's configuration in its folder.
 pub const CONFIG_FILE: &str = "config.json";
@@ -98,6 +98,34 @@ pub fn from_pretrained(
     registry: &Registry,
     device: &Device,
 ) -> Result<Pretrained> {
+    let PretrainedConfig { config, fields, outline, mut warnings } = pretrained_config(dir, class_name, registry)?;
+    let checkpoint = Checkpoint::find(dir, variant)?;
+    let rename = |name: &str| config.tensor_name(name);
+    let (weights, names) = Weights::from_checkpoint(&checkpoint, &outline, device, rename)?;
+    if !names.is_empty() {
+        warnings.push(Warning::UnexpectedTensors { path: checkpoint.path().to_owned(), names });
+    }
+    Ok(Pretrained { config, fields, weights, warnings })
+}
+
+/// The configuration of a saved model, as [`from_pretrained`] reads it.
+#[non_exhaustive]
+pub struct PretrainedConfig {
+    /// The configuration.
+    pub config: Arc<dyn ModelConfig>,
+    /// The fields as the file has them, for [`save_with`].
+    pub fields: Config,
+    /// The network's tensors.
+    pub outline: Outline,
+    /// Warnings about unexpected content.
+    pub warnings: Vec<Warning>,
+}
+
+/// Reads the configuration of the model saved in `dir` as [`from_pretrained`] does, without its weights.
+///
+/// # Errors
+/// [`Error::Config`] for a file that is not a model's configuration.
+pub fn pretrained_config(dir: &Path, class_name: Option<&str>, registry: &Registry) -> Result<PretrainedConfig> {
     let (path, mut warnings) = (dir.join(CONFIG_FILE), vec![]);
     let refused = |reason: String| Error::Config { origin: path.display().to_string(), reason };
     let fields = kakusan_config::from_json(&read_config(&path)?).map_err(|e| refused(e.to_string()))?;
@@ -119,13 +147,7 @@ pub fn from_pretrained(
     if !unknown.is_empty() {
         warnings.push(Warning::UnknownFields { path, class_name, fields: unknown });
     }
-    let checkpoint = Checkpoint::find(dir, variant)?;
-    let rename = |name: &str| config.tensor_name(name);
-    let (weights, names) = Weights::from_checkpoint(&checkpoint, &outline, device, rename)?;
-    if !names.is_empty() {
-        warnings.push(Warning::UnexpectedTensors { path: checkpoint.path().to_owned(), names });
-    }
-    Ok(Pretrained { config, fields, weights, warnings })
+    Ok(PretrainedConfig { config, fields, outline, warnings })
 }
 
 /// Reads the configuration of the model saved in `dir`, and the fields as the file has them, for [`save_with`].

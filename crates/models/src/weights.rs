@@ -8,8 +8,12 @@ use candle_nn::init::NormalOrUniform;
 use kakusan_rng::Generator;
 use kakusan_weights::{Checkpoint, Dtype, TensorInfo, save_file};
 
+pub use self::adapted::{Adaptation, Change, Misfit};
 use crate::builder::{TensorSource, TensorSpec, VarBuilder, builder};
+use crate::outline::is_part_of;
 use crate::{Error, Outline, OutlinedTensor, Result};
+
+mod adapted;
 
 /// A model's tensors (f32), in the order in which the model requests them: torch's constructor order.
 ///
@@ -81,12 +85,7 @@ impl Weights {
         device: &Device,
         rename: impl Fn(&str) -> String,
     ) -> Result<(Self, Vec<String>)> {
-        let (mut names, mut problems) = (BTreeMap::new(), vec![]);
-        for (name, _) in checkpoint.tensors() {
-            if let Some(other) = names.insert(rename(name), name) {
-                problems.push(format!("{name}: it is the model's {}, and so is {other}", rename(name)));
-            }
-        }
+        let (names, mut problems) = names_in(checkpoint, rename);
         let mut entries = vec![];
         for tensor in outline.tensors() {
             match values(checkpoint, names.get(tensor.name.as_str()).copied(), &tensor.shape) {
@@ -122,8 +121,19 @@ impl Weights {
     }
 
     fn view<M>(&self, trains: bool, build: impl FnOnce(VarBuilder) -> Result<M>) -> Result<M> {
-        let vars = self.iter().map(|(name, var)| (name.to_owned(), var.clone())).collect();
-        build(builder(Arc::new(View { vars, trains }), DType::F32, &self.device))
+        let tensor = |entry: &Entry| match trains && entry.trained {
+            true => entry.var.as_tensor().clone(),
+            false => entry.var.as_detached_tensor(),
+        };
+        let tensors = self.entries.iter().map(|entry| (entry.name.clone(), tensor(entry))).collect();
+        build(builder(Arc::new(View(tensors)), DType::F32, &self.device))
+    }
+
+    /// Leaves a part of the network out of the training: the tensor `part`, or all within `part`, such as `down_blocks`
+    /// or `down_blocks.0`. Models that are built from then on record no gradients for it.
+    pub fn freeze(&mut self, part: &str) {
+        let entries = self.entries.iter_mut().filter(|entry| is_part_of(&entry.name, part));
+        entries.for_each(|entry| entry.trained = false);
     }
 
     /// A copy of the tensors.
@@ -146,7 +156,8 @@ impl Weights {
         self.trained().map(|(_, var)| var.clone()).collect()
     }
 
-    /// Names and tensors of those that are trained, in order: all but the random frequencies of a Fourier embedding.
+    /// Names and tensors of those that are trained, in order: all but the random frequencies of a Fourier embedding,
+    /// and what was [frozen](Self::freeze).
     pub fn trained(&self) -> impl Iterator<Item = (&str, &Var)> {
         self.entries.iter().filter(|entry| entry.trained).map(|entry| (entry.name.as_str(), &entry.var))
     }
@@ -235,6 +246,17 @@ fn draw(spec: &TensorSpec, shape: &Shape, rng: &mut Generator) -> Vec<f32> {
     values
 }
 
+/// The names of a checkpoint's tensors by those in the model, and a problem for each of two that are the same there.
+fn names_in(checkpoint: &Checkpoint, rename: impl Fn(&str) -> String) -> (BTreeMap<String, &str>, Vec<String>) {
+    let (mut names, mut problems) = (BTreeMap::new(), vec![]);
+    for (name, _) in checkpoint.tensors() {
+        if let Some(other) = names.insert(rename(name), name) {
+            problems.push(format!("{name}: it is the model's {}, and so is {other}", rename(name)));
+        }
+    }
+    (names, problems)
+}
+
 /// The values of the checkpoint's tensor `name`, which must have the shape `expected`. The error is a reason for the
 /// user.
 fn values(checkpoint: &Checkpoint, name: Option<&str>, expected: &Shape) -> std::result::Result<Vec<f32>, String> {
@@ -253,20 +275,16 @@ fn values(checkpoint: &Checkpoint, name: Option<&str>, expected: &Shape) -> std:
     }
 }
 
-/// Hands out the weights: as variables, or as plain tensors on the same memory.
-struct View {
-    vars: HashMap<String, Var>,
-    trains: bool,
-}
+/// Hands out the weights: as variables if they are trained, otherwise as plain tensors on the same memory.
+struct View(HashMap<String, Tensor>);
 
 impl TensorSource for View {
     fn tensor(&self, name: &str, shape: &Shape, _: TensorSpec, _: &Device) -> candle_core::Result<Tensor> {
-        match self.vars.get(name) {
-            Some(var) if var.shape() != shape => {
-                candle_core::bail!("{name}: its shape is {:?}, expected {shape:?}", var.dims())
+        match self.0.get(name) {
+            Some(tensor) if tensor.shape() != shape => {
+                candle_core::bail!("{name}: its shape is {:?}, expected {shape:?}", tensor.dims())
             }
-            Some(var) if self.trains => Ok(var.as_tensor().clone()),
-            Some(var) => Ok(var.as_detached_tensor()),
+            Some(tensor) => Ok(tensor.clone()),
             None => candle_core::bail!("there is no tensor {name}"),
         }
     }

@@ -103,25 +103,7 @@ impl DDPMPipeline {
         registry: &Registry,
         device: &Device,
     ) -> Result<Self> {
-        let Index { class, unet, scheduler: scheduler_class, class_names, mut warnings } = Index::read(dir)?;
-        let unfit = |reason: String| Error::NotAPipeline { dir: dir.to_owned(), reason };
-        let scheduler = component_dir(dir, "scheduler").join(SCHEDULER_FILE);
-        let damaged = |reason: String| unfit(format!("{}: {reason}", scheduler.display()));
-        let own = from_json(&read_text(&scheduler)?).map_err(|e| damaged(e.to_string()))?;
-        let found = own.get("_class_name");
-        if found.and_then(Value::as_str) != Some(scheduler_class.as_str()) {
-            let (path, found) = (scheduler.clone(), found.map(Value::to_string));
-            warnings.push(Warning::OtherScheduler { path, found, class_name: scheduler_class.clone() });
-        }
-        let load = || {
-            let scheduler = registry.schedulers.from_config(&scheduler_class, &own)?;
-            match class.scheduler_class() {
-                Some(class_name) => registry.schedulers.swap(class_name, scheduler.as_ref()),
-                None => Ok(scheduler),
-            }
-        };
-        let scheduler = load().map_err(|e| damaged(e.to_string()))?;
-
+        let (Index { class, unet, class_names, mut warnings, .. }, scheduler) = read_scheduler(dir, registry)?;
         let models = &registry.models;
         let unet = kakusan_models::from_pretrained(&component_dir(dir, "unet"), Some(&unet), variant, models, device)?;
         warnings.extend(unet.warnings.into_iter().map(Warning::from));
@@ -279,6 +261,31 @@ impl DDPMPipeline {
     pub(crate) fn device(&self) -> &Device {
         self.weights.device()
     }
+}
+
+/// Reads the index and the scheduler of the pipeline in `dir`.
+pub(crate) fn read_scheduler(dir: &Path, registry: &Registry) -> Result<(Index, Arc<dyn Scheduler>)> {
+    let mut index = Index::read(dir)?;
+    let path = component_dir(dir, "scheduler").join(SCHEDULER_FILE);
+    let damaged = |reason: String| {
+        let reason = format!("{}: {reason}", path.display());
+        Error::NotAPipeline { dir: dir.to_owned(), reason }
+    };
+    let own = from_json(&read_text(&path)?).map_err(|e| damaged(e.to_string()))?;
+    let found = own.get("_class_name");
+    if found.and_then(Value::as_str) != Some(index.scheduler.as_str()) {
+        let (path, found) = (path.clone(), found.map(Value::to_string));
+        index.warnings.push(Warning::OtherScheduler { path, found, class_name: index.scheduler.clone() });
+    }
+    let load = || {
+        let scheduler = registry.schedulers.from_config(&index.scheduler, &own)?;
+        match index.class.scheduler_class() {
+            Some(class_name) => registry.schedulers.swap(class_name, scheduler.as_ref()),
+            None => Ok(scheduler),
+        }
+    };
+    let scheduler = load().map_err(|e| damaged(e.to_string()))?;
+    Ok((index, scheduler))
 }
 
 /// Whether a scheduler's steps go from images to noise: its timesteps increase.

@@ -183,6 +183,7 @@ impl Error {
             Self::Config(_) => true,
             Self::Unfit(_) | Self::RunExists { .. } | Self::NotARun { .. } => true,
             Self::RunInUse { .. } | Self::OtherConfig { .. } => true,
+            Self::Model(kakusan_models::Error::Misfit { .. }) => true,
             _ => false,
         }
     }

@@ -21,7 +21,7 @@ impl DDPMPipeline {
     /// # Errors
     /// When a file cannot be downloaded, and when the repository holds no such pipeline.
     pub fn download(repo_id: &str, revision: &str, variant: Option<&str>, hub: &Hub) -> Result<PathBuf> {
-        download(hub, repo_id, revision, variant)
+        Ok(download(hub, repo_id, revision, variant)?.0)
     }
 
     /// Loads a pipeline from the repository `repo_id` (`owner/name`) of the Hub, through the cache.
@@ -33,8 +33,9 @@ impl DDPMPipeline {
     }
 }
 
-/// Downloads all files of a pipeline from the repository `repo_id` of the Hub into the cache, and returns the folder.
-fn download(hub: &Hub, repo_id: &str, revision: &str, variant: Option<&str>) -> Result<PathBuf> {
+/// Downloads all files of a pipeline from the repository `repo_id` of the Hub into the cache. Returns the folder and
+/// the commit.
+pub(crate) fn download(hub: &Hub, repo_id: &str, revision: &str, variant: Option<&str>) -> Result<(PathBuf, String)> {
     let snapshot = hub.model_snapshot(repo_id, revision)?;
     let dir = snapshot.folder();
     let has = |file: &str| snapshot.files().iter().any(|name| name == file);
@@ -60,7 +61,7 @@ fn download(hub: &Hub, repo_id: &str, revision: &str, variant: Option<&str>) -> 
     }
     snapshot.fetch(&format!("{}{SCHEDULER_FILE}", folder_of(&snapshot, "scheduler")))?;
     snapshot.keep()?;
-    Ok(dir)
+    Ok((dir, snapshot.commit().to_owned()))
 }
 
 /// `unet/`, or an empty string if the repository has all files in its root.

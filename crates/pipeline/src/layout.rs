@@ -119,3 +119,19 @@ pub(crate) fn component_dir(dir: &Path, name: &str) -> PathBuf {
     let own = dir.join(name);
     if own.is_dir() { own } else { dir.to_owned() }
 }
+
+/// The repository and the revision that the `name` of a model means: `owner/name` or `owner/name@revision`. `None` for
+/// the path of a folder, and if there is a folder of this name.
+///
+/// ```
+/// use kakusan_pipeline::hub_name;
+///
+/// assert_eq!(hub_name("google/ddpm-cat-256"), Some(("google/ddpm-cat-256", "main")));
+/// assert_eq!(hub_name("google/ddpm-cat-256@82ca0d5"), Some(("google/ddpm-cat-256", "82ca0d5")));
+/// assert_eq!(hub_name("./runs/184"), None);
+/// ```
+pub fn hub_name(name: &str) -> Option<(&str, &str)> {
+    let (repo_id, revision) = name.split_once('@').unwrap_or((name, "main"));
+    let is_id = repo_id.split('/').count() == 2 && !name.starts_with(['.', '/', '~']);
+    (is_id && !Path::new(name).exists()).then_some((repo_id, revision))
+}

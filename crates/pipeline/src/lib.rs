@@ -39,13 +39,14 @@ pub use guidance::{
     BrightnessGuidance, ColourGuidance, Guidance, GuidanceWay, Guide, GuideKind, GuideSpec, ImageGuidance,
     MaskedGuidance, Predicted, rescale_noise_cfg,
 };
+pub use layout::hub_name;
 pub use registry::Registry;
 pub use sampling::{SampleOptions, SampleStep};
 #[cfg(feature = "train")]
 pub use train::{
     Averaged, Checkpointed, ConfigError, ConfigWarning, EpochSummary, Event, Existing, LossType, LrScheduler,
-    OptimizerName, Outcome, Record, RunConfig, RunView, SampleConfig, Step, TrainConfig, Trainer, Training, Validated,
-    WeightingScheme, read_metrics, run_config,
+    OptimizerName, Origin, Outcome, Record, RunConfig, RunView, SampleConfig, Step, TrainConfig, Trainer, Training,
+    Validated, WeightingScheme, read_metrics, run_config,
 };
 pub use warning::Warning;
 

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use kakusan_pipeline::{ConfigError, Registry, RunConfig};
+use candle_core::Device;
+use kakusan_models::Weights;
+use kakusan_pipeline::{ConfigError, DDPMPipeline, Registry, RunConfig};
+use kakusan_rng::Generator;
 
 const TEXT: &str = r#"[data]
 name = "mnist"
@@ -30,18 +33,34 @@ fn error(text: &str) -> String {
     parse(text, &[]).unwrap_err().to_string()
 }
 
+/// What makes a shipped configuration loadable: nothing, or a model of random weights in place of the trained one that
+/// it fine-tunes.
+fn pretrained(path: &Path, place: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let Some(name) = text.lines().find_map(|line| line.strip_prefix("from = \"runs/")?.split('"').next()) else {
+        return vec![];
+    };
+    let first = RunConfig::load(&path.with_file_name(format!("{name}.toml")), &[], &Registry::default()).unwrap();
+    let (weights, _) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| first.model.build(vb)).unwrap();
+    DDPMPipeline::new(first.model, weights, first.scheduler).unwrap().save_pretrained(place).unwrap();
+    vec![format!("model.from={:?}", place.to_str().unwrap())]
+}
+
 #[test]
 fn the_shipped_configurations_load() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
-    let mut count = 0;
+    let place = tempfile::tempdir().unwrap();
+    let (mut count, mut fine_tunings) = (0, 0);
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        let config = RunConfig::load(&path, &[], &Registry::default()).unwrap_or_else(|e| panic!("{e}"));
+        let set = pretrained(&path, place.path());
+        let config = RunConfig::load(&path, &set, &Registry::default()).unwrap_or_else(|e| panic!("{e}"));
         let again = parse(&config.to_toml().unwrap(), &[]).unwrap();
         assert_eq!(config.to_toml().unwrap(), again.to_toml().unwrap());
         count += 1;
+        fine_tunings += usize::from(config.origin.is_some());
     }
-    assert!(count >= 2);
+    assert!(count >= 2 && fine_tunings >= 1);
 }
 
 #[test]

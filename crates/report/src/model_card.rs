@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use kakusan_data::{DatasetName, SourceKind};
-use kakusan_pipeline::Result;
+use kakusan_pipeline::{Origin, Result};
 
 use crate::page::{Page, State, thousands};
 use crate::shell::sample_command;
@@ -24,14 +24,20 @@ impl Page<'_> {
             true => "tags:\n- diffusion\n- class-conditional\n",
             false => "pipeline_tag: unconditional-image-generation\ntags:\n- diffusion\n",
         };
+        let origin = self.config.origin.clone().map(Origin::without_path);
+        let base =
+            origin.as_ref().and_then(Origin::repo_id).map(|id| format!("base_model: {id}\n")).unwrap_or_default();
         let mut card = format!(
-            "---\nlibrary_name: kakusan\n{kind}---\n\n# {}\n{state}\n{}\n\n{} images from {}.{}\n\n",
+            "---\nlibrary_name: kakusan\n{base}{kind}---\n\n# {}\n{state}\n{}\n\n{} images from {}.{}\n\n",
             self.title(),
             self.lead(),
             thousands(self.image_count()),
             self.source_in_public(),
             self.stand_in()
         );
+        if let Some(origin) = &origin {
+            let _ = write!(card, "The training began with the weights of {}.\n\n", origin.name());
+        }
         if self.state == State::Finished {
             // a program that was called by its path has only its name elsewhere
             let program = if self.program.contains(['/', '\\']) { "kakusan" } else { self.program };
@@ -46,6 +52,7 @@ impl Page<'_> {
             let _ = writeln!(card, "| {} | {:.7} |", epoch.epoch, epoch.mean_loss);
         }
         let mut config = self.config.clone();
+        config.origin = origin;
         if let Some(data) = &mut config.data {
             data.dir = None;
         }

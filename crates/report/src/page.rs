@@ -185,7 +185,7 @@ impl Page<'_> {
             done => format!("{done} of {} begun", train.epochs),
         };
         let seconds: f64 = self.epochs.iter().map(|epoch| epoch.seconds).sum();
-        let facts = [
+        let mut facts = vec![
             ("model", format!("{}, {} parameters", self.config.model.class_name(), thousands(self.parameters))),
             ("scheduler", self.config.scheduler.class_name().to_owned()),
             ("images", thousands(self.image_count())),
@@ -194,8 +194,11 @@ impl Page<'_> {
             ("seed", train.seed.to_string()),
             ("training time", if seconds > 0.0 { format!("{seconds:.1} s") } else { "none yet".into() }),
         ];
-        let rows = facts.map(|(name, fact)| format!("<tr><th>{name}</th><td>{}</td></tr>\n", escape(&fact)));
-        format!("<table class=\"facts\">\n{}</table>\n", rows.concat())
+        if let Some(origin) = &self.config.origin {
+            facts.insert(1, ("begun with the weights of", origin.name().to_owned()));
+        }
+        let rows = facts.iter().map(|(name, fact)| format!("<tr><th>{name}</th><td>{}</td></tr>\n", escape(fact)));
+        format!("<table class=\"facts\">\n{}</table>\n", rows.collect::<String>())
     }
 
     pub(crate) fn image_count(&self) -> usize {

@@ -28,7 +28,7 @@ pub(super) fn config(
     let run = model.map(Path::new).filter(|dir| dir.join("config.toml").is_file());
     let is_file = data.is_some_and(set::is_config);
     let config = match (data, run) {
-        (Some(file), _) if is_file => return set::of_file(file, overrides, registry),
+        (Some(file), _) if is_file => return set::of_file(file, overrides),
         (_, Some(run)) => run_config(run, overrides, registry)?,
         (Some(dir), None) => return set::of_path(dir, overrides, registry),
         (None, None) => {

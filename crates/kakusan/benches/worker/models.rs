@@ -50,6 +50,10 @@ pub(crate) fn items(configs: &Path) -> Result<(Vec<Item>, Vec<String>)> {
     let (mut items, mut notes) = (vec![], vec![]);
     let mut seen: Vec<(String, RunConfig)> = vec![];
     for name in names {
+        if std::fs::read_to_string(configs.join(&name))?.contains("\nfrom = ") {
+            notes.push(format!("{name} is left out: it needs a pretrained model, whose steps are as long."));
+            continue;
+        }
         let config = load(configs, &name, &[])?;
         if let Some((first, _)) = seen.iter().find(|(_, other)| same_work(other, &config)) {
             notes.push(format!("{name} is the same work as {first}: only its images differ."));

@@ -2,10 +2,9 @@
 //! average of another width that is made of the snapshots after the training.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
-use kakusan_models::{ModelConfig, Weights};
+use kakusan_models::Weights;
 use kakusan_ops::{Ema, PowerFunction, PowerFunctionFit};
 
 use super::run_files::delete_file;
@@ -126,7 +125,7 @@ impl DDPMPipeline {
             let reason = format!("it has no {RUN_CONFIG_FILE}; only the folder of a run has averages");
             return Err(Error::NotARun { dir: dir.to_owned(), reason });
         }
-        let config = RunConfig::load(&file, &[], registry)?;
+        let config = RunConfig::load_recorded(&file, &[], registry)?;
         let snapshots = Snapshot::all(dir)?;
         let Some(step) = snapshots.last().map(|last| last.step) else {
             let reason = "it has no averages to make another of: train with ema_sigma_rel = [0.05, 0.1] in [train]";
@@ -136,7 +135,7 @@ impl DDPMPipeline {
             snapshots.iter().map(|snapshot| Ok((snapshot.step as f64, PowerFunction::of_width(snapshot.sigma_rel)?)));
         let known = known.collect::<Result<Vec<_>>>()?;
         let fit = PowerFunction::of_width(sigma_rel)?.fit(step as f64, &known)?;
-        let weights = mix(&config.model, &snapshots, &fit, device)?;
+        let weights = mix(&config, &snapshots, &fit, device)?;
         let mut pipeline = Self::new(config.model, weights, config.scheduler)?;
         pipeline.set_class_names(training::class_names(dir)?);
         Ok(Averaged { pipeline, step, snapshots: snapshots.len(), error: fit.error })
@@ -145,17 +144,13 @@ impl DDPMPipeline {
 
 /// The weighted sum of the snapshots, one of which is in memory at a time. Large weights may cancel out, so the sum is
 /// in f64. What is not trained is the same in all.
-fn mix(
-    model: &Arc<dyn ModelConfig>,
-    snapshots: &[Snapshot],
-    fit: &PowerFunctionFit,
-    device: &Device,
-) -> Result<Weights> {
+fn mix(config: &RunConfig, snapshots: &[Snapshot], fit: &PowerFunctionFit, device: &Device) -> Result<Weights> {
     let mut sums: Vec<Tensor> = vec![];
     let mut last = None;
     for (snapshot, &weight) in snapshots.iter().zip(&fit.weights) {
-        let rename = |name: &str| model.tensor_name(name);
-        let (weights, _) = Weights::load(&snapshot.path, device, rename, |vb| model.build(vb))?;
+        let rename = |name: &str| config.model.tensor_name(name);
+        let (mut weights, _) = Weights::load(&snapshot.path, device, rename, |vb| config.model.build(vb))?;
+        config.train.freeze.iter().for_each(|part| weights.freeze(part));
         for (i, (_, var)) in weights.trained().enumerate() {
             let part = (var.as_tensor().to_device(&Device::Cpu)?.to_dtype(DType::F64)? * weight)?;
             match sums.get_mut(i) {

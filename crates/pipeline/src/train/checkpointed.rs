@@ -40,7 +40,7 @@ impl DDPMPipeline {
             let reason = format!("it has no {RUN_CONFIG_FILE}; only the folder of a run has checkpoints");
             return Err(Error::NotARun { dir: dir.to_owned(), reason });
         }
-        let config = RunConfig::load(&file, &[], registry)?;
+        let config = RunConfig::load_recorded(&file, &[], registry)?;
         let parent = dir.join(CHECKPOINTS);
         let found = match step {
             Some(step) => vec![checkpoint::find(&parent, step)?],
@@ -57,17 +57,36 @@ impl DDPMPipeline {
                 Err(e) => skipped.push(e),
             }
         }
-        Err(skipped.into_iter().next().unwrap_or_else(|| {
-            let reason = "its training has not saved a checkpoint yet".into();
-            Error::NotAPipeline { dir: dir.to_owned(), reason }
-        }))
+        Err(skipped.into_iter().next().unwrap_or_else(|| no_checkpoint(dir)))
     }
 }
 
+/// The folder with the weights, or their average if there is one, of the newest valid checkpoint of the run in `dir`.
+pub(crate) fn newest_weights(dir: &Path) -> Result<PathBuf> {
+    let mut first = None;
+    for (_, checkpoint) in checkpoint::newest_first(&dir.join(CHECKPOINTS))? {
+        match weights_of(&checkpoint) {
+            Ok((weights, _)) => return Ok(weights),
+            Err(e) => first = first.or(Some(e)),
+        }
+    }
+    Err(first.unwrap_or_else(|| no_checkpoint(dir)))
+}
+
+/// The folder with the weights of a checkpoint, and whether they are the averaged ones.
+fn weights_of(checkpoint: &Path) -> Result<(PathBuf, bool)> {
+    checksums::verify(checkpoint).map_err(|reason| checkpoint::unusable(checkpoint, &reason))?;
+    let average = checkpoint.join(UNET_EMA);
+    Ok(if average.is_dir() { (average, true) } else { (checkpoint.join(UNET), false) })
+}
+
+fn no_checkpoint(dir: &Path) -> Error {
+    Error::NotAPipeline { dir: dir.to_owned(), reason: "its training has not saved a checkpoint yet".into() }
+}
+
 fn load(config: &RunConfig, dir: &Path, device: &Device) -> Result<(DDPMPipeline, bool)> {
-    checksums::verify(dir).map_err(|reason| checkpoint::unusable(dir, &reason))?;
-    let averaged = dir.join(UNET_EMA).is_dir();
-    let checkpoint = Checkpoint::find(&dir.join(if averaged { UNET_EMA } else { UNET }), None)?;
+    let (dir, averaged) = weights_of(dir)?;
+    let checkpoint = Checkpoint::find(&dir, None)?;
     let model = &config.model;
     let rename = |name: &str| model.tensor_name(name);
     let path = checkpoint.path().to_owned();

@@ -1,25 +1,25 @@
 //! The configuration of a run: TOML, one table per component, checked in full when it is read.
 
 use std::fmt;
-use std::num::IntErrorKind;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use kakusan_config::{did_you_mean, types_in_words};
+use kakusan_config::did_you_mean;
 use kakusan_data::DataConfig;
 use kakusan_models::ModelConfig;
 use kakusan_rng::Generator;
-use kakusan_scheduler::{Draw, Process, RunOptions, Scheduler, saved_config};
-use serde::de::DeserializeOwned;
+use kakusan_scheduler::{Draw, Family, Process, RunOptions, Scheduler, saved_config};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use toml::de::{DeTable, DeValue};
 
+use super::document::{CLASS_NAME, Document, NULL};
+use super::freeze;
 use super::objective::Objective;
+use super::origin::{self, FROM, Lookup, Origin};
 use crate::ddpm::inverts;
-use crate::{Registry, SampleOptions, TrainConfig};
+use crate::{Registry, SampleOptions, TrainConfig, Warning};
 
 /// The configuration of a run: the tables of a file such as `configs/184.toml`, with the overrides applied.
 ///
@@ -49,9 +49,12 @@ pub struct RunConfig {
     /// `[data]`: the images to train on. `None` if a program provides them
     /// ([`Training::images`](crate::Training::images)).
     pub data: Option<DataConfig>,
-    /// `[model]`: the network. diffusers' null is written `"null"`.
+    /// `[model]`: the network. diffusers' null is written `"null"`. With `from`, the pretrained model's, with these
+    /// keys in place of its own.
     pub model: Arc<dyn ModelConfig>,
-    /// `[scheduler]`: the noise process of the training.
+    /// The pretrained pipeline with whose weights the training begins: `[model] from`.
+    pub origin: Option<Origin>,
+    /// `[scheduler]`: the noise process of the training. By default that of the pretrained pipeline.
     pub scheduler: Arc<dyn Scheduler>,
     /// `[train]`.
     pub train: TrainConfig,
@@ -124,6 +127,22 @@ pub enum ConfigWarning {
         /// The lowest number that it has to predict, from a sample of them.
         least: f32,
     },
+    /// The pretrained model was trained to predict something else.
+    #[error(
+        "the pretrained model was trained with {class_name}: {before}. This training is {now}, so the model has to \
+         learn what to predict once more; without [scheduler], it continues as before"
+    )]
+    OtherProcess {
+        /// The class of the scheduler that the pretrained model was trained with.
+        class_name: String,
+        /// What it was trained for.
+        before: Family,
+        /// What this training is for.
+        now: Family,
+    },
+    /// Unexpected content in the files of the pretrained model.
+    #[error(transparent)]
+    Pretrained(Warning),
     /// The scheduler for sampling goes from images to noise.
     #[error("{scheduler} inverts sampling: it turns images into noise, and does not draw images from noise")]
     Inverts {
@@ -185,26 +204,47 @@ impl std::error::Error for ConfigError {}
 
 /// The tables that a configuration has.
 const TABLES: [&str; 5] = ["data", "model", "scheduler", "train", "sample"];
-/// The text for JSON's null in `[model]` and `[scheduler]`, e.g. `attention_head_dim = "null"`.
-const NULL: &str = "null";
 /// A configuration file is a page of text; a far larger file is not one.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 impl RunConfig {
     /// Reads a configuration file and applies overrides of the form `table.key=value`. The value is TOML; anything that
-    /// is not valid TOML is taken as a string.
+    /// is not valid TOML is taken as a string. `[model] from` may be a folder.
     ///
     /// # Errors
     /// When the file cannot be read, and as [`parse`](Self::parse).
     pub fn load(path: &Path, overrides: &[String], registry: &Registry) -> Result<Self, ConfigError> {
+        Self::parse(&read(path)?, &path.display().to_string(), overrides, registry)
+    }
+
+    /// Reads only `[data]` of a configuration file, with overrides as in [`load`](Self::load).
+    ///
+    /// # Errors
+    /// When the file cannot be read, and for an error in `[data]`.
+    pub fn load_data(path: &Path, overrides: &[String]) -> Result<Option<DataConfig>, ConfigError> {
+        let text = read(path)?;
+        read_data(&document(&text, &path.display().to_string(), overrides)?)
+    }
+
+    /// As [`load`](Self::load). `[model] from` may also be a repository of the Hub, `owner/name[@revision]`: its
+    /// pipeline is downloaded.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and when the pipeline cannot be downloaded.
+    #[cfg(feature = "hub")]
+    pub fn load_with_hub(
+        path: &Path,
+        overrides: &[String],
+        registry: &Registry,
+        hub: &kakusan_hub::Hub,
+    ) -> crate::Result<Self> {
+        let text = read(path)?;
         let origin = path.display().to_string();
-        let refuse = |message: String| ConfigError { origin: origin.clone(), text: None, span: None, message };
-        let size = std::fs::metadata(path).map_err(|e| refuse(format!("cannot be read: {e}")))?.len();
-        if size > MAX_FILE_BYTES {
-            return Err(refuse(format!("has {size} bytes; a configuration may have at most {MAX_FILE_BYTES}")));
-        }
-        let text = std::fs::read_to_string(path).map_err(|e| refuse(format!("cannot be read: {e}")))?;
-        Self::parse(&text, &origin, overrides, registry)
+        let document = document(&text, &origin, overrides)?;
+        let Some((dir, name)) = origin::download(&document, hub)? else {
+            return Ok(Self::read(&document, &Lookup::Folder, registry)?);
+        };
+        Ok(Self::read(&document, &Lookup::Snapshot { dir: &dir, name }, registry)?)
     }
 
     /// As [`load`](Self::load), from a text; errors refer to it as `origin`.
@@ -213,31 +253,30 @@ impl RunConfig {
     /// When the text is not TOML, and for an unknown table or key (the error suggests the nearest known one), a wrong
     /// type, a value out of range, or a class that does not exist. The error contains the position.
     pub fn parse(text: &str, origin: &str, overrides: &[String], registry: &Registry) -> Result<Self, ConfigError> {
-        let mut document = Document::parse(text, origin)?;
-        for text in overrides {
-            document.set(text)?;
-        }
-        if let Some(unknown) = document.table.keys().find(|key| !TABLES.contains(&key.as_str())) {
-            let message = format!("there is no table [{unknown}]{}", did_you_mean(unknown, &TABLES));
-            return Err(document.error(&[unknown], message));
-        }
-        let data: Option<DataConfig> = match document.table.contains_key("data") {
-            true => Some(document.section("data")?),
-            false => None,
-        };
-        if let Some(data) = &data {
-            data.check().map_err(|e| document.refusal("data", &e.to_string()))?;
-        }
+        Self::read(&document(text, origin, overrides)?, &Lookup::Folder, registry)
+    }
 
-        let known = registry.models.class_names();
-        let (class_name, fields) = document.class("model", &known, |wrong| did_you_mean(wrong, &known))?;
-        let model = registry.models.from_map(&class_name, &fields);
-        let model = model.map_err(|e| document.refusal("model", &e.to_string()))?;
+    /// Reads the configuration that a run stores: its pretrained model, if it has one, need not exist any more.
+    pub(crate) fn load_recorded(path: &Path, overrides: &[String], registry: &Registry) -> Result<Self, ConfigError> {
+        let text = read(path)?;
+        Self::read(&document(&text, &path.display().to_string(), overrides)?, &Lookup::Recorded, registry)
+    }
+
+    fn read(document: &Document, lookup: &Lookup, registry: &Registry) -> Result<Self, ConfigError> {
+        let data = read_data(document)?;
+        let (model, origin) = origin::read_model(document, lookup, registry)?;
 
         let registry = &registry.schedulers;
         let known = registry.class_names();
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
-        let (class_name, fields) = document.class("scheduler", &known, |wrong| match registry.nearest(wrong) {
+        let mut fields = document.fields("scheduler")?;
+        if !fields.contains_key(CLASS_NAME) {
+            // that of the pretrained model, with the keys that are given
+            let mut all = origin.as_ref().and_then(|origin| origin.scheduler_fields(registry)).unwrap_or_default();
+            all.extend(fields);
+            fields = all;
+        }
+        let class_name = document.class_name("scheduler", &fields, &known, |wrong| match registry.nearest(wrong) {
             Some(class_name) => format!("; did you mean `{class_name}`?"),
             None => did_you_mean(wrong, &known),
         })?;
@@ -278,7 +317,7 @@ impl RunConfig {
             let run = sample_scheduler.run_with(&run).map_err(|e| refused("eta", &e))?;
             model.check_timesteps(run.timesteps()).map_err(|e| unfit(sample_scheduler.as_ref(), &e))?;
         }
-        let config = Self { data, model, scheduler, train, sample, sample_scheduler };
+        let config = Self { data, model, origin, scheduler, train, sample, sample_scheduler };
         config.check_ranges().map_err(|(table, message)| document.refusal(table, &message))?;
         Ok(config)
     }
@@ -303,6 +342,7 @@ impl RunConfig {
                 return Err(("train", format!("{reason}: set scheduler.clip_sample_range = {scale}")));
             }
         }
+        freeze::check(&self.train.freeze, self.model.as_ref()).map_err(|reason| ("train", reason))?;
         if self.train.gradient_checkpointing && !self.model.supports_gradient_checkpointing() {
             let class_name = self.model.class_name();
             return Err(("train", format!("`gradient_checkpointing` has no effect on a {class_name}; remove it")));
@@ -357,6 +397,9 @@ impl RunConfig {
         if inverts(self.sample_scheduler.as_ref()) {
             warnings.push(ConfigWarning::Inverts { scheduler: self.sample_scheduler.class_name().to_owned() });
         }
+        if let Some(origin) = &self.origin {
+            warnings.extend(origin.warnings(self.scheduler.as_ref()));
+        }
         warnings
     }
 
@@ -365,18 +408,22 @@ impl RunConfig {
     /// # Errors
     /// When a scheduler's configuration has no TOML form.
     pub fn to_toml(&self) -> Result<String, ConfigError> {
-        let class = |class_name: &str, fields: Map<String, Value>, defaults: Map<String, Value>| {
-            let mut map = Map::from_iter([("_class_name".to_owned(), Value::from(class_name))]);
+        let class = |class_name: &str, fields: Map<String, Value>, omits_null: &dyn Fn(&str) -> bool| {
+            let mut map = Map::from_iter([(CLASS_NAME.to_owned(), Value::from(class_name))]);
             map.extend(fields);
-            // TOML has no null: omit it where it is the default, write a word elsewhere
-            map.retain(|key, value| !value.is_null() || defaults.get(key).is_some_and(|default| !default.is_null()));
-            map.values_mut().filter(|value| value.is_null()).for_each(|value| *value = NULL.into());
+            map.retain(|key, value| !(value.is_null() && omits_null(key)));
+            map.values_mut().filter(|value| value.is_null()).for_each(|value| *value = NULL.into()); // TOML has no null
             map
         };
+        let defaults = self.model.default_map();
+        // a null may stand in place of the pretrained model's value
+        let is_default = |key: &str| self.origin.is_none() && defaults.get(key).is_none_or(Value::is_null);
+        let mut model = class(self.model.class_name(), self.model.to_map(), &is_default);
+        model.extend(self.origin.as_ref().map(|origin| (FROM.to_owned(), origin.name().into())));
         let whole = Whole {
             data: self.data.as_ref(),
-            model: class(self.model.class_name(), self.model.to_map(), self.model.default_map()),
-            scheduler: class(self.scheduler.class_name(), saved_config(self.scheduler.as_ref()), Map::new()),
+            model,
+            scheduler: class(self.scheduler.class_name(), saved_config(self.scheduler.as_ref()), &|_| true),
             train: &self.train,
             sample: &self.sample,
         };
@@ -400,161 +447,33 @@ struct Whole<'a> {
     sample: &'a SampleConfig,
 }
 
-/// The text and values from which a [`RunConfig`] is read; knows the position of each key.
-struct Document<'a> {
-    origin: &'a str,
-    text: &'a str,
-    table: toml::Table,
-    /// Dotted paths of the overridden keys.
-    overridden: Vec<String>,
+/// Reads `[data]`, after a check that there are no other tables than the known ones.
+fn read_data(document: &Document) -> Result<Option<DataConfig>, ConfigError> {
+    if let Some(unknown) = document.table.keys().find(|key| !TABLES.contains(&key.as_str())) {
+        let message = format!("there is no table [{unknown}]{}", did_you_mean(unknown, &TABLES));
+        return Err(document.error(&[unknown], message));
+    }
+    if !document.has("data") {
+        return Ok(None);
+    }
+    let data: DataConfig = document.section("data")?;
+    data.check().map_err(|e| document.refusal("data", &e.to_string()))?;
+    Ok(Some(data))
 }
 
-impl<'a> Document<'a> {
-    fn parse(text: &'a str, origin: &'a str) -> Result<Self, ConfigError> {
-        let table = text.parse::<toml::Table>().map_err(|e| {
-            let number = e.span().and_then(|span| text.get(span)).filter(|number| is_too_large(number));
-            ConfigError {
-                origin: origin.to_owned(),
-                text: Some(text.to_owned()),
-                span: e.span(),
-                message: number.map_or_else(|| e.message().to_owned(), out_of_range),
-            }
-        })?;
-        Ok(Self { origin, text, table, overridden: vec![] })
+/// Reads the text of a configuration file.
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let refuse = |message: String| ConfigError { origin: path.display().to_string(), text: None, span: None, message };
+    let size = std::fs::metadata(path).map_err(|e| refuse(format!("cannot be read: {e}")))?.len();
+    if size > MAX_FILE_BYTES {
+        return Err(refuse(format!("has {size} bytes; a configuration may have at most {MAX_FILE_BYTES}")));
     }
-
-    /// Applies `table.key=value`.
-    fn set(&mut self, text: &str) -> Result<(), ConfigError> {
-        let refuse = |message: &str| ConfigError {
-            origin: format!("--set {text}"),
-            text: None,
-            span: None,
-            message: message.to_owned(),
-        };
-        let form = "expected table.key=value, e.g. train.epochs=2 or data.classes=[3,5]";
-        let (path, value) = text.split_once('=').ok_or_else(|| refuse(form))?;
-        let (path, value) = (path.trim(), value.trim());
-        let (table, key) = path.split_once('.').ok_or_else(|| refuse(form))?;
-        let value = match format!("value = {value}").parse::<toml::Table>() {
-            Ok(mut parsed) => parsed.remove("value").ok_or_else(|| refuse(form))?,
-            Err(_) if is_too_large(value) => return Err(refuse(&out_of_range(value))),
-            Err(_) => toml::Value::String(value.to_owned()),
-        };
-        let section = self.table.entry(table).or_insert_with(|| toml::Table::new().into());
-        let section = section.as_table_mut().ok_or_else(|| refuse("that is not a table in the file"))?;
-        section.insert(key.to_owned(), value);
-        self.overridden.push(path.to_owned());
-        Ok(())
-    }
-
-    /// Reads a table whose keys are the fields of `T`; a missing table counts as empty.
-    fn section<T: DeserializeOwned>(&self, name: &str) -> Result<T, ConfigError> {
-        let value = self.table.get(name).cloned().unwrap_or_else(|| toml::Table::new().into());
-        serde_path_to_error::deserialize(value).map_err(|e| {
-            let key = e.path().iter().next().map(ToString::to_string).unwrap_or_default();
-            let message = e.inner().message();
-            if message.starts_with("unknown field") {
-                return self.refusal(name, message);
-            }
-            let of_key = if key.is_empty() { String::new() } else { format!("`{key}`: ") };
-            self.error(&[name, &key], format!("{of_key}{}", explain(message, name)))
-        })
-    }
-
-    /// Reads a table that names its class. Returns the class, and the other keys as JSON. `meant` gives the end of the
-    /// message about a class that does not exist.
-    fn class(
-        &self,
-        name: &str,
-        known: &[&str],
-        meant: impl Fn(&str) -> String,
-    ) -> Result<(String, Map<String, Value>), ConfigError> {
-        let section: toml::Table = self.section(name)?;
-        let Some(toml::Value::String(class_name)) = section.get("_class_name") else {
-            let message = format!("[{name}] needs `_class_name`, one of {}", known.join(", "));
-            return Err(self.error(&[name], message));
-        };
-        if !known.contains(&class_name.as_str()) {
-            let message = format!("no {name} is called `{class_name}`{}", meant(class_name));
-            return Err(self.error(&[name, "_class_name"], message));
-        }
-        if let Some((key, value)) = section.iter().find(|(_, value)| holds_non_finite(value)) {
-            return Err(self.error(&[name, key], format!("`{key}` is {value}; it must be finite")));
-        }
-        match serde_json::to_value(&section) {
-            Ok(Value::Object(mut fields)) => {
-                fields.values_mut().filter(|value| *value == NULL).for_each(|value| *value = Value::Null);
-                Ok((class_name.clone(), fields))
-            }
-            _ => Err(self.error(&[name], format!("[{name}] holds a value that JSON cannot represent"))),
-        }
-    }
-
-    /// The error for a table that was refused with `message`. It points to the first key of the table that the message
-    /// names.
-    fn refusal(&self, table: &str, message: &str) -> ConfigError {
-        let section = self.table.get(table).and_then(toml::Value::as_table);
-        let named = message.split(['`', ' ', ':']).find(|word| section.is_some_and(|s| s.contains_key(*word)));
-        self.error(&[table, named.unwrap_or_default()], explain(message, table))
-    }
-
-    /// An error at `path`; trailing parts of the path may be missing from the text.
-    fn error(&self, path: &[&str], message: String) -> ConfigError {
-        let dotted = path.join(".");
-        if self.overridden.contains(&dotted) {
-            return ConfigError { origin: format!("--set {dotted}"), text: None, span: None, message };
-        }
-        ConfigError {
-            origin: self.origin.to_owned(),
-            text: Some(self.text.to_owned()),
-            span: self.locate(path),
-            message,
-        }
-    }
-
-    /// The bytes of the deepest key of `path` that the text contains.
-    fn locate(&self, path: &[&str]) -> Option<Range<usize>> {
-        let document = DeTable::parse(self.text).ok()?;
-        let mut table = document.get_ref();
-        let mut span = None;
-        for part in path {
-            let Some((key, value)) = table.iter().find(|(key, _)| key.get_ref() == part) else { break };
-            span = Some(key.span());
-            let DeValue::Table(inner) = value.get_ref() else { break };
-            table = inner;
-        }
-        span
-    }
+    std::fs::read_to_string(path).map_err(|e| refuse(format!("cannot be read: {e}")))
 }
 
-/// Whether a value contains a NaN or an infinity: JSON has neither, and null would take its place.
-fn holds_non_finite(value: &toml::Value) -> bool {
-    match value {
-        toml::Value::Float(number) => !number.is_finite(),
-        toml::Value::Array(values) => values.iter().any(holds_non_finite),
-        toml::Value::Table(table) => table.values().any(holds_non_finite),
-        _ => false,
-    }
-}
-
-/// Whether the text is an integer too large for TOML.
-fn is_too_large(text: &str) -> bool {
-    let error = text.replace('_', "").parse::<i64>().err();
-    error.is_some_and(|e| matches!(e.kind(), IntErrorKind::PosOverflow | IntErrorKind::NegOverflow))
-}
-
-fn out_of_range(number: &str) -> String {
-    format!("`{number}` is out of range: TOML has whole numbers from {} to {}", i64::MIN, i64::MAX)
-}
-
-/// Shortens serde's message about an unknown key or value and suggests the nearest known one.
-fn explain(message: &str, table: &str) -> String {
-    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    if let (true, [wrong, known @ ..]) = (message.contains("unknown field"), quoted.as_slice()) {
-        return format!("there is no key `{wrong}` in [{table}]{}", did_you_mean(wrong, known));
-    }
-    if let (true, [wrong, known @ ..]) = (message.starts_with("unknown variant"), quoted.as_slice()) {
-        return format!("there is no `{wrong}`{}", did_you_mean(wrong, known));
-    }
-    types_in_words(message)
+/// A text with the overrides applied.
+fn document<'a>(text: &'a str, origin: &'a str, overrides: &[String]) -> Result<Document<'a>, ConfigError> {
+    let mut document = Document::parse(text, origin)?;
+    overrides.iter().try_for_each(|text| document.set(text))?;
+    Ok(document)
 }

@@ -13,7 +13,7 @@ const FREE: [&str; 2] = ["data.dir", "data.sources"];
 /// The length of a training may change, unless its learning rates depend on it.
 const LENGTH: [&str; 2] = ["train.epochs", "train.max_steps"];
 /// If one of these changes, a training cannot continue from its checkpoint.
-const FIXED: [&str; 4] = ["train.seed", "train.optimizer", "train.use_ema", "train.ema_sigma_rel"];
+const FIXED: [&str; 5] = ["train.seed", "train.optimizer", "train.freeze", "train.use_ema", "train.ema_sigma_rel"];
 /// The tables whose other settings may change, if changes are allowed.
 const CHANGEABLE: [&str; 3] = ["train.", "sample.", "data."];
 
@@ -25,7 +25,7 @@ pub(crate) fn check_same(
     allow_changes: bool,
     registry: &Registry,
 ) -> Result<Vec<String>> {
-    let own = RunConfig::load(&folder.dir().join(RUN_CONFIG_FILE), &[], registry)?;
+    let own = RunConfig::load_recorded(&folder.dir().join(RUN_CONFIG_FILE), &[], registry)?;
     let (own, new) = (settings(&own)?, settings(config)?);
     let (mut differences, mut accepted) = (vec![], vec![]);
     let mut changeable = true;

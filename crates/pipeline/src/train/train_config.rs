@@ -25,6 +25,12 @@ pub struct TrainConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<usize>,
 
+    /// Parts of the model that stay as they are: `["down_blocks", "conv_in"]`, or parts of these such as
+    /// `down_blocks.0`, by the names of their tensors. No gradient, weight decay or average touches them. For
+    /// fine-tuning (`[model] from`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub freeze: Vec<String>,
+
     /// Train on pixels whose distance from middle grey is multiplied by this, from 1 to 2. Saved and shown images are
     /// clipped to black and white, so with 1.1 a background that the model misses by a little is still black. 1 by
     /// default. A scheduler with `clip_sample` needs a `clip_sample_range` as wide.
@@ -170,6 +176,7 @@ impl Default for TrainConfig {
             learning_rate: 1e-3,
             seed: 0,
             max_steps: None,
+            freeze: vec![],
             pixel_scale: None,
             optimizer: OptimizerName::Adam,
             betas: None,

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use kakusan_data::{BadImage, Batch, Batches, ImageSet, Loader};
-use kakusan_models::{Dropout, Model, ModelConfig, Weights};
+use kakusan_models::{Change, Dropout, Model, ModelConfig, Weights};
 use kakusan_ops::{Ema, EmaState, PreparedWeights};
 use kakusan_rng::Generator;
 use kakusan_scheduler::{Draw, Process};
 
+use self::beginning::Beginning;
 pub use self::validation::Validated;
 use super::averages;
 use super::checkpoint::{self, Batching, Keep, Progress};
@@ -54,6 +55,10 @@ pub struct Trainer {
     model: Box<dyn Model>,
     weights: Weights,
     optimizer: Optimizer,
+    /// What in the weights was not the pretrained model's at the beginning.
+    changes: Vec<Change>,
+    /// The pretrained model whose weights only a checkpoint has.
+    missing: Option<String>,
     /// The averages of the weights that are kept. The first one samples.
     averages: Vec<Ema>,
     schedule: LrSchedule,
@@ -133,10 +138,7 @@ impl Trainer {
             return Err(Error::Unfit(reason.into()));
         }
         let mut rng = Generator::new(train.seed);
-        let (weights, mut model) = Weights::initialise(device, &mut rng, |vb| config.model.build(vb))?;
-        if train.gradient_checkpointing {
-            model.enable_gradient_checkpointing()?;
-        }
+        let Beginning { weights, model, changes, missing } = Beginning::new(config, device, &mut rng)?;
         let batch_size = NonZeroUsize::new(train.batch_size).unwrap_or(NonZeroUsize::MIN);
         let (images_per_epoch, may_skip) = (images.len(), images.may_skip());
         let mut loader = Loader::new(images, batch_size);
@@ -155,6 +157,8 @@ impl Trainer {
             config: config.model.clone(),
             model,
             optimizer: Optimizer::new(&train, &weights)?,
+            changes,
+            missing,
             averages: averages::begin(&train, &weights.vars())?,
             weights,
             schedule: LrSchedule::new(&train, total_steps).map_err(Error::Unfit)?,
@@ -179,6 +183,7 @@ impl Trainer {
     /// When the loss or the gradients are not finite; the weights are then those before the step. Also when no image of
     /// an epoch can be decoded, and in the first step when a trained tensor gets no gradient.
     pub fn step(&mut self) -> Result<Option<Step>> {
+        self.check_begun()?;
         if self.progress.step >= self.total_steps || self.progress.epoch >= self.train.epochs {
             return Ok(None);
         }
@@ -482,15 +487,9 @@ impl Trainer {
             false => total_steps(&self.train, &progress),
         };
         let schedule = LrSchedule::new(&self.train, total_steps).map_err(Error::Unfit)?;
-        let load = |component: &str| {
-            let path = dir.join(component).join(kakusan_weights::WEIGHTS_FILE);
-            let rename = |name: &str| self.config.tensor_name(name);
-            Weights::load(&path, &self.device, rename, |vb| self.config.build(vb))
-        };
-        let (weights, mut model) = load(UNET)?;
-        if self.train.gradient_checkpointing {
-            model.enable_gradient_checkpointing()?;
-        }
+        let load =
+            |component: &str| beginning::load(self.config.as_ref(), &self.train, &dir.join(component), &self.device);
+        let (weights, model) = load(UNET)?;
         let mut optimizer = Optimizer::new(&self.train, &weights)?;
         let loaded = optimizer.load_state(&weights, progress.step, state);
         loaded.map_err(|reason| checkpoint::unusable(dir, &reason))?;
@@ -505,6 +504,7 @@ impl Trainer {
         (self.weights, self.model, self.optimizer, self.averages, self.progress) =
             (weights, model, optimizer, averages, progress);
         (self.total_steps, self.schedule) = (total_steps, schedule);
+        (self.changes, self.missing) = (vec![], None);
         Ok(())
     }
 }
@@ -531,5 +531,6 @@ pub(crate) fn check_classes(config: &RunConfig, images: &ImageSet) -> Result<()>
     )))
 }
 
+mod beginning;
 mod tests;
 mod validation;

@@ -11,12 +11,12 @@ use kakusan_hub::Hub;
 use serde::{Deserialize, Serialize};
 
 use super::observer::{EpochSummary, Event, RunView};
-use super::run_folder::{Metrics, RunFolder};
+use super::run_folder::{CHECKPOINTS, Metrics, RunFolder};
 use super::trainer::check_classes;
-use super::{averages, resume};
+use super::{averages, checkpoint, resume};
 use crate::files::read_text;
 use crate::layout::RUN_CONFIG_FILE;
-use crate::{DDPMPipeline, DeviceChoice, Error, Opened, Record, Registry, Result, RunConfig, Trainer};
+use crate::{DDPMPipeline, DeviceChoice, Error, Opened, Origin, Record, Registry, Result, RunConfig, Trainer};
 
 /// A training from a configuration to a saved pipeline, in a run folder: it loads the images, writes `metrics.jsonl`
 /// and checkpoints, and saves the pipeline in diffusers' layout. An observer can draw, log and report during the
@@ -146,7 +146,7 @@ impl<'a> Training<'a> {
     /// Runs the training. `observe` receives each [`Event`]; if it returns an error, the training ends.
     ///
     /// # Errors
-    /// When the folder exists already or cannot be written, the data cannot be loaded or does not fit the model, the
+    /// When the folder exists already or cannot be written, the pretrained model or the data does not fit, the
     /// loss diverges, or there is no checkpoint to resume from. Everything saved before the error is kept.
     pub fn run(mut self, observe: &mut dyn FnMut(&Event) -> Result<()>) -> Result<Outcome> {
         let resume = matches!(self.existing, Existing::Resume { .. });
@@ -158,6 +158,7 @@ impl<'a> Training<'a> {
             }
             fresh => RunFolder::check(&self.out, fresh == Existing::Overwrite)?,
         }
+        self.open_pretrained(resume)?;
         let config_toml = self.config.to_toml()?;
         let Opened { device, fallback } = self.device.open()?;
         if let Some(fallback) = &fallback {
@@ -231,6 +232,34 @@ impl<'a> Training<'a> {
         pipeline.set_scheduler(self.config.sample_scheduler.clone())?;
         observe(&Event::Saved { run: &run.view(&trainer, &records), pipeline: &pipeline })?;
         Ok(outcome)
+    }
+
+    /// Opens the pretrained pipeline of a fine-tuning and checks that its weights fit. A run that has a checkpoint
+    /// resumes without it.
+    fn open_pretrained(&mut self, resume: bool) -> Result<()> {
+        let Some(mut origin) = self.config.origin.take() else { return Ok(()) };
+        let model = self.config.model.as_ref();
+        if resume && !checkpoint::newest_first(&self.out.join(CHECKPOINTS))?.is_empty() {
+            origin = origin.recorded();
+        } else if !origin.is_open() {
+            let opened = self.pretrained_dir(&origin).and_then(|dir| origin.open(&dir, model, self.registry));
+            opened.map_err(|e| {
+                let begun = "the run has no checkpoint yet and needs its pretrained model again";
+                Error::Unfit(format!("{begun}: {e}"))
+            })?;
+        }
+        origin.check(model)?;
+        self.config.origin = Some(origin);
+        Ok(())
+    }
+
+    /// The folder of the pretrained pipeline of a run, which may be in the cache of the Hub.
+    fn pretrained_dir(&self, origin: &Origin) -> Result<PathBuf> {
+        #[cfg(feature = "hub")]
+        if let (Some((repo_id, commit)), Some(hub)) = (crate::hub_name(origin.name()), self.hub) {
+            return DDPMPipeline::download(repo_id, commit, None, hub);
+        }
+        Ok(PathBuf::from(origin.name()))
     }
 
     /// The images provided by the program, or those of `[data]`; for a resumed run, from its original source.
@@ -394,13 +423,14 @@ impl DataRecord {
 }
 
 const DATA_FILE: &str = "data.json";
-/// Reads the configuration that a run folder stores and a resumed run uses.
+/// Reads the configuration that a run folder stores and a resumed run uses. The pretrained model of a fine-tuning need
+/// not exist any more: the weights are in the checkpoints.
 ///
 /// # Errors
 /// When `dir` is not the folder of a run.
 pub fn run_config(dir: &Path, overrides: &[String], registry: &Registry) -> Result<RunConfig> {
     RunFolder::open(dir)?;
-    Ok(RunConfig::load(&dir.join(RUN_CONFIG_FILE), overrides, registry)?)
+    Ok(RunConfig::load_recorded(&dir.join(RUN_CONFIG_FILE), overrides, registry)?)
 }
 
 fn read_data_record(dir: &Path) -> Result<Option<DataRecord>> {

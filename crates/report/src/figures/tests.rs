@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kakusan_data::{SourceKind, SourceUsed};
-use kakusan_models::{Model, ModelConfig};
-use kakusan_pipeline::{Event, Registry, Trainer};
+use kakusan_models::{Model, ModelConfig, Weights};
+use kakusan_pipeline::{Event, Registry, Trainer, run_config};
 use kakusan_scheduler::Scheduler;
 use png::ColorType;
 
@@ -14,7 +14,7 @@ use super::*;
 use crate::page::Figure;
 use crate::{Notice, Report};
 
-const SHIPPED: [&str; 10] = [
+const SHIPPED: [&str; 11] = [
     "184",
     "184-fast",
     "184-unet2d",
@@ -22,15 +22,27 @@ const SHIPPED: [&str; 10] = [
     "cifar10",
     "ddpm-184",
     "fashion",
+    "finetune",
     "folder",
     "mnist-class-planes",
     "mnist-classes",
 ];
 
 fn shipped(name: &str, set: &[&str]) -> RunConfig {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(format!("{name}.toml"));
-    let set: Vec<String> = ["sample.batch_size=12"].iter().chain(set).map(|&text| text.to_owned()).collect();
-    RunConfig::load(&file, &set, &Registry::default()).unwrap()
+    let file = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(format!("{name}.toml"));
+    let load = |name: &str, set: &[String]| RunConfig::load(&file(name), set, &Registry::default()).unwrap();
+    let mut set: Vec<String> = ["sample.batch_size=12"].iter().chain(set).map(|&text| text.to_owned()).collect();
+    if name != "finetune" {
+        return load(name, &set);
+    }
+    // with random weights in place of the trained ones, and read as its run would store it: they are not needed again
+    let (place, first) = (tempfile::tempdir().unwrap(), load("184-fast", &[]));
+    let (weights, _) = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| first.model.build(vb)).unwrap();
+    DDPMPipeline::new(first.model, weights, first.scheduler).unwrap().save_pretrained(place.path()).unwrap();
+    set.push(format!("model.from={:?}", place.path().to_str().unwrap()));
+    let config = load(name, &set);
+    std::fs::write(place.path().join("config.toml"), config.to_toml().unwrap()).unwrap();
+    run_config(place.path(), &[], &Registry::default()).unwrap()
 }
 
 /// A ring of ink on paper, where paper is the scheduler's lowest value. It has enough of both for noise to be visible.

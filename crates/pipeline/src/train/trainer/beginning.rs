@@ -1,0 +1,75 @@
+//! The weights with which a training begins: random, or a pretrained model's; some of them frozen.
+
+use std::path::Path;
+
+use candle_core::Device;
+use kakusan_models::{Change, Model, ModelConfig, Weights};
+use kakusan_rng::Generator;
+
+use super::Trainer;
+use crate::{Error, Result, RunConfig, TrainConfig};
+
+/// The weights of a training before its first step, and the model that trains them.
+pub(super) struct Beginning {
+    pub(super) weights: Weights,
+    pub(super) model: Box<dyn Model>,
+    /// What is not the pretrained model's.
+    pub(super) changes: Vec<Change>,
+    /// The pretrained model with which the training began, where its weights are only in the run's checkpoints.
+    pub(super) missing: Option<String>,
+}
+
+impl Beginning {
+    /// Draws the weights, or those that a pretrained model does not have, from `rng`.
+    pub(super) fn new(config: &RunConfig, device: &Device, rng: &mut Generator) -> Result<Self> {
+        let pretrained = match &config.origin {
+            Some(origin) => origin.weights(config.model.as_ref(), device, rng)?,
+            None => None,
+        };
+        let missing = config.origin.as_ref().filter(|_| pretrained.is_none()).map(|origin| origin.name().to_owned());
+        let (weights, changes) = match pretrained {
+            Some(pretrained) => pretrained,
+            None => (Weights::initialise(device, rng, |vb| config.model.build(vb))?.0, vec![]),
+        };
+        let (weights, model) = build(config.model.as_ref(), &config.train, weights)?;
+        Ok(Self { weights, model, changes, missing })
+    }
+}
+
+/// Loads the weights in a folder of a checkpoint, and builds the model that trains them.
+pub(super) fn load(
+    config: &dyn ModelConfig,
+    train: &TrainConfig,
+    folder: &Path,
+    device: &Device,
+) -> Result<(Weights, Box<dyn Model>)> {
+    let rename = |name: &str| config.tensor_name(name);
+    let path = folder.join(kakusan_weights::WEIGHTS_FILE);
+    build(config, train, Weights::load(&path, device, rename, |vb| config.build(vb))?.0)
+}
+
+/// Builds the model that trains `weights`, except for `train.freeze`.
+fn build(config: &dyn ModelConfig, train: &TrainConfig, mut weights: Weights) -> Result<(Weights, Box<dyn Model>)> {
+    train.freeze.iter().for_each(|part| weights.freeze(part));
+    let mut model = weights.build(|vb| config.build(vb))?;
+    if train.gradient_checkpointing {
+        model.enable_gradient_checkpointing()?;
+    }
+    Ok((weights, model))
+}
+
+impl Trainer {
+    /// What in the weights was not the pretrained model's when the training began: new rows of the table of classes,
+    /// and tensors of ends that were changed. Empty without `[model] from`, and when the training was resumed.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// Refuses to train random weights in place of those of a run's pretrained model.
+    pub(super) fn check_begun(&self) -> Result<()> {
+        let Some(name) = &self.missing else { return Ok(()) };
+        Err(Error::Unfit(format!(
+            "the run began with the weights of {name}, which it does not store: load one of its checkpoints first"
+        )))
+    }
+}
