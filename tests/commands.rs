@@ -6,6 +6,8 @@
 mod command;
 #[path = "support/fake_hub.rs"]
 mod fake_hub;
+#[path = "support/fake_repo.rs"]
+mod fake_repo;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,10 +15,23 @@ use std::path::{Path, PathBuf};
 
 use command::{Done, Workplace};
 use fake_hub::FakeHub;
+use fake_repo::{FakeRepos, WRITE};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_kakusan");
-const COMMANDS: [&str; 11] =
-    ["data", "new", "train", "sample", "eval", "fit-sampler", "report", "info", "schedulers", "average", "convert"];
+const COMMANDS: [&str; 12] = [
+    "data",
+    "new",
+    "train",
+    "sample",
+    "eval",
+    "fit-sampler",
+    "report",
+    "info",
+    "schedulers",
+    "average",
+    "push",
+    "convert",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
@@ -84,7 +99,7 @@ fn run(place: &Workplace, line: &str, hub: Option<&FakeHub>) -> Done {
     let typed = line.replacen("cargo xtask", BINARY, 1);
     let mut shell = place.shell(&(typed + &short(line)), ".");
     if let Some(hub) = hub {
-        shell.env("HF_ENDPOINT", hub.url()).env("HF_HUB_OFFLINE", "0");
+        shell.env("HF_ENDPOINT", hub.url()).env("HF_HUB_OFFLINE", "0").env("HF_TOKEN", WRITE);
     }
     let done = Done(shell.output().unwrap());
     assert_eq!(done.code(), Some(0), "{line}\n{}\n{}", done.stdout(), done.stderr());
@@ -197,6 +212,7 @@ fn of_document(text: &str) -> Vec<&str> {
 #[test]
 fn the_readmes_and_the_books_commands_work_in_order() {
     let (place, hub) = (workplace(), FakeHub::start());
+    FakeRepos::on(&hub);
     let src = root().join("docs/book/src");
     let contents = fs::read_to_string(src.join("SUMMARY.md")).unwrap();
     let pages = contents.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(page, _)| page);
@@ -220,11 +236,14 @@ fn the_readmes_and_the_books_commands_work_in_order() {
 
 #[test]
 fn the_helps_examples_work_in_order() {
-    let place = workplace();
+    let (place, hub) = (workplace(), FakeHub::start());
+    FakeRepos::on(&hub);
     let help = place.run(&["--help"]).expect(0).stdout();
     let typed = commands(help.lines(), BINARY);
     assert!(typed.len() >= 10, "{help}");
-    typed.iter().for_each(|line| drop(run(&place, line, None)));
+    for line in typed {
+        run(&place, line, line.contains(" push ").then_some(&hub));
+    }
 }
 
 #[test]

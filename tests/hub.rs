@@ -1,9 +1,14 @@
-//! The command and the Hub: a fake Hub on a loopback port serves data sets, of MNIST the first 512 images.
+//! The command and the Hub: a fake Hub on a loopback port serves data sets, of MNIST the first 512 images, and takes
+//! pipelines (`push.rs`).
 
 #[path = "support/command.rs"]
 mod command;
 #[path = "support/fake_hub.rs"]
 mod fake_hub;
+#[path = "support/fake_repo.rs"]
+mod fake_repo;
+#[path = "hub/push.rs"]
+mod push;
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;

@@ -3,7 +3,7 @@
 #![allow(dead_code)]
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -74,12 +74,28 @@ pub(crate) struct Request {
     pub(crate) range: Option<(usize, usize)>,
 }
 
+/// What another part of the fake Hub answers.
+pub(crate) enum Answer {
+    /// A status line without the protocol, header lines and a body.
+    Send(String, String, Vec<u8>),
+    /// Closes the connection.
+    Close,
+    /// Keeps the connection open as long, without an answer.
+    Wait(Duration),
+}
+
+/// Answers some of the requests, with their bodies.
+type Part = dyn Fn(&Request, &[u8]) -> Option<Answer> + Send + Sync;
+
 #[derive(Default)]
 struct State {
     /// URL path without revision → bytes and their SHA-256.
     files: HashMap<String, (Arc<Vec<u8>>, String)>,
     requests: Vec<Request>,
     fault: Option<Fault>,
+    part: Option<Arc<Part>>,
+    /// Requests whose path contains this are cut off before their body is read.
+    cut: Option<&'static str>,
 }
 
 /// Serves until the process ends.
@@ -131,6 +147,16 @@ impl FakeHub {
         }
     }
 
+    /// Asks `part` first what to answer.
+    pub(crate) fn answer_with(&self, part: impl Fn(&Request, &[u8]) -> Option<Answer> + Send + Sync + 'static) {
+        self.state().part = Some(Arc::new(part));
+    }
+
+    /// From now on, closes the connection in the middle of requests whose path contains `part`; `None` for no more.
+    pub(crate) fn cut(&self, part: Option<&'static str>) {
+        self.state().cut = part;
+    }
+
     /// Sets the fault from now on; `None` for no fault.
     pub(crate) fn fault(&self, fault: impl Into<Option<Fault>>) {
         self.state().fault = fault.into();
@@ -148,7 +174,18 @@ impl FakeHub {
 
 /// Reads one request, sends one answer and closes the connection.
 fn answer(mut stream: TcpStream, state: &Mutex<State>) {
-    let Some(request) = read_request(&stream) else { return };
+    let mut reader = BufReader::new(&stream);
+    let Some((request, length)) = read_request(&mut reader) else { return };
+    let (part, cut) = {
+        let state = state.lock().expect("no thread of ours panics");
+        (state.part.clone(), state.cut.is_some_and(|cut| request.path.contains(cut)))
+    };
+    let mut body = vec![0; if cut { length / 2 } else { length }];
+    if reader.read_exact(&mut body).is_err() || cut {
+        state.lock().expect("no thread of ours panics").requests.push(request);
+        return;
+    }
+    let answer = part.and_then(|part| part(&request, &body));
     let (file, listing, fault) = {
         let mut state = state.lock().expect("no thread of ours panics");
         state.requests.push(request.clone());
@@ -197,6 +234,12 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
         }
         let _ = stream.flush();
     };
+    match answer {
+        Some(Answer::Send(status, headers, body)) => return send(&status, &headers, &body),
+        Some(Answer::Close) => return,
+        Some(Answer::Wait(time)) => return thread::sleep(time),
+        None => {}
+    }
     match &fault {
         Some(Fault::Silent) => return thread::sleep(Duration::from_secs(60)),
         Some(Fault::Rubbish) => {
@@ -272,12 +315,13 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
     }
 }
 
-fn read_request(stream: &TcpStream) -> Option<Request> {
-    let mut lines = BufReader::new(stream).lines();
+/// The request without its body, and the length of the body.
+fn read_request(reader: &mut impl BufRead) -> Option<(Request, usize)> {
+    let mut lines = reader.lines();
     let first = lines.next()?.ok()?;
     let mut words = first.split(' ');
     let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
-    let (mut authorization, mut range) = (None, None);
+    let (mut authorization, mut range, mut length) = (None, None, 0);
     for line in lines {
         let line = line.ok()?;
         match line.split_once(": ") {
@@ -286,11 +330,12 @@ fn read_request(stream: &TcpStream) -> Option<Request> {
                 let ends = value.strip_prefix("bytes=").and_then(|ends| ends.split_once('-'));
                 range = ends.and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
             }
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => length = value.parse().ok()?,
             Some(_) => {}
             None => break,
         }
     }
-    Some(Request { method, path, authorization, range })
+    Some((Request { method, path, authorization, range }, length))
 }
 
 /// SHA-256 by FIPS 180-4, in hex. Written here, because not all crates whose tests use this file depend on a SHA-256

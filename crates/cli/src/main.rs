@@ -18,6 +18,7 @@ mod picture;
 mod preview;
 mod program;
 mod progress;
+mod push;
 mod report;
 mod sample;
 mod sampling;
@@ -38,7 +39,7 @@ struct Cli {
     command: Command,
 }
 
-const EXAMPLES: [(&str, &str); 15] = [
+const EXAMPLES: [(&str, &str); 16] = [
     ("train --config configs/184.toml", "train on the digits 1, 8 and 4, into runs/184"),
     ("train --config configs/184.toml --set 'data.classes=[3,5]' --out runs/35", ""),
     ("train --resume runs/184", "resume where Ctrl-C stopped it"),
@@ -53,6 +54,7 @@ const EXAMPLES: [(&str, &str); 15] = [
     ("new --data path/to/pictures --minutes 30 my.toml", "write a configuration for them and this machine"),
     ("info runs/184", "describe what is saved there"),
     ("schedulers", "list the schedulers"),
+    ("push runs/184 ada/digits --license mit", "publish it on the Hugging Face Hub"),
     ("convert runs/184 half --dtype f16 --variant fp16", "the same weights in half the bytes"),
 ];
 
@@ -89,6 +91,8 @@ enum Command {
     Schedulers(schedulers::SchedulersArgs),
     /// Average the weights of a run over another length of its training (train.ema_sigma_rel)
     Average(average::AverageArgs),
+    /// Publish a pipeline on the Hugging Face Hub, with a model card
+    Push(push::PushArgs),
     /// Convert the weights of a pipeline or model: .bin to safetensors, another type, other shards
     Convert(convert::ConvertArgs),
     /// Print the completions of this command for a shell
@@ -119,6 +123,7 @@ fn main() -> ExitCode {
         Command::Info(args) => info::info(&args),
         Command::Schedulers(args) => schedulers::schedulers(&args),
         Command::Average(args) => average::average(&args),
+        Command::Push(args) => push::push(args),
         Command::Convert(args) => convert::convert(args),
         Command::Completions(args) => completions::completions(&args, command(program::NAME)),
         Command::Man(args) => man::man(&args, command(program::NAME)),

@@ -184,6 +184,17 @@ fn is_default(value: &OnBadImage) -> bool {
 }
 
 impl DataConfig {
+    /// The data set of the Hub that this is, whichever source provides it; `None` for a folder.
+    pub fn hub_repo(&self) -> Option<&str> {
+        match self.name {
+            DatasetName::Mnist => Some("ylecun/mnist"),
+            DatasetName::FashionMnist => Some("zalando-datasets/fashion_mnist"),
+            DatasetName::Cifar10 => Some("uoft-cs/cifar10"),
+            DatasetName::Hub => self.repo.as_deref(),
+            DatasetName::Folder => None,
+        }
+    }
+
     /// All images of a set, from any source that has it.
     ///
     /// ```

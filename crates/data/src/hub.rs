@@ -23,14 +23,14 @@ const KNOWN_BYTES: u64 = 1 << 30;
 
 /// Loads the set from the Hub. The error is the reason why this is not possible.
 pub(crate) fn from_hub(config: &DataConfig, hub: &Hub) -> Result<Answer, String> {
-    let (repo, config_name, image, shape) = match config.name {
-        DatasetName::Mnist => ("ylecun/mnist", "mnist", "image", [1, 28, 28]),
-        DatasetName::FashionMnist => ("zalando-datasets/fashion_mnist", "fashion_mnist", "image", [1, 28, 28]),
-        DatasetName::Cifar10 => ("uoft-cs/cifar10", "plain_text", "img", [3, 32, 32]),
+    let repo = config.hub_repo().unwrap_or_default();
+    let (config_name, image, shape) = match config.name {
+        DatasetName::Mnist => ("mnist", "image", [1, 28, 28]),
+        DatasetName::FashionMnist => ("fashion_mnist", "image", [1, 28, 28]),
+        DatasetName::Cifar10 => ("plain_text", "img", [3, 32, 32]),
         DatasetName::Folder | DatasetName::Hub => {
             let (found, description) = find_pictures(config, hub)?;
-            let place = Path::new(config.repo.as_deref().unwrap_or_default());
-            return of_pictures(found, description, place, config).map_err(|error| error.to_string());
+            return of_pictures(found, description, Path::new(repo), config).map_err(|error| error.to_string());
         }
     };
     let (files, _) = files_on_hub(hub, repo, config_name, config.split.as_deref().unwrap_or("train"))?;

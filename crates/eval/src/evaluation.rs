@@ -78,13 +78,21 @@ pub struct HeldOut {
 }
 
 impl Evaluation {
+    /// The content of `eval.json`.
+    ///
+    /// # Errors
+    /// When it has no JSON form.
+    pub fn to_json(&self) -> Result<String> {
+        let text = serde_json::to_string_pretty(self).map_err(|e| Error::Unfit(e.to_string()))?;
+        Ok(text + "\n")
+    }
+
     /// Writes `eval.json` into a folder, atomically.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self).map_err(|e| Error::Unfit(e.to_string()))?;
-        write_whole(&dir.join(EVAL_FILE), format!("{text}\n").as_bytes())
+        write_whole(&dir.join(EVAL_FILE), self.to_json()?.as_bytes())
     }
 
     /// Reads the `eval.json` of a folder; `None` if there is none that can be read.

@@ -264,7 +264,8 @@ fn fault(path: &Path, etag: &str) -> io::Result<Option<String>> {
     Ok((found != etag).then(|| format!("its {name} is {found} where the Hub says {etag}")))
 }
 
-fn digest<D: Digest>(mut digest: D, mut file: File) -> io::Result<String> {
+/// The checksum of a file or of bytes, in hex.
+pub(crate) fn digest<D: Digest>(mut digest: D, mut file: impl Read) -> io::Result<String> {
     let mut buffer = vec![0; 1 << 16];
     loop {
         match file.read(&mut buffer)? {

@@ -35,6 +35,8 @@ pub struct HubConfig {
     pub etag_timeout: Duration,
     /// Time limit for a download that receives no bytes (10 s).
     pub download_timeout: Duration,
+    /// Time limit for a push that makes no progress, such as the Hub's work on a commit (60 s).
+    pub upload_timeout: Duration,
     /// The longest total wait for one file if the Hub asks us to wait by `Retry-After` (5 min, the period of its
     /// limits).
     pub max_wait: Duration,
@@ -50,6 +52,7 @@ impl HubConfig {
             offline: false,
             etag_timeout: Duration::from_secs(10),
             download_timeout: Duration::from_secs(10),
+            upload_timeout: Duration::from_secs(60),
             max_wait: Duration::from_secs(300),
         }
     }
@@ -62,7 +65,8 @@ impl HubConfig {
     /// - cache: `HF_HUB_CACHE`, else `HUGGINGFACE_HUB_CACHE`, else `$HF_HOME/hub`
     /// - `HF_HOME` defaults to `$XDG_CACHE_HOME/huggingface`, else `~/.cache/huggingface`
     /// - offline: `HF_HUB_OFFLINE`
-    /// - time limits in seconds: `HF_HUB_ETAG_TIMEOUT` and `HF_HUB_DOWNLOAD_TIMEOUT`
+    /// - time limits in seconds: `HF_HUB_ETAG_TIMEOUT` and `HF_HUB_DOWNLOAD_TIMEOUT`; a push waits as long if that
+    ///   is longer than 60 s
     ///
     /// # Errors
     /// [`Error::Config`] for an endpoint that is not an http(s) address, a time limit that is not a number, a token
@@ -106,6 +110,7 @@ impl HubConfig {
         }
         if let Some(limit) = var("HF_HUB_DOWNLOAD_TIMEOUT") {
             config.download_timeout = seconds("HF_HUB_DOWNLOAD_TIMEOUT", &limit, config.download_timeout)?;
+            config.upload_timeout = config.upload_timeout.max(config.download_timeout);
         }
         config.check()?;
         Ok(config)
@@ -142,6 +147,7 @@ impl fmt::Debug for HubConfig {
             .field("offline", &self.offline)
             .field("etag_timeout", &self.etag_timeout)
             .field("download_timeout", &self.download_timeout)
+            .field("upload_timeout", &self.upload_timeout)
             .field("max_wait", &self.max_wait)
             .finish()
     }
@@ -256,6 +262,8 @@ mod tests {
         let vars = [("HOME", "/h"), ("HF_HUB_ETAG_TIMEOUT", "3"), ("HF_HUB_DOWNLOAD_TIMEOUT", "0")];
         let config = config(&vars).unwrap();
         assert_eq!((config.etag_timeout.as_secs(), config.download_timeout.as_secs()), (3, 10));
+        let config = self::config(&[("HOME", "/h"), ("HF_HUB_DOWNLOAD_TIMEOUT", "90")]).unwrap();
+        assert_eq!((config.download_timeout.as_secs(), config.upload_timeout.as_secs()), (90, 90));
         let error = self::config(&[("HOME", "/h"), ("HF_HUB_ETAG_TIMEOUT", "soon")]).unwrap_err();
         assert!(error.to_string().contains("HF_HUB_ETAG_TIMEOUT"), "{error}");
     }

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why a file of the Hub is not available.
+/// Why a file of the Hub is not available, or a push failed.
 ///
-/// `file` is a full description: "`train.parquet` of dataset `owner/name` at `main`". No message contains a token, or
-/// anything from the server except its status and its error code.
+/// `file` is a full description: "`train.parquet` of dataset `owner/name` at `main`", or "the push to `owner/name` at
+/// `main`". No message contains a token. From the server, messages contain its status, its error code and, where it
+/// refuses a commit as invalid, one short line of its reason.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -73,7 +74,7 @@ pub enum Error {
     },
     /// The Hub accepted the connection and then sent nothing.
     #[error(
-        "the Hub at {endpoint} sent nothing for {} s while fetching {file}: try again later, \
+        "the Hub at {endpoint} sent nothing for {} s for {file}: try again later, \
          or raise HF_HUB_ETAG_TIMEOUT or HF_HUB_DOWNLOAD_TIMEOUT (seconds)",
         after.as_secs_f32()
     )]
@@ -163,6 +164,101 @@ pub enum Error {
         /// What to do.
         remedy: String,
     },
+    /// A push without a token.
+    #[error(
+        "there is no token to push to {repo}: create one that may write at {endpoint}/settings/tokens, and set HF_TOKEN to \
+         it (or run `hf auth login`)"
+    )]
+    NoToken {
+        /// The Hub's address.
+        endpoint: String,
+        /// The repository.
+        repo: String,
+    },
+    /// A push while offline.
+    #[error("HF_HUB_OFFLINE forbids the push to {repo}: unset it and try again with a network; nothing was sent")]
+    OfflinePush {
+        /// The repository.
+        repo: String,
+    },
+    /// A file to be pushed that cannot be read.
+    #[error("cannot read {} to push it: {source}; nothing was sent", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The repository exists, and the push was to create it, or to create it as a private one.
+    #[error("{repo} exists already{}: {remedy}; nothing was sent", if *public { " and is public" } else { "" })]
+    Exists {
+        /// The repository.
+        repo: String,
+        /// Whether it is public, where it was to be private.
+        public: bool,
+        /// What to do.
+        remedy: String,
+    },
+    /// The Hub says that the name is taken, and shows no model of this name.
+    #[error(
+        "{repo} cannot be created at {endpoint}: the name is taken, and not by a model that HF_TOKEN may see (a data set, a \
+         space, or a private model of another account): choose another name"
+    )]
+    Taken {
+        /// The Hub's address.
+        endpoint: String,
+        /// The repository.
+        repo: String,
+    },
+    /// There is no room for the files: 402, 413, 507, or a refusal that names a storage limit.
+    #[error(
+        "the Hub at {endpoint} has no room for {file} (HTTP {status}): delete files or repositories that are not needed, or \
+         see {endpoint}/settings/billing; nothing was committed"
+    )]
+    Full {
+        /// The Hub's address.
+        endpoint: String,
+        /// What was pushed.
+        file: String,
+        /// The HTTP status.
+        status: u16,
+    },
+    /// 409 or 412: the branch moved during the push, or another change of the repository is in progress.
+    #[error(
+        "{file}: the repository changed meanwhile (HTTP {status}): look at what changed and push again; nothing was \
+         committed"
+    )]
+    Moved {
+        /// What was pushed.
+        file: String,
+        /// The HTTP status.
+        status: u16,
+    },
+    /// The Hub refuses the content, such as metadata of the model card.
+    #[error("the Hub at {endpoint} refuses {file} as invalid (HTTP {status}): {reason}; nothing was committed")]
+    Invalid {
+        /// The Hub's address.
+        endpoint: String,
+        /// What was pushed.
+        file: String,
+        /// The HTTP status.
+        status: u16,
+        /// The Hub's reason: one line of at most 300 characters, without the token.
+        reason: String,
+    },
+    /// The storage for large files failed.
+    #[error(
+        "{file}: the large files could not be sent to the storage of {endpoint} ({reason}): check the network and push \
+         again; nothing was committed, and what has arrived is not sent twice"
+    )]
+    Upload {
+        /// The Hub's address.
+        endpoint: String,
+        /// What was pushed.
+        file: String,
+        /// The client's reason.
+        reason: String,
+    },
     /// The cache cannot be read or written.
     #[error("{}: {source}; check the permissions and the free space there, or set HF_HUB_CACHE to another folder", path.display())]
     Io {
@@ -182,7 +278,7 @@ impl Error {
     /// Whether another attempt, soon, may succeed.
     pub(crate) fn is_temporary(&self) -> bool {
         match self {
-            Self::Interrupted { .. } => true,
+            Self::Interrupted { .. } | Self::Moved { .. } => true,
             _ => matches!(self.status(), Some(408 | 425 | 429 | 500..)),
         }
     }

@@ -7,20 +7,19 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use hf_hub::{HFClient, HFError, HFRepository, RepoType};
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, DATE, ETAG, HeaderMap, LOCATION, RETRY_AFTER};
-use reqwest::{Client, ClientBuilder, Url, redirect};
+use reqwest::Url;
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, LOCATION};
 
 use crate::cache::at;
+use crate::client::{Client, Failure, Refusal, header, retry_after};
 use crate::name::{Kind, RepoFile, is_commit, is_hex};
-use crate::watch::{Download, Wait, Watcher};
+use crate::watch::{Download, Watcher};
 use crate::{Error, HubConfig};
 
-/// Pauses before the second and the third attempt after a temporary failure.
-const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
 /// After this many more bytes, an interrupted download gets its attempts back.
 const PROGRESS: u64 = 1 << 20;
 const MAX_REDIRECTS: usize = 5;
@@ -43,37 +42,41 @@ impl Head {
 
 /// A request for one file.
 pub(crate) struct Fetch<'a> {
-    pub(crate) config: &'a HubConfig,
-    pub(crate) watcher: &'a Watcher,
-    pub(crate) file: RepoFile<'a>,
+    client: Client<'a>,
+    file: RepoFile<'a>,
 }
 
-impl Fetch<'_> {
+impl<'a> Fetch<'a> {
+    pub(crate) fn new(config: &'a HubConfig, watcher: &'a Watcher, file: RepoFile<'a>) -> Self {
+        Self { client: Client { config, watcher, what: file.to_string(), name: file.filename }, file }
+    }
+
     /// The file's metadata. Redirects are followed only within the endpoint: a redirect to another host points at the
     /// bytes, and its headers are the metadata.
     pub(crate) fn head(&self) -> Result<Head, Error> {
-        let endpoint = self.config.check()?;
-        let limit = self.config.etag_timeout;
-        self.with_retries(Error::is_temporary, async || self.ask_within(limit, &endpoint).await)
+        let endpoint = self.client.config.check()?;
+        let limit = self.client.config.etag_timeout;
+        self.client.with_retries(Error::is_temporary, async || self.ask_within(limit, &endpoint).await)
     }
 
     async fn ask_within(&self, limit: Duration, endpoint: &Url) -> Result<Head, Error> {
-        let client = self.build(self.client().redirect(redirect::Policy::none()))?;
+        let client = self.client.without_redirects()?;
         match tokio::time::timeout(limit, self.ask(&client, endpoint)).await {
             Ok(answer) => answer,
             Err(_) => Err(self.timeout(limit)),
         }
     }
 
-    async fn ask(&self, client: &Client, endpoint: &Url) -> Result<Head, Error> {
+    async fn ask(&self, client: &reqwest::Client, endpoint: &Url) -> Result<Head, Error> {
         let mut url = self.file.url(endpoint);
         for _ in 0..=MAX_REDIRECTS {
             // With compression, the length would not be the file's.
             let mut request = client.head(url.clone()).header(ACCEPT_ENCODING, "identity");
-            if let Some(token) = &self.config.token {
+            if let Some(token) = &self.client.config.token {
                 request = request.bearer_auth(token);
             }
-            let answer = request.send().await.map_err(|error| self.transport(&error, self.config.etag_timeout))?;
+            let limit = self.client.config.etag_timeout;
+            let answer = request.send().await.map_err(|error| self.client.transport(&error, limit))?;
             let (status, headers) = (answer.status(), answer.headers());
             let next = header(headers, LOCATION.as_str()).and_then(|location| url.join(location).ok());
             match next.filter(|next| status.is_redirection() && next.origin() == endpoint.origin()) {
@@ -120,7 +123,7 @@ impl Fetch<'_> {
         let there = || std::fs::metadata(path).map_or(0, |file| file.len());
         loop {
             let before = there();
-            let result = self.with_retries(Error::is_interrupted, async || {
+            let result = self.client.with_retries(Error::is_interrupted, async || {
                 let hub = self.hub()?;
                 let (owner, name) = hf_hub::split_id(self.file.repo_id);
                 let result = match self.file.kind {
@@ -140,7 +143,7 @@ impl Fetch<'_> {
     async fn with_retry_after<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         match result {
             Err(error) if error.asks_to_wait() && error.retry_after().is_none() => {
-                let asked = self.ask_within(self.config.etag_timeout, &self.config.check()?).await;
+                let asked = self.ask_within(self.client.config.etag_timeout, &self.client.config.check()?).await;
                 Err(asked.err().filter(|asked| asked.retry_after().is_some()).unwrap_or(error))
             }
             result => result,
@@ -148,7 +151,7 @@ impl Fetch<'_> {
     }
 
     async fn stream<T: RepoType>(&self, repo: HFRepository<T>, head: &Head, path: &Path) -> Result<(), Error> {
-        let (limit, size) = (self.config.download_timeout, head.size);
+        let (limit, size) = (self.client.config.download_timeout, head.size);
         let mut out = File::options().append(true).create(true).open(path).map_err(at(path))?;
         let mut written = out.metadata().map_err(at(path))?.len();
         if written >= size || !head.has_checksum() {
@@ -166,27 +169,27 @@ impl Fetch<'_> {
             if written > size && begun {
                 // The server ignores ranges and sends the whole file: the next attempt starts over.
                 out.set_len(0).map_err(at(path))?;
-                let (endpoint, file) = (self.endpoint(), self.file.to_string());
+                let (endpoint, file) = (self.client.endpoint(), self.file.to_string());
                 return Err(Error::Interrupted { endpoint, file, reason: "it cannot resume a download".to_owned() });
             }
             if written > size {
                 return Err(self.protocol(format!("it sends more than the {size} bytes it announced")));
             }
             out.write_all(&chunk).map_err(at(path))?;
-            self.watcher.report_download(Download { file: self.file.filename, received: written, size });
+            self.client.watcher.report_download(Download { file: self.file.filename, received: written, size });
         }
         Ok(())
     }
 
     /// The commit of the revision and the paths of its files.
     pub(crate) fn list(&self) -> Result<(String, Vec<String>), Error> {
-        self.with_retries(Error::is_temporary, async || self.with_retry_after(self.listing().await).await)
+        self.client.with_retries(Error::is_temporary, async || self.with_retry_after(self.listing().await).await)
     }
 
     async fn listing(&self) -> Result<(String, Vec<String>), Error> {
         let hub = self.hub()?;
         let (owner, name) = hf_hub::split_id(self.file.repo_id);
-        let limit = self.config.etag_timeout + self.config.download_timeout;
+        let limit = self.client.config.etag_timeout + self.client.config.download_timeout;
         let expand = ["sha", "siblings"].map(str::to_owned).to_vec();
         let revision = self.file.revision;
         let request = async {
@@ -210,103 +213,21 @@ impl Fetch<'_> {
     }
 
     fn hub(&self) -> Result<HFClient, Error> {
-        HFClient::builder()
-            .client(self.build(self.client())?)
-            .user_agent(USER_AGENT)
-            .endpoint(self.config.endpoint.as_str())
-            // Without a token, hf-hub 1.0 searches the environment. A token that is invalid in a header is not sent.
-            .token(self.config.token.as_deref().unwrap_or("\n"))
-            .cache_dir(&self.config.cache_dir)
-            .cache_enabled(false)
-            .retry_max_attempts(0)
-            .build()
-            .map_err(|error| self.translate(error))
-    }
-
-    fn client(&self) -> ClientBuilder {
-        Client::builder()
-            .user_agent(USER_AGENT)
-            .connect_timeout(self.config.etag_timeout)
-            .read_timeout(self.config.download_timeout)
-    }
-
-    fn build(&self, client: ClientBuilder) -> Result<Client, Error> {
-        client.build().map_err(|error| Error::Config { reason: format!("no HTTP client: {}", root_cause(&error)) })
-    }
-
-    /// Runs `attempt` until it succeeds: up to three times for failures that `retryable` accepts, and after each wait
-    /// that the Hub asks for. It runs on a separate thread, so that the caller may itself be in an async runtime.
-    fn with_retries<T: Send>(
-        &self,
-        retryable: fn(&Error) -> bool,
-        attempt: impl AsyncFn() -> Result<T, Error> + Sync,
-    ) -> Result<T, Error> {
-        let work = || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(|error| Error::Config { reason: format!("no async runtime: {error}") })?;
-            let result = runtime.block_on(async {
-                let (mut pauses, mut left) = (PAUSES.into_iter(), self.config.max_wait);
-                loop {
-                    let error = match attempt().await {
-                        Ok(result) => return Ok(result),
-                        Err(error) => error,
-                    };
-                    let pause = match error.retry_after().filter(|time| !time.is_zero()) {
-                        Some(time) => {
-                            let Some(rest) = left.checked_sub(time) else { return Err(error) };
-                            left = rest;
-                            let status = error.status().unwrap_or_default();
-                            self.watcher.report_wait(Wait { file: self.file.filename, status, time });
-                            time
-                        }
-                        None if !retryable(&error) => return Err(error),
-                        None => match pauses.next() {
-                            Some(pause) => pause,
-                            None => return Err(error),
-                        },
-                    };
-                    tokio::time::sleep(pause).await;
-                }
-            });
-            // Do not wait for a name look-up that hangs.
-            runtime.shutdown_background();
-            result
-        };
-        let result = std::thread::scope(|scope| scope.spawn(work).join());
-        result.unwrap_or_else(|_| Err(self.protocol("the HTTP client failed on it".to_owned())))
+        self.client.hub(Some(self.client.config.download_timeout))
     }
 
     fn translate(&self, error: HFError) -> Error {
-        let (context, wait) = match error {
-            HFError::Http { context } | HFError::AuthRequired { context } | HFError::Forbidden { context } => {
-                (context, None)
-            }
-            HFError::Conflict { context } => (context, None),
-            HFError::RateLimited { retry_after, context } => (context, retry_after),
-            HFError::RepoNotFound { context: Some(context), .. }
-            | HFError::RevisionNotFound { context: Some(context), .. }
-            | HFError::EntryNotFound { context: Some(context), .. } => (context, None),
-            HFError::Request { source, .. } => return self.transport(&source, self.config.download_timeout),
-            other => return self.protocol(root_cause(&other)),
-        };
-        self.refusal(context.status.as_u16(), context.error_code.as_deref().unwrap_or_default(), wait)
-    }
-
-    fn transport(&self, error: &reqwest::Error, limit: Duration) -> Error {
-        let (endpoint, file, reason) = (self.endpoint(), self.file.to_string(), root_cause(error));
-        if error.is_timeout() {
-            self.timeout(limit)
-        } else if error.is_connect() {
-            Error::Unreachable { endpoint, file, reason }
-        } else {
-            Error::Interrupted { endpoint, file, reason }
+        match self.client.failure(error, self.client.config.download_timeout) {
+            Failure::Refused(Refusal { status, code, retry_after, .. }) => self.refusal(status, &code, retry_after),
+            Failure::Transfer(reason) => self.protocol(reason),
+            Failure::Other(error) => error,
         }
     }
 
     /// The error for an HTTP status other than success, with the Hub's `X-Error-Code`.
     fn refusal(&self, status: u16, code: &str, retry_after: Option<Duration>) -> Error {
-        let (endpoint, file, repo) = (self.endpoint(), self.file.to_string(), self.file.repo_id);
-        let login = match self.config.token {
+        let (endpoint, file, repo) = (self.client.endpoint(), self.file.to_string(), self.file.repo_id);
+        let login = match self.client.config.token {
             Some(_) => "HF_TOKEN may not read it",
             None => "HF_TOKEN is not set",
         };
@@ -334,41 +255,10 @@ impl Fetch<'_> {
     }
 
     pub(crate) fn protocol(&self, reason: String) -> Error {
-        Error::Protocol { endpoint: self.endpoint(), file: self.file.to_string(), reason }
+        self.client.protocol(reason)
     }
 
     fn timeout(&self, after: Duration) -> Error {
-        Error::Timeout { endpoint: self.endpoint(), file: self.file.to_string(), after }
+        self.client.timeout(after)
     }
-
-    fn endpoint(&self) -> String {
-        self.config.endpoint.clone()
-    }
-}
-
-const USER_AGENT: &str = concat!("kakusan/", env!("CARGO_PKG_VERSION"));
-
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
-}
-
-/// The wait that the Hub asks for: in seconds, or until a date, by the Hub's clock if it sends the time.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = header(headers, RETRY_AFTER.as_str())?.trim();
-    let until = |date| {
-        let now = header(headers, DATE.as_str()).and_then(|now| httpdate::parse_http_date(now).ok());
-        let now = now.unwrap_or_else(SystemTime::now);
-        SystemTime::duration_since(&date, now).unwrap_or_default()
-    };
-    let seconds = text.parse().ok().map(Duration::from_secs);
-    seconds.or_else(|| httpdate::parse_http_date(text).ok().map(until))
-}
-
-/// The innermost cause, which is the informative one; the outer ones repeat the URL.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

@@ -1,5 +1,5 @@
 //! Downloads from the Hugging Face Hub, verified and cached, with the environment variables and the cache layout of
-//! Python's `huggingface_hub`. The only crate of Kakusan that uses the network.
+//! Python's `huggingface_hub`, and pushes to it. The only crate of Kakusan that uses the network.
 //!
 //! A file is used only if its size and checksum are those that the Hub gives; the checksum of a cached file is verified
 //! each time it is requested. An error page, an incomplete download or a modified blob is never mistaken for the file.
@@ -7,10 +7,12 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod client;
 mod config;
 mod error;
 mod fetch;
 mod name;
+mod push;
 mod snapshot;
 mod watch;
 
@@ -19,8 +21,9 @@ use std::sync::Arc;
 
 pub use config::{DEFAULT_ENDPOINT, HubConfig};
 pub use error::Error;
+pub use push::{PushFile, PushOptions, Pushed};
 pub use snapshot::Snapshot;
-pub use watch::{Download, Wait};
+pub use watch::{Download, PushStep, Wait};
 
 use cache::Cache;
 use fetch::Fetch;
@@ -123,7 +126,7 @@ impl Hub {
         {
             return Ok(path);
         }
-        let fetch = Fetch { config: &self.config, watcher: &self.watcher, file };
+        let fetch = Fetch::new(&self.config, &self.watcher, file);
         match fetch.head() {
             Ok(head) => cache.store(&file, &head, |path| fetch.download(&head, path)),
             Err(error @ (Error::NotFound { .. } | Error::Config { .. })) => Err(error),

@@ -66,7 +66,7 @@ impl<'h> Snapshot<'h> {
         };
         let offline = || Error::Offline { file: file.to_string(), cache: hub.config().cache_dir.clone() };
         let online = || {
-            let listed = (Fetch { config: hub.config(), watcher: &hub.watcher, file }).list();
+            let listed = Fetch::new(hub.config(), &hub.watcher, file).list();
             match (listed, shard) {
                 (Err(Error::NotFound { .. }), Some(shard)) => Self::probe(hub, file, shard),
                 (listed, _) => listed,
@@ -89,7 +89,7 @@ impl<'h> Snapshot<'h> {
         while files.len() < MAX_SHARDS {
             let name = shard(files.len());
             let file = RepoFile::new(file.kind, file.repo_id, file.revision, &name)?;
-            let fetch = Fetch { config: hub.config(), watcher: &hub.watcher, file };
+            let fetch = Fetch::new(hub.config(), &hub.watcher, file);
             let head = match (fetch.head(), &commit) {
                 (Ok(head), _) => head,
                 (Err(Error::NotFound { .. }), Some(_)) => break,

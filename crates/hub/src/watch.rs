@@ -24,14 +24,38 @@ pub struct Wait<'a> {
     pub time: Duration,
 }
 
+/// The progress of a push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PushStep<'a> {
+    /// The repository, or a branch of it, was created.
+    Created {
+        /// `owner/name`, or the name of the branch.
+        name: &'a str,
+        /// Whether it is a branch.
+        branch: bool,
+    },
+    /// Large files are being sent.
+    Sending {
+        /// The bytes that have been sent.
+        sent: u64,
+        /// The bytes of all files of the commit.
+        size: u64,
+    },
+    /// The Hub is asked to make the commit.
+    Committing,
+}
+
 type OfDownloads = dyn Fn(Download) + Send + Sync;
 type OfWaits = dyn Fn(Wait) + Send + Sync;
+type OfPushes = dyn Fn(PushStep) + Send + Sync;
 
-/// The callbacks for downloads and waits.
+/// The callbacks for downloads, waits and pushes.
 #[derive(Clone, Default)]
 pub(crate) struct Watcher {
     pub(crate) downloads: Option<Arc<OfDownloads>>,
     pub(crate) waits: Option<Arc<OfWaits>>,
+    pub(crate) pushes: Option<Arc<OfPushes>>,
 }
 
 impl Watcher {
@@ -46,10 +70,17 @@ impl Watcher {
             watch(wait);
         }
     }
+
+    pub(crate) fn report_push(&self, step: PushStep) {
+        if let Some(watch) = &self.pushes {
+            watch(step);
+        }
+    }
 }
 
 impl fmt::Debug for Watcher {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(if self.downloads.is_some() || self.waits.is_some() { "watched" } else { "unwatched" })
+        let watched = self.downloads.is_some() || self.waits.is_some() || self.pushes.is_some();
+        f.write_str(if watched { "watched" } else { "unwatched" })
     }
 }

@@ -1,7 +1,11 @@
-//! The Hub crate against a fake Hub on a loopback port: downloads, the cache's layout, and errors.
+//! The Hub crate against a fake Hub on a loopback port: downloads, the cache's layout, errors, and pushes (`push.rs`).
 
 #[path = "../../../tests/support/fake_hub.rs"]
 mod fake_hub;
+#[path = "../../../tests/support/fake_repo.rs"]
+mod fake_repo;
+#[path = "hub/push.rs"]
+mod push;
 
 use std::fs;
 use std::net::TcpListener;

@@ -198,6 +198,11 @@ impl DDPMPipeline {
         self.class
     }
 
+    /// Whether Python's diffusers has the classes of the network and the scheduler, so that it can load the pipeline.
+    pub fn is_in_diffusers(&self) -> bool {
+        [self.config.class_name(), self.scheduler.class_name()].map(library) == ["diffusers"; 2]
+    }
+
     /// The shape of one image `[c, h, w]`.
     ///
     /// # Errors

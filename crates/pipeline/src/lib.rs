@@ -22,6 +22,7 @@ mod guidance;
 #[cfg(feature = "hub")]
 mod hub;
 mod layout;
+mod publish;
 mod registry;
 mod sampling;
 #[cfg(feature = "train")]
@@ -40,13 +41,14 @@ pub use guidance::{
     MaskedGuidance, Predicted, rescale_noise_cfg,
 };
 pub use layout::hub_name;
+pub use publish::{is_superseded, pipeline_files};
 pub use registry::Registry;
 pub use sampling::{SampleOptions, SampleStep};
 #[cfg(feature = "train")]
 pub use train::{
     Averaged, Checkpointed, ConfigError, ConfigWarning, EpochSummary, Event, Existing, LossType, LrScheduler,
     OptimizerName, Origin, Outcome, Record, RunConfig, RunView, SampleConfig, Step, TrainConfig, Trainer, Training,
-    Validated, WeightingScheme, read_metrics, run_config,
+    Validated, WeightingScheme, read_metrics, run_config, run_source,
 };
 pub use warning::Warning;
 

@@ -38,7 +38,8 @@ pub fn show_evaluation(dir: &Path, evaluation: &Evaluation, picture: Option<&[u8
     Ok(true)
 }
 
-fn section(evaluation: &Evaluation, picture: Option<&[u8]>) -> String {
+/// How the figures were measured.
+pub(crate) fn measurement(evaluation: &Evaluation) -> String {
     let how = match &evaluation.sampling {
         Some(sampling) => format!(" were drawn by {} in {} steps and", sampling.scheduler, sampling.steps),
         None => String::new(),
@@ -61,6 +62,11 @@ fn section(evaluation: &Evaluation, picture: Option<&[u8]>) -> String {
     if let Some(images) = held_out {
         text += &format!(" The yardstick is real images that are not among these: {images}.");
     }
+    text
+}
+
+fn section(evaluation: &Evaluation, picture: Option<&[u8]>) -> String {
+    let held_out = evaluation.held_out.as_ref().map(|held_out| held_out.images.as_str());
     let row = |[name, own, yardstick]: [String; 3]| {
         let [name, own, yardstick] = [name, own, yardstick].map(|cell| escape(&cell));
         format!("<tr><td>{name}</td><td>{own}</td><td>{yardstick}</td></tr>\n")
@@ -79,7 +85,7 @@ fn section(evaluation: &Evaluation, picture: Option<&[u8]>) -> String {
     format!(
         "<h2>How good the images are</h2>\n<p>{}</p>\n<table>\n<tr><th></th><th>samples</th><th>{yardstick}</th></tr>\n\
          {rows}</table>\n{picture}",
-        escape(&text)
+        escape(&measurement(evaluation))
     )
 }
 

@@ -36,6 +36,7 @@ mod model_card;
 mod page;
 pub mod pictures;
 mod previews;
+mod publication;
 mod report;
 mod shell;
 mod tensorboard;
@@ -43,6 +44,7 @@ mod tensorboard;
 pub use compare::compare;
 pub use evaluation::show_evaluation;
 pub use page::thousands;
+pub use publication::Publication;
 pub use report::{Notice, Report};
 pub use shell::{class_options, quote, quote_path};
 

@@ -2,11 +2,16 @@
 
 use std::fmt::Write;
 
-use kakusan_data::{DatasetName, SourceKind};
-use kakusan_pipeline::{Origin, Result};
+use kakusan_data::{DatasetName, SourceKind, SourceUsed};
+use kakusan_pipeline::{Origin, Result, RunConfig};
 
 use crate::page::{Page, State, thousands};
 use crate::shell::sample_command;
+
+/// Between these lines of the card it says how to use the model: for the run's folder, and in a published card for the
+/// repository.
+pub(crate) const BEGIN: &str = "<!-- how to use it -->\n";
+pub(crate) const END: &str = "<!-- end of how to use it -->\n";
 
 impl Page<'_> {
     /// The `README.md` of the run folder, in the form of a model card. It may be published, so it contains no path of
@@ -20,10 +25,7 @@ impl Page<'_> {
             State::Stopped => "\nThis training was stopped before its end.\n",
             State::Finished => "",
         };
-        let kind = match self.config.model.wants_labels() {
-            true => "tags:\n- diffusion\n- class-conditional\n",
-            false => "pipeline_tag: unconditional-image-generation\ntags:\n- diffusion\n",
-        };
+        let kind = metadata(self.config.model.wants_labels());
         let origin = self.config.origin.clone().map(Origin::without_path);
         let base =
             origin.as_ref().and_then(Origin::repo_id).map(|id| format!("base_model: {id}\n")).unwrap_or_default();
@@ -32,7 +34,7 @@ impl Page<'_> {
             self.title(),
             self.lead(),
             thousands(self.image_count()),
-            self.source_in_public(),
+            in_public(self.source, self.config),
             self.stand_in()
         );
         if let Some(origin) = &origin {
@@ -44,10 +46,10 @@ impl Page<'_> {
             let command = sample_command(program, ".", self.config, self.classes, self.config.train.seed);
             let _ = write!(
                 card,
-                "![samples](images/samples.png)\n\nTo draw these samples again, run in this folder:\n\n```sh\n{command}\n```\n\n"
+                "![samples](images/samples.png)\n\n{BEGIN}To draw these samples again, run in this folder:\n\n```sh\n{command}\n```\n{END}\n"
             );
         }
-        card += "| epoch | average loss |\n|---|---|\n";
+        card += "## The training\n\n| epoch | average loss |\n|---|---|\n";
         for epoch in self.epochs {
             let _ = writeln!(card, "| {} | {:.7} |", epoch.epoch, epoch.mean_loss);
         }
@@ -59,18 +61,26 @@ impl Page<'_> {
         let _ = write!(card, "\nThe configuration:\n\n```toml\n{}```\n", config.to_toml()?);
         Ok(card)
     }
+}
 
-    /// Where the images come from, without the path of a folder.
-    fn source_in_public(&self) -> String {
-        if self.source.kind != Some(SourceKind::Dir) {
-            return self.source.description.clone();
-        }
-        let name = match self.config.data.as_ref().map(|data| data.name) {
-            Some(DatasetName::Mnist) => "MNIST",
-            Some(DatasetName::FashionMnist) => "Fashion-MNIST",
-            Some(DatasetName::Cifar10) => "CIFAR-10",
-            _ => "a folder of pictures",
-        };
-        name.to_owned()
+/// Where the images of a run come from, without the path of a folder.
+pub(crate) fn in_public(source: &SourceUsed, config: &RunConfig) -> String {
+    if source.kind != Some(SourceKind::Dir) {
+        return source.description.clone();
+    }
+    let name = match config.data.as_ref().map(|data| data.name) {
+        Some(DatasetName::Mnist) => "MNIST",
+        Some(DatasetName::FashionMnist) => "Fashion-MNIST",
+        Some(DatasetName::Cifar10) => "CIFAR-10",
+        _ => "a folder of pictures",
+    };
+    name.to_owned()
+}
+
+/// The metadata that follow from the kind of the model. A class-conditional model is of no kind that the Hub knows.
+pub(crate) fn metadata(wants_labels: bool) -> &'static str {
+    match wants_labels {
+        true => "tags:\n- diffusion\n- kakusan\n- class-conditional\n",
+        false => "pipeline_tag: unconditional-image-generation\ntags:\n- diffusion\n- kakusan\n",
     }
 }

@@ -28,4 +28,4 @@ pub use origin::Origin;
 pub use run_folder::{Record, read_metrics};
 pub use train_config::{LossType, LrScheduler, OptimizerName, TrainConfig, WeightingScheme};
 pub use trainer::{Step, Trainer, Validated};
-pub use training::{Existing, Outcome, Training, run_config};
+pub use training::{Existing, Outcome, Training, run_config, run_source};

@@ -433,6 +433,14 @@ pub fn run_config(dir: &Path, overrides: &[String], registry: &Registry) -> Resu
     Ok(RunConfig::load_recorded(&dir.join(RUN_CONFIG_FILE), overrides, registry)?)
 }
 
+/// Where the images of the run in `dir` come from; `None` if the folder does not say.
+///
+/// # Errors
+/// When its record cannot be read or is damaged.
+pub fn run_source(dir: &Path) -> Result<Option<SourceUsed>> {
+    Ok(read_data_record(dir)?.map(|record| record.source))
+}
+
 fn read_data_record(dir: &Path) -> Result<Option<DataRecord>> {
     let file = dir.join(DATA_FILE);
     if !file.is_file() {
