@@ -68,6 +68,7 @@ mod book {
         Images "images.md"
         Training "training.md"
         Measuring "measuring.md"
+        Finetuning "finetuning.md"
         Guidance "guidance.md"
         Extending "extending.md"
         Server "server.md"
