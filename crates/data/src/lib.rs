@@ -51,6 +51,7 @@ mod loader;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod photos;
+mod picture;
 mod raster;
 mod resize;
 mod source;
@@ -69,6 +70,7 @@ pub use inspect::inspect_with_hub;
 pub use inspect::{Inspected, Inspection, inspect};
 pub use loader::{Batch, Batches, Loader};
 pub use photos::{BadImage, OnBadImage};
+pub use picture::{ReadPicture, read_mask, read_pictures};
 pub use raster::Mode;
 #[cfg(feature = "hub")]
 pub use source::load_with_hub;

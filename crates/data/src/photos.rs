@@ -148,7 +148,7 @@ impl Photo {
         }
     }
 
-    fn header(&self) -> Result<Header, String> {
+    pub(crate) fn header(&self) -> Result<Header, String> {
         let beginning = raster::header(&self.bytes(HEADER_BYTES)?);
         match (&beginning, self) {
             (Err(_), Self::File(_) | Self::Member(_)) => raster::header(&self.bytes(MAX_FILE_BYTES)?),
@@ -433,7 +433,7 @@ impl<'a> Window<'a> {
 }
 
 /// Half of `room`, rounded half to even as Python does.
-fn middle(room: usize) -> usize {
+pub(crate) fn middle(room: usize) -> usize {
     let half = room / 2;
     if room % 2 == 1 && half % 2 == 1 { half + 1 } else { half }
 }

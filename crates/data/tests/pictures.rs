@@ -6,7 +6,7 @@ mod common;
 use std::{fs, num::NonZeroUsize, path::Path};
 
 use common::{epoch, folder_of};
-use kakusan_data::{Batch, DataConfig, ImageSet, load};
+use kakusan_data::{Batch, DataConfig, ImageSet, load, read_mask, read_pictures};
 use kakusan_rng::{Generator, dataloader_permutation};
 use safetensors::SafeTensors;
 
@@ -323,4 +323,71 @@ fn batches_do_not_depend_on_threads_or_memory() {
         let rest: Vec<Batch> = loader.epoch(&mut Generator::new(7)).skip_batches(4).map(Result::unwrap).collect();
         assert_eq!(rest, expected[4..]);
     }
+}
+
+/// A picture that a program edits has the pixels that training would see of it.
+#[test]
+fn a_single_picture_changes_as_in_training() {
+    let golden = golden();
+    let golden = SafeTensors::deserialize(&golden).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in files(&golden) {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        for shape in [[1, 32, 32], [3, 16, 16], [3, 20, 30]] {
+            let [channels, height, width] = shape;
+            let set = one(name, bytes, |config| DataConfig {
+                resolution: Some(if height == width { height.into() } else { [height, width].into() }),
+                center_crop: true,
+                channels: Some(channels),
+                background: None,
+                ..config
+            });
+            let read = read_pictures(&path, shape).unwrap();
+            assert_eq!(read[0].pixels, set.pixels_f32(&[0]).unwrap(), "{name}");
+            assert_eq!((read.len(), &read[0].path), (1, &path));
+        }
+    }
+    fs::create_dir(dir.path().join("below")).unwrap();
+    fs::copy(dir.path().join(files(&golden)[0].0), dir.path().join("below/a.png")).unwrap();
+    assert_eq!(read_pictures(dir.path(), [3, 8, 8]).unwrap().len(), 20);
+    let refused = |path: &Path, shape| read_pictures(path, shape).unwrap_err().to_string();
+    assert!(refused(dir.path(), [4, 8, 8]).contains("the model's images have 4"));
+    assert!(refused(dir.path(), [1, 10_000, 8]).contains("cannot be resized to 8 x 10000 pixels"));
+    fs::create_dir(dir.path().join("below/empty")).unwrap();
+    assert!(refused(&dir.path().join("below/empty"), [1, 8, 8]).contains("holds no picture; expected PNG"));
+}
+
+#[test]
+fn a_mask_changes_with_its_picture() {
+    let dir = tempfile::tempdir().unwrap();
+    let save = |name: &str, width, height, grey: &dyn Fn(u32, u32) -> u8| {
+        let path = dir.path().join(name);
+        image::GrayImage::from_fn(width, height, |x, y| image::Luma([grey(x, y)])).save(&path).unwrap();
+        path
+    };
+    let picture = &read_pictures(&save("picture.png", 24, 8, &|x, _| x as u8), [1, 4, 4]).unwrap()[0];
+    assert_eq!(picture.size, [24, 8]);
+    assert_eq!(picture.changed.as_deref(), Some("24 x 8 pixels, resized, and its middle cropped, to 4 x 4"));
+    let read =
+        |path: &Path| -> Vec<u8> { read_mask(path, [4, 4], picture).unwrap().into_iter().map(u8::from).collect() };
+    // the middle of the picture, columns 8 to 15, is what the images show of it; half of grey is 127.5
+    let columns = [0, 0, 1, 1];
+    assert_eq!(read(&save("same.png", 24, 8, &|x, _| if x < 12 { 127 } else { 128 })), columns.repeat(4));
+    assert_eq!(read(&save("double.png", 48, 16, &|x, _| if x < 24 { 0 } else { 255 })), columns.repeat(4));
+    assert_eq!(
+        read(&save("square.png", 4, 4, &|x, y| if x == 3 && y == 0 { 255 } else { 0 })),
+        [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    );
+    let clear = dir.path().join("clear.png");
+    let white = |x: u32, _| image::Rgba([255, 255, 255, if x < 2 { 0 } else { 255 }]);
+    image::RgbaImage::from_fn(4, 4, white).save(&clear).unwrap();
+    assert_eq!(read(&clear), columns.repeat(4));
+    let other = save("other.png", 8, 24, &|_, _| 255);
+    let error = read_mask(&other, [4, 4], picture).unwrap_err().to_string();
+    assert!(error.contains("has 8 x 24 pixels, which fit neither the picture (24 x 8) nor the model's"), "{error}");
+    // a stretched picture stretches its mask
+    let wide = &read_pictures(&dir.path().join("picture.png"), [1, 4, 6]).unwrap()[0];
+    assert_eq!(wide.changed.as_deref(), Some("24 x 8 pixels, resized to 6 x 4"));
+    assert_eq!(read_mask(&other, [4, 6], wide).unwrap(), [true; 24]);
 }
