@@ -395,6 +395,68 @@ fn classes_are_sampled_on_demand() {
 }
 
 #[test]
+fn a_loss_guides_the_sampling() {
+    let place = Workplace::new();
+    place.train("run", &["--max-steps", "2"]).expect(0);
+    let sample = ["sample", "--model", "run", "--batch", "2", "--steps", "4", "--save-tensor", "t"];
+    let draw = |more: &[&str]| place.run(&[&sample[..], more].concat());
+    let pixels = |more: &[&str]| -> (Vec<f32>, String) {
+        let said = draw(more).expect(0).stdout();
+        let bytes = fs::read(place.path("t")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let bytes = file.tensor("images").unwrap().data().as_chunks::<4>().0.iter();
+        (bytes.map(|b| f32::from_le_bytes(*b)).collect(), said)
+    };
+    let mean = |pixels: &[f32]| pixels.iter().sum::<f32>() / pixels.len() as f32;
+    let (plain, _) = pixels(&["--separate", "plain"]);
+    let (bright, said) = pixels(&["--guide", "brightness=1:2000", "--guide-steps", "1..3"]);
+    assert!(mean(&bright) > mean(&plain) + 0.05, "{} {}", mean(&bright), mean(&plain));
+    assert!(said.contains("Guide brightness=1:2000: the images have a mean loss of "), "{said}");
+    let picture = fs::File::open(place.path("samples.png")).unwrap();
+    let reader = png::Decoder::new(std::io::BufReader::new(picture)).read_info().unwrap();
+    let text = |keyword: &str| {
+        let texts = &reader.info().uncompressed_latin1_text;
+        texts.iter().find(|text| text.keyword == keyword).unwrap().text.clone()
+    };
+    let expected = ["brightness=1:2000", "through", "1..3"];
+    assert_eq!(["guide", "guide way", "guide steps"].map(text), expected);
+
+    // the grid of pictures, made as small as an image
+    let loss = |strength: &str| -> f32 {
+        let guide = format!("image=samples.png:{strength}");
+        let (_, said) = pixels(&["--guide", &guide, "--out", "like.png"]);
+        let number = said.split("a mean loss of ").nth(1).unwrap().split_whitespace().next().unwrap();
+        number.trim_end_matches('.').parse().unwrap()
+    };
+    assert!(loss("100") < 0.9 * loss("0.001"));
+    let (eights, said) =
+        pixels(&["--guide", "class=8:50", "--guide", "colour=0.5:10", "--guide-mask", "plain/0000.png"]);
+    assert!(eights != plain && said.contains("Guide class=8:50") && said.contains("Guide colour=0.5:10"), "{said}");
+
+    let refused = |code: i32, more: &[&str]| draw(more).expect(code).stderr();
+    for (more, part) in [
+        (["--guide", "brigthness=1:2"], "did you mean `brightness`? It is used as in brightness=0.8:20"),
+        (["--guide", "colour=#ff0000:2"], "the model draws grey images"),
+        (["--guide", "class=x:2"], "--guide class=x: there is no class `x`; the data has 0, 1, 2"),
+        (["--guide-steps", "0..1"], "--guide <NAME=VALUE:STRENGTH>"),
+    ] {
+        let said = refused(2, &more);
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    for (more, part) in [
+        (["--guide-way", "around"], "this model predicts the image itself"),
+        (["--guide-way", "beside"], "`through` or `around` the network, not `beside`"),
+        (["--guide-steps", "4..9"], "this sampling has those from 0 to 3"),
+        (["--guide-data", "plain"], "--guide-data has no effect without a class"),
+    ] {
+        let said = refused(2, &[&["--guide", "brightness=1:2"], more.as_slice()].concat());
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let said = refused(1, &["--guide", "image=run/config.toml:2"]);
+    assert!(said.contains("run/config.toml"), "{said}");
+}
+
+#[test]
 fn values_that_are_no_numbers_are_counted_and_end_with_1() {
     let place = Workplace::new();
     place.train("run", &["--max-steps", "1"]).expect(0);

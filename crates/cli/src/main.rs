@@ -9,6 +9,7 @@ mod eval;
 mod facts;
 mod failure;
 mod fit_sampler;
+mod guide;
 mod info;
 mod machine;
 mod man;

@@ -15,6 +15,7 @@ use kakusan::report::pictures::{self, Images};
 use kakusan::rng::{Generator, Noise, PerImage};
 use kakusan::scheduler::PixelRange;
 
+use crate::guide::GuideArgs;
 use crate::machine::MachineArgs;
 use crate::number::whole;
 use crate::sampling::SamplingArgs;
@@ -57,6 +58,8 @@ pub(crate) struct SampleArgs {
     device: DeviceChoice,
     #[command(flatten)]
     machine: MachineArgs,
+    #[command(flatten)]
+    guide: GuideArgs,
 }
 
 /// The seeds of `--seeds`, and the text they were parsed from.
@@ -88,7 +91,7 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
         let scheduler = pipeline.scheduler().class_name().to_owned();
         warn(&format!("warning: {}", ConfigWarning::Inverts { scheduler }));
     }
-    let options = args.options(&pipeline)?;
+    let options = args.guide.apply(args.options(&pipeline)?, &args.model, &pipeline, &registry)?;
     args.sampling.say_fitted(&pipeline)?;
     let mut noise: Box<dyn Noise> = match &args.seeds {
         Some(Seeds { seeds, .. }) => Box::new(PerImage::from_seeds(seeds.iter().copied())),
@@ -119,6 +122,7 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
     }
     picture::write(&args.out, grid(&shown, &about)?)?;
     say(&format!("{count} images in {steps} steps: {}", args.out.display()));
+    args.guide.say_losses(&options, &images)?;
     if shown.dim(1)? < images.dim(1)? {
         let which = if shown.dim(1)? == 1 { "first" } else { "first three" };
         warn(&format!("warning: the images have {} channels; pictures show the {which} of them", images.dim(1)?));
@@ -177,6 +181,7 @@ impl SampleArgs {
             None => ("seed", self.seed.to_string()),
         });
         about.extend(self.sampling.about());
+        about.extend(self.guide.about());
         about
     }
 

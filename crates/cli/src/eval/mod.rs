@@ -249,6 +249,27 @@ fn network(name: &str, compared: &Compared, hub: &Hub) -> Result<(Arc<dyn Featur
     Ok((Arc::new(network), None))
 }
 
+/// The classifier of the data that `model` was trained on, or of `data`, trained if it was not before, and the names of
+/// the classes.
+pub(crate) fn data_classifier(
+    model: &str,
+    data: Option<&Path>,
+    registry: &Registry,
+) -> Result<(Classifier, Vec<String>)> {
+    if data.is_none() && !Path::new(model).join("config.toml").is_file() {
+        return Err(Error::Unfit(format!(
+            "{model} is not the folder of a run, which names its data: name images with classes by --guide-data DIR"
+        )));
+    }
+    let config = data::config(Some(model), data, &[], registry)?;
+    let compared = Compared::load(&config, None, &crate::progress::hub()?)?;
+    if let Some(reason) = &compared.unlabelled {
+        return Err(Error::Unfit(format!("a classifier needs labelled images, and these have no classes: {reason}")));
+    }
+    let classifier = classifier(&compared, &mut |_| ControlFlow::Continue(()))?;
+    Ok((classifier, compared.train.class_names().to_vec()))
+}
+
 /// The classifier of the data, trained if it was not before. `watch` is told how many steps are done; if it breaks,
 /// that is an error.
 fn classifier(compared: &Compared, watch: &mut dyn FnMut(usize) -> ControlFlow<()>) -> Result<Classifier> {
