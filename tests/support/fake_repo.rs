@@ -271,13 +271,20 @@ fn model(
             None => refuse(409, "", "Reference already exists"),
         };
     }
+    if verb == "refs" {
+        let branches = state.repos.get(repo).into_iter().flat_map(|repo| &repo.branches);
+        let requests = branches.filter_map(|(name, commits)| {
+            Some(json!({ "name": name.strip_prefix("refs/pr/")?, "ref": name, "targetCommit": commits.last()?.0 }))
+        });
+        let requests: Vec<Value> = requests.collect();
+        return ok(json!({ "branches": [], "tags": [], "converts": [], "pullRequests": requests }));
+    }
     let Some((id, _, files)) = found else { return refuse(404, "RevisionNotFound", "Invalid rev id") };
     let entry = |path: &String| {
         let (bytes, large) = files.get(path)?;
         let mut entry = json!({ "type": "file", "path": path, "size": bytes.len(), "oid": git_oid(bytes) });
         if *large {
-            entry["lfs"] =
-                json!({ "oid": sha256(bytes), "sha256": sha256(bytes), "size": bytes.len(), "pointerSize": 134 });
+            entry["lfs"] = json!({ "oid": sha256(bytes), "size": bytes.len(), "pointerSize": 134 });
         }
         Some(entry)
     };
@@ -359,8 +366,6 @@ fn commit(
     if pull_request {
         let number = repository.branches.keys().filter(|name| name.starts_with("refs/pr/")).count() + 1;
         answer["pullRequestUrl"] = json!(format!("{url}/{repo}/discussions/{number}"));
-        answer["prUrl"] = answer["pullRequestUrl"].clone();
-        answer["prNum"] = json!(number);
         repository.branches.insert(format!("refs/pr/{number}"), vec![commit]);
     } else if let Some(commits) = repository.branches.get_mut(branch) {
         commits.push(commit);

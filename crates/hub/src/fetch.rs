@@ -59,7 +59,8 @@ impl<'a> Fetch<'a> {
         self.client.with_retries(Error::is_temporary, async || self.ask_within(limit, &endpoint).await)
     }
 
-    async fn ask_within(&self, limit: Duration, endpoint: &Url) -> Result<Head, Error> {
+    /// As [`head`](Self::head), once, within an async runtime.
+    pub(crate) async fn ask_within(&self, limit: Duration, endpoint: &Url) -> Result<Head, Error> {
         let client = self.client.without_redirects()?;
         match tokio::time::timeout(limit, self.ask(&client, endpoint)).await {
             Ok(answer) => answer,

@@ -3,7 +3,7 @@
 //! hf-hub sends the files: small ones within the commit, large ones to the Hub's storage before it, as the Hub decides
 //! for each. Whether anything is to be sent is decided here, by the checksums of the Hub's listing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -21,7 +21,8 @@ use sha2::{Digest, Sha256};
 
 use crate::cache::digest;
 use crate::client::{Client, Failure, Refusal};
-use crate::name::{Kind, RepoFile};
+use crate::fetch::Fetch;
+use crate::name::{Kind, RepoFile, is_hex};
 use crate::watch::{PushStep, Watcher};
 use crate::{Error, Hub};
 
@@ -78,18 +79,15 @@ impl PushFile {
         }
     }
 
-    /// Whether the Hub's checksum is that of this file.
-    fn has(&self, checksum: &Checksum) -> Result<bool, Error> {
-        let of = |found: io::Result<String>, expected: &str| match &self.content {
-            Content::File(path) => Ok(found.map_err(unreadable(path))? == expected),
-            Content::Bytes(_) => Ok(found.is_ok_and(|found| found == expected)),
+    /// Whether the Hub's checksum is that of this file: SHA-256 for large files, git's blob hash for small ones.
+    fn has(&self, checksum: &str) -> Result<bool, Error> {
+        let found = match is_hex(checksum, 64) {
+            true => self.digest(Sha256::new()),
+            false => self.digest(Sha1::new_with_prefix(format!("blob {}\0", self.size()?))),
         };
-        match checksum {
-            Checksum::Sha256(sha) => of(self.digest(Sha256::new()), sha),
-            Checksum::Git(oid) => {
-                let header = format!("blob {}\0", self.size()?);
-                of(self.digest(Sha1::new_with_prefix(header)), oid)
-            }
+        match &self.content {
+            Content::File(path) => Ok(found.map_err(unreadable(path))? == checksum),
+            Content::Bytes(_) => Ok(found.is_ok_and(|found| found == checksum)),
         }
     }
 
@@ -267,14 +265,6 @@ struct Listing {
     files: BTreeSet<String>,
 }
 
-/// The checksum of a listed file.
-enum Checksum {
-    /// Of large files.
-    Sha256(String),
-    /// Of small files: that of git's blob.
-    Git(String),
-}
-
 /// What is to be committed.
 #[derive(Default)]
 struct Changes<'a> {
@@ -381,8 +371,24 @@ impl Push<'_> {
         sent.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&paths);
         let info = self.commit(repo, &listing, &changes).await?;
         pushed.commit = info.commit_oid.unwrap_or_default();
-        pushed.pull_request = info.pr_url;
+        if self.options.pull_request {
+            pushed.pull_request = Some(self.pull_request(repo, &pushed, info.pr_url).await);
+        }
         Ok(Pushed { sent: paths, deleted: changes.deleted, ..pushed })
+    }
+
+    /// The page of the pull request that was opened. hf-hub 1.0 does not read it from the answer, so its number is that
+    /// of the reference to its commit; without an answer, the page of all pull requests must do.
+    async fn pull_request(&self, repo: &HFRepository<RepoTypeModel>, pushed: &Pushed, known: Option<String>) -> String {
+        let refs = self.within(repo.list_refs().include_pull_requests(true).send()).await;
+        let refs = refs.ok().and_then(Result::ok).map(|refs| refs.pull_requests).unwrap_or_default();
+        let own = refs.iter().find(|reference| reference.target_commit == pushed.commit);
+        let number = own.and_then(|own| own.git_ref.strip_prefix("refs/pr/"));
+        let page = || match number {
+            Some(number) => format!("{}/discussions/{number}", pushed.url),
+            None => format!("{}/discussions", pushed.url),
+        };
+        known.unwrap_or_else(page)
     }
 
     async fn changes(&self, repo: &HFRepository<RepoTypeModel>, listing: &Listing) -> Result<Changes<'_>, Error> {
@@ -393,13 +399,8 @@ impl Push<'_> {
             let paths = known.iter().map(|file| file.path.clone()).collect();
             let entries = self.within(repo.get_paths_info().paths(paths).revision(revision).send()).await?;
             let entries = entries.map_err(|error| self.translate(error))?;
-            let listed: BTreeMap<String, (u64, Checksum)> = entries.into_iter().filter_map(checksum).collect();
             for file in known {
-                let same = match listed.get(&file.path) {
-                    Some((size, checksum)) => *size == file.size()? && file.has(checksum)?,
-                    None => false,
-                };
-                if !same {
+                if !self.is_listed(file, &entries, revision).await? {
                     changes.files.push(file);
                 }
             }
@@ -410,6 +411,25 @@ impl Push<'_> {
             changes.deleted = others.filter(|path| is_stale(path)).cloned().collect();
         }
         Ok(changes)
+    }
+
+    /// Whether the Hub has this file at this revision, according to its listing.
+    async fn is_listed(&self, file: &PushFile, entries: &[RepoTreeEntry], revision: &str) -> Result<bool, Error> {
+        let found = entries.iter().find_map(|entry| match entry {
+            RepoTreeEntry::File { oid, size, path, lfs, .. } if *path == file.path => Some((oid, *size, lfs)),
+            _ => None,
+        });
+        let Some((oid, size, lfs)) = found else { return Ok(false) };
+        if size != file.size()? {
+            return Ok(false);
+        }
+        if lfs.is_none() {
+            return file.has(oid);
+        }
+        // The listing has the checksum of a large file, which hf-hub 1.0 does not read. The file's headers have it, too.
+        let (config, watcher) = (self.client.config, self.client.watcher);
+        let fetch = Fetch::new(config, watcher, RepoFile::new(Kind::Model, self.repo_id, revision, &file.path)?);
+        file.has(&fetch.ask_within(config.etag_timeout, &config.check()?).await?.etag)
     }
 
     /// The branch's commit and files.
@@ -507,16 +527,6 @@ impl Push<'_> {
             _ => Error::Status { endpoint, file, status, retry_after },
         }
     }
-}
-
-/// The path, size and checksum of a listed file.
-fn checksum(entry: RepoTreeEntry) -> Option<(String, (u64, Checksum))> {
-    let RepoTreeEntry::File { oid, size, path, lfs, .. } = entry else { return None };
-    let checksum = match lfs {
-        Some(lfs) => Checksum::Sha256(lfs.sha256?),
-        None => Checksum::Git(oid),
-    };
-    Some((path, (size, checksum)))
 }
 
 /// Follows a commit.
