@@ -426,7 +426,7 @@ impl Push<'_> {
         if lfs.is_none() {
             return file.has(oid);
         }
-        // The listing has the checksum of a large file, which hf-hub 1.0 does not read. The file's headers have it, too.
+        // The listing has the checksum of a large file, which hf-hub 1.0 does not read; so have the headers.
         let (config, watcher) = (self.client.config, self.client.watcher);
         let fetch = Fetch::new(config, watcher, RepoFile::new(Kind::Model, self.repo_id, revision, &file.path)?);
         file.has(&fetch.ask_within(config.etag_timeout, &config.check()?).await?.etag)
