@@ -49,6 +49,8 @@ fn workplace() -> Workplace {
         let entry = entry.unwrap();
         fs::copy(entry.path(), configs.join(entry.file_name())).unwrap();
     }
+    let mask = folder("docs/book/src/images").join("lower-half.png");
+    fs::copy(root().join("docs/book/src/images/lower-half.png"), mask).unwrap();
     let (mnist, cifar) = (folder("path/to/mnist"), folder("path/to/cifar"));
     let pixel = |i: usize| (i * 37 % 251) as u8;
     let images: Vec<u8> =
