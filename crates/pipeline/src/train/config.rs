@@ -129,8 +129,8 @@ pub enum ConfigWarning {
     },
     /// The pretrained model was trained to predict something else.
     #[error(
-        "the pretrained model was trained with {class_name}: {before}. This training is {now}, so the model has to \
-         learn what to predict once more; without [scheduler], it continues as before"
+        "the pretrained model was trained with {class_name}: {before}. This training is {now}, so the model has to learn \
+         again what to predict; without [scheduler], the training continues as before"
     )]
     OtherProcess {
         /// The class of the scheduler that the pretrained model was trained with.
