@@ -270,6 +270,7 @@ fn an_interrupted_push_changes_nothing() {
 fn python_reads_what_was_pushed() {
     let python = std::env::var("KAKUSAN_PYTHON").expect("KAKUSAN_PYTHON names a Python with what the script needs");
     let (case, run) = (Case::new(), run());
+    case.repos.large(".safetensors");
     case.push(&run, &["--license", "mit"]).expect(0);
     let args = ["sample", "--model", REPO, "--steps", "5", "--batch", "3", "--save-tensor", "ours.safetensors"];
     Done(case.command(WRITE, &args).output().unwrap()).expect(0);
