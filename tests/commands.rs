@@ -316,7 +316,7 @@ fn the_commands_in_error_messages_work() {
 }
 
 #[test]
-fn completions_and_manual_pages_know_every_command() {
+fn completions_manual_pages_and_the_schema_know_everything() {
     let place = Workplace::new();
     for (shell, mark) in [
         ("bash", "complete -F _kakusan"),
@@ -338,6 +338,8 @@ fn completions_and_manual_pages_know_every_command() {
         let page = fs::read_to_string(place.path(&format!("share/man1/kakusan-{word}.1"))).unwrap();
         assert!(page.contains(&format!(".TH kakusan-{word} 1")), "{page}");
     }
+    let schema = place.run(&["schema"]).expect(0).stdout();
+    assert!(schema == fs::read_to_string(root().join("docs/schema.json")).unwrap(), "docs/schema.json is not current");
     fs::write(place.path("file"), "").unwrap();
     assert!(place.run(&["man", "file"]).expect(1).stderr().contains("cannot create file"));
 }

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
-  data|new|train|sample|eval|fit-sampler|report|info|schedulers|average|push|convert|completions|man
+  data|new|train|sample|eval|fit-sampler|report|info|schedulers|average|push|convert|schema|completions|man
                               build the command `kakusan` in release mode for this machine and run it with all arguments
   doctor                      print what this machine offers, and what `train` would use
   ci [STEP ...]               run every check that must pass before a change lands, or only some (ci --help)
@@ -30,7 +30,7 @@ Usage: cargo xtask COMMAND
 Example: cargo xtask train --config configs/184.toml";
 
 /// The commands of `kakusan` itself.
-const KAKUSAN: [&str; 14] = [
+const KAKUSAN: [&str; 15] = [
     "data",
     "new",
     "train",
@@ -43,6 +43,7 @@ const KAKUSAN: [&str; 14] = [
     "average",
     "push",
     "convert",
+    "schema",
     "completions",
     "man",
 ];

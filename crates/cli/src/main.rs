@@ -24,6 +24,7 @@ mod report;
 mod sample;
 mod sampling;
 mod schedulers;
+mod schema;
 mod set;
 mod terminal;
 mod train;
@@ -96,6 +97,8 @@ enum Command {
     Push(push::PushArgs),
     /// Convert the weights of a pipeline or model: .bin to safetensors, another type, other shards
     Convert(convert::ConvertArgs),
+    /// Print the JSON schema of configuration files, for editors
+    Schema(schema::SchemaArgs),
     /// Print the completions of this command for a shell
     Completions(completions::CompletionsArgs),
     /// Print the manual page of this command, or write those of all commands
@@ -126,6 +129,7 @@ fn main() -> ExitCode {
         Command::Average(args) => average::average(&args),
         Command::Push(args) => push::push(args),
         Command::Convert(args) => convert::convert(args),
+        Command::Schema(args) => schema::schema(&args),
         Command::Completions(args) => completions::completions(&args, command(program::NAME)),
         Command::Man(args) => man::man(&args, command(program::NAME)),
     };

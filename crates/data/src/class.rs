@@ -9,6 +9,7 @@ use crate::Error;
 /// A class, given by number or by name: `classes = [3, 5]` or `classes = ["cat", "dog"]`. If a class has a number as
 /// its name, that number means this class.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum Class {
     /// Its label, from 0.

@@ -29,6 +29,7 @@ const SPLITS: [&str; 2] = ["train", "test"];
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// The data set.
@@ -123,6 +124,7 @@ pub struct DataConfig {
 /// # Ok::<(), toml::de::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "expected a share of the images between 0 and 1, or the name of a split")]
 pub enum Validation {
     /// A share of the images, above 0 and below 1. It is drawn at random, and is the same in every run.
@@ -141,6 +143,7 @@ pub enum Validation {
 /// # Ok::<(), toml::de::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "expected one side of a square, or [height, width], in whole numbers")]
 pub enum Resolution {
     /// The shorter side is resized to this many pixels, the other in proportion. Then a square of this side is cropped.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A data set that can be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DatasetName {
     /// Handwritten digits: 60,000 grey images of 28 x 28 for training, 10 classes.
@@ -22,6 +23,7 @@ pub enum DatasetName {
 
 /// A source of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SourceKind {
     /// A folder: [`DataConfig::dir`](crate::DataConfig::dir).

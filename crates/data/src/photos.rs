@@ -24,6 +24,7 @@ use crate::{
 
 /// What to do if an image cannot be decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OnBadImage {
     /// Return an error that names the image.

@@ -11,6 +11,7 @@
 //! | `parquet` | data sets in parquet files (`hub` with `train` includes it) |
 //! | `report` | pictures, plots, the HTML report and TensorBoard's log of a training (includes `train`) |
 //! | `eval` | figures of samples: Fréchet distance, KID, precision and recall (includes `train`) |
+//! | `schema` | the JSON schema of configuration files (includes `train`) |
 //! | `cuda` | NVIDIA devices; needs the CUDA toolkit |
 //!
 //! The command `kakusan`, which trains and samples from configuration files, is the crate `kakusan-cli`.

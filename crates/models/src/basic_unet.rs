@@ -7,6 +7,7 @@ use crate::{Error, Model, ModelConfig, Result, VarBuilder, fields};
 
 /// The configuration of [`BasicUNet`], under diffusers' names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct BasicUNetConfig {
     /// Height and width of the images, a multiple of 4.

@@ -39,6 +39,8 @@ mod model_config;
 mod outline;
 mod pretrained;
 mod registry;
+#[cfg(feature = "schema")]
+mod schema;
 mod unet_2d;
 mod warning;
 mod weights;
@@ -55,6 +57,8 @@ pub use pretrained::{
     CONFIG_FILE, Pretrained, PretrainedConfig, from_pretrained, load_config, pretrained_config, save, save_with,
 };
 pub use registry::Registry;
+#[cfg(feature = "schema")]
+pub use schema::config_schemas;
 pub use unet_2d::{
     ActFn, BlockType, ClassEmbedType, DownBlock, MidBlockType, SampleSize, SampleType, TimeEmbeddingType,
     TimeScaleShift, UNet2DConfig, UNet2DModel, UpBlock,

@@ -44,6 +44,8 @@ pub use layout::hub_name;
 pub use publish::{is_superseded, pipeline_files};
 pub use registry::Registry;
 pub use sampling::{SampleOptions, SampleStep};
+#[cfg(feature = "schema")]
+pub use train::config_schema;
 #[cfg(feature = "train")]
 pub use train::{
     Averaged, Checkpointed, ConfigError, ConfigWarning, EpochSummary, Event, Existing, LossType, LrScheduler,

@@ -1,11 +1,15 @@
 //! Every shipped configuration loads. For a wrong one, the error says where it is wrong and what would be right.
 
+#[cfg(feature = "schema")]
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::Device;
 use kakusan_models::Weights;
 use kakusan_pipeline::{ConfigError, DDPMPipeline, Registry, RunConfig};
 use kakusan_rng::Generator;
+#[cfg(feature = "schema")]
+use serde_json::Value;
 
 const TEXT: &str = r#"[data]
 name = "mnist"
@@ -289,4 +293,176 @@ fn a_sampler_is_built_from_what_the_training_saves() {
     let [later, ours] =
         [later, config.sample_scheduler].map(|scheduler| kakusan_scheduler::to_json(scheduler.as_ref()));
     assert_eq!(later, ours);
+}
+
+/// Checks a value by a JSON schema, as far as ours goes: an unknown keyword of validation is a panic.
+#[cfg(feature = "schema")]
+fn obeys(schema: &Value, value: &Value, root: &Value) -> Result<(), String> {
+    let all = |key: &str| schema.get(key).and_then(Value::as_array).into_iter().flatten();
+    for (key, rule) in schema.as_object().into_iter().flatten() {
+        let is_type = |kind: &str| match kind {
+            "object" => value.is_object(),
+            "array" => value.is_array(),
+            "string" => value.is_string(),
+            "boolean" => value.is_boolean(),
+            "integer" => value.is_i64() || value.is_u64(),
+            "number" => value.is_number(),
+            other => panic!("the type {other}"),
+        };
+        let bound = |ok: fn(&f64, &f64) -> bool| value.as_f64().is_none_or(|value| ok(&value, &rule.as_f64().unwrap()));
+        let holds = match key.as_str() {
+            "title" | "description" | "default" | "definitions" | "$schema" | "patternProperties" => true,
+            "$ref" => {
+                let place = rule.as_str().unwrap().strip_prefix('#').unwrap();
+                obeys(root.pointer(place).unwrap(), value, root)?;
+                true
+            }
+            "type" => match rule {
+                Value::String(kind) => is_type(kind),
+                kinds => kinds.as_array().unwrap().iter().any(|kind| is_type(kind.as_str().unwrap())),
+            },
+            "const" => value == rule,
+            "enum" => rule.as_array().unwrap().contains(value),
+            "minimum" => bound(f64::ge),
+            "maximum" => bound(f64::le),
+            "minItems" => value.as_array().is_none_or(|items| items.len() as u64 >= rule.as_u64().unwrap()),
+            "maxItems" => value.as_array().is_none_or(|items| items.len() as u64 <= rule.as_u64().unwrap()),
+            "items" => value.as_array().into_iter().flatten().all(|item| obeys(rule, item, root).is_ok()),
+            "allOf" => all(key).all(|schema| obeys(schema, value, root).is_ok()),
+            "anyOf" => all(key).any(|schema| obeys(schema, value, root).is_ok()),
+            "oneOf" => all(key).filter(|schema| obeys(schema, value, root).is_ok()).count() == 1,
+            "required" => rule.as_array().unwrap().iter().all(|key| value.get(key.as_str().unwrap()).is_some()),
+            "properties" => {
+                for (name, schema) in rule.as_object().unwrap() {
+                    value
+                        .get(name)
+                        .map_or(Ok(()), |value| obeys(schema, value, root))
+                        .map_err(|e| format!("{name}: {e}"))?;
+                }
+                true
+            }
+            "additionalProperties" => {
+                let known = |name: &String| schema["properties"].get(name).is_some();
+                let is_free = |name: &String| schema.get("patternProperties").is_some() && name.starts_with('_');
+                *rule != false
+                    || value.as_object().is_none_or(|own| own.keys().all(|name| known(name) || is_free(name)))
+            }
+            other => panic!("the keyword {other}"),
+        };
+        if !holds {
+            return Err(format!("{key} {rule} refuses {value}"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(feature = "schema")]
+#[test]
+fn the_schema_takes_the_shipped_configurations_and_refuses_what_the_loader_refuses() {
+    let schema = kakusan_pipeline::config_schema();
+    let json = |text: &str| serde_json::to_value(text.parse::<toml::Table>().unwrap()).unwrap();
+    let loads = |text: &str| RunConfig::parse(text, "test", &[], &Registry::default()).is_ok();
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let config = json(&text);
+        assert_eq!(obeys(&schema, &config, &schema), Ok(()), "{}", path.display());
+        for table in ["data", "model", "scheduler", "train", "sample"].map(|name| format!("[{name}]\n")) {
+            let wrong = text.replace(&table, &format!("{table}steqs = 1\n"));
+            let is_wrong = wrong == text || obeys(&schema, &json(&wrong), &schema).is_err() && !loads(&wrong);
+            assert!(is_wrong, "{table} of {wrong}");
+        }
+        if config["model"].get("from").is_some() {
+            continue; // it loads only with its pretrained model
+        }
+        let whole = RunConfig::load(&path, &[], &Registry::default()).unwrap().to_toml().unwrap();
+        assert_eq!(obeys(&schema, &json(&whole), &schema), Ok(()), "{whole}");
+        for wrong in [text.clone() + "[tain]\n", text.replace("_class_name", "_class")] {
+            assert!(obeys(&schema, &json(&wrong), &schema).is_err() && !loads(&wrong), "{wrong}");
+        }
+    }
+    let base = "[data]\nname = \"mnist\"\n[model]\n_class_name = \"UNet2DModel\"\nsample_size = 32\n\
+                block_out_channels = [32, 64, 64, 64]\n[scheduler]\n_class_name = \"DDPMScheduler\"\n";
+    for (good, line) in [
+        (true, ""),
+        (true, "attention_head_dim = \"null\"\n"),
+        (true, "sample_size = [32, 64]\n"),
+        (true, "_anything = 1\n"),
+        (false, "attention_head_dim = \"none\"\n"),
+        (false, "act_fn = \"silly\"\n"),
+        (false, "layers_per_block = 1.5\n"),
+        (false, "layers_per_block = -1\n"),
+        (false, "class_embed_type = 3\n"),
+    ] {
+        let text = match line.starts_with("sample_size") {
+            true => base.replace("sample_size = 32\n", line),
+            false => base.replace("[scheduler]", &format!("{line}[scheduler]")),
+        };
+        assert_eq!((obeys(&schema, &json(&text), &schema).is_ok(), loads(&text)), (good, good), "{text}");
+    }
+    for (good, line) in [
+        (true, "train.lr_scheduler = \"cosine\"\n"),
+        (true, "train.betas = [0.9, 0.99]\n"),
+        (false, "train.betas = [0.9]\n"),
+        (false, "train.lr_scheduler = \"cosin\"\n"),
+        (false, "train.epochs = \"3\"\n"),
+        (true, "sample.guidance_interval = [0.3, 5]\ntrain.class_dropout = 0.1\nsample.guidance_scale = 2\n"),
+        (false, "sample.eta = \"half\"\n"),
+    ] {
+        let text = format!("{line}{}", base.replace("sample_size", "num_class_embeds = 11\nsample_size"));
+        assert_eq!((obeys(&schema, &json(&text), &schema).is_ok(), loads(&text)), (good, good), "{text}");
+    }
+}
+
+/// The command prints the same: `cargo xtask schema > docs/schema.json` regenerates the file.
+#[cfg(feature = "schema")]
+#[test]
+fn the_schema_in_the_repository_is_current() {
+    let text = include_str!("../../../docs/schema.json");
+    let ours = serde_json::to_string_pretty(&kakusan_pipeline::config_schema()).unwrap() + "\n";
+    assert!(ours == text, "docs/schema.json is not current: cargo xtask schema > docs/schema.json");
+}
+
+#[cfg(feature = "schema")]
+#[test]
+fn the_schema_has_exactly_the_keys_of_each_class_in_plain_words() {
+    let (schema, registry) = (kakusan_pipeline::config_schema(), Registry::default());
+    let classes = |table: &str| {
+        let of_table = schema["properties"][table]["oneOf"].as_array().unwrap().iter();
+        let classes = of_table.filter_map(|class| Some((class["properties"]["_class_name"]["const"].as_str()?, class)));
+        let keys = |class: &Value| -> Vec<String> {
+            let all = class["properties"].as_object().unwrap().keys();
+            all.filter(|key| !["_class_name", "from"].contains(&key.as_str())).cloned().collect()
+        };
+        classes.map(|(name, class)| (name.to_owned(), keys(class))).collect::<BTreeMap<_, _>>()
+    };
+    let keys = |config: &serde_json::Map<String, Value>, refused: &[&str]| -> Vec<String> {
+        let known = config.keys().filter(|key| !key.starts_with('_') && !refused.contains(&key.as_str()));
+        let mut known: Vec<String> = known.cloned().collect();
+        known.sort();
+        known
+    };
+    let models = registry.models.class_names().into_iter().map(|name| {
+        // its classes are told by other keys
+        let refused: &[&str] =
+            if name == "ClassConditionedUnet" { &["class_embed_type", "num_class_embeds"] } else { &[] };
+        (name.to_owned(), keys(&registry.models.defaults(name).unwrap(), refused))
+    });
+    assert_eq!(classes("model"), models.collect());
+    let schedulers = registry.schedulers.class_names().into_iter().map(|name| {
+        let config = registry.schedulers.build(&name, &serde_json::Map::new()).unwrap().config();
+        let known = keys(&config, &[]);
+        (name, known)
+    });
+    assert_eq!(classes("scheduler"), schedulers.collect());
+
+    let text = schema.to_string();
+    assert!(!text.contains("](crate") && !text.contains("[`") && !text.contains("\"null\"]") && !text.contains("```"));
+    let train = &schema["properties"]["train"]["properties"];
+    assert_eq!(train["max_steps"]["type"], "integer");
+    assert!(train["max_steps"].get("default").is_none() && train["epochs"]["default"] == 5);
+    let interval = schema["properties"]["sample"]["properties"]["guidance_interval"]["description"].as_str().unwrap();
+    assert!(interval.contains("`[low, high]`, σ of `x₀ + σ ε` (`SampleOptions::guidance_interval`)."), "{interval}");
+    let head = schema.pointer("/properties/model/oneOf/1/properties/attention_head_dim/anyOf").unwrap();
+    assert_eq!(head[1], serde_json::json!({ "const": "null" }));
 }

@@ -8,6 +8,7 @@ macro_rules! config {
     }) => {
         $(#[$attribute])*
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         pub struct $name {
             $(
                 $(#[$key_attribute])*

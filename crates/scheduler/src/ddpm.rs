@@ -38,6 +38,7 @@ config! {
 
 /// The variance of the noise that DDPM adds in a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum VarianceType {
     /// The posterior's β̃ (Ho et al. 2020, equation 7).

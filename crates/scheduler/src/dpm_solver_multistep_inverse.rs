@@ -20,6 +20,7 @@ config! {
         /// Whether the last step is of the first order, however many there are.
         pub euler_at_final: bool = false,
         /// The lowest λ of a timestep that is visited.
+        #[cfg_attr(feature = "schema", schemars(with = "f64"))]
         pub lambda_min_clipped: Real = Real(f64::NEG_INFINITY),
         /// What the model predicts of the variance. DDPM's fixed variances stand for nothing.
         #[serde(deserialize_with = "learned_or_none")]

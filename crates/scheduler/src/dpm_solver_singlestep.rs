@@ -20,6 +20,7 @@ config! {
         /// The noise level that the last step leads to; `dpmsolver` cannot lead to zero.
         pub final_sigmas_type: FinalSigmasType = FinalSigmasType::Zero,
         /// The lowest λ of a timestep that is visited.
+        #[cfg_attr(feature = "schema", schemars(with = "f64"))]
         pub lambda_min_clipped: Real = Real(f64::NEG_INFINITY),
         /// What the model predicts of the variance. DDPM's fixed variances stand for nothing.
         #[serde(deserialize_with = "learned_or_none")]

@@ -27,6 +27,7 @@ config! {
 
 /// Where noise levels between those of training come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum InterpolationType {
     /// In proportion between the two nearest timesteps.
@@ -38,6 +39,7 @@ pub enum InterpolationType {
 
 /// What the model is conditioned on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TimestepType {
     /// The timestep.

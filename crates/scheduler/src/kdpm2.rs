@@ -20,6 +20,7 @@ pub type KDPM2AncestralDiscreteConfig = KDPM2Config<true>;
 
 /// The configuration of both, under diffusers' names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KDPM2Config<const ANCESTRAL: bool> {
     /// The process, and which timesteps or noise levels a sampling visits. The model predicts ε or a velocity.
     #[serde(flatten)]

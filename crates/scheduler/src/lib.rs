@@ -67,6 +67,8 @@ mod run;
 mod sa_solver;
 mod schedule;
 mod scheduler;
+#[cfg(feature = "schema")]
+mod schema;
 mod sde_ve;
 mod sde_vp;
 mod tcd;
@@ -117,6 +119,8 @@ pub use schedule::{
     SpacingConfig, ThresholdConfig, TimeShiftType, TimestepSpacing, UniPCSolverType,
 };
 pub use scheduler::{Method, Sampler, Scheduler};
+#[cfg(feature = "schema")]
+pub use schema::config_schemas;
 pub use sde_ve::{ScoreSdeVeConfig, ScoreSdeVeScheduler};
 pub use sde_vp::{ScoreSdeVpConfig, ScoreSdeVpScheduler};
 pub use tcd::{TCDConfig, TCDScheduler};

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 /// A down block, as diffusers' `down_block_types` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum DownBlock {
     /// Residual blocks, then a convolution of stride 2.
     DownBlock2D,
@@ -31,6 +32,7 @@ impl DownBlock {
 
 /// An up block, as diffusers' `up_block_types` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum UpBlock {
     /// Residual blocks, then every pixel twice and a convolution.
     UpBlock2D,

@@ -21,6 +21,7 @@ use crate::Error;
 /// # Ok::<(), kakusan_models::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct UNet2DConfig {
     /// Height and width of the images. The network itself takes every size that its blocks can halve.
@@ -40,10 +41,12 @@ pub struct UNet2DConfig {
     /// Whether the cosines of a positional embedding come before the sines.
     pub flip_sin_to_cos: bool,
     /// The down blocks, from the highest resolution on.
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<DownBlock>"))]
     pub down_block_types: Vec<BlockType<DownBlock>>,
     /// The middle block, or none.
     pub mid_block_type: Option<MidBlockType>,
     /// The up blocks, from the lowest resolution on.
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<UpBlock>"))]
     pub up_block_types: Vec<BlockType<UpBlock>>,
     /// The output channels of each down block; the up blocks have the same in reverse order.
     pub block_out_channels: Vec<usize>,
@@ -142,6 +145,7 @@ impl UNet2DConfig {
 
 /// The size of images: `64`, or `[height, width]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "sample_size must be null, a size or [height, width]")]
 pub enum SampleSize {
     /// Height and width alike.
@@ -162,6 +166,7 @@ impl SampleSize {
 
 /// How a timestep becomes a vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum TimeEmbeddingType {
     /// Sines and cosines of it (Ho et al. 2020).
@@ -174,6 +179,7 @@ pub enum TimeEmbeddingType {
 
 /// The middle block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum MidBlockType {
     /// A residual block, attention, and another residual block.
     UNetMidBlock2D,
@@ -181,6 +187,7 @@ pub enum MidBlockType {
 
 /// How a block with attention changes the size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum SampleType {
     /// By a convolution.
@@ -191,6 +198,7 @@ pub enum SampleType {
 
 /// The activation of residual blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ActFn {
     /// `x * sigmoid(x)`.
@@ -207,6 +215,7 @@ pub enum ActFn {
 
 /// How residual blocks are conditioned on the timestep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TimeScaleShift {
     /// A vector is added before the second normalisation.
@@ -217,6 +226,7 @@ pub enum TimeScaleShift {
 
 /// How labels become vectors that are added to the embedding of the timestep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ClassEmbedType {
     /// As timesteps do.

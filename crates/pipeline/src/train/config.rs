@@ -66,6 +66,7 @@ pub struct RunConfig {
 
 /// `[sample]`: what is sampled at the end of a training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct SampleConfig {

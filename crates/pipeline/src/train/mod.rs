@@ -16,6 +16,8 @@ mod origin;
 mod resume;
 mod run_files;
 mod run_folder;
+#[cfg(feature = "schema")]
+mod schema;
 mod train_config;
 mod trainer;
 mod training;
@@ -26,6 +28,8 @@ pub use config::{ConfigError, ConfigWarning, RunConfig, SampleConfig};
 pub use observer::{EpochSummary, Event, RunView};
 pub use origin::Origin;
 pub use run_folder::{Record, read_metrics};
+#[cfg(feature = "schema")]
+pub use schema::config_schema;
 pub use train_config::{LossType, LrScheduler, OptimizerName, TrainConfig, WeightingScheme};
 pub use trainer::{Step, Trainer, Validated};
 pub use training::{Existing, Outcome, Training, run_config, run_source};

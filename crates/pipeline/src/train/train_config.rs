@@ -10,6 +10,7 @@ use super::lr_schedule::LrSchedule;
 ///
 /// A key that is `None` has a default. A key without effect is an error, so that no setting is ignored silently.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct TrainConfig {
@@ -221,6 +222,7 @@ impl Default for TrainConfig {
 
 /// `train.optimizer`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerName {
     /// `torch.optim.Adam`.
@@ -236,6 +238,7 @@ pub enum OptimizerName {
 
 /// `train.lr_scheduler`: diffusers' `SchedulerType`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LrScheduler {
     /// Constant.
@@ -267,6 +270,7 @@ impl LrScheduler {
 
 /// `train.loss`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum LossType {
     /// The squared difference.
@@ -280,6 +284,7 @@ pub enum LossType {
 /// `train.weighting_scheme`: the densities and weights of a flow's noise levels (Esser et al. 2024, section 3.1;
 /// diffusers' `compute_density_for_timestep_sampling` and `compute_loss_weighting_for_sd3`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum WeightingScheme {
     /// All levels are drawn alike and weigh alike, as without the key, but from other random numbers.

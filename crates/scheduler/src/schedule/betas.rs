@@ -4,6 +4,7 @@ use crate::prelude::*;
 
 /// How the variances β of the forward process grow over its timesteps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum BetaSchedule {
     /// In even steps (Ho et al. 2020).

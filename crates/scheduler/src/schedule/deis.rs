@@ -2,6 +2,7 @@ use crate::prelude::*;
 
 /// The equation that DEIS integrates. The names that other classes have stand for the one there is, as in diffusers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DEISAlgorithmType {
     /// The probability flow ODE of the predicted noise.
@@ -12,6 +13,7 @@ pub enum DEISAlgorithmType {
 
 /// What DEIS interpolates outputs over. The names that other classes have stand for the one there is, as in diffusers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DEISSolverType {
     /// The logarithm of ρ = sigma / alpha.

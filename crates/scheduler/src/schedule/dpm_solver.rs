@@ -2,6 +2,7 @@ use crate::prelude::*;
 
 /// The equation that DPM-Solver integrates. `deis`, which other classes have, stands for `dpmsolver++` as in diffusers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum DPMAlgorithmType {
     /// The probability flow ODE of the predicted noise (Lu et al. 2022, "DPM-Solver").
     #[serde(rename = "dpmsolver")]
@@ -21,6 +22,7 @@ pub enum DPMAlgorithmType {
 /// How DPM-Solver weighs the first derivative in a step of the second order. The names that other classes have stand
 /// for `midpoint` as in diffusers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DPMSolverType {
     /// Half as much as the value.

@@ -25,6 +25,7 @@ config! {
 
 /// How noise levels lie between the highest and the lowest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SigmaSchedule {
     /// Evenly in `σ^(1/ρ)` (Karras et al. 2022, equation 5).

@@ -14,6 +14,7 @@ config! {
 
 /// A shift of a flow's schedule for each run, under diffusers' names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DynamicShiftConfig {
     /// Whether the run's [`mu`](crate::RunOptions::mu) takes the place of `flow_shift`.
     pub use_dynamic_shifting: bool,
@@ -23,6 +24,7 @@ pub struct DynamicShiftConfig {
 
 /// What `mu` is to the shift of a flow's schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TimeShiftType {
     /// Its logarithm.

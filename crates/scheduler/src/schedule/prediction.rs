@@ -4,6 +4,7 @@ use crate::prelude::*;
 
 /// What a model predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PredictionType {
     /// The noise ε (Ho et al. 2020).

@@ -2,6 +2,7 @@ use crate::prelude::*;
 
 /// Noise levels σ spaced otherwise than the timesteps, under diffusers' names; at most one may be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SigmaConfig {
     /// Evenly in `σ^(1/7)` (Karras et al. 2022, equation 5).
     pub use_karras_sigmas: bool,
@@ -23,6 +24,7 @@ pub(crate) enum SigmaConversion {
 
 /// The noise level that the last step leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FinalSigmasType {
     /// None: the image.

@@ -24,6 +24,7 @@ config! {
 
 /// What a model predicts of the variance, in a second half of its output channels. Solvers leave it aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LearnedVarianceType {
     /// The variance.

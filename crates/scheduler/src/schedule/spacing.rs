@@ -2,6 +2,7 @@ use crate::prelude::*;
 
 /// Which of the timesteps of training a sampling visits (Lin et al. 2023, table 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TimestepSpacing {
     /// Evenly from the last to the first, both included.
@@ -16,6 +17,7 @@ pub enum TimestepSpacing {
 
 /// Which timesteps a sampling visits, under diffusers' names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SpacingConfig {
     /// How they are spaced.
     pub timestep_spacing: TimestepSpacing,

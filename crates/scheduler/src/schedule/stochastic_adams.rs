@@ -2,6 +2,7 @@ use crate::prelude::*;
 
 /// How much noise SA-Solver adds: none but at some timesteps (Xue et al. 2023).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SATau {
     /// τ there: 0 is the ODE, 1 the usual SDE.
@@ -14,6 +15,7 @@ pub struct SATau {
 
 /// What SA-Solver integrates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SAAlgorithmType {
     /// The predicted image.

@@ -2,6 +2,7 @@ use crate::prelude::*;
 
 /// B(h), by which UniPC divides (Zhao et al. 2023). The names that other classes have stand for `bh2` as in diffusers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum UniPCSolverType {
     /// h
