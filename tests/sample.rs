@@ -2,6 +2,8 @@
 
 #[path = "support/command.rs"]
 mod command;
+#[path = "sample/edit.rs"]
+mod edit;
 
 use std::fs;
 

@@ -5,6 +5,7 @@ mod classes;
 mod completions;
 mod convert;
 mod data;
+mod edit;
 mod eval;
 mod facts;
 mod failure;
@@ -26,6 +27,7 @@ mod sampling;
 mod schedulers;
 mod schema;
 mod set;
+mod table;
 mod terminal;
 mod train;
 
@@ -41,7 +43,7 @@ struct Cli {
     command: Command,
 }
 
-const EXAMPLES: [(&str, &str); 16] = [
+const EXAMPLES: [(&str, &str); 17] = [
     ("train --config configs/184.toml", "train on the digits 1, 8 and 4, into runs/184"),
     ("train --config configs/184.toml --set 'data.classes=[3,5]' --out runs/35", ""),
     ("train --resume runs/184", "resume where Ctrl-C stopped it"),
@@ -49,6 +51,7 @@ const EXAMPLES: [(&str, &str); 16] = [
     ("report runs/184 runs/ema", "compare the two: compare.html"),
     ("sample --model runs/184 --batch 64 --out new.png", "draw 64 new digits"),
     ("sample --model runs/184 --steps 50 --seeds 0..15 --separate new", "an image for each seed"),
+    ("sample --model runs/184 --init digit.png --strength 0.6", "draw variations of a picture"),
     ("eval --model runs/184 --images 512 --steps 10", "measure its images against the data"),
     ("train --config configs/184-v.toml", "a small UNet2DModel: better digits, sooner"),
     ("fit-sampler --model runs/184-v --scheduler dpmsolver --steps 5", "choose where 5 steps are best spent"),
@@ -80,9 +83,9 @@ enum Command {
     /// Train a model from a configuration file, and save it with pictures and a report
     Train(train::TrainArgs),
     /// Draw new images from a saved pipeline or a run
-    Sample(sample::SampleArgs),
+    Sample(Box<sample::SampleArgs>),
     /// Measure how good a model's images are, against the data: Fréchet distance, precision, recall ...
-    Eval(eval::EvalArgs),
+    Eval(Box<eval::EvalArgs>),
     /// Choose the noise levels of few sampling steps so that they fit the model, and save them with it
     FitSampler(fit_sampler::FitSamplerArgs),
     /// Compare the losses and settings of runs on one page
@@ -120,8 +123,8 @@ fn main() -> ExitCode {
         Command::Data(args) => data::data(&args),
         Command::New(args) => new::new(&args),
         Command::Train(args) => train::train(args),
-        Command::Sample(args) => sample::sample(args),
-        Command::Eval(args) => eval::eval(args),
+        Command::Sample(args) => sample::sample(*args),
+        Command::Eval(args) => eval::eval(*args),
         Command::FitSampler(args) => fit_sampler::fit_sampler(&args),
         Command::Report(args) => report::report(&args),
         Command::Info(args) => info::info(&args),

@@ -28,3 +28,21 @@ pub(crate) fn real(range: RangeInclusive<f64>) -> impl Fn(&str) -> Result<f64, S
         })
     }
 }
+
+/// Parses `0..15` (both included), `3,5,8`, or a mixture: `0..4,7`.
+pub(crate) fn numbers(text: &str) -> Result<Vec<u64>, String> {
+    const MOST: u64 = 4096;
+    let number = |text: &str| {
+        text.trim().parse::<u64>().map_err(|_| format!("`{text}` is not a whole number from 0 to {}", u64::MAX))
+    };
+    let mut numbers = vec![];
+    for part in text.split(',') {
+        let (first, last) = part.split_once("..").unwrap_or((part, part));
+        let (first, last) = (number(first)?, number(last.trim_start_matches('='))?);
+        if first > last || last - first >= MOST || numbers.len() as u64 + last - first >= MOST {
+            return Err(format!("{first}..{last} is empty or has more than {MOST} numbers"));
+        }
+        numbers.extend(first..=last);
+    }
+    Ok(numbers)
+}

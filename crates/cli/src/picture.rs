@@ -24,6 +24,11 @@ pub(crate) fn film(text: &str) -> std::result::Result<PathBuf, String> {
     with_ending(text, &["png", "apng", "gif"])
 }
 
+/// Whether the format of the path's extension can be animated.
+pub(crate) fn can_move(path: &Path) -> bool {
+    matches!(ending(path).as_str(), "" | "png" | "apng" | "gif")
+}
+
 /// `text` as a path, if it has one of these extensions or none.
 pub(crate) fn with_ending(text: &str, endings: &[&str]) -> std::result::Result<PathBuf, String> {
     let path = PathBuf::from(text);

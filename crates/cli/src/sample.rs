@@ -8,16 +8,17 @@ use clap::builder::NonEmptyStringValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kakusan::candle::{DType, Device, Tensor};
 use kakusan::pipeline::{
-    ConfigWarning, DDPMPipeline, DeviceChoice, Error, Opened, Registry, Result, SampleOptions, check_writable,
-    write_whole,
+    ConfigWarning, DDPMPipeline, DeviceChoice, Error, Inversion, Opened, Registry, Result, SampleOptions, SampleStep,
+    check_writable, write_whole,
 };
-use kakusan::report::pictures::{self, Images};
+use kakusan::report::pictures::{self, Block, Images};
 use kakusan::rng::{Generator, Noise, PerImage};
 use kakusan::scheduler::PixelRange;
 
+use crate::edit::{EditArgs, Given, Task};
 use crate::guide::GuideArgs;
 use crate::machine::MachineArgs;
-use crate::number::whole;
+use crate::number::{numbers, whole};
 use crate::sampling::SamplingArgs;
 use crate::terminal::{say, warn};
 use crate::{classes, picture};
@@ -50,7 +51,7 @@ pub(crate) struct SampleArgs {
     /// Also save the sampling as an animated picture: .png or .gif
     #[arg(long, value_name = "FILE", value_parser = picture::film)]
     animate: Option<PathBuf>,
-    /// Also save the images as a tensor: `images`, f32 [n, c, h, w] in 0..1
+    /// Also save the images as a tensor: `images`, f32 [n, c, h, w] in 0..1; with --invert also `noise`
     #[arg(long, value_name = "FILE.safetensors", value_parser = |text: &str| picture::with_ending(text, &["safetensors"]))]
     save_tensor: Option<PathBuf>,
     /// cpu, cuda, cuda:N, or auto
@@ -60,6 +61,8 @@ pub(crate) struct SampleArgs {
     machine: MachineArgs,
     #[command(flatten)]
     guide: GuideArgs,
+    #[command(flatten)]
+    edit: EditArgs,
 }
 
 /// The seeds of `--seeds`, and the text they were parsed from.
@@ -91,49 +94,55 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
         let scheduler = pipeline.scheduler().class_name().to_owned();
         warn(&format!("warning: {}", ConfigWarning::Inverts { scheduler }));
     }
-    let options = args.guide.apply(args.options(&pipeline)?, &args.model, &pipeline, &registry)?;
-    args.sampling.say_fitted(&pipeline)?;
-    let mut noise: Box<dyn Noise> = match &args.seeds {
-        Some(Seeds { seeds, .. }) => Box::new(PerImage::from_seeds(seeds.iter().copied())),
-        None => Box::new(Generator::new(args.seed)),
-    };
-    let range = pipeline.scheduler().process().pixel_range();
-    let mut film = Film { range, frames: vec![], failed: None };
+    let task = args.task(&pipeline, &registry)?;
+    let options = args.guide.apply(args.options(&pipeline, &task)?, &args.model, &pipeline, &registry)?;
+    if args.edit.draws() {
+        args.sampling.say_fitted(&pipeline)?;
+    }
     let bar = progress();
-    let sample = pipeline.sample_with(&options, noise.as_mut(), |step| {
-        bar.set_length(step.steps as u64);
-        bar.set_position(step.index as u64 + 1);
-        if args.animate.is_some() {
-            film.take(step.index, step.steps, &step.output.prev_sample);
-        }
-        ControlFlow::Continue(())
-    })?;
+    let Drawn { images, noise, mut film, said } = args.draw(&pipeline, &task, &options, &bar)?;
     bar.finish_and_clear();
 
-    let images = range.to_unit(&sample)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?; // non-finite values become NaN
-    let steps = args.sampling.steps(&pipeline);
-    let about = args.about(pipeline.scheduler().class_name(), steps);
-    let (count, shown) = (options.batch_size, visible(&images)?);
+    let about = args.about(&pipeline, &task);
+    let shown = visible(&images)?;
     if let Some(file) = &args.save_tensor {
-        let tensors = [("images".to_owned(), images.contiguous()?)];
+        let mut tensors = vec![("images".to_owned(), images.contiguous()?)];
+        tensors.extend(noise.as_ref().map(|noise| ("noise".to_owned(), noise.clone())));
         let bytes = safetensors::serialize(tensors, None).map_err(|e| Error::Unfit(e.to_string()))?;
         write_whole(file, &bytes)?;
-        say(&format!("The tensor `images` {:?}: {}", images.dims(), file.display()));
+        let with = if noise.is_some() { " and `noise`" } else { "" };
+        say(&format!("The tensor `images`{with} {:?}: {}", images.dims(), file.display()));
     }
-    picture::write(&args.out, grid(&shown, &about)?)?;
-    say(&format!("{count} images in {steps} steps: {}", args.out.display()));
-    args.guide.say_losses(&options, &images)?;
+    let is_way = matches!(task, Task::Interpolate(_));
+    let last = if is_way { shown.narrow(0, shown.dim(0)? - 1, 1)? } else { shown.clone() };
+    let film_only = is_way && args.animate.is_none() && picture::can_move(&args.out);
+    match &task {
+        _ if film_only => picture::write(&args.out, film.develop(&last, &about)?)?,
+        Task::Draw(_) | Task::Interpolate(_) => picture::write(&args.out, grid(&shown, &about)?)?,
+        Task::Grid(table) => picture::write(&args.out, with_pixels(&shown, |images| table.figure(images, &about))?)?,
+        Task::Invert(given) => {
+            let noise = noise.iter().map(|noise| pixel_range(&pipeline).to_unit(noise)).next().transpose()?;
+            let columns = [Some(&given.unit), noise.as_ref(), Some(&images)].into_iter().flatten();
+            let columns = columns.map(visible).collect::<Result<Vec<_>>>()?;
+            picture::write(&args.out, inversion(&columns, &about)?)?;
+        }
+    }
+    say(&format!("{said}: {}", args.out.display()));
+    if let Task::Draw(_) = task {
+        args.guide.say_losses(&options, &images)?;
+    }
     if shown.dim(1)? < images.dim(1)? {
         let which = if shown.dim(1)? == 1 { "first" } else { "first three" };
         warn(&format!("warning: the images have {} channels; pictures show the {which} of them", images.dim(1)?));
     }
     if let Some(dir) = &args.separate {
-        args.save_each(dir, &shown, &about)?;
+        args.save_each(dir, &shown, &task, &about)?;
         say(&format!("Each image in a file of its own: {}", dir.display()));
     }
     if let Some(file) = &args.animate {
-        picture::write(file, film.develop(&shown, &about)?)?;
-        say(&format!("The sampling as an animation: {}", file.display()));
+        picture::write(file, film.develop(&last, &about)?)?;
+        let what = if is_way { "images" } else { "sampling" };
+        say(&format!("The {what} as an animation: {}", file.display()));
     }
     match not_finite(&images)? {
         Some(trouble) => {
@@ -155,26 +164,140 @@ fn not_finite(images: &Tensor) -> Result<Option<String>> {
     Ok(values.map(|values| format!("in {bad} of {n} images {values}")))
 }
 
+/// What was drawn.
+struct Drawn {
+    /// Pixels in 0..1 `[n, c, h, w]`; NaN where they are not finite.
+    images: Tensor,
+    /// The noise of an inversion.
+    noise: Option<Tensor>,
+    film: Film,
+    /// What was done, in words.
+    said: String,
+}
+
 impl SampleArgs {
-    fn options(&self, pipeline: &DDPMPipeline) -> Result<SampleOptions> {
+    fn task(&self, pipeline: &DDPMPipeline, registry: &Registry) -> Result<Task> {
+        let is_set = |name: &str| self.sampling.sets(name) || name == "seed" && self.seed != 0;
+        self.edit.check(is_set)?;
+        let most = self.seeds.as_ref().map(|seeds| seeds.seeds.len()).or(self.batch.map(|batch| batch as usize));
+        self.edit.task(pipeline, registry, most)
+    }
+
+    fn options(&self, pipeline: &DDPMPipeline, task: &Task) -> Result<SampleOptions> {
         let batch_size = match &self.seeds {
             Some(Seeds { seeds, .. }) => seeds.len(),
-            None => self.batch.unwrap_or(64) as usize,
+            None => self.batch.map(|batch| batch as usize).or(self.edit.batch_size(task)).unwrap_or(64),
         };
-        let labels = classes::labels(&self.sampling.class, pipeline)?;
+        let labels = if self.edit.varies_class() { None } else { classes::labels(&self.sampling.class, pipeline)? };
+        if let (Some([_, _, ..]), Task::Interpolate(_) | Task::Grid(_)) = (labels.as_deref(), task) {
+            return Err(Error::Unfit("--interpolate and --grid draw one class: name one as --class".into()));
+        }
         let labels = labels.map(|labels| labels.into_iter().cycle().take(batch_size).collect::<Vec<_>>());
         let mut options = self.sampling.options(pipeline)?.class_labels(labels);
         options.batch_size = batch_size;
         Ok(options)
     }
 
+    fn draw(&self, pipeline: &DDPMPipeline, task: &Task, options: &SampleOptions, bar: &ProgressBar) -> Result<Drawn> {
+        let (range, steps) = (pixel_range(pipeline), self.sampling.steps(pipeline));
+        let unit = |sample: &Tensor| -> Result<Tensor> {
+            Ok(range.to_unit(sample)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?)
+        };
+        let mut film = Film { range, frames: vec![], failed: None };
+        let progress = |done: usize, total: usize| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+            ControlFlow::Continue(())
+        };
+        let mut watch = |step: &SampleStep| {
+            if self.animate.is_some() {
+                film.take(step.index, step.steps, &step.output.prev_sample);
+            }
+            progress(step.index + 1, step.steps)
+        };
+        let mut noise: Box<dyn Noise> = match &self.seeds {
+            Some(Seeds { seeds, .. }) => Box::new(PerImage::from_seeds(seeds.iter().copied())),
+            None => Box::new(Generator::new(self.seed)),
+        };
+        let count = options.batch_size;
+        match task {
+            Task::Draw(given) => {
+                let given = given.as_ref();
+                let sample = match given {
+                    Some(given) if given.repaint => {
+                        if !options.guides.is_empty() {
+                            return Err(Error::Unfit(
+                                "--mask-way repaint samples without guides: take --mask-way blend".into(),
+                            ));
+                        }
+                        let (images, mask) = given.to_repaint(pipeline, count)?;
+                        let repaint = self.sampling.repaint(pipeline);
+                        pipeline.repaint(&images, &mask, &repaint, noise.as_mut(), &mut watch)?
+                    }
+                    _ => {
+                        let options = self.edit.start(options.clone(), given, pipeline)?;
+                        pipeline.sample_with(&options, noise.as_mut(), &mut watch)?
+                    }
+                };
+                let images = given.map_or_else(|| unit(&sample), |given| given.kept(&unit(&sample)?))?;
+                Ok(Drawn { images, noise: None, film, said: format!("{count} images in {steps} steps") })
+            }
+            Task::Invert(given) => {
+                let mut done = 0;
+                let inversion = pipeline.invert(&given.images(pipeline, count)?, options, |step| {
+                    done += 1;
+                    progress(done, 2 * step.steps)
+                })?;
+                let Inversion { noise, images, mean_error, .. } = inversion.ok_or_else(stopped)?;
+                let (error, of_255) = (format!("{mean_error:.4}"), format!("{:.1}", 255.0 * mean_error));
+                let pictures = if count == 1 { "The picture".to_owned() } else { format!("{count} pictures") };
+                let said = format!(
+                    "{pictures} inverted to noise in {steps} steps and drawn again in as many; the mean error of a \
+                     pixel is {error} ({of_255} of 255)"
+                );
+                let noise = noise.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+                Ok(Drawn { images: unit(&images)?, noise: Some(noise), film, said })
+            }
+            Task::Interpolate(ends) => {
+                let way = pipeline.interpolate(*ends, options, progress)?.ok_or_else(stopped)?;
+                if way.draws_noise {
+                    warn(&format!(
+                        "warning: {} draws noise in its steps, the same for all images; they change more smoothly \
+                         without: add --eta 0 or another scheduler, such as --scheduler ddim",
+                        pipeline.scheduler().class_name()
+                    ));
+                }
+                let images = unit(&way.images)?;
+                let frame =
+                    |i: usize| -> Result<Vec<f32>> { Ok(visible(&images.narrow(0, i, 1)?)?.flatten_all()?.to_vec1()?) };
+                let frames = (0..count - 1).map(frame).collect::<Result<Vec<_>>>()?;
+                let said = format!("{count} images from seed {} to seed {} in {steps} steps", ends[0], ends[1]);
+                Ok(Drawn { images, noise: None, film: Film { frames, ..film }, said })
+            }
+            Task::Grid(table) => {
+                let options = self.edit.start(options.clone(), table.given.as_ref(), pipeline)?;
+                let rows = table.rows.as_ref();
+                let images = pipeline.grid(&table.columns, rows, &options, self.seed, progress)?.ok_or_else(stopped)?;
+                let images = unit(&images)?;
+                let images = table.given.as_ref().map_or_else(|| Ok(images.clone()), |given| given.kept(&images))?;
+                let said = format!("A table of {} images", images.dim(0)?);
+                Ok(Drawn { images, noise: None, film, said })
+            }
+        }
+    }
+
     /// The metadata for the picture files.
-    fn about(&self, scheduler: &str, steps: usize) -> Vec<(&'static str, String)> {
+    fn about(&self, pipeline: &DDPMPipeline, task: &Task) -> Vec<(&'static str, String)> {
+        let scheduler = match task {
+            Task::Invert(_) => "DDIMScheduler",
+            Task::Draw(Some(Given { repaint: true, .. })) => "RePaintScheduler",
+            _ => pipeline.scheduler().class_name(),
+        };
         let mut about = vec![
             ("Software", concat!("Kakusan ", env!("CARGO_PKG_VERSION")).to_owned()),
             ("model", self.model.clone()),
             ("scheduler", scheduler.to_owned()),
-            ("steps", steps.to_string()),
+            ("steps", self.sampling.steps(pipeline).to_string()),
         ];
         about.push(match &self.seeds {
             Some(Seeds { text, .. }) => ("seeds", text.clone()),
@@ -182,24 +305,71 @@ impl SampleArgs {
         });
         about.extend(self.sampling.about());
         about.extend(self.guide.about());
+        about.retain(|(keyword, _)| !self.edit.replaces(keyword));
+        about.extend(self.edit.about());
         about
     }
 
-    /// Writes each image into `dir`. Its file is named by its own seed if it has one, otherwise by its number.
-    fn save_each(&self, dir: &Path, images: &Tensor, about: &[(&'static str, String)]) -> Result<()> {
+    /// Writes each image into `dir`. Its file is named by its own seed or its settings in a table if it has them,
+    /// otherwise by its number.
+    fn save_each(&self, dir: &Path, images: &Tensor, task: &Task, about: &[(&'static str, String)]) -> Result<()> {
         let (n, channels, height, width) = images.dims4()?;
+        let cells = if let Task::Grid(table) = task { table.cells() } else { vec![] };
         for i in 0..n {
             let pixels = images.narrow(0, i, 1)?.flatten_all()?.to_vec1::<f32>()?;
-            let (name, own) = match &self.seeds {
-                Some(Seeds { seeds, .. }) => (format!("seed-{}.png", seeds[i]), ("seed", seeds[i].to_string())),
-                None => (format!("{i:04}.png"), ("image", i.to_string())),
+            let (name, own) = match (&self.seeds, cells.get(i)) {
+                (_, Some(cell)) => (file_name(cell), cell.clone()),
+                (Some(Seeds { seeds, .. }), _) => {
+                    (format!("seed-{}.png", seeds[i]), vec![("seed", seeds[i].to_string())])
+                }
+                _ => (format!("{i:04}.png"), vec![("image", i.to_string())]),
             };
-            let about = [about, &[own]].concat();
+            let about = [about, &own].concat();
             let file = pictures::file(Images { pixels: &pixels, channels, height, width }, &about)?;
             write_whole(&dir.join(name), &file)?;
         }
         Ok(())
     }
+}
+
+fn stopped() -> Error {
+    Error::Unfit("stopped before the end".to_owned())
+}
+
+fn pixel_range(pipeline: &DDPMPipeline) -> PixelRange {
+    pipeline.scheduler().process().pixel_range()
+}
+
+/// The name of a file for an image of a table: `seed-3-guidance-2.png`.
+fn file_name(cell: &[(&str, String)]) -> String {
+    let plain = |text: &str| text.replace(|c: char| !c.is_alphanumeric() && c != '.' && c != '-', "_");
+    let words: Vec<String> = cell.iter().map(|(name, value)| format!("{name}-{}", plain(value))).collect();
+    format!("{}.png", words.join("-"))
+}
+
+/// Pictures, their noise, and what was drawn from it, as a table of the first ones.
+fn inversion(columns: &[Tensor], about: &[(&str, String)]) -> Result<Vec<u8>> {
+    const ROWS: usize = 16;
+    let rows = columns.iter().map(|column| column.dim(0)).collect::<std::result::Result<Vec<_>, _>>()?;
+    let rows = rows.into_iter().min().unwrap_or(0).min(ROWS);
+    let mut images = vec![];
+    for row in 0..rows {
+        for column in columns {
+            images.push(column.narrow(0, row, 1)?);
+        }
+    }
+    let column_labels = ["picture", "noise", "drawn again"].map(str::to_owned).to_vec();
+    with_pixels(&Tensor::cat(&images, 0)?, |images| {
+        let block = Block { title: "", images, columns: columns.len(), column_labels, row_labels: vec![] };
+        Ok(pictures::figure("", &[block], about)?)
+    })
+}
+
+/// What is made of the pixels of images `[n, c, h, w]`.
+fn with_pixels<T>(images: &Tensor, make: impl FnOnce(Images) -> Result<T>) -> Result<T> {
+    let (_, channels, height, width) = images.dims4()?;
+    let pixels = images.flatten_all()?.to_vec1::<f32>()?;
+    make(Images { pixels: &pixels, channels, height, width })
 }
 
 /// The frames of an animation.
@@ -226,8 +396,8 @@ impl Film {
         }
     }
 
-    fn develop(self, images: &Tensor, about: &[(&'static str, String)]) -> Result<Vec<u8>> {
-        if let Some(error) = self.failed {
+    fn develop(&mut self, images: &Tensor, about: &[(&'static str, String)]) -> Result<Vec<u8>> {
+        if let Some(error) = self.failed.take() {
             return Err(error);
         }
         let (n, channels, height, width) = images.dims4()?;
@@ -279,24 +449,6 @@ fn progress() -> ProgressBar {
 }
 
 fn parse_seeds(text: &str) -> std::result::Result<Seeds, String> {
-    let seeds = parse_numbers(text)?;
+    let seeds = numbers(text)?;
     Ok(Seeds { seeds, text: text.to_owned() })
-}
-
-/// Parses `0..15` (both included), `3,5,8`, or a mixture: `0..4,7`.
-fn parse_numbers(text: &str) -> std::result::Result<Vec<u64>, String> {
-    const MOST: u64 = 4096;
-    let number = |text: &str| {
-        text.trim().parse::<u64>().map_err(|_| format!("`{text}` is not a whole number from 0 to {}", u64::MAX))
-    };
-    let mut numbers = vec![];
-    for part in text.split(',') {
-        let (first, last) = part.split_once("..").unwrap_or((part, part));
-        let (first, last) = (number(first)?, number(last.trim_start_matches('='))?);
-        if first > last || last - first >= MOST || numbers.len() as u64 + last - first >= MOST {
-            return Err(format!("{first}..{last} is empty or has more than {MOST} seeds"));
-        }
-        numbers.extend(first..=last);
-    }
-    Ok(numbers)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 use kakusan::candle::Device;
 use kakusan::pipeline::{Checkpointed, DDPMPipeline, Error, Registry, Result, SampleOptions, hub_name, run_config};
-use kakusan::scheduler::{Churn, FittedSteps, RunOptions};
+use kakusan::scheduler::{Churn, FittedSteps, RePaintOptions, RunOptions};
 
 use crate::number::{real, whole};
 use crate::terminal::{say, warn};
@@ -108,6 +108,24 @@ impl SamplingArgs {
         let options = options.guidance_rescale(self.guidance_rescale.unwrap_or(0.0));
         options.check_guidance(pipeline.scheduler())?;
         Ok(options)
+    }
+
+    /// How `--mask-way repaint` samples.
+    pub(crate) fn repaint(&self, pipeline: &DDPMPipeline) -> RePaintOptions {
+        RePaintOptions { num_inference_steps: self.steps(pipeline), eta: self.eta, ..RePaintOptions::default() }
+    }
+
+    /// Whether an option was set, by its name.
+    pub(crate) fn sets(&self, name: &str) -> bool {
+        match name {
+            "steps" => self.steps.is_some(),
+            "scheduler" => self.scheduler.is_some(),
+            "eta" => self.eta.is_some(),
+            "churn" => self.churn.is_some(),
+            "class" => !self.class.is_empty(),
+            "guidance" => self.guidance != 1.0 && self.guidance_interval.is_none(),
+            _ => false,
+        }
     }
 
     fn guidance_interval(&self) -> Option<[f64; 2]> {

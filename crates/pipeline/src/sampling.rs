@@ -5,8 +5,9 @@ use std::ops::{ControlFlow, Range};
 use candle_core::Tensor;
 use kakusan_ops::PreparedWeights;
 use kakusan_rng::{Generator, Noise};
-use kakusan_scheduler::{RePaintOptions, RePaintScheduler, Run, RunOptions, Scheduler, StepOutput};
+use kakusan_scheduler::{RePaintOptions, RePaintScheduler, Registry, Run, RunOptions, Scheduler, StepOutput};
 
+use crate::edit::{Known, Start};
 use crate::guidance::{GuidanceWay, Guide, Guides, rescale_noise_cfg};
 use crate::{DDPMPipeline, Error, Result};
 
@@ -46,8 +47,17 @@ pub struct SampleOptions {
     /// How these gradients are taken.
     pub guidance_way: GuidanceWay,
     /// Images `[b, c, h, w]` in the scheduler's range to start from, instead of pure noise. They are noised to the
-    /// level at which the run starts ([`RunOptions::start`]).
+    /// level at which the run starts ([`strength`](Self::strength), or else [`RunOptions::start`]). If they are fewer
+    /// than the batch, they take turns.
     pub images: Option<Tensor>,
+    /// The share of the steps that is done from [`images`](Self::images), above 0 and up to 1, instead of
+    /// [`RunOptions::start`]: [`image_to_image`](Self::image_to_image).
+    pub strength: Option<f64>,
+    /// Which part of [`images`](Self::images) is repainted: [`mask`](Self::mask()).
+    pub mask: Option<Tensor>,
+    /// The sample `[b, c, h, w]` of the first model call, instead of noise that is drawn: diffusers' `latents`, at the
+    /// level of that call ([`Run::initial_noise`]).
+    pub initial_sample: Option<Tensor>,
 }
 
 impl SampleOptions {
@@ -64,6 +74,9 @@ impl SampleOptions {
             guides: vec![],
             guidance_way: GuidanceWay::default(),
             images: None,
+            strength: None,
+            mask: None,
+            initial_sample: None,
         }
     }
 
@@ -176,6 +189,12 @@ impl SampleOptions {
         self.images = images.into();
         self
     }
+
+    /// Sets [`initial_sample`](Self::initial_sample).
+    pub fn initial_sample(mut self, sample: impl Into<Option<Tensor>>) -> Self {
+        self.initial_sample = sample.into();
+        self
+    }
 }
 
 /// One step of a sampling, as the callback sees it.
@@ -244,29 +263,25 @@ impl DDPMPipeline {
         rng: &mut dyn Noise,
         watch: impl FnMut(&SampleStep) -> ControlFlow<()>,
     ) -> Result<Tensor> {
+        self.sample_by(self.scheduler(), options, rng, watch)
+    }
+
+    /// As [`sample_with`](Self::sample_with), by this scheduler.
+    pub(crate) fn sample_by(
+        &self,
+        scheduler: &dyn Scheduler,
+        options: &SampleOptions,
+        rng: &mut dyn Noise,
+        watch: impl FnMut(&SampleStep) -> ControlFlow<()>,
+    ) -> Result<Tensor> {
         let mut predictor = Predictor::new(self, options)?;
         let [channels, height, width] = self.sample_shape()?;
         let shape = [options.batch_size, channels, height, width];
-        let mut run = self.scheduler().run_with(&options.run)?;
-        predictor.guided = options.guided(self.scheduler().class_name(), run.as_ref())?;
-        predictor.guides = Guides::new(options, self.scheduler(), run.as_ref(), [channels, height, width])?;
-        let sample = match &options.images {
-            None if options.run.start > 0 => {
-                return Err(Error::Unfit(
-                    "a run that skips its first steps (`start`) needs images to start from".into(),
-                ));
-            }
-            None => run.initial_noise(&shape, self.device(), rng)?,
-            Some(images) if images.dims() != shape => {
-                let got = images.dims();
-                return Err(Error::Unfit(format!("the images to start from have shape {got:?}, expected {shape:?}")));
-            }
-            Some(images) => {
-                let noise = Tensor::from_vec(rng.randn_tensor(&shape).map_err(noise_error)?, &shape, self.device())?;
-                run.add_noise(images, &noise)?
-            }
-        };
-        self.follow(run.as_mut(), sample, &predictor, rng, watch)
+        let mut run = scheduler.run_with(&options.run_from_start()?)?;
+        predictor.guided = options.guided(scheduler.class_name(), run.as_ref())?;
+        predictor.guides = Guides::new(options, scheduler, run.as_ref(), [channels, height, width])?;
+        let Start { sample, known } = options.start(scheduler, run.as_ref(), &shape, self.device(), rng)?;
+        self.follow(run.as_mut(), sample, known.as_ref(), &predictor, rng, watch)
     }
 
     /// Repaints the masked part of images so that it fits the rest (RePaint, Lugmayr et al. 2022): diffusers'
@@ -275,7 +290,7 @@ impl DDPMPipeline {
     /// `images` `[b, c, h, w]` are in the scheduler's range; `mask` has the same shape or `[1, 1, h, w]`.
     ///
     /// # Errors
-    /// When the scheduler's configuration has no betas that RePaint can use, and when the shapes do not fit.
+    /// When RePaint does not sample such models, as those that predict a velocity, and when the shapes do not fit.
     pub fn repaint(
         &self,
         images: &Tensor,
@@ -285,18 +300,21 @@ impl DDPMPipeline {
         watch: impl FnMut(&SampleStep) -> ControlFlow<()>,
     ) -> Result<Tensor> {
         let predictor = Predictor::new(self, &SampleOptions::new(images.dim(0)?))?;
+        // refuses models that RePaint does not sample
+        Registry::default().swap(RePaintScheduler::CLASS_NAME, self.scheduler())?;
         let scheduler = RePaintScheduler::from_config(&self.scheduler().config())?;
         let mask = mask.broadcast_as(images.shape())?.contiguous()?;
         let mut run = scheduler.repaint_run(options, images, &mask)?;
         let noise = run.initial_noise(images.dims(), self.device(), rng)?;
-        self.follow(run.as_mut(), noise, &predictor, rng, watch)
+        self.follow(run.as_mut(), noise, None, &predictor, rng, watch)
     }
 
-    /// Runs the remaining steps of `run`, or until `watch` stops it.
+    /// Runs the remaining steps of `run`, or until `watch` stops it. What is `known` of the images stays.
     fn follow(
         &self,
         run: &mut dyn Run,
         mut sample: Tensor,
+        known: Option<&Known>,
         predictor: &Predictor,
         rng: &mut dyn Noise,
         mut watch: impl FnMut(&SampleStep) -> ControlFlow<()>,
@@ -315,7 +333,10 @@ impl DDPMPipeline {
                     output
                 }
             };
-            let output = run.step(&model_output, &sample, rng)?;
+            let mut output = run.step(&model_output, &sample, rng)?;
+            if let Some(known) = known {
+                output.prev_sample = known.kept(run, &output.prev_sample)?;
+            }
             let (model_input, model_output) = (&model_input, &model_output);
             let step = SampleStep { index, steps, sample: &sample, model_input, model_output, output: &output };
             let flow = watch(&step);
@@ -326,10 +347,6 @@ impl DDPMPipeline {
         }
         Ok(sample)
     }
-}
-
-fn noise_error(e: kakusan_rng::Error) -> Error {
-    Error::Scheduler(e.into())
 }
 
 /// Evaluates the model, with classifier-free guidance if enabled.

@@ -1,4 +1,7 @@
-//! Sampling: every scheduler in one pipeline, classes and guidance, initial images, inpainting.
+//! Sampling: every scheduler in one pipeline, classes and guidance, initial images, inpainting, editing.
+
+#[path = "sampling/editing.rs"]
+mod editing;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

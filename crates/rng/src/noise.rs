@@ -59,7 +59,7 @@ impl Noise for Generator {
 /// assert_eq!(batch.randn_tensor(&[2, 1, 4, 4])?[16..], alone.randn_tensor(&[1, 1, 4, 4])?);
 /// # Ok::<(), kakusan_rng::Error>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PerImage(Vec<Generator>);
 
 impl PerImage {

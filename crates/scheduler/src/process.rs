@@ -233,6 +233,14 @@ impl Process {
         self.pixel_range
     }
 
+    /// Noise of `shape` `[b, c, h, w]` as training adds it to images: normal, or uniform as in the tutorial.
+    ///
+    /// # Errors
+    /// When `rng` is not for so many images, or the noise cannot be made on `device`.
+    pub fn noise(&self, shape: &[usize], device: &Device, rng: &mut dyn Noise) -> Result<Tensor> {
+        if self.uniform_noise { rand(shape, device, rng) } else { randn(shape, device, rng) }
+    }
+
     /// Draws the noise and the levels for training on a batch of `clean` images `[b, c, h, w]`.
     ///
     /// # Errors
@@ -242,9 +250,9 @@ impl Process {
         let batch = clean.dim(0)?;
         if self.uniform_noise {
             let levels = self.levels.draw(batch, rng)?;
-            return Ok(Draw { noise: rand(shape, device, rng)?, levels });
+            return Ok(Draw { noise: self.noise(shape, device, rng)?, levels });
         }
-        let noise = randn(shape, device, rng)?;
+        let noise = self.noise(shape, device, rng)?;
         Ok(Draw { noise, levels: self.levels.draw(batch, rng)? })
     }
 
