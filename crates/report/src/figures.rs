@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use kakusan_data::ImageSet;
 use kakusan_pipeline::{DDPMPipeline, Error, Result, RunConfig, RunView, SampleOptions};
 use kakusan_rng::Generator;
-use kakusan_scheduler::{Process, RunOptions};
+use kakusan_scheduler::{PixelRange, Process, RunOptions};
 
 use crate::levels::NoiseLevels;
 use crate::pictures::{self, Block, Images};
@@ -39,6 +39,7 @@ struct Corrupted {
     labels: Vec<u32>,
     /// `[n, c, h, w]`, in the scheduler's range.
     clean: Tensor,
+    /// What the network gets: with `pixel_scale`, of images of more contrast.
     noisy: Tensor,
 }
 
@@ -181,8 +182,9 @@ impl FigureMaker<'_> {
         let unit = Tensor::from_vec(pixels, (count, channels, height, width), self.run.trainer.device())?;
         let process = scheduler.process();
         let clean = process.pixel_range().from_unit(&unit)?;
+        let trained_on = process.pixel_range().from_unit(&self.config().train.scaled(unit)?)?;
         let noise = process.draw(&clean, &mut self.rng())?.noise;
-        let noisy = process.add_noise(&clean, &noise, &levels.levels)?;
+        let noisy = process.add_noise(&trained_on, &noise, &levels.levels)?;
         Ok(Corrupted { levels, labels, clean, noisy })
     }
 
@@ -198,12 +200,18 @@ impl FigureMaker<'_> {
         Ok(process.pred_original_sample(&output, noisy, levels)?)
     }
 
-    /// Noisy images for display. If noise is added to the unscaled image, the sum is scaled down to the image's
-    /// contrast.
+    /// Noisy images for display, at the contrast of the clean ones: if noise is added to the unscaled image, or the
+    /// image was given more contrast (`pixel_scale`), the sum is scaled down.
     fn shown(&self, corrupted: &Corrupted) -> Result<Vec<f32>> {
         let scales = &corrupted.levels.scales;
         let scales = Tensor::from_slice(scales, (scales.len(), 1, 1, 1), self.run.trainer.device())?;
-        self.to_pixels(&corrupted.noisy.broadcast_mul(&scales)?)
+        let noisy = corrupted.noisy.broadcast_mul(&scales)?;
+        let Some(scale) = self.config().train.pixel_scale else { return self.to_pixels(&noisy) };
+        let grey = match self.config().scheduler.process().pixel_range() {
+            PixelRange::MinusOneToOne => 0.0,
+            PixelRange::ZeroToOne => 0.5,
+        };
+        self.to_pixels(&noisy.affine(1.0 / scale, grey - grey / scale)?)
     }
 
     /// Rows of images below each other, with the levels above the columns.

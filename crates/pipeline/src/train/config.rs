@@ -153,11 +153,12 @@ pub enum ConfigWarning {
 }
 
 /// The lowest number that a model has to predict for black and white images, over a draw of noise and levels.
-fn lowest_target(scheduler: &dyn Scheduler) -> kakusan_scheduler::Result<f32> {
+fn lowest_target(train: &TrainConfig, scheduler: &dyn Scheduler) -> kakusan_scheduler::Result<f32> {
     let mut rng = Generator::new(0);
     let ends = [0f32, 1.0].repeat(32);
     let process = scheduler.process();
-    let clean = process.pixel_range().from_unit(&Tensor::from_vec(ends, (64, 1, 1, 1), &Device::Cpu)?)?;
+    let ends = train.scaled(Tensor::from_vec(ends, (64, 1, 1, 1), &Device::Cpu)?)?;
+    let clean = process.pixel_range().from_unit(&ends)?;
     let Draw { noise, levels } = process.draw(&clean, &mut rng)?;
     Ok(process.target(&clean, &noise, &levels)?.flatten_all()?.min_all()?.to_scalar()?)
 }
@@ -389,7 +390,8 @@ impl RunConfig {
     /// Settings that are allowed but will hardly give the intended result.
     pub fn warnings(&self) -> Vec<ConfigWarning> {
         let mut warnings = vec![];
-        if let (Some(lowest), Ok(least)) = (self.model.lowest_output(), lowest_target(self.scheduler.as_ref()))
+        if let (Some(lowest), Ok(least)) =
+            (self.model.lowest_output(), lowest_target(&self.train, self.scheduler.as_ref()))
             && least < lowest
         {
             let (model, scheduler) = (self.model.class_name().to_owned(), self.scheduler.class_name().to_owned());

@@ -472,8 +472,12 @@ impl TrainConfig {
         }
     }
 
-    /// Pixels from 0 to 1 with their distance from middle grey times `pixel_scale`.
-    pub(crate) fn scaled(&self, pixels: Tensor) -> candle_core::Result<Tensor> {
+    /// What the network is trained on: pixels from 0 to 1, with their distance from middle grey times
+    /// [`pixel_scale`](Self::pixel_scale).
+    ///
+    /// # Errors
+    /// Those of the tensor library.
+    pub fn scaled(&self, pixels: Tensor) -> candle_core::Result<Tensor> {
         match self.pixel_scale {
             Some(scale) => pixels.affine(scale, 0.5 - 0.5 * scale),
             None => Ok(pixels),

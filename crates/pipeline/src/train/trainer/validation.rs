@@ -55,7 +55,7 @@ impl Trainer {
         let mut rng = Generator::new(self.train.seed);
         let unit = rng.rand(IMAGES * channels * height * width);
         let unit = Tensor::from_vec(unit, (IMAGES, channels, height, width), &self.device)?;
-        let clean = self.process.pixel_range().from_unit(&unit)?;
+        let clean = self.process.pixel_range().from_unit(&self.train.scaled(unit)?)?;
         let model = weights.frozen(|vb| self.config.build(vb))?;
         self.loss_of(model.as_ref(), &clean, &[0; IMAGES], &mut rng)
     }
