@@ -86,7 +86,10 @@ impl Muon {
     pub fn step_scaled(&mut self, grads: &GradStore, scale: f64) -> Result<()> {
         let grads = clip::gradients("muon", grads, &self.params)?;
         let all = self.params.par_iter().zip(&self.momenta).zip(&grads);
-        let moved = all.map(|((param, momentum), grad)| self.moved(param, momentum, &(grad * scale)?));
+        let moved = all.map(|((param, momentum), grad)| match scale {
+            1.0 => self.moved(param, momentum, grad),
+            _ => self.moved(param, momentum, &(grad * scale)?),
+        });
         let moved: Vec<(Tensor, Tensor)> = moved.collect::<Result<_>>()?;
         for ((param, momentum), (value, mean)) in self.params.iter().zip(&mut self.momenta).zip(moved) {
             param.set(&value)?;
