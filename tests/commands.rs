@@ -51,6 +51,7 @@ fn workplace() -> Workplace {
     }
     let mask = folder("docs/book/src/images").join("lower-half.png");
     fs::copy(root().join("docs/book/src/images/lower-half.png"), mask).unwrap();
+    image::GrayImage::from_fn(28, 28, |x, y| image::Luma([(x * y % 251) as u8])).save(place.path("digit.png")).unwrap();
     let (mnist, cifar) = (folder("path/to/mnist"), folder("path/to/cifar"));
     let pixel = |i: usize| (i * 37 % 251) as u8;
     let images: Vec<u8> =
@@ -255,7 +256,7 @@ fn printed_commands_begin_as_the_command_was_called() {
     let typed = line.replacen("cargo xtask", BINARY, 1) + &short(line);
     let done = Done(place.shell(&typed, ".").env("KAKUSAN_CALLED_AS", "cargo xtask").output().unwrap()).expect(0);
     let (typed, card) = told(&place, "runs/it's \"mine\" ünd", &done.stdout());
-    let words = "cargo xtask sample --model 'runs/it'\\''s \"mine\" ünd' --scheduler DDIMScheduler --eta 1 --class 0..9 \
+    let words = "cargo xtask sample --model 'runs/it'\\''s \"mine\" ünd' --scheduler DDPMScheduler --class 0..9 \
                  --guidance=1.4 --steps 3 --batch 12 --seed ";
     assert!(typed.iter().all(|line| line.starts_with(words)), "{typed:?}");
     assert!(card.starts_with("cargo xtask sample --model . --scheduler"), "{card}");
