@@ -71,6 +71,7 @@ mod book {
         Measuring "measuring.md"
         Finetuning "finetuning.md"
         Guidance "guidance.md"
+        Editing "editing.md"
         Extending "extending.md"
         Server "server.md"
         Inside "inside.md"
