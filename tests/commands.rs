@@ -434,6 +434,8 @@ fn new_writes_a_configuration_that_trains_and_replaces_none() {
     let line = between(&said, "Train with: ", "\n").to_owned() + short;
     let trained = Done(place.shell(&line, ".").output().unwrap()).expect(0).stdout();
     assert!(trained.contains("Classes: cat (6), dog (7)."), "{trained}");
+    let parameters = between(&said, "in the first block, ", " parameters");
+    assert!(trained.contains(&format!("{parameters} parameters")), "{parameters}: {trained}");
 
     let other = ["--size", "16", "--colour", "grey", "--classes", "none", "--overwrite", "pets.toml"];
     place.run(&[&new[..], &other].concat()).expect(0);

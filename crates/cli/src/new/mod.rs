@@ -179,11 +179,12 @@ pub(crate) fn new(args: &NewArgs) -> Result<ExitCode> {
     })?;
     let network = plan.network;
     (recipe.width, recipe.steps) = (network.width, plan.steps);
+    let parameters = unmeasured(&recipe, &registry)?.model.outline()?.parameter_count();
     recipe.data = facts.section(&facts.configured(size, channels))?;
-    let text = recipe.head(&file, minutes) + &recipe.text(network.parameters, network.seconds);
+    let text = recipe.head(&file, minutes) + &recipe.text(parameters, network.seconds);
     let parsed = RunConfig::parse(&text, &file.display().to_string(), &[], &registry)?;
     write_whole(&file, text.as_bytes())?;
-    tell(&plan, &recipe, minutes);
+    tell(&plan, parameters, &recipe, minutes);
     parsed.warnings().iter().for_each(|warning| warn(&format!("warning: {warning}")));
     say(&format!("Written: {}. Train with: {} train --config {}", file.display(), program(), quote_path(&file)));
     Ok(ExitCode::SUCCESS)
@@ -273,10 +274,14 @@ impl Chosen {
     }
 }
 
+/// The configuration with what is known before anything is measured, for as many epochs as a measurement may take.
+fn unmeasured(recipe: &Recipe, registry: &Registry) -> Result<RunConfig> {
+    Ok(RunConfig::parse(&recipe.text(0, 0.0), "the measurement", &["train.epochs=1000".to_owned()], registry)?)
+}
+
 /// Builds the network and times a few training steps, on noise.
 fn measure(recipe: &Recipe, registry: &Registry, device: &Device) -> Result<Measured> {
-    let set = ["train.epochs=1000".to_owned()]; // of the few images that follow
-    let config = RunConfig::parse(&recipe.text(0, 0.0), "the measurement", &set, registry)?;
+    let config = unmeasured(recipe, registry)?;
     let parameters = config.model.outline()?.parameter_count();
     let shape = config.model.sample_shape()?;
     let (count, size) = (2 * BATCH, shape.iter().product::<usize>());
@@ -295,11 +300,11 @@ fn measure(recipe: &Recipe, registry: &Registry, device: &Device) -> Result<Meas
 }
 
 /// Says what was measured and chosen, and why.
-fn tell(plan: &Plan, recipe: &Recipe, minutes: f64) {
+fn tell(plan: &Plan, parameters: usize, recipe: &Recipe, minutes: f64) {
     let Plan { network, steps, measured, reason, is_short } = plan;
     let times = measured.iter().map(|of| format!("{} s with {} channels", significant(of.seconds), of.width));
     say(&format!("Measured: a step of {BATCH} images takes {}.", times.collect::<Vec<_>>().join(", ")));
-    let (width, parameters) = (network.width, thousands(network.parameters));
+    let (width, parameters) = (network.width, thousands(parameters));
     say(&format!("Chosen: {width} channels in the first block, {parameters} parameters; {reason}."));
     let passes = (*steps * BATCH) as f64 / recipe.images as f64;
     say(&format!(
