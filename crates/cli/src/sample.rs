@@ -404,7 +404,8 @@ impl Film {
         let last = images.flatten_all()?.to_vec1::<f32>()?;
         let frames = self.frames.iter().chain([&last]);
         let frames: Vec<Images> = frames.map(|pixels| Images { pixels, channels, height, width }).collect();
-        Ok(pictures::animation(&frames, columns(n), scale(width), about)?)
+        let (columns, scale) = pictures::layout(n, width);
+        Ok(pictures::animation(&frames, columns, scale, about)?)
     }
 }
 
@@ -423,17 +424,8 @@ fn visible(images: &Tensor) -> Result<Tensor> {
 fn grid(images: &Tensor, about: &[(&str, String)]) -> Result<Vec<u8>> {
     let (n, channels, height, width) = images.dims4()?;
     let pixels = images.flatten_all()?.to_vec1::<f32>()?;
-    Ok(pictures::grid(Images { pixels: &pixels, channels, height, width }, columns(n), scale(width), about)?)
-}
-
-/// Eight per row as in the tutorial, or a square for many images.
-fn columns(n: usize) -> usize {
-    if n <= 64 { n.min(8) } else { (n as f64).sqrt().ceil() as usize }
-}
-
-/// Enlarges small images.
-fn scale(width: usize) -> usize {
-    if width <= 64 { 3 } else { 1 }
+    let (columns, scale) = pictures::layout(n, width);
+    Ok(pictures::grid(Images { pixels: &pixels, channels, height, width }, columns, scale, about)?)
 }
 
 /// A progress bar on a terminal, nothing elsewhere.

@@ -70,7 +70,7 @@ pub use inspect::inspect_with_hub;
 pub use inspect::{Inspected, Inspection, inspect};
 pub use loader::{Batch, Batches, Loader};
 pub use photos::{BadImage, OnBadImage};
-pub use picture::{ReadPicture, read_mask, read_pictures};
+pub use picture::{ReadPicture, decode_mask, decode_picture, read_mask, read_pictures};
 pub use raster::Mode;
 #[cfg(feature = "hub")]
 pub use source::load_with_hub;

@@ -65,6 +65,8 @@ pub(crate) enum Photo {
     /// In a row of a table: its bytes in memory, or the cell to read them from.
     #[cfg(feature = "parquet")]
     Cell { cell: Cell, row: usize, bytes: Option<Arc<[u8]>> },
+    /// In memory, as the bytes of a file.
+    Bytes { name: PathBuf, bytes: Arc<[u8]> },
     /// In memory, decoded and resized.
     Held(Picture),
 }
@@ -145,6 +147,7 @@ impl Photo {
             Self::Cell { bytes: Some(bytes), .. } => Ok((&bytes[..]).into()),
             #[cfg(feature = "parquet")]
             Self::Cell { cell, .. } => Ok(cell.bytes()?.data().to_vec().into()),
+            Self::Bytes { bytes, .. } => Ok((&bytes[..]).into()),
             Self::Held(_) => Ok((&[][..]).into()),
         }
     }
@@ -164,6 +167,7 @@ impl Photo {
             Self::Member(member) => member.path().display().to_string(),
             #[cfg(feature = "parquet")]
             Self::Cell { cell, row, .. } => format!("{}, row {row}", cell.path().display()),
+            Self::Bytes { name, .. } => name.display().to_string(),
             Self::Held(_) => "an image in memory".to_owned(),
         }
     }
@@ -174,6 +178,7 @@ impl Photo {
             Self::Member(member) => BadImage { path: member.path(), row: None, reason },
             #[cfg(feature = "parquet")]
             Self::Cell { cell, row, .. } => BadImage { path: cell.path().to_owned(), row: Some(*row), reason },
+            Self::Bytes { name, .. } => BadImage { path: name.clone(), row: None, reason },
             Self::Held(_) => BadImage { path: PathBuf::new(), row: None, reason },
         }
     }

@@ -45,15 +45,7 @@ pub struct ReadPicture {
 /// of more than 4096 pictures.
 pub fn read_pictures(path: &Path, shape: [usize; 3]) -> Result<Vec<ReadPicture>, Error> {
     let wrong = |reason: String| Error::Images { path: path.to_owned(), reason };
-    let [channels, height, width] = shape;
-    if !matches!(channels, 1 | 3) {
-        return Err(wrong(format!("is a picture, of 1 or 3 channels, but the model's images have {channels}")));
-    }
-    if height.max(width) > 8192 || height.min(width) == 0 {
-        return Err(wrong(format!(
-            "cannot be resized to {width} x {height} pixels, the model's: 1 to 8192 are possible"
-        )));
-    }
+    check_shape(shape).map_err(wrong)?;
     if !path.is_dir() {
         return Ok(vec![read_picture(path, shape)?]);
     }
@@ -68,6 +60,63 @@ pub fn read_pictures(path: &Path, shape: [usize; 3]) -> Result<Vec<ReadPicture>,
     }
 }
 
+/// As [`read_pictures`] for one picture whose file's `bytes` are in memory, for programs that receive them. One of more
+/// than `most_pixels` is refused before it is decoded. Messages call it `name`.
+///
+/// ```
+/// use kakusan_data::decode_picture;
+///
+/// let refused = decode_picture("the upload", b"GIF89a, or not".to_vec(), [1, 28, 28], 1 << 24).unwrap_err();
+/// assert!(refused.to_string().contains("the upload"));
+/// ```
+///
+/// # Errors
+/// [`Error::Images`] for images of other channels than 1 or 3, for bytes that are no picture, and for one of too many
+/// pixels.
+pub fn decode_picture(name: &str, bytes: Vec<u8>, shape: [usize; 3], most_pixels: u64) -> Result<ReadPicture, Error> {
+    let (path, photo) = in_memory(name, bytes, most_pixels)?;
+    check_shape(shape).map_err(|reason| Error::Images { path: path.clone(), reason })?;
+    of_photo(&path, photo, shape)
+}
+
+/// As [`read_mask`] for a mask whose file's `bytes` are in memory, with the limits of [`decode_picture`].
+///
+/// # Errors
+/// As [`read_mask`], and for one of too many pixels.
+pub fn decode_mask(
+    name: &str,
+    bytes: Vec<u8>,
+    size: [usize; 2],
+    picture: &ReadPicture,
+    most_pixels: u64,
+) -> Result<Vec<bool>, Error> {
+    let (path, photo) = in_memory(name, bytes, most_pixels)?;
+    mask_of(&path, &photo, size, picture)
+}
+
+fn in_memory(name: &str, bytes: Vec<u8>, most_pixels: u64) -> Result<(PathBuf, Photo), Error> {
+    let path = PathBuf::from(name);
+    let wrong = |reason: String| Error::Images { path: path.clone(), reason };
+    let Header { width, height, .. } = raster::header(&bytes).map_err(wrong)?;
+    if (width as u64).saturating_mul(height as u64) > most_pixels {
+        return Err(wrong(format!(
+            "has {width} x {height} pixels, and at most {most_pixels} are read: make it smaller"
+        )));
+    }
+    let photo = Photo::Bytes { name: path.clone(), bytes: bytes.into() };
+    Ok((path, photo))
+}
+
+fn check_shape([channels, height, width]: [usize; 3]) -> Result<(), String> {
+    if !matches!(channels, 1 | 3) {
+        return Err(format!("is a picture, of 1 or 3 channels, but the model's images have {channels}"));
+    }
+    if height.max(width) > 8192 || height.min(width) == 0 {
+        return Err(format!("cannot be resized to {width} x {height} pixels, the model's: 1 to 8192 are possible"));
+    }
+    Ok(())
+}
+
 /// Reads a mask for images of `[height, width]`: whether each pixel, `[h, w]`, is white, that is, at least half way
 /// from black to white. Colour counts as its luma, and what is transparent as black.
 ///
@@ -76,9 +125,12 @@ pub fn read_pictures(path: &Path, shape: [usize; 3]) -> Result<Vec<ReadPicture>,
 ///
 /// # Errors
 /// [`Error::Images`] for a file that is no picture, and for one with other proportions than both.
-pub fn read_mask(path: &Path, [height, width]: [usize; 2], picture: &ReadPicture) -> Result<Vec<bool>, Error> {
+pub fn read_mask(path: &Path, size: [usize; 2], picture: &ReadPicture) -> Result<Vec<bool>, Error> {
+    mask_of(path, &Photo::File(path.to_owned()), size, picture)
+}
+
+fn mask_of(path: &Path, photo: &Photo, [height, width]: [usize; 2], picture: &ReadPicture) -> Result<Vec<bool>, Error> {
     let wrong = |reason: String| Error::Images { path: path.to_owned(), reason };
-    let photo = Photo::File(path.to_owned());
     let mask = photo.bytes(MAX_FILE_BYTES).and_then(|bytes| raster::decode(&bytes, 1, [0; 3])).map_err(wrong)?;
     let (own_width, own_height) = mask.width_and_height();
     let resolution = resolution([height, width]);
@@ -106,9 +158,12 @@ pub fn read_mask(path: &Path, [height, width]: [usize; 2], picture: &ReadPicture
 }
 
 fn read_picture(path: &Path, shape: [usize; 3]) -> Result<ReadPicture, Error> {
+    of_photo(path, Photo::File(path.to_owned()), shape)
+}
+
+fn of_photo(path: &Path, photo: Photo, shape: [usize; 3]) -> Result<ReadPicture, Error> {
     let wrong = |reason: String| Error::Images { path: path.to_owned(), reason };
     let [channels, height, width] = shape;
-    let photo = Photo::File(path.to_owned());
     let header = photo.header().map_err(wrong)?;
     let transform = Transform {
         resolution: Some(resolution([height, width])),

@@ -14,6 +14,7 @@
 mod class;
 mod convert;
 mod ddpm;
+mod described;
 mod device;
 mod edit;
 mod error;
@@ -33,6 +34,7 @@ mod warning;
 pub use class::PipelineClass;
 pub use convert::convert;
 pub use ddpm::DDPMPipeline;
+pub use described::Described;
 pub use device::{DeviceChoice, DeviceFallback, Opened};
 pub use edit::{Axis, Interpolation, Inversion, slerp};
 pub use error::{Error, Result};
@@ -52,7 +54,7 @@ pub use train::config_schema;
 pub use train::{
     Averaged, Checkpointed, ConfigError, ConfigWarning, EpochSummary, Event, Existing, LossType, LrScheduler,
     OptimizerName, Origin, Outcome, Record, RunConfig, RunView, SampleConfig, Step, TrainConfig, Trainer, Training,
-    Validated, WeightingScheme, read_metrics, run_config, run_source,
+    Validated, WeightingScheme, read_metrics, recorded_config, run_config, run_source,
 };
 pub use warning::Warning;
 

@@ -32,4 +32,5 @@ pub use run_folder::{Record, read_metrics};
 pub use schema::config_schema;
 pub use train_config::{LossType, LrScheduler, OptimizerName, TrainConfig, WeightingScheme};
 pub use trainer::{Step, Trainer, Validated};
-pub use training::{Existing, Outcome, Training, run_config, run_source};
+pub(crate) use training::class_names;
+pub use training::{Existing, Outcome, Training, recorded_config, run_config, run_source};

@@ -433,6 +433,15 @@ pub fn run_config(dir: &Path, overrides: &[String], registry: &Registry) -> Resu
     Ok(RunConfig::load_recorded(&dir.join(RUN_CONFIG_FILE), overrides, registry)?)
 }
 
+/// Reads the configuration that a run folder stores, as [`run_config`] does, for a program that only looks: it neither
+/// completes a killed `--overwrite` nor creates folders.
+///
+/// # Errors
+/// When `dir` is not the folder of a run.
+pub fn recorded_config(dir: &Path, registry: &Registry) -> Result<RunConfig> {
+    Ok(RunConfig::load_recorded(&dir.join(RUN_CONFIG_FILE), &[], registry)?)
+}
+
 /// Where the images of the run in `dir` come from; `None` if the folder does not say.
 ///
 /// # Errors

@@ -14,6 +14,19 @@ pub fn grid(images: Images, columns: usize, scale: usize, about: About) -> Resul
     draw(images, columns, scale)?.png(about)
 }
 
+/// How the command `sample` lays out this many images of this width, for [`grid`]: the number of columns, eight as in
+/// the tutorial or a square for many images, and the scale, which enlarges small images.
+///
+/// ```
+/// use kakusan_report::pictures::layout;
+///
+/// assert_eq!([layout(64, 28), layout(100, 28), layout(2, 256)], [(8, 3), (10, 3), (2, 1)]);
+/// ```
+pub fn layout(count: usize, width: usize) -> (usize, usize) {
+    let columns = if count <= 64 { count.min(8) } else { (count as f64).sqrt().ceil() as usize };
+    (columns, if width <= 64 { 3 } else { 1 })
+}
+
 /// Draws one [`grid`] per frame, as an animated PNG that pauses on the last frame before it repeats.
 ///
 /// # Errors

@@ -26,7 +26,7 @@ mod grid;
 
 pub use curve::loss_curve;
 pub use figure::{Block, figure};
-pub use grid::{animation, file, grid};
+pub use grid::{animation, file, grid, layout};
 
 /// Images that are contiguous in memory.
 #[derive(Debug, Clone, Copy)]
