@@ -26,6 +26,8 @@ mod sample;
 mod sampling;
 mod schedulers;
 mod schema;
+#[cfg(feature = "serve")]
+mod serve;
 mod set;
 mod table;
 mod terminal;
@@ -84,6 +86,9 @@ enum Command {
     Train(train::TrainArgs),
     /// Draw new images from a saved pipeline or a run
     Sample(Box<sample::SampleArgs>),
+    /// Draw, edit and watch trainings in a browser, and by a JSON API
+    #[cfg(feature = "serve")]
+    Serve(serve::ServeArgs),
     /// Measure how good a model's images are, against the data: Fréchet distance, precision, recall ...
     Eval(Box<eval::EvalArgs>),
     /// Choose the noise levels of few sampling steps so that they fit the model, and save them with it
@@ -124,6 +129,8 @@ fn main() -> ExitCode {
         Command::New(args) => new::new(&args),
         Command::Train(args) => train::train(args),
         Command::Sample(args) => sample::sample(*args),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::serve(args),
         Command::Eval(args) => eval::eval(*args),
         Command::FitSampler(args) => fit_sampler::fit_sampler(&args),
         Command::Report(args) => report::report(&args),

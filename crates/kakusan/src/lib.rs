@@ -73,6 +73,7 @@ mod book {
         Guidance "guidance.md"
         Editing "editing.md"
         Extending "extending.md"
+        Serve "serve.md"
         Server "server.md"
         Inside "inside.md"
         Results "results.md"
