@@ -45,7 +45,7 @@ struct Cli {
     command: Command,
 }
 
-const EXAMPLES: [(&str, &str); 17] = [
+const EXAMPLES: [(&str, &str); 18] = [
     ("train --config configs/184.toml", "train on the digits 1, 8 and 4, into runs/184"),
     ("train --config configs/184.toml --set 'data.classes=[3,5]' --out runs/35", ""),
     ("train --resume runs/184", "resume where Ctrl-C stopped it"),
@@ -54,6 +54,7 @@ const EXAMPLES: [(&str, &str); 17] = [
     ("sample --model runs/184 --batch 64 --out new.png", "draw 64 new digits"),
     ("sample --model runs/184 --steps 50 --seeds 0..15 --separate new", "an image for each seed"),
     ("sample --model runs/184 --init digit.png --strength 0.6", "draw variations of a picture"),
+    ("serve --runs runs", "draw and watch trainings in a browser"),
     ("eval --model runs/184 --images 512 --steps 10", "measure its images against the data"),
     ("train --config configs/184-v.toml", "a small UNet2DModel: better digits, sooner"),
     ("fit-sampler --model runs/184-v --scheduler dpmsolver --steps 5", "choose where 5 steps are best spent"),

@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use kakusan::pipeline::{Error, Result};
+use kakusan::pipeline::{DeviceChoice, Error, Opened, Result};
 use kakusan_serve::{Limits, Server, Settings};
 
 use crate::machine::MachineArgs;
@@ -76,6 +76,9 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_per_client, allow_hyphen_values = true,
         value_parser = whole(1..=10_000usize))]
     per_client: usize,
+    /// What draws: cpu, cuda, cuda:N, or auto
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
     #[command(flatten)]
     machine: MachineArgs,
 }
@@ -83,7 +86,11 @@ pub(crate) struct ServeArgs {
 pub(crate) fn serve(args: ServeArgs) -> Result<ExitCode> {
     args.machine.apply()?;
     let (open, runs) = (args.open, args.runs.display().to_string());
-    let server = Server::bind(args.settings()).map_err(unfit)?;
+    let Opened { device, fallback, .. } = args.device.open()?;
+    if let Some(fallback) = fallback {
+        warn(&format!("warning: {fallback}"));
+    }
+    let server = Server::bind(Settings { device, ..args.settings() }).map_err(unfit)?;
     let url = server.url();
     let models = match server.models().as_slice() {
         [] => format!("There is no model in {runs} yet: the page shows one when a training has saved it"),
@@ -121,6 +128,7 @@ impl ServeArgs {
             allowed_hosts: self.allowed_hosts,
             program: program(),
             limits,
+            ..Settings::default()
         }
     }
 }

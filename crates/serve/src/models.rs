@@ -1,6 +1,6 @@
 //! The models of a folder, by name: what they are, without their weights.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -166,7 +166,10 @@ impl Models {
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Model>> {
-        self.folders.all().into_iter().filter_map(|(name, dir)| self.look(&name, dir)).collect()
+        let folders = self.folders.all();
+        let names: HashSet<&str> = folders.iter().map(|(name, _)| name.as_str()).collect();
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| names.contains(name.as_str()));
+        folders.into_iter().filter_map(|(name, dir)| self.look(&name, dir)).collect()
     }
 
     /// The model of this name. The error names the nearest one.
@@ -191,9 +194,7 @@ impl Models {
             return known.model.clone();
         }
         let model = describe(name, dir, fingerprint, &self.registry).map(Arc::new);
-        let mut known = known();
-        known.retain(|name, _| self.folders.find(name).is_some()); // those that are gone
-        known.insert(name.to_owned(), Known { fingerprint, model: model.clone() });
+        known().insert(name.to_owned(), Known { fingerprint, model: model.clone() });
         model
     }
 }

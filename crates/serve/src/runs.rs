@@ -1,6 +1,6 @@
 //! The runs of a folder, as they are on the disk: another process trains them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -157,7 +157,7 @@ pub(crate) struct Runs {
     folders: Folders,
     registry: Registry,
     known: Mutex<HashMap<String, Known>>,
-    ends: Mutex<HashMap<PathBuf, End>>,
+    ends: Mutex<HashMap<String, End>>,
     logs: Mutex<Vec<(String, Arc<Mutex<Log>>)>>,
 }
 
@@ -170,7 +170,11 @@ impl Runs {
 
     /// All runs, the one whose log grew last first.
     pub(crate) fn all(&self) -> Vec<RunSummary> {
-        let runs = self.folders.all().into_iter().filter(|(_, dir)| is_run(dir));
+        let runs: Vec<_> = self.folders.all().into_iter().filter(|(_, dir)| is_run(dir)).collect();
+        let names: HashSet<&str> = runs.iter().map(|(name, _)| name.as_str()).collect();
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| names.contains(name.as_str()));
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| names.contains(name.as_str()));
+        let runs = runs.into_iter();
         let mut runs: Vec<RunSummary> = runs.map(|(name, dir)| self.summary(name, &dir)).collect();
         runs.sort_by_key(|run| std::cmp::Reverse(run.modified));
         runs
@@ -201,7 +205,7 @@ impl Runs {
     pub(crate) fn summary(&self, name: String, dir: &Path) -> RunSummary {
         let log = dir.join("metrics.jsonl");
         let about = std::fs::metadata(&log).ok();
-        let end = about.as_ref().map(|about| self.end(log, about)).unwrap_or_default();
+        let end = about.as_ref().map(|about| self.end(&name, &log, about)).unwrap_or_default();
         let known = self.known(&name, dir);
         let last = end.last.as_ref();
         let seen = self.held(&name).and_then(|log| {
@@ -228,18 +232,16 @@ impl Runs {
     }
 
     /// The end of a log; it is read when the file has changed.
-    fn end(&self, log: PathBuf, about: &Metadata) -> End {
+    fn end(&self, name: &str, log: &Path, about: &Metadata) -> End {
         let of = (about.len(), about.modified().ok());
         let lock = || self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(end) = lock().get(&log).filter(|end| end.of == of) {
+        if let Some(end) = lock().get(name).filter(|end| end.of == of) {
             return end.clone();
         }
-        let records = last_records(&log);
+        let records = last_records(log);
         let validation_loss = records.iter().rev().find_map(|record| record.validation_loss);
         let end = End { of, last: records.last().cloned(), validation_loss };
-        let mut ends = lock();
-        ends.retain(|log, _| log.is_file());
-        ends.insert(log, end.clone());
+        lock().insert(name.to_owned(), end.clone());
         end
     }
 
@@ -258,9 +260,7 @@ impl Runs {
             max_steps: config.as_ref().and_then(|config| config.train.max_steps),
             steps_per_epoch: config.as_ref().and_then(|config| steps_per_epoch(dir, config)),
         };
-        let mut all = lock();
-        all.retain(|name, _| self.folders.find(name).is_some());
-        all.insert(name.to_owned(), known.clone());
+        lock().insert(name.to_owned(), known.clone());
         known
     }
 

@@ -202,10 +202,11 @@ impl Server {
             .build()
             .map_err(Error::Start)?;
         let (ended, end) = channel::<()>();
-        let (draws, limits) = (shared.draws.clone(), shared.settings.limits.clone());
+        let (draws, limits, device) =
+            (shared.draws.clone(), shared.settings.limits.clone(), shared.settings.device.clone());
         let work = move || {
             let _ended = ended; // dropped when the thread ends, however it ends
-            worker::work(&draws, &limits);
+            worker::work(&draws, &limits, device);
         };
         thread::Builder::new().name("kakusan-draw".into()).stack_size(16 << 20).spawn(work).map_err(Error::Start)?;
         runtime.block_on(async {

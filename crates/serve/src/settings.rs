@@ -1,6 +1,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kakusan::candle::Device;
+
 /// What a server offers, and where.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -19,6 +21,8 @@ pub struct Settings {
     /// Names of this machine under which browsers may call the server, besides its addresses: a page of another name
     /// that resolves to this machine (DNS rebinding) is refused.
     pub allowed_hosts: Vec<String>,
+    /// What draws.
+    pub device: Device,
     /// How the command is called, for the commands that the page shows.
     pub program: String,
     /// The limits.
@@ -35,6 +39,7 @@ impl Default for Settings {
             named: vec![],
             token: None,
             allowed_hosts: vec![],
+            device: Device::Cpu,
             program: "kakusan".into(),
             limits: Limits::default(),
         }

@@ -18,23 +18,31 @@ use crate::pictures;
 use crate::settings::Limits;
 
 /// A model in memory.
-struct Held {
+struct Loaded {
     name: String,
     fingerprint: u64,
     pipeline: DDPMPipeline,
 }
 
+/// The models in memory.
+struct Held {
+    /// The one that was used last comes first.
+    models: Vec<Loaded>,
+    most: usize,
+    registry: Registry,
+    device: Device,
+}
+
 /// Draws until the server stops.
-pub(crate) fn work(draws: &Draws, limits: &Limits) {
-    let registry = Registry::default();
-    let mut held: Vec<Held> = vec![];
+pub(crate) fn work(draws: &Draws, limits: &Limits, device: Device) {
+    let mut models = Held { models: vec![], most: limits.held_models, registry: Registry::default(), device };
     while let Some(batch) = draws.next() {
-        let drawn = catch_unwind(AssertUnwindSafe(|| draw(&batch, &mut held, &registry, draws, limits)));
+        let drawn = catch_unwind(AssertUnwindSafe(|| draw(&batch, &mut models, draws, limits)));
         let error = match drawn {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => {
-                held.clear(); // whatever state they are in
+                models.models.clear(); // whatever state they are in
                 Some("the drawing failed unexpectedly; the server is still at work".to_owned())
             }
         };
@@ -49,10 +57,10 @@ pub(crate) fn work(draws: &Draws, limits: &Limits) {
     }
 }
 
-fn draw(batch: &[Arc<Draw>], held: &mut Vec<Held>, registry: &Registry, draws: &Draws, limits: &Limits) -> Result<()> {
+fn draw(batch: &[Arc<Draw>], models: &mut Held, draws: &Draws, limits: &Limits) -> Result<()> {
     let Some(first) = batch.first() else { return Ok(()) };
     let plan = &first.plan;
-    let pipeline = get(&plan.model, held, registry, limits)?;
+    let pipeline = models.get(&plan.model)?;
     pipeline.set_scheduler(plan.scheduler.clone())?;
     let range = plan.scheduler.process().pixel_range();
     let began = Instant::now();
@@ -170,37 +178,36 @@ fn parts(batch: &[Arc<Draw>], images: &Tensor) -> Result<Vec<Vec<f32>>> {
     batch.iter().map(part).collect()
 }
 
-/// The model in memory; loads it if it is not there, or has changed on the disk since. The one that was not used for
-/// longest makes room.
-fn get<'a>(
-    model: &Model,
-    held: &'a mut Vec<Held>,
-    registry: &Registry,
-    limits: &Limits,
-) -> Result<&'a mut DDPMPipeline> {
-    let fingerprint = fingerprint(&model.dir);
-    let found = held.iter().position(|held| held.name == model.name).map(|place| held.remove(place));
-    let held_one = match found.filter(|held| held.fingerprint == fingerprint) {
-        Some(found) => found,
-        None => {
-            held.truncate(limits.held_models.saturating_sub(1));
-            let pipeline = load(model, registry)?;
-            if pipeline.sample_shape()? != model.shape || pipeline.model_config().num_classes() != model.num_classes {
-                return Err(Error::Unfit(format!("the model `{}` has changed: ask again", model.name)));
+impl Held {
+    /// The model; loads it if it is not in memory, or has changed on the disk since. The one that was not used for the
+    /// longest time makes room.
+    fn get(&mut self, model: &Model) -> Result<&mut DDPMPipeline> {
+        let fingerprint = fingerprint(&model.dir);
+        let place = self.models.iter().position(|loaded| loaded.name == model.name);
+        let found = place.map(|place| self.models.remove(place)).filter(|loaded| loaded.fingerprint == fingerprint);
+        let loaded = match found {
+            Some(found) => found,
+            None => {
+                self.models.truncate(self.most.saturating_sub(1)); // before the memory is needed
+                Loaded { name: model.name.clone(), fingerprint, pipeline: self.load(model)? }
             }
-            Held { name: model.name.clone(), fingerprint, pipeline }
+        };
+        self.models.insert(0, loaded);
+        match self.models.first_mut() {
+            Some(first) => Ok(&mut first.pipeline),
+            None => Err(Error::Unfit("no model can be held".into())), // it was just put there
         }
-    };
-    held.insert(0, held_one);
-    match held.first_mut() {
-        Some(first) => Ok(&mut first.pipeline),
-        None => Err(Error::Unfit("no model can be held".into())), // it was just put there
     }
-}
 
-fn load(model: &Model, registry: &Registry) -> Result<DDPMPipeline> {
-    if DDPMPipeline::is_unfinished(&model.dir) {
-        return Ok(DDPMPipeline::from_run(&model.dir, None, registry, &Device::Cpu)?.pipeline);
+    fn load(&self, model: &Model) -> Result<DDPMPipeline> {
+        let (dir, registry, device) = (&model.dir, &self.registry, &self.device);
+        let pipeline = match DDPMPipeline::is_unfinished(dir) {
+            true => DDPMPipeline::from_run(dir, None, registry, device)?.pipeline,
+            false => DDPMPipeline::from_pretrained(dir, registry, device)?,
+        };
+        if pipeline.sample_shape()? != model.shape || pipeline.model_config().num_classes() != model.num_classes {
+            return Err(Error::Unfit(format!("the model `{}` has changed: ask again", model.name)));
+        }
+        Ok(pipeline)
     }
-    DDPMPipeline::from_pretrained(&model.dir, registry, &Device::Cpu)
 }
