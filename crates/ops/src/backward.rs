@@ -9,9 +9,10 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use candle_core::backprop::GradStore;
-use candle_core::{Result, Tensor, TensorId, bail};
+use candle_core::{DType, Result, Tensor, TensorId, bail};
 
 use crate::kernels::Backend;
+use crate::kernels::cpu::elementwise;
 
 /// The gradients of weights, each in the memory of its backend.
 #[derive(Default)]
@@ -147,7 +148,7 @@ pub fn backward(loss: &Tensor) -> Result<GradStore> {
     into_store(grads, weights)
 }
 
-/// The same with the networks' weights apart, in memory that can be added to.
+/// The same with the networks' weights apart, in memory that can be added to. No tensor is in both.
 pub(crate) fn backward_parts(loss: &Tensor) -> Result<(GradStore, WeightGradients)> {
     /// Ends the waiting, after a panic too.
     struct Waiting(Vec<Arc<Place>>);
@@ -162,11 +163,17 @@ pub(crate) fn backward_parts(loss: &Tensor) -> Result<(GradStore, WeightGradient
         Waiting(nodes.iter().filter_map(|node| all.get(&node.id()).cloned()).collect())
     };
     waiting.0.iter().for_each(|place| *place.gathered() = Some(WeightGradients::default()));
-    let grads = loss.backward()?;
+    let mut grads = loss.backward()?;
     let mut weights = WeightGradients::default();
     for place in &waiting.0 {
         let gathered = place.gathered().take();
         weights.extend(gathered.unwrap_or_default())?;
+    }
+    for id in grads.get_ids().copied().collect::<Vec<_>>() {
+        if let (Some(gradient), Some(other)) = (weights.0.remove(&id), grads.get_id(id)) {
+            let sum = other.add(&gradient.tensor()?)?;
+            grads.insert_id(id, sum);
+        }
     }
     Ok((grads, weights))
 }
@@ -174,12 +181,7 @@ pub(crate) fn backward_parts(loss: &Tensor) -> Result<(GradStore, WeightGradient
 /// Adds the networks' weights to candle's store.
 pub(crate) fn into_store(mut grads: GradStore, weights: WeightGradients) -> Result<GradStore> {
     for (id, gradient) in weights.0 {
-        let grad = gradient.tensor()?;
-        let grad = match grads.get_id(id) {
-            Some(other) => other.add(&grad)?,
-            None => grad,
-        };
-        grads.insert_id(id, grad);
+        grads.insert_id(id, gradient.tensor()?);
     }
     Ok(grads)
 }
@@ -190,6 +192,23 @@ pub(crate) fn add_stores(
     (more_grads, more_weights): (GradStore, WeightGradients),
 ) -> Result<(GradStore, WeightGradients)> {
     weights.extend(more_weights)?;
-    grads.extend(more_grads)?;
+    for id in more_grads.get_ids() {
+        let Some(more) = more_grads.get_id(*id) else { continue };
+        let sum = match grads.get_id(*id) {
+            Some(grad) => sum(grad, more)?,
+            None => more.clone(),
+        };
+        grads.insert_id(*id, sum);
+    }
     Ok((grads, weights))
+}
+
+/// `a + b`; in f32 on the CPU as our kernels add, whatever the size.
+fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if a.dtype() != DType::F32 || !a.device().is_cpu() || a.dims() != b.dims() {
+        return Ok(a.add(b)?.detach());
+    }
+    let mut sum = a.flatten_all()?.to_vec1::<f32>()?;
+    elementwise::accumulate(&b.flatten_all()?.to_vec1::<f32>()?, &mut sum);
+    Tensor::from_vec(sum, a.dims(), a.device())
 }

@@ -28,6 +28,7 @@ mod parts;
 mod prepared;
 mod tape;
 mod threads;
+mod tree;
 
 pub use backward::backward;
 pub use checkpoint::checkpoint;
@@ -52,9 +53,10 @@ pub use optim::ema::{Ema, EmaConfig, EmaState};
 pub use optim::muon::{Muon, MuonConfig};
 pub use optim::power_function::{PowerFunction, PowerFunctionFit};
 pub use optim::sgd::{Sgd, SgdConfig};
-pub use parts::{gradients, predict};
+pub use parts::{PartialSum, Share, accumulate, gradients, gradients_of_share, part_count, predict};
 pub use prepared::PreparedWeights;
-pub use threads::use_threads;
+pub use threads::{share_of_cores, use_threads};
+pub use tree::{TreeSum, tree_nodes};
 
 /// Whether this crate was compiled without optimisation, which a debug build of a dependent does by default: the
 /// kernels are a hundred times slower then. A program that trains or samples should warn of it once. The remedy in its

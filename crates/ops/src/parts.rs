@@ -12,9 +12,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Error, Tensor};
 
-use crate::backward::{add_stores, backward, backward_parts, into_store};
+use crate::backward::{WeightGradients, add_stores, backward, backward_parts, into_store};
 use crate::kernels::cpu::denormals::FlushDenormals;
+use crate::kernels::cpu::elementwise;
 use crate::threads::on_part_threads;
+use crate::tree::TreeSum;
 
 /// Images of a part at least, and parts of a large batch at most. They depend on the batch alone, so that the order of
 /// every sum does not depend on the number of threads.
@@ -26,9 +28,41 @@ fn part(batch: usize) -> usize {
     batch.div_ceil(PARTS).max(LEAST).min(batch.max(1))
 }
 
-/// Runs `work` on parts of `0..batch`, several at once, and passes the results to `merge` in order.
+/// How many parts a batch is computed in: one for 8 images, and 16 at most.
+pub fn part_count(batch: usize) -> usize {
+    batch.div_ceil(part(batch).max(1))
+}
+
+/// What one of several processes computes of a batch: a range of its parts, as many as the others have, or one more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    rank: usize,
+    size: usize,
+}
+
+impl Share {
+    /// That of process `rank` of `size`, counted from 0.
+    pub fn new(rank: usize, size: usize) -> Self {
+        Self { rank, size: size.max(1) }
+    }
+
+    /// The numbers of its parts. Empty if the batch has too few.
+    pub fn parts(&self, batch: usize) -> Range<usize> {
+        let count = part_count(batch);
+        self.rank * count / self.size..(self.rank + 1).min(self.size) * count / self.size
+    }
+
+    /// The places of its images in the batch.
+    pub fn images(&self, batch: usize) -> Range<usize> {
+        let (parts, part) = (self.parts(batch), part(batch));
+        batch.min(parts.start * part)..batch.min(parts.end * part)
+    }
+}
+
+/// Runs `work` on these parts of `0..batch`, several at once, and passes the results to `merge` in order.
 fn in_parts<R, E>(
     batch: usize,
+    parts: Range<usize>,
     work: impl Fn(Range<usize>) -> Result<R, E> + Sync,
     merge: impl FnMut(R) -> Result<(), E> + Send,
 ) -> Result<(), E>
@@ -37,7 +71,7 @@ where
     E: From<Error> + Send,
 {
     let part = part(batch);
-    let (count, threads) = (batch.div_ceil(part), rayon::current_num_threads());
+    let (count, threads) = (parts.len(), rayon::current_num_threads());
     let queue = Queue {
         state: Mutex::new(State { next: 0, waiting: BTreeMap::new(), merger: Some(Merger { merge, outcome: Ok(()) }) }),
     };
@@ -49,7 +83,8 @@ where
             if i >= count {
                 break;
             }
-            let result = work(i * part..batch.min((i + 1) * part));
+            let begin = (parts.start + i) * part;
+            let result = work(begin..batch.min(begin + part));
             if result.is_err() {
                 next.store(count, Ordering::Relaxed); // the parts after it are not needed
             }
@@ -129,7 +164,7 @@ impl<R, E, M: FnMut(R) -> Result<(), E>> Queue<R, E, M> {
 }
 
 /// The sum of `loss(range)`, scalars, over the parts of a batch, and its gradients: [`backward`](crate::backward), part
-/// by part.
+/// by part, added in the order of a [tree](crate::TreeSum).
 ///
 /// For a mean over the batch `loss` weighs its part: the mean over `range` times `range.len() / batch`. A batch on
 /// another device than the CPU is one part. Hold [`PreparedWeights`](crate::PreparedWeights) meanwhile, or every part
@@ -161,27 +196,84 @@ pub fn gradients<E>(
 where
     E: From<Error> + Send,
 {
-    let value = |loss: &Tensor| loss.to_dtype(DType::F64)?.to_scalar::<f64>();
     if !device.is_cpu() {
         let loss = loss(0..batch)?;
         return Ok((value(&loss)?, backward(&loss)?));
     }
-    let mut total = 0.0;
-    let mut sum = None;
-    let work = |range| -> Result<_, E> {
+    let sum = tree_sum(batch, 0..part_count(batch), loss)?;
+    let (total, (candle, weights)) = sum.total(add)?.unwrap_or_default();
+    Ok((total, into_store(candle, weights)?))
+}
+
+/// The sum over some parts of a batch: what a process has to tell those that compute the others.
+#[derive(Debug)]
+pub struct PartialSum {
+    /// The parts: a node of their [tree](crate::TreeSum).
+    pub parts: Range<usize>,
+    /// The sum of their losses.
+    pub loss: f64,
+    /// The sum of their gradients.
+    pub gradients: GradStore,
+}
+
+/// As [`gradients`] on the CPU, but of one process's share of the batch. The sums of all processes, added in the order
+/// of the [tree](crate::TreeSum) (gradients by [`accumulate`]), are bit for bit those of one process.
+///
+/// # Errors
+/// As [`gradients`].
+pub fn gradients_of_share<E>(
+    batch: usize,
+    share: Share,
+    loss: impl Fn(Range<usize>) -> Result<Tensor, E> + Sync,
+) -> Result<Vec<PartialSum>, E>
+where
+    E: From<Error> + Send,
+{
+    let nodes = tree_sum(batch, share.parts(batch), loss)?.into_nodes();
+    let partial = |(parts, (loss, (candle, weights)))| -> Result<_, E> {
+        Ok(PartialSum { parts, loss, gradients: into_store(candle, weights)? })
+    };
+    nodes.into_iter().map(partial).collect()
+}
+
+/// `sum += x`, as the gradients of parts are added: numbers below 1.2e-38 count as zero on x86-64.
+///
+/// # Errors
+/// When the lengths differ.
+pub fn accumulate(x: &[f32], sum: &mut [f32]) -> candle_core::Result<()> {
+    if x.len() != sum.len() {
+        candle_core::bail!("accumulate: {} numbers cannot be added to {}", x.len(), sum.len());
+    }
+    elementwise::accumulate(x, sum);
+    Ok(())
+}
+
+/// A loss, and the gradients of candle's tensors and of the weights.
+type Gradients = (f64, (GradStore, WeightGradients));
+
+fn value(loss: &Tensor) -> candle_core::Result<f64> {
+    loss.to_dtype(DType::F64)?.to_scalar()
+}
+
+fn tree_sum<E: From<Error> + Send>(
+    batch: usize,
+    parts: Range<usize>,
+    loss: impl Fn(Range<usize>) -> Result<Tensor, E> + Sync,
+) -> Result<TreeSum<Gradients>, E> {
+    let (mut sum, mut next) = (TreeSum::new(), parts.start);
+    let work = |range| -> Result<Gradients, E> {
         let loss = loss(range)?;
         Ok((value(&loss)?, backward_parts(&loss)?))
     };
-    in_parts(batch, work, |(value, gradients)| {
-        total += value;
-        sum = Some(match sum.take() {
-            None => gradients,
-            Some(sum) => add_stores(sum, gradients)?,
-        });
-        Ok(())
+    in_parts(batch, parts, work, |part| {
+        next += 1;
+        sum.add(next - 1..next, part, add::<E>)
     })?;
-    let (candle, weights) = sum.unwrap_or_default();
-    Ok((total, into_store(candle, weights)?))
+    Ok(sum)
+}
+
+fn add<E: From<Error>>((loss, gradients): Gradients, (more_loss, more): Gradients) -> Result<Gradients, E> {
+    Ok((loss + more_loss, add_stores(gradients, more)?))
 }
 
 /// What `forward(range)` gives for the parts of a batch, put together along the first dimension.
@@ -203,7 +295,7 @@ where
         return forward(0..batch);
     }
     let mut parts = Vec::with_capacity(PARTS);
-    in_parts(batch, forward, |part| {
+    in_parts(batch, 0..part_count(batch), forward, |part| {
         parts.push(part);
         Ok(())
     })?;
@@ -252,12 +344,27 @@ mod tests {
                 wait();
                 Ok::<_, Error>(())
             };
-            let done = pool.install(|| in_parts(40, Ok::<_, Error>, merge)); // fewer parts than threads
+            let done = pool.install(|| in_parts(40, 0..5, Ok::<_, Error>, merge)); // fewer parts than threads
             sender.send((done.is_ok(), merged)).expect("a listener");
         });
         let (done, merged) = received.recv_timeout(Duration::from_secs(60)).expect("the worker waits for ever");
         assert!(done);
         assert_eq!(merged, [0, 8, 16, 24, 32]);
+    }
+
+    #[test]
+    fn shares_are_balanced_and_cover_the_batch() {
+        for batch in 0..300 {
+            for size in 1..20 {
+                let shares: Vec<Share> = (0..size).map(|rank| Share::new(rank, size)).collect();
+                let parts: Vec<usize> = shares.iter().map(|share| share.parts(batch).len()).collect();
+                assert_eq!(parts.iter().sum::<usize>(), part_count(batch));
+                assert!(parts.iter().max().unwrap() - parts.iter().min().unwrap() <= 1, "{batch} of {size}");
+                let images: Vec<usize> = shares.iter().flat_map(|share| share.images(batch)).collect();
+                assert_eq!(images, (0..batch).collect::<Vec<_>>());
+            }
+        }
+        assert_eq!([64, 128, 1000].map(part_count), [8, 16, 16]);
     }
 
     #[test]
@@ -269,7 +376,7 @@ mod tests {
                 seen.lock().expect("no panic").push(rayon::current_num_threads());
                 Ok::<_, Error>(())
             };
-            in_parts(batch, work, Ok).expect("no error");
+            in_parts(batch, 0..part_count(batch), work, Ok).expect("no error");
             seen.into_inner().expect("no panic")
         };
         pool.install(|| {
@@ -280,7 +387,7 @@ mod tests {
                 nested.lock().expect("no panic").push(threads_in(16));
                 Ok::<_, Error>(())
             };
-            in_parts(24, work, Ok).expect("no error");
+            in_parts(24, 0..3, work, Ok).expect("no error");
             assert_eq!(
                 nested.into_inner().expect("no panic"),
                 [[1; 2]; 3],

@@ -50,6 +50,13 @@ pub fn use_threads(count: Option<NonZeroUsize>) -> Result<usize> {
     }
 }
 
+/// Threads for each of so many processes that compute at the same time on this machine: its share of the physical
+/// cores, or as many as the process may use. A launcher that binds its processes to cores has divided them already.
+pub fn share_of_cores(processes: usize) -> NonZeroUsize {
+    let share = num_cpus::get_physical() / processes.max(1);
+    NonZeroUsize::new(share.min(usable_cores())).unwrap_or(NonZeroUsize::MIN)
+}
+
 /// The physical cores, or as many as a container or an affinity mask leaves.
 fn usable_cores() -> usize {
     let usable = thread::available_parallelism().map_or(usize::MAX, NonZeroUsize::get);

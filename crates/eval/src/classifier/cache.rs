@@ -14,7 +14,7 @@ use super::network::Network;
 use super::{Classifier, ClassifierConfig, Progress, Training};
 
 /// Changes whenever the network or its training changes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The most images that a fingerprint reads, if they are not held in memory.
 const MOST: usize = 4096;
 

@@ -5,7 +5,7 @@ mod attention;
 pub(crate) mod buffer;
 mod conv;
 pub(crate) mod denormals;
-mod elementwise;
+pub(crate) mod elementwise;
 mod fir;
 mod host;
 mod linear;
