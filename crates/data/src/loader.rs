@@ -1,7 +1,9 @@
 //! Shuffled batches, prepared in advance by other threads.
 
 use std::{
+    fmt,
     num::NonZeroUsize,
+    ops::Range,
     sync::{
         Arc,
         mpsc::{Receiver, sync_channel},
@@ -38,6 +40,17 @@ pub struct Loader {
     batch_size: NonZeroUsize,
     prefetch: NonZeroUsize,
     threads: NonZeroUsize,
+    share: Share,
+}
+
+/// Which images of a batch are read.
+#[derive(Clone)]
+struct Share(Arc<dyn Fn(usize) -> Range<usize> + Send + Sync>);
+
+impl fmt::Debug for Share {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("Share")
+    }
 }
 
 /// A batch of images and their classes.
@@ -45,7 +58,7 @@ pub struct Loader {
 pub struct Batch {
     /// The indices of the images in the set, `[b]`. Empty if all images of the batch are in [`skipped`](Self::skipped).
     pub indices: Vec<usize>,
-    /// The pixels from 0 to 1, `[b, c, h, w]`.
+    /// The pixels from 0 to 1, `[b, c, h, w]`; those of images that are not read ([`Loader::share`]) are 0.
     pub images: Vec<f32>,
     /// The channels, height and width of each image: `[c, h, w]`.
     pub shape: [usize; 3],
@@ -75,6 +88,7 @@ struct Plan {
     /// As long as `order`; empty if nothing is random.
     chances: Arc<[Chance]>,
     batch_size: usize,
+    share: Share,
 }
 
 /// The threads that prepare batches in advance, in turn. They end when their receivers are dropped.
@@ -94,7 +108,17 @@ impl Loader {
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let threads = if images.is_held() { NonZeroUsize::MIN } else { cores };
         let prefetch = NonZeroUsize::new(PREFETCH).unwrap_or(NonZeroUsize::MIN);
-        Self { images, batch_size, prefetch, threads }
+        Self { images, batch_size, prefetch, threads, share: Share(Arc::new(|count| 0..count)) }
+    }
+
+    /// Reads only the images at these places of a batch of so many images, for a process that computes a part of each
+    /// batch. Order, classes and random choices stay those of the whole batch. A set with `on_bad_image = "skip"` is
+    /// read whole: the places depend on which images can be decoded.
+    pub fn share(mut self, places: impl Fn(usize) -> Range<usize> + Send + Sync + 'static) -> Self {
+        if !self.images.may_skip() {
+            self.share = Share(Arc::new(places));
+        }
+        self
     }
 
     /// The most batches that are ready or in preparation, which bounds the loader's memory. The default is 3.
@@ -134,7 +158,8 @@ impl Loader {
             true => order.iter().map(|_| chance()).collect(),
             false => Arc::default(),
         };
-        let plan = Plan { images: self.images.clone(), order, chances, batch_size: self.batch_size.get() };
+        let (images, batch_size, share) = (self.images.clone(), self.batch_size.get(), self.share.clone());
+        let plan = Plan { images, order, chances, batch_size, share };
         Batches { plan, prefetch: self.prefetch.get(), threads: self.threads.get(), next: 0, workers: None }
     }
 }
@@ -197,18 +222,19 @@ impl Plan {
     fn batch(&self, i: usize) -> Result<Batch, Error> {
         let start = i * self.batch_size;
         let places = start..self.order.len().min(start + self.batch_size);
-        let shape = self.images.shape();
+        let (shape, share) = (self.images.shape(), (self.share.0)(places.len()));
         let mut images = Vec::with_capacity(places.len() * shape.iter().product::<usize>());
         let (mut indices, mut labels, mut skipped) = (Vec::with_capacity(places.len()), Vec::new(), Vec::new());
         for place in places {
             let (index, chance) = (self.order[place], self.chances.get(place).copied().unwrap_or_default());
-            match self.images.append_unless_bad(index, chance, &mut images)? {
-                Some(bad) => skipped.push(bad),
-                None => {
-                    indices.push(index);
-                    labels.push(self.images.label(index));
-                }
+            if !share.contains(&(place - start)) {
+                images.resize(images.len() + shape.iter().product::<usize>(), 0.0);
+            } else if let Some(bad) = self.images.append_unless_bad(index, chance, &mut images)? {
+                skipped.push(bad);
+                continue;
             }
+            indices.push(index);
+            labels.push(self.images.label(index));
         }
         Ok(Batch { indices, images, shape, labels, skipped })
     }

@@ -31,6 +31,8 @@
 pub use candle_core as candle;
 #[cfg(feature = "train")]
 pub use kakusan_data as data;
+#[cfg(feature = "train")]
+pub use kakusan_distributed as distributed;
 #[cfg(feature = "eval")]
 pub use kakusan_eval as eval;
 #[cfg(feature = "hub")]

@@ -128,6 +128,10 @@ pub enum Error {
     #[cfg(feature = "train")]
     #[error(transparent)]
     Data(#[from] kakusan_data::Error),
+    /// The processes that train together cannot, or one of them ended.
+    #[cfg(feature = "train")]
+    #[error(transparent)]
+    Group(#[from] kakusan_distributed::Error),
     /// An error of the Hub.
     #[cfg(feature = "hub")]
     #[error(transparent)]
@@ -181,6 +185,8 @@ impl Error {
         match self {
             #[cfg(feature = "train")]
             Self::Config(_) => true,
+            #[cfg(feature = "train")]
+            Self::Group(kakusan_distributed::Error::Differ(_)) => true,
             Self::Unfit(_) | Self::RunExists { .. } | Self::NotARun { .. } => true,
             Self::RunInUse { .. } | Self::OtherConfig { .. } => true,
             Self::Model(kakusan_models::Error::Misfit { .. }) => true,

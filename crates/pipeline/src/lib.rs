@@ -4,7 +4,7 @@
 //!
 //! With the feature `train`, [`Training`] trains one from a [`RunConfig`] in a run folder, with checkpoints to resume
 //! from; [`Trainer`] is only its loop. Progress, plots and reports come from an observer, which receives the training's
-//! [`Event`]s.
+//! [`Event`]s. Several processes train one model as members of a `kakusan_distributed::Group`.
 //!
 //! Features, all off by default: `train`, `hub` (pipelines and data sets of the Hugging Face Hub), `parquet` (data sets
 //! in parquet files) and `cuda`.
@@ -53,8 +53,8 @@ pub use train::config_schema;
 #[cfg(feature = "train")]
 pub use train::{
     Averaged, Checkpointed, ConfigError, ConfigWarning, EpochSummary, Event, Existing, LossType, LrScheduler,
-    OptimizerName, Origin, Outcome, Record, RunConfig, RunView, SampleConfig, Step, TrainConfig, Trainer, Training,
-    Validated, WeightingScheme, read_metrics, recorded_config, run_config, run_source,
+    OptimizerName, Origin, Outcome, RankTime, RankTimes, Record, RunConfig, RunView, SampleConfig, Step, TrainConfig,
+    Trainer, Training, Validated, WeightingScheme, leader_first, read_metrics, recorded_config, run_config, run_source,
 };
 pub use warning::Warning;
 

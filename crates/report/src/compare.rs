@@ -228,6 +228,7 @@ mod tests {
                 validation_loss: None,
                 ema_validation_loss: None,
                 seconds: 0.0,
+                waited: None,
             };
             let records: Vec<Record> = (1..=steps).map(record).collect();
             let means = means(&records, 200);

@@ -171,6 +171,7 @@ mod tests {
             validation_loss: None,
             ema_validation_loss: None,
             seconds: 9.0,
+            waited: None,
         };
         let png = [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".as_slice(), &5u32.to_be_bytes(), &7u32.to_be_bytes()].concat();
         let events = [version(1.5), step_event(2.5, &record), picture_event(3.5, 300, &png)];

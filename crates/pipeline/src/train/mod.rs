@@ -13,6 +13,7 @@ mod objective;
 mod observer;
 mod optimizer;
 mod origin;
+mod ranks;
 mod resume;
 mod run_files;
 mod run_folder;
@@ -27,6 +28,7 @@ pub use checkpointed::Checkpointed;
 pub use config::{ConfigError, ConfigWarning, RunConfig, SampleConfig};
 pub use observer::{EpochSummary, Event, RunView};
 pub use origin::Origin;
+pub use ranks::{RankTime, RankTimes, leader_first};
 pub use run_folder::{Record, read_metrics};
 #[cfg(feature = "schema")]
 pub use schema::config_schema;

@@ -6,7 +6,7 @@ use std::path::Path;
 use kakusan_data::{BadImage, ImageSet, Loaded, SourceUsed};
 
 use crate::device::name;
-use crate::{DDPMPipeline, DeviceFallback, Error, Record, Result, RunConfig, Trainer, Validated};
+use crate::{DDPMPipeline, DeviceFallback, Error, RankTimes, Record, Result, RunConfig, Trainer, Validated};
 
 /// What happens in a [`Training`](crate::Training), in this order. The training waits for its observer: nothing changes
 /// until the call returns.
@@ -44,6 +44,8 @@ pub enum Event<'a> {
     },
     /// An epoch is over. Its checkpoint follows.
     Epoch(&'a EpochSummary),
+    /// How several processes that train together have spent the steps so far, after an epoch.
+    Ranks(&'a RankTimes),
     /// A checkpoint was written. [`RunView::is_at_epoch_end`] says whether it ends an epoch.
     Checkpoint {
         /// Its folder.

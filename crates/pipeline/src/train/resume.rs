@@ -9,7 +9,7 @@ use crate::layout::RUN_CONFIG_FILE;
 use crate::{Error, Event, Record, Registry, Result, RunConfig, Trainer};
 
 /// The location of the images may change: `data.json` identifies the images.
-const FREE: [&str; 2] = ["data.dir", "data.sources"];
+pub(crate) const FREE: [&str; 2] = ["data.dir", "data.sources"];
 /// The length of a training may change, unless its learning rates depend on it.
 const LENGTH: [&str; 2] = ["train.epochs", "train.max_steps"];
 /// If one of these changes, a training cannot continue from its checkpoint.
@@ -52,7 +52,7 @@ pub(crate) fn check_same(
 }
 
 /// A configuration's values by dotted keys.
-fn settings(config: &RunConfig) -> Result<BTreeMap<String, String>> {
+pub(crate) fn settings(config: &RunConfig) -> Result<BTreeMap<String, String>> {
     let unreadable = |e: toml::de::Error| Error::Unfit(format!("a configuration has no TOML form: {e}"));
     let tables: toml::Table = config.to_toml()?.parse().map_err(unreadable)?;
     let values = tables.iter().filter_map(|(table, values)| Some((table, values.as_table()?)));

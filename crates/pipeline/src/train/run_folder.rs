@@ -174,14 +174,17 @@ pub struct Record {
     pub ema_validation_loss: Option<f32>,
     /// Seconds of training so far: only the steps, without checkpoints, pictures and interruptions.
     pub seconds: f64,
+    /// Of these, the seconds in which this process exchanged gradients or waited for the other processes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waited: Option<f64>,
 }
 
 impl Record {
-    pub(crate) fn new(step: &Step, validated: Option<Validated>, seconds: f64) -> Self {
+    pub(crate) fn new(step: &Step, validated: Option<Validated>, seconds: f64, waited: Option<f64>) -> Self {
         let Step { step, epoch, loss, learning_rate: lr, grad_norm, ema_decay, .. } = *step;
         let validation_loss = validated.map(|validated| validated.loss);
         let ema_validation_loss = validated.and_then(|validated| validated.ema_loss);
-        Self { step, epoch, loss, lr, grad_norm, ema_decay, validation_loss, ema_validation_loss, seconds }
+        Self { step, epoch, loss, lr, grad_norm, ema_decay, validation_loss, ema_validation_loss, seconds, waited }
     }
 
     /// The loss on the images that the training does not see, if this step measured it.

@@ -1,22 +1,26 @@
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use kakusan_data::{BadImage, Batch, Batches, ImageSet, Loader};
+use kakusan_distributed::Alone;
 use kakusan_models::{Change, Dropout, Model, ModelConfig, Weights};
 use kakusan_ops::{Ema, EmaState, PreparedWeights};
 use kakusan_rng::Generator;
 use kakusan_scheduler::{Draw, Process};
 
 use self::beginning::Beginning;
+pub(crate) use self::together::ONLY_CPU;
 pub use self::validation::Validated;
 use super::averages;
 use super::checkpoint::{self, Batching, Keep, Progress};
 use super::lr_schedule::LrSchedule;
 use super::objective::Objective;
 use super::optimizer::Optimizer;
+use super::ranks::Ranks;
 use crate::{Error, Result, RunConfig, TrainConfig};
 
 /// The folders in a checkpoint, named as in diffusers' script: the weights, and their average.
@@ -75,6 +79,8 @@ pub struct Trainer {
     may_skip: bool,
     total_steps: usize,
     device: Device,
+    /// The processes that train together; alone by default.
+    ranks: Ranks,
 }
 
 /// The batches of one optimiser step that contain at least one image, with their numbers in the epoch.
@@ -173,6 +179,7 @@ impl Trainer {
             loader,
             train,
             device: device.clone(),
+            ranks: Ranks::new(Arc::new(Alone)),
         })
     }
 
@@ -310,7 +317,7 @@ impl Trainer {
         let step = (self.progress.epoch * self.loader.steps_per_epoch() + number) as u64;
         let (model, process, objective) = (self.model.as_ref(), &self.process, &self.objective);
         let _prepared = PreparedWeights::new(self.weights.iter().map(|(_, var)| var.as_tensor()));
-        kakusan_ops::gradients(count, &self.device, |part| -> Result<Tensor> {
+        let loss = |part: Range<usize>| -> Result<Tensor> {
             let of = |batch: &Tensor| batch.narrow(0, part.start, part.len());
             let (clean, noise, levels) = (of(&clean)?, of(&noise)?, &levels[part.clone()]);
             let noisy = process.add_noise(&clean, &noise, levels)?;
@@ -321,7 +328,14 @@ impl Trainer {
             let prediction = model.forward_train(&input, &of(&conditioning)?, labels.as_ref(), dropout)?;
             let loss = objective.loss(&prediction, &target, levels)?;
             Ok((loss * (part.len() as f64 / images as f64))?)
-        })
+        };
+        match self.ranks.group().size() {
+            1 => kakusan_ops::gradients(count, &self.device, loss),
+            _ => {
+                let own = kakusan_ops::gradients_of_share(count, self.ranks.share(), loss)?;
+                self.ranks.sum(count, own, &self.weights.vars())
+            }
+        }
     }
 
     /// Pixels from 0 to 1, or latents, as the images that are noised: `[count, c, h, w]`.
@@ -533,4 +547,5 @@ pub(crate) fn check_classes(config: &RunConfig, images: &ImageSet) -> Result<()>
 
 mod beginning;
 mod tests;
+mod together;
 mod validation;

@@ -6,17 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use kakusan_data::{ImageSet, Loaded, SourceUsed};
+use kakusan_distributed::{Alone, Group, agree};
 #[cfg(feature = "hub")]
 use kakusan_hub::Hub;
 use serde::{Deserialize, Serialize};
 
 use super::observer::{EpochSummary, Event, RunView};
+use super::ranks::{leader_first, tell};
 use super::run_folder::{CHECKPOINTS, Metrics, RunFolder};
-use super::trainer::check_classes;
+use super::trainer::{ONLY_CPU, check_classes};
 use super::{averages, checkpoint, resume};
 use crate::files::read_text;
 use crate::layout::RUN_CONFIG_FILE;
-use crate::{DDPMPipeline, DeviceChoice, Error, Opened, Origin, Record, Registry, Result, RunConfig, Trainer};
+use crate::{DDPMPipeline, DeviceChoice, Error, Opened, Origin, Record, Registry, Result, RunConfig, Step, Trainer};
 
 /// A training from a configuration to a saved pipeline, in a run folder: it loads the images, writes `metrics.jsonl`
 /// and checkpoints, and saves the pipeline in diffusers' layout. An observer can draw, log and report during the
@@ -58,6 +60,7 @@ pub struct Training<'a> {
     #[cfg(feature = "hub")]
     hub: Option<&'a Hub>,
     stop: Option<&'a AtomicBool>,
+    group: Arc<dyn Group>,
 }
 
 impl fmt::Debug for Training<'_> {
@@ -83,6 +86,7 @@ impl<'a> Training<'a> {
             #[cfg(feature = "hub")]
             hub: None,
             stop: None,
+            group: Arc::new(Alone),
         }
     }
 
@@ -143,29 +147,58 @@ impl<'a> Training<'a> {
         self
     }
 
+    /// Trains together with the other members of `group`, each of which runs the same training: the result is that of
+    /// one process, byte for byte. Rank 0 alone writes and observes; a run that is resumed must be in a folder that all
+    /// can read. The members compare their configurations, images and states, and refuse differences.
+    ///
+    /// If one fails, or is lost, all others end with [`Error::Group`], which says why.
+    pub fn group(mut self, group: Arc<dyn Group>) -> Self {
+        self.group = group;
+        self
+    }
+
     /// Runs the training. `observe` receives each [`Event`]; if it returns an error, the training ends.
     ///
     /// # Errors
     /// When the folder exists already or cannot be written, the pretrained model or the data does not fit, the
     /// loss diverges, or there is no checkpoint to resume from. Everything saved before the error is kept.
-    pub fn run(mut self, observe: &mut dyn FnMut(&Event) -> Result<()>) -> Result<Outcome> {
+    pub fn run(self, observe: &mut dyn FnMut(&Event) -> Result<()>) -> Result<Outcome> {
+        let group = self.group.clone();
+        let outcome = match group.leads() {
+            true => self.run_as_member(observe),
+            false => self.run_as_member(&mut |_| Ok(())),
+        };
+        let outcome = outcome.and_then(|outcome| group.barrier().map(|()| outcome).map_err(Error::from));
+        outcome.inspect_err(|error| tell(&*group, error))
+    }
+
+    fn run_as_member(mut self, observe: &mut dyn FnMut(&Event) -> Result<()>) -> Result<Outcome> {
+        let group = self.group.clone();
         let resume = matches!(self.existing, Existing::Resume { .. });
         let mut changes = vec![];
-        match self.existing {
-            Existing::Resume { allow_changes, .. } => {
-                let folder = RunFolder::open(&self.out)?;
-                changes = resume::check_same(&folder, &self.config, allow_changes, self.registry)?;
+        leader_first(&*group, || {
+            match self.existing {
+                Existing::Resume { allow_changes, .. } => {
+                    let folder = RunFolder::open(&self.out)?;
+                    changes = resume::check_same(&folder, &self.config, allow_changes, self.registry)?;
+                }
+                fresh if group.leads() => RunFolder::check(&self.out, fresh == Existing::Overwrite)?,
+                _ => {}
             }
-            fresh => RunFolder::check(&self.out, fresh == Existing::Overwrite)?,
-        }
-        self.open_pretrained(resume)?;
+            self.open_pretrained(resume)
+        })?;
         let config_toml = self.config.to_toml()?;
-        let Opened { device, fallback } = self.device.open()?;
+        let device = match (self.device, group.size()) {
+            (device, 1) => device,
+            (DeviceChoice::Cuda(_), _) => return Err(Error::Unfit(ONLY_CPU.into())),
+            _ => DeviceChoice::Cpu,
+        };
+        let Opened { device, fallback } = device.open()?;
         if let Some(fallback) = &fallback {
             observe(&Event::DeviceFallback(fallback))?;
         }
         let recorded = if resume { read_data_record(&self.out)? } else { None };
-        let loaded = self.load(recorded.as_ref())?;
+        let loaded = leader_first(&*group, || self.load(recorded.as_ref()))?;
         observe(&Event::Data(&loaded))?;
         if let (Some(_), Some(reason)) = (self.config.model.num_classes(), &loaded.unlabelled) {
             let reason = format!("the model needs classes, but the images have none: {reason}");
@@ -193,9 +226,15 @@ impl<'a> Training<'a> {
         if !changes.is_empty() {
             observe(&Event::Changes(&changes))?;
         }
-        let mut trainer = Trainer::new(&self.config, loaded.images, &device)?;
+        if group.size() > 1 {
+            agree(&*group, &follow::facts(&self.config, &data, &loaded)?)?;
+        }
+        let mut trainer = Trainer::new(&self.config, loaded.images, &device)?.with_group(group.clone())?;
         if let Some(held_out) = &loaded.validation {
             check_classes(&self.config, held_out)?;
+        }
+        if !group.leads() {
+            return self.follow(trainer);
         }
 
         let folder = if resume {
@@ -215,6 +254,8 @@ impl<'a> Training<'a> {
         if resume {
             folder.write(RUN_CONFIG_FILE, config_toml.as_bytes())?; // it may have more steps now
         }
+        follow::lead_to(&*group, trainer.steps_done())?;
+        trainer.check_same_state()?;
         let run = Run { config: &self.config, config_toml: &config_toml, folder: &folder, source: &data.source };
         observe(&Event::Begin(&run.view(&trainer, &records)))?;
         let outcome =
@@ -292,6 +333,7 @@ impl<'a> Training<'a> {
         observe: &mut dyn FnMut(&Event) -> Result<()>,
     ) -> Result<Outcome> {
         let mut seconds = records.last().map_or(0.0, |record| record.seconds);
+        let waited_before = records.last().and_then(|record| record.waited).unwrap_or(0.0);
         let mut saved_at = trainer.steps_done();
         let checkpoints = run.folder.checkpoints();
         let mut checkpoint = |trainer: &Trainer,
@@ -301,6 +343,7 @@ impl<'a> Training<'a> {
             if trainer.steps_done() == saved_at {
                 return Ok(());
             }
+            trainer.check_same_state()?;
             metrics.sync()?; // the log must not lag behind the checkpoint
             let of_step = records.last().filter(|record| record.step == trainer.steps_done());
             let loss = match (held_out, of_step.and_then(Record::validated)) {
@@ -313,7 +356,7 @@ impl<'a> Training<'a> {
             saved_at = trainer.steps_done();
             observe(&Event::Checkpoint { dir: &dir, run: &run.view(trainer, records) })
         };
-        while !self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+        while !trainer.meet(self.is_asked_to_stop())? {
             let begin = Instant::now();
             let step = trainer.step().map_err(|e| resume::with_last_checkpoint(e, &checkpoints))?;
             seconds += begin.elapsed().as_secs_f64(); // of the steps only, without observers and checkpoints
@@ -322,27 +365,40 @@ impl<'a> Training<'a> {
                 checkpoint(trainer, metrics, records, observe)?;
                 return Ok(Outcome::Finished);
             };
-            let is_due = self.config.train.checkpoint_every.is_some_and(|every| step.step.is_multiple_of(every));
-            let validates = held_out.filter(|_| step.ends_epoch || is_due);
+            let is_saved = self.is_saved(&step);
+            let validates = held_out.filter(|_| is_saved);
             let validated = validates.map(|images| trainer.validate(images)).transpose()?;
-            let record = Record::new(&step, validated, seconds);
+            let waited = (trainer.ranks() > 1).then(|| waited_before + trainer.seconds_waited());
+            let record = Record::new(&step, validated, seconds, waited);
             metrics.append(&record)?;
             observe(&Event::Step { record: &record, images: step.images, skipped: &step.skipped })?;
             records.push(record);
             if step.ends_epoch {
                 observe(&Event::Epoch(&EpochSummary::last(records, trainer)))?;
+                if trainer.ranks() > 1 {
+                    observe(&Event::Ranks(trainer.rank_times()))?;
+                }
             }
             // before the checkpoint: a training that resumes from it does not write them again
             if averages::is_due(&self.config.train, step.step, trainer.total_steps()) {
                 averages::write_snapshots(run.folder.dir(), &self.config.train, trainer)
                     .map_err(|e| resume::with_last_checkpoint(e, &checkpoints))?;
             }
-            if step.ends_epoch || is_due {
+            if is_saved {
                 checkpoint(trainer, metrics, records, observe)?;
             }
         }
         checkpoint(trainer, metrics, records, observe)?;
         Ok(Outcome::Interrupted)
+    }
+
+    fn is_asked_to_stop(&self) -> bool {
+        self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
+    }
+
+    /// Whether a checkpoint follows the step.
+    fn is_saved(&self, step: &Step) -> bool {
+        step.ends_epoch || self.config.train.checkpoint_every.is_some_and(|every| step.step.is_multiple_of(every))
     }
 }
 
@@ -479,3 +535,5 @@ fn mean_of_last(records: &[Record]) -> f64 {
     let last = &records[records.len().saturating_sub(STEPS)..];
     last.iter().map(|record| f64::from(record.loss)).sum::<f64>() / last.len().max(1) as f64
 }
+
+mod follow;

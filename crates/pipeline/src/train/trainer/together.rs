@@ -1,0 +1,128 @@
+//! A trainer as one of several processes that train one model.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+use kakusan_distributed::{Group, agree};
+use sha2::{Digest, Sha256};
+
+use super::Trainer;
+use crate::train::ranks::{RankTimes, Ranks};
+use crate::{Error, Result};
+
+impl Trainer {
+    /// Trains together with the other members of `group`: each computes some parts of every batch, and reads only their
+    /// images. All must have the same configuration, images and state, and call [`step`](Self::step) as often. Each
+    /// then has, after every step, bit for bit the weights that one process would have.
+    ///
+    /// A batch has a part for 8 images, and 16 at most; further members have nothing to do.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use candle_core::Device;
+    /// use kakusan_data::draw_digits;
+    /// use kakusan_distributed::Threads;
+    /// use kakusan_pipeline::{Registry, Result, RunConfig, Trainer};
+    ///
+    /// let train = |member: Threads| -> Result<f32> {
+    ///     let text = r#"
+    ///         model = { _class_name = "BasicUNet" }
+    ///         scheduler = { _class_name = "LinearMixScheduler" }
+    ///         train = { epochs = 1, batch_size = 16 }
+    ///     "#;
+    ///     let config = RunConfig::parse(text, "example", &[], &Registry::default())?;
+    ///     let images = draw_digits(&[1], 16, 0)?;
+    ///     let mut trainer = Trainer::new(&config, images.into(), &Device::Cpu)?.with_group(Arc::new(member))?;
+    ///     Ok(trainer.step()?.map_or(0.0, |step| step.loss))
+    /// };
+    /// let losses: Vec<f32> = std::thread::scope(|scope| {
+    ///     let threads: Vec<_> =
+    ///         Threads::group(2).into_iter().map(|member| scope.spawn(move || train(member).unwrap())).collect();
+    ///     threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    /// });
+    /// assert_eq!(losses[0], losses[1]);
+    /// ```
+    ///
+    /// # Errors
+    /// When the trainer is not on the CPU.
+    pub fn with_group(mut self, group: Arc<dyn Group>) -> Result<Self> {
+        if group.size() > 1 && !self.device.is_cpu() {
+            return Err(Error::Unfit(ONLY_CPU.to_owned()));
+        }
+        self.ranks = Ranks::new(group);
+        let share = self.ranks.share();
+        self.loader = self.loader.share(move |count| share.images(count));
+        Ok(self)
+    }
+
+    /// How many processes train together.
+    pub fn ranks(&self) -> usize {
+        self.ranks.group().size()
+    }
+
+    /// How the processes have spent the steps so far, as they told each other before the last one.
+    pub fn rank_times(&self) -> &RankTimes {
+        self.ranks.times()
+    }
+
+    /// Seconds in which this process exchanged gradients or waited for the others, in the steps that it has done.
+    pub fn seconds_waited(&self) -> f64 {
+        self.ranks.seconds_waited()
+    }
+
+    /// Waits until all processes are ready for the next step, and returns whether one of them asks to `stop`: all stop
+    /// after the same step. A process alone is ready.
+    ///
+    /// # Errors
+    /// When another process failed or is lost.
+    pub fn meet(&mut self, stop: bool) -> Result<bool> {
+        self.ranks.meet(stop)
+    }
+
+    /// Compares the states of all processes: weights, averages, optimiser, random numbers. They can differ only if a
+    /// processor or memory is faulty, or computes otherwise than the others'.
+    ///
+    /// # Errors
+    /// When they differ, and when another process failed or is lost.
+    pub(crate) fn check_same_state(&self) -> Result<()> {
+        if self.ranks() == 1 {
+            return Ok(());
+        }
+        let what = format!("the state after step {}", self.progress.step);
+        Ok(agree(&**self.ranks.group(), &[(what, self.digest()?)].into())?)
+    }
+
+    /// The SHA-256 of everything on which the next steps depend.
+    fn digest(&self) -> Result<String> {
+        let mut digest = Sha256::new();
+        let progress = &self.progress;
+        digest.update(format!("{} {} {} {}", progress.step, progress.epoch, progress.batch, progress.epoch_began));
+        digest.update(progress.rng.state());
+        digest.update(progress.epoch_rng.state());
+        for (_, var) in self.weights.iter() {
+            update(&mut digest, var)?;
+        }
+        for i in 0..self.averages.len() {
+            self.average(i)?.trained().try_for_each(|(_, var)| update(&mut digest, var))?;
+        }
+        let state = self.optimizer.state(&self.weights)?;
+        let mut state: Vec<_> = state.iter().collect();
+        state.sort_by_key(|(name, _)| *name);
+        state.into_iter().try_for_each(|(_, tensor)| update(&mut digest, tensor))?;
+        Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+/// Why several processes cannot train on another device.
+pub(crate) const ONLY_CPU: &str =
+    "several processes train together on CPUs only, for now: start them with --device cpu, or one process alone";
+
+fn update(digest: &mut Sha256, tensor: &Tensor) -> Result<()> {
+    let flat = tensor.flatten_all()?;
+    match flat.dtype() {
+        DType::F32 => digest.update(bytemuck::cast_slice(&flat.to_vec1::<f32>()?)),
+        _ => digest.update(bytemuck::cast_slice(&flat.to_dtype(DType::F64)?.to_vec1::<f64>()?)),
+    }
+    Ok(())
+}
