@@ -28,6 +28,7 @@ const STEPS: &[Step] = &[
     Step { name: "clippy", about: "no warning of the compiler or clippy", run: clippy },
     Step { name: "doc", about: "no warning of rustdoc", run: doc },
     Step { name: "test", about: "all tests", run: test },
+    Step { name: "mpi", about: "trainings under mpirun, where MPI and libclang are installed", run: mpi },
     Step { name: "mnist", about: "the tests on all of MNIST, where its files are", run: mnist },
     Step { name: "vectors", about: "the kernels' tests with narrower vectors than this machine's", run: vectors },
     Step { name: "book", about: "the book can be built (mdBook)", run: book },
@@ -100,6 +101,31 @@ fn test() -> Result<Outcome> {
 fn in_memory(command: &mut Command) -> &mut Command {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { command.env("TMPDIR", memory) } else { command }
+}
+
+/// Trains with several processes under `mpirun`. `--workspace` keeps the features of the other steps, so that little more
+/// than the command is built again.
+fn mpi() -> Result<Outcome> {
+    for (command, packages) in [("mpirun", "openmpi-bin"), ("mpicc", "libopenmpi-dev")] {
+        if !answers(Command::new(command).arg("--version")) {
+            return Ok(Outcome::Skipped(format!("there is no {command} (on Debian: {packages})")));
+        }
+    }
+    if !has_libclang() {
+        return Ok(Outcome::Skipped("there is no libclang, which the crate mpi needs (libclang-dev)".to_owned()));
+    }
+    pass(in_memory(&mut cargo(["test", "--locked", "--workspace", "--features", "kakusan-cli/mpi", "--test", "mpi"])))
+}
+
+/// Whether libclang is where bindgen finds it.
+fn has_libclang() -> bool {
+    let is_it = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libclang"));
+    let holds = |dir: PathBuf| dir.read_dir().into_iter().flatten().flatten().any(|entry| is_it(&entry.path()));
+    let llvm = Path::new("/usr/lib").read_dir().into_iter().flatten().flatten();
+    let llvm =
+        llvm.filter(|entry| entry.file_name().to_string_lossy().starts_with("llvm-")).map(|e| e.path().join("lib"));
+    let named = std::env::var_os("LIBCLANG_PATH").map(PathBuf::from);
+    named.into_iter().chain(llvm).chain(["/usr/lib", "/usr/lib64", "/usr/local/lib"].map(PathBuf::from)).any(holds)
 }
 
 /// The tests on all of MNIST: its own files and those of the Hub, from the folders that `KAKUSAN_MNIST_DIR` and

@@ -51,6 +51,11 @@ pub(crate) fn show(error: &Error) -> ExitCode {
     {
         warn(&format!("Resume it with: {} train --resume {}", program(), quote_path(dir)));
     }
+    code(error)
+}
+
+/// The exit code of an error.
+pub(crate) fn code(error: &Error) -> ExitCode {
     ExitCode::from(if error.is_usage() { 2 } else { 1 })
 }
 

@@ -1,7 +1,7 @@
 use std::num::NonZeroUsize;
 
 use clap::Args;
-use kakusan::ops::{Vectors, limit_vectors, use_threads};
+use kakusan::ops::{Vectors, limit_vectors, share_of_cores, use_threads};
 use kakusan::pipeline::{Error, Result};
 
 use crate::number::whole;
@@ -21,13 +21,18 @@ pub(crate) struct MachineArgs {
 impl MachineArgs {
     /// Sets the threads and vector instructions of the whole process. Call it before any computation.
     pub(crate) fn apply(&self) -> Result<()> {
+        self.apply_to_one_of(1)
+    }
+
+    /// The same for one of so many processes on this machine: by default each takes its share of the cores.
+    pub(crate) fn apply_to_one_of(&self, processes: usize) -> Result<()> {
         let unfit = |error: kakusan::candle::Error| Error::Unfit(Error::from(error).to_string()); // without backtrace
         if let Some(vectors) = self.vectors {
             limit_vectors(vectors).map_err(unfit)?;
         }
         let threads = match self.threads {
             Some(threads) => NonZeroUsize::new(threads),
-            None => threads_of_environment()?,
+            None => threads_of_environment()?.or((processes > 1).then(|| share_of_cores(processes))),
         };
         use_threads(threads).map_err(unfit)?;
         Ok(())

@@ -21,6 +21,7 @@ mod preview;
 mod program;
 mod progress;
 mod push;
+mod ranks;
 mod report;
 mod sample;
 mod sampling;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kakusan::data::{BadImage, ImageSet, SourceKind};
 use kakusan::hub::{Hub, HubConfig};
+use kakusan::ops::part_count;
 use kakusan::pipeline::{Event, Result, RunView};
 use kakusan::report::{Notice, thousands};
 
@@ -65,6 +66,7 @@ impl Progress {
                     self.say(&format!("Resuming after step {done}."));
                 }
                 self.say(&format!("Run: {}, {total} steps, {each} per epoch.", run.dir.display()));
+                self.show_ranks(run);
                 self.epochs = run.trainer.total_epochs();
                 if std::io::stderr().is_terminal() {
                     self.bar = Some(bar(done, total));
@@ -102,6 +104,14 @@ impl Progress {
                     epoch.epoch, self.epochs, epoch.mean_loss, epoch.seconds, epoch.images_per_second
                 ));
             }
+            Event::Ranks(times) => {
+                let waiting = 100.0 * times.waiting();
+                self.say(&format!("Ranks: {waiting:.0} % of their time was spent exchanging gradients and waiting."));
+                if let Some((rank, factor)) = times.slow() {
+                    let line = format!("Ranks: rank {rank} is slow, it takes {factor:.1} times as long for an image.");
+                    self.say(&line);
+                }
+            }
             _ => {}
         }
     }
@@ -124,6 +134,22 @@ impl Progress {
             let (frozen, all) = (thousands(all - trained), thousands(all));
             self.say(&format!("Frozen: {} ({frozen} of {all} parameters).", freeze.join(", ")));
         }
+    }
+
+    /// How many processes train, and what each has to do.
+    fn show_ranks(&self, run: &RunView) {
+        let ranks = run.trainer.ranks();
+        if ranks == 1 {
+            return;
+        }
+        let batch = run.config.train.batch_size.min(run.trainer.images_per_epoch());
+        let parts = part_count(batch);
+        let each = match (parts / ranks, parts % ranks) {
+            (0, _) => format!("{} of the ranks have nothing to do", ranks - parts),
+            (each, 0) => format!("each rank computes {each}"),
+            (each, _) => format!("each rank computes {each} or {}", each + 1),
+        };
+        self.say(&format!("Ranks: {ranks}. A batch of {batch} images has {parts} parts: {each}."));
     }
 
     /// Prints a notice of the report.

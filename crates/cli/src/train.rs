@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use kakusan::data::{DataConfig, DatasetName, SourceKind};
+use kakusan::distributed::{Error as GroupError, Group};
+use kakusan::hub::{Hub, HubConfig};
 use kakusan::pipeline::{
-    DeviceChoice, Error, Event, Existing, Outcome, Registry, Result, RunConfig, Training, run_config,
+    DeviceChoice, Error, Event, Existing, Outcome, Registry, Result, RunConfig, Training, leader_first, run_config,
 };
 use kakusan::report::{Report, quote_path};
 
@@ -16,6 +18,7 @@ use crate::machine::MachineArgs;
 use crate::number::whole;
 use crate::program::program;
 use crate::progress::Progress;
+use crate::ranks;
 use crate::terminal::{say, warn};
 
 const SETTINGS: &str = "\
@@ -87,7 +90,21 @@ pub(crate) struct TrainArgs {
 }
 
 pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
-    args.machine.apply()?;
+    let launch = ranks::launch()?;
+    args.machine.apply_to_one_of(launch.as_ref().map_or(1, |launch| launch.local_size))?;
+    let group = ranks::join(launch)?;
+    match ranks::check_same_program(&*group).and_then(|()| train_in(&group, args)) {
+        Err(error) if !group.leads() => Ok(ranks::end_quietly(&*group, &error)),
+        Err(error) => {
+            group.abort(0, &error.to_string());
+            Err(error)
+        }
+        done => done,
+    }
+}
+
+/// Trains as a member of the group. Rank 0 alone prints, and returns no error that it has shown.
+fn train_in(group: &Arc<dyn Group>, args: TrainArgs) -> Result<ExitCode> {
     let registry = Registry::default();
     let mut overrides = args.set;
     overrides.extend(args.seed.map(|seed| format!("train.seed={seed}")));
@@ -99,19 +116,19 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
         None => args.config.as_ref().and_then(|file| Some(PathBuf::from("runs").join(file.file_stem()?))),
     };
     let out = named.ok_or_else(|| Error::Unfit("name the run's folder: --resume DIR, or --out DIR".into()))?;
-    let hub = crate::progress::hub()?;
-    let mut config = match &args.config {
-        Some(file) => RunConfig::load_with_hub(file, &overrides, &registry, &hub)?,
-        None => run_config(&out, &overrides, &registry)?,
-    };
+    let hub = if group.leads() { crate::progress::hub()? } else { Hub::new(HubConfig::from_env()?) };
+    let mut config = leader_first(&**group, || match &args.config {
+        Some(file) => RunConfig::load_with_hub(file, &overrides, &registry, &hub),
+        None => run_config(&out, &overrides, &registry),
+    })?;
     if let Some(dir) = args.data {
         // if the named folder cannot be used, the training fails: there is no fallback
         let data = config.data.get_or_insert_with(|| DataConfig::new(DatasetName::Folder));
         data.dir = Some(std::path::absolute(&dir).unwrap_or(dir)); // the run may be resumed elsewhere
         data.sources = vec![SourceKind::Dir];
     }
-    for warning in config.warnings() {
-        warn(&format!("warning: {warning}"));
+    if group.leads() {
+        config.warnings().iter().for_each(|warning| warn(&format!("warning: {warning}")));
     }
     let existing = match (args.resume.is_some(), args.overwrite) {
         (true, _) => Existing::Resume { allow_changes: args.allow_changes, checkpoint: args.checkpoint },
@@ -120,10 +137,18 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
     };
 
     let (stop, in_steps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    stop_on_ctrl_c(stop.clone(), in_steps.clone());
+    stop_on_ctrl_c(stop.clone(), in_steps.clone(), group.leads());
     let program = program();
     let learning_rate = config.train.learning_rate;
     let training = Training::new(config, &out, &registry).existing(existing).device(args.device).hub(&hub).stop(&stop);
+    let training = training.group(group.clone());
+    if !group.leads() {
+        in_steps.store(true, Ordering::Relaxed); // rank 0 decides when there is something to save
+        return Ok(match training.run(&mut |_| Ok(()))? {
+            Outcome::Finished => ExitCode::SUCCESS,
+            Outcome::Interrupted => ExitCode::from(130),
+        });
+    }
     let (mut progress, mut report) = (Progress::default(), Report::new(&program));
     let mut evaluation = EvalDuringTraining::new(&hub, &stop);
     let (mut done, mut all) = (0, 0);
@@ -162,6 +187,13 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
             warn(&format!("Everything that was saved before is intact. Once this is fixed, resume with: {resume}"));
             Ok(code)
         }
+        Err(e @ Error::Group(GroupError::Failed { .. } | GroupError::Lost { .. }))
+            if out.join("config.toml").is_file() =>
+        {
+            let code = failure::show(&e);
+            warn(&format!("Everything that was saved is intact. Resume with {resume}, by any number of processes."));
+            Ok(code)
+        }
         Err(
             e @ (Error::Diverged { last_checkpoint: Some(_), .. } | Error::Unsound { last_checkpoint: Some(_), .. }),
         ) => {
@@ -176,12 +208,14 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
 
 /// During training steps, the first Ctrl-C (or SIGTERM) asks the training to save and stop. The second one, or one at a
 /// time when there is nothing to save, ends the process immediately.
-fn stop_on_ctrl_c(stop: Arc<AtomicBool>, in_steps: Arc<AtomicBool>) {
+fn stop_on_ctrl_c(stop: Arc<AtomicBool>, in_steps: Arc<AtomicBool>, leads: bool) {
     let handler = move || {
         if stop.swap(true, Ordering::Relaxed) || !in_steps.load(Ordering::Relaxed) {
             std::process::exit(130);
         }
-        warn("\nStopping after this step; press Ctrl-C again to quit without saving.");
+        if leads {
+            warn("\nStopping after this step; press Ctrl-C again to quit without saving.");
+        }
     };
     if let Err(e) = ctrlc::set_handler(handler) {
         warn(&format!("warning: Ctrl-C will not save: {e}"));
