@@ -34,6 +34,15 @@ fn load() {
     pipeline.save_pretrained(&place.path("runs/digits")).unwrap();
     let seconds = std::env::var("KAKUSAN_LOAD_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
 
+    // seconds of a processor: what other programs do at the same time changes them little
+    let cpu = |stat: &str, fields: [usize; 2]| -> f64 {
+        let text = fs::read_to_string(stat).unwrap_or_default();
+        let fields =
+            fields.map(|field| text.split(' ').nth(field).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0));
+        (fields[0] + fields[1]) / 100.0
+    };
+    let of_children = || cpu("/proc/self/stat", [15, 16]);
+
     // the command, at the largest batch of the server
     let sample = |images: u64| {
         let seeds = format!("0..{}", images - 1);
@@ -43,7 +52,9 @@ fn load() {
         began.elapsed().as_secs_f64()
     };
     let speed = || 10.0 * 64.0 / sample(64); // images of so many steps in a second
-    let before = speed();
+    let (before, idle) = (speed(), of_children());
+    sample(64);
+    let cpu_of_command = (of_children() - idle) / (10.0 * 64.0);
 
     let serving = Serving::start(&place, &["--port", "0"]);
     let (client, id) = (serving.client, serving.child.id());
@@ -84,13 +95,17 @@ fn load() {
     });
     let took = began.elapsed().as_secs_f64();
     let (drawn, refused) = (drawn.into_inner(), refused.into_inner());
+    let cpu_of_server = cpu(&format!("/proc/{id}/stat"), [13, 14]) / (drawn as u64 * IMAGES) as f64;
     let (peak, of_server) = (memory("VmHWM:"), (drawn as u64 * IMAGES) as f64 / took);
     assert_eq!(serving.terminate(), Some(0));
     let of_command = (before + speed()) / 2.0;
     println!(
         "{drawn} requests drawn and {refused} refused in {took:.0} s; {of_server:.1} images/s, the command \
-         {of_command:.1} ({:.2}); memory after each tenth {:?} MiB, at most {peak} MiB",
+         {of_command:.1} ({:.2}); {:.1} ms of a processor for an image, the command {:.1}; memory after each tenth \
+         {:?} MiB, at most {peak} MiB",
         of_server / of_command,
+        1000.0 * cpu_of_server,
+        1000.0 * cpu_of_command,
         sizes.chunks(sizes.len().div_ceil(10).max(1)).filter_map(<[u64]>::last).collect::<Vec<_>>()
     );
     assert!(drawn >= REQUESTS && of_server > 0.9 * of_command);

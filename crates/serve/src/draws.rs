@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::draw::{Draw, Stage};
 use crate::plan::Plan;
@@ -12,6 +13,9 @@ use crate::settings::Limits;
 
 /// What clients are told when the server stops.
 pub(crate) const STOPPING: &str = "the server is stopping: try again when it is back";
+
+/// How long a batch waits for more requests while others wait already.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// The draws of a server.
 #[derive(Debug)]
@@ -80,6 +84,11 @@ impl Draws {
     /// The next draws, which agree in their settings; waits for one. `None` when the server stops.
     pub(crate) fn next(&self) -> Option<Vec<Arc<Draw>>> {
         let mut inner = self.lock();
+        if !inner.waiting.is_empty() {
+            // a batch has just ended: clients that were answered may ask again, and share the next one
+            let gathered = self.wake.wait_timeout_while(inner, GATHER, |inner| !inner.closed);
+            inner = gathered.unwrap_or_else(PoisonError::into_inner).0;
+        }
         let first = loop {
             if inner.closed {
                 return None;
