@@ -16,18 +16,9 @@ import diffusers
 import numpy as np
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler, RePaintScheduler, UNet2DModel
+from networks.tiny_unet import tiny_unet
 from safetensors.torch import save_file
 
-MODEL = {
-    "sample_size": 8,
-    "in_channels": 1,
-    "out_channels": 1,
-    "layers_per_block": 1,
-    "block_out_channels": [4, 8],
-    "norm_num_groups": 4,
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-}
 SHAPE = (2, 1, 8, 8)
 CASES = [
     {"class": "DDPMScheduler", "config": {}, "steps": 12, "strength": 0.5},
@@ -50,7 +41,7 @@ CASES = [
 SLERPS = [[90, 0.5], [60, 0.0], [60, 0.3], [120, 0.75], [179, 0.5], [1, 0.4], [60, 1.0]]
 
 torch.manual_seed(0)
-model = UNet2DModel(**MODEL).eval()
+model = UNet2DModel(**tiny_unet(1)).eval()
 picture = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(7)) * 2 - 1
 mask = torch.zeros(1, 1, 8, 8)
 mask[..., 4:] = 1

@@ -14,6 +14,7 @@ import diffusers
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from networks.tiny_unet import tiny_unet
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader
@@ -25,18 +26,7 @@ BATCH_SIZE, EPOCHS, SEED = 4, 2, 3
 def save_pretrained():
     """A network that has taken a few steps, so that no tensor is as it was initialised."""
     torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        layers_per_block=1,
-        block_out_channels=(4, 8),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=2,
-        attention_head_dim=4,
-        num_class_embeds=2,
-    )
+    unet = UNet2DModel(**tiny_unet(1, norm_num_groups=2, attention_head_dim=4, num_class_embeds=2))
     optimizer = torch.optim.Adam(unet.parameters(), lr=1e-3)
     for _ in range(20):
         images = torch.randn(8, 1, 8, 8)

@@ -16,20 +16,12 @@ from pathlib import Path
 import diffusers
 import torch
 from diffusers.guiders.guider_utils import rescale_noise_cfg
+from networks.tiny_unet import tiny_unet
 from safetensors.torch import save_file
 
 BATCH, SIZE = 2, 8
 COLOUR = [26, 230, 128]
-UNET = {
-    "sample_size": SIZE,
-    "in_channels": 3,
-    "out_channels": 3,
-    "layers_per_block": 1,
-    "block_out_channels": [4, 8],
-    "norm_num_groups": 4,
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-}
+UNET = tiny_unet(3)
 
 
 def colour_loss(images):
