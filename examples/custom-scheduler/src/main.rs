@@ -20,7 +20,7 @@ const CONFIG: &str = r#"
     _class_name = "CosineMixScheduler"
     exponent = 1.5
     [train]
-    epochs = 3
+    epochs = 10
 "#;
 
 fn main() -> Result<()> {
@@ -34,7 +34,7 @@ fn main() -> Result<()> {
     let pixels = images.flatten_all()?.to_vec1::<f32>()?;
     let picture = pictures::grid(pictures::Images { pixels: &pixels, channels, height, width }, 8, 3, &[])?;
     write_whole(&dir.join("samples.png"), &picture)?;
-    println!("{} has a pipeline with a {:?} and 64 samples", dir.display(), again.scheduler());
+    println!("{}: a pipeline with a {}, and samples.png", dir.display(), again.scheduler().class_name());
     Ok(())
 }
 

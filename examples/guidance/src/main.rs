@@ -48,13 +48,9 @@ fn draw(pipeline: &DDPMPipeline, strength: f64, count: usize, steps: usize) -> R
 
 #[test]
 fn guided_images_are_more_symmetric() {
-    use kakusan::models::{ModelConfig, UNet2DConfig, Weights};
+    use kakusan::models::{BasicUNetConfig, ModelConfig, Weights};
 
-    let config = r#"{"sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1,
-        "block_out_channels": [8, 8], "norm_num_groups": 4, "add_attention": false,
-        "down_block_types": ["DownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "UpBlock2D"]}"#;
-    let config: std::sync::Arc<UNet2DConfig> = std::sync::Arc::new(serde_json::from_str(config).unwrap());
-    let mut rng = Generator::new(0);
+    let (config, mut rng) = (std::sync::Arc::new(BasicUNetConfig::default()), Generator::new(0));
     let (weights, _) = Weights::initialise(&Device::Cpu, &mut rng, |vb| config.build(vb)).unwrap();
     let scheduler = std::sync::Arc::new(kakusan::scheduler::DDIMScheduler::default());
     let pipeline = DDPMPipeline::new(config, weights, scheduler).unwrap();
@@ -62,5 +58,5 @@ fn guided_images_are_more_symmetric() {
         let images = draw(&pipeline, strength, 2, 5).unwrap();
         asymmetry(&images).unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap()
     };
-    assert!(loss(20.0) < 0.8 * loss(0.0), "{} {}", loss(20.0), loss(0.0));
+    assert!(loss(200.0) < 0.8 * loss(0.0), "{} {}", loss(200.0), loss(0.0));
 }

@@ -10,6 +10,7 @@ use kakusan::pipeline::{DDPMPipeline, Registry, Result, RunConfig, Trainer};
 use kakusan::rng::Generator;
 
 const SIDE: usize = 16;
+const CLASSES: [&str; 2] = ["disc", "ring"];
 const CONFIG: &str = r#"
     model = { _class_name = "UNet2DModel", sample_size = 16, in_channels = 1, out_channels = 1, layers_per_block = 1, block_out_channels = [16, 32], norm_num_groups = 8, add_attention = false, down_block_types = ["DownBlock2D", "DownBlock2D"], up_block_types = ["UpBlock2D", "UpBlock2D"], num_class_embeds = 2 }
     scheduler = { _class_name = "DDPMScheduler", prediction_type = "v_prediction" }
@@ -17,7 +18,8 @@ const CONFIG: &str = r#"
 "#;
 
 fn main() -> Result<()> {
-    let pipeline = train(&[])?;
+    let mut pipeline = train(&[])?;
+    pipeline.set_class_names((0..).zip(CLASSES.map(str::to_owned)).collect());
     pipeline.save_pretrained(Path::new("runs/own-data"))?;
     println!("runs/own-data: kakusan sample --model runs/own-data --class disc,ring");
     Ok(())
@@ -38,15 +40,18 @@ fn shapes(count: usize) -> Result<ImageSet> {
         }
     }
     let labels = (0..count as u32).map(|i| i % 2).collect();
-    Ok(ImageSet::new([1, SIDE, SIDE], pixels, labels, vec!["disc".into(), "ring".into()])?)
+    Ok(ImageSet::new([1, SIDE, SIDE], pixels, labels, CLASSES.map(str::to_owned).to_vec())?)
 }
 
 fn train(overrides: &[String]) -> Result<DDPMPipeline> {
     let config = RunConfig::parse(CONFIG, "the example's configuration", overrides, &Registry::default())?;
     let mut trainer = Trainer::new(&config, shapes(2000)?.into(), &Device::Cpu)?;
+    let mut losses = vec![];
     while let Some(step) = trainer.step()? {
+        losses.push(step.loss);
         if step.ends_epoch {
-            println!("epoch {}: loss {:.4}", step.epoch, step.loss);
+            println!("epoch {}: mean loss {:.4}", step.epoch, losses.iter().sum::<f32>() / losses.len() as f32);
+            losses.clear();
         }
     }
     DDPMPipeline::new(config.model, trainer.sampling_weights()?, config.scheduler)

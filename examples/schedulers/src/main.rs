@@ -40,13 +40,9 @@ fn compare(pipeline: &mut DDPMPipeline, names: &[&str], steps: usize) -> Result<
 
 #[test]
 fn all_draw_from_the_same_noise() {
-    use kakusan::models::{ModelConfig, UNet2DConfig, Weights};
+    use kakusan::models::{BasicUNetConfig, ModelConfig, Weights};
 
-    let config = r#"{"sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1,
-        "block_out_channels": [4, 4], "norm_num_groups": 2, "add_attention": false,
-        "down_block_types": ["DownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "UpBlock2D"]}"#;
-    let config: std::sync::Arc<UNet2DConfig> = std::sync::Arc::new(serde_json::from_str(config).unwrap());
-    let mut rng = Generator::new(0);
+    let (config, mut rng) = (std::sync::Arc::new(BasicUNetConfig::default()), Generator::new(0));
     let (weights, _) = Weights::initialise(&Device::Cpu, &mut rng, |vb| config.build(vb)).unwrap();
     let scheduler = std::sync::Arc::new(kakusan::scheduler::DDPMScheduler::default());
     let mut pipeline = DDPMPipeline::new(config, weights, scheduler).unwrap();
