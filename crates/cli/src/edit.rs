@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use kakusan::candle::{Device, Tensor};
 use kakusan::data::{ReadPicture, read_mask, read_pictures};
-use kakusan::pipeline::{DDPMPipeline, Error, Registry, Result, SampleOptions};
+use kakusan::pipeline::{DDPMPipeline, Error, Registry, Result, SampleOptions, in_turns};
 
 use crate::number::{real, whole};
 use crate::table::{Side, Table};
@@ -215,8 +215,8 @@ impl EditArgs {
 impl Given {
     /// So many images in the scheduler's range, the pictures in turn, on the pipeline's device.
     pub(crate) fn images(&self, pipeline: &DDPMPipeline, count: usize) -> Result<Tensor> {
-        let unit = self.in_turns(count)?.to_device(pipeline.weights().device())?;
-        Ok(pipeline.scheduler().process().pixel_range().from_unit(&unit)?)
+        let unit = in_turns(&self.unit, count)?.to_device(pipeline.weights().device())?;
+        pipeline.preprocess(&unit)
     }
 
     /// The same for [`DDPMPipeline::repaint`], and where they are kept: 1, elsewhere 0.
@@ -233,13 +233,7 @@ impl Given {
     pub(crate) fn kept(&self, images: &Tensor) -> Result<Tensor> {
         let Some(mask) = &self.mask else { return Ok(images.clone()) };
         let repainted = mask.ge(0.5f64)?.broadcast_as(images.shape())?.contiguous()?;
-        Ok(repainted.where_cond(images, &self.in_turns(images.dim(0)?)?)?)
-    }
-
-    fn in_turns(&self, count: usize) -> Result<Tensor> {
-        let given = self.unit.dim(0)?;
-        let places: Vec<u32> = (0..count).map(|i| (i % given) as u32).collect();
-        Ok(self.unit.index_select(&Tensor::new(places, &Device::Cpu)?, 0)?)
+        Ok(repainted.where_cond(images, &in_turns(&self.unit, images.dim(0)?)?)?)
     }
 }
 

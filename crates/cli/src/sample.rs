@@ -19,7 +19,7 @@ use crate::edit::{EditArgs, Given, Task};
 use crate::guide::GuideArgs;
 use crate::machine::MachineArgs;
 use crate::number::{numbers, whole};
-use crate::sampling::SamplingArgs;
+use crate::sampling::{SamplingArgs, warn_of_poor};
 use crate::terminal::{say, warn};
 use crate::{classes, picture};
 
@@ -236,6 +236,7 @@ impl SampleArgs {
                     }
                     _ => {
                         let options = self.edit.start(options.clone(), given, pipeline)?;
+                        warn_of_poor(&options, pipeline);
                         pipeline.sample_with(&options, noise.as_mut(), &mut watch)?
                     }
                 };

@@ -149,6 +149,13 @@ impl SamplingArgs {
     }
 }
 
+/// Prints what about a sampling will hardly give the intended images.
+pub(crate) fn warn_of_poor(options: &SampleOptions, pipeline: &DDPMPipeline) {
+    for warning in options.warnings(pipeline.scheduler()) {
+        warn(&format!("warning: {warning}"));
+    }
+}
+
 /// Warns of guidance where a run's configuration tells that nothing trained the last class, which stands for no class.
 fn warn_of_untrained_class(model: &str, registry: &Registry) {
     let dir = Path::new(model);

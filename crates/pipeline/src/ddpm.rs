@@ -3,7 +3,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use kakusan_config::{Config, from_json};
 use kakusan_models::{Model, ModelConfig, UNet2DModel, Weights};
 use kakusan_scheduler::{LinearMixScheduler, Scheduler, ScoreSdeVpScheduler};
@@ -11,7 +11,7 @@ use kakusan_weights::SaveOptions;
 use serde_json::{Value, json};
 
 use crate::files::{create_folders, read_text, write_whole};
-use crate::layout::{CLASS_NAMES, INDEX_FILE, Index, SCHEDULER_FILE, component_dir};
+use crate::layout::{CLASS_NAMES, INDEX_FILE, Index, PIXEL_SCALE, SCHEDULER_FILE, component_dir};
 use crate::{Error, PipelineClass, Registry, Result, Warning};
 
 /// A model and a scheduler that draw images, in diffusers' folder layout (`model_index.json`, `unet/`, `scheduler/`).
@@ -48,6 +48,8 @@ pub struct DDPMPipeline {
     fields: Config,
     /// Class names by label.
     class_names: BTreeMap<u32, String>,
+    /// The training's `pixel_scale`.
+    pixel_scale: f64,
     warnings: Vec<Warning>,
 }
 
@@ -74,6 +76,7 @@ impl DDPMPipeline {
             scheduler,
             fields: Config::new(),
             class_names: BTreeMap::new(),
+            pixel_scale: 1.0,
             warnings: vec![],
         })
     }
@@ -103,12 +106,13 @@ impl DDPMPipeline {
         registry: &Registry,
         device: &Device,
     ) -> Result<Self> {
-        let (Index { class, unet, class_names, mut warnings, .. }, scheduler) = read_scheduler(dir, registry)?;
+        let (Index { class, unet, class_names, pixel_scale, mut warnings, .. }, scheduler) =
+            read_scheduler(dir, registry)?;
         let models = &registry.models;
         let unet = kakusan_models::from_pretrained(&component_dir(dir, "unet"), Some(&unet), variant, models, device)?;
         warnings.extend(unet.warnings.into_iter().map(Warning::from));
         let pipeline = Self::new(unet.config, unet.weights, scheduler)?;
-        Ok(Self { class, fields: unet.fields, class_names, warnings, ..pipeline })
+        Ok(Self { class, fields: unet.fields, class_names, pixel_scale, warnings, ..pipeline })
     }
 
     /// Saves the pipeline in diffusers' layout. Each file is written atomically, the index last.
@@ -137,6 +141,9 @@ impl DDPMPipeline {
         });
         if !self.class_names.is_empty() {
             index[CLASS_NAMES] = json!(self.class_names);
+        }
+        if self.pixel_scale != 1.0 {
+            index[PIXEL_SCALE] = json!(self.pixel_scale);
         }
         write_whole(&dir.join(INDEX_FILE), format!("{index:#}\n").as_bytes())
     }
@@ -234,6 +241,28 @@ impl DDPMPipeline {
     /// Sets the names of the classes; the index stores them.
     pub fn set_class_names(&mut self, class_names: BTreeMap<u32, String>) {
         self.class_names = class_names;
+    }
+
+    /// Pixels from 0 to 1 in the form in which the model was trained on them: in the scheduler's range, with their
+    /// distance from middle grey times [`pixel_scale`](Self::pixel_scale). A sampling that starts from a picture starts
+    /// from this.
+    ///
+    /// # Errors
+    /// When the tensor library fails.
+    pub fn preprocess(&self, pixels: &Tensor) -> Result<Tensor> {
+        let scale = self.pixel_scale;
+        let range = self.scheduler.process().pixel_range();
+        Ok(range.from_unit(&pixels.affine(scale, 0.5 - 0.5 * scale)?)?)
+    }
+
+    /// The `pixel_scale` that the model was trained with, from 1 to 2: 1 unless it was set or its index has another.
+    pub fn pixel_scale(&self) -> f64 {
+        self.pixel_scale
+    }
+
+    /// Sets [`pixel_scale`](Self::pixel_scale); the index stores it.
+    pub fn set_pixel_scale(&mut self, pixel_scale: f64) {
+        self.pixel_scale = pixel_scale;
     }
 
     /// The scheduler.

@@ -16,6 +16,8 @@ pub(crate) const SCHEDULER_FILE: &str = "scheduler_config.json";
 pub(crate) const RUN_CONFIG_FILE: &str = "config.toml";
 /// The key of the class names in the index. Python's diffusers ignores keys that begin with `_`, without a warning.
 pub(crate) const CLASS_NAMES: &str = "_id2label";
+/// The key of `train.pixel_scale` in the index.
+pub(crate) const PIXEL_SCALE: &str = "_pixel_scale";
 const DIT_CLASS_NAMES: &str = "id2label";
 /// The libraries that the index may name for a component.
 const LIBRARIES: [&str; 2] = ["diffusers", "kakusan"];
@@ -30,6 +32,8 @@ pub(crate) struct Index {
     pub(crate) scheduler: String,
     /// Class names by label: our `_id2label`, or the `id2label` of diffusers' `DiTPipeline`.
     pub(crate) class_names: BTreeMap<u32, String>,
+    /// What the pixels of the training's images were multiplied by; 1 if the index does not say.
+    pub(crate) pixel_scale: f64,
     /// Warnings about its other content.
     pub(crate) warnings: Vec<Warning>,
 }
@@ -99,7 +103,15 @@ impl Index {
             }
         };
         let class_names = labels(CLASS_NAMES).or_else(|| labels(DIT_CLASS_NAMES)).unwrap_or_default();
-        Ok(Self { class, unet: class_of("unet")?, scheduler: class_of("scheduler")?, class_names, warnings })
+        let pixel_scale = match components.get(PIXEL_SCALE) {
+            None => 1.0,
+            Some(value) => {
+                let scale = value.as_f64().filter(|scale| (1.0..=2.0).contains(scale));
+                scale.ok_or_else(|| format!("`{PIXEL_SCALE}` is {value}, expected a number from 1 to 2"))?
+            }
+        };
+        let (unet, scheduler) = (class_of("unet")?, class_of("scheduler")?);
+        Ok(Self { class, unet, scheduler, class_names, pixel_scale, warnings })
     }
 }
 

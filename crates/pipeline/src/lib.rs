@@ -36,7 +36,7 @@ pub use convert::convert;
 pub use ddpm::DDPMPipeline;
 pub use described::Described;
 pub use device::{DeviceChoice, DeviceFallback, Opened};
-pub use edit::{Axis, Interpolation, Inversion, slerp};
+pub use edit::{Axis, Interpolation, Inversion, in_turns, slerp};
 pub use error::{Error, Result};
 pub use files::{check_writable, write_whole};
 pub use fit::{Fit, FitProgress, FitStage};
@@ -47,7 +47,7 @@ pub use guidance::{
 pub use layout::hub_name;
 pub use publish::{is_superseded, pipeline_files};
 pub use registry::Registry;
-pub use sampling::{SampleOptions, SampleStep};
+pub use sampling::{SampleOptions, SampleStep, SampleWarning};
 #[cfg(feature = "schema")]
 pub use train::config_schema;
 #[cfg(feature = "train")]

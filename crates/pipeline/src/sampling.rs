@@ -5,11 +5,18 @@ use std::ops::{ControlFlow, Range};
 use candle_core::Tensor;
 use kakusan_ops::PreparedWeights;
 use kakusan_rng::{Generator, Noise};
-use kakusan_scheduler::{RePaintOptions, RePaintScheduler, Registry, Run, RunOptions, Scheduler, StepOutput};
+use kakusan_scheduler::{
+    DDIMScheduler, HeunDiscreteScheduler, RePaintOptions, RePaintScheduler, Registry, Run, RunOptions, Scheduler,
+    StepOutput,
+};
 
 use crate::edit::{Known, Start};
 use crate::guidance::{GuidanceWay, Guide, Guides, rescale_noise_cfg};
 use crate::{DDPMPipeline, Error, Result};
+
+/// Heun's first step is too long if it divides the noise level by more than this. In 30 steps, `squaredcos_cap_v2`
+/// divides it by 1,000, linear betas by 1.5, EDM's levels by 2.
+const LONG_STEP: f32 = 30.0;
 
 /// What to draw, and how.
 ///
@@ -165,6 +172,41 @@ impl SampleOptions {
         )))
     }
 
+    /// What about a sampling with `scheduler` will hardly give the intended images.
+    ///
+    /// ```
+    /// use kakusan_pipeline::{SampleOptions, SampleWarning};
+    /// use kakusan_scheduler::{DDIMScheduler, DDPMScheduler};
+    ///
+    /// let options = SampleOptions::new(1).guidance_scale(3.0);
+    /// assert!(options.warnings(&DDPMScheduler::default()).is_empty());
+    /// let warnings = options.warnings(&DDIMScheduler::default());
+    /// assert!(matches!(warnings[..], [SampleWarning::ClippedGuidance { .. }]));
+    /// ```
+    pub fn warnings(&self, scheduler: &dyn Scheduler) -> Vec<SampleWarning> {
+        let mut warnings = vec![];
+        let class_name = scheduler.class_name();
+        if class_name == DDIMScheduler::CLASS_NAME && !(0.0..=1.0).contains(&self.guidance_scale) {
+            let config = scheduler.config();
+            let is_on = |key: &str| config.get(key) == Some(&true.into());
+            let clips = is_on("clip_sample") || is_on("thresholding");
+            if clips && self.run.use_clipped_model_output != Some(true) {
+                warnings.push(SampleWarning::ClippedGuidance { scheduler: class_name.to_owned() });
+            }
+        }
+        if class_name == HeunDiscreteScheduler::CLASS_NAME
+            && let Ok(run) = self.run_from_start().and_then(|options| Ok(scheduler.run_with(&options)?))
+            && let (Ok(first), Some(levels)) = (run.steps().index(), run.alpha_sigmas())
+            && let Some([(begin, sigma), (end, next), ..]) = levels.get(first..)
+        {
+            let (from, to) = (sigma / begin, next / end);
+            if from > LONG_STEP * to {
+                warnings.push(SampleWarning::LongFirstStep { scheduler: class_name.to_owned(), from, to });
+            }
+        }
+        warnings
+    }
+
     fn guided(&self, class_name: &str, run: &dyn Run) -> Result<Vec<bool>> {
         let Some([low, high]) = self.guidance_interval else {
             return Ok(vec![self.guidance_scale != 1.0; run.timesteps().len()]);
@@ -195,6 +237,36 @@ impl SampleOptions {
         self.initial_sample = sample.into();
         self
     }
+}
+
+/// How a sampling can run but will hardly give the intended images: [`SampleOptions::warnings`].
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SampleWarning {
+    /// Classifier-free guidance by a DDIM that clips the images, but not the noise that goes with them.
+    #[error(
+        "guidance leads the predicted images beyond black and white. {scheduler} clips them, but not the noise that goes \
+         with them, so that the samples get worse: draw with another scheduler, such as DDPMScheduler or \
+         DPMSolverMultistepScheduler, or without clip_sample"
+    )]
+    ClippedGuidance {
+        /// The scheduler's class.
+        scheduler: String,
+    },
+    /// Heun's method over a first step that removes nearly all of the noise.
+    #[error(
+        "{scheduler} averages the slopes at both ends of a step, and its first step is too long for that: from the noise \
+         level {from:.0} to {to:.1}. The samples will be noisy, as in diffusers: draw with another scheduler, such as \
+         EulerDiscreteScheduler"
+    )]
+    LongFirstStep {
+        /// The scheduler's class.
+        scheduler: String,
+        /// σ of `x₀ + σ ε` at the beginning of the step.
+        from: f32,
+        /// The same at its end.
+        to: f32,
+    },
 }
 
 /// One step of a sampling, as the callback sees it.

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use kakusan_models::{Model, ModelConfig, VarBuilder, Weights};
 use kakusan_pipeline::{DDPMPipeline, RunConfig, SampleOptions};
 use kakusan_rng::Generator;
@@ -125,6 +125,35 @@ fn an_interval_of_no_effect_is_refused_in_the_configuration() {
     assert!(message.contains("no step of FlowMatchEulerDiscreteScheduler is in the guidance interval"), "{message}");
     let message = error(&["sample.guidance_scale=2.0", "sample.guidance_interval=[4.0,0.2]"]);
     assert!(message.contains("`guidance_interval`: the guidance interval is from 4 to 0.2"), "{message}");
+    let message = error(&["sample.guidance_scale=2.0", "sample.guidance_rescale=1.2"]);
+    assert!(message.contains("`guidance_rescale` is 1.2; it must be from 0 to 1"), "{message}");
+    let options = parse(&["sample.guidance_scale=2.0", "sample.guidance_rescale=0.7"]).unwrap().sample.options(3, 20);
+    assert_eq!((options.batch_size, options.guidance_scale, options.guidance_rescale), (3, 2.0, 0.7));
+}
+
+#[test]
+fn samplings_that_will_be_poor_are_warned_of() {
+    let registry = kakusan_pipeline::Registry::default().schedulers;
+    let warnings = |class_name: &str, config: &str, options: &SampleOptions| {
+        let scheduler = registry.from_config(class_name, &kakusan_config::from_json(config).unwrap()).unwrap();
+        options.warnings(scheduler.as_ref()).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let guided = SampleOptions::new(1).steps(30).guidance_scale(3.0);
+    let [warning] = &warnings("DDIMScheduler", "{}", &guided)[..] else { panic!("no warning") };
+    assert!(warning.contains("DDIMScheduler clips them, but not the noise"), "{warning}");
+    assert!(warnings("DDIMScheduler", r#"{"clip_sample": false}"#, &guided).is_empty());
+    assert!(warnings("DPMSolverMultistepScheduler", "{}", &guided).is_empty());
+    let mut clipped = guided.clone();
+    clipped.run.use_clipped_model_output = Some(true);
+    assert!(warnings("DDIMScheduler", "{}", &clipped).is_empty());
+
+    let (plain, cosine) = (SampleOptions::new(1).steps(30), r#"{"beta_schedule": "squaredcos_cap_v2"}"#);
+    let [warning] = &warnings("HeunDiscreteScheduler", cosine, &plain)[..] else { panic!("no warning") };
+    assert!(warning.contains("from the noise level 20291 to "), "{warning}");
+    let part = plain.clone().image_to_image(Tensor::zeros((1, 1, 8, 8), DType::F32, &Device::Cpu).unwrap(), 0.6);
+    assert!(warnings("HeunDiscreteScheduler", cosine, &part).is_empty());
+    assert!(warnings("HeunDiscreteScheduler", "{}", &plain).is_empty());
+    assert!(warnings("EulerDiscreteScheduler", cosine, &plain).is_empty());
 }
 
 /// The samplings of the diffusion course's formulas in PyTorch: `tests/golden/guidance.py`.

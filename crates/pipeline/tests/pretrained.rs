@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use fake_hub::{FakeHub, Fault};
 use kakusan_hub::{Hub, HubConfig};
 use kakusan_models::{BasicUNetConfig, ModelConfig, Weights};
@@ -331,6 +331,27 @@ fn a_pipeline_is_converted_there_and_back() -> TestResult {
     }
     let left = ["nothing", "evil", "elsewhere", "damaged"].map(|target| path(target).exists());
     assert_eq!((left, fs::read_dir(path("empty"))?.count()), ([false; 4], 0));
+    Ok(())
+}
+
+#[test]
+fn the_scale_of_the_pixels_is_kept_in_the_index() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let pixels = Tensor::new(&[0f32, 0.5, 1.0], &Device::Cpu)?;
+    let mut pipeline = pipeline();
+    let range = pipeline.scheduler().process().pixel_range();
+    assert_eq!(pipeline.preprocess(&pixels)?.to_vec1::<f32>()?, range.from_unit(&pixels)?.to_vec1::<f32>()?);
+    pipeline.set_pixel_scale(1.5);
+    pipeline.save_pretrained(dir.path())?;
+    let loaded = load(dir.path())?;
+    assert_eq!((loaded.pixel_scale(), loaded.warnings().len()), (1.5, 0));
+    let wide = range.from_unit(&Tensor::new(&[-0.25f32, 0.5, 1.25], &Device::Cpu)?)?;
+    assert_eq!(loaded.preprocess(&pixels)?.to_vec1::<f32>()?, wide.to_vec1::<f32>()?);
+    let index = dir.path().join("model_index.json");
+    let text = fs::read_to_string(&index)?;
+    fs::write(&index, text.replace("1.5", "\"wide\""))?;
+    let error = load(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("`_pixel_scale` is \"wide\", expected a number from 1 to 2"), "{error}");
     Ok(())
 }
 

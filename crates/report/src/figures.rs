@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use kakusan_data::ImageSet;
 use kakusan_pipeline::{DDPMPipeline, Error, Result, RunConfig, RunView, SampleOptions};
 use kakusan_rng::Generator;
-use kakusan_scheduler::{PixelRange, Process, RunOptions};
+use kakusan_scheduler::{PixelRange, Process};
 
 use crate::levels::NoiseLevels;
 use crate::pictures::{self, Block, Images};
@@ -258,14 +258,7 @@ pub(crate) fn sample_options(run: &RunView, count: usize, steps: usize) -> Sampl
     let (config, images) = (run.config, run.images());
     let in_turns = |_| classes_of(images).into_iter().cycle().take(count).collect();
     let class_labels = config.model.num_classes().map(in_turns);
-    let guidance_scale = if class_labels.is_some() { config.sample.guidance_scale.unwrap_or(1.0) } else { 1.0 };
-    let guidance_interval = config.sample.guidance_interval.filter(|_| class_labels.is_some());
-    let run = RunOptions { eta: config.sample.eta, ..RunOptions::steps(steps) };
-    SampleOptions::new(count)
-        .run(run)
-        .class_labels(class_labels)
-        .guidance_scale(guidance_scale)
-        .guidance_interval(guidance_interval)
+    config.sample.options(count, steps).class_labels(class_labels)
 }
 
 /// The classes that take turns in the samples, with their labels, if the model is class-conditional.

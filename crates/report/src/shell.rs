@@ -42,6 +42,7 @@ pub(crate) fn sample_command(
         words.push(class_options(classes));
         words.extend(sample.guidance_scale.map(|scale| format!("--guidance={scale}"))); // the scale may be negative
         words.extend(sample.guidance_interval.map(|[low, high]| format!("--guidance-interval {low} {high}")));
+        words.extend(sample.guidance_rescale.map(|share| format!("--guidance-rescale {share}")));
     }
     words
         .push(format!("--steps {} --batch {} --seed {seed} --out samples-{seed}.png", sample.steps, sample.batch_size));

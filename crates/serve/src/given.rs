@@ -38,10 +38,10 @@ impl Given {
         Ok(Self { unit, mask: mask.map(|mask| tensor(mask, 1)).transpose()? })
     }
 
-    /// The picture in the scheduler's range, so many times `[n, c, h, w]`.
+    /// The picture as the model was trained on such, so many times `[n, c, h, w]`.
     pub(crate) fn images(&self, pipeline: &DDPMPipeline, count: usize) -> Result<Tensor> {
         let unit = self.unit.repeat((count, 1, 1, 1))?.to_device(pipeline.weights().device())?;
-        Ok(pipeline.scheduler().process().pixel_range().from_unit(&unit)?)
+        pipeline.preprocess(&unit)
     }
 
     pub(crate) fn mask(&self) -> Option<&Tensor> {

@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use kakusan::eval::{Evaluator, Figures, Options};
 use kakusan::hub::Hub;
-use kakusan::pipeline::{Error, Event, Result, RunConfig, RunView, SampleOptions, write_whole};
-use kakusan::scheduler::RunOptions;
+use kakusan::pipeline::{Error, Event, Result, RunConfig, RunView, write_whole};
 use serde_json::{Value, json};
 
 use super::data::Compared;
@@ -150,11 +149,7 @@ impl Ready {
 
     /// Samples as `[sample]` has it, image by image from the same noise each time; classes as often as in the data.
     fn samples(&self, run: &RunView) -> Samples {
-        let sample = &run.config.sample;
-        let options = SampleOptions::new(1)
-            .run(RunOptions { eta: sample.eta, ..RunOptions::steps(sample.steps) })
-            .guidance_scale(sample.guidance_scale.unwrap_or(1.0))
-            .guidance_interval(sample.guidance_interval);
+        let options = run.config.sample.options(1, run.config.sample.steps);
         let labels = run.config.model.num_classes().map(|_| draw::labels(&self.compared, 0, IMAGES));
         Samples { options, labels, count: IMAGES, seed: 0, batch: BATCH }
     }

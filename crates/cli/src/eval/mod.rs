@@ -27,7 +27,7 @@ use crate::classes;
 use crate::machine::MachineArgs;
 use crate::number::whole;
 use crate::program::cache_dir;
-use crate::sampling::SamplingArgs;
+use crate::sampling::{SamplingArgs, warn_of_poor};
 use crate::terminal::{say, warn};
 use data::Compared;
 use draw::Samples;
@@ -366,6 +366,7 @@ impl EvalArgs {
     /// Draws the samples, each from its own seed.
     fn draw(&self, pipeline: &DDPMPipeline, labels: Option<Vec<u32>>) -> Result<(Pixels, Sampling)> {
         let options = self.sampling.options(pipeline)?;
+        warn_of_poor(&options, pipeline);
         let sampling = Sampling {
             scheduler: pipeline.scheduler().class_name().to_owned(),
             steps: self.sampling.steps(pipeline),

@@ -36,7 +36,7 @@ size, colour and classes, and 10 minutes.
 
 The images are looked at first (as by `data`), and training steps of a few networks are timed on this machine. The
 configuration has the widest network that gets enough steps in the time, and comments that say why. Edit it as you like:
-every key is described in the README.
+the book describes every key (docs/book/src/en/training.md and images.md).
 
 Examples:
   new                                                   asks

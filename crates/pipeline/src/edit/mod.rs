@@ -12,6 +12,7 @@ pub use interpolate::{Interpolation, slerp};
 pub use invert::Inversion;
 pub(crate) use mask::Known;
 pub(crate) use start::Start;
+pub use start::in_turns;
 
 /// Images that are drawn at the same time: more are drawn in several samplings.
 const MOST_AT_ONCE: usize = 64;

@@ -88,7 +88,11 @@ impl SampleOptions {
         if self.initial_sample.is_some() {
             return refuse("a sampling starts from images or from an initial sample, not from both".into());
         }
-        let images = in_turns(images, shape)?;
+        match images.dims() {
+            [count, image @ ..] if *count > 0 && *count <= shape[0] && image == &shape[1..] => {}
+            got => return refuse(format!("the images to start from have shape {got:?}, expected {shape:?}")),
+        }
+        let images = in_turns(images, shape[0])?;
         let noise = scheduler.process().noise(shape, device, rng)?;
         let sample = run.add_noise(&images, &noise)?;
         let known = self.mask.as_ref().map(|mask| Known::new(images, noise, mask)).transpose()?;
@@ -113,18 +117,28 @@ fn left_out(steps: usize, strength: f64) -> Result<usize> {
     Ok(steps - done.min(steps))
 }
 
-/// As many images as the batch has; fewer take turns.
-fn in_turns(images: &Tensor, shape: &[usize; 4]) -> Result<Tensor> {
-    let count = match images.dims() {
-        [count, image @ ..] if *count > 0 && *count <= shape[0] && image == &shape[1..] => *count,
-        got => {
-            return Err(Error::Unfit(format!("the images to start from have shape {got:?}, expected {shape:?}")));
-        }
-    };
-    if count == shape[0] {
+/// So many of the images `[n, c, h, w]`; if they are fewer, they take turns.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+///
+/// let images = Tensor::new(&[1f32, 2.0], &Device::Cpu)?.reshape((2, 1, 1, 1))?;
+/// let three = kakusan_pipeline::in_turns(&images, 3)?;
+/// assert_eq!(three.flatten_all()?.to_vec1::<f32>()?, [1.0, 2.0, 1.0]);
+/// # Ok::<(), kakusan_pipeline::Error>(())
+/// ```
+///
+/// # Errors
+/// When there is no image.
+pub fn in_turns(images: &Tensor, count: usize) -> Result<Tensor> {
+    let given = images.dim(0)?;
+    if given == 0 {
+        return Err(Error::Unfit("there are no images to take turns".into()));
+    }
+    if given == count {
         return Ok(images.clone());
     }
-    let places: Vec<u32> = (0..shape[0]).map(|i| (i % count) as u32).collect();
+    let places: Vec<u32> = (0..count).map(|i| (i % given) as u32).collect();
     Ok(images.index_select(&Tensor::new(places, images.device())?, 0)?)
 }
 

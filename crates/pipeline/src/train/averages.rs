@@ -138,6 +138,7 @@ impl DDPMPipeline {
         let weights = mix(&config, &snapshots, &fit, device)?;
         let mut pipeline = Self::new(config.model, weights, config.scheduler)?;
         pipeline.set_class_names(training::class_names(dir)?);
+        pipeline.set_pixel_scale(config.train.pixel_scale.unwrap_or(1.0));
         Ok(Averaged { pipeline, step, snapshots: snapshots.len(), error: fit.error })
     }
 }

@@ -52,6 +52,7 @@ impl DDPMPipeline {
             match load(&config, &dir, device) {
                 Ok((mut pipeline, averaged)) => {
                     pipeline.set_class_names(class_names);
+                    pipeline.set_pixel_scale(config.train.pixel_scale.unwrap_or(1.0));
                     return Ok(Checkpointed { pipeline, dir, averaged, skipped });
                 }
                 Err(e) => skipped.push(e),

@@ -19,7 +19,7 @@ use super::freeze;
 use super::objective::Objective;
 use super::origin::{self, FROM, Lookup, Origin};
 use crate::ddpm::inverts;
-use crate::{Registry, SampleOptions, TrainConfig, Warning};
+use crate::{Registry, SampleOptions, SampleWarning, TrainConfig, Warning};
 
 /// The configuration of a run: the tables of a file such as `configs/184.toml`, with the overrides applied.
 ///
@@ -90,6 +90,10 @@ pub struct SampleConfig {
     /// ([`SampleOptions::guidance_interval`](crate::SampleOptions::guidance_interval)). All by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance_interval: Option<[f64; 2]>,
+    /// How much of a guided prediction is rescaled to the contrast of the one with the class, 0 to 1
+    /// ([`SampleOptions::guidance_rescale`](crate::SampleOptions::guidance_rescale)). 0 by default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_rescale: Option<f64>,
     /// Steps of the sampling that the report shows step by step; of more than five steps, five are shown.
     pub trajectory_steps: usize,
 }
@@ -104,8 +108,20 @@ impl Default for SampleConfig {
             eta: None,
             guidance_scale: None,
             guidance_interval: None,
+            guidance_rescale: None,
             trajectory_steps: 5,
         }
+    }
+}
+
+impl SampleConfig {
+    /// How this says that so many images are drawn, in so many steps, without their classes.
+    pub fn options(&self, count: usize, steps: usize) -> SampleOptions {
+        SampleOptions::new(count)
+            .run(RunOptions { eta: self.eta, ..RunOptions::steps(steps) })
+            .guidance_scale(self.guidance_scale.unwrap_or(1.0))
+            .guidance_interval(self.guidance_interval)
+            .guidance_rescale(self.guidance_rescale.unwrap_or(0.0))
     }
 }
 
@@ -144,6 +160,9 @@ pub enum ConfigWarning {
     /// Unexpected content in the files of the pretrained model.
     #[error(transparent)]
     Pretrained(Warning),
+    /// Images can be drawn as `[sample]` says, but will be poor.
+    #[error("[sample]: {0}")]
+    Sampling(SampleWarning),
     /// The scheduler for sampling goes from images to noise.
     #[error("{scheduler} inverts sampling: it turns images into noise, and does not draw images from noise")]
     Inverts {
@@ -360,17 +379,19 @@ impl RunConfig {
             }
             _ => {}
         }
-        if self.sample.guidance_interval.is_some() {
-            let scale = self.sample.guidance_scale.filter(|scale| *scale != 1.0);
-            let Some(scale) = scale else {
-                return Err((
-                    "sample",
-                    "`guidance_interval` has no effect without guidance: set guidance_scale".into(),
-                ));
-            };
-            let options = SampleOptions::new(1).steps(self.sample.steps).guidance_scale(scale);
-            let options = options.guidance_interval(self.sample.guidance_interval);
-            options
+        let (interval, rescale) = (self.sample.guidance_interval, self.sample.guidance_rescale);
+        if self.sample.guidance_scale.is_none_or(|scale| scale == 1.0) {
+            let keys = [("guidance_interval", interval.is_some()), ("guidance_rescale", rescale.is_some())];
+            if let Some((key, _)) = keys.into_iter().find(|(_, is_set)| *is_set) {
+                return Err(("sample", format!("`{key}` has no effect without guidance: set guidance_scale")));
+            }
+        }
+        if let Some(rescale) = rescale.filter(|rescale| !(0.0..=1.0).contains(rescale)) {
+            return Err(("sample", format!("`guidance_rescale` is {rescale}; it must be from 0 to 1")));
+        }
+        if interval.is_some() {
+            self.sample
+                .options(1, self.sample.steps)
                 .check_guidance(self.sample_scheduler.as_ref())
                 .map_err(|e| ("sample", format!("`guidance_interval`: {e}")))?;
         }
@@ -400,6 +421,8 @@ impl RunConfig {
         if inverts(self.sample_scheduler.as_ref()) {
             warnings.push(ConfigWarning::Inverts { scheduler: self.sample_scheduler.class_name().to_owned() });
         }
+        let sampling = self.sample.options(1, self.sample.steps).warnings(self.sample_scheduler.as_ref());
+        warnings.extend(sampling.into_iter().map(ConfigWarning::Sampling));
         if let Some(origin) = &self.origin {
             warnings.extend(origin.warnings(self.scheduler.as_ref()));
         }

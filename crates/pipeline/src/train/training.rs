@@ -269,6 +269,7 @@ impl<'a> Training<'a> {
         let (model, weights) = (self.config.model.clone(), trainer.sampling_weights()?);
         let mut pipeline = DDPMPipeline::new(model, weights, self.config.scheduler.clone())?;
         pipeline.set_class_names(data.class_names.clone());
+        pipeline.set_pixel_scale(self.config.train.pixel_scale.unwrap_or(1.0));
         pipeline.save_pretrained(folder.dir())?;
         pipeline.set_scheduler(self.config.sample_scheduler.clone())?;
         observe(&Event::Saved { run: &run.view(&trainer, &records), pipeline: &pipeline })?;
