@@ -12,26 +12,19 @@ mod fake_repo;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use command::{Done, Workplace};
 use fake_hub::FakeHub;
 use fake_repo::{FakeRepos, WRITE};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_kakusan");
-const COMMANDS: [&str; 12] = [
-    "data",
-    "new",
-    "train",
-    "sample",
-    "eval",
-    "fit-sampler",
-    "report",
-    "info",
-    "schedulers",
-    "average",
-    "push",
-    "convert",
-];
+/// The commands that the help lists. `serve` does not end by itself: `tests/serve.rs` starts it.
+static KAKUSAN: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let help = Workplace::new().run(&["--help"]).expect(0).stdout();
+    let listed = between(&help, "Commands:\n", "\n\n").lines().filter_map(|line| line.split_whitespace().next());
+    listed.filter(|word| !["help", "serve"].contains(word)).map(str::to_owned).collect()
+});
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
@@ -109,11 +102,12 @@ fn run(place: &Workplace, line: &str, hub: Option<&FakeHub>) -> Done {
     done
 }
 
-/// The command lines of a text, without their comments.
-fn commands<'a>(lines: impl Iterator<Item = &'a str>, program: &str) -> Vec<&'a str> {
+/// The command lines of a text, without their comments, that begin with one of these words.
+fn commands<'a>(lines: impl Iterator<Item = &'a str>, programs: &[&str]) -> Vec<&'a str> {
     let is_ours = |line: &&str| {
-        let rest = line.strip_prefix(program).and_then(|rest| rest.strip_prefix(' '));
-        rest.and_then(|rest| rest.split_whitespace().next()).is_some_and(|word| COMMANDS.contains(&word))
+        let rest = programs.iter().find_map(|program| line.strip_prefix(program)?.strip_prefix(' '));
+        rest.and_then(|rest| rest.split_whitespace().next())
+            .is_some_and(|word| KAKUSAN.iter().any(|known| known == word))
     };
     lines.map(str::trim).filter(is_ours).map(|line| line.split(" # ").next().unwrap_or(line).trim()).collect()
 }
@@ -175,7 +169,7 @@ fn printed_commands_of_each_configuration_sample_and_the_first_reproduces_the_pi
     for config in configs {
         let place = workplace();
         let text = fs::read_to_string(&config).unwrap();
-        let heads = commands(text.lines().map(|line| line.trim_start_matches('#')), "cargo xtask");
+        let heads = commands(text.lines().map(|line| line.trim_start_matches('#')), &["cargo xtask"]);
         let name = config.file_name().unwrap().to_str().unwrap();
         let at = heads.iter().position(|line| line.contains(name)).unwrap();
         let (before, heads) = heads.split_at(at); // the training of the model that is fine-tuned
@@ -207,13 +201,17 @@ fn printed_commands_of_each_configuration_sample_and_the_first_reproduces_the_pi
 /// The commands in the shell code of a document.
 fn of_document(text: &str) -> Vec<&str> {
     let blocks = text.split("```sh\n").skip(1);
-    commands(blocks.flat_map(|block| block.split("```").next().unwrap_or_default().lines()), "cargo xtask")
+    commands(
+        blocks.flat_map(|block| block.split("```").next().unwrap_or_default().lines()),
+        &["cargo xtask", "kakusan"],
+    )
 }
 
-/// The README's commands, then those of the book's pages, each from where the one before left the folder. The pages in
-/// other languages have the same commands (`xtask/src/tidy/book.rs`).
+/// The README's commands, then those of the book's pages, then the examples of the help, each from where the one before
+/// left the folder; a command that comes again is not run again. The pages in other languages have the same commands
+/// (`xtask/src/tidy/book.rs`).
 #[test]
-fn the_readmes_and_the_books_commands_work_in_order() {
+fn the_commands_of_the_readme_the_book_and_the_help_work_in_order() {
     let (place, hub) = (workplace(), FakeHub::start());
     FakeRepos::on(&hub);
     let src = root().join("docs/book/src");
@@ -222,30 +220,23 @@ fn the_readmes_and_the_books_commands_work_in_order() {
     let pages = pages.filter(|page| page.starts_with("en/")).map(|page| fs::read_to_string(src.join(page)).unwrap());
     let pages: Vec<String> = pages.collect();
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let (of_readme, book) = (of_document(&readme), pages.iter().flat_map(|page| of_document(page)));
-    let book: Vec<&str> = book.collect();
-    assert!(of_readme.len() > 5 && book.len() > 20, "{of_readme:?} {book:?}");
-    assert!(COMMANDS.iter().all(|word| of_readme.iter().chain(&book).any(|line| line.contains(word))), "{book:?}");
-    let once: BTreeSet<&str> = book.iter().copied().collect();
-    assert_eq!(once.len(), book.len(), "a command of the book comes twice: a reader has run it already");
-    let others = book.into_iter().filter(|line| !of_readme.contains(line));
-    for line in of_readme.iter().copied().chain(others) {
+    let called = Done(place.kakusan(&["--help"]).env("KAKUSAN_CALLED_AS", "cargo xtask").output().unwrap());
+    let help = called.expect(0).stdout();
+    let (of_readme, of_help) = (of_document(&readme), commands(help.lines(), &["cargo xtask"]));
+    let book: Vec<&str> = pages.iter().flat_map(|page| of_document(page)).collect();
+    assert!(of_readme.len() > 5 && book.len() > 20 && of_help.len() >= 10, "{of_readme:?} {book:?} {of_help:?}");
+    let (mut once, all) = (BTreeSet::new(), || of_readme.iter().chain(&book));
+    assert!(
+        book.iter().all(|line| once.insert(line)),
+        "a command of the book comes twice: a reader has run it already"
+    );
+    assert!(KAKUSAN.iter().all(|word| all().any(|line| line.split(' ').any(|part| part == word))), "{book:?}");
+    let mut run_already = BTreeSet::new();
+    for line in all().chain(&of_help).filter(|line| run_already.insert(**line)) {
         if line.contains("--model google/") {
-            hub.serve_folder("google/ddpm-cat-256", &place.path("runs/ddpm-184"));
+            hub.serve_folder("google/ddpm-cat-256", &place.path("runs/184-v"));
         }
         run(&place, line, Some(&hub));
-    }
-}
-
-#[test]
-fn the_helps_examples_work_in_order() {
-    let (place, hub) = (workplace(), FakeHub::start());
-    FakeRepos::on(&hub);
-    let help = place.run(&["--help"]).expect(0).stdout();
-    let typed = commands(help.lines(), BINARY);
-    assert!(typed.len() >= 10, "{help}");
-    for line in typed {
-        run(&place, line, line.contains(" push ").then_some(&hub));
     }
 }
 
@@ -327,7 +318,7 @@ fn completions_manual_pages_and_the_schema_know_everything() {
         ("powershell", "Register-ArgumentCompleter -Native -CommandName 'kakusan'"),
     ] {
         let script = place.run(&["completions", shell]).expect(0).stdout();
-        assert!(script.contains(mark) && COMMANDS.iter().all(|word| script.contains(word)), "{shell}: {script}");
+        assert!(script.contains(mark) && KAKUSAN.iter().all(|word| script.contains(word)), "{shell}: {script}");
     }
     assert!(place.run(&["completions", "tcsh"]).expect(2).stderr().contains("bash"));
 
@@ -335,9 +326,16 @@ fn completions_manual_pages_and_the_schema_know_everything() {
     assert!(page.contains(".TH kakusan 1") && page.contains("runs/184"), "{page}");
     place.run(&["man", "share/man1"]).expect(0);
     assert_eq!(fs::read_to_string(place.path("share/man1/kakusan.1")).unwrap().trim_end(), page.trim_end());
-    for word in COMMANDS {
+    for word in KAKUSAN.iter() {
         let page = fs::read_to_string(place.path(&format!("share/man1/kakusan-{word}.1"))).unwrap();
         assert!(page.contains(&format!(".TH kakusan-{word} 1")), "{page}");
+    }
+    let xtask = fs::read_to_string(root().join("xtask/src/main.rs")).unwrap();
+    let (passed, help) =
+        (between(&xtask, "const KAKUSAN", "];"), between(&xtask, "Usage: cargo xtask COMMAND\n\n", "\n"));
+    for word in KAKUSAN.iter() {
+        let is_in_help = help.trim().split('|').any(|part| part == word);
+        assert!(passed.contains(&format!("\"{word}\",")) && is_in_help, "`cargo xtask {word}` is missing");
     }
     let schema = place.run(&["schema"]).expect(0).stdout();
     assert!(schema == fs::read_to_string(root().join("docs/schema.json")).unwrap(), "docs/schema.json is not current");
