@@ -20,7 +20,7 @@ const CONFIG: &str = r#"
     _class_name = "CosineMixScheduler"
     exponent = 1.5
     [train]
-    epochs = 10
+    epochs = 3
 "#;
 
 fn main() -> Result<()> {
