@@ -211,6 +211,27 @@ fn requests_that_agree_are_drawn_together_and_each_image_is_that_of_its_seed() {
     }
 }
 
+#[test]
+fn a_model_is_loaded_once_and_again_when_it_has_changed() {
+    let place = workplace();
+    let server = Within::start(&place, Limits { held_models: 1, ..Limits::default() });
+    let draw = |model: &str, label: Option<u32>| {
+        let body = json!({"model": model, "num_inference_steps": 2, "class_label": label});
+        server.client.post("/api/images", &body).expect(200).body
+    };
+    let before = draw("grey", None);
+    draw("pets", Some(0)); // takes its place
+    assert!(draw("grey", None) == before);
+    models::save(&place.path("runs/grey"), 1, None, 7);
+    let after = draw("grey", None);
+    let line = "kakusan sample --model runs/grey --seeds 0 --steps 2 --separate own";
+    Done(place.shell(line, ".").output().unwrap()).expect(0);
+    assert!(pixels(&after) != pixels(&before));
+    assert!(pixels(&after) == pixels(&fs::read(place.path("own/seed-0.png")).unwrap()));
+    fs::remove_dir_all(place.path("runs/grey")).unwrap();
+    server.client.post("/api/draws", &json!({"model": "grey"})).expect(404);
+}
+
 /// A PNG of grey pixels as requests bring it, and its bytes.
 fn picture(side: u32, pixel: impl Fn(u32, u32) -> u8) -> (Value, Vec<u8>) {
     let mut bytes = vec![];
@@ -345,6 +366,15 @@ fn more_than_there_is_room_for_is_refused_with_a_reason_and_a_time() {
     server.client.draw(&long());
     let many = server.client.post("/api/draws", &long()).expect(429);
     assert!(many.has("retry-after: ") && many.reason().contains("2 requests of yours"), "{many:?}");
+
+    // the oldest finished draw makes room, and steps that would take too much room are not begun
+    let server = Within::start(&place, Limits { kept_draws: 1, kept_bytes: 40_000, ..Limits::default() });
+    let body = |steps: usize| json!({"model": "grey", "num_inference_steps": steps});
+    let ids = [1, 2].map(|steps| server.client.draw(&body(steps)));
+    assert_eq!(server.client.wait(&ids[1])["state"], "done");
+    assert!(server.client.get(&format!("/api/draws/{}", ids[0])).expect(404).reason().contains("dropped to make room"));
+    let much = server.client.post("/api/draws", &body(100)).expect(422).json();
+    assert!(much["field"] == "trajectory" && much["error"].as_str().unwrap().contains("all 100 steps"), "{much}");
 
     // a draw that takes too long ends, and the next one begins
     let server = Within::start(&place, Limits { max_time: Duration::from_millis(200), ..Limits::default() });

@@ -7,7 +7,7 @@ use std::path::Path;
 use kakusan_serve::Limits;
 use serde_json::{Value, json};
 
-use crate::{Within, command, picture, workplace};
+use crate::{Within, command, picture, pixels, workplace};
 
 /// A line of metrics.jsonl.
 fn line(step: usize, epoch: usize) -> String {
@@ -78,4 +78,29 @@ fn a_run_is_watched_while_another_process_writes_it() {
 
 fn pixel_png() -> Vec<u8> {
     picture(1, |_, _| 7).1
+}
+
+#[test]
+fn a_training_is_watched_and_drawn_from_before_it_ends() {
+    let place = command::Workplace::new();
+    place.train("runs/digits", &["--max-steps", "3"]).expect(0);
+    let server = Within::start(&place, Limits::default());
+    let client = server.client;
+    let run = client.get("/api/runs/digits").expect(200).json();
+    assert_eq!(
+        (run["state"].as_str(), run["step"].as_u64(), run["total_steps"].as_u64()),
+        (Some("finished"), Some(3), Some(3))
+    );
+    assert!(run["pictures"].as_array().unwrap().contains(&json!("samples.png")), "{run}");
+    let model = &client.get("/api/models").expect(200).json()[0];
+    assert_eq!((&model["name"], &model["unfinished"]), (&json!("digits"), &json!(false)), "{model}");
+
+    fs::remove_file(place.path("runs/digits/model_index.json")).unwrap(); // as if it had been stopped
+    assert_eq!(client.get("/api/runs").expect(200).json()[0]["state"], "stopped");
+    let model = &client.get("/api/models").expect(200).json()[0];
+    assert_eq!((&model["name"], &model["unfinished"]), (&json!("digits"), &json!(true)), "{model}");
+    let body = json!({"model": "digits", "seed": 5, "num_inference_steps": 3});
+    let drawn = client.post("/api/images", &body).expect(200).body;
+    place.run(&["sample", "--model", "runs/digits", "--seeds", "5", "--steps", "3", "--separate", "own"]).expect(0);
+    assert!(pixels(&drawn) == pixels(&fs::read(place.path("own/seed-5.png")).unwrap()));
 }
