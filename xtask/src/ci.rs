@@ -30,6 +30,7 @@ const STEPS: &[Step] = &[
     Step { name: "test", about: "all tests", run: test },
     Step { name: "mpi", about: "trainings under mpirun, where MPI and libclang are installed", run: mpi },
     Step { name: "mnist", about: "the tests on all of MNIST, where its files are", run: mnist },
+    Step { name: "browser", about: "the page of `serve` in a browser that clicks (Chromium)", run: browser },
     Step { name: "vectors", about: "the kernels' tests with narrower vectors than this machine's", run: vectors },
     Step { name: "book", about: "the book can be built (mdBook)", run: book },
     Step { name: "fuzz", about: "the fuzz targets compile", run: fuzz },
@@ -142,6 +143,17 @@ fn mnist() -> Result<Outcome> {
             .env("KAKUSAN_MNIST_DIR", files.canonicalize()?)
             .env("KAKUSAN_HUB_DIR", hub.canonicalize()?),
     )
+}
+
+/// The test of the page. `cargo test` shows it as ignored, because few machines have a browser.
+fn browser() -> Result<Outcome> {
+    let programs = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+    let named = std::env::var_os("CHROMIUM");
+    let found = programs.iter().any(|program| answers(Command::new(program).arg("--version")));
+    if named.is_none() && !found {
+        return Ok(Outcome::Skipped("Chromium is not installed; another place of it is named by CHROMIUM".to_owned()));
+    }
+    pass(&mut cargo(["test", "--locked", "--workspace", "--test", "browser", "--", "--ignored"]))
 }
 
 /// The tests of the crate `ops`, as if this machine had narrower vectors. `--workspace` keeps the features of the other
