@@ -135,7 +135,11 @@ fn a_draw_has_the_commands_files_and_its_steps_and_the_command_it_names_draws_th
         assert_eq!((state["step"].as_u64(), count as usize), (Some(steps), state["seeds"].as_array().unwrap().len()));
 
         let line = format!("kakusan sample {args} --separate own --out own.png");
-        Done(place.shell(&line, ".").output().unwrap()).expect(0);
+        let warned = Done(place.shell(&line, ".").output().unwrap()).expect(0).stderr();
+        for warning in state["warnings"].as_array().unwrap() {
+            assert!(warned.contains(warning.as_str().unwrap()), "{warned}");
+        }
+        assert_eq!(warned.matches("warning: ").count(), state["warnings"].as_array().unwrap().len(), "{warned}");
         let get = |path: String| client.get(&format!("/api/draws/{id}/{path}")).expect(200).body;
         for (i, seed) in state["seeds"].as_array().unwrap().iter().enumerate() {
             let file = fs::read(place.path(&format!("own/seed-{seed}.png"))).unwrap();

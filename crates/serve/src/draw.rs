@@ -59,6 +59,8 @@ pub(crate) struct State {
     pub(crate) seconds: f64,
     /// The command that draws the same images; it calls the pictures of the request init.png and mask.png.
     pub(crate) command: String,
+    /// What about the settings will hardly give the intended images.
+    pub(crate) warnings: Vec<String>,
     /// The settings, with all defaults filled in.
     pub(crate) settings: DrawSettings,
 }
@@ -143,6 +145,7 @@ impl Draw {
                 .filter(|_| !now.stage.is_over())
                 .map_or(now.seconds, |began| began.elapsed().as_secs_f64()),
             command: self.plan.command.clone(),
+            warnings: self.plan.warnings.clone(),
             settings: self.plan.settings.clone(),
         }
     }

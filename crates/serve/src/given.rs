@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use kakusan::candle::{Device, Tensor};
 use kakusan::data::{ReadPicture, decode_mask, decode_picture};
-use kakusan::pipeline::{DDPMPipeline, Result};
+use kakusan::pipeline::{DDPMPipeline, Result, in_turns};
 
 use crate::refusal::Refusal;
 use crate::request::Picture;
@@ -40,7 +40,7 @@ impl Given {
 
     /// The picture as the model was trained on such, so many times `[n, c, h, w]`.
     pub(crate) fn images(&self, pipeline: &DDPMPipeline, count: usize) -> Result<Tensor> {
-        let unit = self.unit.repeat((count, 1, 1, 1))?.to_device(pipeline.weights().device())?;
+        let unit = in_turns(&self.unit, count)?.to_device(pipeline.weights().device())?;
         pipeline.preprocess(&unit)
     }
 

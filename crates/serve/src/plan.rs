@@ -68,6 +68,8 @@ pub(crate) struct Plan {
     pub(crate) count: usize,
     /// The timestep of each model call.
     pub(crate) timesteps: Vec<f32>,
+    /// What will hardly give the intended images.
+    pub(crate) warnings: Vec<String>,
     /// The command that draws the same.
     pub(crate) command: String,
     /// The metadata of its pictures.
@@ -128,9 +130,15 @@ impl Plan {
         };
         let guides = guides(request, model.shape, count)?;
         let timesteps = timesteps(&settings, scheduler.as_ref(), repaints)?;
-        let mut plan =
-            Self { model, settings, scheduler, given, guides, count, timesteps, command: String::new(), about: vec![] };
+        let (warnings, command, about) = (vec![], String::new(), vec![]);
+        let mut plan = Self { model, settings, scheduler, given, guides, count, timesteps, warnings, command, about };
         plan.check_size(limits)?;
+        if !repaints {
+            let mut options = plan.options(count, None);
+            options.run.start = plan.settings.strength.map_or(0, |strength| steps - done(steps, strength));
+            let warnings = options.warnings(plan.scheduler.as_ref());
+            plan.warnings = warnings.iter().map(ToString::to_string).collect();
+        }
         plan.command = spelling::command(&plan, program);
         plan.about = spelling::about(&plan);
         Ok(plan)
@@ -356,6 +364,11 @@ fn repaint_options(settings: &DrawSettings) -> RePaintOptions {
     RePaintOptions { num_inference_steps: settings.num_inference_steps, eta: settings.eta, ..RePaintOptions::default() }
 }
 
+/// The steps that a strength does, of so many.
+fn done(steps: usize, strength: f64) -> usize {
+    ((steps as f64 * strength) as usize).min(steps)
+}
+
 /// The timestep of each model call; refuses what the scheduler cannot do.
 fn timesteps(settings: &DrawSettings, scheduler: &dyn Scheduler, repaints: bool) -> Result<Vec<f32>, Refusal> {
     let steps = settings.num_inference_steps;
@@ -371,15 +384,13 @@ fn timesteps(settings: &DrawSettings, scheduler: &dyn Scheduler, repaints: bool)
     scheduler.run_with(&RunOptions::steps(steps)).map_err(|e| Refusal::field("num_inference_steps", e.to_string()))?;
     let start = match settings.strength {
         None => 0,
-        Some(strength) => match (steps as f64 * strength) as usize {
-            0 => {
-                let reason = format!(
-                    "with strength {strength} none of {steps} steps would be done: choose a larger strength or more steps"
-                );
-                return Err(Refusal::field("strength", reason));
-            }
-            done => steps - done.min(steps),
-        },
+        Some(strength) if done(steps, strength) == 0 => {
+            let reason = format!(
+                "with strength {strength} none of {steps} steps would be done: choose a larger strength or more steps"
+            );
+            return Err(Refusal::field("strength", reason));
+        }
+        Some(strength) => steps - done(steps, strength),
     };
     let field = if settings.eta.is_some() { "eta" } else { "strength" };
     let options = RunOptions { eta: settings.eta, start, ..RunOptions::steps(steps) };
