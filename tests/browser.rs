@@ -230,6 +230,10 @@ impl Visit {
         assert!(of("masked") > 40 && of("kept") > 400, "{counted}");
         assert!(of("redrawn") > 0, "{counted}");
         assert_eq!(of("changed"), 0, "{counted}");
+        // Another picture takes its place.
+        b.click("#edit [data-t=draw_one]");
+        b.wait("document.querySelector('#edit .mask .hint').textContent.startsWith('0 % masked')");
+        b.drag("#edit .board", &[[0.3, 0.2], [0.6, 0.3]]);
     }
 
     fn goes_between_two_images(&mut self) {

@@ -134,11 +134,11 @@ function redraw(changed) {
 
   async function drawOne() {
     hush(error);
-    const { model, num_inference_steps, seed, scheduler } = form.body();
+    const settings = form.body();
+    const one = { batch_size: 1, class_labels: settings.class_labels?.slice(0, 1), mask_way: undefined, strength: undefined };
     try {
       const options = { method: 'POST', headers: { 'Content-Type': 'application/json' } };
-      const body = { model, num_inference_steps, seed, scheduler, batch_size: 1, trajectory: false };
-      const answer = await fetch('/api/images', { ...options, body: JSON.stringify(body) });
+      const answer = await fetch('/api/images', { ...options, body: JSON.stringify({ ...settings, ...one }) });
       if (!answer.ok) throw new Error((await answer.json()).error);
       await load(await answer.blob());
     } catch ({ message }) {

@@ -62,7 +62,8 @@ class Drawing {
     this.command = h('details', {}, h('summary', { t: 'as_command' }));
     this.after = h('div', { class: 'after', hidden: true },
       h('div', { class: 'rest' }, this.saveAll, this.command), h('p', { class: 'hint', t: 'inside' }));
-    this.head = h('div', { class: 'head' }, this.status, this.cancel);
+    this.warnings = h('p', { class: 'hint warnings' });
+    this.head = h('div', { class: 'head' }, this.status, this.cancel, this.warnings);
   }
 
   /** Shows the drawing `id` from its present state to its end. */
@@ -85,6 +86,7 @@ class Drawing {
   update(now) {
     this.now = now;
     sayState(this.status, now);
+    this.warnings.textContent = now.warnings.join(' ');
     this.cancel.hidden = isOver(now);
     this.bar.hidden = now.state !== 'drawing';
     this.bar.max = Math.max(now.steps, 1);

@@ -33,7 +33,7 @@ const TEXTS = {
   class_label: ['Class', 'クラス'],
   in_turn: ['All in turn', 'すべてを順に'],
   guidance_scale: ['Guidance scale', 'ガイダンスの強さ'],
-  eta: ['Eta (fresh noise, 0 to 1)', 'η（途中で加えるノイズ、0～1）'],
+  eta: ['Eta, 0 to 1', 'η（0～1）'],
   more: ['More', '詳細'],
   guide: ['Guided by a loss', '損失によるガイダンス'],
   guide_hint: ['NAME=VALUE:STRENGTH, such as brightness=0.25:20', '名前=値:強さ。例：brightness=0.25:20'],
