@@ -35,7 +35,9 @@ fn a_run_is_watched_while_another_process_writes_it() {
     assert_eq!(runs.as_array().unwrap().len(), 1, "{runs}"); // the others are no runs
     assert_eq!((runs[0]["step"].as_u64(), runs[0]["epochs"].as_u64()), (Some(2), Some(5)), "{runs}");
     assert_eq!((runs[0]["total_steps"].as_u64(), runs[0]["class"].as_str()), (Some(10), Some("BasicUNet")), "{runs}");
-    assert_eq!(runs[0]["state"], "failed"); // no process has locked it, and it has no checkpoint
+    if cfg!(target_os = "linux") {
+        assert_eq!(runs[0]["state"], "failed"); // no process has locked it, and it has no checkpoint
+    }
 
     let mut events = client.events("/api/events?runs=none,digits");
     let mut next = |wanted: &str| events.find(|(name, _)| name == wanted).unwrap().1;
@@ -96,7 +98,9 @@ fn a_training_is_watched_and_drawn_from_before_it_ends() {
     assert_eq!((&model["name"], &model["unfinished"]), (&json!("digits"), &json!(false)), "{model}");
 
     fs::remove_file(place.path("runs/digits/model_index.json")).unwrap(); // as if it had been stopped
-    assert_eq!(client.get("/api/runs").expect(200).json()[0]["state"], "stopped");
+    if cfg!(target_os = "linux") {
+        assert_eq!(client.get("/api/runs").expect(200).json()[0]["state"], "stopped");
+    }
     let model = &client.get("/api/models").expect(200).json()[0];
     assert_eq!((&model["name"], &model["unfinished"]), (&json!("digits"), &json!(true)), "{model}");
     let body = json!({"model": "digits", "seed": 5, "num_inference_steps": 3});

@@ -85,7 +85,7 @@ pub(crate) struct ServeArgs {
 
 pub(crate) fn serve(args: ServeArgs) -> Result<ExitCode> {
     args.machine.apply()?;
-    let (open, runs) = (args.open, args.runs.display().to_string());
+    let (open, folder) = (args.open, args.models.as_ref().unwrap_or(&args.runs).display().to_string());
     let Opened { device, fallback, .. } = args.device.open()?;
     if let Some(fallback) = fallback {
         warn(&format!("warning: {fallback}"));
@@ -93,7 +93,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<ExitCode> {
     let server = Server::bind(Settings { device, ..args.settings() }).map_err(unfit)?;
     let url = server.url();
     let models = match server.models().as_slice() {
-        [] => format!("There is no model in {runs} yet: the page shows one when a training has saved it"),
+        [] => format!("There is no model in {folder} yet: the page shows one when a training has saved it"),
         [one] => format!("1 model: {one}"),
         several => format!("{} models: {}", several.len(), several.join(", ")),
     };
