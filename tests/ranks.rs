@@ -210,3 +210,49 @@ fn what_does_not_belong_together_is_refused_and_named() {
     let said = end(start(&place, &words(&cuda), 2, |_, _| {}))[0].stderr();
     assert!(said.contains("several processes train together on CPUs only"), "{said}");
 }
+
+/// Two hosts as far as the processes know: two network namespaces, connected by 100 Mbit/s. It needs root, `ip` and
+/// `tc`: `cargo test --workspace --test ranks -- --ignored`.
+#[test]
+#[ignore = "needs root, ip and tc"]
+fn two_hosts_with_a_slow_network_train_to_the_bytes_of_one() {
+    /// Deletes the namespaces, and with them the link.
+    struct Hosts([String; 2]);
+    impl Drop for Hosts {
+        fn drop(&mut self) {
+            self.0.iter().for_each(|host| ip(&format!("netns delete {host}")));
+        }
+    }
+    fn ip(line: &str) {
+        let status = Command::new("ip").args(line.split_whitespace()).status().expect("ip, of iproute2");
+        assert!(status.success(), "ip {line}");
+    }
+    let id = std::process::id();
+    let hosts = Hosts([0, 1].map(|i| format!("kakusan-{id}-{i}")));
+    hosts.0.iter().for_each(|host| ip(&format!("netns add {host}")));
+    let [first, second] = &hosts.0;
+    ip(&format!("link add link0 netns {first} type veth peer name link1 netns {second}"));
+    for (i, host) in hosts.0.iter().enumerate() {
+        ip(&format!("-n {host} link set lo up"));
+        ip(&format!("-n {host} address add 10.77.0.{}/24 dev link{i}", i + 1));
+        ip(&format!("-n {host} link set link{i} up"));
+        ip(&format!("netns exec {host} tc qdisc add dev link{i} root tbf rate 100mbit burst 64kb latency 50ms"));
+    }
+
+    let place = Workplace::new();
+    let args = quick("two", &[]);
+    let start = |(i, host): (usize, &String)| {
+        let inner = rank(&place, &words(&args), i, 2, 29500);
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", host]).arg(inner.get_program()).args(inner.get_args());
+        command.current_dir(place.path(""));
+        command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("MASTER_ADDR", "10.77.0.1");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let done = end(hosts.0.iter().enumerate().map(start).collect());
+    let said = done[0].stdout();
+    done.into_iter().for_each(|done| drop(done.expect(0)));
+    assert!(said.contains(" % of their time was spent exchanging gradients and waiting."), "{said}");
+    Done(place.kakusan(&words(&quick("one", &[]))).output().unwrap()).expect(0);
+    assert!(bytes(&place.path("two").join(WEIGHTS)) == bytes(&place.path("one").join(WEIGHTS)), "the weights differ");
+}

@@ -38,6 +38,9 @@ Fine-tuning begins with the weights of a pretrained model instead of random ones
   --set 'train.freeze=[\"down_blocks\"]'           parts that stay as they are, by the names that `info` lists
   --set model.num_class_embeds=12                more classes; in_channels and out_channels may change, too
 
+Several processes train one model to the same bytes as one: started by mpirun (if built with the feature mpi), by Slurm,
+or with the variables RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. docs/book has a page on it, \"More than one machine\".
+
 A run that was stopped or killed resumes with --resume to the same bytes as an uninterrupted one.";
 
 /// The largest number that the run's configuration can hold: it is TOML.
@@ -92,7 +95,11 @@ pub(crate) struct TrainArgs {
 pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
     let launch = ranks::launch()?;
     args.machine.apply_to_one_of(launch.as_ref().map_or(1, |launch| launch.local_size))?;
-    let group = ranks::join(launch)?;
+    let follows = launch.as_ref().is_some_and(|launch| launch.rank > 0);
+    let group = match ranks::join(launch) {
+        Err(error @ Error::Unfit(_)) if follows => return Ok(failure::code(&error)), // rank 0 says the same
+        group => group?,
+    };
     match ranks::check_same_program(&*group).and_then(|()| train_in(&group, args)) {
         Err(error) if !group.leads() => Ok(ranks::end_quietly(&*group, &error)),
         Err(error) => {

@@ -70,6 +70,7 @@ mod book {
         Diffusers "diffusers.md"
         Images "images.md"
         Training "training.md"
+        Scaling "scaling.md"
         Measuring "measuring.md"
         Finetuning "finetuning.md"
         Guidance "guidance.md"

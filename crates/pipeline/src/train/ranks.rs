@@ -24,7 +24,8 @@ pub(crate) struct Ranks {
     times: RankTimes,
     /// What this rank has not told the others yet.
     own: RankTime,
-    since: Instant,
+    /// When it began to compute, if it does.
+    since: Option<Instant>,
 }
 
 /// How one rank has spent the steps of a training, since this process began.
@@ -71,7 +72,7 @@ impl RankTimes {
 impl Ranks {
     pub(crate) fn new(group: Arc<dyn Group>) -> Self {
         let times = RankTimes { ranks: vec![RankTime::default(); group.size()] };
-        Self { group, times, own: RankTime::default(), since: Instant::now() }
+        Self { group, times, own: RankTime::default(), since: None }
     }
 
     pub(crate) fn group(&self) -> &Arc<dyn Group> {
@@ -101,7 +102,6 @@ impl Ranks {
         if self.is_alone() {
             return Ok(stop);
         }
-        self.own.computed += self.since.elapsed().as_secs_f64();
         let RankTime { computed, waited, images } = std::mem::take(&mut self.own);
         let numbers = [f64::from(u8::from(stop)), computed, waited, images as f64];
         let all = self.group.all_gather(bytemuck::cast_slice(&numbers))?;
@@ -113,19 +113,28 @@ impl Ranks {
             times.waited += waited;
             times.images += images as usize;
         }
-        self.since = Instant::now(); // what rank 0 saves and draws between two steps is no delay of a step
         Ok(any)
+    }
+
+    /// A step begins. What rank 0 saves and draws between two steps is no delay of a step.
+    pub(crate) fn begin(&mut self) {
+        self.since = Some(Instant::now());
+    }
+
+    /// The step is done, or the ranks exchange gradients.
+    pub(crate) fn pause(&mut self) {
+        self.own.computed += self.since.take().map_or(0.0, |since| since.elapsed().as_secs_f64());
     }
 
     /// The sum over the batch of what all ranks computed of it, the same on each: the loss, and the gradients of
     /// `vars`.
     pub(crate) fn sum(&mut self, batch: usize, nodes: Vec<PartialSum>, vars: &[Var]) -> Result<(f64, GradStore)> {
+        self.pause();
         let begin = Instant::now();
-        self.own.computed += begin.duration_since(self.since).as_secs_f64();
         self.own.images += self.share().images(batch).len();
         let sum = Exchange::new(&*self.group, batch, &nodes, vars)?.sum()?;
-        self.since = Instant::now();
-        self.own.waited += self.since.duration_since(begin).as_secs_f64();
+        self.own.waited += begin.elapsed().as_secs_f64();
+        self.begin();
         Ok(sum)
     }
 }

@@ -194,6 +194,7 @@ impl Trainer {
         if self.progress.step >= self.total_steps || self.progress.epoch >= self.train.epochs {
             return Ok(None);
         }
+        self.ranks.begin();
         let mut skipped = vec![];
         let group = match self.ahead.take() {
             Some(group) => Some(group),
@@ -252,6 +253,7 @@ impl Trainer {
             self.progress.epoch_began = self.progress.step;
             self.batches = None;
         }
+        self.ranks.pause();
         let (step, loss) = (self.progress.step, loss as f32);
         Ok(Some(Step { step, epoch, loss, learning_rate, grad_norm, ema_decay, images, skipped, ends_epoch }))
     }
