@@ -441,6 +441,12 @@ fn the_description_has_every_route_and_its_examples_are_true() {
             assert!(!is_there || told(answer.status) || answer.status == 415, "{method} {address}: {answer:?}");
         }
     }
+    let methods = paths.values().flat_map(|methods| methods.as_object().unwrap().values());
+    let mut identifiers: Vec<&str> = methods.map(|method| method["operationId"].as_str().unwrap()).collect();
+    let count = identifiers.len();
+    identifiers.sort_unstable();
+    identifiers.dedup();
+    assert_eq!(identifiers.len(), count, "{identifiers:?}"); // programs that write clients name functions by them
     // what the book, the page and the clients call is described
     for path in [
         "/api/models",

@@ -27,7 +27,7 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<Shared>> {
     OpenApiRouter::new()
         .routes(routes!(begin))
         .routes(routes!(state, cancel))
-        .routes(routes!(events))
+        .routes(routes!(draw_events))
         .routes(routes!(step))
         .routes(routes!(image))
         .routes(routes!(sheet))
@@ -145,7 +145,7 @@ impl Drop for Listening {
         (status = 503, body = Problem, description = "Too many streams are open; see Retry-After")
     )
 )]
-async fn events(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Response, Refusal> {
+async fn draw_events(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Response, Refusal> {
     let draw = shared.draws.find(&id)?;
     let place = shared.stream_place()?;
     let (sender, receiver) = channel(4);

@@ -31,7 +31,7 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(runs))
         .routes(routes!(run))
         .routes(routes!(metrics))
-        .routes(routes!(events))
+        .routes(routes!(run_events))
         .routes(routes!(picture))
 }
 
@@ -123,7 +123,7 @@ enum RunEvent {
         (status = 503, body = Problem, description = "Too many streams are open; see Retry-After")
     )
 )]
-async fn events(
+async fn run_events(
     State(shared): State<Arc<Shared>>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Response, Refusal> {
