@@ -9,6 +9,7 @@ mod kakusan;
 mod load;
 mod machine;
 mod results;
+mod scaling;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -17,24 +18,26 @@ use std::process::ExitCode;
 const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
-  data|new|train|sample|eval|fit-sampler|report|info|schedulers|average|push|convert|schema|completions|man
+  data|new|train|sample|serve|eval|fit-sampler|report|info|schedulers|average|push|convert|schema|completions|man
                               build the command `kakusan` in release mode for this machine and run it with all arguments
   doctor                      print what this machine offers, and what `train` would use
   ci [STEP ...]               run every check that must pass before a change lands, or only some (ci --help)
   tidy                        check the rules of ARCHITECTURE.md
   bench                       measure the speed, and PyTorch's for comparison (bench --help)
   results                     train the recipes and measure their samples, and PyTorch's (results --help)
+  scaling                     print what training on many processes would cost, by a simulation
   golden --python P --mnist D regenerate the golden files with PyTorch (P has torch, D has MNIST's four files)
   fuzz TARGET [SECONDS]       run a fuzz target (see fuzz/README.md)
 
 Example: cargo xtask train --config configs/184.toml";
 
 /// The commands of `kakusan` itself.
-const KAKUSAN: [&str; 15] = [
+const KAKUSAN: [&str; 16] = [
     "data",
     "new",
     "train",
     "sample",
+    "serve",
     "eval",
     "fit-sampler",
     "report",
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         "fuzz" => fuzz::run(rest),
         "golden" => golden::run(rest),
         "results" => results::run(rest),
+        "scaling" => scaling::run(rest),
         "tidy" => tidy::run(),
         "help" | "--help" | "-h" => {
             println!("{HELP}");
