@@ -489,7 +489,7 @@ fn the_books_commands_serve() {
     models::save(&place.path("runs/184-v"), 1, None, 0);
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/book/src/en/serve.md");
     let page = fs::read_to_string(page).unwrap();
-    let lines: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("kakusan serve")).collect();
+    let lines: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("cargo xtask serve")).collect();
     assert!(lines.len() > 1, "{lines:?}");
     for line in lines {
         let words = line.split(" #").next().unwrap_or_default().split_whitespace();
