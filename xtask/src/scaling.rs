@@ -160,10 +160,10 @@ fn all_to_all(link: &Link, ready: Vec<f64>, bytes: f64) -> Vec<f64> {
     let duration = link.latency + bytes / link.bytes_per_second;
     let (mut sent, mut got) = (ready.clone(), ready);
     for distance in 1..n {
-        for from in 0..n {
+        for (from, sent) in sent.iter_mut().enumerate() {
             let to = (from + distance) % n;
-            let end = sent[from].max(got[to]) + duration;
-            (sent[from], got[to]) = (end, end);
+            let end = sent.max(got[to]) + duration;
+            (*sent, got[to]) = (end, end);
         }
     }
     sent.into_iter().zip(got).map(|(sent, got)| sent.max(got)).collect()
