@@ -18,17 +18,18 @@ use crate::kernels::cpu::elementwise;
 use crate::threads::on_part_threads;
 use crate::tree::TreeSum;
 
-/// Images of a part at least, and parts of a large batch at most. They depend on the batch alone, so that the order of
-/// every sum does not depend on the number of threads.
+/// Images of a part at least and at most, and the parts of a batch in between. They depend on the batch alone, so that
+/// the order of every sum does not depend on the number of threads.
 const LEAST: usize = 8;
+const MOST: usize = 32;
 const PARTS: usize = 16;
 
 /// Images in each part of a batch.
 fn part(batch: usize) -> usize {
-    batch.div_ceil(PARTS).max(LEAST).min(batch.max(1))
+    batch.div_ceil(PARTS).clamp(LEAST, MOST).min(batch.max(1))
 }
 
-/// How many parts a batch is computed in: one for 8 images, and 16 at most.
+/// How many parts a batch is computed in: one for 8 images up to 128 images, 16 up to 512, one for 32 beyond.
 pub fn part_count(batch: usize) -> usize {
     batch.div_ceil(part(batch).max(1))
 }
@@ -294,7 +295,7 @@ where
     if !device.is_cpu() || part(batch) >= batch {
         return forward(0..batch);
     }
-    let mut parts = Vec::with_capacity(PARTS);
+    let mut parts = Vec::with_capacity(part_count(batch));
     in_parts(batch, 0..part_count(batch), forward, |part| {
         parts.push(part);
         Ok(())
@@ -354,7 +355,7 @@ mod tests {
 
     #[test]
     fn shares_are_balanced_and_cover_the_batch() {
-        for batch in 0..300 {
+        for batch in (0..300).chain([700, 1001]) {
             for size in 1..20 {
                 let shares: Vec<Share> = (0..size).map(|rank| Share::new(rank, size)).collect();
                 let parts: Vec<usize> = shares.iter().map(|share| share.parts(batch).len()).collect();
@@ -364,7 +365,7 @@ mod tests {
                 assert_eq!(images, (0..batch).collect::<Vec<_>>());
             }
         }
-        assert_eq!([64, 128, 1000].map(part_count), [8, 16, 16]);
+        assert_eq!([0, 1, 64, 128, 500, 1000].map(part_count), [0, 1, 8, 16, 16, 32]);
     }
 
     #[test]

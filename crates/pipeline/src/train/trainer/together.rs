@@ -15,7 +15,8 @@ impl Trainer {
     /// images. All must have the same configuration, images and state, and call [`step`](Self::step) as often. Each
     /// then has, after every step, bit for bit the weights that one process would have.
     ///
-    /// A batch has a part for 8 images, and 16 at most; further members have nothing to do.
+    /// A batch has [`part_count`](kakusan_ops::part_count) parts, one for 8 images of a small batch; further members
+    /// have nothing to do.
     ///
     /// ```
     /// use std::sync::Arc;
