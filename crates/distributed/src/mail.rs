@@ -91,7 +91,7 @@ pub(crate) fn check(group: &dyn Group, messages: &[&[u8]]) -> Result<()> {
     Err(Error::Message { rank, reason: format!("{count} messages were given for {size} members") })
 }
 
-/// The reason why a group ended, as its members tell it: a byte for the kind, the rank, and text.
+/// The reason why a group ended, as its members tell it: the rank in four bytes, and text.
 pub(crate) fn end_message(rank: usize, reason: &str) -> Vec<u8> {
     [&(rank as u32).to_le_bytes(), reason.as_bytes()].concat()
 }
