@@ -11,12 +11,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use command::{Done, Workplace};
+use command::{Done, WEIGHTS, Workplace};
 use fake_hub::{FakeHub, Fault};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
-
-const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
 
 fn case(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/cases").join(name).canonicalize().unwrap()
@@ -123,7 +121,7 @@ fn a_number_selects_the_folder_of_that_name() {
     let place = Workplace::new();
     let line = "train --config folder.toml --data images --set data.classes=[2] --out $W/r";
     let said = is_trained(&place, run(&place, "folders-named-by-numbers", line), 1);
-    tells(&said, &["Data: 1 images", "Classes: 2 (1); 11 of 12 are not used."]);
+    tells(&said, &["Data: 1 image from", "Classes: 2 (1); 11 of 12 are not used."]);
 }
 
 #[test]

@@ -375,7 +375,7 @@ fn data_names_every_bad_file_and_suggests_what_a_training_takes() {
         "Bad: pets/dog/half.png: is damaged",
         "Sizes (width x height): 2 different ones, from 30 x 24 to 32 x 24; most often 30 x 24 (7); 13 of 13 are not square.",
         "Modes: RGB (13).",
-        "Duplicates: 1 images have the pixels of an earlier one; 1 of the groups are in several classes.",
+        "Duplicates: 1 image has the pixels of an earlier one; one group of them is in several classes.",
         "  pets/cat/0.png = pets/dog/again.png",
         "The contact sheet: sheet.png",
         "on_bad_image = \"skip\"",

@@ -4,31 +4,9 @@
 #[path = "support/command.rs"]
 mod command;
 
-use std::fs;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
-use command::{Done, Workplace};
-
-const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
-
-/// A training of 120 drawn digits with averages and accumulation, in batches of 50, 50 and 20.
-const MORE: [&str; 10] = [
-    "--set",
-    "train.batch_size=50",
-    "--set",
-    "train.gradient_accumulation_steps=2",
-    "--set",
-    "train.use_ema=true",
-    "--set",
-    "train.checkpoint_every=1",
-    "--set",
-    "train.epochs=2",
-];
-
-fn bytes(path: &Path) -> Vec<u8> {
-    fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
+use command::{Done, UNEVEN, WEIGHTS, Workplace, bytes, words};
 
 /// `mpirun -n size`, with the command and its arguments to follow.
 fn mpirun(place: &Workplace, size: usize) -> Command {
@@ -45,18 +23,19 @@ fn mpirun(place: &Workplace, size: usize) -> Command {
     command
 }
 
-fn train(place: &Workplace, size: usize, args: &[&str]) -> Done {
-    Done(mpirun(place, size).arg(env!("CARGO_BIN_EXE_kakusan")).args(args).output().unwrap())
+/// A short training of uneven batches.
+fn quick(out: &str, more: &[&str]) -> Vec<String> {
+    Workplace::quick(out, &[&UNEVEN[..], &["--set", "train.epochs=2"], more].concat())
 }
 
-fn words(args: &[String]) -> Vec<&str> {
-    args.iter().map(String::as_str).collect()
+fn train(place: &Workplace, size: usize, args: &[&str]) -> Done {
+    Done(mpirun(place, size).arg(env!("CARGO_BIN_EXE_kakusan")).args(args).output().unwrap())
 }
 
 #[test]
 fn mpirun_trains_to_the_bytes_of_one_process_and_resumes_on_another_number() {
     let place = Workplace::new();
-    Done(place.kakusan(&words(&Workplace::quick("one", &MORE))).output().unwrap()).expect(0);
+    Done(place.kakusan(&words(&quick("one", &[]))).output().unwrap()).expect(0);
     let same = |run: &str| {
         for file in [WEIGHTS, "checkpoints/checkpoint-4/optimizer.safetensors"] {
             assert!(
@@ -65,19 +44,18 @@ fn mpirun_trains_to_the_bytes_of_one_process_and_resumes_on_another_number() {
             );
         }
     };
-    let said = train(&place, 2, &words(&Workplace::quick("two", &MORE))).expect(0).stdout();
+    let said = train(&place, 2, &words(&quick("two", &[]))).expect(0).stdout();
     assert!(said.contains("Ranks: 2. A batch of 50 images has 7 parts: each rank computes 3 or 4."), "{said}");
     assert_eq!(said.matches("Epoch 2 of 2").count(), 1, "{said}");
     same("two");
 
     // three ranks stop in the middle of an epoch, two go on
-    let half = [&MORE[..], &["--max-steps", "3"]].concat();
-    train(&place, 3, &words(&Workplace::quick("three", &half))).expect(0);
+    train(&place, 3, &words(&quick("three", &["--max-steps", "3"]))).expect(0);
     train(&place, 2, &["train", "--resume", "three", "--max-steps", "4"]).expect(0);
     same("three");
 
     // a rank with another seed is refused by name, and all end
-    let args = Workplace::quick("other", &MORE);
+    let args = quick("other", &[]);
     let mut command = mpirun(&place, 1);
     command.arg(env!("CARGO_BIN_EXE_kakusan")).args(&args);
     command.args([":", "-n", "1", env!("CARGO_BIN_EXE_kakusan")]).args(&args).args(["--seed", "5"]);

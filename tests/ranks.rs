@@ -6,17 +6,10 @@ mod command;
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use command::{Done, Workplace};
-
-const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
-
-fn bytes(path: &Path) -> Vec<u8> {
-    fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
+use command::{Done, UNEVEN, WEIGHTS, Workplace, bytes, words};
 
 /// The command with `args`, as rank `rank` of `size` at `port`.
 fn rank(place: &Workplace, args: &[&str], rank: usize, size: usize, port: u16) -> Command {
@@ -58,26 +51,9 @@ fn end(ranks: Vec<Child>) -> Vec<Done> {
     ranks.into_iter().map(end).collect()
 }
 
-/// A training of 120 drawn digits with averages and accumulation, in batches of 50, 50 and 20.
-const MORE: [&str; 10] = [
-    "--set",
-    "train.batch_size=50",
-    "--set",
-    "train.gradient_accumulation_steps=2",
-    "--set",
-    "train.use_ema=true",
-    "--set",
-    "train.checkpoint_every=1",
-    "--set",
-    "train.epochs=1",
-];
-
+/// A short training of uneven batches.
 fn quick(out: &str, more: &[&str]) -> Vec<String> {
-    Workplace::quick(out, &[&MORE[..], more].concat())
-}
-
-fn words(args: &[String]) -> Vec<&str> {
-    args.iter().map(String::as_str).collect()
+    Workplace::quick(out, &[&UNEVEN[..], &["--set", "train.epochs=1"], more].concat())
 }
 
 fn steps_done(place: &Workplace, run: &str) -> usize {

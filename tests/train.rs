@@ -6,18 +6,11 @@ mod command;
 mod fake_hub;
 
 use std::fs;
-use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use command::Workplace;
+use command::{WEIGHTS, Workplace, bytes};
 use fake_hub::{FakeHub, Fault};
-
-const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
-
-fn bytes(path: &Path) -> Vec<u8> {
-    fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
 
 #[test]
 fn a_training_leaves_the_whole_run_folder() {

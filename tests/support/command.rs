@@ -10,6 +10,9 @@ pub(crate) struct Workplace {
     dir: tempfile::TempDir,
 }
 
+/// The weights of a pipeline.
+pub(crate) const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
+
 /// A few drawn digits: a short training.
 pub(crate) const QUICK: [&str; 10] = [
     "--set",
@@ -22,6 +25,18 @@ pub(crate) const QUICK: [&str; 10] = [
     "train.batch_size=32",
     "--set",
     "sample.batch_size=4",
+];
+
+/// To be added to [`QUICK`]: 120 drawn digits with averages and accumulation, in batches of 50, 50 and 20.
+pub(crate) const UNEVEN: [&str; 8] = [
+    "--set",
+    "train.batch_size=50",
+    "--set",
+    "train.gradient_accumulation_steps=2",
+    "--set",
+    "train.use_ema=true",
+    "--set",
+    "train.checkpoint_every=1",
 ];
 
 impl Workplace {
@@ -60,7 +75,7 @@ impl Workplace {
 
     /// A short training into `out` with extra arguments.
     pub(crate) fn train(&self, out: &str, more: &[&str]) -> Done {
-        self.run(&Self::quick(out, more).iter().map(String::as_str).collect::<Vec<_>>())
+        self.run(&words(&Self::quick(out, more)))
     }
 
     /// The arguments of [`train`](Self::train).
@@ -69,6 +84,16 @@ impl Workplace {
         let head = ["train", "--config", config.to_str().unwrap(), "--out", out];
         head.iter().chain(QUICK.iter()).chain(more).map(|arg| (*arg).to_owned()).collect()
     }
+}
+
+/// Arguments as [`Workplace::kakusan`] takes them.
+pub(crate) fn words(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}
+
+/// The content of a file.
+pub(crate) fn bytes(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// The path of a shipped configuration.

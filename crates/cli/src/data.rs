@@ -14,7 +14,7 @@ use kakusan::rng::Generator;
 use crate::facts::{Facts, is_stopped, look};
 use crate::machine::MachineArgs;
 use crate::number::whole;
-use crate::terminal::{say, warn};
+use crate::terminal::{counted, say, warn};
 use crate::{picture, set};
 
 const DETAILS: &str = "\
@@ -133,9 +133,10 @@ impl DataArgs {
         let title = match facts.has_classes() {
             true => {
                 let cut = if of_class.len() > ROWS { format!(", the first {ROWS}") } else { String::new() };
-                format!("{} images of {} classes{cut}", thousands(set.images.len()), thousands(of_class.len()))
+                let (images, classes) = (counted(set.images.len(), "image"), thousands(of_class.len()));
+                format!("{images} of {classes} classes{cut}")
             }
-            false => format!("{} images", thousands(set.images.len())),
+            false => counted(set.images.len(), "image"),
         };
         let images = Images { pixels: &pixels, channels: 3, height, width };
         let block = Block { title: "", images, columns, column_labels: vec![], row_labels: labels };
@@ -252,8 +253,13 @@ fn duplicates(set: &Inspection) {
     let repeated: usize = groups.iter().map(|group| group.len() - 1).sum();
     let label = |i: usize| set.images[i].label;
     let mixed = groups.iter().filter(|group| group.iter().any(|&i| label(i) != label(group[0]))).count();
-    let across = if mixed > 0 { format!("; {mixed} of the groups are in several classes") } else { String::new() };
-    say(&format!("Duplicates: {} images have the pixels of an earlier one{across}.", thousands(repeated)));
+    let across = match mixed {
+        0 => String::new(),
+        1 => "; one group of them is in several classes".to_owned(),
+        more => format!("; {more} groups of them are in several classes"),
+    };
+    let have = if repeated == 1 { "has" } else { "have" };
+    say(&format!("Duplicates: {} {have} the pixels of an earlier one{across}.", counted(repeated, "image")));
     for group in groups.iter().take(GROUPS) {
         let more = if group.len() > 2 { format!(" and {} more", group.len() - 2) } else { String::new() };
         say(&format!("  {} = {}{more}", set.name(group[0]), set.name(group[1])));

@@ -12,7 +12,7 @@ use kakusan::pipeline::{Event, Result, RunView};
 use kakusan::report::{Notice, thousands};
 
 use crate::preview;
-use crate::terminal::{say, warn};
+use crate::terminal::{counted, say, warn};
 
 #[derive(Default)]
 pub(crate) struct Progress {
@@ -43,8 +43,8 @@ impl Progress {
                     None => String::new(),
                 };
                 self.say(&format!(
-                    "Data: {} images from {}{held_out}.{stand_in}",
-                    loaded.images.len(),
+                    "Data: {} from {}{held_out}.{stand_in}",
+                    counted(loaded.images.len(), "image"),
                     loaded.source.description
                 ));
                 loaded.notes.iter().for_each(|note| self.say(&format!("Data: {note}.")));

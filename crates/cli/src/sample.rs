@@ -20,7 +20,7 @@ use crate::guide::GuideArgs;
 use crate::machine::MachineArgs;
 use crate::number::{numbers, whole};
 use crate::sampling::{SamplingArgs, warn_of_poor};
-use crate::terminal::{say, warn};
+use crate::terminal::{counted, say, warn};
 use crate::{classes, picture};
 
 /// The most frames in an animation; of a longer sampling, this many evenly spaced steps are shown.
@@ -236,12 +236,17 @@ impl SampleArgs {
                     }
                     _ => {
                         let options = self.edit.start(options.clone(), given, pipeline)?;
-                        warn_of_poor(&options, pipeline);
+                        warn_of_poor(options.warnings(pipeline.scheduler()));
                         pipeline.sample_with(&options, noise.as_mut(), &mut watch)?
                     }
                 };
                 let images = given.map_or_else(|| unit(&sample), |given| given.kept(&unit(&sample)?))?;
-                Ok(Drawn { images, noise: None, film, said: format!("{count} images in {steps} steps") })
+                Ok(Drawn {
+                    images,
+                    noise: None,
+                    film,
+                    said: format!("{} in {}", counted(count, "image"), counted(steps, "step")),
+                })
             }
             Task::Invert(given) => {
                 let mut done = 0;
@@ -260,6 +265,7 @@ impl SampleArgs {
                 Ok(Drawn { images: unit(&images)?, noise: Some(noise), film, said })
             }
             Task::Interpolate(ends) => {
+                warn_of_poor(options.warnings(pipeline.scheduler()));
                 let way = pipeline.interpolate(*ends, options, progress)?.ok_or_else(stopped)?;
                 if way.draws_noise {
                     warn(&format!(
@@ -272,16 +278,18 @@ impl SampleArgs {
                 let frame =
                     |i: usize| -> Result<Vec<f32>> { Ok(visible(&images.narrow(0, i, 1)?)?.flatten_all()?.to_vec1()?) };
                 let frames = (0..count - 1).map(frame).collect::<Result<Vec<_>>>()?;
-                let said = format!("{count} images from seed {} to seed {} in {steps} steps", ends[0], ends[1]);
+                let (drawn, steps) = (counted(count, "image"), counted(steps, "step"));
+                let said = format!("{drawn} from seed {} to seed {} in {steps}", ends[0], ends[1]);
                 Ok(Drawn { images, noise: None, film: Film { frames, ..film }, said })
             }
             Task::Grid(table) => {
                 let options = self.edit.start(options.clone(), table.given.as_ref(), pipeline)?;
                 let rows = table.rows.as_ref();
+                warn_of_poor(pipeline.grid_warnings(&table.columns, rows, &options)?);
                 let images = pipeline.grid(&table.columns, rows, &options, self.seed, progress)?.ok_or_else(stopped)?;
                 let images = unit(&images)?;
                 let images = table.given.as_ref().map_or_else(|| Ok(images.clone()), |given| given.kept(&images))?;
-                let said = format!("A table of {} images", images.dim(0)?);
+                let said = format!("A table of {}", counted(images.dim(0)?, "image"));
                 Ok(Drawn { images, noise: None, film, said })
             }
         }

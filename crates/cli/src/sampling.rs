@@ -4,7 +4,9 @@ use std::path::Path;
 
 use clap::Args;
 use kakusan::candle::Device;
-use kakusan::pipeline::{Checkpointed, DDPMPipeline, Error, Registry, Result, SampleOptions, hub_name, run_config};
+use kakusan::pipeline::{
+    Checkpointed, DDPMPipeline, Error, Registry, Result, SampleOptions, SampleWarning, hub_name, run_config,
+};
 use kakusan::scheduler::{Churn, FittedSteps, RePaintOptions, RunOptions};
 
 use crate::number::{real, whole};
@@ -150,8 +152,8 @@ impl SamplingArgs {
 }
 
 /// Prints what about a sampling will hardly give the intended images.
-pub(crate) fn warn_of_poor(options: &SampleOptions, pipeline: &DDPMPipeline) {
-    for warning in options.warnings(pipeline.scheduler()) {
+pub(crate) fn warn_of_poor(warnings: Vec<SampleWarning>) {
+    for warning in warnings {
         warn(&format!("warning: {warning}"));
     }
 }

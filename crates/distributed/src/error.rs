@@ -37,5 +37,24 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The message by which a member tells the others that rank `rank` failed: the rank in four bytes (little-endian),
+    /// and the reason in UTF-8. Implementations of [`Group::abort`](crate::Group::abort) send it.
+    pub fn end_message(rank: usize, reason: &str) -> Vec<u8> {
+        [&(rank as u32).to_le_bytes(), reason.as_bytes()].concat()
+    }
+
+    /// What an [end message](Self::end_message) from rank `sender` says, whatever its bytes are.
+    pub fn from_end_message(sender: usize, message: &[u8]) -> Self {
+        match message.split_first_chunk() {
+            Some((rank, reason)) => {
+                let reason = String::from_utf8_lossy(reason).into_owned();
+                Self::Failed { rank: u32::from_le_bytes(*rank) as usize, reason }
+            }
+            None => Self::Failed { rank: sender, reason: "it did not say why".to_owned() },
+        }
+    }
+}
+
 /// A result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;

@@ -90,19 +90,3 @@ pub(crate) fn check(group: &dyn Group, messages: &[&[u8]]) -> Result<()> {
     }
     Err(Error::Message { rank, reason: format!("{count} messages were given for {size} members") })
 }
-
-/// The reason why a group ended, as its members tell it: the rank in four bytes, and text.
-pub(crate) fn end_message(rank: usize, reason: &str) -> Vec<u8> {
-    [&(rank as u32).to_le_bytes(), reason.as_bytes()].concat()
-}
-
-/// What [`end_message`] says; the rest of the text counts, whatever it is.
-pub(crate) fn read_end_message(sender: usize, bytes: &[u8]) -> Error {
-    match bytes.split_first_chunk() {
-        Some((rank, reason)) => {
-            let reason = String::from_utf8_lossy(reason).into_owned();
-            Error::Failed { rank: u32::from_le_bytes(*rank) as usize, reason }
-        }
-        None => Error::Failed { rank: sender, reason: "it did not say why".to_owned() },
-    }
-}

@@ -220,6 +220,20 @@ fn a_run_of_ours_is_fine_tuned_from_its_averaged_weights() {
 }
 
 #[test]
+fn the_pixel_scale_is_the_pretrained_models_unless_another_is_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, registry) = (dir.path().join("run"), Registry::default());
+    let scales = ["train.pixel_scale=1.25", "scheduler.clip_sample_range=1.5"];
+    train(config(&golden(), &scales).unwrap(), &run, Existing::Refuse, 2, Some(4)).unwrap();
+    let scale = |set: &[&str]| config(&run, set).unwrap().train.pixel_scale;
+    let unless = || (scale(&[]), scale(&["train.pixel_scale=1.5"]), scale(&["train.pixel_scale=1"]));
+    assert_eq!(unless(), (Some(1.25), Some(1.5), Some(1.0)));
+    train(run_config(&run, &[], &registry).unwrap(), &run, RESUME, 2, None).unwrap();
+    assert_eq!(unless(), (Some(1.25), Some(1.5), Some(1.0)));
+    assert_eq!(config(&golden(), &[]).unwrap().train.pixel_scale, None);
+}
+
+#[test]
 fn what_the_pretrained_model_lacks_is_new_and_the_rest_is_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let begin = |from: &Path, set: &[&str], channels: usize| {

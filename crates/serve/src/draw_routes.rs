@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tokio::sync::mpsc::{Sender, channel};
-use utoipa::ToSchema;
+use utoipa::{IntoResponses, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -44,6 +44,30 @@ struct Accepted {
     position: Option<usize>,
 }
 
+/// Why a request for images is refused, for the description of the API alone.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "the answers themselves are made of `Refusal`")]
+enum Refused {
+    /// The body cannot be read
+    #[response(status = 400)]
+    Unreadable(Problem),
+    /// There is no such model
+    #[response(status = 404)]
+    Unknown(Problem),
+    /// The body is too large
+    #[response(status = 413)]
+    TooLarge(Problem),
+    /// The field that is named cannot be done
+    #[response(status = 422)]
+    Impossible(Problem),
+    /// This client has too many draws; see Retry-After
+    #[response(status = 429)]
+    TooMany(Problem),
+    /// The queue is full, or the server stops; see Retry-After
+    #[response(status = 503)]
+    Busy(Problem),
+}
+
 /// Draws images.
 ///
 /// The answer comes at once; `/api/draws/{id}/events` tells how far it is. A draw is cancelled when all who listened to
@@ -52,12 +76,7 @@ struct Accepted {
     post, path = "/api/draws", tag = "draws", request_body = DrawRequest,
     responses(
         (status = 202, body = Accepted),
-        (status = 400, body = Problem, description = "The body cannot be read"),
-        (status = 404, body = Problem, description = "There is no such model"),
-        (status = 413, body = Problem, description = "The body is too large"),
-        (status = 422, body = Problem, description = "The field that is named cannot be done"),
-        (status = 429, body = Problem, description = "This client has too many draws; see Retry-After"),
-        (status = 503, body = Problem, description = "The queue is full, or the server stops; see Retry-After")
+        Refused
     )
 )]
 async fn begin(
@@ -263,13 +282,8 @@ impl Drop for Waiting {
     post, path = "/api/images", tag = "draws", request_body = DrawRequest,
     responses(
         (status = 200, body = Png, content_type = "image/png"),
-        (status = 400, body = Problem, description = "The body cannot be read"),
-        (status = 404, body = Problem, description = "There is no such model"),
-        (status = 413, body = Problem, description = "The body is too large"),
-        (status = 422, body = Problem, description = "The field that is named cannot be done"),
-        (status = 429, body = Problem, description = "This client has too many draws; see Retry-After"),
-        (status = 500, body = Problem, description = "The drawing failed"),
-        (status = 503, body = Problem, description = "The queue is full, or the server stops; see Retry-After")
+        Refused,
+        (status = 500, body = Problem, description = "The drawing failed")
     )
 )]
 async fn images(

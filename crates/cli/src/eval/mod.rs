@@ -28,7 +28,7 @@ use crate::machine::MachineArgs;
 use crate::number::whole;
 use crate::program::cache_dir;
 use crate::sampling::{SamplingArgs, warn_of_poor};
-use crate::terminal::{say, warn};
+use crate::terminal::{counted, say, warn};
 use data::Compared;
 use draw::Samples;
 pub(crate) use during::EvalDuringTraining;
@@ -142,7 +142,7 @@ pub(crate) fn eval(args: EvalArgs) -> Result<ExitCode> {
         Source::Folder(_) => None,
     };
     compared.keep_some(args.reference);
-    say(&format!("Data: {}, {} images.", compared.description, compared.reference.1.len()));
+    say(&format!("Data: {}, {}.", compared.description, counted(compared.reference.1.len(), "image")));
 
     let counts = [("the data to compare with has", compared.reference.1.len()), ("there are", args.count(&source))];
     if let Some((what, count)) = counts.into_iter().find(|(_, count)| *count < data::LEAST) {
@@ -366,7 +366,7 @@ impl EvalArgs {
     /// Draws the samples, each from its own seed.
     fn draw(&self, pipeline: &DDPMPipeline, labels: Option<Vec<u32>>) -> Result<(Pixels, Sampling)> {
         let options = self.sampling.options(pipeline)?;
-        warn_of_poor(&options, pipeline);
+        warn_of_poor(options.warnings(pipeline.scheduler()));
         let sampling = Sampling {
             scheduler: pipeline.scheduler().class_name().to_owned(),
             steps: self.sampling.steps(pipeline),

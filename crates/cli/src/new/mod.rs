@@ -28,7 +28,7 @@ use crate::number::real;
 use crate::picture::with_ending;
 use crate::program::program;
 use crate::set;
-use crate::terminal::{say, warn};
+use crate::terminal::{counted, say, warn};
 
 const DETAILS: &str = "\
 On a terminal, what no flag says is asked for. Elsewhere --data is needed, and the rest has defaults: the set's own
@@ -211,7 +211,7 @@ fn known(config: &DataConfig) -> Result<Option<Facts>> {
     if set.images.is_empty() {
         return Err(Error::Unfit(format!("there is no image to train on in {}", set.source.description)));
     }
-    say(&format!("Data: {} images, {}.", thousands(set.images.len()), set.source.description));
+    say(&format!("Data: {}, {}.", counted(set.images.len(), "image"), set.source.description));
     if let Some(reason) = &set.unlabelled {
         say(&format!("Data: the images have no classes: {reason}"));
     }
@@ -308,9 +308,9 @@ fn tell(plan: &Plan, parameters: usize, recipe: &Recipe, minutes: f64) {
     say(&format!("Chosen: {width} channels in the first block, {parameters} parameters; {reason}."));
     let passes = (*steps * BATCH) as f64 / recipe.images as f64;
     say(&format!(
-        "Training: {} steps, {passes:.1} passes over {} images; with its pictures about {:.1} of {minutes} minutes.",
-        thousands(*steps),
-        thousands(recipe.images),
+        "Training: {}, {passes:.1} passes over {}; with its pictures about {:.1} of {minutes} min.",
+        counted(*steps, "step"),
+        counted(recipe.images, "image"),
         network.total(*steps, recipe.images) / 60.0
     ));
     if *is_short {

@@ -81,7 +81,7 @@ impl Mpi {
         match (0..self.size).find(|&rank| rank != self.rank && incoming[rank] & END != 0) {
             Some(rank) => {
                 self.ended.store(true, Ordering::Relaxed);
-                Err(read_end(rank, &all[rank]))
+                Err(Error::from_end_message(rank, &all[rank]))
             }
             None => Ok(all),
         }
@@ -113,17 +113,6 @@ impl Places {
     }
 }
 
-fn end_message(rank: usize, reason: &str) -> Vec<u8> {
-    [&(rank as u32).to_le_bytes(), reason.as_bytes()].concat()
-}
-
-fn read_end(sender: usize, message: &[u8]) -> Error {
-    let (rank, reason) = message
-        .split_first_chunk()
-        .map_or((sender, message), |(rank, reason)| (u32::from_le_bytes(*rank) as usize, reason));
-    Error::Failed { rank, reason: String::from_utf8_lossy(reason).into_owned() }
-}
-
 impl Group for Mpi {
     fn rank(&self) -> usize {
         self.rank
@@ -143,7 +132,7 @@ impl Group for Mpi {
 
     fn abort(&self, rank: usize, reason: &str) -> bool {
         if !self.ended.swap(true, Ordering::Relaxed) {
-            let message = end_message(rank, reason);
+            let message = Error::end_message(rank, reason);
             let _ = self.exchange(&vec![&message[..]; self.size], END); // others may fail at the same time
         }
         true

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use self::frame::Kind;
 pub use self::rendezvous::Rendezvous;
-use crate::mail::{Inbox, Mail, check, end_message, read_end_message};
+use crate::mail::{Inbox, Mail, check};
 use crate::{Error, Group, Result};
 
 /// A member says so often that it is alive, however long it computes or writes.
@@ -135,7 +135,7 @@ fn receive(mut stream: TcpStream, peer: usize, arrived: &Sender<(usize, Mail)>) 
         let mail = match frame::read(&mut stream, frame::MOST) {
             Ok((Kind::Alive, _)) => continue,
             Ok((Kind::Data, message)) => Mail::Data(message),
-            Ok((Kind::End, message)) => Mail::End(read_end_message(peer, &message)),
+            Ok((Kind::End, message)) => Mail::End(Error::from_end_message(peer, &message)),
             Ok((kind, _)) => Mail::Lost(format!("it sent a message of the kind {kind:?}")),
             Err(e) => Mail::Lost(match e.kind() {
                 ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
@@ -187,7 +187,7 @@ impl Group for Tcp {
         if self.ended.swap(true, Ordering::Relaxed) {
             return self.leader_knows.load(Ordering::Relaxed);
         }
-        let message = end_message(rank, reason);
+        let message = Error::end_message(rank, reason);
         let mut leader_knows = self.rank == 0;
         for (peer, connection) in self.peers() {
             let mut stream = connection.stream();

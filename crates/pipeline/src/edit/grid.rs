@@ -6,7 +6,7 @@ use kakusan_rng::PerImage;
 use kakusan_scheduler::{Schedule, Scheduler};
 
 use super::MOST_AT_ONCE;
-use crate::{DDPMPipeline, Error, Result, SampleOptions};
+use crate::{DDPMPipeline, Error, Result, SampleOptions, SampleWarning};
 
 /// The most images of a grid.
 const MOST_CELLS: usize = 4096;
@@ -150,28 +150,8 @@ impl DDPMPipeline {
     ) -> Result<Option<Tensor>> {
         self.check_grid(columns, rows, options)?;
         let rows_count = rows.map_or(1, Axis::len);
-        // images that differ in seed and class alone are drawn together
-        let group_of = |axis: Option<&Axis>, i: usize| if axis.is_some_and(|axis| !axis.is_of_image()) { i } else { 0 };
-        let mut groups: Vec<((usize, usize), Vec<Cell>)> = vec![];
-        for (row, column) in (0..rows_count).flat_map(|row| (0..columns.len()).map(move |column| (row, column))) {
-            let mut cell = Cell {
-                place: row * columns.len() + column,
-                scheduler: self.scheduler(),
-                options: options.clone(),
-                seed,
-                class: options.class_labels.as_ref().and_then(|labels| labels.first().copied()),
-            };
-            cell.set(columns, column);
-            if let Some(rows) = rows {
-                cell.set(rows, row);
-            }
-            let key = (group_of(rows, row), group_of(Some(columns), column));
-            match groups.iter_mut().find(|(known, _)| *known == key) {
-                Some((_, cells)) => cells.push(cell),
-                None => groups.push((key, vec![cell])),
-            }
-        }
-        let batches: Vec<&[Cell]> = groups.iter().flat_map(|(_, cells)| cells.chunks(MOST_AT_ONCE)).collect();
+        let groups = self.groups(columns, rows, options, seed);
+        let batches: Vec<&[Cell]> = groups.iter().flat_map(|cells| cells.chunks(MOST_AT_ONCE)).collect();
         // of all batches before the first is drawn, so that an option that cannot be used is refused at once
         let calls = |batch: &&[Cell]| -> Result<usize> {
             let Some(cell) = batch.first() else { return Ok(0) };
@@ -201,6 +181,61 @@ impl DDPMPipeline {
             before += own;
         }
         Ok(Some(Tensor::cat(&images.into_iter().flatten().collect::<Vec<_>>(), 0)?))
+    }
+
+    /// What about the samplings of a [`grid`](Self::grid) will hardly give the intended images.
+    ///
+    /// # Errors
+    /// When [`grid`](Self::grid) refuses the axes.
+    pub fn grid_warnings(
+        &self,
+        columns: &Axis,
+        rows: Option<&Axis>,
+        options: &SampleOptions,
+    ) -> Result<Vec<SampleWarning>> {
+        self.check_grid(columns, rows, options)?;
+        let groups = self.groups(columns, rows, options, 0);
+        let mut warnings = vec![];
+        for cell in groups.iter().filter_map(|cells| cells.first()) {
+            for warning in cell.options.warnings(cell.scheduler) {
+                if !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
+            }
+        }
+        Ok(warnings)
+    }
+
+    /// The images of a grid; those that differ in seed and class alone, and so can be drawn together, are in one group.
+    fn groups<'a>(
+        &'a self,
+        columns: &'a Axis,
+        rows: Option<&'a Axis>,
+        options: &SampleOptions,
+        seed: u64,
+    ) -> Vec<Vec<Cell<'a>>> {
+        let group_of = |axis: Option<&Axis>, i: usize| if axis.is_some_and(|axis| !axis.is_of_image()) { i } else { 0 };
+        let mut groups: Vec<((usize, usize), Vec<Cell>)> = vec![];
+        let rows_count = rows.map_or(1, Axis::len);
+        for (row, column) in (0..rows_count).flat_map(|row| (0..columns.len()).map(move |column| (row, column))) {
+            let mut cell = Cell {
+                place: row * columns.len() + column,
+                scheduler: self.scheduler(),
+                options: options.clone(),
+                seed,
+                class: options.class_labels.as_ref().and_then(|labels| labels.first().copied()),
+            };
+            cell.set(columns, column);
+            if let Some(rows) = rows {
+                cell.set(rows, row);
+            }
+            let key = (group_of(rows, row), group_of(Some(columns), column));
+            match groups.iter_mut().find(|(known, _)| *known == key) {
+                Some((_, cells)) => cells.push(cell),
+                None => groups.push((key, vec![cell])),
+            }
+        }
+        groups.into_iter().map(|(_, cells)| cells).collect()
     }
 
     fn check_grid(&self, columns: &Axis, rows: Option<&Axis>, options: &SampleOptions) -> Result<()> {

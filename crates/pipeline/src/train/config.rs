@@ -304,7 +304,9 @@ impl RunConfig {
         let scheduler =
             registry.build(&class_name, &fields).map_err(|e| document.refusal("scheduler", &e.to_string()))?;
 
-        let train: TrainConfig = document.section("train")?;
+        let mut train: TrainConfig = document.section("train")?;
+        // a network that continues on other pixels would have to unlearn
+        train.pixel_scale = train.pixel_scale.or_else(|| origin.as_ref()?.pixel_scale());
         let sample: SampleConfig = document.section("sample")?;
         let sample_scheduler = match &sample.scheduler {
             None => scheduler.clone(),

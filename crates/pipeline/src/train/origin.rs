@@ -35,6 +35,7 @@ struct Opened {
     /// The folder with the weights.
     dir: PathBuf,
     scheduler: Arc<dyn Scheduler>,
+    pixel_scale: Option<f64>,
     adaptation: Adaptation,
     warnings: Vec<Warning>,
 }
@@ -141,6 +142,11 @@ impl Origin {
         self.opened.as_deref().map(|opened| opened.scheduler.as_ref())
     }
 
+    /// The `train.pixel_scale` with which the pretrained model was trained, if it was.
+    pub(crate) fn pixel_scale(&self) -> Option<f64> {
+        self.opened.as_deref()?.pixel_scale
+    }
+
     /// The same without the path of a folder, whose last part remains: for what may be published.
     pub fn without_path(self) -> Self {
         let last = Path::new(&self.name).file_name().and_then(|last| last.to_str());
@@ -217,6 +223,7 @@ struct Pretrained {
     dir: PathBuf,
     config: Arc<dyn ModelConfig>,
     scheduler: Arc<dyn Scheduler>,
+    pixel_scale: Option<f64>,
     warnings: Vec<Warning>,
 }
 
@@ -226,18 +233,20 @@ impl Pretrained {
         if DDPMPipeline::is_unfinished(dir) {
             let config = RunConfig::load_recorded(&dir.join(RUN_CONFIG_FILE), &[], registry)?;
             let dir = checkpointed::newest_weights(dir)?;
-            return Ok(Self { dir, config: config.model, scheduler: config.scheduler, warnings: vec![] });
+            let RunConfig { model, scheduler, train, .. } = config;
+            return Ok(Self { dir, config: model, scheduler, pixel_scale: train.pixel_scale, warnings: vec![] });
         }
         let (index, scheduler) = read_scheduler(dir, registry)?;
         let dir = component_dir(dir, "unet");
         let model = kakusan_models::pretrained_config(&dir, Some(&index.unet), &registry.models)?;
         let warnings = index.warnings.into_iter().chain(model.warnings.into_iter().map(Warning::from)).collect();
-        Ok(Self { dir, config: model.config, scheduler, warnings })
+        let pixel_scale = (index.pixel_scale != 1.0).then_some(index.pixel_scale);
+        Ok(Self { dir, config: model.config, scheduler, pixel_scale, warnings })
     }
 
     fn adapted_to(self, model: &dyn ModelConfig, registry: &Registry) -> Result<Opened> {
         let adaptation = Adaptation::between(self.config.as_ref(), model, &registry.models)?;
-        let Self { dir, scheduler, warnings, .. } = self;
-        Ok(Opened { dir, scheduler, adaptation, warnings })
+        let Self { dir, scheduler, pixel_scale, warnings, .. } = self;
+        Ok(Opened { dir, scheduler, pixel_scale, adaptation, warnings })
     }
 }

@@ -33,8 +33,9 @@ pub struct TrainConfig {
     pub freeze: Vec<String>,
 
     /// Train on pixels whose distance from middle grey is multiplied by this, from 1 to 2. Saved and shown images are
-    /// clipped to black and white, so with 1.1 a background that the model misses by a little is still black. 1 by
-    /// default. A scheduler with `clip_sample` needs a `clip_sample_range` as wide.
+    /// clipped to black and white, so with 1.1 a background that the model misses by a little is still black. By
+    /// default 1, or that of the pretrained model (`[model] from`). A scheduler with `clip_sample` needs a
+    /// `clip_sample_range` as wide.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pixel_scale: Option<f64>,
 

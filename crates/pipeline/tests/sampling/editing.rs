@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use kakusan_models::{Model, ModelConfig};
-use kakusan_pipeline::{Axis, DDPMPipeline, SampleOptions, SampleStep, slerp};
+use kakusan_pipeline::{Axis, DDPMPipeline, SampleOptions, SampleStep, SampleWarning, slerp};
 use kakusan_rng::{Generator, PerImage};
 use kakusan_scheduler::{DDPMScheduler, RePaintOptions, Registry, RunOptions, Scheduler};
 use safetensors::SafeTensors;
@@ -290,6 +290,12 @@ fn each_image_of_a_grid_is_drawn_with_its_own_settings() -> TestResult {
     let table = pipeline.grid(&classes, Some(&strengths), &start, 9, watch)?.unwrap();
     let expected = alone(&pipeline, &base.clone().class_labels(vec![2]).image_to_image(picture, 0.4), 9)?;
     assert!(error(&table.narrow(0, 1, 1)?, &expected)? < 1e-5);
+
+    let (euler_and_ddim, twice) = (Axis::Scheduler(schedulers.to_vec()), Axis::Guidance(vec![2.5, 4.0]));
+    let warnings = pipeline.grid_warnings(&twice, Some(&euler_and_ddim), &base)?;
+    assert!(matches!(&warnings[..], [SampleWarning::ClippedGuidance { .. }]), "{warnings:?}"); // once
+    assert!(pipeline.grid_warnings(&seeds, Some(&euler_and_ddim), &base)?.is_empty());
+    assert!(pipeline.grid_warnings(&Axis::Eta(vec![]), None, &base).is_err());
 
     let refused = |columns: &Axis, rows: Option<&Axis>, options: &SampleOptions| {
         pipeline.grid(columns, rows, options, 0, watch).unwrap_err().to_string()
