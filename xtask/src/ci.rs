@@ -32,6 +32,7 @@ const STEPS: &[Step] = &[
     Step { name: "mnist", about: "the tests on all of MNIST, where its files are", run: mnist },
     Step { name: "browser", about: "the page of `serve` in a browser that clicks (Chromium)", run: browser },
     Step { name: "vectors", about: "the kernels' tests with narrower vectors than this machine's", run: vectors },
+    Step { name: "kernels", about: "the CUDA kernels compile without spilled registers (nvcc)", run: kernels },
     Step { name: "book", about: "the book can be built (mdBook)", run: book },
     Step { name: "fuzz", about: "the fuzz targets compile", run: fuzz },
     Step { name: "deny", about: "licences and sources of the dependencies (cargo-deny)", run: deny },
@@ -173,6 +174,15 @@ fn vectors() -> Result<Outcome> {
 
 /// The test files of `ops` that read `KAKUSAN_TEST_VECTORS`.
 const VECTOR_TESTS: [&str; 2] = ["kernels", "torch"];
+
+/// Compiles the CUDA kernels to machine code. What they compute is among the tests.
+fn kernels() -> Result<Outcome> {
+    if !answers(Command::new("nvcc").arg("--version")) {
+        return Ok(Outcome::Skipped("there is no nvcc (CUDA's toolkit)".to_owned()));
+    }
+    crate::kernels::ARCHITECTURES.iter().try_for_each(|architecture| crate::kernels::compile(architecture))?;
+    Ok(Outcome::Passed)
+}
 
 /// Builds `docs/book`. Its code is run by `test`, its links and commands are checked by `tidy`.
 fn book() -> Result<Outcome> {

@@ -6,6 +6,7 @@ mod doctor;
 mod fuzz;
 mod golden;
 mod kakusan;
+mod kernels;
 mod load;
 mod machine;
 mod results;

@@ -13,8 +13,7 @@ use crate::tape::Tape;
 /// `torch.utils.checkpoint.checkpoint`: runs `part` of a [`network`](crate::network) on `inputs` and keeps only
 /// these; the backward pass runs it a second time for its activations.
 ///
-/// `part` must give the same both times. Gradients equal those without up to the order of sums. In f64 and on other
-/// devices than the CPU the part is run once, and candle keeps what it computed.
+/// `part` must give the same both times. Gradients equal those without up to the order of sums.
 ///
 /// ```
 /// # fn main() -> candle_core::Result<()> {

@@ -2,6 +2,8 @@
 //! dtype and device decide that, in [`BackendKind`] alone.
 
 pub(crate) mod cpu;
+#[cfg(all(test, unix))]
+mod cuda;
 pub(crate) mod reference;
 
 use std::fmt::Debug;
@@ -187,6 +189,9 @@ pub(crate) struct Parameter<'a, B: Backend, const N: usize> {
 pub(crate) enum BackendKind {
     /// Our kernels.
     Cpu,
+    /// Our kernels for a CUDA device on the host, in tests.
+    #[cfg(all(test, unix))]
+    Host,
     /// candle's operations.
     Reference,
 }
@@ -199,7 +204,8 @@ pub(crate) trait Work {
 }
 
 impl BackendKind {
-    pub(crate) const ALL: [Self; 2] = [Self::Cpu, Self::Reference];
+    /// Those that a tensor can select.
+    pub(crate) const ALL: &[Self] = &[Self::Cpu, Self::Reference];
 
     /// The backend for tensors like this one: our kernels for f32 on the CPU, the reference for the rest.
     pub(crate) fn of(tensor: &Tensor) -> Self {
@@ -210,6 +216,8 @@ impl BackendKind {
     pub(crate) fn run<W: Work>(self, work: W) -> W::Output {
         match self {
             Self::Cpu => work.on::<Cpu>(),
+            #[cfg(all(test, unix))]
+            Self::Host => work.on::<cuda::Cuda<cuda::host::HostCard>>(),
             Self::Reference => work.on::<Reference>(),
         }
     }

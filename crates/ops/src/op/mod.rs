@@ -13,7 +13,7 @@ pub(crate) mod linear;
 pub(crate) mod loss;
 pub(crate) mod norm;
 pub(crate) mod pool;
-mod table;
+pub(crate) mod table;
 pub(crate) mod upsample;
 
 use std::array;

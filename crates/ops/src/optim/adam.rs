@@ -130,7 +130,7 @@ impl Adam {
     fn advance(&mut self, grads: &[Tensor], grad_scale: f64) -> Result<()> {
         let factors = Factors::new(&self.config, self.steps + 1, grad_scale);
         let Self { params, moments, .. } = self;
-        for backend in BackendKind::ALL {
+        for &backend in BackendKind::ALL {
             backend.run(Pass { params, grads, moments, factors: &factors })?;
         }
         self.steps += 1;

@@ -87,7 +87,7 @@ fn storage_of(tensor: &Tensor) -> usize {
 /// The norm of contiguous gradients.
 pub(crate) fn norm(grads: &[Tensor]) -> Result<f64> {
     let mut sum = 0.0;
-    for backend in BackendKind::ALL {
+    for &backend in BackendKind::ALL {
         let own: Vec<_> = grads.iter().filter(|grad| BackendKind::of(grad) == backend).collect();
         if !own.is_empty() {
             sum += backend.run(SumOfSquares(&own))?;

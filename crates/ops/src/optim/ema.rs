@@ -153,7 +153,7 @@ impl Ema {
     pub fn step(&mut self) -> Result<f64> {
         let decay = self.decay.at(self.steps + 1);
         let Self { params, shadow, .. } = self;
-        for backend in BackendKind::ALL {
+        for &backend in BackendKind::ALL {
             backend.run(Pass { params, shadow, rate: 1.0 - decay })?;
         }
         self.steps += 1;

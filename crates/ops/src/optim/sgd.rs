@@ -71,7 +71,7 @@ impl Sgd {
     pub fn step_scaled(&mut self, grads: &GradStore, scale: f64) -> Result<()> {
         let grads = clip::gradients("sgd", grads, &self.params)?;
         let Self { params, momenta, config } = self;
-        for backend in BackendKind::ALL {
+        for &backend in BackendKind::ALL {
             backend.run(Pass { backend, params, grads: &grads, momenta, config, scale })?;
         }
         Ok(())
