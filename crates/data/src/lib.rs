@@ -34,6 +34,7 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod augment;
 mod cifar;
 mod class;
 mod config;
@@ -59,6 +60,7 @@ mod splits;
 mod tables;
 mod tree;
 
+pub use augment::Augmentation;
 pub use class::Class;
 pub use config::{DataConfig, Resolution, Validation};
 pub use dataset::{DatasetName, SourceKind};

@@ -13,7 +13,7 @@ use std::{
 
 use kakusan_rng::{Generator, dataloader_permutation};
 
-use crate::{BadImage, Error, ImageSet, image_set::Chance};
+use crate::{Augmentation, BadImage, Error, ImageSet, image_set::Chance};
 
 /// The default of [`Loader::prefetch`].
 pub(crate) const PREFETCH: usize = 3;
@@ -41,6 +41,7 @@ pub struct Loader {
     prefetch: NonZeroUsize,
     threads: NonZeroUsize,
     share: Share,
+    augment: Option<f64>,
 }
 
 /// Which images of a batch are read.
@@ -64,6 +65,8 @@ pub struct Batch {
     pub shape: [usize; 3],
     /// The classes, `[b]`.
     pub labels: Vec<u32>,
+    /// How the images were changed ([`Augmentation::labels`]), `[b, 9]`; `None` without [`Loader::augment`].
+    pub augmentations: Option<Vec<f32>>,
     /// Images of this batch that could not be decoded. Only sets with `on_bad_image = "skip"` have any.
     pub skipped: Vec<BadImage>,
 }
@@ -87,6 +90,8 @@ struct Plan {
     order: Arc<[usize]>,
     /// As long as `order`; empty if nothing is random.
     chances: Arc<[Chance]>,
+    /// As long as `order`, if the images are to be changed.
+    augmentations: Option<Arc<[Augmentation]>>,
     batch_size: usize,
     share: Share,
 }
@@ -108,7 +113,14 @@ impl Loader {
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let threads = if images.is_held() { NonZeroUsize::MIN } else { cores };
         let prefetch = NonZeroUsize::new(PREFETCH).unwrap_or(NonZeroUsize::MIN);
-        Self { images, batch_size, prefetch, threads, share: Share(Arc::new(|count| 0..count)) }
+        Self { images, batch_size, prefetch, threads, share: Share(Arc::new(|count| 0..count)), augment: None }
+    }
+
+    /// Changes each image, as [`Augmentation::draw`] draws it with this probability. By default, images stay as they
+    /// are.
+    pub fn augment(mut self, probability: impl Into<Option<f64>>) -> Self {
+        self.augment = probability.into();
+        self
     }
 
     /// Reads only the images at these places of a batch of so many images, for a process that computes a part of each
@@ -146,7 +158,7 @@ impl Loader {
     /// Shuffles the set. Draws from `rng` what torch's `DataLoader` draws from the global generator: two 64-bit
     /// numbers. A set with random crops or flips draws more for each image, in the epoch's order: two 32-bit numbers
     /// for top and left of the crop (each modulo the number of possible positions, as `torch.randint`), then one for
-    /// the flip (`torch.rand(1) < 0.5`).
+    /// the flip (`torch.rand(1) < 0.5`). [`augment`](Self::augment) draws its numbers after these, image by image.
     pub fn epoch(&self, rng: &mut Generator) -> Batches {
         let order: Arc<[usize]> = dataloader_permutation(rng, self.images.len()).into();
         let augment = self.images.augment();
@@ -158,8 +170,9 @@ impl Loader {
             true => order.iter().map(|_| chance()).collect(),
             false => Arc::default(),
         };
+        let augmentations = self.augment.map(|p| order.iter().map(|_| Augmentation::draw(p, rng)).collect());
         let (images, batch_size, share) = (self.images.clone(), self.batch_size.get(), self.share.clone());
-        let plan = Plan { images, order, chances, batch_size, share };
+        let plan = Plan { images, order, chances, augmentations, batch_size, share };
         Batches { plan, prefetch: self.prefetch.get(), threads: self.threads.get(), next: 0, workers: None }
     }
 }
@@ -223,20 +236,28 @@ impl Plan {
         let start = i * self.batch_size;
         let places = start..self.order.len().min(start + self.batch_size);
         let (shape, share) = (self.images.shape(), (self.share.0)(places.len()));
-        let mut images = Vec::with_capacity(places.len() * shape.iter().product::<usize>());
+        let size = shape.iter().product::<usize>();
+        let mut images = Vec::with_capacity(places.len() * size);
         let (mut indices, mut labels, mut skipped) = (Vec::with_capacity(places.len()), Vec::new(), Vec::new());
+        let mut changes = vec![];
         for place in places {
             let (index, chance) = (self.order[place], self.chances.get(place).copied().unwrap_or_default());
+            let augmentation = self.augmentations.as_ref().map(|all| all[place]);
             if !share.contains(&(place - start)) {
-                images.resize(images.len() + shape.iter().product::<usize>(), 0.0);
+                images.resize(images.len() + size, 0.0);
             } else if let Some(bad) = self.images.append_unless_bad(index, chance, &mut images)? {
                 skipped.push(bad);
                 continue;
+            } else if let Some(augmentation) = augmentation {
+                let begin = images.len() - size;
+                augmentation.apply(&mut images[begin..], shape);
             }
+            changes.extend(augmentation.iter().flat_map(Augmentation::labels));
             indices.push(index);
             labels.push(self.images.label(index));
         }
-        Ok(Batch { indices, images, shape, labels, skipped })
+        let augmentations = self.augmentations.is_some().then_some(changes);
+        Ok(Batch { indices, images, shape, labels, augmentations, skipped })
     }
 }
 

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use serde::{Deserialize, Deserializer, de};
 use serde_json::{Map, Value};
@@ -80,7 +82,9 @@ impl ModelConfig for ClassConditionedUnetConfig {
     }
 
     fn default_map(&self) -> Map<String, Value> {
-        Self::default().to_map()
+        let mut map = Self::default().to_map();
+        map.extend(UNet2DConfig::default().default_map());
+        map
     }
 
     fn build(&self, vb: VarBuilder) -> Result<Box<dyn Model>> {
@@ -97,6 +101,11 @@ impl ModelConfig for ClassConditionedUnetConfig {
 
     fn check_timesteps(&self, timesteps: &[f32]) -> Result<()> {
         self.unet.check_timesteps(timesteps)
+    }
+
+    fn with_augment_dim(&self, augment_dim: usize) -> Option<Arc<dyn ModelConfig>> {
+        let unet = UNet2DConfig { augment_dim, ..self.unet.clone() };
+        Some(Arc::new(Self { unet, ..self.clone() }))
     }
 
     fn supports_gradient_checkpointing(&self) -> bool {
@@ -203,9 +212,10 @@ impl Model for ClassConditionedUnet {
         x: &Tensor,
         timestep: &Tensor,
         labels: Option<&Tensor>,
+        augmentation: Option<&Tensor>,
         dropout: Dropout,
     ) -> Result<Tensor> {
-        self.model.forward_train(&self.with_planes(x, labels)?, timestep, None, dropout)
+        self.model.forward_train(&self.with_planes(x, labels)?, timestep, None, augmentation, dropout)
     }
 
     fn enable_gradient_checkpointing(&mut self) -> Result<()> {

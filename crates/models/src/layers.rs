@@ -12,13 +12,21 @@ use crate::{Error, Result, VarBuilder};
 ///
 /// `shape` is that of the weight; its first dimension is the number of outputs, the others make `fan_in`.
 pub(crate) fn weight_and_bias(shape: &[usize], vb: &VarBuilder) -> Result<(Tensor, Tensor)> {
-    let fan_in = shape[1..].iter().product::<usize>() as f64;
-    // torch's own order of operations, so that the bound has torch's bits
-    let bound = 3f64.sqrt() * ((2.0f64 / 6.0).sqrt() / fan_in.sqrt());
-    let weight = vb.get_with_hints(shape, "weight", Init::Uniform { lo: -bound, up: bound }.into())?;
-    let bound = 1.0 / fan_in.sqrt();
+    let weight = weight(shape, vb)?;
+    let bound = 1.0 / fan_in(shape).sqrt();
     let bias = vb.get_with_hints(shape[0], "bias", Init::Uniform { lo: -bound, up: bound }.into())?;
     Ok((weight, bias))
+}
+
+/// The weight alone.
+pub(crate) fn weight(shape: &[usize], vb: &VarBuilder) -> Result<Tensor> {
+    // torch's own order of operations, so that the bound has torch's bits
+    let bound = 3f64.sqrt() * ((2.0f64 / 6.0).sqrt() / fan_in(shape).sqrt());
+    Ok(vb.get_with_hints(shape, "weight", Init::Uniform { lo: -bound, up: bound }.into())?)
+}
+
+fn fan_in(shape: &[usize]) -> f64 {
+    shape[1..].iter().product::<usize>() as f64
 }
 
 /// `nn.Conv2d` with a bias.

@@ -20,9 +20,10 @@ pub trait Model: Send + Sync {
     /// When a shape does not fit the model.
     fn forward(&self, x: &Tensor, timestep: &Tensor, labels: Option<&Tensor>) -> Result<Tensor>;
 
-    /// [`forward`](Self::forward) in training: drops what the configuration says, as `dropout` draws it.
+    /// [`forward`](Self::forward) in training: drops what the configuration says, as `dropout` draws it. `augmentation`
+    /// `[b, n]` tells how the images were changed, to a model that [can be told](ModelConfig::with_augment_dim).
     ///
-    /// A model that drops nothing leaves it at this.
+    /// A model that drops nothing, and cannot be told, leaves it at this.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
@@ -31,9 +32,10 @@ pub trait Model: Send + Sync {
         x: &Tensor,
         timestep: &Tensor,
         labels: Option<&Tensor>,
+        augmentation: Option<&Tensor>,
         dropout: Dropout,
     ) -> Result<Tensor> {
-        let _ = dropout;
+        let _ = (augmentation, dropout);
         self.forward(x, timestep, labels)
     }
 

@@ -1,4 +1,5 @@
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use kakusan_config::{Config, DIFFUSERS_VERSION, as_in_file};
 use serde::Serialize;
@@ -50,6 +51,14 @@ pub trait ModelConfig: Debug + Send + Sync {
     fn check_timesteps(&self, timesteps: &[f32]) -> Result<()> {
         let _ = timesteps;
         Ok(())
+    }
+
+    /// The same network, but told in training how its images were changed, by `augment_dim` numbers that are 0 for an
+    /// image that was not; with 0, the network as it is without that, and so in sampling. `None` where the class cannot
+    /// be told.
+    fn with_augment_dim(&self, augment_dim: usize) -> Option<Arc<dyn ModelConfig>> {
+        let _ = augment_dim;
+        None
     }
 
     /// A number below which no output of the model can be, where its architecture has such a bound.

@@ -64,7 +64,7 @@ impl Registry {
         let name = C::default().class_name().to_owned();
         self.classes.retain(|class| class.name != name);
         let constructor: Constructor = |fields| Ok(Arc::new(parse::<C>(fields)?) as Arc<dyn ModelConfig>);
-        self.classes.push(Class { name, constructor, defaults: || C::default().to_map() });
+        self.classes.push(Class { name, constructor, defaults: || C::default().default_map() });
     }
 
     /// The registered names.

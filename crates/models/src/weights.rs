@@ -136,6 +136,13 @@ impl Weights {
         entries.for_each(|entry| entry.trained = false);
     }
 
+    /// The tensors that `outline` has too, in shared memory.
+    pub fn only(&self, outline: &Outline) -> Self {
+        let known: BTreeSet<&str> = outline.tensors().iter().map(|tensor| tensor.name.as_str()).collect();
+        let entries = self.entries.iter().filter(|entry| known.contains(entry.name.as_str()));
+        Self { entries: entries.cloned().collect(), device: self.device.clone() }
+    }
+
     /// A copy of the tensors.
     ///
     /// # Errors

@@ -56,7 +56,7 @@ fn it_is_the_courses() -> TestResult {
     let x = noise(&mut rng, &[3, 2, 8, 8]);
     let levels = Tensor::new(serde_json::from_str::<Vec<f32>>(&metadata["levels"])?, &Device::Cpu)?;
     let labels = Tensor::new(serde_json::from_str::<Vec<u32>>(&metadata["labels"])?, &Device::Cpu)?;
-    let y = model.forward_train(&x, &levels, Some(&labels), Dropout { seed: 0, step: 0, first_image: 0 })?;
+    let y = model.forward_train(&x, &levels, Some(&labels), None, Dropout { seed: 0, step: 0, first_image: 0 })?;
     assert!(error(&y, &golden["y"]) < 5e-6);
     let gradients = kakusan_ops::backward(&y.mul(&noise(&mut rng, y.dims()))?.sum_all()?)?;
     let vars: HashMap<_, _> = weights.iter().collect();

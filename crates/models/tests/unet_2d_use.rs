@@ -49,7 +49,7 @@ fn what_is_dropped_follows_from_seed_step_image_and_layer() -> TestResult {
     let train = |seed, step, from: usize, count| {
         let dropout = Dropout { seed, step, first_image: from };
         let (x, level) = (x.narrow(0, from, count)?, level.narrow(0, from, count)?);
-        Ok::<_, Box<dyn std::error::Error>>(values(&model.forward_train(&x, &level, None, dropout)?))
+        Ok::<_, Box<dyn std::error::Error>>(values(&model.forward_train(&x, &level, None, None, dropout)?))
     };
     let whole = train(7, 0, 0, 5)?;
     assert_eq!(whole, train(7, 0, 0, 5)?);
@@ -59,10 +59,10 @@ fn what_is_dropped_follows_from_seed_step_image_and_layer() -> TestResult {
     assert_ne!(whole, values(&model.forward(&x, &level, None)?));
 
     let (_, model) = initialised(json!({}));
-    let trained = model.forward_train(&x, &level, None, Dropout { seed: 7, step: 0, first_image: 0 })?;
+    let trained = model.forward_train(&x, &level, None, None, Dropout { seed: 7, step: 0, first_image: 0 })?;
     assert_eq!(values(&trained), values(&model.forward(&x, &level, None)?));
     let (_, model) = initialised(json!({"dropout": 1.0}));
-    let dropped = model.forward_train(&x, &level, None, Dropout { seed: 7, step: 0, first_image: 0 })?;
+    let dropped = model.forward_train(&x, &level, None, None, Dropout { seed: 7, step: 0, first_image: 0 })?;
     assert!(values(&dropped).iter().all(|y| y.is_finite()));
     Ok(())
 }
@@ -83,7 +83,7 @@ fn gradient_checkpointing_changes_no_number() -> TestResult {
         let (x, level) = (noise(1, &[2, 3, 8, 8]), levels(&[1.0, 500.0]));
         let dropout = Dropout { seed: 7, step: 3, first_image: 0 };
         let train = |model: &dyn Model| -> Result<_, Box<dyn std::error::Error>> {
-            let y = model.forward_train(&x, &level, None, dropout)?;
+            let y = model.forward_train(&x, &level, None, None, dropout)?;
             let gradients = backward(&y.sqr()?.mean_all()?)?;
             let of = |var: &candle_core::Var| gradients.get(var).map(values).ok_or("a weight has no gradient");
             Ok((values(&y), weights.trained().map(|(_, var)| of(var)).collect::<Result<Vec<_>, _>>()?))
@@ -148,8 +148,8 @@ fn the_reference_agrees() -> TestResult {
             config(more.clone())?.build(VarBuilder::new_with_args(candles.into(), DType::F64, &Device::Cpu))?;
         let (x, level) = (noise(1, &[2, 3, 8, 8]), levels(&[3.0, 8.0]));
         let dropout = Dropout { seed: 1, step: 2, first_image: 3 };
-        let y = model.forward_train(&x, &level, None, dropout)?;
-        let exact = reference.forward_train(&x.to_dtype(DType::F64)?, &level, None, dropout)?;
+        let y = model.forward_train(&x, &level, None, None, dropout)?;
+        let exact = reference.forward_train(&x.to_dtype(DType::F64)?, &level, None, None, dropout)?;
         let error = (y.to_dtype(DType::F64)? - &exact)?.abs()?.max_all()?.to_scalar::<f64>()?;
         assert!(error < 3e-6 * exact.abs()?.max_all()?.to_scalar::<f64>()?, "{more}: {error:.1e}");
     }
@@ -285,5 +285,47 @@ fn images_timesteps_and_labels_that_do_not_fit_are_refused() -> TestResult {
     assert_ne!(own, values(&model.forward(&x, &level, Some(&u32s.zeros_like()?))?));
     let none = model.forward(&x.narrow(0, 0, 0)?, &level.narrow(0, 0, 0)?, Some(&labels.narrow(0, 0, 0)?))?;
     assert_eq!(none.dims(), [0, 3, 8, 8]);
+    Ok(())
+}
+
+#[test]
+fn the_network_is_told_of_changed_images_in_training_alone() -> Result<(), Box<dyn std::error::Error>> {
+    let plain = config(json!({"num_class_embeds": 3}))?;
+    let told = plain.with_augment_dim(9).unwrap();
+    assert_eq!(told.with_augment_dim(0).unwrap().to_json(), plain.to_json());
+    let draw = |config: &dyn ModelConfig| {
+        Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.build(vb)).unwrap()
+    };
+    let ((weights, model), (plain_weights, plain_model)) = (draw(told.as_ref()), draw(plain.as_ref()));
+    // one tensor more; the others are drawn as without it
+    let more: Vec<&str> = weights.iter().map(|(name, _)| name).skip(plain_weights.iter().len()).collect();
+    assert_eq!(more, ["augment_embedding.weight"]);
+    let kept = weights.only(&plain.outline()?);
+    assert_eq!(kept.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>(), {
+        plain_weights.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+    });
+
+    let (x, level, labels) = (noise(1, &[2, 3, 8, 8]), levels(&[500.0, 20.0]), Tensor::new(&[0u32, 2], &Device::Cpu)?);
+    let dropout = Dropout { seed: 0, step: 0, first_image: 0 };
+    let train = |told: Option<&Tensor>| model.forward_train(&x, &level, Some(&labels), told, dropout);
+    let own = values(&plain_model.forward(&x, &level, Some(&labels))?);
+    assert_eq!(values(&model.forward(&x, &level, Some(&labels))?), own);
+    assert_eq!(values(&train(None)?), own);
+    let changes = Tensor::cat(&[Tensor::zeros((1, 9), DType::F32, &Device::Cpu)?, noise(2, &[1, 9])], 0)?;
+    let y = train(Some(&changes))?;
+    let (first, second) = (values(&y.narrow(0, 0, 1)?), values(&y.narrow(0, 1, 1)?));
+    assert_eq!(first, own[..first.len()]);
+    assert_ne!(second, own[first.len()..]);
+
+    let gradients = kakusan_ops::backward(&y.sqr()?.sum_all()?)?;
+    let (_, weight) = weights.iter().last().unwrap();
+    let gradient = gradients.get(weight).expect("a gradient").abs()?.sum(0)?.to_vec1::<f32>()?;
+    assert!(gradient.iter().all(|sum| *sum > 0.0), "{gradient:?}");
+
+    let refused = |model: &dyn Model, told: &Tensor| {
+        model.forward_train(&x, &level, Some(&labels), Some(told), dropout).unwrap_err().to_string()
+    };
+    assert!(refused(model.as_ref(), &changes.narrow(1, 0, 8)?).contains("[2, 8], expected [2, 9]"));
+    assert!(refused(plain_model.as_ref(), &changes).contains("expected [2, 0] (augment_dim)"));
     Ok(())
 }

@@ -1,14 +1,22 @@
 //! Complete trainings without an observer, and on images that a program provides.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Device;
 use kakusan_data::{ImageSet, ReadImages};
-use kakusan_pipeline::{DDPMPipeline, DeviceChoice, Error, Event, Existing, Outcome, Registry, RunConfig, Training};
+use kakusan_pipeline::{
+    ConfigError, DDPMPipeline, DeviceChoice, Error, Event, Existing, Outcome, Registry, RunConfig, Trainer, Training,
+};
 use kakusan_rng::Generator;
 
 /// A configuration for images or latents of 8 x 8 with `channels` channels; it has no `[data]`.
 fn config(channels: usize) -> RunConfig {
+    config_with(channels, &[]).unwrap()
+}
+
+fn config_with(channels: usize, set: &[&str]) -> Result<RunConfig, ConfigError> {
     let text = format!(
         r#"
         [model]
@@ -29,7 +37,8 @@ fn config(channels: usize) -> RunConfig {
         batch_size = 2
         "#
     );
-    RunConfig::parse(&text, "test", &[], &Registry::default()).unwrap()
+    let set: Vec<String> = set.iter().map(|&text| text.to_owned()).collect();
+    RunConfig::parse(&text, "test", &set, &Registry::default())
 }
 
 #[test]
@@ -50,6 +59,79 @@ fn a_training_saves_its_pipeline_without_an_observer() {
     assert_eq!(resume().images(images, "memory").run(&mut |_| Ok(())).unwrap(), Outcome::Finished);
     let refused = resume().run(&mut |_| Ok(())).unwrap_err();
     assert!(refused.is_usage() && refused.to_string().contains("no table [data]"), "{refused}");
+}
+
+#[test]
+fn a_model_that_was_told_of_changed_images_is_saved_as_any_other() {
+    let (dir, registry) = (tempfile::tempdir().unwrap(), Registry::default());
+    let pixels = Generator::new(1).rand(12 * 64).into_iter().map(|pixel| (pixel * 255.0) as u8).collect();
+    let images = Arc::new(ImageSet::new([1, 8, 8], pixels, vec![0; 12], vec!["a".into()]).unwrap());
+    let augment = [
+        "data.name=folder",
+        "data.augment=0.5",
+        "train.use_ema=true",
+        "train.checkpoint_every=4",
+        "train.keep_checkpoints=5",
+    ];
+    let train = |name: &str, set: &[&str], existing: Existing, stop_after: usize| {
+        let (out, stop) = (dir.path().join(name), AtomicBool::new(false));
+        let config = config_with(1, set).unwrap();
+        let training = Training::new(config, &out, &registry).device(DeviceChoice::Cpu).existing(existing).stop(&stop);
+        let outcome = training.images(images.clone(), "memory").run(&mut |event| {
+            if let Event::Step { record, .. } = event {
+                stop.store(record.step == stop_after, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        (out, outcome.unwrap())
+    };
+    let (run, _) = train("run", &augment, Existing::Refuse, 0);
+    let (plain, _) = train("plain", &augment[2..], Existing::Refuse, 0);
+    let (part, outcome) = train("part", &augment, Existing::Refuse, 5); // in the middle of an epoch
+    assert_eq!(outcome, Outcome::Interrupted);
+    let unfinished = DDPMPipeline::from_run(&part, None, &registry, &Device::Cpu).unwrap();
+    assert!(unfinished.averaged && unfinished.pipeline.warnings().is_empty());
+    train("part", &augment, Existing::Resume { allow_changes: false, checkpoint: None }, 0);
+
+    let weights = |run: &Path| std::fs::read(run.join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+    assert!(weights(&run) == weights(&part), "the resumed training has other weights");
+    assert!(weights(&run) != weights(&plain), "the images were not changed");
+    // as any UNet2DModel, but the checkpoint has what training needs
+    let json = |run: &Path| std::fs::read_to_string(run.join("unet/config.json")).unwrap();
+    assert_eq!((json(&run), weights(&run).len()), (json(&plain), weights(&plain).len()));
+    assert!(DDPMPipeline::from_pretrained(&run, &registry, &Device::Cpu).unwrap().warnings().is_empty());
+    let checkpoint = run.join("checkpoints/checkpoint-8");
+    assert!(json(&checkpoint).contains("\"augment_dim\": 9") && weights(&checkpoint).len() > weights(&run).len());
+    // each image is told of its own changes: the map has moved from where it began
+    let embedding = |dir: &Path| {
+        let (bytes, name) = (weights(dir), "augment_embedding.weight");
+        safetensors::SafeTensors::deserialize(&bytes).unwrap().tensor(name).unwrap().data().to_vec()
+    };
+    assert!(embedding(&checkpoint) != embedding(&run.join("checkpoints/checkpoint-4")));
+
+    // a fine-tuning may begin to change its images, and stop
+    let begin = |from: &Path, set: &[&str]| {
+        let text = format!("model.from = {:?}\ntrain = {{ batch_size = 4 }}\n", from.to_str().unwrap());
+        let set: Vec<String> = set.iter().map(|&text| text.to_owned()).collect();
+        let config = RunConfig::parse(&text, "test", &set, &registry).unwrap();
+        let trainer = Trainer::new(&config, images.clone(), &Device::Cpu).unwrap();
+        trainer.changes().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let new = "augment_embedding.weight: new and random, [4, 9]; the pretrained model has none";
+    assert_eq!(begin(&run, &augment[..2]), [new]);
+    let (stopped, _) = train("stopped", &augment, Existing::Refuse, 5);
+    assert!(begin(&stopped, &augment[..2]).is_empty());
+
+    let refused = |channels: usize, set: &[&str]| config_with(channels, set).unwrap_err().to_string();
+    assert!(refused(1, &["model.augment_dim=9"]).contains("`augment_dim` follows from data.augment"));
+    assert!(refused(1, &["data.name=folder", "data.augment=1.5"]).contains("a probability above 0, up to 1"));
+    let text = "model = { _class_name = 'BasicUNet' }\nscheduler = { _class_name = 'DDPMScheduler' }\n\
+                data = { name = 'folder', augment = 0.1 }";
+    let said = RunConfig::parse(text, "test", &[], &registry).unwrap_err().to_string();
+    assert!(said.contains("which a BasicUNet cannot"), "{said}");
+    let latents = ImageSet::from_f32([1, 8, 8], vec![0.0; 128], vec![0; 2], vec!["all".into()]).unwrap().as_latents();
+    let said = Trainer::new(&config_with(1, &augment).unwrap(), Arc::new(latents), &Device::Cpu).err().unwrap();
+    assert!(said.to_string().starts_with("data.augment has no effect on latents"), "{said}");
 }
 
 #[test]

@@ -150,7 +150,7 @@ fn bare(config: RunConfig, batch: usize) -> Result<Work> {
         let (_, gradients) = kakusan::ops::gradients(batch, &Device::Cpu, |part| {
             let of = |tensor: &Tensor| tensor.narrow(0, part.start, part.len());
             let dropout = Dropout { seed: 0, step: 0, first_image: part.start };
-            let y = model.forward_train(&of(&x)?, &of(&level)?, None, dropout)?;
+            let y = model.forward_train(&of(&x)?, &of(&level)?, None, None, dropout)?;
             let share = part.len() as f64 / batch as f64;
             Ok::<_, kakusan::models::Error>((kakusan::ops::mse_loss(&y, &of(&x)?)? * share)?)
         })?;

@@ -4,7 +4,7 @@ use super::{BlockType, DownBlock, UpBlock};
 use crate::Error;
 
 /// The configuration of [`UNet2DModel`](crate::UNet2DModel): diffusers' 28 keys under their names, with the defaults of
-/// diffusers 0.42.1.
+/// diffusers 0.42.1, and one more.
 ///
 /// ```
 /// use kakusan_models::{DownBlock, ModelConfig, UNet2DConfig, UpBlock};
@@ -84,6 +84,16 @@ pub struct UNet2DConfig {
     pub num_class_embeds: Option<usize>,
     /// The number of timesteps that a learned embedding has a vector for.
     pub num_train_timesteps: Option<usize>,
+    /// How many numbers tell the network in training how an image was changed (EDM's `augment_dim`), by a linear map
+    /// that is added to the embedded timestep. diffusers has no such key: a training with `data.augment` sets it, and
+    /// saves its pipeline without.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[cfg_attr(feature = "schema", schemars(skip))]
+    pub augment_dim: usize,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 impl Default for UNet2DConfig {
@@ -120,6 +130,7 @@ impl Default for UNet2DConfig {
             class_embed_type: None,
             num_class_embeds: None,
             num_train_timesteps: None,
+            augment_dim: 0,
         }
     }
 }

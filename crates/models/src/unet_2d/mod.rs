@@ -13,6 +13,8 @@ mod state_dict_order;
 mod up;
 mod validate;
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use kakusan_ops::{Features, network};
 use serde_json::{Map, Value};
@@ -29,7 +31,7 @@ use resnet::{Common, activate};
 use signal::Signal;
 use up::UpStage;
 
-use crate::layers::{Conv2d, GroupNorm};
+use crate::layers::{Conv2d, GroupNorm, weight};
 use crate::{Dropout, Error, Model, ModelConfig, Result, VarBuilder, fields, legacy};
 
 /// The UNet of diffusion models (Ho et al. 2020, and what came after it), as diffusers' `UNet2DModel`: its
@@ -73,6 +75,8 @@ pub struct UNet2DModel {
     up_blocks: Vec<UpStage>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
+    /// `[width of the embedded timestep, augment_dim]`
+    augment_embedding: Option<Tensor>,
     checkpointing: bool,
 }
 
@@ -123,6 +127,11 @@ impl UNet2DModel {
                 vb.pp("conv_norm_out"),
             )?,
             conv_out: Conv2d::new([channels, config.out_channels], 3, 1, vb.pp("conv_out"))?,
+            // last, so that the others are drawn as without it
+            augment_embedding: match config.augment_dim {
+                0 => None,
+                told => Some(weight(&[inputs, told], &vb.pp("augment_embedding"))?),
+            },
             checkpointing: false,
         })
     }
@@ -132,6 +141,7 @@ impl UNet2DModel {
         x: &Tensor,
         timestep: &Tensor,
         labels: Option<&Tensor>,
+        augmentation: Option<&Tensor>,
         dropout: Option<Dropout>,
     ) -> Result<Tensor> {
         let batch = self.check_images(x)?;
@@ -142,7 +152,11 @@ impl UNet2DModel {
         };
         let x = if self.config.center_input_sample { x.affine(2.0, -1.0)? } else { x.clone() };
         let vectors = |x: Tensor| x.to_dtype(self.dtype())?.unsqueeze(2)?.unsqueeze(3); // [b, n] -> [b, n, 1, 1]
-        let time = vectors(self.time_proj.forward(&timestep, "timestep")?)?;
+        let mut time = self.time_proj.forward(&timestep, "timestep")?.to_dtype(self.dtype())?;
+        if let Some(told) = self.embed_augmentation(augmentation, batch)? {
+            time = (time + told)?;
+        }
+        let time = vectors(time)?;
         let y = match self.class_embedding.input(labels, batch, &self.time_proj)? {
             None => network([&x, &time], |[x, time]| self.network(&x, &time, None, dropout))?,
             Some(class) => network([&x, &time, &vectors(class)?], |[x, time, class]| {
@@ -154,6 +168,21 @@ impl UNet2DModel {
                 Ok(y.broadcast_div(&timestep.to_dtype(y.dtype())?.reshape((batch, 1, 1, 1))?)?)
             }
             _ => Ok(y),
+        }
+    }
+
+    /// What is added to the embedded timesteps `[b, width]` of images that may have been changed.
+    fn embed_augmentation(&self, augmentation: Option<&Tensor>, batch: usize) -> Result<Option<Tensor>> {
+        match (&self.augment_embedding, augmentation) {
+            (_, None) => Ok(None),
+            (Some(weight), Some(told)) if told.dims() == [batch, weight.dim(1)?] => {
+                Ok(Some(told.to_dtype(weight.dtype())?.matmul(&weight.t()?)?))
+            }
+            (_, Some(told)) => Err(unfit(format!(
+                "the augmentation has shape {:?}, expected [{batch}, {}] (augment_dim)",
+                told.dims(),
+                self.config.augment_dim
+            ))),
         }
     }
 
@@ -219,7 +248,7 @@ impl Model for UNet2DModel {
     /// `x` is `[b, in_channels, h, w]` with h and w that the down blocks can halve; `timestep` is `[b]` or `[1]`;
     /// `labels` are classes `[b]`, or vectors `[b, width]` if `class_embed_type` is `identity`.
     fn forward(&self, x: &Tensor, timestep: &Tensor, labels: Option<&Tensor>) -> Result<Tensor> {
-        self.predict(x, timestep, labels, None)
+        self.predict(x, timestep, labels, None, None)
     }
 
     fn forward_train(
@@ -227,9 +256,10 @@ impl Model for UNet2DModel {
         x: &Tensor,
         timestep: &Tensor,
         labels: Option<&Tensor>,
+        augmentation: Option<&Tensor>,
         dropout: Dropout,
     ) -> Result<Tensor> {
-        self.predict(x, timestep, labels, Some(dropout))
+        self.predict(x, timestep, labels, augmentation, Some(dropout))
     }
 
     /// Training then keeps the input of each residual block, and recomputes its activations in the backward
@@ -250,7 +280,9 @@ impl ModelConfig for UNet2DConfig {
     }
 
     fn default_map(&self) -> Map<String, Value> {
-        fields(&Self::default())
+        let mut map = fields(&Self::default());
+        map.insert("augment_dim".to_owned(), 0.into()); // known, but saved only where it is used
+        map
     }
 
     fn build(&self, vb: VarBuilder) -> Result<Box<dyn Model>> {
@@ -271,6 +303,10 @@ impl ModelConfig for UNet2DConfig {
 
     fn check_timesteps(&self, timesteps: &[f32]) -> Result<()> {
         embeddings::check_timesteps(self, timesteps)
+    }
+
+    fn with_augment_dim(&self, augment_dim: usize) -> Option<Arc<dyn ModelConfig>> {
+        Some(Arc::new(Self { augment_dim, ..self.clone() }))
     }
 
     fn supports_gradient_checkpointing(&self) -> bool {

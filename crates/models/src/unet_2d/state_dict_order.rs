@@ -1,6 +1,6 @@
 /// The words in the names of UNet2DModel's tensors. Words of the same depth are in the order of torch's modules:
 /// `mid_block` after the down and up blocks, attentions before the layers that they follow.
-const WORDS: [&str; 31] = [
+const WORDS: [&str; 32] = [
     "conv_in",
     "time_proj",
     "time_embedding",
@@ -10,6 +10,7 @@ const WORDS: [&str; 31] = [
     "mid_block",
     "conv_norm_out",
     "conv_out",
+    "augment_embedding",
     // a block
     "attentions",
     "resnets",

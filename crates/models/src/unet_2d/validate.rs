@@ -36,6 +36,7 @@ impl UNet2DConfig {
         optional("attention_head_dim", self.attention_head_dim, MAX_CHANNELS)?;
         optional("norm_num_groups", self.norm_num_groups, MAX_CHANNELS)?;
         optional("attn_norm_num_groups", self.attn_norm_num_groups, MAX_CHANNELS)?;
+        optional("augment_dim", Some(self.augment_dim).filter(|&dim| dim > 0), MAX_CHANNELS)?;
         optional("num_class_embeds", self.num_class_embeds, MAX_ROWS)?;
         optional("num_train_timesteps", self.num_train_timesteps, MAX_ROWS)?;
         if !(0.0..=1.0).contains(&self.dropout) {

@@ -13,8 +13,8 @@ use crate::{Error, ModelConfig, OutlinedTensor, Registry, Result, Weights};
 
 /// The keys with the number of classes.
 const CLASSES: [&str; 2] = ["num_class_embeds", "num_classes"];
-/// The keys that change the first and the last layer alone.
-const ENDS: [&str; 2] = ["in_channels", "out_channels"];
+/// The keys that change the first and the last layer alone, and what tells the network of an augmentation.
+const ENDS: [&str; 3] = ["in_channels", "out_channels", "augment_dim"];
 
 /// How a network differs from the pretrained model whose weights it begins with ([`Weights::adapted`]).
 ///

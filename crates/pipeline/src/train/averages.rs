@@ -136,9 +136,8 @@ impl DDPMPipeline {
         let known = known.collect::<Result<Vec<_>>>()?;
         let fit = PowerFunction::of_width(sigma_rel)?.fit(step as f64, &known)?;
         let weights = mix(&config, &snapshots, &fit, device)?;
-        let mut pipeline = Self::new(config.model, weights, config.scheduler)?;
+        let mut pipeline = config.pipeline(&weights, config.scheduler.clone())?;
         pipeline.set_class_names(training::class_names(dir)?);
-        pipeline.set_pixel_scale(config.train.pixel_scale.unwrap_or(1.0));
         Ok(Averaged { pipeline, step, snapshots: snapshots.len(), error: fit.error })
     }
 }
@@ -147,10 +146,10 @@ impl DDPMPipeline {
 /// in f64. What is not trained is the same in all.
 fn mix(config: &RunConfig, snapshots: &[Snapshot], fit: &PowerFunctionFit, device: &Device) -> Result<Weights> {
     let mut sums: Vec<Tensor> = vec![];
-    let mut last = None;
+    let (mut last, model) = (None, config.trained_model());
     for (snapshot, &weight) in snapshots.iter().zip(&fit.weights) {
-        let rename = |name: &str| config.model.tensor_name(name);
-        let (mut weights, _) = Weights::load(&snapshot.path, device, rename, |vb| config.model.build(vb))?;
+        let rename = |name: &str| model.tensor_name(name);
+        let (mut weights, _) = Weights::load(&snapshot.path, device, rename, |vb| model.build(vb))?;
         config.train.freeze.iter().for_each(|part| weights.freeze(part));
         for (i, (_, var)) in weights.trained().enumerate() {
             let part = (var.as_tensor().to_device(&Device::Cpu)?.to_dtype(DType::F64)? * weight)?;

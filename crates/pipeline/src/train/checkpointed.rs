@@ -52,7 +52,6 @@ impl DDPMPipeline {
             match load(&config, &dir, device) {
                 Ok((mut pipeline, averaged)) => {
                     pipeline.set_class_names(class_names);
-                    pipeline.set_pixel_scale(config.train.pixel_scale.unwrap_or(1.0));
                     return Ok(Checkpointed { pipeline, dir, averaged, skipped });
                 }
                 Err(e) => skipped.push(e),
@@ -88,11 +87,11 @@ fn no_checkpoint(dir: &Path) -> Error {
 fn load(config: &RunConfig, dir: &Path, device: &Device) -> Result<(DDPMPipeline, bool)> {
     let (dir, averaged) = weights_of(dir)?;
     let checkpoint = Checkpoint::find(&dir, None)?;
-    let model = &config.model;
+    let model = config.trained_model();
     let rename = |name: &str| model.tensor_name(name);
     let path = checkpoint.path().to_owned();
     let (weights, names) = Weights::from_checkpoint(&checkpoint, &model.outline()?, device, rename)?;
-    let mut pipeline = DDPMPipeline::new(model.clone(), weights, config.scheduler.clone())?;
+    let mut pipeline = config.pipeline(&weights, config.scheduler.clone())?;
     if !names.is_empty() {
         pipeline.warn(Warning::Model(kakusan_models::Warning::UnexpectedTensors { path, names }));
     }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use kakusan_config::did_you_mean;
-use kakusan_data::DataConfig;
-use kakusan_models::ModelConfig;
+use kakusan_data::{Augmentation, DataConfig};
+use kakusan_models::{ModelConfig, Weights};
 use kakusan_rng::Generator;
 use kakusan_scheduler::{Draw, Family, Process, RunOptions, Scheduler, saved_config};
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ use super::freeze;
 use super::objective::Objective;
 use super::origin::{self, FROM, Lookup, Origin};
 use crate::ddpm::inverts;
-use crate::{Registry, SampleOptions, SampleWarning, TrainConfig, Warning};
+use crate::{DDPMPipeline, Registry, SampleOptions, SampleWarning, TrainConfig, Warning};
 
 /// The configuration of a run: the tables of a file such as `configs/184.toml`, with the overrides applied.
 ///
@@ -285,7 +285,7 @@ impl RunConfig {
 
     fn read(document: &Document, lookup: &Lookup, registry: &Registry) -> Result<Self, ConfigError> {
         let data = read_data(document)?;
-        let (model, origin) = origin::read_model(document, lookup, registry)?;
+        let (model, origin) = origin::read_model(document, data.as_ref(), lookup, registry)?;
 
         let registry = &registry.schedulers;
         let known = registry.class_names();
@@ -355,6 +355,14 @@ impl RunConfig {
         }
         if self.train.class_dropout.is_some() && classes.is_none() {
             return Err(("train", "`class_dropout` needs a model with classes: set model.num_class_embeds".into()));
+        }
+        if self.model.to_map().contains_key("augment_dim") {
+            return Err(("model", "`augment_dim` follows from data.augment: set that, and remove it".into()));
+        }
+        if self.data.as_ref().is_some_and(|data| data.augment.is_some()) && self.model.with_augment_dim(1).is_none() {
+            let class_name = self.model.class_name();
+            let reason = format!("`augment` needs a model that can be told of it, which a {class_name} cannot");
+            return Err(("data", format!("{reason}: remove it, or train a UNet2DModel")));
         }
         if let Some(scale) = self.train.pixel_scale {
             let config = self.scheduler.config();
@@ -431,6 +439,19 @@ impl RunConfig {
         warnings
     }
 
+    /// The network that is trained. With `data.augment`, it is `model` and what tells it how an image was changed.
+    pub fn trained_model(&self) -> Arc<dyn ModelConfig> {
+        trained_model(&self.model, self.data.as_ref())
+    }
+
+    /// The pipeline of trained weights: `model`, without what only the training needs.
+    pub(crate) fn pipeline(&self, weights: &Weights, scheduler: Arc<dyn Scheduler>) -> crate::Result<DDPMPipeline> {
+        let weights = weights.only(&self.model.outline()?);
+        let mut pipeline = DDPMPipeline::new(self.model.clone(), weights, scheduler)?;
+        pipeline.set_pixel_scale(self.train.pixel_scale.unwrap_or(1.0));
+        Ok(pipeline)
+    }
+
     /// The full configuration as TOML, including defaults and overrides. A run folder stores it.
     ///
     /// # Errors
@@ -462,6 +483,13 @@ impl RunConfig {
             message: e.to_string(),
         })
     }
+}
+
+/// [`RunConfig::trained_model`].
+pub(crate) fn trained_model(model: &Arc<dyn ModelConfig>, data: Option<&DataConfig>) -> Arc<dyn ModelConfig> {
+    let augments = data.is_some_and(|data| data.augment.is_some());
+    let told = augments.then(|| model.with_augment_dim(Augmentation::LABELS)).flatten();
+    told.unwrap_or_else(|| model.clone())
 }
 
 /// The tables in the order of `config.toml`.

@@ -114,8 +114,7 @@ impl RunView<'_> {
     /// # Errors
     /// When the tensor library fails.
     pub fn pipeline(&self) -> Result<DDPMPipeline> {
-        let RunConfig { model, sample_scheduler, .. } = self.config;
-        DDPMPipeline::new(model.clone(), self.trainer.sampling_weights()?, sample_scheduler.clone())
+        self.config.pipeline(&self.trainer.sampling_weights()?, self.config.sample_scheduler.clone())
     }
 }
 

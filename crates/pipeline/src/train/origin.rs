@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::Device;
+use kakusan_data::DataConfig;
 use kakusan_models::{Adaptation, Change, ModelConfig, Weights};
 use kakusan_rng::Generator;
 use kakusan_scheduler::{Scheduler, set_config};
@@ -11,6 +12,7 @@ use kakusan_weights::Checkpoint;
 use serde_json::{Map, Value};
 
 use super::checkpointed;
+use super::config::trained_model;
 use super::document::{CLASS_NAME, Document};
 use crate::ddpm::read_scheduler;
 use crate::layout::{RUN_CONFIG_FILE, component_dir, hub_name};
@@ -73,6 +75,7 @@ pub(crate) fn download(document: &Document, hub: &kakusan_hub::Hub) -> Result<Op
 /// Reads `[model]`.
 pub(crate) fn read_model(
     document: &Document,
+    data: Option<&DataConfig>,
     lookup: &Lookup,
     registry: &Registry,
 ) -> std::result::Result<(Arc<dyn ModelConfig>, Option<Origin>), ConfigError> {
@@ -122,7 +125,8 @@ pub(crate) fn read_model(
     let mut all = pretrained.config.to_map();
     all.extend(fields);
     let model = models.from_map(class_name, &all).map_err(refused)?;
-    let opened = pretrained.adapted_to(model.as_ref(), registry).map_err(|e| at_from(e.to_string()))?;
+    let trained = trained_model(&model, data);
+    let opened = pretrained.adapted_to(trained.as_ref(), registry).map_err(|e| at_from(e.to_string()))?;
     Ok((model, Some(Origin { name, opened: Some(Arc::new(opened)) })))
 }
 

@@ -139,9 +139,13 @@ impl Trainer {
             let reason = "train.gradient_checkpointing works only on the CPU: remove it, or train with --device cpu";
             return Err(Error::Unfit(reason.into()));
         }
-        if train.pixel_scale.is_some() && images.are_latents() {
-            let reason = "train.pixel_scale has no effect on latents, which are trained on as they are: remove it";
-            return Err(Error::Unfit(reason.into()));
+        if images.are_latents() {
+            let augments = config.data.as_ref().is_some_and(|data| data.augment.is_some());
+            let useless = [("train.pixel_scale", train.pixel_scale.is_some()), ("data.augment", augments)];
+            if let Some((key, _)) = useless.iter().find(|(_, given)| *given) {
+                let reason = "has no effect on latents, which are trained on as they are: remove it";
+                return Err(Error::Unfit(format!("{key} {reason}")));
+            }
         }
         let mut rng = Generator::new(train.seed);
         let Beginning { weights, model, changes, missing } = Beginning::new(config, device, &mut rng)?;
@@ -149,7 +153,7 @@ impl Trainer {
         let (images_per_epoch, may_skip) = (images.len(), images.may_skip());
         let mut loader = Loader::new(images, batch_size);
         if let Some(data) = &config.data {
-            loader = loader.prefetch(data.prefetch());
+            loader = loader.prefetch(data.prefetch()).augment(data.augment);
             if let Some(threads) = data.num_workers.and_then(NonZeroUsize::new) {
                 loader = loader.threads(threads);
             }
@@ -160,7 +164,7 @@ impl Trainer {
         let total_steps = total_steps(&train, &progress);
         let objective = Objective::new(&train, config.scheduler.as_ref()).map_err(Error::Unfit)?;
         Ok(Self {
-            config: config.model.clone(),
+            config: config.trained_model(),
             model,
             optimizer: Optimizer::new(&train, &weights)?,
             changes,
@@ -315,6 +319,10 @@ impl Trainer {
         let Draw { noise, levels } = self.process.draw(&clean, &mut self.progress.rng)?;
         let conditioning = self.process.conditioning(&levels, &self.device)?;
         let labels = self.labels(batch)?;
+        let told = match &batch.augmentations {
+            Some(changes) => Some(Tensor::from_slice(changes, (count, changes.len() / count.max(1)), &self.device)?),
+            None => None,
+        };
         let seed = self.progress.rng.seed();
         let step = (self.progress.epoch * self.loader.steps_per_epoch() + number) as u64;
         let (model, process, objective) = (self.model.as_ref(), &self.process, &self.objective);
@@ -326,8 +334,9 @@ impl Trainer {
             let target = process.target(&clean, &noise, levels)?;
             let input = process.scale_model_input(&noisy, levels)?;
             let dropout = Dropout { seed, step, first_image: part.start };
-            let labels = labels.as_ref().map(of).transpose()?;
-            let prediction = model.forward_train(&input, &of(&conditioning)?, labels.as_ref(), dropout)?;
+            let [labels, told] = [labels.as_ref().map(of).transpose()?, told.as_ref().map(of).transpose()?];
+            let (labels, told) = (labels.as_ref(), told.as_ref());
+            let prediction = model.forward_train(&input, &of(&conditioning)?, labels, told, dropout)?;
             let loss = objective.loss(&prediction, &target, levels)?;
             Ok((loss * (part.len() as f64 / images as f64))?)
         };

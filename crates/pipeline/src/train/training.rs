@@ -266,10 +266,8 @@ impl<'a> Training<'a> {
         }
         // observers come after the pipeline is saved: they cannot cost its weights
         trainer.check_sound().map_err(|e| resume::with_last_checkpoint(e, &folder.checkpoints()))?;
-        let (model, weights) = (self.config.model.clone(), trainer.sampling_weights()?);
-        let mut pipeline = DDPMPipeline::new(model, weights, self.config.scheduler.clone())?;
+        let mut pipeline = self.config.pipeline(&trainer.sampling_weights()?, self.config.scheduler.clone())?;
         pipeline.set_class_names(data.class_names.clone());
-        pipeline.set_pixel_scale(self.config.train.pixel_scale.unwrap_or(1.0));
         pipeline.save_pretrained(folder.dir())?;
         pipeline.set_scheduler(self.config.sample_scheduler.clone())?;
         observe(&Event::Saved { run: &run.view(&trainer, &records), pipeline: &pipeline })?;
@@ -280,7 +278,8 @@ impl<'a> Training<'a> {
     /// resumes without it.
     fn open_pretrained(&mut self, resume: bool) -> Result<()> {
         let Some(mut origin) = self.config.origin.take() else { return Ok(()) };
-        let model = self.config.model.as_ref();
+        let model = self.config.trained_model();
+        let model = model.as_ref();
         if resume && !checkpoint::newest_first(&self.out.join(CHECKPOINTS))?.is_empty() {
             origin = origin.recorded();
         } else if !origin.is_open() {

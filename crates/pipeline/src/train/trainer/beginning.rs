@@ -22,16 +22,17 @@ pub(super) struct Beginning {
 impl Beginning {
     /// Draws the weights, or those that a pretrained model does not have, from `rng`.
     pub(super) fn new(config: &RunConfig, device: &Device, rng: &mut Generator) -> Result<Self> {
+        let network = config.trained_model();
         let pretrained = match &config.origin {
-            Some(origin) => origin.weights(config.model.as_ref(), device, rng)?,
+            Some(origin) => origin.weights(network.as_ref(), device, rng)?,
             None => None,
         };
         let missing = config.origin.as_ref().filter(|_| pretrained.is_none()).map(|origin| origin.name().to_owned());
         let (weights, changes) = match pretrained {
             Some(pretrained) => pretrained,
-            None => (Weights::initialise(device, rng, |vb| config.model.build(vb))?.0, vec![]),
+            None => (Weights::initialise(device, rng, |vb| network.build(vb))?.0, vec![]),
         };
-        let (weights, model) = build(config.model.as_ref(), &config.train, weights)?;
+        let (weights, model) = build(network.as_ref(), &config.train, weights)?;
         Ok(Self { weights, model, changes, missing })
     }
 }
