@@ -49,6 +49,12 @@ pub(crate) fn scale(x: &[f32], factor: f32, y: &mut [f32]) {
     });
 }
 
+/// `x *= factor`, on this thread.
+pub(crate) fn scale_in_place(x: &mut [f32], factor: f32) {
+    let _flush = FlushDenormals::new();
+    arch().dispatch(ScaleInPlace { x, factor });
+}
+
 /// Dropout under a mask of 0 and 1 that was drawn with `P(0) = p`: `y = x * (mask / (1 - p))`, as
 /// `torch.nn.functional.dropout` in training. Its gradient is the same function of the result's gradient.
 ///
@@ -221,6 +227,23 @@ impl WithSimd for Scale<'_> {
         }
         for (y, &x) in y_rest.iter_mut().zip(x_rest) {
             *y = x * self.factor;
+        }
+    }
+}
+
+struct ScaleInPlace<'a> {
+    x: &'a mut [f32],
+    factor: f32,
+}
+
+impl WithSimd for ScaleInPlace<'_> {
+    type Output = ();
+
+    /// Plain code that the compiler turns into the vectors of `S`.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for x in self.x {
+            *x *= self.factor;
         }
     }
 }
