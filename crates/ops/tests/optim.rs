@@ -124,12 +124,12 @@ fn a_hundred_steps_of_muon() -> Result<()> {
             }
         }
         if t == 50 {
-            let state = muon.state();
+            let state = muon.state()?;
             muon = Muon::new(params.clone(), config)?;
             muon.load_state(&state)?;
         }
     }
-    for (i, mean) in muon.state().iter().enumerate() {
+    for (i, mean) in muon.state()?.iter().enumerate() {
         close(mean, format!("muon.{i}.momentum_buffer"))?;
     }
     Ok(())

@@ -19,6 +19,7 @@ use crate::op::linear::Linear;
 use crate::op::loss::Loss;
 use crate::op::norm::GroupNorm;
 use crate::optim::adam::Factors;
+use crate::optim::muon::MuonConfig;
 use crate::optim::sgd::SgdConfig;
 use cpu::Cpu;
 use reference::Reference;
@@ -171,6 +172,16 @@ pub(crate) trait Backend: Sized + 'static {
     fn adam(params: Vec<Parameter<Self, 2>>, by: &Factors) -> Result<()>;
     /// One step of gradient descent; the state is the momentum, absent without one.
     fn sgd(params: Vec<(&Var, &Tensor, Option<&mut Self::State>)>, config: &SgdConfig, scale: f64) -> Result<()>;
+    /// One step of Muon; the state is the mean gradient.
+    fn muon(params: Vec<Parameter<Self, 1>>, config: &MuonConfig, scale: f64) -> Result<()> {
+        for Parameter { var, grad, states: [momentum] } in params {
+            let mean = Self::state_tensor(momentum, var)?;
+            let [value, mean] = reference::optim::muon([&var.as_detached_tensor(), &mean], grad, config, scale)?;
+            var.set(&value.detach())?;
+            *momentum = Self::state(&mean.detach())?;
+        }
+        Ok(())
+    }
     /// One step of an average: `state -= (state - parameter) * rate`.
     fn average(params: Vec<(&Var, &mut Self::State)>, rate: f64) -> Result<()>;
     /// The sum of the squares of all elements of contiguous tensors.

@@ -1,11 +1,11 @@
 //! The optimiser Muon.
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Result, Tensor, Var, bail};
-use rayon::prelude::*;
+use candle_core::{Result, Tensor, Var, bail};
 
+use super::state::{State, mutable};
 use super::{check_not_negative, clip};
-use crate::linear;
+use crate::kernels::{Backend, BackendKind, Parameter, Work};
 
 /// The settings of [`Muon`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -52,7 +52,7 @@ pub struct Muon {
     config: MuonConfig,
     params: Vec<Var>,
     /// The mean gradient of each parameter.
-    momenta: Vec<Tensor>,
+    momenta: Vec<State>,
 }
 
 impl Muon {
@@ -75,7 +75,8 @@ impl Muon {
                 bail!("muon: a parameter is {:?}, expected a matrix or a convolution's weight", param.dims())
             }
         }
-        let momenta = params.iter().map(|param| param.as_tensor().zeros_like()).collect::<Result<_>>()?;
+        let momenta = params.iter().map(|param| State::new(&param.as_tensor().zeros_like()?));
+        let momenta = momenta.collect::<Result<_>>()?;
         Ok(Self { config, params, momenta })
     }
 
@@ -85,28 +86,11 @@ impl Muon {
     /// A parameter without a gradient in `grads`, or with one of another shape or dtype; then nothing was changed.
     pub fn step_scaled(&mut self, grads: &GradStore, scale: f64) -> Result<()> {
         let grads = clip::gradients("muon", grads, &self.params)?;
-        let all = self.params.par_iter().zip(&self.momenta).zip(&grads);
-        let moved = all.map(|((param, momentum), grad)| match scale {
-            1.0 => self.moved(param, momentum, grad),
-            _ => self.moved(param, momentum, &(grad * scale)?),
-        });
-        let moved: Vec<(Tensor, Tensor)> = moved.collect::<Result<_>>()?;
-        for ((param, momentum), (value, mean)) in self.params.iter().zip(&mut self.momenta).zip(moved) {
-            param.set(&value)?;
-            *momentum = mean;
+        let Self { params, momenta, config } = self;
+        for backend in BackendKind::ALL {
+            backend.run(Pass { params, grads: &grads, momenta, config, scale })?;
         }
         Ok(())
-    }
-
-    /// A parameter and its mean gradient after a step.
-    fn moved(&self, param: &Var, momentum: &Tensor, grad: &Tensor) -> Result<(Tensor, Tensor)> {
-        let MuonConfig { lr, momentum: keep, weight_decay } = self.config;
-        let mean = mix(grad, momentum, keep)?;
-        let direction = orthogonal(&mix(grad, &mean, keep)?.flatten_from(1)?)?;
-        let (rows, columns) = direction.dims2()?;
-        let step = (direction * (lr * 0.2 * (rows.max(columns) as f64).sqrt()))?;
-        let value = ((param.as_tensor() * (1.0 - lr * weight_decay))? - step.reshape(param.dims())?)?;
-        Ok((value, mean))
     }
 
     /// Sets the learning rate of the next step, as torch's schedulers do between steps.
@@ -119,10 +103,13 @@ impl Muon {
         Ok(())
     }
 
-    /// What a checkpoint must hold: the mean gradient (torch's `momentum_buffer`) of each parameter, in the order of
-    /// [`Muon::new`].
-    pub fn state(&self) -> Vec<Tensor> {
-        self.momenta.clone()
+    /// A copy of what a checkpoint must hold: the mean gradient (torch's `momentum_buffer`) of each parameter, in the
+    /// order of [`Muon::new`].
+    ///
+    /// # Errors
+    /// Those of candle's copies.
+    pub fn state(&self) -> Result<Vec<Tensor>> {
+        self.momenta.iter().zip(&self.params).map(|(momentum, param)| momentum.tensor(param)).collect()
     }
 
     /// Restores what [`Muon::state`] returned.
@@ -138,51 +125,38 @@ impl Muon {
                 let (dims, dtype, expected, as_dtype) = (buffer.dims(), buffer.dtype(), param.dims(), param.dtype());
                 bail!("muon: parameter {i} is {expected:?} {as_dtype:?}, its momentum in the state {dims:?} {dtype:?}")
             }
-            buffer.to_device(param.device())?.copy()
+            State::new(&buffer.to_device(param.device())?)
         };
         self.momenta = self.params.iter().zip(state).enumerate().map(momentum).collect::<Result<_>>()?;
         Ok(())
     }
 }
 
-/// `keep` of `mean`, and of `grad` the rest.
-fn mix(grad: &Tensor, mean: &Tensor, keep: f64) -> Result<Tensor> {
-    (mean * keep)? + (grad * (1.0 - keep))?
-}
-
 /// The coefficients of the odd polynomial that drives singular values to about 1, as fast as five steps can.
-const QUINTIC: [f64; 3] = [3.4445, -4.775, 2.0315];
+pub(crate) const QUINTIC: [f64; 3] = [3.4445, -4.775, 2.0315];
 
-/// The nearest matrix to `matrix` whose singular values are all about 1 (0.7 to 1.2), by five steps of a
-/// Newton-Schulz iteration `X ← (a I + b G + c G²) X`, where `G = X Xᵀ`.
-///
-/// The factors before `X` commute, so that they and `G` are computed alone, which are small, and `X` is multiplied
-/// once.
-fn orthogonal(matrix: &Tensor) -> Result<Tensor> {
-    let (rows, columns) = matrix.dims2()?;
-    let dtype = if matrix.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-    let matrix_or_turned = if rows > columns { matrix.t()?.contiguous()? } else { matrix.clone() };
-    let wide = matrix_or_turned.to_dtype(dtype)?;
-    let norm = wide.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?.sqrt();
-    let x = (wide / norm.max(1e-7))?;
-    let [a, b, c] = QUINTIC;
-    let identity = (Tensor::eye(rows.min(columns), dtype, matrix.device())? * a)?;
-    let mut gram = product(&x, &x)?;
-    let mut factors = None;
-    for _ in 0..5 {
-        let factor = ((&identity + (&gram * b)?)? + (product(&gram, &gram)? * c)?)?;
-        gram = product(&product(&factor, &gram)?, &factor)?;
-        factors = Some(match factors {
-            Some(before) => product(&factor, &before)?,
-            None => factor,
-        });
-    }
-    let turned = product(&x.t()?.contiguous()?, &factors.unwrap_or(identity))?;
-    if rows > columns { turned } else { turned.t()?.contiguous()? }.to_dtype(matrix.dtype())
+/// What a direction whose singular values are about 1 is multiplied by.
+pub(crate) fn step_size(config: &MuonConfig, [rows, columns]: [usize; 2]) -> f64 {
+    config.lr * 0.2 * (rows.max(columns) as f64).sqrt()
 }
 
-/// `a bᵀ`. Most of these matrices are symmetric, so that it is `a b`.
-fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let (rows, columns) = a.dims2()?;
-    linear(&a.reshape((rows, columns, 1, 1))?, b, None)?.flatten_from(1)
+/// The step of the parameters of one backend.
+struct Pass<'a> {
+    params: &'a [Var],
+    grads: &'a [Tensor],
+    momenta: &'a mut [State],
+    config: &'a MuonConfig,
+    scale: f64,
+}
+
+impl Work for Pass<'_> {
+    type Output = Result<()>;
+
+    fn on<B: Backend>(self) -> Result<()> {
+        let Self { params, grads, momenta, config, scale } = self;
+        let all = params.iter().zip(grads).zip(momenta);
+        let own =
+            all.filter_map(|((var, grad), momentum)| Some(Parameter { var, grad, states: [mutable::<B>(momentum)?] }));
+        B::muon(own.collect(), config, scale)
+    }
 }

@@ -87,7 +87,7 @@ impl Optimizer {
         let buffers = match self {
             Self::Adam(_) => vec![],
             Self::Sgd(sgd) => sgd.state()?,
-            Self::Muon(muon, _) => muon.state(),
+            Self::Muon(muon, _) => muon.state()?,
         };
         state.extend(names.momenta.iter().zip(buffers).map(|(name, buffer)| (format!("{MOMENTUM}.{name}"), buffer)));
         Ok(state)

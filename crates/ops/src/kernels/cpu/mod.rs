@@ -11,6 +11,7 @@ mod host;
 mod linear;
 mod loss;
 mod matmul;
+mod muon;
 mod norm;
 mod optim;
 mod pool;
@@ -42,6 +43,7 @@ use crate::op::linear::Linear;
 use crate::op::loss::Loss;
 use crate::op::norm::GroupNorm;
 use crate::optim::adam::Factors;
+use crate::optim::muon::MuonConfig;
 use crate::optim::sgd::SgdConfig;
 
 /// Our own kernels.
@@ -371,6 +373,10 @@ impl Backend for Cpu {
 
     fn sgd(params: Vec<(&Var, &Tensor, Option<&mut Vec<f32>>)>, config: &SgdConfig, scale: f64) -> Result<()> {
         optim::sgd(params, config, scale)
+    }
+
+    fn muon(params: Vec<Parameter<Self, 1>>, config: &MuonConfig, scale: f64) -> Result<()> {
+        muon::muon(params, config, scale)
     }
 
     fn average(params: Vec<(&Var, &mut Vec<f32>)>, rate: f64) -> Result<()> {

@@ -236,8 +236,8 @@ fn average_step<S: Simd>(s: S, rate: S::f32s, shadow: S::f32s, param: S::f32s) -
     s.sub_f32s(shadow, s.mul_f32s(rate, s.sub_f32s(shadow, param)))
 }
 
-struct SumOfSquares<'a> {
-    numbers: &'a [f32],
+pub(super) struct SumOfSquares<'a> {
+    pub(super) numbers: &'a [f32],
 }
 
 impl WithSimd for SumOfSquares<'_> {

@@ -5,7 +5,7 @@
 //! kernels, and the tests hold it against finite differences.
 
 mod compose;
-mod optim;
+pub(crate) mod optim;
 
 use std::array;
 use std::sync::Arc;
