@@ -10,8 +10,8 @@ use crate::tape::{NodeId, Tape};
 
 /// Features `[b, c, h, w]` inside a [`network`](crate::network).
 ///
-/// On the CPU in f32 they lie channels last, in memory that is used again as soon as nothing needs them any more; on
-/// other devices and in f64 they are candle's tensors.
+/// On the CPU and on CUDA devices in f32 they lie channels last, in memory that is used again as soon as nothing needs
+/// them any more; on other devices and in f64 they are candle's tensors.
 #[derive(Debug, Clone)]
 pub struct Features {
     dims: Dims,

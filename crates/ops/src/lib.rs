@@ -8,8 +8,9 @@
 //! sampling.
 //!
 //! On the CPU, f32 runs through our own kernels: with the machine's widest vectors on rayon's threads, with results and
-//! gradients that do not depend, bit for bit, on the number of threads. In f64 and on other devices candle's operations
-//! compute the same, with the same gradients.
+//! gradients that do not depend, bit for bit, on the number of threads. On CUDA devices, with the feature `cuda`, f32
+//! runs through kernels of ours, too. In f64 and on other devices candle's operations compute the same, with the same
+//! gradients.
 //!
 //! Inputs may be strided in any way. Errors are candle's; nothing panics on bad input.
 
@@ -33,8 +34,8 @@ mod tree;
 pub use backward::backward;
 pub use checkpoint::checkpoint;
 pub use features::Features;
-pub use kernels::cpu::buffer::trim_memory;
 pub use kernels::cpu::vectors::{Vectors, limit_vectors, vectors};
+pub use kernels::trim_memory;
 pub use memory::keep_freed_memory;
 pub use network::network;
 pub use op::activation::{Activation, silu};

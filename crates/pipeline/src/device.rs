@@ -80,7 +80,7 @@ impl DeviceChoice {
     /// # Errors
     /// When CUDA was requested and this build or machine does not have it.
     pub fn open(self) -> Result<Opened> {
-        self.open_with(candle_core::utils::cuda_is_available(), Device::new_cuda)
+        self.open_with(candle_core::utils::cuda_is_available(), Device::new_cuda_with_stream)
     }
 
     /// As [`open`](Self::open), for a build with or without CUDA, and with the function that opens a CUDA device.

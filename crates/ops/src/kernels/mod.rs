@@ -2,14 +2,14 @@
 //! dtype and device decide that, in [`BackendKind`] alone.
 
 pub(crate) mod cpu;
-#[cfg(all(test, unix))]
+#[cfg(any(all(test, unix), feature = "cuda"))]
 mod cuda;
 pub(crate) mod reference;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use candle_core::{DType, Result, Storage, Tensor, Var};
+use candle_core::{DType, Device, Result, Storage, Tensor, Var};
 
 use crate::features::Dims;
 use crate::op::activation::Activation;
@@ -200,7 +200,10 @@ pub(crate) struct Parameter<'a, B: Backend, const N: usize> {
 pub(crate) enum BackendKind {
     /// Our kernels.
     Cpu,
-    /// Our kernels for a CUDA device on the host, in tests.
+    /// Our kernels for a CUDA device.
+    #[cfg(feature = "cuda")]
+    Cuda,
+    /// The same on the host, in tests.
     #[cfg(all(test, unix))]
     Host,
     /// candle's operations.
@@ -216,20 +219,42 @@ pub(crate) trait Work {
 
 impl BackendKind {
     /// Those that a tensor can select.
-    pub(crate) const ALL: &[Self] = &[Self::Cpu, Self::Reference];
+    pub(crate) const ALL: &[Self] = &[
+        Self::Cpu,
+        #[cfg(feature = "cuda")]
+        Self::Cuda,
+        Self::Reference,
+    ];
 
-    /// The backend for tensors like this one: our kernels for f32 on the CPU, the reference for the rest.
+    /// The backend for tensors like this one: our kernels for f32 on the CPU and on CUDA devices, the reference for the
+    /// rest.
     pub(crate) fn of(tensor: &Tensor) -> Self {
-        if tensor.device().is_cpu() && tensor.dtype() == DType::F32 { Self::Cpu } else { Self::Reference }
+        match tensor.device() {
+            Device::Cpu if tensor.dtype() == DType::F32 => Self::Cpu,
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) if tensor.dtype() == DType::F32 => Self::Cuda,
+            _ => Self::Reference,
+        }
     }
 
     /// Does `work` on this backend.
     pub(crate) fn run<W: Work>(self, work: W) -> W::Output {
         match self {
             Self::Cpu => work.on::<Cpu>(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda => work.on::<cuda::Cuda<cuda::device::Device>>(),
             #[cfg(all(test, unix))]
             Self::Host => work.on::<cuda::Cuda<cuda::host::HostCard>>(),
             Self::Reference => work.on::<Reference>(),
         }
     }
+}
+
+/// Gives the memory that is kept for the next features back to the system and to CUDA devices: after a training, say,
+/// in a program that goes on. What is in use is not affected; the next step takes longer, because fresh memory is
+/// slower than used memory.
+pub fn trim_memory() {
+    cpu::buffer::trim();
+    #[cfg(feature = "cuda")]
+    cuda::device::trim();
 }

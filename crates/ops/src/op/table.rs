@@ -119,32 +119,35 @@ impl Case {
     }
 
     /// The result, and the gradients of `sum(result * direction)` for inputs and weights; all in f64.
-    fn run(&self, backend: BackendKind, dtype: DType, arguments: &[Tensor]) -> Result<Vec<Tensor>> {
-        let vars = arguments.iter().map(|x| Var::from_tensor(&x.to_dtype(dtype)?)).collect::<Result<Vec<_>>>()?;
+    fn run(&self, backend: BackendKind, dtype: DType, device: &Device, arguments: &[Tensor]) -> Result<Vec<Tensor>> {
+        let var = |x: &Tensor| Var::from_tensor(&x.to_dtype(dtype)?.to_device(device)?);
+        let vars = arguments.iter().map(var).collect::<Result<Vec<_>>>()?;
         let y = self.result(backend, &vars.iter().map(|var| var.as_tensor().clone()).collect::<Vec<_>>())?;
-        let gradients = backward(&y.mul(&direction(&y)?.to_dtype(dtype)?)?.sum_all()?)?;
+        let gradients = backward(&y.mul(&direction(&y)?.to_dtype(dtype)?.to_device(device)?)?.sum_all()?)?;
         let gradients = vars.iter().map(|var| gradients.get(var).expect("a gradient").clone());
-        [y].into_iter().chain(gradients).map(|x| x.detach().to_dtype(DType::F64)).collect()
+        let narrow = [y].into_iter().chain(gradients).map(|x| x.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64));
+        narrow.collect()
     }
 
     /// Arguments, and what the reference makes of them in f64.
     pub(crate) fn reference(&self) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
         let arguments = self.arguments()?;
-        let reference = self.run(BackendKind::Reference, DType::F64, &arguments)?;
+        let reference = self.run(BackendKind::Reference, DType::F64, &Device::Cpu, &arguments)?;
         Ok((arguments, reference))
     }
 
-    /// What a backend makes of them in f32.
+    /// What a backend makes of them in f32 on a device.
     ///
     /// # Errors
     /// Where it is not what the reference made of them.
     pub(crate) fn check(
         &self,
         backend: BackendKind,
+        device: &Device,
         arguments: &[Tensor],
         reference: &[Tensor],
     ) -> Result<Vec<Tensor>> {
-        let results = self.run(backend, DType::F32, arguments)?;
+        let results = self.run(backend, DType::F32, device, arguments)?;
         let tolerance = if self.name.contains("Winograd") { 2e-5 } else { 2e-6 };
         for (i, (got, expected)) in results.iter().zip(reference).enumerate() {
             let error = error(got, expected)?;
@@ -191,7 +194,7 @@ fn every_backend_agrees_with_the_reference_in_f64() -> Result<()> {
     for case in TABLE {
         let (arguments, reference) = case.reference()?;
         for backend in backends {
-            case.check(backend, &arguments, &reference)?;
+            case.check(backend, &Device::Cpu, &arguments, &reference)?;
         }
     }
     Ok(())
@@ -211,7 +214,7 @@ fn the_kernels_gradients_are_finite_differences() -> Result<()> {
 fn differences(backend: BackendKind, dtype: DType, step: f64, tolerance: impl Fn(&str) -> f64) -> Result<()> {
     for case in TABLE {
         let arguments = case.arguments()?;
-        let gradients = case.run(backend, dtype, &arguments)?.split_off(1);
+        let gradients = case.run(backend, dtype, &Device::Cpu, &arguments)?.split_off(1);
         let direction = direction(&case.result(BackendKind::Reference, &arguments)?)?;
         let value = |arguments: &[Tensor]| {
             let arguments = arguments.iter().map(|x| x.to_dtype(dtype)).collect::<Result<Vec<_>>>()?;

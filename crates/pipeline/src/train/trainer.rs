@@ -135,10 +135,6 @@ impl Trainer {
         }
         check_classes(config, &images)?;
         let train = config.train.clone();
-        if train.gradient_checkpointing && !device.is_cpu() {
-            let reason = "train.gradient_checkpointing works only on the CPU: remove it, or train with --device cpu";
-            return Err(Error::Unfit(reason.into()));
-        }
         if images.are_latents() {
             let augments = config.data.as_ref().is_some_and(|data| data.augment.is_some());
             let useless = [("train.pixel_scale", train.pixel_scale.is_some()), ("data.augment", augments)];

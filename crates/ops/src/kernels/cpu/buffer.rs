@@ -122,10 +122,8 @@ impl Store {
     }
 }
 
-/// Gives the memory that is kept for the next features back to the system: after a training, say, in a program that
-/// goes on. What is in use is not affected; the next step takes longer, because fresh memory is slower than used
-/// memory.
-pub fn trim_memory() {
+/// Gives back what is kept for the next features.
+pub(crate) fn trim() {
     STORE.trim();
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::op::BackpropOp;
 use candle_core::{Result, Storage, Tensor};
 
-use super::card::{Address, Argument, Card, WARP, arguments, each, launch, numbers};
+use super::card::{Address, Argument, Card, PIECE, THREADS, WARP, arguments, each, launch, numbers};
 
 /// Numbers in a card's memory.
 #[derive(Debug)]
@@ -142,10 +142,19 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    /// Sums of at most 32 numbers in a row, so that they keep their digits.
+    /// For sums: of at most 32 numbers in a row, so that they keep their digits.
     pub(crate) fn new(rows: usize, width: usize) -> Self {
+        Self::of(rows, width, 32)
+    }
+
+    /// For numbers that do not meet: few to a thread, so that there are many blocks.
+    pub(crate) fn small(rows: usize, width: usize) -> Self {
+        Self::of(rows, width, PIECE / THREADS)
+    }
+
+    fn of(rows: usize, width: usize, each: usize) -> Self {
         let lanes = width.next_power_of_two().min(WARP);
-        let part = super::card::THREADS / lanes * 32;
+        let part = THREADS / lanes * each;
         Self { lanes, part, parts: rows.div_ceil(part).max(1), tiles: width.div_ceil(lanes) }
     }
 }

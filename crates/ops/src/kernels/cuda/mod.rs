@@ -1,17 +1,22 @@
 //! Kernels for f32 on a CUDA device: features channels last (`[b, h, w, c]`) in a pool of memory.
 //!
-//! The kernels are CUDA C in the `.cu` files of this folder. The [`Card`] is all that is left to a device; `host` is
-//! that of the tests, which runs the kernels as C++ on the CPU. No device uses them yet.
+//! The kernels are CUDA C in the `.cu` files of this folder, compiled by NVRTC when a card is first used. The [`Card`]
+//! is all that is left to a device: `device.rs` is a real one, by the libraries of CUDA; `host` is that of the tests,
+//! which runs the same kernels as C++ on the CPU.
 
 mod attention;
 mod backend;
 mod buffer;
 mod card;
 mod conv;
+#[cfg(feature = "cuda")]
+pub(crate) mod device;
+#[cfg(all(test, unix))]
 pub(crate) mod host;
 mod loss;
 mod norm;
 mod optim;
+mod tests;
 
 use std::marker::PhantomData;
 

@@ -17,37 +17,46 @@ __device__ inline Moments merged(Moments a, Moments b) {
     return {count, a.mean + apart * share, a.squares + b.squares + apart * apart * a.count * share};
 }
 
-// Of x [b, pixels, c], for each channel and part of `part` pixels, mean and squares: to moments [b, parts, 2, c]. A
-// block takes `lanes` channels, a power of two.
+// What a thread has of features [b, pixels, c]: one channel of every `step`th pixel from `first` to `end`, of one image.
+// A block has `lanes` channels, a power of two, of `part` pixels, which are part `which` of `parts`.
+struct Column {
+    Index channel, image, which, first, end, step;
+};
+
+__device__ inline Column column(Index pixels, Index c, Index part, Index parts, Index lanes) {
+    Index tiles = (c + lanes - 1) / lanes;
+    Index which = blockIdx.x / tiles % parts, image = blockIdx.x / tiles / parts;
+    Index channel = blockIdx.x % tiles * lanes + threadIdx.x % lanes;
+    Index end = channel < c ? lesser(pixels, (which + 1) * part) : 0; // none of a channel that there is not
+    return {channel, image, which, which * part + threadIdx.x / lanes, end, THREADS / lanes};
+}
+
+// Of x [b, pixels, c], for each channel and part of `part` pixels, mean and squares: to moments [b, parts, 2, c].
 KERNEL norm_moments(const float *x, float *moments, Index pixels, Index c, Index part, Index parts, Index lanes) {
     SHARED(BlockMoments, room);
-    Index tiles = (c + lanes - 1) / lanes;
-    Index channel = blockIdx.x % tiles * lanes + threadIdx.x % lanes;
-    Index which = blockIdx.x / tiles % parts, image = blockIdx.x / tiles / parts;
+    Column at = column(pixels, c, part, parts, lanes);
     Moments own = {0.0f, 0.0f, 0.0f};
-    if (channel < c) {
-        Index first = which * part + threadIdx.x / lanes, end = lesser(pixels, (which + 1) * part);
-        if (first < end) {
-            // sums of what is apart from the first number keep their digits
-            float origin = x[(image * pixels + first) * c + channel], sum = 0.0f, squares = 0.0f;
-            for (Index pixel = first; pixel < end; pixel += THREADS / lanes) {
-                float apart = x[(image * pixels + pixel) * c + channel] - origin;
-                sum += apart;
-                squares += apart * apart;
-                own.count += 1.0f;
-            }
-            float mean = sum / own.count;
-            own.mean = origin + mean;
-            own.squares = squares - sum * mean;
+    if (at.first < at.end) {
+        // sums of what is apart from the first number keep their digits
+        const float *of_channel = x + at.image * pixels * c + at.channel;
+        float origin = of_channel[at.first * c], sum = 0.0f, squares = 0.0f;
+        for (Index pixel = at.first; pixel < at.end; pixel += at.step) {
+            float apart = of_channel[pixel * c] - origin;
+            sum += apart;
+            squares += apart * apart;
+            own.count += 1.0f;
         }
+        float mean = sum / own.count;
+        own.mean = origin + mean;
+        own.squares = squares - sum * mean;
     }
     room.of[threadIdx.x] = own;
     for (Index half = THREADS / 2; half >= lanes; half /= 2) {
         __syncthreads();
         if (threadIdx.x < half) room.of[threadIdx.x] = merged(room.of[threadIdx.x], room.of[threadIdx.x + half]);
     }
-    if (threadIdx.x < lanes && channel < c) {
-        float *to = moments + (image * parts + which) * 2 * c + channel;
+    if (threadIdx.x < lanes && at.channel < c) {
+        float *to = moments + (at.image * parts + at.which) * 2 * c + at.channel;
         to[0] = room.of[threadIdx.x].mean;
         to[c] = room.of[threadIdx.x].squares;
     }
@@ -82,21 +91,25 @@ KERNEL norm_fold(const float *moments, float *stats, Index pixels, Index c, Inde
     }
 }
 
-// Mean and 1 / deviation for place `i` of features whose images have `image` numbers.
-struct Stats {
-    float mean, rstd;
+// Two numbers of a group, out of [2, b, groups]: `all` is b * groups.
+struct Pair {
+    float first, second;
 };
 
-__device__ inline Stats stats_of(const float *stats, Index i, Index image, Index c, Index groups, Index all) {
-    Index which = i / image * groups + i % c / (c / groups);
-    return {stats[which], stats[all + which]};
+__device__ inline Pair of_group(const float *pairs, Column at, Index c, Index groups, Index all) {
+    Index which = at.image * groups + at.channel / (c / groups);
+    return {pairs[which], pairs[all + which]};
 }
 
 KERNEL norm_apply(const float *x, const float *stats, const float *weight, const float *bias, int by_silu, float *y,
-                  Index image, Index c, Index groups, Index all, Index count) {
-    EACH(i, count) {
-        Stats s = stats_of(stats, i, image, c, groups, all);
-        float normal = (x[i] - s.mean) * s.rstd * weight[i % c] + bias[i % c];
+                  Index pixels, Index c, Index groups, Index all, Index part, Index parts, Index lanes) {
+    Column at = column(pixels, c, part, parts, lanes);
+    if (at.first >= at.end) return;
+    Pair s = of_group(stats, at, c, groups, all);
+    float factor = s.second * weight[at.channel], shift = bias[at.channel];
+    for (Index pixel = at.first; pixel < at.end; pixel += at.step) {
+        Index i = (at.image * pixels + pixel) * c + at.channel;
+        float normal = (x[i] - s.first) * factor + shift;
         y[i] = by_silu ? silu(normal) : normal;
     }
 }
@@ -107,25 +120,23 @@ KERNEL norm_slopes(const float *x, const float *stats, const float *weight, cons
                    int by_silu, float *sums, Index pixels, Index c, Index groups, Index all, Index part, Index parts,
                    Index lanes) {
     SHARED(Numbers, room);
-    Index tiles = (c + lanes - 1) / lanes;
-    Index channel = blockIdx.x % tiles * lanes + threadIdx.x % lanes;
-    Index which = blockIdx.x / tiles % parts, image = blockIdx.x / tiles / parts;
+    Column at = column(pixels, c, part, parts, lanes);
     float along_x = 0.0f, along_one = 0.0f;
-    if (channel < c) {
-        Index end = lesser(pixels, (which + 1) * part);
-        for (Index pixel = which * part + threadIdx.x / lanes; pixel < end; pixel += THREADS / lanes) {
-            Index i = (image * pixels + pixel) * c + channel;
-            Stats s = stats_of(stats, i, pixels * c, c, groups, all);
-            float normal = (x[i] - s.mean) * s.rstd, t = grad[i];
-            if (by_silu) t *= silu_slope(normal * weight[channel] + bias[channel]);
+    if (at.first < at.end) {
+        Pair s = of_group(stats, at, c, groups, all);
+        float factor = weight[at.channel], shift = bias[at.channel];
+        for (Index pixel = at.first; pixel < at.end; pixel += at.step) {
+            Index i = (at.image * pixels + pixel) * c + at.channel;
+            float normal = (x[i] - s.first) * s.second, t = grad[i];
+            if (by_silu) t *= silu_slope(normal * factor + shift);
             along_x += t * normal;
             along_one += t;
         }
     }
     along_x = sum_lanes(room, along_x, lanes);
     along_one = sum_lanes(room, along_one, lanes);
-    if (threadIdx.x < lanes && channel < c) {
-        float *to = sums + (image * parts + which) * 2 * c + channel;
+    if (threadIdx.x < lanes && at.channel < c) {
+        float *to = sums + (at.image * parts + at.which) * 2 * c + at.channel;
         to[0] = along_x;
         to[c] = along_one;
     }
@@ -149,12 +160,16 @@ KERNEL norm_means(const float *sums, const float *weight, float *means, Index pi
 
 // dx = (t * weight - mean of t * weight - normal * mean of t * weight * normal) / deviation, means over the group
 KERNEL norm_backward(const float *x, const float *stats, const float *means, const float *weight, const float *bias,
-                     const float *grad, int by_silu, float *dx, Index image, Index c, Index groups, Index all,
-                     Index count) {
-    EACH(i, count) {
-        Stats s = stats_of(stats, i, image, c, groups, all), along = stats_of(means, i, image, c, groups, all);
-        float normal = (x[i] - s.mean) * s.rstd, t = grad[i];
-        if (by_silu) t *= silu_slope(normal * weight[i % c] + bias[i % c]);
-        dx[i] = s.rstd * (t * weight[i % c] - along.rstd - normal * along.mean);
+                     const float *grad, int by_silu, float *dx, Index pixels, Index c, Index groups, Index all,
+                     Index part, Index parts, Index lanes) {
+    Column at = column(pixels, c, part, parts, lanes);
+    if (at.first >= at.end) return;
+    Pair s = of_group(stats, at, c, groups, all), along = of_group(means, at, c, groups, all);
+    float factor = weight[at.channel], shift = bias[at.channel];
+    for (Index pixel = at.first; pixel < at.end; pixel += at.step) {
+        Index i = (at.image * pixels + pixel) * c + at.channel;
+        float normal = (x[i] - s.first) * s.second, t = grad[i];
+        if (by_silu) t *= silu_slope(normal * factor + shift);
+        dx[i] = s.second * (t * factor - along.second - normal * along.first);
     }
 }

@@ -11,7 +11,7 @@ pub(crate) fn forward<C: Card>(s: &GroupNorm, x: &Buffer<C>, weights: [&Tensor; 
     let &GroupNorm { b, pixels, c, groups, eps, silu } = s;
     let card = x.card();
     let [weight, bias] = read(card, weights)?;
-    let (all, image) = (b * groups, pixels * c);
+    let all = b * groups;
     let Parts { lanes, part, parts, tiles } = Parts::new(pixels, c);
     let [moments, stats] = [Buffer::new(card, b * parts * 2 * c)?, Buffer::new(card, 2 * all)?];
     let sizes = arguments![x, &moments, pixels, c, part, parts, lanes];
@@ -19,8 +19,9 @@ pub(crate) fn forward<C: Card>(s: &GroupNorm, x: &Buffer<C>, weights: [&Tensor; 
     let sizes = arguments![&moments, &stats, pixels, c, part, parts, groups, eps, all];
     launch(card, "norm_fold", all.div_ceil(THREADS / WARP), sizes)?;
     let y = x.alike()?;
-    let sizes = arguments![x, &stats, &weight, &bias, silu, &y, image, c, groups, all, y.len()];
-    each(card, "norm_apply", y.len(), sizes)?;
+    let Parts { lanes, part, parts, tiles } = Parts::small(pixels, c);
+    let inputs = arguments![x, &stats, &weight, &bias, silu, &y, pixels, c, groups, all, part, parts, lanes];
+    launch(card, "norm_apply", tiles * parts * b, inputs)?;
     Ok((y, stats))
 }
 
@@ -35,7 +36,7 @@ pub(crate) fn backward<C: Card>(
     let &GroupNorm { b, pixels, c, groups, silu, .. } = s;
     let card = x.card();
     let [weight, bias] = read(card, weights)?;
-    let (all, image) = (b * groups, pixels * c);
+    let all = b * groups;
     let Parts { lanes, part, parts, tiles } = Parts::new(pixels, c);
     // [b, parts, 2, c], then [b, 2, c]
     let [of_parts, sums] = [Buffer::new(card, b * parts * 2 * c)?, Buffer::new(card, b * 2 * c)?];
@@ -52,8 +53,10 @@ pub(crate) fn backward<C: Card>(
     let means = Buffer::new(card, 2 * all)?;
     each(card, "norm_means", all, arguments![&sums, &weight, &means, pixels, c, groups, all])?;
     let dx = x.alike()?;
-    let inputs = arguments![x, stats, &means, &weight, &bias, grad, silu, &dx, image, c, groups, all, dx.len()];
-    each(card, "norm_backward", dx.len(), inputs)?;
+    let Parts { lanes, part, parts, tiles } = Parts::small(pixels, c);
+    let inputs =
+        arguments![x, stats, &means, &weight, &bias, grad, silu, &dx, pixels, c, groups, all, part, parts, lanes];
+    launch(card, "norm_backward", tiles * parts * b, inputs)?;
     Ok([dx, dweight, dbias])
 }
 
