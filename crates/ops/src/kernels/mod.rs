@@ -2,7 +2,7 @@
 //! dtype and device decide that, in [`BackendKind`] alone.
 
 pub(crate) mod cpu;
-#[cfg(any(all(test, unix), feature = "cuda"))]
+#[cfg(any(all(test, target_os = "linux"), feature = "cuda"))]
 mod cuda;
 pub(crate) mod reference;
 
@@ -77,8 +77,8 @@ pub(crate) trait Backend: Sized + 'static {
     fn concat(a: &Self::Buffer, b: &Self::Buffer, dims: [Dims; 2]) -> Result<Self::Buffer>;
     /// The gradients of `a` and `b` in [`concat`](Self::concat).
     fn split(grad: &Self::Buffer, dims: [Dims; 2]) -> Result<[Self::Buffer; 2]>;
-    /// A mask `[b, c, h, w]` of u8 in the order of a buffer.
-    fn mask(mask: &Tensor) -> Result<Tensor>;
+    /// A mask `[b, c, h, w]` of u8 for `x`: in the order of a buffer, on its device.
+    fn mask(mask: &Tensor, x: &Self::Buffer) -> Result<Tensor>;
     /// `x * mask / (1 - p)`; a function of the gradient as of the features.
     fn dropout(x: &Self::Buffer, mask: &Tensor, p: f64) -> Result<Self::Buffer>;
 
@@ -204,7 +204,7 @@ pub(crate) enum BackendKind {
     #[cfg(feature = "cuda")]
     Cuda,
     /// The same on the host, in tests.
-    #[cfg(all(test, unix))]
+    #[cfg(all(test, target_os = "linux"))]
     Host,
     /// candle's operations.
     Reference,
@@ -243,7 +243,7 @@ impl BackendKind {
             Self::Cpu => work.on::<Cpu>(),
             #[cfg(feature = "cuda")]
             Self::Cuda => work.on::<cuda::Cuda<cuda::device::Device>>(),
-            #[cfg(all(test, unix))]
+            #[cfg(all(test, target_os = "linux"))]
             Self::Host => work.on::<cuda::Cuda<cuda::host::HostCard>>(),
             Self::Reference => work.on::<Reference>(),
         }

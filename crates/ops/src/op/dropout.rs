@@ -49,7 +49,7 @@ impl Op<1> for Dropout {
     }
 
     fn forward<B: Backend>(&self, [x]: [Arc<B::Buffer>; 1], _: bool) -> Result<(Arc<B::Buffer>, Tensor)> {
-        let mask = B::mask(&self.mask)?;
+        let mask = B::mask(&self.mask, &x)?;
         Ok((Arc::new(B::dropout(&x, &mask, self.p)?), mask))
     }
 

@@ -180,7 +180,7 @@ impl Backend for Cpu {
     }
 
     /// `[b, c, h, w] -> [b, h, w, c]`
-    fn mask(mask: &Tensor) -> Result<Tensor> {
+    fn mask(mask: &Tensor, _: &Buffer) -> Result<Tensor> {
         mask.permute((0, 2, 3, 1))?.contiguous()
     }
 

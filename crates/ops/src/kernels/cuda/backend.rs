@@ -190,12 +190,12 @@ impl<C: Card> Backend for Cuda<C> {
     }
 
     /// `[b, c, h, w] -> [b, h, w, c]`
-    fn mask(mask: &Tensor) -> Result<Tensor> {
-        mask.permute((0, 2, 3, 1))?.contiguous()
+    fn mask(mask: &Tensor, x: &Buffer<C>) -> Result<Tensor> {
+        x.card().bring(&mask.permute((0, 2, 3, 1))?.contiguous()?)
     }
 
     fn dropout(x: &Buffer<C>, mask: &Tensor, p: f64) -> Result<Buffer<C>> {
-        let mask = Read::on(x.card(), &x.card().bring(mask)?)?;
+        let mask = Read::on(x.card(), mask)?;
         // torch divides the mask in f32, by 1 - p of f64
         let kept = if p < 1.0 { 1.0 / (1.0 - p) as f32 } else { 0.0 };
         let y = x.alike()?;

@@ -165,3 +165,26 @@ pub(crate) struct Product {
     /// Whether to add to what is in `c`.
     pub(crate) add: bool,
 }
+
+/// The arguments of a library that counts in columns: it computes `cᵀ [m, n] = bᵀ [m, k] aᵀ [k, n]`, so its first matrix
+/// is `b`, and what this backend calls rows are its columns.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ByColumns {
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    /// Whether `b` and `a` are to be transposed, from what they are by columns.
+    pub(crate) transposed: [bool; 2],
+    /// From one column of `b`, `a` and `c` to the next.
+    pub(crate) leading: [usize; 3],
+    /// From one `b`, `a` and `c` of the batch to the next.
+    pub(crate) strides: [usize; 3],
+}
+
+impl Product {
+    pub(crate) fn by_columns(&self) -> ByColumns {
+        let &Self { m, n, k, transposed: [of_a, of_b], .. } = self;
+        let leading = [if of_b { k } else { n }, if of_a { m } else { k }, n];
+        ByColumns { m: n, n: m, k, transposed: [of_b, of_a], leading, strides: [k * n, m * k, m * n] }
+    }
+}

@@ -25,7 +25,7 @@ use candle_core::{
 };
 
 use super::SOURCES;
-use super::card::{Address, Argument, Card, Pass, Product, THREADS};
+use super::card::{Address, Argument, ByColumns, Card, Pass, Product, THREADS};
 use crate::op::conv_shape::ConvShape;
 
 /// A CUDA device that candle opened.
@@ -317,48 +317,32 @@ impl Card for Device {
         done.map_err(Error::wrap)
     }
 
-    /// cuBLAS counts in columns: it computes `cᵀ = bᵀ aᵀ`.
     fn multiply(&self, s: &Product, a: Address, b: Address, c: Address) -> Result<()> {
-        let &Product { batch, m, n, k, transposed, add } = s;
-        let by_columns = |transposed: bool| match transposed {
+        let ByColumns { m, n, k, transposed, leading, strides } = s.by_columns();
+        let [of_b, of_a] = transposed.map(|transposed| match transposed {
             true => blas::cublasOperation_t::CUBLAS_OP_T,
             false => blas::cublasOperation_t::CUBLAS_OP_N,
-        };
+        });
+        let [m, n, k, batch] = [m, n, k, s.batch].map(|size| size as i32);
+        let [row_b, row_a, row_c] = leading.map(|size| size as i32);
+        let [next_b, next_a, next_c] = strides.map(|size| size as i64);
         let float = blas::cudaDataType::CUDA_R_32F;
         let precision = match gemm_reduced_precision_f32() {
             true => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
             false => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
         };
-        let row = |transposed: bool, rows: usize, columns: usize| if transposed { rows } else { columns } as i32;
-        let (one, kept) = (1f32, if add { 1f32 } else { 0.0 });
+        let factors = [1f32, if s.add { 1.0 } else { 0.0 }];
+        let [one, kept] = factors.each_ref().map(|factor| std::ptr::from_ref(factor).cast());
+        let algorithm = blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT;
+        let [a, b, c] = [a, b, c].map(|address| address.0 as *mut std::ffi::c_void);
         self.stream().context().bind_to_thread().map_err(Error::wrap)?;
         let library = self.0.device.cublas_handle();
         // SAFETY: the memory has the sizes of the matrices, which are dense; the factors live until the call returns.
+        #[rustfmt::skip]
         let done = unsafe {
             gemm_strided_batched_ex(
-                *library.handle(),
-                by_columns(transposed[1]),
-                by_columns(transposed[0]),
-                n as i32,
-                m as i32,
-                k as i32,
-                std::ptr::from_ref(&one).cast(),
-                b.0 as *const _,
-                float,
-                row(transposed[1], k, n),
-                (k * n) as i64,
-                a.0 as *const _,
-                float,
-                row(transposed[0], m, k),
-                (m * k) as i64,
-                std::ptr::from_ref(&kept).cast(),
-                c.0 as *mut _,
-                float,
-                n as i32,
-                (m * n) as i64,
-                batch as i32,
-                precision,
-                blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+                *library.handle(), of_b, of_a, m, n, k, one, b, float, row_b, next_b, a, float, row_a, next_a,
+                kept, c, float, row_c, next_c, batch, precision, algorithm,
             )
         };
         done.map_err(Error::wrap)

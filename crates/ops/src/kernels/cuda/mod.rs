@@ -11,7 +11,7 @@ mod card;
 mod conv;
 #[cfg(feature = "cuda")]
 pub(crate) mod device;
-#[cfg(all(test, unix))]
+#[cfg(all(test, target_os = "linux"))]
 pub(crate) mod host;
 mod loss;
 mod norm;

@@ -99,7 +99,7 @@ pub(crate) fn avg_pool2d(x: &Tensor) -> Result<Tensor> {
 
 pub(crate) fn dropout(x: &Tensor, mask: &Tensor, p: f64) -> Result<Tensor> {
     let kept = if p < 1.0 { 1.0 / (1.0 - p) } else { 0.0 };
-    x.mul(&mask.to_device(x.device())?.to_dtype(x.dtype())?.affine(kept, 0.0)?)
+    x.mul(&mask.to_dtype(x.dtype())?.affine(kept, 0.0)?)
 }
 
 pub(crate) fn max_pool2d(x: &Tensor) -> Result<Tensor> {

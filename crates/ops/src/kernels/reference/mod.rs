@@ -132,8 +132,8 @@ impl Backend for Reference {
         Ok([grad.narrow(1, 0, a.c)?, grad.narrow(1, a.c, b.c)?])
     }
 
-    fn mask(mask: &Tensor) -> Result<Tensor> {
-        Ok(mask.clone())
+    fn mask(mask: &Tensor, x: &Tensor) -> Result<Tensor> {
+        mask.to_device(x.device())
     }
 
     fn dropout(x: &Tensor, mask: &Tensor, p: f64) -> Result<Tensor> {

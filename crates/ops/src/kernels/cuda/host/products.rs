@@ -2,7 +2,7 @@
 
 //! In place of the libraries of a card: convolution and product of matrices, number by number, summed in f64.
 
-use super::super::card::{Address, Pass, Product};
+use super::super::card::{Address, ByColumns, Pass, Product};
 use crate::op::conv_shape::ConvShape;
 
 fn get(from: Address, at: usize) -> f64 {
@@ -64,17 +64,21 @@ fn places(a: usize, b: usize, c: usize) -> impl Iterator<Item = (usize, usize, u
     (0..a).flat_map(move |i| (0..b).flat_map(move |j| (0..c).map(move |k| (i, j, k))))
 }
 
+/// With the arguments of cuBLAS, number by number as it is documented.
 pub(crate) fn multiply(s: &Product, [a, b, c]: [Address; 3]) {
-    let &Product { batch, m, n, k, transposed, add } = s;
-    for (which, row, column) in places(batch, m, n) {
-        let [a, b, c] = [a.plus(which * m * k), b.plus(which * k * n), c.plus(which * m * n)];
+    let ByColumns { m, n, k, transposed, leading, strides } = s.by_columns();
+    // by columns: a number of a matrix, or of its transpose
+    let at = |transposed: bool, leading: usize, row: usize, column: usize| {
+        if transposed { row * leading + column } else { column * leading + row }
+    };
+    for (which, column, row) in places(s.batch, n, m) {
+        let [first, second, to] = [(b, 0), (a, 1), (c, 2)].map(|(from, i)| from.plus(which * strides[i]));
         let product = |i: usize| {
-            let a_at = if transposed[0] { i * m + row } else { row * k + i };
-            let b_at = if transposed[1] { column * k + i } else { i * n + column };
-            get(a, a_at) * get(b, b_at)
+            let first = get(first, at(transposed[0], leading[0], row, i));
+            first * get(second, at(transposed[1], leading[1], i, column))
         };
-        let at = row * n + column;
-        let before = if add { get(c, at) } else { 0.0 };
-        put(c, at, before + (0..k).map(product).sum::<f64>());
+        let place = at(false, leading[2], row, column);
+        let before = if s.add { get(to, place) } else { 0.0 };
+        put(to, place, before + (0..k).map(product).sum::<f64>());
     }
 }
