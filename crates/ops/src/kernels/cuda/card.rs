@@ -166,8 +166,8 @@ pub(crate) struct Product {
     pub(crate) add: bool,
 }
 
-/// The arguments of a library that counts in columns: it computes `cᵀ [m, n] = bᵀ [m, k] aᵀ [k, n]`, so its first matrix
-/// is `b`, and what this backend calls rows are its columns.
+/// The arguments of a library that counts in columns: it computes `cᵀ [m, n] = bᵀ [m, k] aᵀ [k, n]`, so its first
+/// matrix is `b`, and what this backend calls rows are its columns.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ByColumns {
     pub(crate) m: usize,
