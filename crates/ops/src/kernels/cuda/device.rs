@@ -15,8 +15,8 @@ use candle_core::cuda_backend::cudarc::cudnn::{
 };
 use candle_core::cuda_backend::cudarc::driver::sys::CUdeviceptr;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceSlice, LaunchConfig, PushKernelArg,
-    SyncOnDrop,
+    CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice, LaunchConfig,
+    PushKernelArg, SyncOnDrop,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 use candle_core::cuda_backend::{DeviceId, gemm_reduced_precision_f32};
@@ -88,6 +88,25 @@ impl Device {
     /// Some numbers or bytes of this device, as the libraries want them.
     fn at<T>(&self, address: Address, len: usize) -> At<T> {
         At { address: address.0, len, stream: self.stream().clone(), of: std::marker::PhantomData }
+    }
+
+    /// Memory that the driver allocates; if there is none, what the pool keeps is given back first.
+    fn fresh<T: DeviceRepr>(&self, len: usize) -> Result<CudaSlice<T>> {
+        // SAFETY: nothing reads memory before kernels have written to it.
+        let allocate = || unsafe { self.stream().alloc::<T>(len) };
+        let slice = allocate().or_else(|_| {
+            locked(&self.0.pool.0).clear();
+            self.stream().synchronize()?;
+            allocate()
+        });
+        match slice {
+            Ok(slice) => Ok(slice),
+            Err(error) => bail!(
+                "{:?} has no memory for {} more bytes: {error}; use a smaller batch or gradient checkpointing",
+                self.0.device,
+                len * size_of::<T>()
+            ),
+        }
     }
 
     fn function(&self, kernel: &'static str) -> Result<CudaFunction> {
@@ -189,22 +208,9 @@ impl Card for Device {
     fn allocate(&self, bytes: usize) -> Result<Memory> {
         let size = rounded(bytes);
         let free = locked(&self.0.pool.0).get_mut(&size).and_then(Vec::pop);
-        // SAFETY: nothing reads memory before kernels have written to it.
-        let fresh = || unsafe { self.stream().alloc::<u8>(size) };
         let slice = match free {
-            Some(slice) => Ok(slice),
-            None => fresh().or_else(|_| {
-                locked(&self.0.pool.0).clear(); // memory of other sizes
-                self.stream().synchronize()?;
-                fresh()
-            }),
-        };
-        let slice = match slice {
-            Ok(slice) => slice,
-            Err(error) => bail!(
-                "{:?} has no memory for {bytes} more bytes: {error}; use a smaller batch or gradient checkpointing",
-                self.0.device
-            ),
+            Some(slice) => slice,
+            None => self.fresh(size)?,
         };
         let address = Address(slice.device_ptr(self.stream()).0);
         Ok(Memory { slice: Some(slice), address, pool: self.0.pool.clone() })
@@ -250,8 +256,7 @@ impl Card for Device {
     }
 
     fn storage(&self, len: usize, fill: impl FnOnce(Address) -> Result<()>) -> Result<Storage> {
-        // SAFETY: `fill` writes all of it.
-        let slice = unsafe { self.0.device.alloc::<f32>(len.max(1)) }?;
+        let slice = self.fresh::<f32>(len.max(1))?;
         fill(Address(slice.device_ptr(self.stream()).0))?;
         Ok(Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, self.0.device.clone())))
     }
