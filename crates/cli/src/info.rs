@@ -3,6 +3,7 @@ use std::process::ExitCode;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use kakusan::candle::Device;
+use kakusan::ops::{CudaCard, describe_cuda};
 use kakusan::pipeline::{DeviceChoice, Registry, Result};
 use kakusan::report::thousands;
 use kakusan::scheduler::to_json;
@@ -64,16 +65,31 @@ fn about_model(model: &str, args: &InfoArgs) -> Result<()> {
     Ok(())
 }
 
+fn about_card(card: &CudaCard) -> String {
+    let [memory, free] = [card.memory, card.free_memory].map(|bytes| bytes as f64 / f64::from(1 << 30));
+    let ((major, minor), cuda) = (card.capability, card.driver_cuda);
+    let driver = std::fs::read_to_string("/sys/module/nvidia/version").unwrap_or_default(); // on Linux
+    format!(
+        "{}, {memory:.1} GiB of memory ({free:.1} free), compute capability {major}.{minor}, driver {}(CUDA {}.{})",
+        card.name,
+        driver.split_whitespace().next().map_or_else(String::new, |version| format!("{version} ")),
+        cuda / 1000,
+        cuda % 1000 / 10,
+    )
+}
+
 fn about_machine() -> Result<()> {
     MachineArgs::default().apply()?; // the same defaults as in the other commands
     say(concat!("kakusan ", env!("CARGO_PKG_VERSION")));
     say(&format!("threads: {}", rayon::current_num_threads()));
     say(&format!("vectors: {}", kakusan::ops::vectors()));
-    let cuda = match DeviceChoice::Cuda(0).open() {
-        Ok(_) => "cuda:0 is available".to_owned(),
+    let card = DeviceChoice::Cuda(0).open().and_then(|opened| Ok(describe_cuda(&opened.device)?));
+    let card = match card {
+        Ok(Some(card)) => format!("cuda:0 is {}", about_card(&card)),
+        Ok(None) => "no card".to_owned(),
         Err(e) => e.to_string(),
     };
-    say(&format!("CUDA: {cuda}"));
+    say(&format!("CUDA: {card}"));
     let registry = Registry::default();
     say(&format!("schedulers: {}", registry.schedulers.class_names().join(", ")));
     say(&format!("models: {}", registry.models.class_names().join(", ")));

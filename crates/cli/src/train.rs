@@ -146,7 +146,7 @@ fn train_in(group: &Arc<dyn Group>, args: TrainArgs) -> Result<ExitCode> {
     let (stop, in_steps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     stop_on_ctrl_c(stop.clone(), in_steps.clone(), group.leads());
     let program = program();
-    let learning_rate = config.train.learning_rate;
+    let (learning_rate, batch_size) = (config.train.learning_rate, config.train.batch_size);
     let training = Training::new(config, &out, &registry).existing(existing).device(args.device).hub(&hub).stop(&stop);
     let training = training.group(group.clone());
     if !group.leads() {
@@ -199,6 +199,12 @@ fn train_in(group: &Arc<dyn Group>, args: TrainArgs) -> Result<ExitCode> {
         {
             let code = failure::show(&e);
             warn(&format!("Everything that was saved is intact. Resume with {resume}, by any number of processes."));
+            Ok(code)
+        }
+        Err(e @ Error::OutOfMemory { last_checkpoint: Some(_), .. }) => {
+            let code = failure::show(&e);
+            let smaller = format!("--allow-changes --set train.batch_size={}", (batch_size / 2).max(1));
+            warn(&format!("Everything that was saved is intact. Resume with, for example: {resume} {smaller}"));
             Ok(code)
         }
         Err(

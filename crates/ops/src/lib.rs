@@ -19,6 +19,7 @@
 mod backward;
 mod check;
 mod checkpoint;
+mod device;
 mod features;
 mod kernels;
 mod memory;
@@ -33,6 +34,7 @@ mod tree;
 
 pub use backward::backward;
 pub use checkpoint::checkpoint;
+pub use device::{CudaCard, describe_cuda, is_out_of_memory, open_cuda};
 pub use features::Features;
 pub use kernels::cpu::vectors::{Vectors, limit_vectors, vectors};
 pub use kernels::trim_memory;

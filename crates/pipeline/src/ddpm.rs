@@ -292,7 +292,8 @@ impl DDPMPipeline {
         self.model = model;
     }
 
-    pub(crate) fn device(&self) -> &Device {
+    /// The device of the weights, on which it samples.
+    pub fn device(&self) -> &Device {
         self.weights.device()
     }
 }

@@ -2,6 +2,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use candle_core::Device;
+use kakusan_ops::{CudaCard, describe_cuda, is_out_of_memory, open_cuda};
 
 use crate::{Error, Result};
 
@@ -80,7 +81,7 @@ impl DeviceChoice {
     /// # Errors
     /// When CUDA was requested and this build or machine does not have it.
     pub fn open(self) -> Result<Opened> {
-        self.open_with(candle_core::utils::cuda_is_available(), Device::new_cuda_with_stream)
+        self.open_with(candle_core::utils::cuda_is_available(), open_cuda)
     }
 
     /// As [`open`](Self::open), for a build with or without CUDA, and with the function that opens a CUDA device.
@@ -121,6 +122,24 @@ pub(crate) fn name(device: &Device) -> String {
         candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
         candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
     }
+}
+
+/// An error of work on the device. If its memory is full, the error says what was `asked` of it and what to reduce.
+pub(crate) fn explain(error: Error, device: &Device, asked: impl FnOnce() -> String, advice: &'static str) -> Error {
+    if matches!(error, Error::OutOfMemory { .. }) || !is_out_of_memory(&error) {
+        return error;
+    }
+    let card = match describe_cuda(device) {
+        Ok(Some(CudaCard { name, memory, free_memory, .. })) => {
+            format!("{name} ({} GiB, {} of them free)", gibibytes(memory), gibibytes(free_memory))
+        }
+        _ => "the device".to_owned(),
+    };
+    Error::OutOfMemory { card, asked: asked(), advice, last_checkpoint: None }
+}
+
+fn gibibytes(bytes: usize) -> String {
+    format!("{:.1}", bytes as f64 / f64::from(1 << 30))
 }
 
 #[cfg(test)]

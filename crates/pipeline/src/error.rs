@@ -82,6 +82,18 @@ pub enum Error {
         /// The checkpoint from which the training can be resumed.
         last_checkpoint: Option<PathBuf>,
     },
+    /// The memory of the card is full.
+    #[error("the memory of {card} is full: it does not hold {asked}. {advice}{}", intact(last_checkpoint.as_deref()))]
+    OutOfMemory {
+        /// The card, its memory, and what was free when this was noticed.
+        card: String,
+        /// What did not fit.
+        asked: String,
+        /// What to reduce.
+        advice: &'static str,
+        /// The checkpoint from which the training can be resumed.
+        last_checkpoint: Option<PathBuf>,
+    },
     /// Another process trains in the folder.
     #[error(
         "{} is in use: another training writes there; wait until it ends, stop it, or choose another folder with --out",
@@ -204,6 +216,13 @@ fn listed(images: &[usize]) -> String {
         more => format!(" and {more} more"),
     };
     format!("the images {}{rest} of the set", numbers.join(", "))
+}
+
+/// What is not lost when the memory was too small.
+fn intact(last_checkpoint: Option<&Path>) -> String {
+    last_checkpoint.map_or_else(String::new, |checkpoint| {
+        format!(". The last checkpoint, {}, is intact: resume from it", checkpoint.display())
+    })
 }
 
 /// How to continue after a training has diverged.

@@ -12,7 +12,7 @@ use kakusan_scheduler::{
 
 use crate::edit::{Known, Start};
 use crate::guidance::{GuidanceWay, Guide, Guides, rescale_noise_cfg};
-use crate::{DDPMPipeline, Error, Result};
+use crate::{DDPMPipeline, Error, Result, device};
 
 /// Heun's first step is too long if it divides the noise level by more than this. In 30 steps, `squaredcos_cap_v2`
 /// divides it by 1,000, linear betas by 1.5, EDM's levels by 2.
@@ -383,6 +383,25 @@ impl DDPMPipeline {
 
     /// Runs the remaining steps of `run`, or until `watch` stops it. What is `known` of the images stays.
     fn follow(
+        &self,
+        run: &mut dyn Run,
+        sample: Tensor,
+        known: Option<&Known>,
+        predictor: &Predictor,
+        rng: &mut dyn Noise,
+        watch: impl FnMut(&SampleStep) -> ControlFlow<()>,
+    ) -> Result<Tensor> {
+        let dims = sample.dims().to_vec();
+        self.take_steps(run, sample, known, predictor, rng, watch).map_err(|error| {
+            let asked = || match dims.as_slice() {
+                [n, c, h, w] => format!("the drawing of {n} images of {c} x {h} x {w} at a time"),
+                dims => format!("the drawing of {dims:?}"),
+            };
+            device::explain(error, self.device(), asked, "Draw fewer images at a time (--batch, or fewer --seeds)")
+        })
+    }
+
+    fn take_steps(
         &self,
         run: &mut dyn Run,
         mut sample: Tensor,

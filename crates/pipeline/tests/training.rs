@@ -2,14 +2,16 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use kakusan_data::{ImageSet, ReadImages};
+use kakusan_models::{Model, ModelConfig, VarBuilder, Weights};
 use kakusan_pipeline::{
     ConfigError, DDPMPipeline, DeviceChoice, Error, Event, Existing, Outcome, Registry, RunConfig, Trainer, Training,
 };
 use kakusan_rng::Generator;
+use serde_json::{Map, Value};
 
 /// A configuration for images or latents of 8 x 8 with `channels` channels; it has no `[data]`.
 fn config(channels: usize) -> RunConfig {
@@ -204,4 +206,71 @@ fn an_error_of_the_observer_ends_the_training() {
         _ => Ok(()),
     });
     assert_eq!(outcome.unwrap_err().to_string(), "enough");
+}
+
+/// Predicts the image times a weight, as often as there is memory.
+#[derive(Debug, Clone)]
+struct Hungry(Arc<AtomicUsize>);
+
+struct HungryModel(Hungry, Tensor);
+
+impl ModelConfig for Hungry {
+    fn class_name(&self) -> &str {
+        "Hungry"
+    }
+
+    fn to_map(&self) -> Map<String, Value> {
+        Map::new()
+    }
+
+    fn default_map(&self) -> Map<String, Value> {
+        Map::new()
+    }
+
+    fn build(&self, vb: VarBuilder) -> kakusan_models::Result<Box<dyn Model>> {
+        Ok(Box::new(HungryModel(self.clone(), vb.get(1, "weight")?)))
+    }
+
+    fn sample_shape(&self) -> kakusan_models::Result<[usize; 3]> {
+        Ok([1, 8, 8])
+    }
+}
+
+impl Model for HungryModel {
+    fn config(&self) -> &dyn ModelConfig {
+        &self.0
+    }
+
+    fn forward(&self, x: &Tensor, _: &Tensor, _: Option<&Tensor>) -> kakusan_models::Result<Tensor> {
+        let left = self.0.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if left.is_err() {
+            let full = r#"DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")"#; // as candle passes it on
+            return Err(candle_core::Error::Msg(full.into()).bt().into());
+        }
+        Ok(x.broadcast_mul(&self.1)?)
+    }
+}
+
+#[test]
+fn full_memory_says_what_to_reduce_and_costs_no_checkpoint() {
+    let (dir, registry, memory) = (tempfile::tempdir().unwrap(), Registry::default(), Arc::new(AtomicUsize::new(4)));
+    let images = ImageSet::new([1, 8, 8], vec![9; 320], vec![0; 5], vec!["a".into()]).unwrap();
+    let mut config = config(1);
+    config.model = Arc::new(Hungry(memory.clone()));
+    let training = Training::new(config.clone(), dir.path().join("run"), &registry).device(DeviceChoice::Cpu);
+    let error = training.images(Arc::new(images), "memory").run(&mut |_| Ok(())).unwrap_err();
+    let Error::OutOfMemory { last_checkpoint: Some(checkpoint), .. } = &error else { panic!("{error}") };
+    assert!(checkpoint.ends_with("checkpoint-3") && checkpoint.join("progress.json").is_file(), "{checkpoint:?}");
+    let said = error.to_string();
+    for part in ["step 4 with a batch of 2 images of 1 x 8 x 8", "smaller train.batch_size", "checkpoint-3, is intact"]
+    {
+        assert!(said.contains(part), "`{said}` lacks `{part}`");
+    }
+    assert!(said.lines().count() == 1 && !error.is_usage(), "{said}");
+
+    memory.store(2, Ordering::Relaxed);
+    let weights = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.model.build(vb)).unwrap().0;
+    let pipeline = DDPMPipeline::new(config.model, weights, config.scheduler).unwrap();
+    let said = pipeline.sample(3, 5, &mut Generator::new(0)).unwrap_err().to_string();
+    assert!(said.contains("3 images of 1 x 8 x 8 at a time") && said.contains("--batch"), "{said}");
 }

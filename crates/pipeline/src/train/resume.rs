@@ -117,9 +117,12 @@ pub(crate) fn go_on(
     }
 }
 
-/// Adds the newest checkpoint to the error of a training that diverged.
+/// Adds the newest checkpoint to the error of a training that diverged or needs more memory.
 pub(crate) fn with_last_checkpoint(mut error: Error, checkpoints: &Path) -> Error {
-    if let Error::Diverged { last_checkpoint, .. } | Error::Unsound { last_checkpoint, .. } = &mut error {
+    if let Error::Diverged { last_checkpoint, .. }
+    | Error::Unsound { last_checkpoint, .. }
+    | Error::OutOfMemory { last_checkpoint, .. } = &mut error
+    {
         let newest = checkpoint::newest_first(checkpoints).ok().and_then(|found| found.into_iter().next());
         *last_checkpoint = newest.map(|(_, dir)| dir);
     }

@@ -21,11 +21,15 @@ use super::lr_schedule::LrSchedule;
 use super::objective::Objective;
 use super::optimizer::Optimizer;
 use super::ranks::Ranks;
-use crate::{Error, Result, RunConfig, TrainConfig};
+use crate::{Error, Result, RunConfig, TrainConfig, device};
 
 /// The folders in a checkpoint, named as in diffusers' script: the weights, and their average.
 pub(crate) const UNET: &str = "unet";
 pub(crate) const UNET_EMA: &str = "unet_ema";
+/// What to do where the memory of a card is too small for a step.
+const LESS_MEMORY: &str = "Train with train.gradient_checkpointing = true (--grad-checkpoint), or with a smaller \
+                           train.batch_size; a step has as many images as before if \
+                           train.gradient_accumulation_steps grows by the same factor";
 
 /// The training loop for any model, scheduler and images: one optimiser step per call.
 ///
@@ -188,8 +192,21 @@ impl Trainer {
     ///
     /// # Errors
     /// When the loss or the gradients are not finite; the weights are then those before the step. Also when no image of
-    /// an epoch can be decoded, and in the first step when a trained tensor gets no gradient.
+    /// an epoch can be decoded, in the first step when a trained tensor gets no gradient, and when the memory of the
+    /// card is full.
     pub fn step(&mut self) -> Result<Option<Step>> {
+        let step = self.take_step();
+        step.map_err(|error| {
+            let asked = || {
+                let [c, h, w] = self.config.sample_shape().unwrap_or_default();
+                let (step, batch) = (self.progress.step + 1, self.train.batch_size);
+                format!("step {step} with a batch of {batch} images of {c} x {h} x {w}")
+            };
+            device::explain(error, &self.device, asked, LESS_MEMORY)
+        })
+    }
+
+    fn take_step(&mut self) -> Result<Option<Step>> {
         self.check_begun()?;
         if self.progress.step >= self.total_steps || self.progress.epoch >= self.train.epochs {
             return Ok(None);
