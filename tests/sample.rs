@@ -6,8 +6,12 @@ mod command;
 mod edit;
 
 use std::fs;
+use std::ops::ControlFlow;
 
 use command::{Workplace, config};
+use kakusan::candle::Device;
+use kakusan::pipeline::{DDPMPipeline, Registry, SampleOptions};
+use kakusan::rng::CudaGenerator;
 use safetensors::SafeTensors;
 
 #[test]
@@ -92,6 +96,35 @@ fn an_image_of_a_seed_does_not_depend_on_the_others() {
     assert!(failed.contains("no scheduler is called `quick`") && failed.contains("known are"), "{failed}");
     let failed = place.run(&["sample", "--model", "run", "--eta", "1"]).expect(1).stderr();
     assert!(failed.contains("LinearMixScheduler has no use for `eta`"), "{failed}");
+}
+
+#[test]
+fn the_noise_of_torchs_cuda_generator_is_drawn_without_a_card() {
+    let place = Workplace::new();
+    place.train("run", &["--max-steps", "2"]).expect(0);
+    let draw = |more: &[&str]| {
+        let args = ["sample", "--model", "run", "--batch", "3", "--steps", "4", "--save-tensor", "a.safetensors"];
+        place.run(&[&args, more].concat()).expect(0);
+        let bytes = fs::read(place.path("a.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let images = file.tensor("images").unwrap().data().as_chunks::<4>().0.to_vec();
+        images.into_iter().map(f32::from_le_bytes).collect::<Vec<_>>()
+    };
+    let (of_cpu, of_cuda) = (draw(&["--seed", "5"]), draw(&["--seed", "5", "--generator", "cuda"]));
+    assert_ne!(of_cpu, of_cuda);
+
+    let (registry, cpu) = (Registry::default(), Device::Cpu);
+    let pipeline = DDPMPipeline::from_pretrained(&place.path("run"), &registry, &cpu).unwrap();
+    let options = SampleOptions::new(3).steps(4);
+    let sample = pipeline.sample_with(&options, &mut CudaGenerator::new(5), |_| ControlFlow::Continue(())).unwrap();
+    let unit = pipeline.scheduler().process().pixel_range().to_unit(&sample).unwrap();
+    assert_eq!(of_cuda, unit.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+
+    let refused = ["sample", "--model", "run", "--interpolate", "1..2", "--generator", "cuda"];
+    let said = place.run(&refused).expect(2).stderr();
+    assert!(said.contains("--generator has no effect"), "{said}");
+    let said = place.run(&["sample", "--model", "run", "--generator", "gpu"]).expect(2).stderr();
+    assert!(said.contains("cpu, cuda"), "{said}");
 }
 
 /// A model as Python saves it, with changes to its files.

@@ -10,6 +10,7 @@ mod eval;
 mod facts;
 mod failure;
 mod fit_sampler;
+mod generator;
 mod guide;
 mod info;
 mod machine;

@@ -12,10 +12,10 @@ use kakusan::pipeline::{
     check_writable, write_whole,
 };
 use kakusan::report::pictures::{self, Block, Images};
-use kakusan::rng::{Generator, Noise, PerImage};
 use kakusan::scheduler::PixelRange;
 
 use crate::edit::{EditArgs, Given, Task};
+use crate::generator::GeneratorKind;
 use crate::guide::GuideArgs;
 use crate::machine::MachineArgs;
 use crate::number::{numbers, whole};
@@ -57,6 +57,10 @@ pub(crate) struct SampleArgs {
     /// cpu, cuda, cuda:N, or auto
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    /// The generator of the noise: on every device torch's for the CPU, or its generator for cards, for the images that
+    /// torch.Generator("cuda") gives in Python
+    #[arg(long, value_enum, default_value = "cpu", hide_possible_values = true, value_name = "cpu|cuda")]
+    generator: GeneratorKind,
     #[command(flatten)]
     machine: MachineArgs,
     #[command(flatten)]
@@ -215,11 +219,13 @@ impl SampleArgs {
             }
             progress(step.index + 1, step.steps)
         };
-        let mut noise: Box<dyn Noise> = match &self.seeds {
-            Some(Seeds { seeds, .. }) => Box::new(PerImage::from_seeds(seeds.iter().copied())),
-            None => Box::new(Generator::new(self.seed)),
+        let device = pipeline.device();
+        let mut noise = match &self.seeds {
+            Some(Seeds { seeds, .. }) => self.generator.per_image(seeds, device)?,
+            None => self.generator.seeded(self.seed, device)?,
         };
         let count = options.batch_size;
+        self.check_generator(pipeline, task, count)?;
         match task {
             Task::Draw(given) => {
                 let given = given.as_ref();
@@ -295,6 +301,22 @@ impl SampleArgs {
         }
     }
 
+    /// Refuses another generator where it would have no effect, and warns where its numbers depend on the card.
+    fn check_generator(&self, pipeline: &DDPMPipeline, task: &Task, count: usize) -> Result<()> {
+        if self.generator != GeneratorKind::Cpu && !matches!(task, Task::Draw(_)) {
+            let reason = "--generator has no effect with --interpolate, --grid and --invert: leave it out";
+            return Err(Error::Unfit(reason.into()));
+        }
+        let numbers = pipeline.sample_shape()?.iter().product::<usize>() * if self.seeds.is_some() { 1 } else { count };
+        if self.generator.guesses_the_card(numbers, pipeline.device())? {
+            warn(
+                "warning: the noise has more numbers than an H100 has threads; here they are in that card's order, and \
+                 torch's order is another one on cards of other sizes",
+            );
+        }
+        Ok(())
+    }
+
     /// The metadata for the picture files.
     fn about(&self, pipeline: &DDPMPipeline, task: &Task) -> Vec<(&'static str, String)> {
         let scheduler = match task {
@@ -312,6 +334,7 @@ impl SampleArgs {
             Some(Seeds { text, .. }) => ("seeds", text.clone()),
             None => ("seed", self.seed.to_string()),
         });
+        about.extend((self.generator == GeneratorKind::Cuda).then(|| ("generator", "cuda".to_owned())));
         about.extend(self.sampling.about());
         about.extend(self.guide.about());
         about.retain(|(keyword, _)| !self.edit.replaces(keyword));

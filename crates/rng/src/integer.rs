@@ -3,7 +3,7 @@
 use crate::{Error, Generator};
 
 /// From this width on, torch draws an integer from 64 bits. (Older versions: from 2^32 on.)
-const WIDE_RANGE: u64 = 1 << 28;
+pub(crate) const WIDE_RANGE: u64 = 1 << 28;
 /// From this length on, torch draws a permutation from 64 bits.
 const LONG_PERMUTATION: usize = u32::MAX as usize / 20;
 
@@ -13,10 +13,7 @@ impl Generator {
     /// # Errors
     /// [`Error::EmptyRange`] unless `low < high`.
     pub fn randint(&mut self, n: usize, low: i64, high: i64) -> Result<Vec<i64>, Error> {
-        if low >= high {
-            return Err(Error::EmptyRange { low, high });
-        }
-        let range = high.abs_diff(low);
+        let range = range(low, high)?;
         let draw = |_| {
             let bits = if range < WIDE_RANGE { self.next_u32().into() } else { self.next_u64() };
             low.wrapping_add_unsigned(bits % range)
@@ -44,6 +41,11 @@ impl Generator {
         }
         order
     }
+}
+
+/// The number of integers from `low` to `high`, without `high`.
+pub(crate) fn range(low: i64, high: i64) -> Result<u64, Error> {
+    if low < high { Ok(high.abs_diff(low)) } else { Err(Error::EmptyRange { low, high }) }
 }
 
 /// One epoch of torch's `DataLoader(shuffle=True)` without an explicit generator: the order in which it visits `n`

@@ -1,8 +1,9 @@
-//! torch's CPU random numbers, bit for bit.
+//! torch's random numbers: those of its CPU generator, bit for bit, and those of its CUDA generator.
 //!
 //! A diffusion model draws its initial weights, its batches, its noise and its samples at random, so a training can be
 //! compared with PyTorch only if the random numbers are PyTorch's. [`Generator`] is torch's CPU generator (PyTorch
-//! 2.15, x86-64 with AVX2): the same seed and the same sequence of draws give the same values.
+//! 2.15, x86-64 with AVX2): the same seed and the same sequence of draws give the same values. [`CudaGenerator`] gives
+//! the numbers that torch draws on a card.
 //!
 //! ```
 //! use kakusan_rng::Generator;
@@ -28,15 +29,18 @@ compile_error!(
 );
 
 mod cephes;
+mod cuda_generator;
 mod error;
 mod generator;
 mod integer;
 mod mt19937;
 mod noise;
 mod normal;
+mod philox;
 mod state;
 mod uniform;
 
+pub use cuda_generator::{Card, CudaGenerator};
 pub use error::Error;
 pub use generator::Generator;
 pub use integer::dataloader_permutation;

@@ -60,48 +60,50 @@ impl Noise for Generator {
 /// # Ok::<(), kakusan_rng::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
-pub struct PerImage(Vec<Generator>);
+pub struct PerImage<N = Generator>(Vec<N>);
 
 impl PerImage {
-    /// One generator for each image, in order.
-    pub fn new(generators: Vec<Generator>) -> Self {
-        Self(generators)
-    }
-
     /// One generator for each seed, in order.
     pub fn from_seeds(seeds: impl IntoIterator<Item = u64>) -> Self {
         Self(seeds.into_iter().map(Generator::new).collect())
+    }
+}
+
+impl<N: Noise> PerImage<N> {
+    /// One generator for each image, in order.
+    pub fn new(generators: Vec<N>) -> Self {
+        Self(generators)
     }
 
     fn each<T>(
         &mut self,
         shape: &[usize],
-        draw: impl Fn(&mut Generator, usize) -> Result<Vec<T>, Error>,
+        draw: impl Fn(&mut N, &[usize]) -> Result<Vec<T>, Error>,
     ) -> Result<Vec<T>, Error> {
         let images = shape.first().copied().unwrap_or(1);
         if images != self.0.len() {
             return Err(Error::Generators { generators: self.0.len(), images });
         }
-        let image = shape.iter().skip(1).product();
-        let each: Vec<Vec<T>> = self.0.iter_mut().map(|rng| draw(rng, image)).collect::<Result<_, _>>()?;
+        let image = [&[1], shape.get(1..).unwrap_or_default()].concat();
+        let each: Vec<Vec<T>> = self.0.iter_mut().map(|rng| draw(rng, &image)).collect::<Result<_, _>>()?;
         Ok(each.into_iter().flatten().collect())
     }
 }
 
-impl Noise for PerImage {
+impl<N: Noise> Noise for PerImage<N> {
     fn randn_tensor(&mut self, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        self.each(shape, |rng, n| Ok(rng.randn(n)))
+        self.each(shape, |rng, shape| rng.randn_tensor(shape))
     }
 
     fn normal_tensor(&mut self, shape: &[usize], mean: f64, std: f64) -> Result<Vec<f32>, Error> {
-        self.each(shape, |rng, n| Ok(rng.normal(n, mean, std)))
+        self.each(shape, |rng, shape| rng.normal_tensor(shape, mean, std))
     }
 
     fn rand_tensor(&mut self, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        self.each(shape, |rng, n| Ok(rng.rand(n)))
+        self.each(shape, |rng, shape| rng.rand_tensor(shape))
     }
 
     fn randint_tensor(&mut self, shape: &[usize], low: i64, high: i64) -> Result<Vec<i64>, Error> {
-        self.each(shape, |rng, n| rng.randint(n, low, high))
+        self.each(shape, |rng, shape| rng.randint_tensor(shape, low, high))
     }
 }
