@@ -3,10 +3,11 @@
 It reads commands from stdin and answers on stdout with the time they took, like that worker (see its main.rs):
 
     about              about KEY <tab> VALUE ... end
+    draw KIND SEED N   numbers N ... (every 997th of what a generator on the card draws)
     run LAYOUT NAME    ms MILLISECONDS, or: none (no such item here, or the layout makes no difference), or: failed REASON
 
-Layouts are `nchw`, `channels-last` and `compiled` (channels-last and torch.compile; only whole models). A new kind of
-item is a function that takes the words of its name and whether tensors are channels-last, and returns one repetition.
+Layouts are `nchw`, `channels-last`, and of whole models `compiled` (channels-last and torch.compile) and `graphs`
+(compiled, and replayed as CUDA graphs). A new kind of item is a function that takes the words of its name and whether tensors are channels-last, and returns one repetition.
 """
 
 import argparse
@@ -143,7 +144,8 @@ def prepare_model(settings, channels_last, compiled):
     net, shape = model(settings)
     if channels_last:
         net = net.to(memory_format=torch.channels_last)
-    called = torch.compile(net) if compiled else net
+    modes = {"compiled": None, "graphs": "reduce-overhead"}
+    called = torch.compile(net, mode=modes[compiled]) if compiled else net
     if settings["_class_name"] == "BasicUNet":  # is not conditioned on the timestep
         return net, lambda x, timesteps: called(x), shape
     return net, called, shape
@@ -231,7 +233,7 @@ def forward_passes(batch, passes, channels_last, compiled):
 def prepare(layout, name, configs):
     """One repetition of the work, or None if the layout makes no difference."""
     words = name.split(" ")
-    channels_last, compiled = layout != "nchw", layout == "compiled"
+    channels_last, compiled = layout != "nchw", layout if layout in ("compiled", "graphs") else None
     if words[0] == "forward":
         return forward_passes(int(words[3][1:]), int(words[4][1:]), channels_last, compiled)
     if words[0] in ("step", "sample"):
@@ -271,6 +273,8 @@ def repeat(work, seconds):
     start, repetitions = time.perf_counter(), 0
     while True:
         work()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         repetitions += 1
         elapsed = time.perf_counter() - start
         if elapsed >= seconds:
@@ -282,8 +286,13 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--configs", type=pathlib.Path, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.device != "cpu":
+        torch.set_default_device(args.device)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # as Kakusan
+    torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
     # stdout is only for answers; a compiler's output goes elsewhere
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -295,9 +304,18 @@ def main():
             print(f"about torch\t{torch.__version__}", file=answers)
             print(f"about threads\t{torch.get_num_threads()}", file=answers)
             print(f"about vectors\t{torch.backends.cpu.get_cpu_capability()}", file=answers)
+            if args.device != "cpu":
+                print(f"about card\t{torch.cuda.get_device_name()}", file=answers)
+                print(f"about cuda\t{torch.version.cuda}", file=answers)
             compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
             print(f"about compiler\t{compiler or 'none'}", file=answers)
             print("end", file=answers)
+        elif command == "draw":
+            kind, seed, n = what.split(" ")
+            generator = torch.Generator(args.device).manual_seed(int(seed))
+            torch.randn(100, generator=generator)
+            numbers = getattr(torch, kind)(int(n), generator=generator)[::997]
+            print("numbers", *map(repr, numbers.tolist()), file=answers)
         elif command == "run":
             layout, _, name = what.partition(" ")
             try:

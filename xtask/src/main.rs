@@ -5,6 +5,7 @@ mod ci;
 mod doctor;
 mod fuzz;
 mod golden;
+mod gpu_check;
 mod kakusan;
 mod kernels;
 mod load;
@@ -26,6 +27,7 @@ Usage: cargo xtask COMMAND
   tidy                        check the rules of ARCHITECTURE.md
   bench                       measure the speed, and PyTorch's for comparison (bench --help)
   results                     train the recipes and measure their samples, and PyTorch's (results --help)
+  gpu-check                   check and measure what needs a CUDA card, and write docs/gpu.md (gpu-check --help)
   scaling                     print what training on many processes would cost, by a simulation
   golden --python P --mnist D regenerate the golden files with PyTorch (P has torch, D has MNIST's four files)
   fuzz TARGET [SECONDS]       run a fuzz target (see fuzz/README.md)
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         "doctor" => doctor::run(),
         "fuzz" => fuzz::run(rest),
         "golden" => golden::run(rest),
+        "gpu-check" => gpu_check::run(rest),
         "results" => results::run(rest),
         "scaling" => scaling::run(rest),
         "tidy" => tidy::run(),

@@ -71,6 +71,7 @@ mod book {
         Images "images.md"
         Training "training.md"
         Scaling "scaling.md"
+        Cuda "cuda.md"
         Measuring "measuring.md"
         Finetuning "finetuning.md"
         Guidance "guidance.md"

@@ -6,7 +6,7 @@ pub(crate) mod report;
 mod runs;
 pub(crate) mod stats;
 mod whole;
-mod worker;
+pub(crate) mod worker;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
@@ -44,9 +44,9 @@ pub(crate) fn run(args: &[String]) -> crate::Result {
     if options.against_pytorch {
         check_python(&options.python, &MODULES)?;
     }
-    let program = build(&["--package", "kakusan", "--features", "report", "--bench", "worker"])?;
+    let program = build("release", &["--package", "kakusan", "--features", "report", "--bench", "worker"])?;
     let kakusan = match options.whole {
-        Some(_) => build(&["--package", "kakusan-cli", "--bin", "kakusan"])?,
+        Some(_) => build("release", &["--package", "kakusan-cli", "--bin", "kakusan"])?,
         None => PathBuf::new(),
     };
 
@@ -102,10 +102,10 @@ fn write_page() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Builds one program in release mode and returns its path.
-pub(crate) fn build(what: &[&str]) -> Result<PathBuf, Box<dyn std::error::Error>> {
+/// Builds one program in this profile and returns its path.
+pub(crate) fn build(profile: &str, what: &[&str]) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--release", "--message-format=json-render-diagnostics", "--manifest-path"]);
+    cargo.args(["build", "--profile", profile, "--message-format=json-render-diagnostics", "--manifest-path"]);
     let output = cargo.arg(root().join("Cargo.toml")).args(what).stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
         return Err("the build failed".into());
@@ -115,7 +115,7 @@ pub(crate) fn build(what: &[&str]) -> Result<PathBuf, Box<dyn std::error::Error>
 }
 
 /// The path of the executable in one of cargo's messages.
-fn executable(message: &str) -> Option<PathBuf> {
+pub(crate) fn executable(message: &str) -> Option<PathBuf> {
     let (_, rest) = message.split_once(r#""executable":""#)?;
     let (path, _) = rest.split_once('"')?;
     Some(path.replace(r"\\", r"\").into())

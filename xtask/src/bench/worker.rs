@@ -53,7 +53,8 @@ impl Worker {
         Self::start("PyTorch", command)
     }
 
-    fn start(title: &'static str, mut command: Command) -> Result<Self> {
+    /// Starts a worker of any kind.
+    pub(crate) fn start(title: &'static str, mut command: Command) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(|e| format!("cannot start {title}: {e}"))?;
         match (child.stdin.take(), child.stdout.take()) {
@@ -83,6 +84,15 @@ impl Worker {
         self.say(&format!("run {layout} {name}"))?;
         let line = self.hear()?;
         parse_answer(&line).ok_or_else(|| format!("{} answered `{line}` to {name}", self.title).into())
+    }
+
+    /// Numbers that its generator for cards draws: `rand 0 1000` or `randn 0 1000`, with the seed and how many.
+    pub(crate) fn draw(&mut self, what: &str) -> Result<Vec<f64>> {
+        self.say(&format!("draw {what}"))?;
+        let line = self.hear()?;
+        let numbers = line.strip_prefix("numbers ");
+        let numbers = numbers.ok_or_else(|| format!("{} answered `{line}` to draw {what}", self.title))?;
+        Ok(numbers.split(' ').map(str::parse).collect::<std::result::Result<_, _>>()?)
     }
 
     /// The processor time that it and its ended children have used, if the system reports it.

@@ -54,7 +54,7 @@ fn measure(options: &Options, kept: &Path) -> Result<()> {
     }
     let program = match &options.program {
         Some(program) => program.canonicalize().map_err(|e| format!("{}: {e}", program.display()))?,
-        None => build(&["--package", "kakusan-cli", "--bin", "kakusan"])?,
+        None => build("release", &["--package", "kakusan-cli", "--bin", "kakusan"])?,
     };
     let mnist = options.mnist.canonicalize().map_err(|e| format!("{}: {e}", options.mnist.display()))?;
     let scratch = root().join("target/results");

@@ -19,7 +19,7 @@ use kakusan::report::Report;
 use kakusan::rng::Generator;
 use kakusan::scheduler::to_json;
 
-use crate::{Item, Result, Work, number};
+use crate::{Item, Options, Result, Work, number};
 
 const SAMPLE_BATCHES: [usize; 2] = [64, 1];
 /// The configuration whose training is also measured whole, and bare.
@@ -98,17 +98,19 @@ fn flops(config: &dyn ModelConfig) -> Option<(f64, f64)> {
     Some((forward, 3.0 * forward - first)) // the images need no gradient
 }
 
-pub(crate) fn prepare(words: &[&str], configs: &Path) -> Result<Work> {
+pub(crate) fn prepare(words: &[&str], options: &Options) -> Result<Work> {
+    let Options { configs, device, choice, .. } = options;
     match words {
-        ["step", name, _, _] => step(load(configs, name, &[])?),
-        ["bare", name, _, batch] => bare(load(configs, name, &[])?, number(batch)?),
-        ["train", name, _, batch] => train(configs, name, number(batch)?),
+        ["step", name, _, _] => step(load(configs, name, &[])?, device),
+        ["bare", name, _, batch] => bare(load(configs, name, &[])?, number(batch)?, device.clone()),
+        ["train", name, _, batch] => train(configs, name, number(batch)?, *choice),
         ["forward", CIFAR, _, batch, passes] => forward(
             Registry::default().models.from_json(CIFAR_CONFIG, CIFAR)?.as_ref(),
             number(batch)?,
             number(passes)?,
+            device.clone(),
         ),
-        ["sample", name, _, batch, steps] => sample(load(configs, name, &[])?, number(batch)?, number(steps)?),
+        ["sample", name, _, batch, steps] => sample(load(configs, name, &[])?, number(batch)?, number(steps)?, device),
         _ => Err(format!("there is no work `{}`", words.join(" ")).into()),
     }
 }
@@ -119,8 +121,8 @@ fn load(configs: &Path, name: &str, set: &[&str]) -> Result<RunConfig> {
 }
 
 /// Optimiser steps as `kakusan train` does them, batches made ahead and all.
-fn step(config: RunConfig) -> Result<Work> {
-    let mut trainer = Trainer::new(&config, images(&config)?, &Device::Cpu)?;
+fn step(config: RunConfig, device: &Device) -> Result<Work> {
+    let mut trainer = Trainer::new(&config, images(&config)?, device)?;
     Ok(Box::new(move || {
         trainer.step()?.ok_or("the training is over")?;
         Ok(())
@@ -137,17 +139,17 @@ fn images(config: &RunConfig) -> Result<Arc<ImageSet>> {
 }
 
 /// Forward, backward and Adam, and nothing else.
-fn bare(config: RunConfig, batch: usize) -> Result<Work> {
+fn bare(config: RunConfig, batch: usize, device: Device) -> Result<Work> {
     let mut rng = Generator::new(0);
-    let (weights, model) = Weights::initialise(&Device::Cpu, &mut rng, |vb| config.model.build(vb))?;
+    let (weights, model) = Weights::initialise(&device, &mut rng, |vb| config.model.build(vb))?;
     let mut adam = Adam::new(weights.vars(), AdamConfig { lr: 1e-3, ..AdamConfig::default() })?;
     let [channels, height, width] = config.model.sample_shape()?;
     let numbers = rng.rand(batch * channels * height * width);
-    let x = Tensor::from_vec(numbers, (batch, channels, height, width), &Device::Cpu)?;
-    let level = Tensor::zeros(batch, kakusan::candle::DType::F32, &Device::Cpu)?;
+    let x = Tensor::from_vec(numbers, (batch, channels, height, width), &device)?;
+    let level = Tensor::zeros(batch, kakusan::candle::DType::F32, &device)?;
     Ok(Box::new(move || {
         let prepared = PreparedWeights::new(weights.iter().map(|(_, var)| var.as_tensor()));
-        let (_, gradients) = kakusan::ops::gradients(batch, &Device::Cpu, |part| {
+        let (_, gradients) = kakusan::ops::gradients(batch, &device, |part| {
             let of = |tensor: &Tensor| tensor.narrow(0, part.start, part.len());
             let dropout = Dropout { seed: 0, step: 0, first_image: part.start };
             let y = model.forward_train(&of(&x)?, &of(&level)?, None, None, dropout)?;
@@ -160,7 +162,7 @@ fn bare(config: RunConfig, batch: usize) -> Result<Work> {
 }
 
 /// The steps of a whole training with what people turn on, in a thread of its own that waits for each to be asked for.
-fn train(configs: &Path, name: &str, batch: usize) -> Result<Work> {
+fn train(configs: &Path, name: &str, batch: usize, device: DeviceChoice) -> Result<Work> {
     let each = format!("data.drawn_per_class={}", BATCHES * batch);
     let set = ["train.use_ema=true", "train.tensorboard=true", "data.classes=[8]", "data.sources=[\"drawn\"]", &each];
     let config = load(configs, name, &set)?;
@@ -168,7 +170,7 @@ fn train(configs: &Path, name: &str, batch: usize) -> Result<Work> {
     let (done, steps) = mpsc::sync_channel(0);
     std::thread::spawn(move || {
         let (registry, stop) = (Registry::default(), AtomicBool::new(false));
-        let training = Training::new(config, dir.path().join("run"), &registry).device(DeviceChoice::Cpu).stop(&stop);
+        let training = Training::new(config, dir.path().join("run"), &registry).device(device).stop(&stop);
         let mut report = Report::new("kakusan");
         let outcome = training.run(&mut |event| {
             if let Event::Step { .. } = event
@@ -184,16 +186,16 @@ fn train(configs: &Path, name: &str, batch: usize) -> Result<Work> {
 }
 
 /// A network's forward passes on its own kind of images.
-fn forward(config: &dyn ModelConfig, batch: usize, passes: usize) -> Result<Work> {
+fn forward(config: &dyn ModelConfig, batch: usize, passes: usize, device: Device) -> Result<Work> {
     let mut rng = Generator::new(0);
-    let (weights, _) = Weights::initialise(&Device::Cpu, &mut rng, |vb| config.build(vb))?;
+    let (weights, _) = Weights::initialise(&device, &mut rng, |vb| config.build(vb))?;
     let model = weights.frozen(|vb| config.build(vb))?;
     let [channels, height, width] = config.sample_shape()?;
     let numbers = rng.randn(batch * channels * height * width);
-    let x = Tensor::from_vec(numbers, (batch, channels, height, width), &Device::Cpu)?;
-    let level = Tensor::full(500f32, batch, &Device::Cpu)?;
+    let x = Tensor::from_vec(numbers, (batch, channels, height, width), &device)?;
+    let level = Tensor::full(500f32, batch, &device)?;
     let pass = move || {
-        kakusan::ops::predict(batch, &Device::Cpu, |part| {
+        kakusan::ops::predict(batch, &device, |part| {
             let of = |tensor: &Tensor| tensor.narrow(0, part.start, part.len());
             model.forward(&of(&x)?, &of(&level)?, None)
         })
@@ -204,9 +206,9 @@ fn forward(config: &dyn ModelConfig, batch: usize, passes: usize) -> Result<Work
     }))
 }
 
-fn sample(config: RunConfig, batch: usize, steps: usize) -> Result<Work> {
+fn sample(config: RunConfig, batch: usize, steps: usize, device: &Device) -> Result<Work> {
     let mut rng = Generator::new(0);
-    let (weights, _) = Weights::initialise(&Device::Cpu, &mut rng, |vb| config.model.build(vb))?;
+    let (weights, _) = Weights::initialise(device, &mut rng, |vb| config.model.build(vb))?;
     let pipeline = DDPMPipeline::new(config.model, weights, config.sample_scheduler)?;
     let labels = pipeline.model().config().num_classes().map(|_| vec![0; batch]);
     let options = SampleOptions::new(batch).steps(steps).class_labels(labels);

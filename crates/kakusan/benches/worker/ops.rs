@@ -59,8 +59,8 @@ fn both(name: String, [forward, backward]: [f64; 2]) -> [Item; 2] {
         .map(|(pass, flops)| Item { name: format!("{name} {pass}"), flops: Some(flops) })
 }
 
-pub(crate) fn prepare(words: &[&str]) -> Result<Work> {
-    let mut numbers = Numbers(Generator::new(0));
+pub(crate) fn prepare(words: &[&str], device: &Device) -> Result<Work> {
+    let mut numbers = Numbers(Generator::new(0), device.clone());
     match words {
         ["adam", _] => adam(&mut numbers),
         [kind @ ("conv2d" | "conv2d_silu"), kernel, channels, side, batch, pass] => {
@@ -121,12 +121,12 @@ fn adam(numbers: &mut Numbers) -> Result<Work> {
     Ok(Box::new(move || Ok(adam.step(&gradients)?)))
 }
 
-struct Numbers(Generator);
+struct Numbers(Generator, Device);
 
 impl Numbers {
     fn tensor(&mut self, dims: &[usize], scale: f64) -> Result<Tensor> {
         let numbers = self.0.uniform(dims.iter().product(), -scale, scale);
-        Ok(Tensor::from_vec(numbers, dims, &Device::Cpu)?)
+        Ok(Tensor::from_vec(numbers, dims, &self.1)?)
     }
 
     fn var(&mut self, dims: &[usize], scale: f64) -> Result<Var> {
