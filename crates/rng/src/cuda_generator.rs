@@ -173,6 +173,3 @@ impl Noise for CudaGenerator {
         self.randint(shape.iter().product(), low, high)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,5 +1,7 @@
 //! Every value compared with torch's, bit for bit. `tests/golden/rng.py` writes the golden file.
 
+mod cuda;
+
 use kakusan_rng::{Generator, dataloader_permutation};
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};

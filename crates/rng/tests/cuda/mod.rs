@@ -1,9 +1,8 @@
-#![cfg(test)]
+//! `CudaGenerator` against cuRAND's own code, and against what torch printed on cards.
 
+use kakusan_rng::{Card, CudaGenerator, Error, Noise, PerImage};
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
-
-use super::*;
 
 fn bytes<T: Copy, const N: usize>(values: &[T], bytes: fn(T) -> [u8; N]) -> Vec<u8> {
     values.iter().flat_map(|&value| bytes(value)).collect()
@@ -108,6 +107,6 @@ fn nothing_drawn_changes_nothing() {
 #[test]
 fn each_image_has_a_generator() {
     let alone = CudaGenerator::new(8).randn(16);
-    let mut both = crate::PerImage::new([7, 8].map(CudaGenerator::new).to_vec());
+    let mut both = PerImage::new([7, 8].map(CudaGenerator::new).to_vec());
     assert_eq!(both.randn_tensor(&[2, 1, 4, 4]).unwrap()[16..], alone);
 }
