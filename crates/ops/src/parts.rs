@@ -92,7 +92,7 @@ where
             queue.give(i, result);
         }
     };
-    if threads == 1 || count <= 1 {
+    if threads == 1 || count == 0 {
         worker();
     } else if count < threads {
         // The threads that have no part help with the operations of the others.
@@ -292,8 +292,12 @@ pub fn predict<E>(
 where
     E: From<Error> + Send,
 {
-    if !device.is_cpu() || part(batch) >= batch {
+    if !device.is_cpu() || (part(batch) >= batch && rayon::current_num_threads() == 1) {
         return forward(0..batch);
+    }
+    if part(batch) >= batch {
+        // on a worker, or each operation that threads share would wake one and wait for it
+        return rayon::scope(|_| forward(0..batch));
     }
     let mut parts = Vec::with_capacity(part_count(batch));
     in_parts(batch, 0..part_count(batch), forward, |part| {

@@ -4,7 +4,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::denormals::FlushDenormals;
-use super::host::{PIECE, arch, min_tasks, piece};
+use super::host::{PIECE, arch, min_tasks, min_tasks_of, piece};
 use super::silu::{Backward, Forward};
 
 /// `y = silu(x)`, as `torch.nn.functional.silu`.
@@ -27,7 +27,7 @@ pub(crate) fn silu_backward(x: &[f32], grad: &[f32], dx: &mut [f32]) {
 
 /// `y = a + b`
 pub(crate) fn add(a: &[f32], b: &[f32], y: &mut [f32]) {
-    y.par_chunks_mut(PIECE).enumerate().with_min_len(min_tasks()).for_each(|(i, y)| {
+    y.par_chunks_mut(PIECE).enumerate().with_min_len(min_tasks_of(PIECE)).for_each(|(i, y)| {
         let _flush = FlushDenormals::new();
         arch().dispatch(Add { a: piece(a, i, PIECE), b: piece(b, i, PIECE), y });
     });
@@ -35,7 +35,7 @@ pub(crate) fn add(a: &[f32], b: &[f32], y: &mut [f32]) {
 
 /// `sum += x`
 pub(crate) fn accumulate(x: &[f32], sum: &mut [f32]) {
-    sum.par_chunks_mut(PIECE).enumerate().with_min_len(min_tasks()).for_each(|(i, sum)| {
+    sum.par_chunks_mut(PIECE).enumerate().with_min_len(min_tasks_of(PIECE)).for_each(|(i, sum)| {
         let _flush = FlushDenormals::new();
         arch().dispatch(Accumulate { x: piece(x, i, PIECE), sum });
     });
@@ -43,7 +43,7 @@ pub(crate) fn accumulate(x: &[f32], sum: &mut [f32]) {
 
 /// `y = x * factor`
 pub(crate) fn scale(x: &[f32], factor: f32, y: &mut [f32]) {
-    y.par_chunks_mut(PIECE).enumerate().with_min_len(min_tasks()).for_each(|(i, y)| {
+    y.par_chunks_mut(PIECE).enumerate().with_min_len(min_tasks_of(PIECE)).for_each(|(i, y)| {
         let _flush = FlushDenormals::new();
         arch().dispatch(Scale { x: piece(x, i, PIECE), factor, y });
     });
@@ -62,7 +62,7 @@ pub(crate) fn scale_in_place(x: &mut [f32], factor: f32) {
 pub(crate) fn dropout(x: &[f32], mask: &[u8], p: f32, y: &mut [f32]) {
     // torch divides the mask in f32, by 1 - p of f64
     let kept = if p < 1.0 { 1.0 / (1.0 - f64::from(p)) as f32 } else { 0.0 };
-    y.par_chunks_mut(PIECE).enumerate().with_min_len(min_tasks()).for_each(|(i, y)| {
+    y.par_chunks_mut(PIECE).enumerate().with_min_len(min_tasks_of(PIECE)).for_each(|(i, y)| {
         let _flush = FlushDenormals::new();
         let masked = piece(x, i, PIECE).iter().zip(piece(mask, i, PIECE));
         y.iter_mut().zip(masked).for_each(|(y, (&x, &mask))| *y = x * (f32::from(mask) * kept));
@@ -72,7 +72,7 @@ pub(crate) fn dropout(x: &[f32], mask: &[u8], p: f32, y: &mut [f32]) {
 /// `y[b, n, c] = x[b, n, c] + vector[b, c]`: the embedding of the time step on every pixel.
 pub(crate) fn add_vector(x: &[f32], vector: &[f32], [n, c]: [usize; 2], y: &mut [f32]) {
     let tasks = y.par_chunks_mut(n * c).zip(x.par_chunks(n * c)).zip(vector.par_chunks(c));
-    tasks.with_min_len(min_tasks()).for_each(|((y, x), vector)| {
+    tasks.with_min_len(min_tasks_of(n * c)).for_each(|((y, x), vector)| {
         let _flush = FlushDenormals::new();
         arch().dispatch(AddVector { x, vector, y });
     });
@@ -81,7 +81,7 @@ pub(crate) fn add_vector(x: &[f32], vector: &[f32], [n, c]: [usize; 2], y: &mut 
 /// The gradient of the vector in [`add_vector`]: `sums[b, c] = sum over n of grad[b, n, c]`.
 pub(crate) fn sum_pixels(grad: &[f32], [n, c]: [usize; 2], sums: &mut [f32]) {
     let tasks = sums.par_chunks_mut(c).zip(grad.par_chunks(n * c));
-    tasks.with_min_len(min_tasks()).for_each(|(sums, grad)| {
+    tasks.with_min_len(min_tasks_of(n * c)).for_each(|(sums, grad)| {
         let _flush = FlushDenormals::new();
         sums.fill(0.0);
         arch().dispatch(AddColumns { rows: grad, width: c, sums });
@@ -91,7 +91,7 @@ pub(crate) fn sum_pixels(grad: &[f32], [n, c]: [usize; 2], sums: &mut [f32]) {
 /// `y[.., ca + cb] = a[.., ca], b[.., cb]`: the channels of two features side by side, as `torch.cat`.
 pub(crate) fn concat([a, b]: [&[f32]; 2], [ca, cb]: [usize; 2], y: &mut [f32]) {
     let pixels = (PIECE / (ca + cb)).max(1);
-    y.par_chunks_mut(pixels * (ca + cb)).enumerate().with_min_len(min_tasks()).for_each(|(i, y)| {
+    y.par_chunks_mut(pixels * (ca + cb)).enumerate().with_min_len(min_tasks_of(PIECE)).for_each(|(i, y)| {
         let (a, b) = (piece(a, i, pixels * ca), piece(b, i, pixels * cb));
         let pairs = a.chunks_exact(ca).zip(b.chunks_exact(cb));
         for (y, (a, b)) in y.chunks_exact_mut(ca + cb).zip(pairs) {
@@ -106,7 +106,7 @@ pub(crate) fn concat([a, b]: [&[f32]; 2], [ca, cb]: [usize; 2], y: &mut [f32]) {
 pub(crate) fn split(grad: &[f32], [ca, cb]: [usize; 2], [da, db]: [&mut [f32]; 2]) {
     let pixels = (PIECE / (ca + cb)).max(1);
     let parts = da.par_chunks_mut(pixels * ca).zip(db.par_chunks_mut(pixels * cb));
-    parts.enumerate().with_min_len(min_tasks()).for_each(|(i, (da, db))| {
+    parts.enumerate().with_min_len(min_tasks_of(PIECE)).for_each(|(i, (da, db))| {
         let pairs = da.chunks_exact_mut(ca).zip(db.chunks_exact_mut(cb));
         for ((da, db), grad) in pairs.zip(piece(grad, i, pixels * (ca + cb)).chunks_exact(ca + cb)) {
             let (left, right) = grad.split_at(ca);

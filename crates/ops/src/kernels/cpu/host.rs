@@ -16,9 +16,17 @@ pub(crate) fn min_tasks() -> usize {
     if rayon::current_num_threads() == 1 { usize::MAX } else { 1 }
 }
 
-/// [`min_tasks`] for tasks of `numbers` numbers each, if these are too small to be sent to other threads one by one.
+/// [`min_tasks`] for tasks that read or write `numbers` numbers each, if these are too small to be sent to other
+/// threads one by one: a thread that sleeps takes tens of microseconds to wake.
 pub(crate) fn min_tasks_of(numbers: usize) -> usize {
-    min_tasks().max(PIECE / numbers.max(1))
+    const WORTH: usize = 4 * PIECE;
+    min_tasks().max(WORTH / numbers.max(1))
+}
+
+/// The same for tasks of `products` multiplications each.
+pub(crate) fn min_tasks_of_products(products: usize) -> usize {
+    const WORTH: usize = 1 << 21;
+    min_tasks().max(WORTH / products.max(1))
 }
 
 /// Floats of a vector.

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::denormals::FlushDenormals;
 use super::elementwise::AddColumns;
-use super::host::{arch, min_tasks, piece};
+use super::host::{arch, min_tasks, min_tasks_of, min_tasks_of_products, piece};
 use super::matmul::{Left, Panels, Product};
 use super::scratch::with_scratch;
 use crate::op::linear::Linear;
@@ -23,7 +23,7 @@ const COLUMNS: usize = 64;
 pub(crate) fn forward(s: Linear, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
     let Linear { m, i, o } = s;
     if m <= FEW {
-        few_rows(m, o, y, |at, columns, part| {
+        few_rows([m, i, o], y, |at, columns, part| {
             let weight = &weight[at * i..][..columns * i];
             arch().dispatch(Dots { x, i, weight, y: part });
         });
@@ -35,11 +35,12 @@ pub(crate) fn forward(s: Linear, x: &[f32], weight: &[f32], bias: Option<&[f32]>
     let panels = Panels::new(i, o);
     with_scratch([panels.len()], |[packed]| {
         let packed = &mut packed[..panels.len()];
-        let tasks = packed.par_chunks_mut(panels.width() * i).enumerate().with_min_len(min_tasks());
+        let panel = panels.width() * i;
+        let tasks = packed.par_chunks_mut(panel).enumerate().with_min_len(min_tasks_of(panel));
         tasks.for_each(|(panel, packed)| panels.pack_turned(panel, weight, i, packed));
         rows_times(x, i, panels, packed, y, o);
         if let Some(bias) = bias {
-            y.par_chunks_mut(ROWS * o).with_min_len(min_tasks()).for_each(|y| {
+            y.par_chunks_mut(ROWS * o).with_min_len(min_tasks_of(ROWS * o)).for_each(|y| {
                 let _flush = FlushDenormals::new();
                 arch().dispatch(AddBias { bias, y });
             });
@@ -51,7 +52,7 @@ pub(crate) fn forward(s: Linear, x: &[f32], weight: &[f32], bias: Option<&[f32]>
 pub(crate) fn input_gradient(s: Linear, weight: &[f32], grad: &[f32], dx: &mut [f32]) {
     let Linear { m, i, o } = s;
     if m <= FEW {
-        few_rows(m, i, dx, |at, columns, part| {
+        few_rows([m, o, i], dx, |at, columns, part| {
             let panels = Panels::new(o, columns);
             with_scratch([panels.len()], |[packed]| {
                 panels.pack(&weight[at..], i, packed);
@@ -115,21 +116,24 @@ pub(crate) fn bias_gradient(s: Linear, grad: &[f32], db: &mut [f32]) {
 
 /// `y[m, n] = x[m, k]` times the packed matrix, `ROWS` rows to a task.
 fn rows_times(x: &[f32], k: usize, panels: Panels, packed: &[f32], y: &mut [f32], n: usize) {
-    y.par_chunks_mut(ROWS * n).enumerate().with_min_len(min_tasks()).for_each(|(task, y)| {
+    let tasks = y.par_chunks_mut(ROWS * n).enumerate().with_min_len(min_tasks_of_products(ROWS * n * k));
+    tasks.for_each(|(task, y)| {
         let _flush = FlushDenormals::new();
         let left = Left { numbers: piece(x, task, ROWS * k), row: k, step: 1 };
         Product { left, m: y.len() / n, right: packed, panels, c: y, c_row: n, add: false }.run();
     });
 }
 
-/// Splits a result `[m, n]` of few rows by columns: `work` fills the part `[m, columns]` that begins at a column.
-fn few_rows(m: usize, n: usize, y: &mut [f32], work: impl Fn(usize, usize, &mut [f32]) + Sync) {
+/// Splits a result `[m, n]` of few rows by columns: `work` fills the part `[m, columns]` that begins at a column, and
+/// reads `k` weights for each.
+fn few_rows([m, k, n]: [usize; 3], y: &mut [f32], work: impl Fn(usize, usize, &mut [f32]) + Sync) {
     if m == 0 {
         return;
     }
     with_scratch([m * n], |[parts]| {
         let parts = &mut parts[..m * n];
-        parts.par_chunks_mut(m * COLUMNS).enumerate().with_min_len(min_tasks()).for_each(|(task, part)| {
+        let tasks = parts.par_chunks_mut(m * COLUMNS).enumerate().with_min_len(min_tasks_of(k * COLUMNS));
+        tasks.for_each(|(task, part)| {
             let _flush = FlushDenormals::new();
             work(task * COLUMNS, part.len() / m, part);
         });

@@ -31,7 +31,7 @@ use rayon::prelude::*;
 
 use self::buffer::Buffer;
 use self::conv::weights::Prepared;
-use self::host::{PIECE, min_tasks, min_tasks_of, piece, with_numbers};
+use self::host::{PIECE, min_tasks_of, piece, with_numbers};
 use self::silu::Finish;
 use self::transpose::transpose;
 use super::{Backend, Parameter};
@@ -60,9 +60,11 @@ fn filled(len: usize, fill: impl FnOnce(&mut [f32])) -> Result<Buffer> {
 fn owned(buffer: Arc<Buffer>) -> Result<Buffer> {
     Arc::try_unwrap(buffer).or_else(|shared| {
         let mut copy = Buffer::new(shared.len())?;
-        copy.par_chunks_mut(PIECE).zip(shared.par_chunks(PIECE)).with_min_len(min_tasks()).for_each(|(to, from)| {
-            to.copy_from_slice(from);
-        });
+        copy.par_chunks_mut(PIECE).zip(shared.par_chunks(PIECE)).with_min_len(min_tasks_of(PIECE)).for_each(
+            |(to, from)| {
+                to.copy_from_slice(from);
+            },
+        );
         Ok(copy)
     })
 }

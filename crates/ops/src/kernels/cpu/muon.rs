@@ -10,7 +10,7 @@ use super::Cpu;
 use super::buffer::Buffer;
 use super::denormals::FlushDenormals;
 use super::elementwise::scale_in_place;
-use super::host::{arch, min_tasks, with_numbers};
+use super::host::{arch, min_tasks_of_products, with_numbers};
 use super::matmul::{Left, Panels, Product};
 use super::optim::SumOfSquares;
 use crate::kernels::Parameter;
@@ -106,7 +106,8 @@ fn square_rows(numbers: &[f32], side: usize) -> Left<'_> {
 
 /// A product of `n` columns, some rows to a task.
 fn multiply(left: Left, right: &[f32], panels: Panels, n: usize, c: &mut [f32]) {
-    c.par_chunks_mut(ROWS * n).enumerate().with_min_len(min_tasks()).for_each(|(task, c)| {
+    let tasks = c.par_chunks_mut(ROWS * n).enumerate().with_min_len(min_tasks_of_products(panels.len() * ROWS));
+    tasks.for_each(|(task, c)| {
         let _flush = FlushDenormals::new();
         let left = Left { numbers: &left.numbers[task * ROWS * left.row..], ..left };
         Product { left, m: c.len() / n, right, panels, c, c_row: n, add: false }.run();

@@ -79,9 +79,20 @@ pub(super) fn all_bounded(numbers: &[f32]) -> bool {
 }
 
 /// Whether all numbers are within the limit.
-#[inline(always)]
 pub(super) fn bounded(numbers: &[f32]) -> bool {
-    numbers.iter().fold(true, |bounded, number| bounded & (number.abs() < LIMIT))
+    arch().dispatch(Bounded(numbers))
+}
+
+struct Bounded<'a>(&'a [f32]);
+
+impl WithSimd for Bounded<'_> {
+    type Output = bool;
+
+    /// Plain code that the compiler turns into the vectors of `S`.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> bool {
+        self.0.iter().fold(true, |bounded, number| bounded & (number.abs() < LIMIT))
+    }
 }
 
 /// The tiles of some images.
