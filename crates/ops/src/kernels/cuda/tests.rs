@@ -182,7 +182,7 @@ fn a_card_computes_what_the_host_does() -> Result<()> {
     use crate::kernels::cuda::Cuda;
     use crate::op::table::TABLE;
 
-    let device = Device::new_cuda_with_stream(0)?;
+    let device = crate::open_cuda(0)?;
     for case in SIZES.iter().chain(TABLE) {
         let (arguments, reference) = case.reference()?;
         let results = case.check(BackendKind::Cuda, &device, &arguments, &reference)?;
