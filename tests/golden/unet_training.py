@@ -21,6 +21,7 @@ from tutorial import corrupt, load_images
 STEPS = {"ddpm": 100, "mix": 10}
 BATCH_SIZE = {"ddpm": 64, "mix": 128}
 EPOCHS = 5
+PIXEL_SCALE = 1.1
 
 
 def losses(images, kind):
@@ -34,20 +35,20 @@ def losses(images, kind):
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
     )
-    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
-    snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
+    scheduler = DDPMScheduler(
+        beta_schedule="squaredcos_cap_v2", rescale_betas_zero_snr=True, prediction_type="v_prediction"
+    )
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     steps = EPOCHS * -(-len(images) // BATCH_SIZE[kind])
     schedule = get_cosine_schedule_with_warmup(optimizer, 100, steps) if kind == "ddpm" else None
     for indices in DataLoader(range(len(images)), batch_size=BATCH_SIZE[kind], shuffle=True):
         x = images[indices]
         if kind == "ddpm":
-            x = x * 2 - 1
+            x = PIXEL_SCALE * (x * 2 - 1)
             noise = torch.randn(x.shape)
             timesteps = torch.randint(0, 1000, (len(x),))
             prediction = net(scheduler.add_noise(x, noise, timesteps), timesteps).sample
-            weight = snr[timesteps].clamp(max=5) / snr[timesteps]  # min-SNR
-            loss = (F.mse_loss(prediction, noise, reduction="none").mean(dim=(1, 2, 3)) * weight).mean()
+            loss = F.mse_loss(prediction, scheduler.get_velocity(x, noise, timesteps))
         else:
             amount = torch.rand(len(x))
             noise = torch.rand(x.shape)
