@@ -117,7 +117,10 @@ impl GroupNorm {
             for pixel in rest.chunks_exact(self.c) {
                 squared += pixel[channels.clone()].iter().map(|&x| (f64::from(x) - centre).powi(2)).sum::<f64>();
             }
-            (*mean, *rstd) = (centre as f32, (1.0 / (squared / size + self.eps).sqrt()) as f32);
+            let variance = squared / size + self.eps;
+            // squares beyond f32, of a network that has diverged, must not pass for features that are all the same
+            let scale = if variance.is_finite() { 1.0 / variance.sqrt() } else { f64::NAN };
+            (*mean, *rstd) = (centre as f32, scale as f32);
         }
     }
 
@@ -226,6 +229,14 @@ mod tests {
             }
         }
         results
+    }
+
+    #[test]
+    fn numbers_whose_squares_are_too_large_give_no_number() {
+        let s = GroupNorm { b: 1, pixels: 64, c: 8, groups: 2, eps: 1e-5, silu: true };
+        let x: Vec<f32> = noise(1, 512).iter().map(|x| x * 1e21).collect();
+        let [y, ..] = run(s, [&x, &[1.0; 8], &[0.0; 8], &x]);
+        assert!(y.iter().all(|y| y.is_nan()), "{y:?}");
     }
 
     fn worst(s: GroupNorm, scale: f32, offset: f32) -> [f64; 6] {

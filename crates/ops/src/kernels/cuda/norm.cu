@@ -86,8 +86,9 @@ KERNEL norm_fold(const float *moments, float *stats, Index pixels, Index c, Inde
     }
     for (Index apart = WARP / 2; apart > 0; apart /= 2) squares += __shfl_xor_sync(0xffffffffu, squares, apart);
     if (lane == 0) {
+        double variance = squares / size + eps, overflow = variance - variance; // NaN where it is infinite
         stats[which] = (float)mean;
-        stats[all + which] = (float)(1.0 / sqrt(squares / size + eps));
+        stats[all + which] = (float)(1.0 / sqrt(variance) + overflow);
     }
 }
 
