@@ -89,7 +89,7 @@ def python_opens_ours(kakusan, place):
     }.items():
         model = ["model.block_out_channels=[4, 8, 8]", "model.norm_num_groups=4", "model.layers_per_block=1"]
         quick = ['data.sources=["drawn"]', "data.drawn_per_class=8", "train.batch_size=8", "sample.batch_size=2"]
-        settings = [*model, *quick, "model.attention_head_dim=4", *config]  # the last value counts
+        settings = [*model, *quick, *NOISE, "model.attention_head_dim=4", *config]  # the last value counts
         sets = [word for setting in settings for word in ("--set", setting)]
         run = place / f"run-{name}"
         kakusan.run("train", "--config", CONFIG, "--out", run, "--max-steps", 2, *sets)
@@ -216,6 +216,15 @@ def same_bytes(kakusan, place):
     print(f"  {', '.join(map(str, files))}")
 
 
+# In place of the configuration's velocity: the noise, as diffusers' examples predict it.
+NOISE = [
+    'scheduler.prediction_type="epsilon"',
+    "scheduler.rescale_betas_zero_snr=false",
+    'scheduler.timestep_spacing="leading"',
+    "scheduler.clip_sample_range=1.0",
+    "train.pixel_scale=1.0",
+    "train.snr_gamma=5.0",
+]
 CONFIG = Path(__file__).resolve().parents[2] / "configs/ddpm-184.toml"
 
 
