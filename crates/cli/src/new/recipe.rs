@@ -77,7 +77,7 @@ impl Recipe {
         add("prediction_type = \"v_prediction\"", "");
         add("timestep_spacing = \"trailing\"", "");
         if pure {
-            add("clip_sample_range = 1.1", "as train.pixel_scale");
+            add("clip_sample_range = 1.04", "as train.pixel_scale");
         }
 
         let epochs = steps.div_ceil(self.images.div_ceil(BATCH).max(1));
@@ -92,7 +92,7 @@ impl Recipe {
         add(&format!("lr_warmup_steps = {}", (steps / 20).min(50)), "");
         add("use_ema = true", "sample with the average of the weights");
         if pure {
-            add("pixel_scale = 1.1", "black and white stay pure although the network misses them by a little");
+            add("pixel_scale = 1.04", "black and white stay pure although the network misses them by a little");
         }
         if dropout {
             add("class_dropout = 0.1", "images without their class, so that `sample --guidance 1.4` works");
