@@ -482,6 +482,17 @@ fn the_description_has_every_route_and_its_examples_are_true() {
     }
 }
 
+#[test]
+fn a_run_is_listed_with_the_settings_that_it_sampled_with() {
+    let place = workplace();
+    fs::copy(command::config("ddpm-184.toml"), place.path("runs/grey/config.toml")).unwrap();
+    let server = Within::start(&place, Limits::default());
+    let models = server.client.get("/api/models").expect(200).json();
+    let of = |model: &Value| ["scheduler", "sample_scheduler", "eta", "steps"].map(|key| model[key].clone());
+    assert_eq!(of(&models[0]), [json!("DDPMScheduler"), json!("DDIMScheduler"), json!(1.0), json!(50)]);
+    assert_eq!(of(&models[1])[..3], [json!("DDPMScheduler"), Value::Null, Value::Null]);
+}
+
 /// `tests/commands.rs` runs the other commands of the documents; these do not end.
 #[test]
 fn the_books_commands_serve() {

@@ -171,8 +171,8 @@ export class Form {
         own ? h('option', { value: '', t: ['own_scheduler', { name }] }) : h('option', { value: name }, name);
       const options = this.fitting.map(option).sort((a, b) => (b.value === '') - (a.value === ''));
       this.fields.get('scheduler').input.replaceChildren(...options);
-      set('scheduler', wanted.scheduler);
-      set('eta', wanted.eta, this.scheduler?.takes_eta);
+      set('scheduler', wanted.scheduler ?? model.sample_scheduler);
+      set('eta', wanted.eta ?? model.eta, this.scheduler?.takes_eta);
     } catch (error) {
       this.fail(error);
     }
@@ -244,7 +244,8 @@ export class Form {
   params() {
     const params = new URLSearchParams();
     for (const [name, one] of this.fields) {
-      if (!one.element.hidden && one.input.value !== '') params.set(name, one.input.value);
+      // The model's own scheduler is an empty one, and not always the one that is chosen at first.
+      if (!one.element.hidden && (one.input.value !== '' || name === 'scheduler')) params.set(name, one.input.value);
     }
     return params;
   }

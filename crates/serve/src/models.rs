@@ -27,6 +27,9 @@ pub(crate) struct Model {
     pub(crate) class_names: BTreeMap<u32, String>,
     pub(crate) scheduler: Arc<dyn Scheduler>,
     pub(crate) steps: usize,
+    /// Where its run sampled with another one than `scheduler`.
+    sample_scheduler: Option<String>,
+    eta: Option<f64>,
     guidance_scale: f64,
     class: String,
     pub(crate) unfinished: bool,
@@ -38,7 +41,8 @@ pub(crate) struct Model {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(example = json!({
     "name": "184", "class": "BasicUNet", "channels": 1, "height": 28, "width": 28, "classes": [],
-    "scheduler": "LinearMixScheduler", "steps": 50, "guidance_scale": 1.0, "unfinished": false, "modified": 1796000000
+    "scheduler": "LinearMixScheduler", "steps": 50, "sample_scheduler": null, "eta": null, "guidance_scale": 1.0,
+    "unfinished": false, "modified": 1796000000
 }))]
 pub(crate) struct ModelListed {
     /// The name by which requests call it.
@@ -57,6 +61,10 @@ pub(crate) struct ModelListed {
     scheduler: String,
     /// The number of steps unless another is asked for.
     steps: usize,
+    /// The scheduler with which its run sampled, where that is another one.
+    sample_scheduler: Option<String>,
+    /// The share of fresh noise with which its run sampled.
+    eta: Option<f64>,
     /// The guidance with which its run sampled; 1 is off.
     guidance_scale: f64,
     /// Whether its training has not ended: it draws from the newest checkpoint.
@@ -98,6 +106,8 @@ impl Model {
             classes: self.classes(),
             scheduler: self.scheduler.class_name().to_owned(),
             steps: self.steps,
+            sample_scheduler: self.sample_scheduler.clone(),
+            eta: self.eta,
             guidance_scale: self.guidance_scale,
             unfinished: self.unfinished,
             modified: self.modified,
@@ -204,8 +214,9 @@ fn describe(name: &str, dir: PathBuf, fingerprint: u64, registry: &Registry) -> 
     if unfinished && !has_checkpoint(&dir) {
         return None;
     }
-    let sample = dir.join("config.toml").is_file().then(|| recorded_config(&dir, registry).ok()).flatten();
-    let sample = sample.map(|config| config.sample);
+    let run = dir.join("config.toml").is_file().then(|| recorded_config(&dir, registry).ok()).flatten();
+    let sample_scheduler = run.as_ref().map(|run| run.sample_scheduler.class_name().to_owned());
+    let sample = run.map(|run| run.sample);
     let changed =
         std::fs::metadata(dir.join("model_index.json")).or_else(|_| std::fs::metadata(dir.join("checkpoints")));
     Some(Model {
@@ -215,6 +226,8 @@ fn describe(name: &str, dir: PathBuf, fingerprint: u64, registry: &Registry) -> 
         num_classes: config.num_classes(),
         class_names,
         steps: sample.as_ref().map_or(class.default_steps().min(50), |sample| sample.steps),
+        sample_scheduler: sample_scheduler.filter(|name| name != scheduler.class_name()),
+        eta: sample.as_ref().and_then(|sample| sample.eta),
         guidance_scale: sample.and_then(|sample| sample.guidance_scale).unwrap_or(1.0),
         class: config.class_name().to_owned(),
         scheduler,
