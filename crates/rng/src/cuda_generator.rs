@@ -2,7 +2,7 @@ use std::f32::consts::TAU;
 
 use crate::integer::{WIDE_RANGE, range};
 use crate::philox::philox;
-use crate::{Error, Noise, cephes};
+use crate::{Error, cephes};
 
 /// Threads in a block of torch's kernels.
 const BLOCK: u64 = 256;
@@ -154,22 +154,4 @@ fn box_muller(x: u32, y: u32) -> [f32; 2] {
     let radius = (-2.0 * cephes::ln(unit(x))).sqrt();
     let (sin, cos) = cephes::sin_cos((y as f32).mul_add(TO_ANGLE, TO_ANGLE / 2.0));
     [radius * sin, radius * cos]
-}
-
-impl Noise for CudaGenerator {
-    fn randn_tensor(&mut self, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        Ok(self.randn(shape.iter().product()))
-    }
-
-    fn normal_tensor(&mut self, shape: &[usize], mean: f64, std: f64) -> Result<Vec<f32>, Error> {
-        Ok(self.normal(shape.iter().product(), mean, std))
-    }
-
-    fn rand_tensor(&mut self, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        Ok(self.rand(shape.iter().product()))
-    }
-
-    fn randint_tensor(&mut self, shape: &[usize], low: i64, high: i64) -> Result<Vec<i64>, Error> {
-        self.randint(shape.iter().product(), low, high)
-    }
 }

@@ -1,4 +1,4 @@
-use crate::{Error, Generator};
+use crate::{CudaGenerator, Error, Generator};
 
 /// What draws a batch's noise: one generator for all images, or one for each ([`PerImage`]).
 ///
@@ -31,23 +31,31 @@ pub trait Noise: Send {
     fn randint_tensor(&mut self, shape: &[usize], low: i64, high: i64) -> Result<Vec<i64>, Error>;
 }
 
-impl Noise for Generator {
-    fn randn_tensor(&mut self, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        Ok(self.randn(shape.iter().product()))
-    }
+/// One generator for all images.
+macro_rules! noise_of {
+    ($generator:ty) => {
+        impl Noise for $generator {
+            fn randn_tensor(&mut self, shape: &[usize]) -> Result<Vec<f32>, Error> {
+                Ok(self.randn(shape.iter().product()))
+            }
 
-    fn normal_tensor(&mut self, shape: &[usize], mean: f64, std: f64) -> Result<Vec<f32>, Error> {
-        Ok(self.normal(shape.iter().product(), mean, std))
-    }
+            fn normal_tensor(&mut self, shape: &[usize], mean: f64, std: f64) -> Result<Vec<f32>, Error> {
+                Ok(self.normal(shape.iter().product(), mean, std))
+            }
 
-    fn rand_tensor(&mut self, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        Ok(self.rand(shape.iter().product()))
-    }
+            fn rand_tensor(&mut self, shape: &[usize]) -> Result<Vec<f32>, Error> {
+                Ok(self.rand(shape.iter().product()))
+            }
 
-    fn randint_tensor(&mut self, shape: &[usize], low: i64, high: i64) -> Result<Vec<i64>, Error> {
-        self.randint(shape.iter().product(), low, high)
-    }
+            fn randint_tensor(&mut self, shape: &[usize], low: i64, high: i64) -> Result<Vec<i64>, Error> {
+                self.randint(shape.iter().product(), low, high)
+            }
+        }
+    };
 }
+
+noise_of!(Generator);
+noise_of!(CudaGenerator);
 
 /// A generator for each image of a batch: the noise of image `k` does not depend on the other images.
 ///
