@@ -244,8 +244,8 @@ export class Form {
   params() {
     const params = new URLSearchParams();
     for (const [name, one] of this.fields) {
-      // The model's own scheduler is an empty one, and not always the one that is chosen at first.
-      if (!one.element.hidden && (one.input.value !== '' || name === 'scheduler')) params.set(name, one.input.value);
+      // An empty value is one, too: the field may begin with another one, which the model's run had.
+      if (!one.element.hidden) params.set(name, one.input.value);
     }
     return params;
   }
