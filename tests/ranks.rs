@@ -184,7 +184,10 @@ fn what_does_not_belong_together_is_refused_and_named() {
     }
     let cuda = quick("run", &["--device", "cuda"]);
     let said = end(start(&place, &words(&cuda), 2, |_, _| {}))[0].stderr();
-    assert!(said.contains("several processes train together on CPUs only"), "{said}");
+    assert!(cfg!(feature = "cuda") || said.contains("this build has no CUDA"), "{said}");
+    let nccl = quick("run", &["--device", "cpu", "--all-reduce", "nccl"]);
+    let said = end(start(&place, &words(&nccl), 2, |_, _| {}))[0].stderr();
+    assert!(said.contains("NCCL adds on CUDA cards") && said.contains("--all-reduce tree"), "{said}");
 }
 
 /// Two hosts as far as the processes know: two network namespaces, connected by 100 Mbit/s. It needs root, `ip` and

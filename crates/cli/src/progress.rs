@@ -150,6 +150,13 @@ impl Progress {
             (each, _) => format!("each rank computes {each} or {}", each + 1),
         };
         self.say(&format!("Ranks: {ranks}. A batch of {batch} images has {parts} parts: {each}."));
+        if let Some(library) = run.trainer.all_reduce() {
+            let name = library.name();
+            self.say(&format!(
+                "Ranks: {name} adds the gradients, so that the last bits of the weights depend on the number of ranks; \
+                 with --all-reduce tree they do not."
+            ));
+        }
     }
 
     /// Prints a notice of the report.

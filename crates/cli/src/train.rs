@@ -8,7 +8,8 @@ use kakusan::data::{DataConfig, DatasetName, SourceKind};
 use kakusan::distributed::{Error as GroupError, Group};
 use kakusan::hub::{Hub, HubConfig};
 use kakusan::pipeline::{
-    DeviceChoice, Error, Event, Existing, Outcome, Registry, Result, RunConfig, Training, leader_first, run_config,
+    AllReduceMethod, DeviceChoice, Error, Event, Existing, Outcome, Registry, Result, RunConfig, Training,
+    leader_first, run_config,
 };
 use kakusan::report::{Report, quote_path};
 
@@ -71,9 +72,13 @@ pub(crate) struct TrainArgs {
     /// Recompute activations in the backward pass (less memory, more time)
     #[arg(long)]
     grad_checkpoint: bool,
-    /// cpu, cuda, cuda:N, or auto
+    /// cpu, cuda, cuda:N, or auto; each of several processes on a machine takes a card, from card N on
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    /// How several processes add their gradients: tree (the same bits for any number of them), nccl (fast, from card to
+    /// card; the last bits depend on their number), or auto: nccl on cards if this build has it, otherwise tree
+    #[arg(long, value_name = "WAY", default_value = "auto")]
+    all_reduce: AllReduceMethod,
     #[command(flatten)]
     machine: MachineArgs,
     /// Resume an interrupted run from its newest checkpoint; the result is the same, byte for byte, as without the
@@ -96,11 +101,12 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
     let launch = ranks::launch()?;
     args.machine.apply_to_one_of(launch.as_ref().map_or(1, |launch| launch.local_size))?;
     let follows = launch.as_ref().is_some_and(|launch| launch.rank > 0);
+    let local_rank = launch.as_ref().map_or(0, |launch| launch.local_rank);
     let group = match ranks::join(launch) {
         Err(error @ Error::Unfit(_)) if follows => return Ok(failure::code(&error)), // rank 0 says the same
         group => group?,
     };
-    match ranks::check_same_program(&*group).and_then(|()| train_in(&group, args)) {
+    match ranks::check_same_program(&*group).and_then(|()| train_in(&group, local_rank, args)) {
         Err(error) if !group.leads() => Ok(ranks::end_quietly(&*group, &error)),
         Err(error) => {
             group.abort(0, &error.to_string());
@@ -111,7 +117,7 @@ pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
 }
 
 /// Trains as a member of the group. Rank 0 alone prints, and returns no error that it has shown.
-fn train_in(group: &Arc<dyn Group>, args: TrainArgs) -> Result<ExitCode> {
+fn train_in(group: &Arc<dyn Group>, local_rank: usize, args: TrainArgs) -> Result<ExitCode> {
     let registry = Registry::default();
     let mut overrides = args.set;
     overrides.extend(args.seed.map(|seed| format!("train.seed={seed}")));
@@ -148,7 +154,7 @@ fn train_in(group: &Arc<dyn Group>, args: TrainArgs) -> Result<ExitCode> {
     let program = program();
     let (learning_rate, batch_size) = (config.train.learning_rate, config.train.batch_size);
     let training = Training::new(config, &out, &registry).existing(existing).device(args.device).hub(&hub).stop(&stop);
-    let training = training.group(group.clone());
+    let training = training.group(group.clone()).local_rank(local_rank).all_reduce(args.all_reduce);
     if !group.leads() {
         in_steps.store(true, Ordering::Relaxed); // rank 0 decides when there is something to save
         return Ok(match training.run(&mut |_| Ok(()))? {

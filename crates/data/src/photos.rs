@@ -1,13 +1,12 @@
 //! Decodes pictures of any size and format into images of one size.
 
-#[cfg(feature = "parquet")]
-use std::sync::Arc;
 use std::{
     borrow::Cow,
     fmt,
     fs::File,
     io::Read,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rayon::prelude::*;

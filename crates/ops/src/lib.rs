@@ -34,7 +34,9 @@ mod tree;
 
 pub use backward::backward;
 pub use checkpoint::checkpoint;
-pub use device::{CudaCard, describe_cuda, is_out_of_memory, open_cuda};
+#[cfg(feature = "nccl")]
+pub use device::Nccl;
+pub use device::{AllReduce, CudaCard, describe_cuda, is_out_of_memory, open_cuda};
 pub use features::Features;
 pub use kernels::cpu::vectors::{Vectors, limit_vectors, vectors};
 pub use kernels::trim_memory;

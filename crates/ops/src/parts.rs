@@ -29,6 +29,12 @@ fn part(batch: usize) -> usize {
     batch.div_ceil(PARTS).clamp(LEAST, MOST).min(batch.max(1))
 }
 
+/// The images of a batch's part `i`.
+fn images(batch: usize, i: usize) -> Range<usize> {
+    let part = part(batch);
+    i * part..batch.min((i + 1) * part)
+}
+
 /// How many parts a batch is computed in: one for 8 images up to 128 images, 16 up to 512, one for 32 beyond.
 pub fn part_count(batch: usize) -> usize {
     batch.div_ceil(part(batch).max(1))
@@ -71,7 +77,6 @@ where
     R: Send,
     E: From<Error> + Send,
 {
-    let part = part(batch);
     let (count, threads) = (parts.len(), rayon::current_num_threads());
     let queue = Queue {
         state: Mutex::new(State { next: 0, waiting: BTreeMap::new(), merger: Some(Merger { merge, outcome: Ok(()) }) }),
@@ -84,8 +89,7 @@ where
             if i >= count {
                 break;
             }
-            let begin = (parts.start + i) * part;
-            let result = work(begin..batch.min(begin + part));
+            let result = work(images(batch, parts.start + i));
             if result.is_err() {
                 next.store(count, Ordering::Relaxed); // the parts after it are not needed
             }
@@ -201,7 +205,7 @@ where
         let loss = loss(0..batch)?;
         return Ok((value(&loss)?, backward(&loss)?));
     }
-    let sum = tree_sum(batch, 0..part_count(batch), loss)?;
+    let sum = tree_sum(batch, 0..part_count(batch), device, loss)?;
     let (total, (candle, weights)) = sum.total(add)?.unwrap_or_default();
     Ok((total, into_store(candle, weights)?))
 }
@@ -218,19 +222,21 @@ pub struct PartialSum {
 }
 
 /// As [`gradients`] on the CPU, but of one process's share of the batch. The sums of all processes, added in the order
-/// of the [tree](crate::TreeSum) (gradients by [`accumulate`]), are bit for bit those of one process.
+/// of the [tree](crate::TreeSum) (gradients by [`accumulate`]), are bit for bit those of one process. Another device
+/// than the CPU computes the parts one after the other.
 ///
 /// # Errors
 /// As [`gradients`].
 pub fn gradients_of_share<E>(
     batch: usize,
     share: Share,
+    device: &Device,
     loss: impl Fn(Range<usize>) -> Result<Tensor, E> + Sync,
 ) -> Result<Vec<PartialSum>, E>
 where
     E: From<Error> + Send,
 {
-    let nodes = tree_sum(batch, share.parts(batch), loss)?.into_nodes();
+    let nodes = tree_sum(batch, share.parts(batch), device, loss)?.into_nodes();
     let partial = |(parts, (loss, (candle, weights)))| -> Result<_, E> {
         Ok(PartialSum { parts, loss, gradients: into_store(candle, weights)? })
     };
@@ -259,6 +265,7 @@ fn value(loss: &Tensor) -> candle_core::Result<f64> {
 fn tree_sum<E: From<Error> + Send>(
     batch: usize,
     parts: Range<usize>,
+    device: &Device,
     loss: impl Fn(Range<usize>) -> Result<Tensor, E> + Sync,
 ) -> Result<TreeSum<Gradients>, E> {
     let (mut sum, mut next) = (TreeSum::new(), parts.start);
@@ -266,10 +273,14 @@ fn tree_sum<E: From<Error> + Send>(
         let loss = loss(range)?;
         Ok((value(&loss)?, backward_parts(&loss)?))
     };
-    in_parts(batch, parts, work, |part| {
+    let mut merge = |part| {
         next += 1;
         sum.add(next - 1..next, part, add::<E>)
-    })?;
+    };
+    match device.is_cpu() {
+        true => in_parts(batch, parts, work, merge)?,
+        false => parts.map(|i| images(batch, i)).try_for_each(|range| merge(work(range)?))?,
+    }
     Ok(sum)
 }
 

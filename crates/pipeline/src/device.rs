@@ -81,12 +81,23 @@ impl DeviceChoice {
     /// # Errors
     /// When CUDA was requested and this build or machine does not have it.
     pub fn open(self) -> Result<Opened> {
-        self.open_with(candle_core::utils::cuda_is_available(), open_cuda)
+        self.open_for(0)
     }
 
-    /// As [`open`](Self::open), for a build with or without CUDA, and with the function that opens a CUDA device.
+    /// As [`open`](Self::open), for the process with this number among those on its machine that train together. Each
+    /// has a card of its own: `auto` and `cuda` are the card with that number, `cuda:N` the one that many after card N.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_for(self, local_rank: usize) -> Result<Opened> {
+        self.open_with(local_rank, candle_core::utils::cuda_is_available(), open_cuda)
+    }
+
+    /// As [`open_for`](Self::open_for), for a build with or without CUDA, and with the function that opens a CUDA
+    /// device.
     fn open_with(
         self,
+        local_rank: usize,
         has_cuda: bool,
         open_cuda: impl Fn(usize) -> std::result::Result<Device, candle_core::Error>,
     ) -> Result<Opened> {
@@ -96,7 +107,7 @@ impl DeviceChoice {
         match self {
             Self::Cpu => Ok(opened(Device::Cpu)),
             Self::Auto if !has_cuda => Ok(opened(Device::Cpu)),
-            Self::Auto => Ok(open_cuda(0).map_or_else(
+            Self::Auto => Ok(open_cuda(local_rank).map_or_else(
                 |reason| Opened { device: Device::Cpu, fallback: Some(DeviceFallback { reason }) },
                 opened,
             )),
@@ -104,12 +115,14 @@ impl DeviceChoice {
                 "this build has no CUDA: build with `--features cuda` (needs the CUDA toolkit), or use --device cpu"
                     .into(),
             )),
-            Self::Cuda(number) => open_cuda(number).map(opened).map_err(|reason| {
-                Error::Device(format!(
-                    "cuda:{number} cannot be opened: {reason}; `nvidia-smi` lists the devices; or use \
-                     --device cpu"
-                ))
-            }),
+            Self::Cuda(first) => {
+                let number = first.saturating_add(local_rank);
+                open_cuda(number).map(opened).map_err(|reason| {
+                    Error::Device(format!(
+                        "cuda:{number} cannot be opened: {reason}; `nvidia-smi` lists the devices; or use --device cpu"
+                    ))
+                })
+            }
         }
     }
 }
@@ -162,7 +175,7 @@ mod tests {
 
     #[test]
     fn auto_says_why_it_is_the_cpu_where_the_build_has_cuda() {
-        let opened = DeviceChoice::Auto.open_with(true, no_card).unwrap();
+        let opened = DeviceChoice::Auto.open_with(0, true, no_card).unwrap();
         assert!(opened.device.is_cpu());
         let fallback = opened.fallback.unwrap();
         assert_eq!(fallback.reason, "no CUDA-capable device is detected"); // and no backtrace
@@ -180,19 +193,19 @@ mod tests {
             first.set(Some(number));
             Ok(Device::Cpu)
         };
-        assert_eq!(DeviceChoice::Auto.open_with(true, card).unwrap().fallback, None);
+        assert_eq!(DeviceChoice::Auto.open_with(0, true, card).unwrap().fallback, None);
         assert_eq!(first.get(), Some(0));
         for (choice, has_cuda) in [(DeviceChoice::Auto, false), (DeviceChoice::Cpu, false), (DeviceChoice::Cpu, true)] {
-            let opened = choice.open_with(has_cuda, untouched).unwrap();
+            let opened = choice.open_with(0, has_cuda, untouched).unwrap();
             assert!(opened.device.is_cpu() && opened.fallback.is_none(), "{choice}");
         }
     }
 
     #[test]
     fn a_card_that_was_asked_for_is_never_replaced() {
-        let said = DeviceChoice::Cuda(1).open_with(false, untouched).unwrap_err().to_string();
+        let said = DeviceChoice::Cuda(1).open_with(0, false, untouched).unwrap_err().to_string();
         assert!(said.contains("--features cuda") && said.contains("--device cpu"), "{said}");
-        let said = DeviceChoice::Cuda(1).open_with(true, no_card).unwrap_err().to_string();
+        let said = DeviceChoice::Cuda(1).open_with(0, true, no_card).unwrap_err().to_string();
         let begin = "cuda:1 cannot be opened: no CUDA-capable device is detected; ";
         assert!(said.starts_with(begin) && said.ends_with("--device cpu") && said.lines().count() == 1, "{said}");
     }

@@ -7,7 +7,7 @@
 //! [`Event`]s. Several processes train one model as members of a `kakusan_distributed::Group`.
 //!
 //! Features, all off by default: `train`, `hub` (pipelines and data sets of the Hugging Face Hub), `parquet` (data sets
-//! in parquet files) and `cuda`.
+//! in parquet files), `cuda` and `nccl`.
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
@@ -52,9 +52,10 @@ pub use sampling::{SampleOptions, SampleStep, SampleWarning};
 pub use train::config_schema;
 #[cfg(feature = "train")]
 pub use train::{
-    Averaged, Checkpointed, ConfigError, ConfigWarning, EpochSummary, Event, Existing, LossType, LrScheduler,
-    OptimizerName, Origin, Outcome, RankTime, RankTimes, Record, RunConfig, RunView, SampleConfig, Step, TrainConfig,
-    Trainer, Training, Validated, WeightingScheme, leader_first, read_metrics, recorded_config, run_config, run_source,
+    AllReduceMethod, Averaged, Checkpointed, ConfigError, ConfigWarning, EpochSummary, Event, Existing, LossType,
+    LrScheduler, OptimizerName, Origin, Outcome, RankTime, RankTimes, Record, RunConfig, RunView, SampleConfig, Step,
+    TrainConfig, Trainer, Training, Validated, WeightingScheme, leader_first, read_metrics, recorded_config,
+    run_config, run_source,
 };
 pub use warning::Warning;
 

@@ -9,6 +9,8 @@ pub(crate) struct Launch {
     pub(crate) size: usize,
     /// How many of them run on this machine, as far as the launcher says.
     pub(crate) local_size: usize,
+    /// The number of this one among them; it chooses the card.
+    pub(crate) local_rank: usize,
     pub(crate) by: Launcher,
 }
 
@@ -78,12 +80,13 @@ impl Launch {
         };
         let Some(((rank, size), by)) = found else { return Ok(None) };
         let local_size = env.local_size()?.unwrap_or(1).clamp(1, size);
-        if let Some(local) = env.number("LOCAL_RANK")?
-            && local >= size
-        {
-            return Err(Error::Unfit(format!("LOCAL_RANK is {local}, but there are {size} processes, counted from 0")));
+        let local_rank = env.local_rank()?.unwrap_or(rank % local_size);
+        if local_rank >= size {
+            return Err(Error::Unfit(format!(
+                "LOCAL_RANK is {local_rank}, but there are {size} processes, counted from 0"
+            )));
         }
-        Ok(Some(Self { rank, size, local_size, by }))
+        Ok(Some(Self { rank, size, local_size, local_rank, by }))
     }
 }
 
@@ -163,11 +166,23 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
     }
 
     /// How many of the processes are on this machine.
-    fn local_size(&self) -> Result<Option<usize>> {
-        for name in ["OMPI_COMM_WORLD_LOCAL_SIZE", "LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS"] {
-            if let Some(size) = self.number(name)? {
-                return Ok(Some(size));
+    fn first_number(&self, names: &[&str]) -> Result<Option<usize>> {
+        for name in names {
+            if let Some(number) = self.number(name)? {
+                return Ok(Some(number));
             }
+        }
+        Ok(None)
+    }
+
+    fn local_rank(&self) -> Result<Option<usize>> {
+        self.first_number(&["OMPI_COMM_WORLD_LOCAL_RANK", "LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"])
+    }
+
+    fn local_size(&self) -> Result<Option<usize>> {
+        let told = self.first_number(&["OMPI_COMM_WORLD_LOCAL_SIZE", "LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS"])?;
+        if told.is_some() {
+            return Ok(told);
         }
         // such as `2(x3),1`: two on each of three machines, one on the last
         let tasks = self.get("SLURM_STEP_TASKS_PER_NODE");
@@ -202,22 +217,22 @@ mod tests {
         })
     }
 
-    fn tcp(rank: usize, size: usize, local_size: usize, address: &str, port: u16) -> Option<Launch> {
+    fn tcp(rank: usize, size: usize, local: (usize, usize), address: &str, port: u16) -> Option<Launch> {
         let place = Place { address: address.to_owned(), port };
-        Some(Launch { rank, size, local_size, by: Launcher::Tcp(place) })
+        Some(Launch { rank, size, local_rank: local.0, local_size: local.1, by: Launcher::Tcp(place) })
     }
 
     #[test]
     fn every_launcher_is_known() {
         assert_eq!(of("").unwrap(), None);
         let torch = "RANK=3 WORLD_SIZE=4 LOCAL_RANK=1 LOCAL_WORLD_SIZE=2 MASTER_ADDR=10.0.0.1 MASTER_PORT=29500";
-        assert_eq!(of(torch).unwrap(), tcp(3, 4, 2, "10.0.0.1", 29500));
+        assert_eq!(of(torch).unwrap(), tcp(3, 4, (1, 2), "10.0.0.1", 29500));
         let agent = format!("{torch} TORCHELASTIC_USE_AGENT_STORE=True");
-        assert_eq!(of(&agent).unwrap(), tcp(3, 4, 2, "10.0.0.1", 29501));
+        assert_eq!(of(&agent).unwrap(), tcp(3, 4, (1, 2), "10.0.0.1", 29501));
         assert_eq!(of("RANK=0 WORLD_SIZE=1").unwrap(), None);
 
         let mpirun = "OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_LOCAL_SIZE=2";
-        let mpi = |place| Some(Launch { rank: 1, size: 2, local_size: 2, by: Launcher::Mpi { place } });
+        let mpi = |place| Some(Launch { rank: 1, size: 2, local_rank: 1, local_size: 2, by: Launcher::Mpi { place } });
         assert_eq!(of(mpirun).unwrap(), mpi(None));
         let place = Place { address: "a".to_owned(), port: 7 };
         let also = format!("{mpirun} RANK=1 WORLD_SIZE=2 MASTER_ADDR=a MASTER_PORT=7 SLURM_NTASKS=9 SLURM_PROCID=0");
@@ -225,12 +240,15 @@ mod tests {
         let mpich = of("PMI_RANK=1 PMI_SIZE=2 MPI_LOCALNRANKS=2").unwrap();
         assert_eq!(mpich, mpi(None));
 
-        let step = "SLURM_STEP_ID=2 SLURM_JOB_ID=12345 SLURM_PROCID=5 SLURM_NTASKS=7 SLURM_STEP_TASKS_PER_NODE=2(x3),1";
+        let step = "SLURM_STEP_ID=2 SLURM_JOB_ID=12345 SLURM_PROCID=5 SLURM_LOCALID=1 SLURM_NTASKS=7 SLURM_STEP_TASKS_PER_NODE=2(x3),1";
         let nodes = format!("{step} SLURM_STEP_NODELIST=node[07-09,12],login SLURM_LAUNCH_NODE_IPADDR=10.9.9.9");
-        assert_eq!(of(&nodes).unwrap(), tcp(5, 7, 2, "node07", 22347));
-        assert_eq!(of(&format!("{step} SLURM_LAUNCH_NODE_IPADDR=10.9.9.9")).unwrap(), tcp(5, 7, 2, "10.9.9.9", 22347));
-        assert_eq!(of(&format!("{nodes} SLURM_STEP_NUM_NODES=1")).unwrap(), tcp(5, 7, 2, "127.0.0.1", 22347));
-        assert_eq!(of(&format!("{nodes} MASTER_ADDR=b MASTER_PORT=9")).unwrap(), tcp(5, 7, 2, "b", 9));
+        assert_eq!(of(&nodes).unwrap(), tcp(5, 7, (1, 2), "node07", 22347));
+        assert_eq!(
+            of(&format!("{step} SLURM_LAUNCH_NODE_IPADDR=10.9.9.9")).unwrap(),
+            tcp(5, 7, (1, 2), "10.9.9.9", 22347)
+        );
+        assert_eq!(of(&format!("{nodes} SLURM_STEP_NUM_NODES=1")).unwrap(), tcp(5, 7, (1, 2), "127.0.0.1", 22347));
+        assert_eq!(of(&format!("{nodes} MASTER_ADDR=b MASTER_PORT=9")).unwrap(), tcp(5, 7, (1, 2), "b", 9));
         assert_eq!(of("SLURM_PROCID=0 SLURM_NTASKS=4 SLURM_JOB_ID=1").unwrap(), None); // in a batch script, not in a step
     }
 

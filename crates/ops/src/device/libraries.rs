@@ -46,7 +46,7 @@ struct Library {
 const MAJOR: u32 = CUDA_VERSION / 1000;
 
 /// In the order in which a user would install them.
-static LIBRARIES: [Library; 7] = [
+static LIBRARIES: [Library; 8] = [
     Library { prefix: "cu", file: "libcuda.so", version: 1, part_of: "NVIDIA's driver", missing: code::<3> },
     Library { prefix: "cublas", file: "libcublas.so", version: MAJOR, part_of: TOOLKIT, missing: code::<1> },
     Library { prefix: "cublasLt", file: "libcublasLt.so", version: MAJOR, part_of: TOOLKIT, missing: code::<1> },
@@ -54,6 +54,7 @@ static LIBRARIES: [Library; 7] = [
     Library { prefix: "nvrtc", file: "libnvrtc.so", version: MAJOR, part_of: TOOLKIT, missing: code::<11> },
     Library { prefix: "cuda", file: "libcudart.so", version: MAJOR, part_of: TOOLKIT, missing: code::<3> },
     Library { prefix: "cudnn", file: "libcudnn.so", version: 9, part_of: "cuDNN", missing: code::<1001> },
+    Library { prefix: "nccl", file: "libnccl.so", version: 2, part_of: "NCCL", missing: code::<3> },
 ];
 const TOOLKIT: &str = "the CUDA toolkit";
 
@@ -75,9 +76,20 @@ extern "C" fn no_text() -> *const c_char {
     c"a library of CUDA is missing".as_ptr()
 }
 
-/// Loads the libraries, except CUDA's runtime, of which nothing that we use needs more than its start.
+/// Loads the libraries that one card needs, except CUDA's runtime, of which nothing that we use needs more than its
+/// start.
 pub(crate) fn check() -> Result<()> {
-    for (library, handle) in LIBRARIES.iter().zip(&HANDLES).filter(|(library, _)| library.prefix != "cuda") {
+    load(|prefix| !["cuda", "nccl"].contains(&prefix))
+}
+
+/// Loads NCCL, which only processes that train together on several cards need.
+#[cfg(feature = "nccl")]
+pub(crate) fn check_nccl() -> Result<()> {
+    load(|prefix| prefix == "nccl")
+}
+
+fn load(is_needed: impl Fn(&str) -> bool) -> Result<()> {
+    for (library, handle) in LIBRARIES.iter().zip(&HANDLES).filter(|(library, _)| is_needed(library.prefix)) {
         if handle.get_or_init(|| library.load()).0.is_null() {
             let Library { file, version, part_of, .. } = library;
             bail!(

@@ -317,5 +317,9 @@ delayed cudaPeekAtLastError
 delayed cudaSetDevice
 delayed cudaStreamSynchronize
 delayed cudaStreamSynchronize_ptsz
+delayed ncclAllReduce
+delayed ncclCommAbort
+delayed ncclCommInitRank
+delayed ncclGetUniqueId
 
     .text

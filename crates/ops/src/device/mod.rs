@@ -1,13 +1,20 @@
-//! CUDA cards: opening one, describing it, and telling that its memory is full.
+//! CUDA cards: opening one, describing it, telling that its memory is full, and adding over the cards of processes.
 
+mod all_reduce;
 #[cfg(all(feature = "cuda", target_os = "linux", target_arch = "x86_64"))]
 mod libraries;
+#[cfg(feature = "nccl")]
+mod nccl;
 
 use std::fmt::Display;
 
 #[cfg(any(test, feature = "cuda"))]
 use candle_core::Error;
 use candle_core::{Device, Result};
+
+pub use all_reduce::AllReduce;
+#[cfg(feature = "nccl")]
+pub use nccl::Nccl;
 
 /// A CUDA card and its driver.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -28,7 +28,7 @@ pub use checkpointed::Checkpointed;
 pub use config::{ConfigError, ConfigWarning, RunConfig, SampleConfig};
 pub use observer::{EpochSummary, Event, RunView};
 pub use origin::Origin;
-pub use ranks::{RankTime, RankTimes, leader_first};
+pub use ranks::{AllReduceMethod, RankTime, RankTimes, leader_first};
 pub use run_folder::{Record, read_metrics};
 #[cfg(feature = "schema")]
 pub use schema::config_schema;

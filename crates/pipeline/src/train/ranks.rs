@@ -2,30 +2,44 @@
 //!
 //! Each rank has the whole state: weights, optimiser, averages, random numbers. It computes a range of the parts of
 //! each batch, and the gradients are added in the order of the parts' tree (`kakusan_ops::TreeSum`), for any division.
+//! On cards, NCCL may add them in its own order.
+
+mod exchange;
+mod method;
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use kakusan_distributed::{Error as GroupError, Group};
-use kakusan_ops::{PartialSum, Share, TreeSum, accumulate, tree_nodes};
+use kakusan_ops::{AllReduce, Share, gradients, gradients_of_share};
 
+pub use self::method::AllReduceMethod;
 use crate::{Error, Result};
-
-/// Numbers of the gradient that are exchanged at once: a bound of memory and messages. It changes no result.
-const BLOCK: usize = 1 << 23;
 
 /// The members of a training, as one of them sees it.
 #[derive(Debug)]
 pub(crate) struct Ranks {
     group: Arc<dyn Group>,
+    sum: Sum,
     times: RankTimes,
     /// What this rank has not told the others yet.
     own: RankTime,
     /// When it began to compute, if it does.
     since: Option<Instant>,
+}
+
+/// How the gradients of a batch are added.
+#[derive(Debug, Clone)]
+pub(crate) enum Sum {
+    /// In one process: by the tree on a CPU, at once on a card.
+    Alone,
+    /// In the order of the parts' tree, over all processes.
+    Tree,
+    /// As a library adds them, over all processes.
+    Library(Arc<dyn AllReduce>),
 }
 
 /// How one rank has spent the steps of a training, since this process began.
@@ -72,7 +86,16 @@ impl RankTimes {
 impl Ranks {
     pub(crate) fn new(group: Arc<dyn Group>) -> Self {
         let times = RankTimes { ranks: vec![RankTime::default(); group.size()] };
-        Self { group, times, own: RankTime::default(), since: None }
+        let sum = if group.size() == 1 { Sum::Alone } else { Sum::Tree };
+        Self { group, sum, times, own: RankTime::default(), since: None }
+    }
+
+    pub(crate) fn set_sum(&mut self, sum: Sum) {
+        self.sum = sum;
+    }
+
+    pub(crate) fn sum(&self) -> &Sum {
+        &self.sum
     }
 
     pub(crate) fn group(&self) -> &Arc<dyn Group> {
@@ -126,16 +149,42 @@ impl Ranks {
         self.own.computed += self.since.take().map_or(0.0, |since| since.elapsed().as_secs_f64());
     }
 
-    /// The sum over the batch of what all ranks computed of it, the same on each: the loss, and the gradients of
-    /// `vars`.
-    pub(crate) fn sum(&mut self, batch: usize, nodes: Vec<PartialSum>, vars: &[Var]) -> Result<(f64, GradStore)> {
+    /// The sum of `loss(range)`, scalars, over a batch, the same on all ranks, and the gradients of `vars`: what
+    /// [`kakusan_ops::gradients`] gives to a process alone.
+    pub(crate) fn gradients(
+        &mut self,
+        batch: usize,
+        vars: &[Var],
+        device: &Device,
+        loss: impl Fn(Range<usize>) -> Result<Tensor> + Sync,
+    ) -> Result<(f64, GradStore)> {
+        let (share, group) = (self.share(), self.group.clone());
+        let images = share.images(batch);
+        match self.sum.clone() {
+            Sum::Alone => gradients(batch, device, loss),
+            Sum::Tree => {
+                let own = gradients_of_share(batch, share, device, loss)?;
+                self.exchange(images.len(), || exchange::by_tree(&*group, batch, &own, vars, device))
+            }
+            Sum::Library(library) => {
+                let own = match images.len() {
+                    0 => (0.0, GradStore::default()),
+                    count => gradients(count, device, |part| loss(images.start + part.start..images.start + part.end))?,
+                };
+                self.exchange(images.len(), || exchange::by_library(&*group, &*library, own, vars, device))
+            }
+        }
+    }
+
+    /// Exchanges what was computed of so many images, and takes the time.
+    fn exchange<T>(&mut self, images: usize, work: impl FnOnce() -> Result<T>) -> Result<T> {
         self.pause();
         let begin = Instant::now();
-        self.own.images += self.share().images(batch).len();
-        let sum = Exchange::new(&*self.group, batch, &nodes, vars)?.sum()?;
+        self.own.images += images;
+        let result = work()?;
         self.own.waited += begin.elapsed().as_secs_f64();
         self.begin();
-        Ok(sum)
+        Ok(result)
     }
 }
 
@@ -148,120 +197,6 @@ fn numbers_of<T: bytemuck::Pod>(message: &[u8], rank: usize, count: usize) -> Re
     let mut numbers = vec![T::zeroed(); count];
     bytemuck::cast_slice_mut(&mut numbers).copy_from_slice(message);
     Ok(numbers)
-}
-
-/// One sum over a batch.
-///
-/// The gradient of all weights is one long vector, of which each rank adds a slice: it receives that slice of each
-/// node of the tree from the rank that computed it, and all ranks gather the sums. So each number travels as often as
-/// with the all-reduce of a ring, and the order of the additions is that of the tree.
-struct Exchange<'a> {
-    group: &'a dyn Group,
-    vars: &'a [Var],
-    /// The nodes of the tree that each rank has, by rank.
-    nodes: Vec<Vec<Range<usize>>>,
-    losses: Vec<f64>,
-    /// Which of `vars` have gradients here.
-    reached: Vec<u8>,
-    /// The gradients of each node of this rank.
-    gradients: Vec<Vec<f32>>,
-    length: usize,
-}
-
-impl<'a> Exchange<'a> {
-    fn new(group: &'a dyn Group, batch: usize, own: &[PartialSum], vars: &'a [Var]) -> Result<Self> {
-        let nodes = (0..group.size()).map(|rank| tree_nodes(Share::new(rank, group.size()).parts(batch))).collect();
-        let losses = own.iter().map(|node| node.loss).collect();
-        let is_reached = |var: &Var| own.iter().any(|node| node.gradients.get(var).is_some());
-        let reached = vars.iter().map(|var| u8::from(is_reached(var))).collect();
-        let length = vars.iter().map(|var| var.elem_count()).sum();
-        let gradients = own.iter().map(|node| flat(&node.gradients, vars, length)).collect::<Result<_>>()?;
-        Ok(Self { group, vars, nodes, losses, reached, gradients, length })
-    }
-
-    fn sum(mut self) -> Result<(f64, GradStore)> {
-        let loss = self.loss()?;
-        let mut sums = Vec::with_capacity(self.length);
-        while sums.len() < self.length {
-            self.block(&mut sums)?;
-        }
-        let (mut gradients, mut rest) = (GradStore::default(), &sums[..]);
-        for (var, reached) in self.vars.iter().zip(&self.reached) {
-            let (own, others) = rest.split_at(var.elem_count());
-            rest = others;
-            if *reached > 0 {
-                gradients.insert(var, Tensor::from_slice(own, var.dims(), var.device())?);
-            }
-        }
-        Ok((loss, gradients))
-    }
-
-    /// The loss of the whole batch. All learn which weights have gradients: a rank that computes nothing knows none.
-    fn loss(&mut self) -> Result<f64> {
-        let head = [bytemuck::cast_slice(&self.losses), &self.reached[..]].concat();
-        let mut sum = TreeSum::new();
-        for (rank, (message, nodes)) in self.group.all_gather(&head)?.iter().zip(&self.nodes).enumerate() {
-            let Some((losses, reached)) = message.split_at_checked(nodes.len() * size_of::<f64>()) else {
-                return Err(GroupError::Message { rank, reason: "it lacks losses".to_owned() }.into());
-            };
-            for (node, loss) in nodes.iter().zip(numbers_of::<f64>(losses, rank, nodes.len())?) {
-                sum.add(node.clone(), loss, |a, b| Ok::<_, Error>(a + b))?;
-            }
-            for (own, other) in self.reached.iter_mut().zip(numbers_of::<u8>(reached, rank, self.vars.len())?) {
-                *own |= other;
-            }
-        }
-        Ok(sum.total(|a, b| Ok::<_, Error>(a + b))?.unwrap_or_default())
-    }
-
-    /// Adds the next block of the vector, and appends it to `sums`.
-    fn block(&self, sums: &mut Vec<f32>) -> Result<()> {
-        let (begin, size) = (sums.len(), self.group.size());
-        let end = self.length.min(begin + BLOCK);
-        let slice = |rank: usize| begin + (end - begin) * rank / size..begin + (end - begin) * (rank + 1) / size;
-        let to = |rank| -> Vec<u8> {
-            let slices = self.gradients.iter().map(|node| bytemuck::cast_slice::<f32, u8>(&node[slice(rank)]));
-            slices.collect::<Vec<_>>().concat()
-        };
-        let messages: Vec<Vec<u8>> = (0..size).map(to).collect();
-        let messages: Vec<&[u8]> = messages.iter().map(Vec::as_slice).collect();
-        let length = slice(self.group.rank()).len();
-        let mut sum = TreeSum::new();
-        for (rank, (message, nodes)) in self.group.all_to_all(&messages)?.iter().zip(&self.nodes).enumerate() {
-            let numbers = numbers_of::<f32>(message, rank, nodes.len() * length)?;
-            for (i, node) in nodes.iter().enumerate() {
-                sum.add(node.clone(), numbers[i * length..(i + 1) * length].to_vec(), add)?;
-            }
-        }
-        let sum = sum.total(add)?.unwrap_or_default();
-        for (rank, message) in self.group.all_gather(bytemuck::cast_slice(&sum))?.iter().enumerate() {
-            sums.extend(numbers_of::<f32>(message, rank, slice(rank).len())?);
-        }
-        Ok(())
-    }
-}
-
-fn add(mut sum: Vec<f32>, more: Vec<f32>) -> Result<Vec<f32>> {
-    accumulate(&more, &mut sum)?;
-    Ok(sum)
-}
-
-/// The gradients of `vars` as one vector. Where there is none, it is -0: added to any number, that changes no bit.
-fn flat(gradients: &GradStore, vars: &[Var], length: usize) -> Result<Vec<f32>> {
-    let mut flat = Vec::with_capacity(length);
-    for var in vars {
-        match gradients.get(var) {
-            Some(gradient) if gradient.dtype() == DType::F32 => flat.extend(gradient.flatten_all()?.to_vec1::<f32>()?),
-            Some(gradient) => {
-                let dtype = gradient.dtype().as_str();
-                return Err(Error::Unfit(format!(
-                    "several processes train in f32, and the model's weights are {dtype}"
-                )));
-            }
-            None => flat.resize(flat.len() + var.elem_count(), -0.0),
-        }
-    }
-    Ok(flat)
 }
 
 /// Runs `work` on rank 0 of a group before the others: what it writes, they find.

@@ -13,7 +13,6 @@ use kakusan_rng::Generator;
 use kakusan_scheduler::{Draw, Process};
 
 use self::beginning::Beginning;
-pub(crate) use self::together::ONLY_CPU;
 pub use self::validation::Validated;
 use super::averages;
 use super::checkpoint::{self, Batching, Keep, Progress};
@@ -353,13 +352,7 @@ impl Trainer {
             let loss = objective.loss(&prediction, &target, levels)?;
             Ok((loss * (part.len() as f64 / images as f64))?)
         };
-        match self.ranks.group().size() {
-            1 => kakusan_ops::gradients(count, &self.device, loss),
-            _ => {
-                let own = kakusan_ops::gradients_of_share(count, self.ranks.share(), loss)?;
-                self.ranks.sum(count, own, &self.weights.vars())
-            }
-        }
+        self.ranks.gradients(count, &self.weights.vars(), &self.device, loss)
     }
 
     /// Pixels from 0 to 1, or latents, as the images that are noised: `[count, c, h, w]`.

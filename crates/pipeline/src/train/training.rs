@@ -12,13 +12,13 @@ use kakusan_hub::Hub;
 use serde::{Deserialize, Serialize};
 
 use super::observer::{EpochSummary, Event, RunView};
-use super::ranks::{leader_first, tell};
+use super::ranks::{AllReduceMethod, leader_first, tell};
 use super::run_folder::{CHECKPOINTS, Metrics, RunFolder};
-use super::trainer::{ONLY_CPU, check_classes};
+use super::trainer::check_classes;
 use super::{averages, checkpoint, resume};
 use crate::files::read_text;
 use crate::layout::RUN_CONFIG_FILE;
-use crate::{DDPMPipeline, DeviceChoice, Error, Opened, Origin, Record, Registry, Result, RunConfig, Step, Trainer};
+use crate::{DeviceChoice, Error, Opened, Origin, Record, Registry, Result, RunConfig, Step, Trainer};
 
 /// A training from a configuration to a saved pipeline, in a run folder: it loads the images, writes `metrics.jsonl`
 /// and checkpoints, and saves the pipeline in diffusers' layout. An observer can draw, log and report during the
@@ -56,6 +56,8 @@ pub struct Training<'a> {
     registry: &'a Registry,
     existing: Existing,
     device: DeviceChoice,
+    local_rank: usize,
+    all_reduce: AllReduceMethod,
     images: Option<Loaded>,
     #[cfg(feature = "hub")]
     hub: Option<&'a Hub>,
@@ -82,6 +84,8 @@ impl<'a> Training<'a> {
             registry,
             existing: Existing::Refuse,
             device: DeviceChoice::Auto,
+            local_rank: 0,
+            all_reduce: AllReduceMethod::Auto,
             images: None,
             #[cfg(feature = "hub")]
             hub: None,
@@ -157,6 +161,19 @@ impl<'a> Training<'a> {
         self
     }
 
+    /// The number of this process among those on its machine: 0 by default. Each has a CUDA card of its own, that many
+    /// after the [device](Self::device)'s.
+    pub fn local_rank(mut self, local_rank: usize) -> Self {
+        self.local_rank = local_rank;
+        self
+    }
+
+    /// How the gradients of the group are added: [`AllReduceMethod::Auto`] by default.
+    pub fn all_reduce(mut self, method: AllReduceMethod) -> Self {
+        self.all_reduce = method;
+        self
+    }
+
     /// Runs the training. `observe` receives each [`Event`]; if it returns an error, the training ends.
     ///
     /// # Errors
@@ -188,12 +205,7 @@ impl<'a> Training<'a> {
             self.open_pretrained(resume)
         })?;
         let config_toml = self.config.to_toml()?;
-        let device = match (self.device, group.size()) {
-            (device, 1) => device,
-            (DeviceChoice::Cuda(_), _) => return Err(Error::Unfit(ONLY_CPU.into())),
-            _ => DeviceChoice::Cpu,
-        };
-        let Opened { device, fallback } = device.open()?;
+        let Opened { device, fallback } = self.device.open_for(self.local_rank)?;
         if let Some(fallback) = &fallback {
             observe(&Event::DeviceFallback(fallback))?;
         }
@@ -226,10 +238,12 @@ impl<'a> Training<'a> {
         if !changes.is_empty() {
             observe(&Event::Changes(&changes))?;
         }
+        let all_reduce = self.all_reduce.resolve(!device.is_cpu(), group.size())?;
         if group.size() > 1 {
-            agree(&*group, &follow::facts(&self.config, &data, &loaded)?)?;
+            agree(&*group, &follow::facts(&self.config, &data, &loaded, &device, all_reduce)?)?;
         }
-        let mut trainer = Trainer::new(&self.config, loaded.images, &device)?.with_group(group.clone())?;
+        let sum = all_reduce.open(&device, &*group)?;
+        let mut trainer = Trainer::new(&self.config, loaded.images, &device)?.with_group(group.clone()).with_sum(sum);
         if let Some(held_out) = &loaded.validation {
             check_classes(&self.config, held_out)?;
         }
@@ -298,7 +312,7 @@ impl<'a> Training<'a> {
     fn pretrained_dir(&self, origin: &Origin) -> Result<PathBuf> {
         #[cfg(feature = "hub")]
         if let (Some((repo_id, commit)), Some(hub)) = (crate::hub_name(origin.name()), self.hub) {
-            return DDPMPipeline::download(repo_id, commit, None, hub);
+            return crate::DDPMPipeline::download(repo_id, commit, None, hub);
         }
         Ok(PathBuf::from(origin.name()))
     }

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use kakusan_distributed::{Group, agree};
+use kakusan_ops::AllReduce;
 use sha2::{Digest, Sha256};
 
 use super::Trainer;
-use crate::train::ranks::{RankTimes, Ranks};
-use crate::{Error, Result};
+use crate::Result;
+use crate::train::ranks::{RankTimes, Ranks, Sum};
 
 impl Trainer {
     /// Trains together with the other members of `group`: each computes some parts of every batch, and reads only their
@@ -34,7 +35,7 @@ impl Trainer {
     ///     "#;
     ///     let config = RunConfig::parse(text, "example", &[], &Registry::default())?;
     ///     let images = draw_digits(&[1], 16, 0)?;
-    ///     let mut trainer = Trainer::new(&config, images.into(), &Device::Cpu)?.with_group(Arc::new(member))?;
+    ///     let mut trainer = Trainer::new(&config, images.into(), &Device::Cpu)?.with_group(Arc::new(member));
     ///     Ok(trainer.step()?.map_or(0.0, |step| step.loss))
     /// };
     /// let losses: Vec<f32> = std::thread::scope(|scope| {
@@ -44,17 +45,30 @@ impl Trainer {
     /// });
     /// assert_eq!(losses[0], losses[1]);
     /// ```
-    ///
-    /// # Errors
-    /// When the trainer is not on the CPU.
-    pub fn with_group(mut self, group: Arc<dyn Group>) -> Result<Self> {
-        if group.size() > 1 && !self.device.is_cpu() {
-            return Err(Error::Unfit(ONLY_CPU.to_owned()));
-        }
+    pub fn with_group(mut self, group: Arc<dyn Group>) -> Self {
         self.ranks = Ranks::new(group);
         let share = self.ranks.share();
         self.loader = self.loader.share(move |count| share.images(count));
-        Ok(self)
+        self
+    }
+
+    /// Adds the gradients of the processes by this library instead of the tree: all processes have the same weights,
+    /// but their last bits may depend on the number of processes.
+    pub fn with_all_reduce(self, library: Arc<dyn AllReduce>) -> Self {
+        self.with_sum(Sum::Library(library))
+    }
+
+    pub(crate) fn with_sum(mut self, sum: Sum) -> Self {
+        self.ranks.set_sum(sum);
+        self
+    }
+
+    /// The library that adds the gradients of the processes, if one does.
+    pub fn all_reduce(&self) -> Option<&dyn AllReduce> {
+        match self.ranks.sum() {
+            Sum::Library(library) => Some(&**library),
+            _ => None,
+        }
     }
 
     /// How many processes train together.
@@ -114,10 +128,6 @@ impl Trainer {
         Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
-
-/// Why several processes cannot train on another device.
-pub(crate) const ONLY_CPU: &str =
-    "several processes train together on CPUs only, for now: start them with --device cpu, or one process alone";
 
 fn update(digest: &mut Sha256, tensor: &Tensor) -> Result<()> {
     let flat = tensor.flatten_all()?;

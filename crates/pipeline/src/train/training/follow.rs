@@ -2,20 +2,31 @@
 
 use std::collections::BTreeMap;
 
+use candle_core::Device;
 use kakusan_data::{ImageSet, Loaded};
 use kakusan_distributed::{Error as GroupError, Group};
+use kakusan_ops::describe_cuda;
 use sha2::{Digest, Sha256};
 
 use super::{DataRecord, Existing, Outcome, Training};
 use crate::train::checkpoint;
+use crate::train::ranks::AllReduceMethod;
 use crate::train::resume::{FREE, settings};
 use crate::train::run_folder::CHECKPOINTS;
 use crate::{Error, Result, RunConfig, Trainer};
 
-/// What must be the same on all ranks: the configuration, and the images.
-pub(super) fn facts(config: &RunConfig, data: &DataRecord, loaded: &Loaded) -> Result<BTreeMap<String, String>> {
+/// What must be the same on all ranks: the configuration, the images, and how they compute.
+pub(super) fn facts(
+    config: &RunConfig,
+    data: &DataRecord,
+    loaded: &Loaded,
+    device: &Device,
+    all_reduce: AllReduceMethod,
+) -> Result<BTreeMap<String, String>> {
     let mut facts = settings(config)?;
     FREE.iter().for_each(|key| drop(facts.remove(*key))); // the images count, not where they are
+    facts.insert("--all-reduce".to_owned(), all_reduce.to_string());
+    facts.insert("the device".to_owned(), kind(device)?);
     facts.insert("the number of images".to_owned(), data.images.to_string());
     facts.insert("the count of images per class".to_owned(), format!("{:?}", data.class_counts));
     facts.insert("the SHA-256 of some images".to_owned(), fingerprint(&loaded.images));
@@ -23,6 +34,11 @@ pub(super) fn facts(config: &RunConfig, data: &DataRecord, loaded: &Loaded) -> R
         facts.insert("the SHA-256 of some held-out images".to_owned(), fingerprint(held_out));
     }
     Ok(facts)
+}
+
+/// `cpu`, or the name of a card: the last bits of a result depend on it.
+fn kind(device: &Device) -> Result<String> {
+    Ok(describe_cuda(device)?.map_or_else(|| "cpu".to_owned(), |card| card.name))
 }
 
 /// The SHA-256 of all classes, and of the pixels of some images, evenly spaced.
