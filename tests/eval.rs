@@ -17,6 +17,9 @@ use serde_json::Value;
 /// Few drawn digits of the classes 1, 4 and 8, as the data of `configs/184.toml`.
 const DRAWN: [&str; 4] = ["--set", "data.sources=[\"drawn\"]", "--set", "data.drawn_per_class=60"];
 
+/// A scheduler that adds noise.
+const DDPM: &str = "scheduler={_class_name=\"DDPMScheduler\"}";
+
 impl Workplace {
     fn eval(&self, out: &str, args: &[&str]) -> Done {
         self.run(&[&["eval", "--out", out], args].concat())
@@ -87,6 +90,30 @@ fn a_model_is_measured_beside_held_out_images_and_twice_the_same() {
     place.eval("other", &[&args[..], &["--seed", "100"]].concat()).expect(0);
     assert_ne!(result["samples"], place.result("other")["samples"]);
     assert_eq!(result["held_out"], place.result("other")["held_out"]);
+}
+
+#[test]
+fn images_of_the_data_are_restored_from_noise() {
+    let place = Workplace::new();
+    // an untrained network that predicts hardly any noise, so that the little that was added stays
+    place.train("run", &["--max-steps", "1", "--set", "train.learning_rate=1e-9", "--set", DDPM]).expect(0);
+    let restore = |share: &str| {
+        place.eval(share, &["--model", "run", "--images", "24", "--steps", "10", "--restore", share]).expect(0);
+        place.result(share)
+    };
+    let [little, all] = ["0.1", "1"].map(restore);
+    assert_eq!(little["sampling"]["restored"], 0.1);
+    let nearest = |result: &Value| result["samples"]["nearest"].as_f64().unwrap();
+    assert!(nearest(&little) < nearest(&all) / 2.0, "{little:#} {all:#}");
+    let others = ["--model", "run", "--images", "24", "--steps", "10", "--restore", "0.1", "--batch", "5"];
+    place.eval("others", &others).expect(0);
+    assert_eq!(place.result("others")["samples"], little["samples"]);
+
+    let refused = |args: &[&str]| place.eval("refused", args).expect(2).stderr();
+    assert!(refused(&["--from-images", "run/images", "--restore", "0.5"]).contains("--restore"));
+    assert!(refused(&["--model", "run", "--restore", "1.5"]).contains("--restore"));
+    let none = refused(&["--model", "run", "--steps", "2", "--restore", "0.1"]);
+    assert!(none.contains("none of 2 steps would be done"), "{none}");
 }
 
 #[test]

@@ -26,6 +26,7 @@ enum Outcome {
 const STEPS: &[Step] = &[
     Step { name: "fmt", about: "the format of rustfmt", run: fmt },
     Step { name: "clippy", about: "no warning of the compiler or clippy", run: clippy },
+    Step { name: "features", about: "libraries with few of their features compile, too", run: features },
     Step { name: "doc", about: "no warning of rustdoc", run: doc },
     Step { name: "test", about: "all tests", run: test },
     Step { name: "mpi", about: "trainings under mpirun, where MPI and libclang are installed", run: mpi },
@@ -88,6 +89,25 @@ fn fmt() -> Result<Outcome> {
 
 fn clippy() -> Result<Outcome> {
     pass(&mut cargo(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+}
+
+/// The workspace as a whole has all features of its crates on, so none of the steps notices what only compiles with
+/// another's.
+fn features() -> Result<Outcome> {
+    let few = [
+        ("kakusan-models", ""),
+        ("kakusan-data", ""),
+        ("kakusan-data", "parquet"),
+        ("kakusan-pipeline", ""),
+        ("kakusan-pipeline", "train"),
+        ("kakusan", ""),
+        ("kakusan-cli", ""),
+    ];
+    for (package, features) in few {
+        let mut command = cargo(["clippy", "--locked", "--no-default-features", "--package", package]);
+        pass(command.args(["--features", features, "--", "-D", "warnings"]))?;
+    }
+    Ok(Outcome::Passed)
 }
 
 fn doc() -> Result<Outcome> {

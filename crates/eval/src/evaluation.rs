@@ -51,6 +51,9 @@ pub struct Sampling {
     /// How much of the guided prediction is rescaled.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub guidance_rescale: f64,
+    /// The share of the steps that restored images of the reference, if the samples began with these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<f64>,
 }
 
 fn is_zero(number: &f64) -> bool {

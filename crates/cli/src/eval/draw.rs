@@ -1,8 +1,10 @@
 //! Draws the samples that are measured.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
 
-use kakusan::candle::{DType, Device};
+use kakusan::candle::{DType, Device, Tensor};
+use kakusan::data::ImageSet;
 use kakusan::eval::Pixels;
 use kakusan::pipeline::{DDPMPipeline, Error, Result, SampleOptions};
 use kakusan::rng::{Generator, PerImage};
@@ -20,6 +22,25 @@ pub(super) struct Samples {
     pub(super) seed: u64,
     /// How many are drawn at a time, which does not change them.
     pub(super) batch: usize,
+    /// What they begin with, if not with noise.
+    pub(super) restored: Option<Restored>,
+}
+
+/// Images of the data that get noise, and are restored.
+pub(super) struct Restored {
+    pub(super) set: Arc<ImageSet>,
+    /// The image for each sample.
+    pub(super) indices: Vec<usize>,
+    /// The share of the steps that restores them.
+    pub(super) strength: f64,
+}
+
+impl Restored {
+    fn images(&self, pipeline: &DDPMPipeline, range: Range<usize>) -> Result<Tensor> {
+        let [c, h, w] = self.set.shape();
+        let pixels = self.set.pixels_f32(&self.indices[range.clone()])?;
+        pipeline.preprocess(&Tensor::from_vec(pixels, (range.len(), c, h, w), pipeline.device())?)
+    }
 }
 
 impl Samples {
@@ -29,7 +50,7 @@ impl Samples {
         pipeline: &DDPMPipeline,
         watch: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Pixels> {
-        let Self { options, labels, count, seed, batch } = self;
+        let Self { options, labels, count, seed, batch, restored } = self;
         let range = pipeline.scheduler().process().pixel_range();
         let mut pixels = Pixels::none(pipeline.sample_shape()?);
         for start in (0..count).step_by(batch.max(1)) {
@@ -37,6 +58,9 @@ impl Samples {
             let labels = labels.as_ref().map(|labels| labels[start..end].to_vec());
             let mut options = options.clone().class_labels(labels);
             options.batch_size = end - start;
+            if let Some(restored) = &restored {
+                options = options.image_to_image(restored.images(pipeline, start..end)?, restored.strength);
+            }
             let mut noise = PerImage::from_seeds((start..end).map(|i| seed + i as u64));
             let mut stopped = false;
             let sample = pipeline.sample_with(&options, &mut noise, |step| {
@@ -53,9 +77,15 @@ impl Samples {
     }
 }
 
-/// A class for each of `count` samples: each class as often as in the data, in an order drawn from the seed.
-pub(super) fn labels(compared: &Compared, seed: u64, count: usize) -> Vec<u32> {
-    let (set, indices) = &compared.reference;
+/// An image of the data for each of `count` samples, in an order drawn from the seed: each class is as often among them
+/// as in the data.
+pub(super) fn some_of(compared: &Compared, seed: u64, count: usize) -> Vec<usize> {
+    let indices = &compared.reference.1;
     let order = Generator::new(seed).randperm(indices.len());
-    order.iter().cycle().take(count).map(|&i| set.label(indices[i])).collect()
+    order.iter().cycle().take(count).map(|&i| indices[i]).collect()
+}
+
+/// The classes of [these](some_of).
+pub(super) fn labels(compared: &Compared, seed: u64, count: usize) -> Vec<u32> {
+    some_of(compared, seed, count).into_iter().map(|i| compared.reference.0.label(i)).collect()
 }

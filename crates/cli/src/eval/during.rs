@@ -151,6 +151,6 @@ impl Ready {
     fn samples(&self, run: &RunView) -> Samples {
         let options = run.config.sample.options(1, run.config.sample.steps);
         let labels = run.config.model.num_classes().map(|_| draw::labels(&self.compared, 0, IMAGES));
-        Samples { options, labels, count: IMAGES, seed: 0, batch: BATCH }
+        Samples { options, labels, count: IMAGES, seed: 0, batch: BATCH, restored: None }
     }
 }

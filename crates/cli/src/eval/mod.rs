@@ -25,12 +25,12 @@ use kakusan::weights::disk;
 
 use crate::classes;
 use crate::machine::MachineArgs;
-use crate::number::whole;
+use crate::number::{real, whole};
 use crate::program::cache_dir;
 use crate::sampling::{SamplingArgs, warn_of_poor};
 use crate::terminal::{counted, say, warn};
 use data::Compared;
-use draw::Samples;
+use draw::{Restored, Samples};
 pub(crate) use during::EvalDuringTraining;
 
 const EXAMPLES: &str = "\
@@ -39,6 +39,7 @@ Examples:
   eval --model runs/184 --images 512 --steps 10 --scheduler ddim --out quick
   eval --model runs/184 --data /data/mnist              the same digits from a folder
   eval --model owner/name --data pictures               a pipeline of the Hub against a folder of pictures
+  eval --model runs/184-fast --restore 0.5              training digits, restored by the last half of the steps
   eval --from-images drawings --data configs/184.toml   pictures of any origin against a configuration's data
   eval --model google/ddpm-cifar10-32 --data cifar-10-batches-bin --images 10000 \\
        --features pt_inception-2015-12-05-6726825d.pth  FID, KID, precision and recall as in papers
@@ -51,7 +52,7 @@ A class-conditional model draws each class as often as the data has it; with --c
 and they are compared with the data's images of these classes alone.";
 
 /// The options that say how a model is sampled.
-const OF_MODELS: [&str; 15] = [
+const OF_MODELS: [&str; 16] = [
     "model",
     "strict",
     "checkpoint",
@@ -67,6 +68,7 @@ const OF_MODELS: [&str; 15] = [
     "guidance_rescale",
     "seed",
     "batch",
+    "restore",
 ];
 
 #[derive(Args)]
@@ -106,6 +108,11 @@ pub(crate) struct EvalArgs {
     /// Images that are sampled at a time; it changes the memory, not the images
     #[arg(long, value_name = "N", default_value_t = 128, allow_hyphen_values = true, value_parser = whole(1..=4096usize))]
     batch: usize,
+    /// Begin with images of the data, to which the noise of the last part of the steps is added, instead of with noise:
+    /// 0.3 are the last 30 % of the steps. It tells at which levels of noise the model errs: compare it with the
+    /// figures of a smaller part
+    #[arg(long, value_name = "SHARE", allow_hyphen_values = true, value_parser = real(0.0..=1.0))]
+    restore: Option<f64>,
     /// The folder for eval.json and the pictures [default: the run's folder, or eval]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -141,6 +148,11 @@ pub(crate) fn eval(args: EvalArgs) -> Result<ExitCode> {
         Source::Model(pipeline) => args.labels(pipeline, &mut compared)?,
         Source::Folder(_) => None,
     };
+    let restored = args.restore.map(|strength| Restored {
+        set: compared.reference.0.clone(),
+        indices: draw::some_of(&compared, args.seed, args.samples()),
+        strength,
+    });
     compared.keep_some(args.reference);
     say(&format!("Data: {}, {}.", compared.description, counted(compared.reference.1.len(), "image")));
 
@@ -175,7 +187,7 @@ pub(crate) fn eval(args: EvalArgs) -> Result<ExitCode> {
 
     let (samples, pixels, embedding, sampling) = match &source {
         Source::Model(pipeline) => {
-            let (pixels, sampling) = args.draw(pipeline, labels)?;
+            let (pixels, sampling) = args.draw(pipeline, labels, restored)?;
             let (figures, embedding) = measure(&evaluator, &pixels)?;
             (figures, pixels, embedding, Some(sampling))
         }
@@ -349,7 +361,9 @@ impl EvalArgs {
         if !self.sampling.class.is_empty() {
             let labels = classes::labels(&self.sampling.class, pipeline)?.unwrap_or_default();
             compared.restrict(&labels)?;
-            return Ok(Some(labels.into_iter().cycle().take(self.samples()).collect()));
+            if self.restore.is_none() {
+                return Ok(Some(labels.into_iter().cycle().take(self.samples()).collect()));
+            }
         }
         if let Some(reason) = &compared.unlabelled {
             return Err(Error::Unfit(format!(
@@ -364,7 +378,12 @@ impl EvalArgs {
     }
 
     /// Draws the samples, each from its own seed.
-    fn draw(&self, pipeline: &DDPMPipeline, labels: Option<Vec<u32>>) -> Result<(Pixels, Sampling)> {
+    fn draw(
+        &self,
+        pipeline: &DDPMPipeline,
+        labels: Option<Vec<u32>>,
+        restored: Option<Restored>,
+    ) -> Result<(Pixels, Sampling)> {
         let options = self.sampling.options(pipeline)?;
         warn_of_poor(options.warnings(pipeline.scheduler()));
         let sampling = Sampling {
@@ -375,10 +394,11 @@ impl EvalArgs {
             guidance: options.guidance_scale,
             guidance_interval: options.guidance_interval,
             guidance_rescale: options.guidance_rescale,
+            restored: self.restore,
         };
         let bar = bar("sampling", self.samples());
         let (count, seed, batch) = (self.samples(), self.seed, self.batch);
-        let samples = Samples { options, labels, count, seed, batch };
+        let samples = Samples { options, labels, count, seed, batch, restored };
         let pixels = samples.draw(pipeline, &mut watch(&bar))?;
         bar.finish_and_clear();
         Ok((pixels, sampling))

@@ -50,7 +50,7 @@ pub(super) fn by_library(
 ) -> Result<(f64, GradStore)> {
     let numbers = flat(&own, vars, device)?;
     device.synchronize()?; // so that of a rank that dies while it computes the group learns here: a library may wait for ever
-    let nodes: Nodes = (0..group.size()).map(|rank| vec![rank..rank + 1]).collect();
+    let nodes: Nodes = (0..group.size()).map(|rank| tree_nodes(rank..rank + 1)).collect();
     let (loss, reached) = tell(group, &[loss], reached(&[&own], vars), &nodes)?;
     library.sum(&numbers)?;
     Ok((loss, into_store(&numbers, vars, &reached)?))
