@@ -18,7 +18,7 @@ use serde_json::Value;
 const DRAWN: [&str; 4] = ["--set", "data.sources=[\"drawn\"]", "--set", "data.drawn_per_class=60"];
 
 /// A scheduler that adds noise.
-const DDPM: &str = "scheduler={_class_name=\"DDPMScheduler\"}";
+const DDPM: &str = "scheduler._class_name=\"DDPMScheduler\"";
 
 impl Workplace {
     fn eval(&self, out: &str, args: &[&str]) -> Done {

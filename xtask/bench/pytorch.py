@@ -90,19 +90,6 @@ def adam(words, channels_last):
     return torch.optim.Adam(net.parameters(), lr=1e-3).step
 
 
-CIFAR = dict(
-    sample_size=32,
-    block_out_channels=(128, 256, 256, 256),
-    down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
-    up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-    attention_head_dim=None,
-    downsample_padding=0,
-    flip_sin_to_cos=False,
-    freq_shift=1,
-    norm_eps=1e-6,
-)
-
-
 class OnlyThere(Exception):
     """Something that only the other worker has."""
 
@@ -217,8 +204,8 @@ def sample(config, batch, steps, channels_last, compiled):
     return one
 
 
-def forward_passes(batch, passes, channels_last, compiled):
-    _, forward, shape = prepare_model({"_class_name": "UNet2DModel"} | CIFAR, channels_last, compiled)
+def forward_passes(config, batch, passes, channels_last, compiled):
+    _, forward, shape = prepare_model(config["model"], channels_last, compiled)
     x = numbers((batch, *shape), channels_last)
     timesteps = torch.full((batch,), 500)
 
@@ -234,11 +221,13 @@ def prepare(layout, name, configs):
     """One repetition of the work, or None if the layout makes no difference."""
     words = name.split(" ")
     channels_last, compiled = layout != "nchw", layout if layout in ("compiled", "graphs") else None
-    if words[0] == "forward":
-        return forward_passes(int(words[3][1:]), int(words[4][1:]), channels_last, compiled)
-    if words[0] in ("step", "sample"):
-        config = tomllib.loads((configs / words[1]).read_text())
+    if words[0] in ("step", "sample", "forward"):
+        larger = configs / "../xtask/bench/networks" / f"{words[1]}.toml"
+        file = configs / words[1] if words[1].endswith(".toml") else larger
+        config = tomllib.loads(file.read_text())
         batch = int(words[3][1:])
+        if words[0] == "forward":
+            return forward_passes(config, batch, int(words[4][1:]), channels_last, compiled)
         if words[0] == "step":
             return step(config, batch, channels_last, compiled)
         return sample(config, batch, int(words[4][1:]), channels_last, compiled)

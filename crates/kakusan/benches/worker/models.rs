@@ -2,8 +2,9 @@
 //! `sample 184.toml BasicUNet b64 x40` draws 64 images in 40 steps. Of the tutorial's, where a step is shortest, `bare`
 //! is no more than forward, backward and Adam on the same batch again and again, and `train` is `kakusan train` with
 //! averaged weights and TensorBoard's log: what is between them is what a training costs beside its arithmetic.
-//! `forward ddpm-cifar10-32 UNet2DModel b4 x8` is eight forward passes of the network of that name on the Hub, with
-//! random weights that stand still in the meantime, as in a sampling.
+//! `forward ddpm-cifar10-32 UNet2DModel b4 x8` is eight forward passes of a larger network, with random weights that
+//! stand still in the meantime, as in a sampling, and `step butterflies-64 UNet2DModel b4` a step of one; these are in
+//! xtask/bench/networks.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -26,14 +27,13 @@ const SAMPLE_BATCHES: [usize; 2] = [64, 1];
 const TUTORIAL: &str = "184.toml";
 /// As many as the tutorial has; of a larger network fewer, which take as long.
 const SAMPLE_STEPS: [(&str, usize); 2] = [("BasicUNet", 40), ("UNet2DModel", 4)];
-/// A network of the Hub: that of google/ddpm-cifar10-32, 35,746,307 parameters.
-const CIFAR: &str = "ddpm-cifar10-32";
-const CIFAR_CONFIG: &str = r#"{
-    "_class_name": "UNet2DModel", "sample_size": 32, "block_out_channels": [128, 256, 256, 256], "layers_per_block": 2,
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
-    "attention_head_dim": null, "downsample_padding": 0, "flip_sin_to_cos": false, "freq_shift": 1, "norm_eps": 1e-06
-}"#;
+/// What is measured of the larger networks.
+const LARGER: [&str; 4] = [
+    "forward ddpm-cifar10-32 UNet2DModel b4 x1",
+    "forward ddpm-cifar10-32 UNet2DModel b4 x8",
+    "forward ddpm-cat-256 UNet2DModel b1 x1",
+    "step butterflies-64 UNet2DModel b4",
+];
 /// Batches in an epoch of digits drawn for the purpose.
 const BATCHES: usize = 16;
 
@@ -73,7 +73,7 @@ pub(crate) fn items(configs: &Path) -> Result<(Vec<Item>, Vec<String>)> {
         }));
         seen.push((name, config));
     }
-    items.extend([1, 8].map(|passes| Item { name: format!("forward {CIFAR} UNet2DModel b4 x{passes}"), flops: None }));
+    items.extend(LARGER.map(|name| Item { name: name.to_owned(), flops: None }));
     Ok((items, notes))
 }
 
@@ -104,20 +104,23 @@ pub(crate) fn prepare(words: &[&str], options: &Options) -> Result<Work> {
         ["step", name, _, _] => step(load(configs, name, &[])?, device),
         ["bare", name, _, batch] => bare(load(configs, name, &[])?, number(batch)?, device.clone()),
         ["train", name, _, batch] => train(configs, name, number(batch)?, *choice),
-        ["forward", CIFAR, _, batch, passes] => forward(
-            Registry::default().models.from_json(CIFAR_CONFIG, CIFAR)?.as_ref(),
-            number(batch)?,
-            number(passes)?,
-            device.clone(),
-        ),
+        ["forward", name, _, batch, passes] => {
+            let config = load(configs, name, &[])?;
+            forward(config.model.as_ref(), number(batch)?, number(passes)?, device.clone())
+        }
         ["sample", name, _, batch, steps] => sample(load(configs, name, &[])?, number(batch)?, number(steps)?, device),
         _ => Err(format!("there is no work `{}`", words.join(" ")).into()),
     }
 }
 
+/// A configuration in configs, or a larger network's in xtask/bench/networks.
 fn load(configs: &Path, name: &str, set: &[&str]) -> Result<RunConfig> {
     let set: Vec<String> = ["train.epochs=1000000"].iter().chain(set).map(|&set| set.to_owned()).collect();
-    Ok(RunConfig::load(&configs.join(name), &set, &Registry::default())?)
+    let file = match name.ends_with(".toml") {
+        true => configs.join(name),
+        false => configs.join("../xtask/bench/networks").join(name).with_extension("toml"),
+    };
+    Ok(RunConfig::load(&file, &set, &Registry::default())?)
 }
 
 /// Optimiser steps as `kakusan train` does them, batches made ahead and all.
