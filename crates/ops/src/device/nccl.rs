@@ -45,12 +45,23 @@ impl fmt::Debug for Nccl {
 }
 
 impl Nccl {
+    /// Finds NCCL. A process that cannot should tell the others before they [`join`](Self::join): they would wait for
+    /// it.
+    ///
+    /// # Errors
+    /// When NCCL is not installed.
+    pub fn check() -> Result<()> {
+        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+        super::libraries::check_nccl()?;
+        Ok(())
+    }
+
     /// What the processes need to find each other: 128 bytes, which hold an address of this process.
     ///
     /// # Errors
     /// When NCCL is not installed or cannot listen.
     pub fn unique_id() -> Result<Vec<u8>> {
-        check()?;
+        Self::check()?;
         let id = result::get_uniqueid().map_err(explain)?;
         Ok(id.internal.iter().map(|&c| c as u8).collect())
     }
@@ -62,7 +73,7 @@ impl Nccl {
     /// When NCCL is not installed, the device is no card, two processes have the same card, or `id` is not of
     /// [`unique_id`](Self::unique_id).
     pub fn join(device: &Device, rank: usize, size: usize, id: &[u8]) -> Result<Self> {
-        check()?;
+        Self::check()?;
         let Device::Cuda(device) = device else { bail!("NCCL adds on CUDA cards, not on {device:?}") };
         let Ok(internal) = <[u8; 128]>::try_from(id) else { bail!("an NCCL id has 128 bytes, not {}", id.len()) };
         let id = sys::ncclUniqueId { internal: internal.map(|byte| byte as c_char) };
@@ -140,12 +151,6 @@ impl InplaceOp1 for Nccl {
     }
 }
 
-fn check() -> Result<()> {
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-    super::libraries::check_nccl()?;
-    Ok(())
-}
-
 /// cudarc's error has no text.
 fn explain(error: NcclError) -> Error {
     Error::Msg(format!("NCCL: {:?} (NCCL_DEBUG=WARN tells more)", error.0))
@@ -159,7 +164,7 @@ mod tests {
     #[test]
     fn what_is_not_nccls_is_refused() {
         let said = |result: Result<Nccl>| result.unwrap_err().to_string();
-        if let Err(missing) = check() {
+        if let Err(missing) = Nccl::check() {
             assert!(missing.to_string().contains("libnccl.so.2"), "{missing}");
             assert!(Nccl::unique_id().is_err());
             return;

@@ -85,8 +85,8 @@ fn nccl(device: &Device, group: &dyn Group) -> Result<Sum> {
 
     use kakusan_ops::Nccl;
 
-    let own = if group.leads() { Nccl::unique_id()? } else { vec![] };
-    let all = group.all_gather(&own)?;
+    let own = if group.leads() { Nccl::unique_id()? } else { Nccl::check().map(|()| vec![])? };
+    let all = group.all_gather(&own)?; // a rank without NCCL says so here
     let id = all.first().map_or(&[][..], Vec::as_slice);
     Ok(Sum::Library(Arc::new(Nccl::join(device, group.rank(), group.size(), id)?)))
 }
