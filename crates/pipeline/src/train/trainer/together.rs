@@ -137,3 +137,30 @@ fn update(digest: &mut Sha256, tensor: &Tensor) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use kakusan_data::draw_digits;
+
+    use super::*;
+    use crate::{Registry, RunConfig};
+
+    /// As a card alone adds with `--all-reduce tree`.
+    #[test]
+    fn one_process_adds_by_the_exchange_to_the_same_bits() {
+        let text = r#"
+            model = { _class_name = "BasicUNet" }
+            scheduler = { _class_name = "LinearMixScheduler" }
+            train = { epochs = 1, batch_size = 20 }
+        "#;
+        let config = RunConfig::parse(text, "test", &[], &Registry::default()).unwrap();
+        let images = Arc::new(draw_digits(&[1], 40, 0).unwrap());
+        let state = |sum: Sum| {
+            let mut trainer = Trainer::new(&config, images.clone(), &Device::Cpu).unwrap().with_sum(sum);
+            while trainer.step().unwrap().is_some() {}
+            trainer.digest().unwrap()
+        };
+        assert_eq!(state(Sum::Alone), state(Sum::Tree));
+    }
+}
