@@ -15,7 +15,9 @@ use kakusan::candle::{Device, Tensor};
 use kakusan::data::ImageSet;
 use kakusan::models::{Dropout, ModelConfig, Weights};
 use kakusan::ops::{Adam, AdamConfig, PreparedWeights};
-use kakusan::pipeline::{DDPMPipeline, DeviceChoice, Event, Registry, RunConfig, SampleOptions, Trainer, Training};
+use kakusan::pipeline::{
+    DDPMPipeline, DeviceChoice, Event, OptimizerName, Registry, RunConfig, SampleOptions, Trainer, Training,
+};
 use kakusan::report::Report;
 use kakusan::rng::Generator;
 use kakusan::scheduler::to_json;
@@ -73,6 +75,7 @@ pub(crate) fn items(configs: &Path) -> Result<(Vec<Item>, Vec<String>)> {
         }));
         seen.push((name, config));
     }
+    notes.push("A configuration that trains by Muon is measured with Adam, as PyTorch is.".to_owned());
     items.extend(LARGER.map(|name| Item { name: name.to_owned(), flops: None }));
     Ok((items, notes))
 }
@@ -120,7 +123,13 @@ fn load(configs: &Path, name: &str, set: &[&str]) -> Result<RunConfig> {
         true => configs.join(name),
         false => configs.join("../xtask/bench/networks").join(name).with_extension("toml"),
     };
-    Ok(RunConfig::load(&file, &set, &Registry::default())?)
+    let mut config = RunConfig::load(&file, &set, &Registry::default())?;
+    if config.train.optimizer == OptimizerName::Muon {
+        // as PyTorch does, whose own Muon takes no kernels of convolutions
+        config.train.optimizer = OptimizerName::Adam;
+        config.train.momentum = None;
+    }
+    Ok(config)
 }
 
 /// Optimiser steps as `kakusan train` does them, batches made ahead and all.

@@ -298,6 +298,7 @@ delayed cudaFree
 delayed cudaFreeAsync
 delayed cudaFreeAsync_ptsz
 delayed cudaFuncGetAttributes
+delayed cudaFuncSetAttribute
 delayed cudaGetDevice
 delayed cudaGetDeviceCount
 delayed cudaGetErrorName
