@@ -84,7 +84,8 @@ fn by_tcp(launch: &Launch, place: &Place) -> Result<Arc<dyn Group>> {
     let Launch { rank, size, .. } = *launch;
     let Place { address, port } = place.clone();
     if rank == 0 {
-        say(&format!("Waiting for {} other processes at {address}:{port}.", size - 1));
+        let others = if size == 2 { "another process".to_owned() } else { format!("{} other processes", size - 1) };
+        say(&format!("Waiting for {others} at {address}:{port}."));
     }
     Ok(Arc::new(Tcp::join(&Rendezvous { rank, size, address, port, timeout: TIMEOUT })?))
 }
