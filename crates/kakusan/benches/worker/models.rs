@@ -3,7 +3,7 @@
 //! is no more than forward, backward and Adam on the same batch again and again, and `train` is `kakusan train` with
 //! averaged weights and TensorBoard's log: what is between them is what a training costs beside its arithmetic.
 //! `forward ddpm-cifar10-32 UNet2DModel b4 x8` is eight forward passes of a larger network, with random weights that
-//! stand still in the meantime, as in a sampling, and `step butterflies-64 UNet2DModel b4` a step of one; these are in
+//! stand still in the meantime, as in a sampling, and `step ddpm-butterflies-64 UNet2DModel b4` a step of one; these are in
 //! xtask/bench/networks.
 
 use std::ops::ControlFlow;
@@ -34,7 +34,7 @@ const LARGER: [&str; 4] = [
     "forward ddpm-cifar10-32 UNet2DModel b4 x1",
     "forward ddpm-cifar10-32 UNet2DModel b4 x8",
     "forward ddpm-cat-256 UNet2DModel b1 x1",
-    "step butterflies-64 UNet2DModel b4",
+    "step ddpm-butterflies-64 UNet2DModel b4",
 ];
 /// Batches in an epoch of digits drawn for the purpose.
 const BATCHES: usize = 16;
