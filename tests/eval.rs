@@ -98,11 +98,12 @@ fn images_of_the_data_are_restored_from_noise() {
     // an untrained network that predicts hardly any noise, so that the little that was added stays
     place.train("run", &["--max-steps", "1", "--set", "train.learning_rate=1e-9", "--set", DDPM]).expect(0);
     let restore = |share: &str| {
-        place.eval(share, &["--model", "run", "--images", "24", "--steps", "10", "--restore", share]).expect(0);
-        place.result(share)
+        place.run(&["eval", "--model", "run", "--images", "24", "--steps", "10", "--restore", share]).expect(0);
+        place.result("eval")
     };
     let [little, all] = ["0.1", "1"].map(restore);
     assert_eq!(little["sampling"]["restored"], 0.1);
+    assert!(!place.path("run/eval.json").exists());
     let nearest = |result: &Value| result["samples"]["nearest"].as_f64().unwrap();
     assert!(nearest(&little) < nearest(&all) / 2.0, "{little:#} {all:#}");
     let others = ["--model", "run", "--images", "24", "--steps", "10", "--restore", "0.1", "--batch", "5"];

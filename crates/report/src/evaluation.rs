@@ -4,7 +4,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use kakusan_eval::Evaluation;
+use kakusan_eval::{Evaluation, Sampling};
 use kakusan_pipeline::{Error, Result, write_whole};
 
 use crate::page::{escape, size, thousands};
@@ -41,7 +41,13 @@ pub fn show_evaluation(dir: &Path, evaluation: &Evaluation, picture: Option<&[u8
 /// How the figures were measured.
 pub(crate) fn measurement(evaluation: &Evaluation) -> String {
     let how = match &evaluation.sampling {
-        Some(sampling) => format!(" were drawn by {} in {} steps and", sampling.scheduler, sampling.steps),
+        Some(Sampling { scheduler, steps, restored: None, .. }) => {
+            format!(" were drawn by {scheduler} in {steps} steps and")
+        }
+        Some(Sampling { scheduler, steps, restored: Some(share), .. }) => format!(
+            ", images of the data with noise, were restored by {scheduler} in the last {} % of {steps} steps and",
+            100.0 * share
+        ),
         None => String::new(),
     };
     let network = match &evaluation.network.training {

@@ -113,7 +113,7 @@ pub(crate) struct EvalArgs {
     /// figures of a smaller part
     #[arg(long, value_name = "SHARE", allow_hyphen_values = true, value_parser = real(0.0..=1.0))]
     restore: Option<f64>,
-    /// The folder for eval.json and the pictures [default: the run's folder, or eval]
+    /// The folder for eval.json and the pictures [default: the run's folder, or eval; with --restore always eval]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// cpu, cuda, cuda:N, or auto
@@ -312,9 +312,10 @@ fn classifier(compared: &Compared, watch: &mut dyn FnMut(usize) -> ControlFlow<(
 }
 
 impl EvalArgs {
-    /// The folder for the results.
+    /// The folder for the results: a run's, unless they do not tell how good its samples are.
     fn out(&self) -> PathBuf {
-        let of_run = self.model.as_ref().map(PathBuf::from).filter(|dir| dir.join("config.toml").is_file());
+        let run = self.model.as_ref().filter(|_| self.restore.is_none());
+        let of_run = run.map(PathBuf::from).filter(|dir| dir.join("config.toml").is_file());
         self.out.clone().or(of_run).unwrap_or_else(|| "eval".into())
     }
 
