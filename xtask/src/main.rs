@@ -89,6 +89,22 @@ fn main() -> ExitCode {
 /// The result of a command of this program: its exit code, or a message.
 type Result = std::result::Result<ExitCode, Box<dyn std::error::Error>>;
 
+/// The options in a command's arguments. Otherwise the help or what is wrong was printed, and this is the exit code.
+fn options_of<T>(
+    args: &[String],
+    help: &str,
+    parse: impl FnOnce(&[String]) -> std::result::Result<T, String>,
+) -> std::result::Result<T, ExitCode> {
+    if args.iter().any(|arg| arg == "--help" || arg == "-h") {
+        println!("{help}");
+        return Err(ExitCode::SUCCESS);
+    }
+    parse(args).map_err(|wrong| {
+        eprintln!("error: {wrong}");
+        ExitCode::from(2)
+    })
+}
+
 /// The folder of the workspace.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_owned)

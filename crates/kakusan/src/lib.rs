@@ -13,6 +13,7 @@
 //! | `eval` | figures of samples: Fréchet distance, KID, precision and recall (includes `train`) |
 //! | `schema` | the JSON schema of configuration files (includes `train`) |
 //! | `cuda` | NVIDIA devices; needs the CUDA toolkit |
+//! | `nccl` | processes with a card each add their gradients by NCCL, which it needs |
 //!
 //! The command `kakusan`, which trains and samples from configuration files, is the crate `kakusan-cli`.
 //!

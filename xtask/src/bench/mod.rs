@@ -13,7 +13,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use self::options::{HELP, Options};
 use self::worker::Worker;
-use crate::{load, machine, root};
+use crate::{load, machine, options_of, root};
 
 const RUNS: &str = "docs/runs";
 const PAGE: &str = "docs/performance.md";
@@ -21,16 +21,10 @@ const PAGE: &str = "docs/performance.md";
 const MODULES: [&str; 3] = ["numpy", "safetensors", "torch"];
 
 pub(crate) fn run(args: &[String]) -> crate::Result {
-    if args.iter().any(|arg| arg == "--help" || arg == "-h") {
-        println!("{HELP}");
-        return Ok(ExitCode::SUCCESS);
-    }
-    let options = match Options::parse(args, std::thread::available_parallelism()?.get()) {
+    let threads = std::thread::available_parallelism()?.get();
+    let options = match options_of(args, HELP, |args| Options::parse(args, threads)) {
         Ok(options) => options,
-        Err(wrong) => {
-            eprintln!("error: {wrong}");
-            return Ok(ExitCode::from(2));
-        }
+        Err(code) => return Ok(code),
     };
     if options.page {
         write_page()?;

@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 use self::options::{HELP, Options};
 use crate::bench::report::today;
 use crate::bench::{build, check_python};
-use crate::{machine, root};
+use crate::{machine, options_of, root};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -20,16 +20,9 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 const LOSS_BAR: f64 = 1e-3;
 
 pub(crate) fn run(args: &[String]) -> crate::Result {
-    if args.iter().any(|arg| arg == "--help" || arg == "-h") {
-        println!("{HELP}");
-        return Ok(ExitCode::SUCCESS);
-    }
-    let options = match Options::parse(args) {
+    let options = match options_of(args, HELP, Options::parse) {
         Ok(options) => options,
-        Err(wrong) => {
-            eprintln!("error: {wrong}");
-            return Ok(ExitCode::from(2));
-        }
+        Err(code) => return Ok(code),
     };
     if let Some(dir) = &options.pack {
         pack::pack(dir, &Programs::build(&options)?)?;

@@ -13,7 +13,7 @@ use self::options::{HELP, Options};
 use self::runs::{Run, Side};
 use self::train::{Recipe, Trained};
 use crate::bench::{build, check_python};
-use crate::{load, machine, root};
+use crate::{load, machine, options_of, root};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -23,16 +23,9 @@ const RECIPES: [&str; 3] = ["184", "184-v", "184-fast"];
 const MODULES: [&str; 4] = ["diffusers", "numpy", "safetensors", "torch"];
 
 pub(crate) fn run(args: &[String]) -> crate::Result {
-    if args.iter().any(|arg| arg == "--help" || arg == "-h") {
-        println!("{HELP}");
-        return Ok(ExitCode::SUCCESS);
-    }
-    let options = match Options::parse(args) {
+    let options = match options_of(args, HELP, Options::parse) {
         Ok(options) => options,
-        Err(wrong) => {
-            eprintln!("error: {wrong}");
-            return Ok(ExitCode::from(2));
-        }
+        Err(code) => return Ok(code),
     };
     // a smoke test leaves the published results alone
     let docs = if options.smoke { root().join("target/results") } else { root().join("docs") };

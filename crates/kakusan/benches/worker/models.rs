@@ -3,8 +3,8 @@
 //! is no more than forward, backward and Adam on the same batch again and again, and `train` is `kakusan train` with
 //! averaged weights and TensorBoard's log: what is between them is what a training costs beside its arithmetic.
 //! `forward ddpm-cifar10-32 UNet2DModel b4 x8` is eight forward passes of a larger network, with random weights that
-//! stand still in the meantime, as in a sampling, and `step ddpm-butterflies-64 UNet2DModel b4` a step of one; these are in
-//! xtask/bench/networks.
+//! stand still in the meantime, as in a sampling, and `step ddpm-butterflies-64 UNet2DModel b4` a step of one. These
+//! networks are in xtask/bench/networks.
 
 use std::ops::ControlFlow;
 use std::path::Path;
