@@ -216,8 +216,10 @@ def same_bytes(kakusan, place):
     print(f"  {', '.join(map(str, files))}")
 
 
-# In place of the configuration's velocity: the noise, as diffusers' examples predict it.
+# In place of the configuration's velocity and Muon: the noise and Adam, as in diffusers' examples.
 NOISE = [
+    'train.optimizer="adam"',
+    "train.learning_rate=1e-3",
     'scheduler.prediction_type="epsilon"',
     "scheduler.rescale_betas_zero_snr=false",
     'scheduler.timestep_spacing="leading"',
