@@ -7,6 +7,9 @@ use kakusan_distributed::Group;
 use super::Sum;
 use crate::{Error, Result};
 
+const NO_NCCL: &str = "this build has no NCCL: build with `--features nccl` (needs NCCL and the CUDA toolkit), or pass \
+                       --all-reduce tree";
+
 /// How the gradients of several processes become one sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -60,10 +63,7 @@ impl AllReduceMethod {
                 unfit("NCCL adds the gradients of several processes, and this is one alone")
             }
             Self::Nccl if !on_card => unfit("NCCL adds on CUDA cards: pass --device cuda, or --all-reduce tree"),
-            Self::Nccl if !cfg!(feature = "nccl") => unfit(
-                "this build has no NCCL: build with `--features nccl` (needs NCCL and the CUDA toolkit), or pass \
-                 --all-reduce tree",
-            ),
+            Self::Nccl if !cfg!(feature = "nccl") => unfit(NO_NCCL),
             Self::Nccl => Ok(Self::Nccl),
         }
     }
@@ -92,8 +92,8 @@ fn nccl(device: &Device, group: &dyn Group) -> Result<Sum> {
 }
 
 #[cfg(not(feature = "nccl"))]
-fn nccl(device: &Device, group: &dyn Group) -> Result<Sum> {
-    AllReduceMethod::Nccl.resolve(!device.is_cpu(), group.size()).map(|_| Sum::Tree)
+fn nccl(_: &Device, _: &dyn Group) -> Result<Sum> {
+    Err(Error::Unfit(NO_NCCL.to_owned()))
 }
 
 #[cfg(test)]
