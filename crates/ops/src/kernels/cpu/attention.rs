@@ -1,5 +1,7 @@
 //! Attention over tokens, block by block: the matrix of all scores is never in memory.
 
+mod narrow;
+
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -17,19 +19,25 @@ const QUERIES: usize = 64;
 /// FlashAttention (Dao et al. 2022). `log_sums`, `[b, n, heads]`, gets the logarithm of each row's sum of exponentials,
 /// for `backward`.
 pub(crate) fn forward(s: Attention, [q, k, v]: [&[f32]; 3], out: &mut [f32], log_sums: &mut [f32]) {
-    let c = s.channels();
+    let (c, narrow) = (s.channels(), s.d == narrow::WIDTH);
+    let queries = if narrow { narrow::QUERIES } else { QUERIES };
     let images = out.chunks_mut(s.n * c).zip(log_sums.chunks_mut(s.n * s.heads)).enumerate();
     let tasks: Vec<_> = images
         .flat_map(|(image, (out, log_sums))| {
-            let blocks = out.chunks_mut(QUERIES * c).zip(log_sums.chunks_mut(QUERIES * s.heads)).enumerate();
-            blocks.map(move |(block, (out, log_sums))| (image, block * QUERIES, out, log_sums))
+            let blocks = out.chunks_mut(queries * c).zip(log_sums.chunks_mut(queries * s.heads)).enumerate();
+            blocks.map(move |(block, (out, log_sums))| (image, block * queries, out, log_sums))
         })
         .collect();
     tasks.into_par_iter().with_min_len(min_tasks()).for_each(|(image, start, out, log_sums)| {
         let _flush = FlushDenormals::new();
         let q = &q[(image * s.n + start) * c..];
         let of_image = image * s.keys * c..(image + 1) * s.keys * c;
-        s.forward_block(q, [&k[of_image.clone()], &v[of_image]], out, log_sums);
+        let kv = [&k[of_image.clone()], &v[of_image]];
+        if narrow {
+            narrow::forward_block(&s, q, kv, out, log_sums);
+        } else {
+            s.forward_block(q, kv, out, log_sums);
+        }
     });
 }
 
@@ -49,6 +57,10 @@ pub(crate) fn backward(
     gradients.zip(inputs.zip(results)).with_min_len(min_tasks()).for_each(|(gradients, (inputs, results))| {
         let _flush = FlushDenormals::new();
         let ((dq, (dk, dv)), (q, (k, v)), ((out, log_sums), grad)) = (gradients, inputs, results);
+        if s.d == narrow::WIDTH {
+            narrow::backward_image(&s, [q, k, v], [out, log_sums], grad, [dq, dk, dv]);
+            return;
+        }
         for head in 0..s.heads {
             s.head_backward(head, [q, k, v], [out, log_sums], grad, [&mut *dq, &mut *dk, &mut *dv]);
         }
@@ -365,6 +377,8 @@ mod tests {
             (1, 70, 130, 1, 512),
             (1, 600, 600, 2, 16),
             (2, 16, 16, 32, 8),
+            (2, 196, 196, 8, 8),
+            (1, 130, 77, 3, 8),
         ] {
             let s = Attention { b, n, keys, heads, d, scale: 1.0 / (d as f32).sqrt() };
             let errors = worst(s, 1.0);
