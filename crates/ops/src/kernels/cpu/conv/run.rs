@@ -232,21 +232,20 @@ pub(crate) fn weight_gradient(s: &ConvShape, x: &Buffer, grad: &Buffer) -> Resul
     let pass = Pass::forward(s, true);
     let (image, result) = (pass.image(), pass.result());
     let images = x.len() / image;
-    // The same images together on any number of threads, whatever they hold.
-    let count = match pass.way {
-        Way::Winograd => pass.group(),
-        _ => (ROOM / pass.padded()).max(1),
-    }
-    .min(images);
     let layout = WeightSums::new(&pass, lanes());
     let mut sums = None;
     let mut winograd = match pass.way {
         Way::Winograd => {
-            let values = WeightValues::new(&pass)?;
-            let [x, grad] = values.image();
+            let values = WeightValues::new(&pass, images);
+            let ([x, grad], count) = (values.image(), values.group());
             Some((values, Buffer::new(count * x)?, Buffer::new(count * grad)?))
         }
         _ => None,
+    };
+    // The same images together on any number of threads, whatever they hold.
+    let count = match &winograd {
+        Some((values, ..)) => values.group(),
+        None => (ROOM / pass.padded()).max(1).min(images),
     };
     for first in (0..images).step_by(count.max(1)) {
         let n = count.min(images - first);
@@ -263,7 +262,7 @@ pub(crate) fn weight_gradient(s: &ConvShape, x: &Buffer, grad: &Buffer) -> Resul
                     let images = (piece(x, i, image), piece(grad, i, result));
                     with_scratch(values.rooms(), |rooms| values.values(images, room, rooms));
                 });
-                values.add(n, x_values, grad_values);
+                values.add(n, x_values, grad_values)?;
             }
             _ => {
                 let sums = match &mut sums {
@@ -284,8 +283,8 @@ pub(crate) fn weight_gradient(s: &ConvShape, x: &Buffer, grad: &Buffer) -> Resul
             }
         }
     }
-    let mut weight = match &winograd {
-        Some((values, ..)) => values.finish(s)?,
+    let mut weight = match winograd {
+        Some((values, ..)) => values.finish()?,
         None => Buffer::zeros(s.co * s.ci * s.k * s.k)?,
     };
     if let Some(sums) = sums {
