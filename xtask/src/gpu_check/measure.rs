@@ -18,8 +18,15 @@ use crate::machine;
 /// The first is PyTorch as most people run it; the others are faster.
 pub(crate) const LAYOUTS: [&str; 3] = ["channels-last", "compiled", "graphs"];
 /// What the items that are measured begin with.
-const MEASURED: [&str; 5] =
-    ["step 184.toml ", "step ddpm-184.toml ", "sample 184.toml ", "sample ddpm-184.toml ", "forward "];
+const MEASURED: [&str; 7] = [
+    "step 184.toml ",
+    "step ddpm-184.toml ",
+    "step ddpm-cat-256 ",
+    "step ddpm-butterflies-64 ",
+    "sample 184.toml ",
+    "sample ddpm-184.toml ",
+    "forward ",
+];
 const ROUNDS: usize = 7;
 
 pub(crate) struct Place<'a> {

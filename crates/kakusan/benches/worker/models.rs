@@ -30,10 +30,11 @@ const TUTORIAL: &str = "184.toml";
 /// As many as the tutorial has; of a larger network fewer, which take as long.
 const SAMPLE_STEPS: [(&str, usize); 2] = [("BasicUNet", 40), ("UNet2DModel", 4)];
 /// What is measured of the larger networks.
-const LARGER: [&str; 4] = [
+const LARGER: [&str; 5] = [
     "forward ddpm-cifar10-32 UNet2DModel b4 x1",
     "forward ddpm-cifar10-32 UNet2DModel b4 x8",
     "forward ddpm-cat-256 UNet2DModel b1 x1",
+    "step ddpm-cat-256 UNet2DModel b1",
     "step ddpm-butterflies-64 UNet2DModel b4",
 ];
 /// Batches in an epoch of digits drawn for the purpose.

@@ -128,6 +128,15 @@ impl Pass {
         begins && (self.padded_h, self.padded_w) == (self.h, self.w)
     }
 
+    /// How Winograd's tiles find their pixels: the size of an image, and the first row and column that they read, in the
+    /// padding. Images with zeros between their pixels are read as padded ones.
+    pub(super) fn tiled(&self) -> ([usize; 2], [isize; 2]) {
+        if self.dilation > 1 {
+            return ([self.padded_h, self.padded_w], [0, 0]);
+        }
+        ([self.h, self.w], [self.from as isize - self.top as isize, -(self.left as isize)])
+    }
+
     /// Copies images `[n, h, w, c]` to `[n, padded h, padded w, c]`, zeros around them.
     #[inline(always)]
     pub(super) fn pad(&self, images: &[f32], padded: &mut [f32]) {

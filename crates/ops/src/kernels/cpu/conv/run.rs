@@ -177,19 +177,20 @@ impl WithSimd for Forward<'_> {
         let Self { weights, ref pass, images, bounded, rooms: [padded, form, room, values, products], mut finish } =
             self;
         let count = images.len() / pass.image();
-        let padded = if pass.as_it_is() {
+        let by_winograd = pass.way == Way::Winograd && bounded.unwrap_or_else(|| winograd::bounded(images));
+        let images = if pass.as_it_is() || by_winograd && pass.dilation == 1 {
             images
         } else {
             pass.pad(images, padded);
             &*padded
         };
+        if by_winograd {
+            winograd::results(simd, pass, count, images, weights, [form, values, products], finish);
+            return;
+        }
         match pass.way {
-            Way::Winograd if bounded.unwrap_or_else(|| winograd::bounded(images)) => {
-                winograd::results(simd, pass, count, padded, weights, [form, values, products], finish);
-                return;
-            }
-            Way::Narrow => direct::narrow(simd, pass, count, padded, weights, finish.y),
-            _ => direct::wide(simd, pass, count, padded, weights, [form, room], finish.y),
+            Way::Narrow => direct::narrow(simd, pass, count, images, weights, finish.y),
+            _ => direct::wide(simd, pass, count, images, weights, [form, room], finish.y),
         }
         finish.apply(simd, pass.o);
     }
@@ -260,7 +261,7 @@ pub(crate) fn weight_gradient(s: &ConvShape, x: &Buffer, grad: &Buffer) -> Resul
                 images.enumerate().with_min_len(min_tasks()).for_each(|(i, room)| {
                     let _flush = FlushDenormals::new();
                     let images = (piece(x, i, image), piece(grad, i, result));
-                    with_scratch(values.rooms(), |rooms| values.values(images, room, rooms));
+                    values.values(images, room);
                 });
                 values.add(n, x_values, grad_values)?;
             }

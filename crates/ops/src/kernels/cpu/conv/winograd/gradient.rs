@@ -4,8 +4,8 @@ use candle_core::Result;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::lines::{Places, column, kernel, output};
-use super::{GROUP, TILE, Tiles, group, image_tile, plane, points};
+use super::lines::{Image, Places, Window, column, kernel, output};
+use super::{GROUP, TILE, Tiles, at, group, image_tile, plane, points};
 use crate::kernels::cpu::buffer::Buffer;
 use crate::kernels::cpu::conv::micro::{Outer, Strides, tiles, widest};
 use crate::kernels::cpu::conv::pass::Pass;
@@ -29,8 +29,6 @@ pub(in super::super) struct WeightValues {
     tiles: Tiles,
     x_plane: usize,
     grad_plane: usize,
-    /// Height and width of padded gradients.
-    padded: [usize; 2],
     /// Images of a group.
     group: usize,
     /// Whether that is all, and their products are computed block by block.
@@ -57,7 +55,6 @@ impl WeightValues {
             tiles,
             x_plane: tiles.count * forward.c,
             grad_plane: tiles.count * forward.o,
-            padded: [tiles.rows * TILE, tiles.columns * TILE],
             group: if in_blocks { images } else { group(forward).min(images) },
             in_blocks,
             sums: Sums::Nothing,
@@ -75,19 +72,9 @@ impl WeightValues {
         [places * self.x_plane, places * self.grad_plane]
     }
 
-    /// Floats that [`values`](Self::values) needs to pad an image and its gradient.
-    pub(in super::super) fn rooms(&self) -> [usize; 2] {
-        [self.forward.padded(), self.padded[0] * self.padded[1] * self.forward.o]
-    }
-
     /// Turns an image and its result's gradient into values.
-    pub(in super::super) fn values(
-        &self,
-        image: (&[f32], &[f32]),
-        values: (&mut [f32], &mut [f32]),
-        rooms: [&mut [f32]; 2],
-    ) {
-        arch().dispatch(Values { of: self, image, values, rooms });
+    pub(in super::super) fn values(&self, image: (&[f32], &[f32]), values: (&mut [f32], &mut [f32])) {
+        arch().dispatch(Values { of: self, image, values });
     }
 
     /// Adds the products of the values of a group of `count` images.
@@ -137,7 +124,6 @@ struct Values<'a> {
     of: &'a WeightValues,
     image: (&'a [f32], &'a [f32]),
     values: (&'a mut [f32], &'a mut [f32]),
-    rooms: [&'a mut [f32]; 2],
 }
 
 impl WithSimd for Values<'_> {
@@ -152,21 +138,13 @@ impl WithSimd for Values<'_> {
 impl Values<'_> {
     #[inline(always)]
     fn run<S: Simd, const P: usize>(self, simd: S) {
-        let Self { of, image: (x, grad), values: (x_values, grad_values), rooms: [x_room, grad_room] } = self;
-        let pass = &of.forward;
-        pass.pad(x, x_room);
-        let [height, width] = of.padded;
-        let row = width * pass.o;
-        for (to, from) in grad_room.chunks_exact_mut(row).zip(grad.chunks_exact(pass.ow * pass.o)) {
-            to[..from.len()].copy_from_slice(from);
-            to[from.len()..].fill(0.0);
-        }
-        grad_room[pass.oh * row..height * row].fill(0.0);
+        let Self { of, image: (x, grad), values: (x_values, grad_values) } = self;
+        let Pass { c, o, oh, ow, .. } = of.forward;
+        let ([h, w], first) = of.forward.tiled();
+        let (image, grad) = (Image { pixels: x, h, w, c }, Image { pixels: grad, h: oh, w: ow, c: o });
         for (t, _, y, x) in of.tiles.iter() {
-            let tile = &x_room[y * TILE * pass.row() + x * TILE * pass.c..];
-            image_tile::<S, P>(simd, tile, pass.row(), pass.c, &mut x_values[t * pass.c..], of.x_plane);
-            let tile = &grad_room[y * TILE * row + x * TILE * pass.o..];
-            gradient_tile::<S, P>(simd, tile, row, pass.o, &mut grad_values[t * pass.o..], of.grad_plane);
+            image_tile::<S, P>(simd, image, at(first, y, x), &mut x_values[t * c..], of.x_plane);
+            gradient_tile::<S, P>(simd, grad, at([0, 0], y, x), &mut grad_values[t * o..], of.grad_plane);
         }
     }
 }
@@ -306,31 +284,20 @@ impl TurnBack<'_> {
     }
 }
 
-/// The values of a 4x4 tile of padded gradients as a kernel.
+/// The values of a 4x4 tile of gradients as a kernel.
 #[inline(always)]
-fn gradient_tile<S: Simd, const P: usize>(
-    simd: S,
-    tile: &[f32],
-    row: usize,
-    c: usize,
-    values: &mut [f32],
-    plane: usize,
-) {
-    let from = Places::new(tile.len(), [TILE, TILE], [row, c], c);
-    let to = Places::new(values.len(), [P, P], [P * plane, plane], c);
-    for channel in (0..c).step_by(S::F32_LANES) {
+fn gradient_tile<S: Simd, const P: usize>(simd: S, grad: Image, at: [isize; 2], values: &mut [f32], plane: usize) {
+    let from = Window::<TILE>::new(grad, at);
+    let to = Places::new(values.len(), [P, P], [P * plane, plane], grad.c);
+    for channel in (0..grad.c).step_by(S::F32_LANES) {
         let mut rows = [[simd.splat_f32s(0.0); P]; TILE];
         for (i, values) in rows.iter_mut().enumerate() {
-            let mut pixels = [simd.splat_f32s(0.0); TILE];
-            for (j, pixel) in pixels.iter_mut().enumerate() {
-                // SAFETY: i and j are below TILE; c is a number of whole vectors.
-                *pixel = unsafe { from.load(simd, tile, i, j, channel) };
-            }
-            *values = kernel::<S, P, TILE>(simd, pixels);
+            // SAFETY: c is a number of whole vectors.
+            *values = kernel::<S, P, TILE>(simd, unsafe { from.row(simd, i, channel) });
         }
         for j in 0..P {
             for (i, value) in kernel::<S, P, TILE>(simd, column(&rows, j)).into_iter().enumerate() {
-                // SAFETY: i and j are below P.
+                // SAFETY: i and j are below P; c is a number of whole vectors.
                 unsafe { to.store(simd, values, (i, j), channel, value) };
             }
         }

@@ -5,6 +5,8 @@
 //! rounding errors are less than half of those of 0, 1, -1, 2, -2 (Barabasz et al. 2020 say why; these were searched
 //! for). `P` is their number.
 
+use std::ops::Range;
+
 use pulp::Simd;
 
 /// The points of kernels of 3 other than 0 and infinity: `A`, `-A`, `B` and `-B`. With all their powers they are exact
@@ -31,7 +33,8 @@ impl Places {
     /// Checks that vectors at all places, from any of `channels` on, lie within `len` floats.
     #[inline(always)]
     pub(super) fn new(len: usize, [rows, columns]: [usize; 2], [row, column]: [usize; 2], channels: usize) -> Self {
-        assert!((rows - 1) * row + (columns - 1) * column + channels <= len, "a transform reaches beyond its numbers");
+        let last = rows.saturating_sub(1) * row + columns.saturating_sub(1) * column;
+        assert!(last + channels <= len, "a transform reaches beyond its numbers");
         Self { row, column, rows, columns }
     }
 
@@ -70,6 +73,69 @@ impl Places {
         let at = self.at::<S>(to.len(), i, j, channel);
         // SAFETY: the caller guarantees that the vector lies within `to`.
         unsafe { to.as_mut_ptr().add(at).cast::<S::f32s>().write_unaligned(v) }
+    }
+}
+
+/// An image, `[h, w, c]`.
+#[derive(Clone, Copy)]
+pub(super) struct Image<'a> {
+    pub(super) pixels: &'a [f32],
+    pub(super) h: usize,
+    pub(super) w: usize,
+    pub(super) c: usize,
+}
+
+/// The `N` x `N` pixels of an image under a tile, zeros where there is no image.
+pub(super) struct Window<'a, const N: usize> {
+    /// From the first pixel on that is there.
+    pixels: &'a [f32],
+    places: Places,
+    /// The rows and columns that are there.
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl<'a, const N: usize> Window<'a, N> {
+    /// From row `y` and column `x` on, which may lie before the image.
+    #[inline(always)]
+    pub(super) fn new(image: Image<'a>, [y, x]: [isize; 2]) -> Self {
+        let Image { pixels, h, w, c } = image;
+        let inside = |start: isize, len: usize| {
+            let first = start.min(0).unsigned_abs().min(N);
+            first..len.saturating_add_signed(-start).clamp(first, N)
+        };
+        let (rows, columns) = (inside(y, h), inside(x, w));
+        let first = |start: isize| start.max(0).unsigned_abs();
+        let at = if rows.is_empty() || columns.is_empty() { 0 } else { (first(y) * w + first(x)) * c };
+        let places = Places::new(pixels.len() - at, [rows.len(), columns.len()], [w * c, c], c);
+        Self { pixels: &pixels[at..], places, rows, columns }
+    }
+
+    /// A vector of channels of each pixel in row `i`.
+    ///
+    /// # Safety
+    /// `channel` is at least a vector below the image's number of channels.
+    #[inline(always)]
+    pub(super) unsafe fn row<S: Simd>(&self, simd: S, i: usize, channel: usize) -> [S::f32s; N] {
+        let mut row = [simd.splat_f32s(0.0); N];
+        if !self.rows.contains(&i) {
+            return row;
+        }
+        let i = i - self.rows.start;
+        if self.columns.len() == N {
+            for (j, pixel) in row.iter_mut().enumerate() {
+                // SAFETY: rows and columns are those of the places; the caller guarantees the channel.
+                *pixel = unsafe { self.places.load(simd, self.pixels, i, j, channel) };
+            }
+        } else {
+            for (j, pixel) in row.iter_mut().enumerate() {
+                if self.columns.contains(&j) {
+                    // SAFETY: as above.
+                    *pixel = unsafe { self.places.load(simd, self.pixels, i, j - self.columns.start, channel) };
+                }
+            }
+        }
+        row
     }
 }
 

@@ -22,9 +22,9 @@ use super::weights::{Weights, panel};
 use crate::kernels::cpu::host::{PIECE, arch, min_tasks};
 use crate::kernels::cpu::silu::Finish;
 pub(super) use gradient::WeightValues;
-use lines::{Places, column, input, kernel, output};
+use lines::{Image, Places, Window, column, input, kernel, output};
 
-/// Results in a tile's row.
+/// Results in a row of a tile.
 const TILE: usize = 4;
 
 /// Tiles of a group of images, about: their values are to stay in the second level cache.
@@ -194,20 +194,20 @@ impl Kernels<'_> {
     }
 }
 
-/// The results of some padded images, finished.
+/// The results of some images, finished.
 #[inline(always)]
 pub(super) fn results<S: Simd>(
     simd: S,
     pass: &Pass,
     count: usize,
-    padded: &[f32],
+    images: &[f32],
     weights: Weights,
     rooms: [&mut [f32]; 3],
     finish: Finish,
 ) {
     match pass.k {
-        5 => results_by::<S, 8>(simd, pass, count, padded, weights, rooms, finish),
-        _ => results_by::<S, 6>(simd, pass, count, padded, weights, rooms, finish),
+        5 => results_by::<S, 8>(simd, pass, count, images, weights, rooms, finish),
+        _ => results_by::<S, 6>(simd, pass, count, images, weights, rooms, finish),
     }
 }
 
@@ -216,7 +216,7 @@ fn results_by<S: Simd, const P: usize>(
     simd: S,
     pass: &Pass,
     count: usize,
-    padded: &[f32],
+    images: &[f32],
     weights: Weights,
     [weights_room, values, products]: [&mut [f32]; 3],
     mut finish: Finish,
@@ -224,9 +224,10 @@ fn results_by<S: Simd, const P: usize>(
     let &Pass { c, o, oh, ow, .. } = pass;
     let grid = Tiles::new(pass, count);
     let value_plane = plane(grid.count * c);
+    let ([h, w], first) = pass.tiled();
     for (t, image, y, x) in grid.iter() {
-        let tile = &padded[image * pass.padded() + y * TILE * pass.row() + x * TILE * c..];
-        image_tile::<S, P>(simd, tile, pass.row(), c, &mut values[t * c..], value_plane);
+        let image = Image { pixels: &images[image * h * w * c..][..h * w * c], h, w, c };
+        image_tile::<S, P>(simd, image, at(first, y, x), &mut values[t * c..], value_plane);
     }
     let panel = 2 * S::F32_LANES;
     for first in (0..o).step_by(panel) {
@@ -286,24 +287,25 @@ fn results_by<S: Simd, const P: usize>(
     }
 }
 
-/// The values of a tile of padded images, `plane` floats from place to place.
+/// The row and the column where a tile begins, if the first one begins at `first`.
+fn at([top, left]: [isize; 2], y: usize, x: usize) -> [isize; 2] {
+    [top + (y * TILE) as isize, left + (x * TILE) as isize]
+}
+
+/// The values of a tile of an image, `plane` floats from place to place.
 #[inline(always)]
-fn image_tile<S: Simd, const P: usize>(simd: S, tile: &[f32], row: usize, c: usize, values: &mut [f32], plane: usize) {
-    let from = Places::new(tile.len(), [P, P], [row, c], c);
-    let to = Places::new(values.len(), [P, P], [P * plane, plane], c);
-    for channel in (0..c).step_by(S::F32_LANES) {
+fn image_tile<S: Simd, const P: usize>(simd: S, image: Image, at: [isize; 2], values: &mut [f32], plane: usize) {
+    let from = Window::<P>::new(image, at);
+    let to = Places::new(values.len(), [P, P], [P * plane, plane], image.c);
+    for channel in (0..image.c).step_by(S::F32_LANES) {
         let mut rows = [[simd.splat_f32s(0.0); P]; P];
         for (i, values) in rows.iter_mut().enumerate() {
-            let mut pixels = [simd.splat_f32s(0.0); P];
-            for (j, pixel) in pixels.iter_mut().enumerate() {
-                // SAFETY: i and j are below P; c is a number of whole vectors.
-                *pixel = unsafe { from.load(simd, tile, i, j, channel) };
-            }
-            *values = input(simd, pixels);
+            // SAFETY: c is a number of whole vectors.
+            *values = input(simd, unsafe { from.row(simd, i, channel) });
         }
         for j in 0..P {
             for (i, value) in input(simd, column(&rows, j)).into_iter().enumerate() {
-                // SAFETY: as above.
+                // SAFETY: i and j are below P; c is a number of whole vectors.
                 unsafe { to.store(simd, values, (i, j), channel, value) };
             }
         }
