@@ -128,8 +128,8 @@ impl Pass {
         begins && (self.padded_h, self.padded_w) == (self.h, self.w)
     }
 
-    /// How Winograd's tiles find their pixels: the size of an image, and the first row and column that they read, in the
-    /// padding. Images with zeros between their pixels are read as padded ones.
+    /// How Winograd's tiles find their pixels: the size of an image, and the first row and column that they read, in
+    /// the padding. Images with zeros between their pixels are read as padded ones.
     pub(super) fn tiled(&self) -> ([usize; 2], [isize; 2]) {
         if self.dilation > 1 {
             return ([self.padded_h, self.padded_w], [0, 0]);
