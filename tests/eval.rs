@@ -179,6 +179,50 @@ fn a_model_of_one_class_is_compared_with_that_class() {
 }
 
 #[test]
+fn the_clusters_of_a_class_are_one_class() {
+    let place = Workplace::new();
+    let fast = config("184-fast.toml");
+    let small = ["model.block_out_channels=[4,8,8]", "model.norm_num_groups=4", "model.attention_head_dim=4"];
+    let quick = ["data.sources=[\"drawn\"]", "data.drawn_per_class=24", "train.batch_size=8", "sample.batch_size=6"];
+    let rest = ["sample.steps=2", "sample.trajectory_steps=2", "data.clusters=4", "model.num_class_embeds=40"];
+    let train = |out: &str, more: &[&str]| {
+        let sets = [small.as_slice(), &quick, &rest, more].concat();
+        let sets = sets.iter().flat_map(|setting| ["--set", setting]);
+        let head = ["train", "--config", fast.to_str().unwrap(), "--out", out, "--max-steps", "2"];
+        place.run(&head.into_iter().chain(sets).collect::<Vec<_>>())
+    };
+    let said = train("run", &["data.validation=\"test\"", "train.eval_every=1", "train.epochs=1"]).expect(0).stdout();
+    assert!(said.contains("Classes: 1 (24), 4 (24), 8 (24), in 12 clusters."), "{said}");
+    let index = fs::read(place.path("run/model_index.json")).unwrap();
+    let index: Value = serde_json::from_slice(&index).unwrap();
+    let names = index["_id2label"].as_object().unwrap();
+    assert_eq!((names.len(), &names["4"], &names["19"], &names["35"]), (12, &"1".into(), &"4".into(), &"8".into()));
+    assert!(place.run(&["info", "run"]).expect(0).stdout().contains("classes: 4 to 7 1, 16 to 19 4, 32 to 35 8\n"));
+
+    let tensor = |class: &str| {
+        let head = ["sample", "--model", "run", "--steps", "2", "--batch", "4", "--class", class, "--save-tensor", "t"];
+        place.run(&head).expect(0);
+        fs::read(place.path("t")).unwrap()
+    };
+    assert_eq!(tensor("8"), tensor("32,33,34,35"));
+    assert_eq!(tensor("1,8"), tensor("4,32,5,33"));
+    assert_eq!(tensor("1..8"), tensor("4,16,32,5"));
+    for more in [&[][..], &["--class", "8"], &["--restore", "0.5"], &["--data", "digits"]] {
+        place.digits("digits/train", &draw_digits(&[1, 4, 8], 8, 0).unwrap());
+        place.eval("e", &[&["--model", "run", "--images", "12", "--steps", "2"], more].concat()).expect(0);
+    }
+
+    for (setting, message) in [
+        ("model.num_class_embeds=12", "set model.num_class_embeds to 36"),
+        ("data.clusters=1", "`clusters` is 1; it must be from 2 to 256"),
+        ("data.clusters=32", "is 32, but class 1 has only 24 images"),
+    ] {
+        let said = train("bad", &[setting]).expect(2).stderr();
+        assert!(said.contains(message), "{said}");
+    }
+}
+
+#[test]
 fn a_share_held_out_of_the_training_is_not_in_the_reference() {
     let place = Workplace::new();
     let digits = draw_digits(&[1, 8], 30, 0).unwrap();

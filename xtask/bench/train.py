@@ -47,6 +47,25 @@ def refuse(table, known):
         raise OnlyThere(", ".join(sorted(unknown)))
 
 
+def clusters(images, labels, count):
+    """The labels of clusters of each class, as crates/data/src/clusters.rs finds them."""
+    factor = math.ceil(max(images.shape[2:]) / 16)
+    views = F.avg_pool2d(images, factor, ceil_mode=True, count_include_pad=False).flatten(1)
+    divided = torch.empty_like(labels)
+    for label in labels.unique().tolist():
+        own = views[labels == label]
+        chosen = torch.randperm(len(own), generator=torch.Generator().manual_seed(0))[:count]
+        centres, nearest = own[chosen].clone(), None
+        for _ in range(25):
+            before, nearest = nearest, ((centres**2).sum(1) - 2 * own @ centres.T).argmin(1)
+            if before is not None and torch.equal(before, nearest):
+                break
+            for cluster in nearest.unique().tolist():
+                centres[cluster] = own[nearest == cluster].mean(0)
+        divided[labels == label] = label * count + ((centres**2).sum(1) - 2 * own @ centres.T).argmin(1)
+    return divided
+
+
 class Objective:
     """The loss of a batch of images in 0..1, for each kind of scheduler."""
 
@@ -220,7 +239,7 @@ def main():
 def train(config, args):
     start = time.perf_counter()
     settings = config["train"]
-    refuse(config["data"], "name classes sources")
+    refuse(config["data"], "name classes clusters sources")
     refuse(
         settings,
         "epochs max_steps batch_size seed learning_rate lr_scheduler lr_warmup_steps optimizer betas eps momentum "
@@ -230,9 +249,12 @@ def train(config, args):
         "ema_snapshots checkpoint_every keep_checkpoints keep_best tensorboard sample_every eval_every",
     )
     classes = config["data"].get("classes", list(range(10)))
-    images = 0.5 + (load_images(args.mnist, classes) - 0.5) * settings.get("pixel_scale", 1.0)
+    images = load_images(args.mnist, classes)
     labels = read_idx(args.mnist / "train-labels-idx1-ubyte.gz").long()
     labels = labels[torch.isin(labels, torch.tensor(classes))]
+    if "clusters" in config["data"]:
+        labels = clusters(images, labels, config["data"]["clusters"])
+    images = 0.5 + (images - 0.5) * settings.get("pixel_scale", 1.0)
     torch.manual_seed(args.seed)
     net, shape = model(config["model"])
     net = net.to(memory_format=torch.channels_last)

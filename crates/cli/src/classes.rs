@@ -2,15 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use kakusan::pipeline::{DDPMPipeline, Error, Result};
+use kakusan::pipeline::{DDPMPipeline, Error, Result, labels_by_class, labels_in_turn};
 
 /// How many classes a message lists at most.
 const NAMED: usize = 20;
 
-/// The labels that `asked` names, in the same order; `None` for a model without classes. A word is matched against the
-/// class names first, then read as a number. `first..last` is a range that includes both ends, and commas separate
-/// several entries.
+/// The labels that `asked` names, one after another: classes take turns, and so do the labels of a class that has
+/// several. `None` for a model without classes. A word is matched against the class names first, then read as a number.
+/// `first..last` is a range that includes both ends, and commas separate several entries.
 pub(crate) fn labels(asked: &[String], pipeline: &DDPMPipeline) -> Result<Option<Vec<u32>>> {
+    Ok(by_class(asked, pipeline)?.map(|classes| labels_in_turn(&classes)))
+}
+
+/// The same, with the labels of each class.
+pub(crate) fn by_class(asked: &[String], pipeline: &DDPMPipeline) -> Result<Option<Vec<Vec<u32>>>> {
     let known = pipeline.model_config().num_classes().map(|count| Known::of(count, pipeline.class_names()));
     match (asked, known) {
         ([], None) => Ok(None),
@@ -22,10 +27,10 @@ pub(crate) fn labels(asked: &[String], pipeline: &DDPMPipeline) -> Result<Option
             )))
         }
         (asked, Some(known)) => {
-            let labels = asked.iter().map(|text| known.labels(text)).collect::<std::result::Result<Vec<_>, _>>();
+            let classes = asked.iter().map(|text| known.classes(text)).collect::<std::result::Result<Vec<_>, _>>();
             let refused =
                 |word| Error::Unfit(format!("--class: there is no class `{word}`; this model has {}", known.list()));
-            Ok(Some(labels.map_err(refused)?.concat()))
+            Ok(Some(classes.map_err(refused)?.concat()))
         }
     }
 }
@@ -44,42 +49,60 @@ impl Known {
         Self { names: if names.is_empty() { numbers() } else { names.clone() }, count }
     }
 
-    /// Parses a text into labels; the error is the first word that names no class.
-    fn labels(&self, text: &str) -> std::result::Result<Vec<u32>, String> {
-        if let Some(label) = self.named(text) {
-            return Ok(vec![label]); // a name may contain commas and dots
+    /// Parses a text into classes, each with its labels; the error is the first word that names no class.
+    fn classes(&self, text: &str) -> std::result::Result<Vec<Vec<u32>>, String> {
+        if let Some(labels) = self.named(text) {
+            return Ok(vec![labels]); // a name may contain commas and dots
         }
-        let mut labels = vec![];
+        let mut classes = vec![];
         for word in text.split(',').map(|word| if self.named(word).is_some() { word } else { word.trim() }) {
+            if let Some(labels) = self.labels(word) {
+                classes.push(labels);
+                continue;
+            }
             let ends = word.split_once("..").map(|(first, last)| (first, last.trim_start_matches('=')));
-            let (first, last) = ends.filter(|_| self.label(word).is_none()).unwrap_or((word, word));
-            match (self.label(first), self.label(last)) {
-                (Some(first), Some(last)) if first <= last => labels.extend(first..=last),
+            let ends =
+                ends.and_then(|(first, last)| Some((*self.labels(first)?.first()?, *self.labels(last)?.last()?)));
+            match ends {
+                Some((first, last)) if first <= last => classes.extend(self.range(first, last)),
                 _ => return Err(word.to_owned()),
             }
         }
-        Ok(labels)
+        Ok(classes)
     }
 
-    fn named(&self, word: &str) -> Option<u32> {
-        let find = |is: &dyn Fn(&str) -> bool| self.names.iter().find(|(_, name)| is(name)).map(|(label, _)| *label);
+    /// The classes of the labels from `first` to `last`.
+    fn range(&self, first: u32, last: u32) -> Vec<Vec<u32>> {
+        let all: Vec<u32> = (first..=last).collect();
+        let same = |a: &u32, b: &u32| self.names.get(a).zip(self.names.get(b)).is_some_and(|(a, b)| a == b);
+        all.chunk_by(same).map(<[u32]>::to_vec).collect()
+    }
+
+    fn named(&self, word: &str) -> Option<Vec<u32>> {
+        let find = |is: &dyn Fn(&str) -> bool| {
+            let labels: Vec<u32> = self.names.iter().filter(|(_, name)| is(name)).map(|(label, _)| *label).collect();
+            Some(labels).filter(|labels| !labels.is_empty())
+        };
         // diffusers' DiTPipeline stores several names for one class, separated by commas
-        find(&|name| name == word).or_else(|| find(&|name| name.split(',').any(|one| one.trim() == word)))
+        let among = |name: &str| name.split(',').any(|one| one.trim() == word);
+        find(&|name| name == word).or_else(|| Some(vec![*find(&among)?.first()?]))
     }
 
-    fn label(&self, word: &str) -> Option<u32> {
-        self.named(word).or_else(|| word.parse().ok().filter(|&label: &u32| (label as usize) < self.count))
+    fn labels(&self, word: &str) -> Option<Vec<u32>> {
+        let number = || word.parse().ok().filter(|&label: &u32| (label as usize) < self.count);
+        self.named(word).or_else(|| Some(vec![number()?]))
     }
 
     /// The class names as text; if the labels are just numbered from 0, the range of numbers.
     fn list(&self) -> String {
-        let all = self.names.len();
-        if (0..).zip(&self.names).all(|(place, (label, name))| place == *label && *name == label.to_string()) && all > 2
+        if (0..).zip(&self.names).all(|(place, (label, name))| place == *label && *name == label.to_string())
+            && self.names.len() > 2
         {
-            return format!("0 to {}", all - 1);
+            return format!("0 to {}", self.names.len() - 1);
         }
-        let more = if all > NAMED { format!(" and {} more", all - NAMED) } else { String::new() };
-        format!("{}{more}", self.names.values().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", "))
+        let names: Vec<&str> = labels_by_class(&self.names).into_iter().map(|(name, _)| name).collect();
+        let more = if names.len() > NAMED { format!(" and {} more", names.len() - NAMED) } else { String::new() };
+        format!("{}{more}", names[..names.len().min(NAMED)].join(", "))
     }
 }
 
@@ -95,7 +118,8 @@ mod tests {
         };
         let numbers = |count| Known::of(count, &BTreeMap::new());
         let animals = known(&["cat", "dog", "a, b", "1", "x..y"]);
-        let of = |text: &str| animals.labels(text);
+        let in_turn = |known: &Known, text: &str| known.classes(text).map(|classes| labels_in_turn(&classes));
+        let of = |text: &str| in_turn(&animals, text);
         assert_eq!(of("dog,cat"), Ok(vec![1, 0]));
         assert_eq!(of("a, b"), Ok(vec![2]));
         assert_eq!(
@@ -108,15 +132,25 @@ mod tests {
         {
             assert_eq!(of(text), Err(word.to_owned()), "{text}");
         }
-        assert_eq!(numbers(10).labels("0..4,7"), Ok(vec![0, 1, 2, 3, 4, 7]));
+        assert_eq!(in_turn(&numbers(10), "0..4,7"), Ok(vec![0, 1, 2, 3, 4, 7]));
         assert_eq!(of("5"), Ok(vec![5])); // the "no class" label of guidance
         let some = Known::of(
             12,
             &BTreeMap::from([(1, "10".to_owned()), (4, "2".to_owned()), (7, "tench, Tinca tinca".to_owned())]),
         );
-        assert_eq!([some.labels("2"), some.labels("10"), some.labels("4")], [Ok(vec![4]), Ok(vec![1]), Ok(vec![4])]);
-        assert_eq!([some.labels("tench"), some.labels("tench, Tinca tinca")], [Ok(vec![7]), Ok(vec![7])]);
+        assert_eq!(["2", "10", "4"].map(|text| in_turn(&some, text)), [Ok(vec![4]), Ok(vec![1]), Ok(vec![4])]);
+        assert_eq!(["tench", "tench, Tinca tinca"].map(|text| in_turn(&some, text)), [Ok(vec![7]), Ok(vec![7])]);
         assert_eq!(some.list(), "10, 2, tench, Tinca tinca");
         assert_eq!([numbers(10).list(), animals.list()], ["0 to 9", "cat, dog, a, b, 1, x..y"]);
+    }
+
+    #[test]
+    fn the_labels_of_a_class_take_turns() {
+        let names = [(2, "1"), (3, "1"), (16, "8"), (17, "8")].map(|(label, name)| (label, name.to_owned()));
+        let digits = Known::of(20, &names.into());
+        let of = |text: &str| digits.classes(text).map(|classes| labels_in_turn(&classes));
+        assert_eq!([of("8"), of("17"), of("1,8")], [Ok(vec![16, 17]), Ok(vec![17]), Ok(vec![2, 16, 3, 17])]);
+        assert_eq!(digits.range(2, 17).len(), 14, "labels without a name are classes of their own");
+        assert_eq!(digits.list(), "1, 8");
     }
 }

@@ -4,7 +4,7 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use kakusan::candle::Device;
 use kakusan::ops::{CudaCard, describe_cuda};
-use kakusan::pipeline::{DeviceChoice, Registry, Result};
+use kakusan::pipeline::{DeviceChoice, Registry, Result, labels_by_class};
 use kakusan::report::thousands;
 use kakusan::scheduler::to_json;
 
@@ -52,7 +52,10 @@ fn about_model(model: &str, args: &InfoArgs) -> Result<()> {
         say(&format!("  {:20} {:24} {:>12}", submodule.name, class, thousands(submodule.parameters)));
     }
     if !pipeline.class_names().is_empty() {
-        let classes = pipeline.class_names().iter().map(|(label, name)| format!("{label} {name}"));
+        let classes = labels_by_class(pipeline.class_names()).into_iter().map(|(name, labels)| match labels[..] {
+            [first, .., last] => format!("{first} to {last} {name}"),
+            _ => format!("{} {name}", labels[0]),
+        });
         say(&format!("classes: {}", classes.collect::<Vec<_>>().join(", ")));
     }
     if args.tensors {

@@ -214,15 +214,17 @@ impl Progress {
 /// The classes in use with the number of images in each, and how many other classes the set has.
 fn classes(images: &ImageSet) -> String {
     const NAMED: usize = 20;
-    let counts = images.class_counts();
-    let taken: Vec<_> = images.class_names().iter().zip(&counts).filter(|(_, count)| **count > 0).collect();
+    let (taken, labels) = (images.counts_by_class(), images.names_by_label().len());
+    let unused = images.class_names().len() - labels;
     let named = taken.iter().take(NAMED).map(|(name, count)| format!("{name} ({count})"));
     let mut text = named.collect::<Vec<_>>().join(", ");
     if taken.len() > NAMED {
         text += &format!(" and {} more", taken.len() - NAMED);
     }
-    if taken.len() < counts.len() {
-        text += &format!("; {} of {} are not used", counts.len() - taken.len(), counts.len());
+    if labels > taken.len() {
+        text += &format!(", in {labels} clusters");
+    } else if unused > 0 {
+        text += &format!("; {unused} of {} are not used", images.class_names().len());
     }
     text
 }

@@ -129,7 +129,8 @@ impl Side {
             ("eta", Values::Real(etas)) => Axis::Eta(etas.clone()),
             (_, Values::Real(strengths)) => Axis::Strength(strengths.clone()),
             ("class", Values::Names(names)) => {
-                let labels = classes::labels(std::slice::from_ref(names), pipeline)?.unwrap_or_default();
+                let classes = classes::by_class(std::slice::from_ref(names), pipeline)?.unwrap_or_default();
+                let labels: Vec<u32> = classes.iter().filter_map(|labels| labels.first().copied()).collect();
                 let known = pipeline.class_names();
                 let name = |label: &u32| known.get(label).cloned().unwrap_or_else(|| label.to_string());
                 let names = labels.iter().map(name).collect();

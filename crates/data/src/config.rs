@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Class, DatasetName, Error, OnBadImage, SourceKind, loader::PREFETCH, photos::Transform};
+use crate::{Class, DatasetName, Error, OnBadImage, SourceKind, clusters::MOST, loader::PREFETCH, photos::Transform};
 
 /// The splits of the named sets.
 const SPLITS: [&str; 2] = ["train", "test"];
@@ -37,6 +37,11 @@ pub struct DataConfig {
     /// The classes to keep, by number or by name. All if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<Vec<Class>>,
+    /// Divides each class into so many clusters of similar images, 2 to 256, by k-means. The model is told the cluster
+    /// instead of the class, so it needs as many times the classes (`model.num_class_embeds`), and learns sooner what
+    /// whole images look like. Samples of a class take its clusters in turn, whatever their sizes. None if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clusters: Option<usize>,
     /// The sources, in the order in which they are tried. If empty, all sources that have the set.
     #[serde(default)]
     pub sources: Vec<SourceKind>,
@@ -217,6 +222,7 @@ impl DataConfig {
         Self {
             name,
             classes: None,
+            clusters: None,
             sources: Vec::new(),
             dir: None,
             drawn_per_class: drawn_per_class(),
@@ -270,6 +276,7 @@ impl DataConfig {
         }
         in_range("prefetch", self.prefetch, 1, 1024)?;
         in_range("num_workers", self.num_workers, 1, 256)?;
+        in_range("clusters", self.clusters, 2, MOST)?;
         if let Some(p) = self.augment.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
             return wrong("augment", format!("is {p}; a probability above 0, up to 1, is expected"));
         }

@@ -1,6 +1,6 @@
 //! Sets of images of one size, in memory or read on demand.
 
-use std::{borrow::Cow, error, fmt, path::PathBuf, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, error, fmt, path::PathBuf, sync::Arc};
 
 use kakusan_rng::Generator;
 
@@ -424,6 +424,11 @@ impl ImageSet {
         Ok((self.subset(&those(false)), self.subset(&those(true))))
     }
 
+    /// The same images of other classes.
+    pub(crate) fn with_labels(self, labels: Vec<u32>, class_names: Vec<String>) -> Self {
+        Self { labels, class_names, ..self }
+    }
+
     /// The images at these places, in this order.
     fn subset(&self, kept: &[usize]) -> Self {
         let pixels = match &self.pixels {
@@ -445,10 +450,23 @@ impl ImageSet {
         counts
     }
 
-    /// The classes with at least one image, in the order of their labels, and how many images each has.
+    /// The classes with at least one image, in the order of their labels, and how many images each has. Labels of one
+    /// name that follow one another, such as those of [clusters](crate::DataConfig::clusters), are one class.
     pub fn counts_by_class(&self) -> Vec<(String, usize)> {
-        let all = self.class_names.iter().cloned().zip(self.class_counts());
-        all.filter(|(_, count)| *count > 0).collect()
+        let mut classes: Vec<(String, usize)> = vec![];
+        for (name, count) in self.class_names.iter().zip(self.class_counts()).filter(|(_, count)| *count > 0) {
+            match classes.last_mut().filter(|(last, _)| last == name) {
+                Some((_, images)) => *images += count,
+                None => classes.push((name.clone(), count)),
+            }
+        }
+        classes
+    }
+
+    /// The names of the labels that images have.
+    pub fn names_by_label(&self) -> BTreeMap<u32, String> {
+        let all = (0..).zip(self.class_names.iter().cloned()).zip(self.class_counts());
+        all.filter(|(_, count)| *count > 0).map(|(class, _)| class).collect()
     }
 
     /// The mean of all images, `[c, h, w]`, from 0 to 1; black for an empty set. If the images are not held in memory

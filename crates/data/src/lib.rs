@@ -37,6 +37,7 @@ mod archive;
 mod augment;
 mod cifar;
 mod class;
+mod clusters;
 mod config;
 mod dataset;
 mod drawn;

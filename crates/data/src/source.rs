@@ -7,8 +7,9 @@ use kakusan_hub::Hub;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BadImage, Class, DataConfig, DatasetName, Error, ImageSet, SourceKind, Validation, archive, cifar, draw_digits,
-    folder, idx, photos, tables,
+    BadImage, Class, DataConfig, DatasetName, Error, ImageSet, SourceKind, Validation, archive, cifar,
+    clusters::Clusters,
+    draw_digits, folder, idx, photos, tables,
     tree::{Content, Pictures, Tree},
 };
 
@@ -158,6 +159,13 @@ fn first_answer(config: &DataConfig, ask_hub: impl Fn(&DataConfig) -> Result<Ans
                         })?;
                         bad_images.extend(answer.bad_images);
                         (all, Some(choose(answer.images, &config)?))
+                    }
+                };
+                let (images, validation) = match config.clusters {
+                    None => (images, validation),
+                    Some(count) => {
+                        let clusters = Clusters::of(&images, count)?;
+                        (clusters.label(images)?, validation.map(|set| clusters.label(set)).transpose()?)
                     }
                 };
                 let (images, validation) =

@@ -233,7 +233,8 @@ impl DDPMPipeline {
         &self.weights
     }
 
-    /// The names of the classes that the model was trained on, by label; empty if they were not saved.
+    /// The names of the classes that the model was trained on, by label; empty if they were not saved. Several labels
+    /// may have one name: [`labels_by_class`](crate::labels_by_class).
     pub fn class_names(&self) -> &BTreeMap<u32, String> {
         &self.class_names
     }

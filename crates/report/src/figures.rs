@@ -1,11 +1,13 @@
 //! The pictures of a run: the tutorial's, in its order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use kakusan_data::ImageSet;
-use kakusan_pipeline::{DDPMPipeline, Error, Result, RunConfig, RunView, SampleOptions};
+use kakusan_pipeline::{
+    DDPMPipeline, Error, Result, RunConfig, RunView, SampleOptions, labels_by_class, labels_in_turn,
+};
 use kakusan_rng::Generator;
 use kakusan_scheduler::{PixelRange, Process};
 
@@ -255,18 +257,20 @@ impl FigureMaker<'_> {
 
 /// The sampling options of `[sample]`. For a class-conditional model, the classes of the set take turns.
 pub(crate) fn sample_options(run: &RunView, count: usize, steps: usize) -> SampleOptions {
-    let (config, images) = (run.config, run.images());
-    let in_turns = |_| classes_of(images).into_iter().cycle().take(count).collect();
-    let class_labels = config.model.num_classes().map(in_turns);
-    config.sample.options(count, steps).class_labels(class_labels)
+    let names = run.images().names_by_label();
+    let classes: Vec<Vec<u32>> = labels_by_class(&names).into_iter().map(|(_, labels)| labels).collect();
+    let in_turns = |_| labels_in_turn(&classes).into_iter().cycle().take(count).collect();
+    let class_labels = run.config.model.num_classes().map(in_turns);
+    run.config.sample.options(count, steps).class_labels(class_labels)
 }
 
-/// The classes that take turns in the samples, with their labels, if the model is class-conditional.
+/// The classes that take turns in the samples, with their first labels, if the model is class-conditional.
 pub(crate) fn conditioning_classes(run: &RunView) -> Vec<(u32, String)> {
-    let images = run.images();
-    let classes = run.config.model.num_classes().map(|_| classes_of(images)).unwrap_or_default();
-    let names = images.class_names();
-    classes.into_iter().map(|class| (class, names[class as usize].clone())).collect()
+    if run.config.model.num_classes().is_none() {
+        return vec![];
+    }
+    let names = run.images().names_by_label();
+    labels_by_class(&names).into_iter().map(|(name, labels)| (labels[0], name.to_owned())).collect()
 }
 
 /// At most `count` decodable images, with their positions in the set. The classes take turns, and the images of a class
@@ -311,12 +315,6 @@ fn choose(images: &ImageSet, count: usize) -> Result<Vec<(usize, Vec<f32>)>> {
         true => Err(Error::Unfit("none of the images can be decoded".into())),
         false => Ok(chosen),
     }
-}
-
-/// The classes that have images in the set, in order.
-fn classes_of(images: &ImageSet) -> Vec<u32> {
-    let classes: BTreeSet<u32> = images.labels().iter().copied().collect();
-    classes.into_iter().collect()
 }
 
 /// Describes the network's task on noisy images.

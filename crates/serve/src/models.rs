@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use kakusan::pipeline::{Described, Registry, recorded_config};
+use kakusan::pipeline::{Described, Registry, labels_by_class, recorded_config};
 use kakusan::scheduler::{RunOptions, Scheduler};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -121,7 +121,10 @@ impl Model {
             Some(count) if self.class_names.is_empty() => {
                 (0..count as u32).map(|id| class((id, id.to_string()))).collect()
             }
-            Some(_) => self.class_names.clone().into_iter().map(class).collect(),
+            Some(_) => {
+                let classes = labels_by_class(&self.class_names).into_iter();
+                classes.map(|(name, labels)| class((labels[0], name.to_owned()))).collect()
+            }
         }
     }
 

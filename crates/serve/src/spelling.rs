@@ -20,10 +20,12 @@ pub(crate) fn seeds(seeds: &[u64]) -> String {
 
 /// The words of `--class` for these labels.
 fn class_words(model: &Model, labels: &[u32]) -> Vec<String> {
-    let same = labels.windows(2).all(|pair| pair[0] == pair[1]);
-    let labels = if same { labels.get(..1).unwrap_or_default() } else { labels };
     let name = |label: &u32| model.class_names.get(label).cloned().unwrap_or_else(|| label.to_string());
-    let names: Vec<String> = labels.iter().map(name).collect();
+    let mut names: Vec<String> = labels.iter().map(name).collect();
+    // the classes that take turns, once
+    let repeats = |period: &usize| names.iter().zip(&names[*period..]).all(|(before, after)| before == after);
+    let period = (1..names.len()).find(repeats).unwrap_or(names.len());
+    names.truncate(period);
     if names.iter().any(|name| name.contains([',', '.'])) { names } else { vec![names.join(",")] }
 }
 

@@ -1,5 +1,6 @@
 //! The images that samples are compared with.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use kakusan::data::{
 };
 use kakusan::eval::Pixels;
 use kakusan::hub::Hub;
-use kakusan::pipeline::{Error, Registry, Result, run_config};
+use kakusan::pipeline::{Error, Registry, Result, labels_by_class, run_config};
 use kakusan::rng::Generator;
 
 use crate::set;
@@ -56,6 +57,8 @@ pub(super) struct Compared {
     pub(super) description: String,
     /// The images that the model was trained on.
     pub(super) reference: Some,
+    /// The same set with the labels of its clusters, if the configuration divides its classes.
+    clusters: Option<Arc<ImageSet>>,
     /// Real images of the same classes that are not in the reference, and what they are.
     held_out: Option<(Arc<ImageSet>, Vec<usize>, String)>,
     /// All images of the split that the model was trained on, of all classes, and those of another split: for the
@@ -71,6 +74,8 @@ impl Compared {
     /// split: of `data.validation`, or the test split. If there is no other split, it is the share that
     /// `data.validation` keeps out of the training, or else half of the images.
     pub(super) fn load(config: &DataConfig, against: Option<&str>, hub: &Hub) -> Result<Self> {
+        let in_clusters = config.clusters.map(|_| config);
+        let config = &DataConfig { clusters: None, ..config.clone() };
         let all_classes = DataConfig { classes: None, validation: None, ..config.clone() };
         let Loaded { images: train, source, skipped, notes, unlabelled, .. } = load_with_hub(&all_classes, hub)?;
         for skipped in &skipped {
@@ -89,6 +94,10 @@ impl Compared {
         };
         let own_split = config.split.as_deref().unwrap_or("train");
         let against = against.filter(|split| *split != own_split);
+        let clusters = match in_clusters.filter(|_| against.is_none()) {
+            Some(config) => Some(load_with_hub(&same_source(config), hub)?.images),
+            None => None,
+        };
         let load = |split: &str| -> Result<Arc<ImageSet>> {
             let images = load_with_hub(&same_source(&all_classes).with_split(split), hub)?.images;
             match images.shape() == train.shape() && images.class_names() == train.class_names() {
@@ -132,7 +141,37 @@ impl Compared {
         };
         let ((set, indices), what) = held_out;
         let held_out = Some((set, indices, what)).filter(|held_out| held_out.1.len() >= LEAST);
-        Ok(Self { description, reference, held_out, train, other, unlabelled })
+        Ok(Self { description, reference, clusters, held_out, train, other, unlabelled })
+    }
+
+    /// The labels by which a model knows the classes of these images of the reference. If several of its labels stand
+    /// for one class, they are the labels of the images' clusters, or else all of the class in turn. `names` is empty
+    /// for a model that does not name its classes.
+    ///
+    /// # Errors
+    /// A class that the model does not have.
+    pub(super) fn labels(&self, images: &[usize], known: usize, names: &BTreeMap<u32, String>) -> Result<Vec<u32>> {
+        let set = &self.reference.0;
+        let name = |label: u32| &set.class_names()[label as usize];
+        let classes = labels_by_class(names);
+        let mut turns = vec![0; set.class_names().len()];
+        let label = |&i: &usize| {
+            let label = set.label(i);
+            let cluster = self.clusters.as_ref().map(|set| set.label(i));
+            if classes.iter().all(|(_, labels)| labels.len() == 1) {
+                let of_model = cluster.filter(|_| names.is_empty()).unwrap_or(label);
+                return Some(of_model).filter(|&of_model| (of_model as usize) < known).ok_or(label);
+            }
+            let (_, labels) = classes.iter().find(|(class, _)| class == name(label)).ok_or(label)?;
+            let turn = &mut turns[label as usize];
+            *turn += 1;
+            Ok(cluster.filter(|cluster| labels.contains(cluster)).unwrap_or(labels[(*turn - 1) % labels.len()]))
+        };
+        let labels: std::result::Result<Vec<u32>, u32> = images.iter().map(label).collect();
+        labels.map_err(|label| {
+            let class = name(label);
+            Error::Unfit(format!("the data has a class {class}, with the label {label}, and the model {known} labels"))
+        })
     }
 
     /// At most so many of the held-out images, chosen at random, and what they are.
@@ -155,8 +194,15 @@ impl Compared {
         self.train.shape()
     }
 
-    /// Keeps only images of these classes.
-    pub(super) fn restrict(&mut self, labels: &[u32]) -> Result<()> {
+    /// Keeps only images of these classes, by the names or else the labels of a model.
+    pub(super) fn restrict(&mut self, labels: &[u32], names: &BTreeMap<u32, String>) -> Result<()> {
+        let own = |label: &u32| match names.get(label) {
+            Some(name) if names.values().filter(|other| *other == name).count() > 1 => {
+                self.reference.0.class_names().iter().position(|own| own == name).map_or(*label, |own| own as u32)
+            }
+            _ => *label,
+        };
+        let labels: Vec<u32> = labels.iter().map(own).collect();
         let keep = |set: &ImageSet, indices: &mut Vec<usize>| indices.retain(|&i| labels.contains(&set.label(i)));
         keep(&self.reference.0, &mut self.reference.1);
         if let Some((set, indices, _)) = &mut self.held_out {

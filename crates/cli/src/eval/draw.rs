@@ -84,8 +84,3 @@ pub(super) fn some_of(compared: &Compared, seed: u64, count: usize) -> Vec<usize
     let order = Generator::new(seed).randperm(indices.len());
     order.iter().cycle().take(count).map(|&i| indices[i]).collect()
 }
-
-/// The classes of [these](some_of).
-pub(super) fn labels(compared: &Compared, seed: u64, count: usize) -> Vec<u32> {
-    some_of(compared, seed, count).into_iter().map(|i| compared.reference.0.label(i)).collect()
-}

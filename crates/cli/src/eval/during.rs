@@ -88,7 +88,7 @@ impl<'a> EvalDuringTraining<'a> {
             self.state = State::Ready(Box::new(Ready::new(run.config, self.hub, watch)?));
         }
         let State::Ready(ready) = &self.state else { return Err(Error::Unfit("it was given up before".into())) };
-        let pixels = ready.samples(run).draw(&run.pipeline()?, watch)?;
+        let pixels = ready.samples(run)?.draw(&run.pipeline()?, watch)?;
         Ok(ready.evaluator.figures(&pixels, watch)?.0)
     }
 
@@ -148,9 +148,15 @@ impl Ready {
     }
 
     /// Samples as `[sample]` has it, image by image from the same noise each time; classes as often as in the data.
-    fn samples(&self, run: &RunView) -> Samples {
+    fn samples(&self, run: &RunView) -> Result<Samples> {
         let options = run.config.sample.options(1, run.config.sample.steps);
-        let labels = run.config.model.num_classes().map(|_| draw::labels(&self.compared, 0, IMAGES));
-        Samples { options, labels, count: IMAGES, seed: 0, batch: BATCH, restored: None }
+        let labels = match run.config.model.num_classes() {
+            Some(known) => {
+                let images = draw::some_of(&self.compared, 0, IMAGES);
+                Some(self.compared.labels(&images, known, &run.images().names_by_label())?)
+            }
+            None => None,
+        };
+        Ok(Samples { options, labels, count: IMAGES, seed: 0, batch: BATCH, restored: None })
     }
 }

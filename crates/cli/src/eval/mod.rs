@@ -361,7 +361,7 @@ impl EvalArgs {
         };
         if !self.sampling.class.is_empty() {
             let labels = classes::labels(&self.sampling.class, pipeline)?.unwrap_or_default();
-            compared.restrict(&labels)?;
+            compared.restrict(&labels, pipeline.class_names())?;
             if self.restore.is_none() {
                 return Ok(Some(labels.into_iter().cycle().take(self.samples()).collect()));
             }
@@ -371,11 +371,8 @@ impl EvalArgs {
                 "the model draws classes, and the data has none: {reason}; name --class"
             )));
         }
-        let labels = draw::labels(compared, self.seed, self.samples());
-        match labels.iter().find(|&&label| label as usize >= known) {
-            Some(label) => Err(Error::Unfit(format!("the data has a class {label}, the model {known} classes"))),
-            None => Ok(Some(labels)),
-        }
+        let images = draw::some_of(compared, self.seed, self.samples());
+        Ok(Some(compared.labels(&images, known, pipeline.class_names())?))
     }
 
     /// Draws the samples, each from its own seed.

@@ -217,7 +217,7 @@ impl<'a> Training<'a> {
             return Err(Error::Unfit(reason));
         }
         let class_names = match self.config.model.num_classes() {
-            Some(_) => learnt_classes(&loaded.images),
+            Some(_) => loaded.images.names_by_label(),
             None => BTreeMap::new(),
         };
         let data = DataRecord {
@@ -535,12 +535,6 @@ fn read_data_record(dir: &Path) -> Result<Option<DataRecord>> {
 /// them.
 pub(crate) fn class_names(dir: &Path) -> Result<BTreeMap<u32, String>> {
     Ok(read_data_record(dir)?.map(|record| record.class_names).unwrap_or_default())
-}
-
-/// The names of the classes that have images in the set, by label.
-fn learnt_classes(images: &ImageSet) -> BTreeMap<u32, String> {
-    let all = (0..).zip(images.class_names().iter().cloned()).zip(images.class_counts());
-    all.filter(|(_, count)| *count > 0).map(|(class, _)| class).collect()
 }
 
 /// The mean loss of the last steps, by which the best checkpoint is selected: the loss of one step is too noisy.

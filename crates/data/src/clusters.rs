@@ -1,0 +1,188 @@
+//! Classes divided into clusters of similar images: a network that is told the cluster, too, learns sooner what the
+//! image as a whole looks like.
+
+use kakusan_rng::Generator;
+
+use crate::{Error, ImageSet};
+
+/// The most clusters of a class.
+pub(crate) const MOST: usize = 256;
+
+/// Rounds of the search, unless nothing changes before.
+const ROUNDS: usize = 25;
+
+/// The centres of the clusters of each class, by k-means (Lloyd 1982) from images chosen at random, the same in every
+/// run.
+pub(crate) struct Clusters {
+    count: usize,
+    /// Of each class; none if it has no images.
+    centres: Vec<Vec<Centre>>,
+}
+
+struct Centre {
+    view: Vec<f32>,
+    square: f32,
+}
+
+impl Clusters {
+    /// `count` clusters of each class of a set.
+    pub(crate) fn of(set: &ImageSet, count: usize) -> Result<Self, Error> {
+        for (class, images) in set.counts_by_class() {
+            if images < count {
+                let reason = format!("is {count}, but class {class} has only {images} images");
+                return Err(Error::Config { key: "clusters", reason });
+            }
+        }
+        let views = Views::of(set)?;
+        let centres = (0..set.class_names().len() as u32).map(|class| {
+            let images: Vec<&[f32]> = (0..set.len()).filter(|&i| set.label(i) == class).map(|i| views.get(i)).collect();
+            let chosen = Generator::new(0).randperm(images.len()).into_iter().take(count);
+            let mut centres: Vec<Centre> = chosen.map(|i| Centre::at(images[i].to_vec())).collect();
+            let mut clusters = vec![];
+            for _ in 0..ROUNDS {
+                let before =
+                    std::mem::replace(&mut clusters, images.iter().map(|view| nearest(&centres, view)).collect());
+                if clusters == before {
+                    break;
+                }
+                for (cluster, centre) in centres.iter_mut().enumerate() {
+                    let own = images.iter().zip(&clusters).filter(|(_, of)| **of == cluster).map(|(view, _)| *view);
+                    if let Some(mean) = mean(own) {
+                        *centre = Centre::at(mean);
+                    }
+                }
+            }
+            centres
+        });
+        Ok(Self { count, centres: centres.collect() })
+    }
+
+    /// A set with a label for each cluster: those of a class follow one another and have its name.
+    pub(crate) fn label(&self, set: ImageSet) -> Result<ImageSet, Error> {
+        let views = Views::of(&set)?;
+        let labels = (0..set.len()).map(|i| {
+            let class = set.label(i) as usize;
+            (class * self.count + nearest(&self.centres[class], views.get(i))) as u32
+        });
+        let labels = labels.collect();
+        let names = set.class_names().iter().flat_map(|name| std::iter::repeat_n(name.clone(), self.count)).collect();
+        Ok(set.with_labels(labels, names))
+    }
+}
+
+impl Centre {
+    fn at(view: Vec<f32>) -> Self {
+        Self { square: dot(&view, &view), view }
+    }
+}
+
+/// The nearest centre, the first of several; 0 if there are none.
+fn nearest(centres: &[Centre], view: &[f32]) -> usize {
+    let distances = centres.iter().map(|centre| centre.square - 2.0 * dot(&centre.view, view));
+    distances.enumerate().min_by(|(_, a), (_, b)| a.total_cmp(b)).map_or(0, |(i, _)| i)
+}
+
+fn mean<'a>(views: impl Iterator<Item = &'a [f32]>) -> Option<Vec<f32>> {
+    let (mut sum, mut count) = (vec![], 0.0);
+    for view in views {
+        sum.resize(view.len(), 0.0);
+        sum.iter_mut().zip(view).for_each(|(sum, x)| *sum += x);
+        count += 1.0;
+    }
+    sum.iter_mut().for_each(|x| *x /= count);
+    Some(sum).filter(|_| count > 0.0)
+}
+
+/// The images of a set, reduced to at most [`SIDE`] pixels a side.
+struct Views {
+    /// `[n, size]`
+    numbers: Vec<f32>,
+    size: usize,
+}
+
+const SIDE: usize = 16;
+
+impl Views {
+    fn of(set: &ImageSet) -> Result<Self, Error> {
+        let [channels, height, width] = set.shape();
+        let factor = height.max(width).div_ceil(SIDE);
+        let (rows, columns) = (height.div_ceil(factor), width.div_ceil(factor));
+        let size = channels * rows * columns;
+        let mut numbers = vec![0.0; set.len() * size];
+        for (i, view) in numbers.chunks_exact_mut(size).enumerate() {
+            let pixels = match set.pixels_f32(&[i]) {
+                Err(Error::BadImage(_)) if set.may_skip() => continue, // it is never trained on
+                pixels => pixels?,
+            };
+            for (channel, pixels) in pixels.chunks_exact(height * width).enumerate() {
+                for (at, pixel) in pixels.iter().enumerate() {
+                    let (y, x) = (at / width / factor, at % width / factor);
+                    view[(channel * rows + y) * columns + x] += pixel;
+                }
+            }
+        }
+        Ok(Self { numbers, size })
+    }
+
+    fn get(&self, i: usize) -> &[f32] {
+        &self.numbers[i * self.size..(i + 1) * self.size]
+    }
+}
+
+/// In eight sums, which the compiler turns into vectors.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let mut sums = [0.0; 8];
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..8 {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    sums.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Images of 3 pixels of two classes, each around four corners.
+    fn set() -> ImageSet {
+        let pixels: Vec<u8> = (0..64u8).flat_map(|i| [200 * (i / 2 % 2), 100 + i % 7, 200 * (i / 4 % 2)]).collect();
+        let labels = (0..64).map(|i| 2 * (i % 2)).collect();
+        ImageSet::new([1, 1, 3], pixels, labels, ["dark", "none", "light"].map(str::to_owned).into()).unwrap()
+    }
+
+    #[test]
+    fn similar_images_of_a_class_are_a_cluster() {
+        let set = set();
+        let clusters = Clusters::of(&set, 4).unwrap();
+        let divided = clusters.label(set.clone()).unwrap();
+        let names: Vec<&str> = divided.class_names().iter().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            ["dark", "dark", "dark", "dark", "none", "none", "none", "none", "light", "light", "light", "light"]
+        );
+        assert_eq!(divided.counts_by_class(), [("dark".to_owned(), 32), ("light".to_owned(), 32)]);
+        for i in 0..64 {
+            assert_eq!(divided.label(i) / 4, set.label(i));
+            assert_eq!(divided.image(i).unwrap(), set.image(i).unwrap());
+            // images around one corner are never apart
+            let alike = (i + 8) % 64;
+            assert_eq!(divided.label(i), divided.label(alike));
+        }
+        // other images are of the nearest cluster
+        let other = ImageSet::new([1, 1, 3], vec![190, 90, 30], vec![2], set.class_names().to_vec()).unwrap();
+        assert_eq!(clusters.label(other).unwrap().label(0), divided.label(3));
+    }
+
+    #[test]
+    fn equal_images_and_too_few_are_no_trouble() {
+        let names = || vec!["all".to_owned()];
+        let equal = ImageSet::new([1, 1, 1], vec![7; 8], vec![0; 8], names()).unwrap();
+        let divided = Clusters::of(&equal, 4).unwrap().label(equal).unwrap();
+        assert_eq!(divided.counts_by_class(), [("all".to_owned(), 8)]);
+        let few = ImageSet::new([1, 1, 1], vec![7; 3], vec![0; 3], names()).unwrap();
+        let Err(error) = Clusters::of(&few, 4) else { panic!("3 images are not 4 clusters") };
+        assert!(error.to_string().contains("is 4, but class all has only 3 images"), "{error}");
+    }
+}
