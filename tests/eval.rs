@@ -204,20 +204,26 @@ fn the_clusters_of_a_class_are_one_class() {
         place.run(&head).expect(0);
         fs::read(place.path("t")).unwrap()
     };
-    assert_eq!(tensor("8"), tensor("32,33,34,35"));
-    assert_eq!(tensor("1,8"), tensor("4,32,5,33"));
-    assert_eq!(tensor("1..8"), tensor("4,16,32,5"));
-    for more in [&[][..], &["--class", "8"], &["--restore", "0.5"], &["--data", "digits"]] {
-        place.digits("digits/train", &draw_digits(&[1, 4, 8], 8, 0).unwrap());
+    for (classes, labels) in [("8", "32,33,34,35"), ("4,8", "16,32,17,33"), ("4..8", "16,32,17,33")] {
+        assert!(tensor(classes) == tensor(labels), "{classes}: {labels}");
+    }
+    // data without clusters is drawn by the names of its classes
+    fs::write(place.path("plain.toml"), fs::read_to_string(&fast).unwrap().replace("clusters", "# clusters")).unwrap();
+    let plain = ["--data", "plain.toml", "--set", quick[0], "--set", quick[1]];
+    for more in [&[][..], &["--class", "8"], &["--restore", "0.5"], &plain] {
         place.eval("e", &[&["--model", "run", "--images", "12", "--steps", "2"], more].concat()).expect(0);
+        let result = place.result("e");
+        let classes = result["samples"]["classes"].as_array().unwrap();
+        let eights = classes.iter().filter(|class| class["name"] == "8" && class["reference"].as_f64() > Some(0.3));
+        assert!(classes.len() <= 10 && eights.count() == 1, "the classes are digits: {result:#}");
     }
 
-    for (setting, message) in [
-        ("model.num_class_embeds=12", "set model.num_class_embeds to 36"),
-        ("data.clusters=1", "`clusters` is 1; it must be from 2 to 256"),
-        ("data.clusters=32", "is 32, but class 1 has only 24 images"),
+    for (setting, code, message) in [
+        ("model.num_class_embeds=12", 2, "set model.num_class_embeds to 36"),
+        ("data.clusters=1", 2, "`clusters` is 1; it must be from 2 to 256"),
+        ("data.clusters=32", 1, "is 32, but class 1 has only 24 images"),
     ] {
-        let said = train("bad", &[setting]).expect(2).stderr();
+        let said = train("bad", &[setting]).expect(code).stderr();
         assert!(said.contains(message), "{said}");
     }
 }
