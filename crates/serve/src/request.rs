@@ -25,7 +25,8 @@ pub(crate) struct DrawRequest {
     pub(crate) scheduler: Option<String>,
     /// The share of fresh noise in each step, 0 to 1, for schedulers such as DDIM.
     pub(crate) eta: Option<f64>,
-    /// The class of all images, by its number, for a model that has classes.
+    /// The class of all images, by its number, for a model that has classes. A class that has several labels takes them
+    /// in turn.
     pub(crate) class_label: Option<u32>,
     /// The class of each image; fewer than the images take turns.
     pub(crate) class_labels: Option<Vec<u32>>,
