@@ -81,6 +81,9 @@ fn short(line: &str) -> String {
     if !text.contains("\"BasicUNet\"") {
         sets.extend(["model.block_out_channels=[4,8,8]", "model.norm_num_groups=4", "model.attention_head_dim=4"]);
     }
+    if text.contains("\nclusters = ") {
+        sets.push("data.clusters=2");
+    }
     let mut more = String::new();
     match (text.contains("\"drawn\""), line.contains("--data")) {
         (_, true) => {}

@@ -29,7 +29,7 @@ impl Clusters {
     pub(crate) fn of(set: &ImageSet, count: usize) -> Result<Self, Error> {
         for (class, images) in set.counts_by_class() {
             if images < count {
-                let reason = format!("is {count}, but class {class} has only {images} images");
+                let reason = format!("is {count}, but class {class} has only {images} images: take fewer");
                 return Err(Error::Config { key: "clusters", reason });
             }
         }
