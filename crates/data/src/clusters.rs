@@ -25,15 +25,15 @@ struct Centre {
 }
 
 impl Clusters {
-    /// `count` clusters of each class of a set.
-    pub(crate) fn of(set: &ImageSet, count: usize) -> Result<Self, Error> {
+    /// Divides each class of a set into `count` clusters, as [`label`](Self::label) does.
+    pub(crate) fn divide(set: ImageSet, count: usize) -> Result<(Self, ImageSet), Error> {
         for (class, images) in set.counts_by_class() {
             if images < count {
                 let reason = format!("is {count}, but class {class} has only {images} images: take fewer");
                 return Err(Error::Config { key: "clusters", reason });
             }
         }
-        let views = Views::of(set)?;
+        let views = Views::of(&set)?;
         let centres = (0..set.class_names().len() as u32).map(|class| {
             let images: Vec<&[f32]> = (0..set.len()).filter(|&i| set.label(i) == class).map(|i| views.get(i)).collect();
             let chosen = Generator::new(0).randperm(images.len()).into_iter().take(count);
@@ -54,19 +54,24 @@ impl Clusters {
             }
             centres
         });
-        Ok(Self { count, centres: centres.collect() })
+        let clusters = Self { count, centres: centres.collect() };
+        let set = clusters.label_by(&views, set);
+        Ok((clusters, set))
     }
 
     /// A set with a label for each cluster: those of a class follow one another and have its name.
     pub(crate) fn label(&self, set: ImageSet) -> Result<ImageSet, Error> {
-        let views = Views::of(&set)?;
+        Ok(self.label_by(&Views::of(&set)?, set))
+    }
+
+    fn label_by(&self, views: &Views, set: ImageSet) -> ImageSet {
         let labels = (0..set.len()).map(|i| {
             let class = set.label(i) as usize;
             (class * self.count + nearest(&self.centres[class], views.get(i))) as u32
         });
         let labels = labels.collect();
         let names = set.class_names().iter().flat_map(|name| std::iter::repeat_n(name.clone(), self.count)).collect();
-        Ok(set.with_labels(labels, names))
+        set.with_labels(labels, names)
     }
 }
 
@@ -155,8 +160,8 @@ mod tests {
     #[test]
     fn similar_images_of_a_class_are_a_cluster() {
         let set = set();
-        let clusters = Clusters::of(&set, 4).unwrap();
-        let divided = clusters.label(set.clone()).unwrap();
+        let (clusters, divided) = Clusters::divide(set.clone(), 4).unwrap();
+        assert!(clusters.label(set.clone()).unwrap() == divided);
         let names: Vec<&str> = divided.class_names().iter().map(String::as_str).collect();
         assert_eq!(
             names,
@@ -179,10 +184,10 @@ mod tests {
     fn equal_images_and_too_few_are_no_trouble() {
         let names = || vec!["all".to_owned()];
         let equal = ImageSet::new([1, 1, 1], vec![7; 8], vec![0; 8], names()).unwrap();
-        let divided = Clusters::of(&equal, 4).unwrap().label(equal).unwrap();
+        let (_, divided) = Clusters::divide(equal, 4).unwrap();
         assert_eq!(divided.counts_by_class(), [("all".to_owned(), 8)]);
         let few = ImageSet::new([1, 1, 1], vec![7; 3], vec![0; 3], names()).unwrap();
-        let Err(error) = Clusters::of(&few, 4) else { panic!("3 images are not 4 clusters") };
+        let Err(error) = Clusters::divide(few, 4) else { panic!("3 images are not 4 clusters") };
         assert!(error.to_string().contains("is 4, but class all has only 3 images"), "{error}");
     }
 }

@@ -164,8 +164,8 @@ fn first_answer(config: &DataConfig, ask_hub: impl Fn(&DataConfig) -> Result<Ans
                 let (images, validation) = match config.clusters {
                     None => (images, validation),
                     Some(count) => {
-                        let clusters = Clusters::of(&images, count)?;
-                        (clusters.label(images)?, validation.map(|set| clusters.label(set)).transpose()?)
+                        let (clusters, images) = Clusters::divide(images, count)?;
+                        (images, validation.map(|set| clusters.label(set)).transpose()?)
                     }
                 };
                 let (images, validation) =
