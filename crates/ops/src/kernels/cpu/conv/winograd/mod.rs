@@ -7,7 +7,7 @@
 //! the kernel turned round; the gradient of the weights takes KxK results from the same inputs and 4x4 gradients.
 //!
 //! Against f64 the results are off by up to 1e-5 of the largest for 5x5 and 4e-6 for 3x3, some times the error of the
-//! direct sum. Numbers beyond [`LIMIT`] could overflow on the way, and one NaN would dilation over its tile: such
+//! direct sum. Numbers beyond [`LIMIT`] could overflow on the way, and one NaN would spread over its tile: such
 //! images go the direct way.
 
 mod gradient;
