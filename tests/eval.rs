@@ -207,6 +207,9 @@ fn the_clusters_of_a_class_are_one_class() {
     for (classes, labels) in [("8", "32,33,34,35"), ("4,8", "16,32,17,33"), ("4..8", "16,32,17,33")] {
         assert!(tensor(classes) == tensor(labels), "{classes}: {labels}");
     }
+    let fit = ["fit-sampler", "--model", "run", "--steps", "4", "--fine-steps", "20", "--scheduler", "dpmsolver"];
+    let said = place.run(&[&fit[..], &["--out", "fitted"]].concat()).expect(0).stdout();
+    assert!(said.contains(" --class 1,4,8 --steps 4"), "{said}");
     // data without clusters is drawn by the names of its classes
     fs::write(place.path("plain.toml"), fs::read_to_string(&fast).unwrap().replace("clusters", "# clusters")).unwrap();
     let plain = ["--data", "plain.toml", "--set", quick[0], "--set", quick[1]];

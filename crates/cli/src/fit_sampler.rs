@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use kakusan::pipeline::{
     DDPMPipeline, DeviceChoice, Error, Fit, FitProgress, FitStage, Opened, Registry, Result, SampleOptions,
+    labels_by_class, labels_in_turn,
 };
 use kakusan::report::{class_options, quote, quote_path};
 use kakusan::rng::Generator;
@@ -124,7 +125,12 @@ pub(crate) fn fit_sampler(args: &FitSamplerArgs) -> Result<ExitCode> {
     let (model, is_saved) = (args.out.as_deref().unwrap_or(dir), kept.class_name() == solver.class_name());
     let scheduler = args.scheduler.as_ref().filter(|_| !is_saved);
     let scheduler = scheduler.map_or(String::new(), |name| format!(" --scheduler {}", quote(name)));
-    let classes: Vec<_> = args.classes(&pipeline)?.into_iter().flatten().collect();
+    let names = pipeline.class_names();
+    let named = |labels: Vec<u32>| {
+        let label = *labels.first()?;
+        Some((label, names.get(&label).cloned().unwrap_or_else(|| label.to_string())))
+    };
+    let classes: Vec<_> = args.classes(&pipeline)?.into_iter().flatten().filter_map(named).collect();
     let classes = if classes.is_empty() { String::new() } else { format!(" {}", class_options(&classes)) };
     let guidance = if args.guidance == 1.0 { String::new() } else { format!(" --guidance={}", args.guidance) };
     say(&format!(
@@ -141,7 +147,7 @@ impl FitSamplerArgs {
         let numbers: usize = pipeline.sample_shape()?.iter().product();
         let images = self.images.unwrap_or((MOST_NUMBERS / numbers.max(1)).clamp(4, 64));
         let labels = self.classes(pipeline)?;
-        let labels = labels.map(|classes| classes.iter().map(|(label, _)| *label).cycle().take(images).collect());
+        let labels = labels.map(|classes| labels_in_turn(&classes).into_iter().cycle().take(images).collect());
         let fine = SampleOptions::new(images).steps(self.fine_steps).class_labels(labels).guidance_scale(self.guidance);
         let class_name = pipeline.scheduler().class_name();
         say(&format!(
@@ -164,19 +170,17 @@ impl FitSamplerArgs {
         fit.ok_or_else(|| Error::Unfit("the fit was stopped".into()))
     }
 
-    /// The classes of the images, with their labels, for a class-conditional model: those of --class, or else those
+    /// The labels of each class of the images, for a class-conditional model: those of --class, or else the classes
     /// that it was trained on; without their names, all labels.
-    fn classes(&self, pipeline: &DDPMPipeline) -> Result<Option<Vec<(u32, String)>>> {
+    fn classes(&self, pipeline: &DDPMPipeline) -> Result<Option<Vec<Vec<u32>>>> {
         let names = pipeline.class_names();
-        let labels = match pipeline.model_config().num_classes() {
-            Some(count) if self.class.is_empty() => Some(match names.is_empty() {
-                true => (0..count as u32).collect(),
-                false => names.keys().copied().collect(),
-            }),
-            _ => classes::labels(&self.class, pipeline)?,
-        };
-        let named = |label: u32| (label, names.get(&label).cloned().unwrap_or_else(|| label.to_string()));
-        Ok(labels.map(|labels: Vec<u32>| labels.into_iter().map(named).collect()))
+        match pipeline.model_config().num_classes() {
+            Some(count) if self.class.is_empty() => Ok(Some(match names.is_empty() {
+                true => (0..count as u32).map(|label| vec![label]).collect(),
+                false => labels_by_class(names).into_iter().map(|(_, labels)| labels).collect(),
+            })),
+            _ => classes::by_class(&self.class, pipeline),
+        }
     }
 
     /// Prints the steps and what they gain.
