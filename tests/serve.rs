@@ -357,12 +357,17 @@ fn more_than_there_is_room_for_is_refused_with_a_reason_and_a_time() {
     assert!(full.has("retry-after: ") && full.reason().contains("2 requests wait"), "{full:?}");
     let streams = client.get(&format!("/api/draws/{first}/events")).expect(503);
     assert!(streams.has("retry-after: ") && streams.reason().contains("too many pages"), "{streams:?}");
-    let open: Vec<TcpStream> = (0..7).map(|_| TcpStream::connect(("127.0.0.1", client.0)).unwrap()).collect();
-    let mut answer = client.raw(b"");
-    while answer.is_none() {
-        answer = client.raw(b""); // the server has not taken all seven yet
-    }
-    assert_eq!(answer.unwrap().expect(503).reason(), "too many connections are open: try again in a moment");
+    let mut open = vec![];
+    let refused = loop {
+        assert!(open.len() < 64, "all connections are taken");
+        let mut stream = client.connect();
+        stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        match Answer::read(&mut stream) {
+            Some(answer) => break answer,
+            None => open.push(stream), // it has a place and keeps it, so that one of the next ones has none
+        }
+    };
+    assert_eq!(refused.expect(503).reason(), "too many connections are open: try again in a moment");
     drop(open);
 
     let server = Within::start(&place, Limits { max_per_client: 2, ..Limits::default() });

@@ -15,6 +15,18 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// Reads until the server closes the connection, or says nothing for the time of the stream.
+    pub(crate) fn read(stream: &mut TcpStream) -> Option<Self> {
+        let (mut answer, mut buffer) = (vec![], [0; 1 << 16]);
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            answer.extend_from_slice(&buffer[..count]);
+        }
+        let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
+        let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        Some(Self { status, head, body: answer[end + 4..].to_vec() })
+    }
+
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
@@ -43,7 +55,7 @@ impl Answer {
 pub(crate) struct Client(pub(crate) u16);
 
 impl Client {
-    fn connect(self) -> TcpStream {
+    pub(crate) fn connect(self) -> TcpStream {
         let stream = TcpStream::connect(("127.0.0.1", self.0)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap(); // rather a failure than a test without end
         stream
@@ -53,14 +65,7 @@ impl Client {
     pub(crate) fn raw(self, bytes: &[u8]) -> Option<Answer> {
         let mut stream = self.connect();
         let _ = stream.write_all(bytes); // the server may answer and close before all is sent
-        let (mut answer, mut buffer) = (vec![], [0; 1 << 16]);
-        while let Ok(count @ 1..) = stream.read(&mut buffer) {
-            answer.extend_from_slice(&buffer[..count]);
-        }
-        let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
-        let head = String::from_utf8_lossy(&answer[..end]).into_owned();
-        let status = head.split(' ').nth(1)?.parse().ok()?;
-        Some(Answer { status, head, body: answer[end + 4..].to_vec() })
+        Answer::read(&mut stream)
     }
 
     /// A request with these headers in addition to the usual ones.
