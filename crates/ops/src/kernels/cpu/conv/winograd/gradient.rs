@@ -4,7 +4,7 @@ use candle_core::Result;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::lines::{Image, Places, Window, column, kernel, output};
+use super::lines::{Image, Places, Rows, Window, kernel, output};
 use super::{GROUP, TILE, Tiles, at, group, image_tile, plane, points};
 use crate::kernels::cpu::buffer::Buffer;
 use crate::kernels::cpu::conv::micro::{Outer, Strides, tiles, widest};
@@ -261,17 +261,18 @@ impl TurnBack<'_> {
         let Self { sums, plane, row, inputs, weight, per_output, .. } = self;
         let places = Places::new(sums.len(), [P, P], [P * plane, plane], (inputs - 1) * row + S::F32_LANES);
         for c in 0..inputs {
-            let mut rows = [[simd.splat_f32s(0.0); K]; P];
-            for (i, rows) in rows.iter_mut().enumerate() {
+            let mut rows = Rows::<_, P, K>::new();
+            for i in 0..P {
                 let mut values = [simd.splat_f32s(0.0); P];
                 for (j, value) in values.iter_mut().enumerate() {
                     // SAFETY: i and j are below P; the places were made for a vector of every input channel.
                     *value = unsafe { places.load(simd, sums, i, j, c * row) };
                 }
-                *rows = output::<S, P, K>(simd, values);
+                rows.set(i, output::<S, P, K>(simd, values));
             }
             for kx in 0..K {
-                let column = output::<S, P, K>(simd, column(&rows, kx));
+                // SAFETY: all rows have been set.
+                let column = output::<S, P, K>(simd, unsafe { rows.column(kx) });
                 for (ky, value) in column.into_iter().enumerate() {
                     let mut lanes = [0.0; 16];
                     S::as_mut_simd_f32s(&mut lanes).0[0] = value;
@@ -290,13 +291,15 @@ fn gradient_tile<S: Simd, const P: usize>(simd: S, grad: Image, at: [isize; 2], 
     let from = Window::<TILE>::new(grad, at);
     let to = Places::new(values.len(), [P, P], [P * plane, plane], grad.c);
     for channel in (0..grad.c).step_by(S::F32_LANES) {
-        let mut rows = [[simd.splat_f32s(0.0); P]; TILE];
-        for (i, values) in rows.iter_mut().enumerate() {
+        let mut rows = Rows::<_, TILE, P>::new();
+        for i in 0..TILE {
             // SAFETY: c is a number of whole vectors.
-            *values = kernel::<S, P, TILE>(simd, unsafe { from.row(simd, i, channel) });
+            rows.set(i, kernel::<S, P, TILE>(simd, unsafe { from.row(simd, i, channel) }));
         }
         for j in 0..P {
-            for (i, value) in kernel::<S, P, TILE>(simd, column(&rows, j)).into_iter().enumerate() {
+            // SAFETY: all rows have been set.
+            let column = unsafe { rows.column(j) };
+            for (i, value) in kernel::<S, P, TILE>(simd, column).into_iter().enumerate() {
                 // SAFETY: i and j are below P; c is a number of whole vectors.
                 unsafe { to.store(simd, values, (i, j), channel, value) };
             }

@@ -5,6 +5,7 @@
 //! rounding errors are less than half of those of 0, 1, -1, 2, -2 (Barabasz et al. 2020 say why; these were searched
 //! for). `P` is their number.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use pulp::Simd;
@@ -141,14 +142,36 @@ impl<'a, const N: usize> Window<'a, N> {
 
 // The vector code has no closures: one that is not inlined loses the machine's instructions.
 
-/// Column `j` of some rows.
-#[inline(always)]
-pub(super) fn column<V: Copy, const R: usize, const C: usize>(rows: &[[V; C]; R], j: usize) -> [V; R] {
-    let mut column = [rows[0][0]; R];
-    for (value, row) in column.iter_mut().zip(rows) {
-        *value = row[j];
+/// The `R` rows of a tile, `C` vectors each. They begin with nothing, for zeros would be written to memory first.
+pub(super) struct Rows<V, const R: usize, const C: usize>([[MaybeUninit<V>; C]; R]);
+
+impl<V: Copy, const R: usize, const C: usize> Rows<V, R, C> {
+    #[inline(always)]
+    pub(super) fn new() -> Self {
+        Self([const { [const { MaybeUninit::uninit() }; C] }; R])
     }
-    column
+
+    #[inline(always)]
+    pub(super) fn set(&mut self, i: usize, row: [V; C]) {
+        for (to, value) in self.0[i].iter_mut().zip(row) {
+            to.write(value);
+        }
+    }
+
+    /// Column `j`.
+    ///
+    /// # Safety
+    /// All rows have been set.
+    #[inline(always)]
+    pub(super) unsafe fn column(&self, j: usize) -> [V; R] {
+        // SAFETY: the caller has set all rows.
+        let mut column = [unsafe { self.0[0][j].assume_init() }; R];
+        for (value, row) in column.iter_mut().zip(&self.0) {
+            // SAFETY: as above.
+            *value = unsafe { row[j].assume_init() };
+        }
+        column
+    }
 }
 
 #[inline(always)]

@@ -22,7 +22,7 @@ use super::weights::{Weights, panel};
 use crate::kernels::cpu::host::{PIECE, arch, min_tasks};
 use crate::kernels::cpu::silu::Finish;
 pub(super) use gradient::WeightValues;
-use lines::{Image, Places, Window, column, input, kernel, output};
+use lines::{Image, Places, Rows, Window, input, kernel, output};
 
 /// Results in a row of a tile.
 const TILE: usize = 4;
@@ -165,25 +165,24 @@ impl Kernels<'_> {
         let places = Places::new(to.len(), [P, P], [P * plane, plane], count * width);
         for (i, kernel_of) in kernels.chunks_exact(K * K * width).enumerate() {
             for at in (0..width).step_by(S::F32_LANES) {
-                let mut weights = [[simd.splat_f32s(0.0); K]; K];
-                for (ky, row) in weights.iter_mut().enumerate() {
+                let mut weights = Rows::<_, K, K>::new();
+                for ky in 0..K {
+                    let mut row = [simd.splat_f32s(0.0); K];
                     for (kx, weight) in row.iter_mut().enumerate() {
+                        let (ky, kx) = if turned { (K - 1 - ky, K - 1 - kx) } else { (ky, kx) };
                         // SAFETY: ky and kx are below K, `at` is a vector below the width (whole vectors).
                         *weight = unsafe { from.load(simd, kernel_of, ky, kx, at) };
                     }
+                    weights.set(ky, row);
                 }
-                if turned {
-                    weights.reverse();
-                    for row in &mut weights {
-                        row.reverse();
-                    }
-                }
-                let mut columns = [[simd.splat_f32s(0.0); P]; K];
-                for (kx, values) in columns.iter_mut().enumerate() {
-                    *values = kernel::<S, P, K>(simd, column(&weights, kx));
+                let mut columns = Rows::<_, K, P>::new();
+                for kx in 0..K {
+                    // SAFETY: all rows have been set.
+                    columns.set(kx, kernel::<S, P, K>(simd, unsafe { weights.column(kx) }));
                 }
                 for row in 0..P {
-                    let values = kernel::<S, P, K>(simd, column(&columns, row));
+                    // SAFETY: all columns have been set.
+                    let values = kernel::<S, P, K>(simd, unsafe { columns.column(row) });
                     for (place, value) in values.into_iter().enumerate() {
                         // SAFETY: row and place are below P, and i below the count.
                         unsafe { places.store(simd, to, (row, place), i * width + at, value) };
@@ -266,17 +265,18 @@ fn results_by<S: Simd, const P: usize>(
         for channel in (0..width).step_by(S::F32_LANES) {
             let bias = finish.bias_vector(simd, first + channel);
             for (t, image, y, x) in grid.iter() {
-                let mut rows = [[simd.splat_f32s(0.0); TILE]; P];
-                for (i, rows) in rows.iter_mut().enumerate() {
+                let mut rows = Rows::<_, P, TILE>::new();
+                for i in 0..P {
                     let mut values = [simd.splat_f32s(0.0); P];
                     for (j, value) in values.iter_mut().enumerate() {
                         // SAFETY: i and j are below P, and the tile's channels below count * width.
                         *value = unsafe { places.load(simd, products, i, j, t * width + channel) };
                     }
-                    *rows = output::<S, P, TILE>(simd, values);
+                    rows.set(i, output::<S, P, TILE>(simd, values));
                 }
                 for j in 0..TILE.min(ow - x * TILE) {
-                    let column = output::<S, P, TILE>(simd, column(&rows, j));
+                    // SAFETY: all rows have been set.
+                    let column = output::<S, P, TILE>(simd, unsafe { rows.column(j) });
                     for (i, &value) in column[..TILE.min(oh - y * TILE)].iter().enumerate() {
                         let pixel = (image * oh + y * TILE + i) * ow + x * TILE + j;
                         finish.store(simd, pixel * o + first + channel, simd.add_f32s(value, bias));
@@ -298,13 +298,14 @@ fn image_tile<S: Simd, const P: usize>(simd: S, image: Image, at: [isize; 2], va
     let from = Window::<P>::new(image, at);
     let to = Places::new(values.len(), [P, P], [P * plane, plane], image.c);
     for channel in (0..image.c).step_by(S::F32_LANES) {
-        let mut rows = [[simd.splat_f32s(0.0); P]; P];
-        for (i, values) in rows.iter_mut().enumerate() {
+        let mut rows = Rows::<_, P, P>::new();
+        for i in 0..P {
             // SAFETY: c is a number of whole vectors.
-            *values = input(simd, unsafe { from.row(simd, i, channel) });
+            rows.set(i, input(simd, unsafe { from.row(simd, i, channel) }));
         }
         for j in 0..P {
-            for (i, value) in input(simd, column(&rows, j)).into_iter().enumerate() {
+            // SAFETY: all rows have been set.
+            for (i, value) in input(simd, unsafe { rows.column(j) }).into_iter().enumerate() {
                 // SAFETY: i and j are below P; c is a number of whole vectors.
                 unsafe { to.store(simd, values, (i, j), channel, value) };
             }
