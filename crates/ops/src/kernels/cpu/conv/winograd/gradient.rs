@@ -12,6 +12,7 @@ use crate::kernels::cpu::conv::pass::Pass;
 use crate::kernels::cpu::denormals::FlushDenormals;
 use crate::kernels::cpu::host::{arch, lanes, min_tasks};
 use crate::kernels::cpu::scratch::with_scratch;
+use crate::kernels::cpu::transpose::transpose;
 
 /// Where the sums of all channels have so many floats, they would go through memory, once for each group of images and
 /// to be turned back. Few tiles are multiplied block by block of channels instead.
@@ -260,6 +261,7 @@ impl TurnBack<'_> {
     fn run<S: Simd, const P: usize, const K: usize>(self, simd: S) {
         let Self { sums, plane, row, inputs, weight, per_output, .. } = self;
         let places = Places::new(sums.len(), [P, P], [P * plane, plane], (inputs - 1) * row + S::F32_LANES);
+        let mut kernels = [0.0; 5 * 5 * 16]; // at most: a kernel in each lane
         for c in 0..inputs {
             let mut rows = Rows::<_, P, K>::new();
             for i in 0..P {
@@ -274,13 +276,11 @@ impl TurnBack<'_> {
                 // SAFETY: all rows have been set.
                 let column = output::<S, P, K>(simd, unsafe { rows.column(kx) });
                 for (ky, value) in column.into_iter().enumerate() {
-                    let mut lanes = [0.0; 16];
-                    S::as_mut_simd_f32s(&mut lanes).0[0] = value;
-                    for (lane, &value) in lanes[..S::F32_LANES].iter().enumerate() {
-                        weight[lane * per_output + (c * K + ky) * K + kx] = value;
-                    }
+                    let at = (ky * K + kx) * S::F32_LANES;
+                    S::as_mut_simd_f32s(&mut kernels[at..][..S::F32_LANES]).0[0] = value;
                 }
             }
+            transpose(&kernels, S::F32_LANES, &mut weight[c * K * K..], per_output, K * K, S::F32_LANES);
         }
     }
 }
