@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kakusan::pipeline::{DDPMPipeline, Error, Result, labels_by_class, labels_in_turn};
+use kakusan::pipeline::{DDPMPipeline, Error, Result, has_label, labels_by_class, labels_in_turn};
 
 /// How many classes a message lists at most.
 const NAMED: usize = 20;
@@ -69,11 +69,10 @@ impl Known {
         Ok(classes)
     }
 
-    /// The classes from that of the labels `first` to that of `last`. If these are several, between them are only
-    /// classes that the model was trained on.
+    /// The classes that the model was trained on from that of the labels `first` to that of `last`.
     fn range(&self, first: &[u32], last: &[u32]) -> Vec<Vec<u32>> {
         match (first, last) {
-            ([first], [last]) => (*first..=*last).map(|label| vec![label]).collect(),
+            ([first], [last]) => (*first..=*last).filter(|&label| self.has(label)).map(|label| vec![label]).collect(),
             _ => {
                 let classes = labels_by_class(&self.names).into_iter().map(|(_, labels)| labels);
                 classes.filter(|labels| first <= &labels[..] && &labels[..] <= last).collect()
@@ -92,8 +91,12 @@ impl Known {
     }
 
     fn labels(&self, word: &str) -> Option<Vec<u32>> {
-        let number = || word.parse().ok().filter(|&label: &u32| (label as usize) < self.count);
+        let number = || word.parse().ok().filter(|&label| self.has(label));
         self.named(word).or_else(|| Some(vec![number()?]))
+    }
+
+    fn has(&self, label: u32) -> bool {
+        has_label(&self.names, self.count, label)
     }
 
     /// The class names as text; if the labels are just numbered from 0, the range of numbers.
@@ -153,7 +156,8 @@ mod tests {
         let digits = Known::of(20, &names.into());
         let of = |text: &str| digits.classes(text).map(|classes| labels_in_turn(&classes));
         assert_eq!([of("8"), of("17"), of("1,8")], [Ok(vec![16, 17]), Ok(vec![17]), Ok(vec![2, 16, 3, 17])]);
-        assert_eq!([of("1..8"), of("16..18")], [Ok(vec![2, 16, 3, 17]), Ok(vec![16, 17, 18])]);
+        assert_eq!([of("1..8"), of("16..19")], [Ok(vec![2, 16, 3, 17]), Ok(vec![16, 17, 19])]);
+        assert_eq!(["4", "18", "1..4"].map(of), ["4", "18", "1..4"].map(|word| Err(word.to_owned())));
         assert_eq!(digits.list(), "1, 8");
     }
 }

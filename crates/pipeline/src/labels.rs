@@ -38,3 +38,18 @@ pub fn labels_in_turn(classes: &[Vec<u32>]) -> Vec<u32> {
     };
     (0..rounds).flat_map(of_round).collect()
 }
+
+/// Whether a model with `count` labels can draw a label: one that has a name, or any if `names` is empty. The last label
+/// may stand for "no class" and needs no name.
+///
+/// ```
+/// use kakusan_pipeline::has_label;
+///
+/// let names = [(1, "1"), (4, "4"), (8, "8")].map(|(label, name)| (label, name.to_owned())).into();
+/// assert!(has_label(&names, 11, 4) && has_label(&names, 11, 10));
+/// assert!(!has_label(&names, 11, 3) && !has_label(&names, 11, 11)); // not trained on 3
+/// ```
+pub fn has_label(names: &BTreeMap<u32, String>, count: usize, label: u32) -> bool {
+    let place = label as usize;
+    place < count && (names.is_empty() || names.contains_key(&label) || place + 1 == count)
+}
