@@ -39,8 +39,8 @@ pub fn labels_in_turn(classes: &[Vec<u32>]) -> Vec<u32> {
     (0..rounds).flat_map(of_round).collect()
 }
 
-/// Whether a model with `count` labels can draw a label: one that has a name, or any if `names` is empty. The last label
-/// may stand for "no class" and needs no name.
+/// Whether a model with `count` labels can draw a label: one that has a name, or any if `names` is empty. The last
+/// label may stand for "no class" and needs no name.
 ///
 /// ```
 /// use kakusan_pipeline::has_label;
