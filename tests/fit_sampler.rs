@@ -90,7 +90,7 @@ fn a_scheduler_that_adds_noise_is_refused_and_another_is_fitted_beside_it() {
 #[test]
 fn a_class_conditional_model_is_fitted_for_all_of_its_classes_or_some() {
     let place = Workplace::new();
-    let config = command::config("mnist-classes.toml");
+    let config = command::few_of_each_class(&place);
     let small = ["data.sources=[\"drawn\"]", "data.drawn_per_class=6", "train.batch_size=8", "sample.steps=3"];
     let small = small.iter().chain(&["model.block_out_channels=[4,8,8]", "model.norm_num_groups=4"]);
     let sets: Vec<&str> = small.flat_map(|set| ["--set", set]).collect();

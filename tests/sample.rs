@@ -8,7 +8,7 @@ mod edit;
 use std::fs;
 use std::ops::ControlFlow;
 
-use command::{Workplace, config};
+use command::{Workplace, few_of_each_class};
 use kakusan::candle::Device;
 use kakusan::pipeline::{DDPMPipeline, Registry, SampleOptions};
 use kakusan::rng::CudaGenerator;
@@ -391,7 +391,7 @@ fn help_teaches() {
 #[test]
 fn classes_are_sampled_on_demand() {
     let place = Workplace::new();
-    let config = config("mnist-classes.toml");
+    let config = few_of_each_class(&place);
     let train = |out: &str, more: &[&str]| {
         let small = ["model.block_out_channels=[4,8,8]", "model.norm_num_groups=4", "model.attention_head_dim=4"];
         let quick = ["data.sources=[\"drawn\"]", "data.drawn_per_class=6", "train.batch_size=8", "sample.batch_size=4"];

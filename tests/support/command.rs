@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // each test file uses its own part
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -94,6 +95,16 @@ pub(crate) fn words(args: &[String]) -> Vec<&str> {
 /// The content of a file.
 pub(crate) fn bytes(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// `mnist-classes.toml` for few images: without clusters.
+pub(crate) fn few_of_each_class(place: &Workplace) -> PathBuf {
+    let text = fs::read_to_string(config("mnist-classes.toml")).unwrap();
+    let few = text.replace("clusters = 8 ", "").replace("num_class_embeds = 81 ", "num_class_embeds = 11 ");
+    assert_eq!(text.len() - few.len(), "clusters = 8 ".len());
+    let path = place.path("classes.toml");
+    fs::write(&path, few).unwrap();
+    path
 }
 
 /// The path of a shipped configuration.
