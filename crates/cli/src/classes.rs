@@ -8,10 +8,11 @@ use kakusan::pipeline::{DDPMPipeline, Error, Result, has_label, labels_by_class,
 const NAMED: usize = 20;
 
 /// The labels that `asked` names, one after another: classes take turns, and so do the labels of a class that has
-/// several. `None` for a model without classes. A word is matched against the class names first, then read as a number.
-/// `first..last` is a range that includes both ends, and commas separate several entries.
+/// several, as often as the training had images of them. `None` for a model without classes. A word is matched against
+/// the class names first, then read as a number. `first..last` is a range that includes both ends, and commas separate
+/// several entries.
 pub(crate) fn labels(asked: &[String], pipeline: &DDPMPipeline) -> Result<Option<Vec<u32>>> {
-    Ok(by_class(asked, pipeline)?.map(|classes| labels_in_turn(&classes)))
+    Ok(by_class(asked, pipeline)?.map(|classes| labels_in_turn(&classes, pipeline.label_counts())))
 }
 
 /// The same, with the labels of each class.
@@ -124,7 +125,8 @@ mod tests {
         };
         let numbers = |count| Known::of(count, &BTreeMap::new());
         let animals = known(&["cat", "dog", "a, b", "1", "x..y"]);
-        let in_turn = |known: &Known, text: &str| known.classes(text).map(|classes| labels_in_turn(&classes));
+        let in_turn =
+            |known: &Known, text: &str| known.classes(text).map(|classes| labels_in_turn(&classes, &BTreeMap::new()));
         let of = |text: &str| in_turn(&animals, text);
         assert_eq!(of("dog,cat"), Ok(vec![1, 0]));
         assert_eq!(of("a, b"), Ok(vec![2]));
@@ -154,7 +156,7 @@ mod tests {
     fn the_labels_of_a_class_take_turns() {
         let names = [(2, "1"), (3, "1"), (16, "8"), (17, "8")].map(|(label, name)| (label, name.to_owned()));
         let digits = Known::of(20, &names.into());
-        let of = |text: &str| digits.classes(text).map(|classes| labels_in_turn(&classes));
+        let of = |text: &str| digits.classes(text).map(|classes| labels_in_turn(&classes, &BTreeMap::new()));
         assert_eq!([of("8"), of("17"), of("1,8")], [Ok(vec![16, 17]), Ok(vec![17]), Ok(vec![2, 16, 3, 17])]);
         assert_eq!([of("1..8"), of("16..19")], [Ok(vec![2, 16, 3, 17]), Ok(vec![16, 17, 19])]);
         assert_eq!(["4", "18", "1..4"].map(of), ["4", "18", "1..4"].map(|word| Err(word.to_owned())));

@@ -147,7 +147,9 @@ impl FitSamplerArgs {
         let numbers: usize = pipeline.sample_shape()?.iter().product();
         let images = self.images.unwrap_or((MOST_NUMBERS / numbers.max(1)).clamp(4, 64));
         let labels = self.classes(pipeline)?;
-        let labels = labels.map(|classes| labels_in_turn(&classes).into_iter().cycle().take(images).collect());
+        let labels = labels.map(|classes| {
+            labels_in_turn(&classes, pipeline.label_counts()).into_iter().cycle().take(images).collect()
+        });
         let fine = SampleOptions::new(images).steps(self.fine_steps).class_labels(labels).guidance_scale(self.guidance);
         let class_name = pipeline.scheduler().class_name();
         say(&format!(

@@ -469,6 +469,11 @@ impl ImageSet {
         all.filter(|(_, count)| *count > 0).map(|(class, _)| class).collect()
     }
 
+    /// The labels that images have, and how many images each has.
+    pub fn counts_by_label(&self) -> BTreeMap<u32, u64> {
+        (0..).zip(self.class_counts()).filter(|(_, count)| *count > 0).map(|(label, n)| (label, n as u64)).collect()
+    }
+
     /// The mean of all images, `[c, h, w]`, from 0 to 1; black for an empty set. If the images are not held in memory
     /// decoded, the mean is taken over 4,096 of them, evenly spaced.
     ///

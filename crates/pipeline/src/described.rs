@@ -22,6 +22,8 @@ pub struct Described {
     pub scheduler: Arc<dyn Scheduler>,
     /// The names of the classes that the model was trained on, by label; empty if they were not saved.
     pub class_names: BTreeMap<u32, String>,
+    /// How many images of the training had each label, where several labels are one class; else empty.
+    pub label_counts: BTreeMap<u32, u64>,
     /// Whether it is a run that has saved no pipeline yet: it samples from its newest checkpoint.
     pub unfinished: bool,
 }
@@ -42,12 +44,12 @@ impl Described {
         #[cfg(feature = "train")]
         if crate::DDPMPipeline::is_unfinished(dir) {
             let config = crate::recorded_config(dir, registry)?;
-            let (class, class_names) = (PipelineClass::default(), crate::train::class_names(dir)?);
+            let (class, (class_names, label_counts)) = (PipelineClass::default(), crate::train::labels(dir)?);
             let (config, scheduler) = (config.model, config.scheduler);
-            return Ok(Self { class, config, scheduler, class_names, unfinished: true });
+            return Ok(Self { class, config, scheduler, class_names, label_counts, unfinished: true });
         }
-        let (Index { class, unet, class_names, .. }, scheduler) = read_scheduler(dir, registry)?;
+        let (Index { class, unet, class_names, label_counts, .. }, scheduler) = read_scheduler(dir, registry)?;
         let unet = pretrained_config(&component_dir(dir, "unet"), Some(&unet), &registry.models)?;
-        Ok(Self { class, config: unet.config, scheduler, class_names, unfinished: false })
+        Ok(Self { class, config: unet.config, scheduler, class_names, label_counts, unfinished: false })
     }
 }

@@ -17,6 +17,7 @@ pub(crate) const RUN_CONFIG_FILE: &str = "config.toml";
 /// The key of the class names in the index. Python's diffusers ignores keys that begin with `_`, without a warning.
 pub(crate) const CLASS_NAMES: &str = "_id2label";
 /// The key of `train.pixel_scale` in the index.
+pub(crate) const LABEL_COUNTS: &str = "_label_counts";
 pub(crate) const PIXEL_SCALE: &str = "_pixel_scale";
 const DIT_CLASS_NAMES: &str = "id2label";
 /// The libraries that the index may name for a component.
@@ -32,6 +33,8 @@ pub(crate) struct Index {
     pub(crate) scheduler: String,
     /// Class names by label: our `_id2label`, or the `id2label` of diffusers' `DiTPipeline`.
     pub(crate) class_names: BTreeMap<u32, String>,
+    /// How many images of the training had each label, where several labels are one class.
+    pub(crate) label_counts: BTreeMap<u32, u64>,
     /// What the pixels of the training's images were multiplied by; 1 if the index does not say.
     pub(crate) pixel_scale: f64,
     /// Warnings about its other content.
@@ -103,6 +106,7 @@ impl Index {
             }
         };
         let class_names = labels(CLASS_NAMES).or_else(|| labels(DIT_CLASS_NAMES)).unwrap_or_default();
+        let label_counts = components.get(LABEL_COUNTS).and_then(counts).unwrap_or_default();
         let pixel_scale = match components.get(PIXEL_SCALE) {
             None => 1.0,
             Some(value) => {
@@ -111,7 +115,7 @@ impl Index {
             }
         };
         let (unet, scheduler) = (class_of("unet")?, class_of("scheduler")?);
-        Ok(Self { class, unet, scheduler, class_names, pixel_scale, warnings })
+        Ok(Self { class, unet, scheduler, class_names, label_counts, pixel_scale, warnings })
     }
 }
 
@@ -119,6 +123,11 @@ impl Index {
 fn labels(value: &Value) -> Option<BTreeMap<u32, String>> {
     let label = |(label, name): (&String, &Value)| Some((label.parse().ok()?, name.as_str()?.to_owned()));
     value.as_object()?.iter().map(label).collect()
+}
+
+/// A map from numbers, as text, to counts.
+fn counts(value: &Value) -> Option<BTreeMap<u32, u64>> {
+    value.as_object()?.iter().map(|(label, count)| Some((label.parse().ok()?, count.as_u64()?))).collect()
 }
 
 /// Whether a value of the index says that the pipeline omits a component: `[null, null]`.

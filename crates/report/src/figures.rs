@@ -259,7 +259,8 @@ impl FigureMaker<'_> {
 pub(crate) fn sample_options(run: &RunView, count: usize, steps: usize) -> SampleOptions {
     let names = run.images().names_by_label();
     let classes: Vec<Vec<u32>> = labels_by_class(&names).into_iter().map(|(_, labels)| labels).collect();
-    let in_turns = |_| labels_in_turn(&classes).into_iter().cycle().take(count).collect();
+    let counts = run.images().counts_by_label();
+    let in_turns = |_| labels_in_turn(&classes, &counts).into_iter().cycle().take(count).collect();
     let class_labels = run.config.model.num_classes().map(in_turns);
     run.config.sample.options(count, steps).class_labels(class_labels)
 }

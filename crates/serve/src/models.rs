@@ -25,6 +25,7 @@ pub(crate) struct Model {
     /// The number of labels, with the one that may stand for "no class".
     pub(crate) num_classes: Option<usize>,
     pub(crate) class_names: BTreeMap<u32, String>,
+    pub(crate) label_counts: BTreeMap<u32, u64>,
     pub(crate) scheduler: Arc<dyn Scheduler>,
     pub(crate) steps: usize,
     /// Where its run sampled with another one than `scheduler`.
@@ -213,7 +214,8 @@ impl Models {
 }
 
 fn describe(name: &str, dir: PathBuf, fingerprint: u64, registry: &Registry) -> Option<Model> {
-    let Described { class, config, scheduler, class_names, unfinished, .. } = Described::read(&dir, registry).ok()?;
+    let Described { class, config, scheduler, class_names, label_counts, unfinished, .. } =
+        Described::read(&dir, registry).ok()?;
     if unfinished && !has_checkpoint(&dir) {
         return None;
     }
@@ -228,6 +230,7 @@ fn describe(name: &str, dir: PathBuf, fingerprint: u64, registry: &Registry) -> 
         shape: config.sample_shape().ok()?,
         num_classes: config.num_classes(),
         class_names,
+        label_counts,
         steps: sample.as_ref().map_or(class.default_steps().min(50), |sample| sample.steps),
         sample_scheduler: sample_scheduler.filter(|name| name != scheduler.class_name()),
         eta: sample.as_ref().and_then(|sample| sample.eta),

@@ -329,14 +329,14 @@ fn labels(request: &DrawRequest, model: &Model, count: usize) -> Result<Option<V
     if asked.len() > most {
         return Err(Refusal::field(field, format!("{} classes for {most} images: name fewer", asked.len())));
     }
-    // a class that has several labels takes them in turn
+    // a class that has several labels takes them as often as the training had images of them
     let known = labels_by_class(&model.class_names);
     let of_class = |label: u32| {
         let class = known.iter().find(|(_, labels)| labels.contains(&label));
         class.map_or_else(|| vec![label], |(_, labels)| labels.clone())
     };
     let classes: Vec<Vec<u32>> = asked.into_iter().map(of_class).collect();
-    Ok(Some(labels_in_turn(&classes).into_iter().cycle().take(count).collect()))
+    Ok(Some(labels_in_turn(&classes, &model.label_counts).into_iter().cycle().take(count).collect()))
 }
 
 fn guidance_scale(request: &DrawRequest, model: &Model) -> Result<f64, Refusal> {

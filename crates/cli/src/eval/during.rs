@@ -153,7 +153,8 @@ impl Ready {
         let labels = match run.config.model.num_classes() {
             Some(known) => {
                 let images = draw::some_of(&self.compared, 0, IMAGES);
-                Some(self.compared.labels(&images, known, &run.images().names_by_label())?)
+                let (names, counts) = (run.images().names_by_label(), run.images().counts_by_label());
+                Some(self.compared.labels(&images, known, &names, &counts)?)
             }
             None => None,
         };

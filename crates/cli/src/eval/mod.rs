@@ -372,7 +372,7 @@ impl EvalArgs {
             )));
         }
         let images = draw::some_of(compared, self.seed, self.samples());
-        Ok(Some(compared.labels(&images, known, pipeline.class_names())?))
+        Ok(Some(compared.labels(&images, known, pipeline.class_names(), pipeline.label_counts())?))
     }
 
     /// Draws the samples, each from its own seed.

@@ -137,7 +137,9 @@ impl DDPMPipeline {
         let fit = PowerFunction::of_width(sigma_rel)?.fit(step as f64, &known)?;
         let weights = mix(&config, &snapshots, &fit, device)?;
         let mut pipeline = config.pipeline(&weights, config.scheduler.clone())?;
-        pipeline.set_class_names(training::class_names(dir)?);
+        let (class_names, label_counts) = training::labels(dir)?;
+        pipeline.set_class_names(class_names);
+        pipeline.set_label_counts(label_counts);
         Ok(Averaged { pipeline, step, snapshots: snapshots.len(), error: fit.error })
     }
 }

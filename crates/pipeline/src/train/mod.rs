@@ -34,5 +34,5 @@ pub use run_folder::{Record, read_metrics};
 pub use schema::config_schema;
 pub use train_config::{LossType, LrScheduler, OptimizerName, TrainConfig, WeightingScheme};
 pub use trainer::{Step, Trainer, Validated};
-pub(crate) use training::class_names;
+pub(crate) use training::labels;
 pub use training::{Existing, Outcome, Training, recorded_config, run_config, run_source};

@@ -17,6 +17,7 @@ use super::run_folder::{CHECKPOINTS, Metrics, RunFolder};
 use super::trainer::check_classes;
 use super::{averages, checkpoint, resume};
 use crate::files::read_text;
+use crate::labels::labels_by_class;
 use crate::layout::RUN_CONFIG_FILE;
 use crate::{DeviceChoice, Error, Opened, Origin, Record, Registry, Result, RunConfig, Step, Trainer};
 
@@ -224,6 +225,10 @@ impl<'a> Training<'a> {
             source: loaded.source.clone(),
             images: loaded.images.len(),
             class_counts: loaded.images.counts_by_class(),
+            label_counts: match labels_by_class(&class_names).iter().any(|(_, labels)| labels.len() > 1) {
+                true => loaded.images.counts_by_label(),
+                false => BTreeMap::new(),
+            },
             class_names,
         };
         if let Some(recorded) = &recorded
@@ -282,6 +287,7 @@ impl<'a> Training<'a> {
         trainer.check_sound().map_err(|e| resume::with_last_checkpoint(e, &folder.checkpoints()))?;
         let mut pipeline = self.config.pipeline(&trainer.sampling_weights()?, self.config.scheduler.clone())?;
         pipeline.set_class_names(data.class_names.clone());
+        pipeline.set_label_counts(data.label_counts.clone());
         pipeline.save_pretrained(folder.dir())?;
         pipeline.set_scheduler(self.config.sample_scheduler.clone())?;
         observe(&Event::Saved { run: &run.view(&trainer, &records), pipeline: &pipeline })?;
@@ -465,6 +471,9 @@ struct DataRecord {
     /// The names of the classes that the model is trained on, by label, until the pipeline's index has them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     class_names: BTreeMap<u32, String>,
+    /// How many images have each label, if several labels are one class.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    label_counts: BTreeMap<u32, u64>,
 }
 
 impl DataRecord {
@@ -531,10 +540,10 @@ fn read_data_record(dir: &Path) -> Result<Option<DataRecord>> {
     })
 }
 
-/// The names of the classes that the model of the run in `dir` is trained on, by label; empty if the run does not store
-/// them.
-pub(crate) fn class_names(dir: &Path) -> Result<BTreeMap<u32, String>> {
-    Ok(read_data_record(dir)?.map(|record| record.class_names).unwrap_or_default())
+/// The names of the classes that the model of the run in `dir` is trained on, by label, and the numbers of their images
+/// if several labels are one class; empty if the run does not store them.
+pub(crate) fn labels(dir: &Path) -> Result<(BTreeMap<u32, String>, BTreeMap<u32, u64>)> {
+    Ok(read_data_record(dir)?.map(|record| (record.class_names, record.label_counts)).unwrap_or_default())
 }
 
 /// The mean loss of the last steps, by which the best checkpoint is selected: the loss of one step is too noisy.
