@@ -125,10 +125,13 @@ pub(crate) fn fit_sampler(args: &FitSamplerArgs) -> Result<ExitCode> {
     let (model, is_saved) = (args.out.as_deref().unwrap_or(dir), kept.class_name() == solver.class_name());
     let scheduler = args.scheduler.as_ref().filter(|_| !is_saved);
     let scheduler = scheduler.map_or(String::new(), |name| format!(" --scheduler {}", quote(name)));
-    let names = pipeline.class_names();
+    let known = labels_by_class(pipeline.class_names());
     let named = |labels: Vec<u32>| {
         let label = *labels.first()?;
-        Some((label, names.get(&label).cloned().unwrap_or_else(|| label.to_string())))
+        Some(match (0..).zip(&known).find(|(_, (_, labels))| labels.contains(&label)) {
+            Some((place, (name, _))) => (place, (*name).to_owned()),
+            None => (label, label.to_string()), // a model without names, or "no class"
+        })
     };
     let classes: Vec<_> = args.classes(&pipeline)?.into_iter().flatten().filter_map(named).collect();
     let classes = if classes.is_empty() { String::new() } else { format!(" {}", class_options(&classes)) };

@@ -265,13 +265,13 @@ pub(crate) fn sample_options(run: &RunView, count: usize, steps: usize) -> Sampl
     run.config.sample.options(count, steps).class_labels(class_labels)
 }
 
-/// The classes that take turns in the samples, with their first labels, if the model is class-conditional.
+/// The classes that take turns in the samples, with their places, if the model is class-conditional.
 pub(crate) fn conditioning_classes(run: &RunView) -> Vec<(u32, String)> {
     if run.config.model.num_classes().is_none() {
         return vec![];
     }
     let names = run.images().names_by_label();
-    labels_by_class(&names).into_iter().map(|(name, labels)| (labels[0], name.to_owned())).collect()
+    (0..).zip(labels_by_class(&names)).map(|(place, (name, _))| (place, name.to_owned())).collect()
 }
 
 /// At most `count` decodable images, with their positions in the set. The classes take turns, and the images of a class

@@ -26,7 +26,7 @@ pub fn quote_path(path: &Path) -> String {
 }
 
 /// The command that samples from a run as its `[sample]` says, with `seed`; the run's own seed gives the run's
-/// pictures. `classes` are the classes that took turns, with their labels; empty for a model without classes.
+/// pictures. `classes` are the classes that took turns, with their places; empty for a model without classes.
 pub(crate) fn sample_command(
     program: &str,
     model: &str,
@@ -49,7 +49,7 @@ pub(crate) fn sample_command(
     words.join(" ")
 }
 
-/// The options `--class` that name all of these classes, with their labels in ascending order.
+/// The options `--class` that name all of these classes, with their places among the model's classes in ascending order.
 pub fn class_options(classes: &[(u32, String)]) -> String {
     let option = |word: String| match word.starts_with('-') {
         true => format!("--class={}", quote(&word)),
@@ -63,7 +63,7 @@ pub fn class_options(classes: &[(u32, String)]) -> String {
 fn class_words(classes: &[(u32, String)]) -> Vec<String> {
     let number = |(_, name): &(u32, String)| name.parse::<u32>().ok().filter(|number| number.to_string() == *name);
     let in_a_row = |a: &(u32, String), b: &(u32, String)| {
-        a.0 + 1 == b.0 && number(a).zip(number(b)).is_some_and(|(a, b)| a.checked_add(1) == Some(b))
+        a.0.checked_add(1) == Some(b.0) && number(a).zip(number(b)).is_some_and(|(a, b)| a.checked_add(1) == Some(b))
     };
     let runs = classes.chunk_by(in_a_row).filter_map(|run| Some((&run.first()?.1, &run.last()?.1)));
     let words = runs.map(|(first, last)| if first == last { first.clone() } else { format!("{first}..{last}") });
@@ -84,7 +84,7 @@ mod tests {
         };
         assert_eq!(words(&[(3, "3")]), ["3"]);
         assert_eq!(words(&[(0, "0"), (1, "1"), (2, "2"), (5, "5")]), ["0..2,5"]);
-        assert_eq!(words(&[(0, "3"), (2, "4"), (3, "05")]), ["3,4,05"]); // there is another class between the labels
+        assert_eq!(words(&[(0, "3"), (2, "4"), (3, "05")]), ["3,4,05"]); // there is another class between the first two
         assert_eq!(words(&[(0, "a cat"), (1, "dog")]), ["a cat,dog"]);
         assert_eq!(words(&[(0, "a, b"), (1, "dog")]), ["a, b", "dog"]);
     }
