@@ -49,7 +49,8 @@ pub(crate) fn sample_command(
     words.join(" ")
 }
 
-/// The options `--class` that name all of these classes, with their places among the model's classes in ascending order.
+/// The options `--class` that name all of these classes, which have their places among the model's classes, in
+/// ascending order.
 pub fn class_options(classes: &[(u32, String)]) -> String {
     let option = |word: String| match word.starts_with('-') {
         true => format!("--class={}", quote(&word)),
