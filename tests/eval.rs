@@ -216,6 +216,15 @@ fn the_clusters_of_a_class_are_one_class() {
         let labels: Vec<String> = labels_in_turn(labels, &counts)[..4].iter().map(u32::to_string).collect();
         assert!(tensor(classes) == tensor(&labels.join(",")), "{classes}: {labels:?}");
     }
+    let sample = ["sample", "--model", "run", "--steps", "2", "--batch", "1", "--class"];
+    for (class, is_said) in [("8", false), ("33", false), ("3", true)] {
+        let said = place.run(&[&sample[..], &[class]].concat()).expect(0).stderr();
+        assert_eq!(
+            said.contains("the training had no images of it") && said.contains("had 1, 4, 8"),
+            is_said,
+            "{said}"
+        );
+    }
     let fit = ["fit-sampler", "--model", "run", "--steps", "4", "--fine-steps", "20", "--scheduler", "dpmsolver"];
     let said = place.run(&[&fit[..], &["--out", "fitted"]].concat()).expect(0).stdout();
     assert!(said.contains(" --class 1,4,8 --steps 4"), "{said}");

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use kakusan::pipeline::{DDPMPipeline, Error, Result, has_label, labels_by_class, labels_in_turn};
 
+use crate::terminal::warn;
+
 /// How many classes a message lists at most.
 const NAMED: usize = 20;
 
@@ -12,7 +14,16 @@ const NAMED: usize = 20;
 /// the class names first, then read as a number. `first..last` is a range that includes both ends, and commas separate
 /// several entries.
 pub(crate) fn labels(asked: &[String], pipeline: &DDPMPipeline) -> Result<Option<Vec<u32>>> {
-    Ok(by_class(asked, pipeline)?.map(|classes| labels_in_turn(&classes, pipeline.label_counts())))
+    let Some(classes) = by_class(asked, pipeline)? else { return Ok(None) };
+    let (names, count) = (pipeline.class_names(), pipeline.model_config().num_classes().unwrap_or(0));
+    if let Some(label) = classes.iter().flatten().find(|&&label| !has_label(names, count, label)) {
+        warn(&format!(
+            "warning: --class {label}: the training had no images of it, so its images mean nothing unless a model \
+             before a fine-tuning knew it; the training had {}",
+            Known::of(count, names).list()
+        ));
+    }
+    Ok(Some(labels_in_turn(&classes, pipeline.label_counts())))
 }
 
 /// The same, with the labels of each class.
@@ -70,10 +81,11 @@ impl Known {
         Ok(classes)
     }
 
-    /// The classes that the model was trained on from that of the labels `first` to that of `last`.
+    /// The classes from that of the labels `first` to that of `last`. If these are several, between them are only
+    /// classes that the model was trained on.
     fn range(&self, first: &[u32], last: &[u32]) -> Vec<Vec<u32>> {
         match (first, last) {
-            ([first], [last]) => (*first..=*last).filter(|&label| self.has(label)).map(|label| vec![label]).collect(),
+            ([first], [last]) => (*first..=*last).map(|label| vec![label]).collect(),
             _ => {
                 let classes = labels_by_class(&self.names).into_iter().map(|(_, labels)| labels);
                 classes.filter(|labels| first <= &labels[..] && &labels[..] <= last).collect()
@@ -92,12 +104,8 @@ impl Known {
     }
 
     fn labels(&self, word: &str) -> Option<Vec<u32>> {
-        let number = || word.parse().ok().filter(|&label| self.has(label));
+        let number = || word.parse().ok().filter(|&label: &u32| (label as usize) < self.count);
         self.named(word).or_else(|| Some(vec![number()?]))
-    }
-
-    fn has(&self, label: u32) -> bool {
-        has_label(&self.names, self.count, label)
     }
 
     /// The class names as text; if the labels are just numbered from 0, the range of numbers.
@@ -158,8 +166,7 @@ mod tests {
         let digits = Known::of(20, &names.into());
         let of = |text: &str| digits.classes(text).map(|classes| labels_in_turn(&classes, &BTreeMap::new()));
         assert_eq!([of("8"), of("17"), of("1,8")], [Ok(vec![16, 17]), Ok(vec![17]), Ok(vec![2, 16, 3, 17])]);
-        assert_eq!([of("1..8"), of("16..19")], [Ok(vec![2, 16, 3, 17]), Ok(vec![16, 17, 19])]);
-        assert_eq!(["4", "18", "1..4"].map(of), ["4", "18", "1..4"].map(|word| Err(word.to_owned())));
+        assert_eq!([of("1..8"), of("16..18")], [Ok(vec![2, 16, 3, 17]), Ok(vec![16, 17, 18])]);
         assert_eq!(digits.list(), "1, 8");
     }
 }

@@ -63,8 +63,8 @@ fn turns(labels: &[u32], counts: &BTreeMap<u32, u64>) -> Vec<u32> {
     (1..=TURNS * labels.len()).map(next).collect()
 }
 
-/// Whether a model with `count` labels can draw a label: one that has a name, or any if `names` is empty. The last
-/// label may stand for "no class" and needs no name.
+/// Whether the training of a model with `count` labels had images of a label, as far as `names` says: it has a name, or
+/// none has. The last label may stand for "no class" and needs no name. A fine-tuned model may know others, too.
 ///
 /// ```
 /// use kakusan_pipeline::has_label;
