@@ -100,17 +100,15 @@ pub(crate) struct TrainArgs {
 pub(crate) fn train(args: TrainArgs) -> Result<ExitCode> {
     let launch = ranks::launch()?;
     args.machine.apply_to_one_of(launch.as_ref().map_or(1, |launch| launch.local_size))?;
-    let follows = launch.as_ref().is_some_and(|launch| launch.rank > 0);
     let local_rank = launch.as_ref().map_or(0, |launch| launch.local_rank);
-    let group = match ranks::join(launch) {
-        Err(error @ Error::Unfit(_)) if follows => return Ok(failure::code(&error)), // rank 0 says the same
-        group => group?,
-    };
+    let group = ranks::join(launch)?;
     match ranks::check_same_program(&*group).and_then(|()| train_in(&group, local_rank, args)) {
         Err(error) if !group.leads() => Ok(ranks::end_quietly(&*group, &error)),
         Err(error) => {
             group.abort(0, &error.to_string());
-            Err(error)
+            // before this leaves the group: the others wait for that, and the first of them to end by an error makes
+            // mpirun end all
+            Ok(failure::show(&error))
         }
         done => done,
     }
