@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kakusan::candle::Device;
 use kakusan::models::Weights;
-use kakusan::pipeline::{DDPMPipeline, Registry};
+use kakusan::pipeline::{DDPMPipeline, Labels, Registry};
 use kakusan::rng::Generator;
 use serde_json::json;
 
@@ -25,7 +25,7 @@ pub(crate) fn save(dir: &Path, channels: usize, classes: Option<usize>, seed: u6
     let mut pipeline = DDPMPipeline::new(Arc::clone(&config), weights, scheduler).unwrap();
     if classes.is_some() {
         let names = ["cat", "dog"].map(str::to_owned);
-        pipeline.set_class_names((0..).zip(names).collect());
+        pipeline.set_labels(Labels::new((0..).zip(names).collect()));
     }
     pipeline.save_pretrained(dir).unwrap();
 }

@@ -1,8 +1,6 @@
 //! Resolves the classes that `--class` names.
 
-use std::collections::BTreeMap;
-
-use kakusan::pipeline::{DDPMPipeline, Error, Result, has_label, labels_by_class, labels_in_turn};
+use kakusan::pipeline::{DDPMPipeline, Error, Labels, Result};
 
 use crate::terminal::warn;
 
@@ -15,25 +13,25 @@ const NAMED: usize = 20;
 /// several entries.
 pub(crate) fn labels(asked: &[String], pipeline: &DDPMPipeline) -> Result<Option<Vec<u32>>> {
     let Some(classes) = by_class(asked, pipeline)? else { return Ok(None) };
-    let (names, count) = (pipeline.class_names(), pipeline.model_config().num_classes().unwrap_or(0));
-    if let Some(label) = classes.iter().flatten().find(|&&label| !has_label(names, count, label)) {
+    let (known, count) = (pipeline.labels(), pipeline.model_config().num_classes().unwrap_or(0));
+    if let Some(label) = classes.iter().flatten().find(|&&label| !known.include(label, count)) {
         warn(&format!(
             "warning: --class {label}: the training had no images of it, so its images mean nothing unless a model \
              before a fine-tuning knew it; the training had {}",
-            Known::of(count, names).list()
+            Known::of(count, known).list()
         ));
     }
-    Ok(Some(labels_in_turn(&classes, pipeline.label_counts())))
+    Ok(Some(known.in_turn(&classes)))
 }
 
 /// The same, with the labels of each class.
 pub(crate) fn by_class(asked: &[String], pipeline: &DDPMPipeline) -> Result<Option<Vec<Vec<u32>>>> {
-    let known = pipeline.model_config().num_classes().map(|count| Known::of(count, pipeline.class_names()));
+    let known = pipeline.model_config().num_classes().map(|count| Known::of(count, pipeline.labels()));
     match (asked, known) {
         ([], None) => Ok(None),
         (_, None) => Err(Error::Unfit("--class: this model has no classes; omit it".into())),
         ([], Some(known)) => {
-            let (first, list) = (known.names.values().next().map_or("0", String::as_str), known.list());
+            let (first, list) = (known.labels.names().values().next().map_or("0", String::as_str), known.list());
             Err(Error::Unfit(format!(
                 "this model is conditioned on a class: name one, as in --class {first}; it has {list}"
             )))
@@ -50,15 +48,15 @@ pub(crate) fn by_class(asked: &[String], pipeline: &DDPMPipeline) -> Result<Opti
 /// The classes that a model knows.
 struct Known {
     /// The classes it was trained on; all of them if their names are unknown.
-    names: BTreeMap<u32, String>,
+    labels: Labels,
     /// The number of labels, including the one that may stand for "no class".
     count: usize,
 }
 
 impl Known {
-    fn of(count: usize, names: &BTreeMap<u32, String>) -> Self {
-        let numbers = || (0..count as u32).map(|label| (label, label.to_string())).collect();
-        Self { names: if names.is_empty() { numbers() } else { names.clone() }, count }
+    fn of(count: usize, labels: &Labels) -> Self {
+        let numbers = || Labels::new((0..count as u32).map(|label| (label, label.to_string())).collect());
+        Self { labels: if labels.names().is_empty() { numbers() } else { labels.clone() }, count }
     }
 
     /// Parses a text into classes, each with its labels; the error is the first word that names no class.
@@ -87,7 +85,7 @@ impl Known {
         match (first, last) {
             ([first], [last]) => (*first..=*last).map(|label| vec![label]).collect(),
             _ => {
-                let classes = labels_by_class(&self.names).into_iter().map(|(_, labels)| labels);
+                let classes = self.labels.by_class().into_iter().map(|(_, labels)| labels);
                 classes.filter(|labels| first <= &labels[..] && &labels[..] <= last).collect()
             }
         }
@@ -95,7 +93,8 @@ impl Known {
 
     fn named(&self, word: &str) -> Option<Vec<u32>> {
         let find = |is: &dyn Fn(&str) -> bool| {
-            let labels: Vec<u32> = self.names.iter().filter(|(_, name)| is(name)).map(|(label, _)| *label).collect();
+            let names = self.labels.names().iter();
+            let labels: Vec<u32> = names.filter(|(_, name)| is(name)).map(|(label, _)| *label).collect();
             Some(labels).filter(|labels| !labels.is_empty())
         };
         // diffusers' DiTPipeline stores several names for one class, separated by commas
@@ -110,12 +109,13 @@ impl Known {
 
     /// The class names as text; if the labels are just numbered from 0, the range of numbers.
     fn list(&self) -> String {
-        if (0..).zip(&self.names).all(|(place, (label, name))| place == *label && *name == label.to_string())
-            && self.names.len() > 2
+        let names = self.labels.names();
+        if (0..).zip(names).all(|(place, (label, name))| place == *label && *name == label.to_string())
+            && names.len() > 2
         {
-            return format!("0 to {}", self.names.len() - 1);
+            return format!("0 to {}", names.len() - 1);
         }
-        let names: Vec<&str> = labels_by_class(&self.names).into_iter().map(|(name, _)| name).collect();
+        let names: Vec<&str> = self.labels.by_class().into_iter().map(|(name, _)| name).collect();
         let more = if names.len() > NAMED { format!(" and {} more", names.len() - NAMED) } else { String::new() };
         format!("{}{more}", names[..names.len().min(NAMED)].join(", "))
     }
@@ -128,13 +128,12 @@ mod tests {
     #[test]
     fn a_word_is_a_name_before_it_is_a_number() {
         let known = |names: &[&str]| {
-            let names: BTreeMap<u32, String> = (0..).zip(names.iter().map(|&name| name.to_owned())).collect();
-            Known::of(names.len() + 1, &names)
+            let labels = Labels::new((0..).zip(names.iter().map(|&name| name.to_owned())).collect());
+            Known::of(names.len() + 1, &labels)
         };
-        let numbers = |count| Known::of(count, &BTreeMap::new());
+        let numbers = |count| Known::of(count, &Labels::default());
         let animals = known(&["cat", "dog", "a, b", "1", "x..y"]);
-        let in_turn =
-            |known: &Known, text: &str| known.classes(text).map(|classes| labels_in_turn(&classes, &BTreeMap::new()));
+        let in_turn = |known: &Known, text: &str| known.classes(text).map(|classes| known.labels.in_turn(&classes));
         let of = |text: &str| in_turn(&animals, text);
         assert_eq!(of("dog,cat"), Ok(vec![1, 0]));
         assert_eq!(of("a, b"), Ok(vec![2]));
@@ -152,7 +151,9 @@ mod tests {
         assert_eq!(of("5"), Ok(vec![5])); // the "no class" label of guidance
         let some = Known::of(
             12,
-            &BTreeMap::from([(1, "10".to_owned()), (4, "2".to_owned()), (7, "tench, Tinca tinca".to_owned())]),
+            &Labels::new(
+                [(1, "10"), (4, "2"), (7, "tench, Tinca tinca")].map(|(label, name)| (label, name.to_owned())).into(),
+            ),
         );
         assert_eq!(["2", "10", "4"].map(|text| in_turn(&some, text)), [Ok(vec![4]), Ok(vec![1]), Ok(vec![4])]);
         assert_eq!(["tench", "tench, Tinca tinca"].map(|text| in_turn(&some, text)), [Ok(vec![7]), Ok(vec![7])]);
@@ -163,8 +164,8 @@ mod tests {
     #[test]
     fn the_labels_of_a_class_take_turns() {
         let names = [(2, "1"), (3, "1"), (16, "8"), (17, "8")].map(|(label, name)| (label, name.to_owned()));
-        let digits = Known::of(20, &names.into());
-        let of = |text: &str| digits.classes(text).map(|classes| labels_in_turn(&classes, &BTreeMap::new()));
+        let digits = Known::of(20, &Labels::new(names.into()));
+        let of = |text: &str| digits.classes(text).map(|classes| digits.labels.in_turn(&classes));
         assert_eq!([of("8"), of("17"), of("1,8")], [Ok(vec![16, 17]), Ok(vec![17]), Ok(vec![2, 16, 3, 17])]);
         assert_eq!([of("1..8"), of("16..18")], [Ok(vec![2, 16, 3, 17]), Ok(vec![16, 17, 18])]);
         assert_eq!(digits.list(), "1, 8");

@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use clap::Args;
 use kakusan::pipeline::{
     DDPMPipeline, DeviceChoice, Error, Fit, FitProgress, FitStage, Opened, Registry, Result, SampleOptions,
-    labels_by_class, labels_in_turn,
 };
 use kakusan::report::{class_options, quote, quote_path};
 use kakusan::rng::Generator;
@@ -125,7 +124,7 @@ pub(crate) fn fit_sampler(args: &FitSamplerArgs) -> Result<ExitCode> {
     let (model, is_saved) = (args.out.as_deref().unwrap_or(dir), kept.class_name() == solver.class_name());
     let scheduler = args.scheduler.as_ref().filter(|_| !is_saved);
     let scheduler = scheduler.map_or(String::new(), |name| format!(" --scheduler {}", quote(name)));
-    let known = labels_by_class(pipeline.class_names());
+    let known = pipeline.labels().by_class();
     let named = |labels: Vec<u32>| {
         let label = *labels.first()?;
         Some(match (0..).zip(&known).find(|(_, (_, labels))| labels.contains(&label)) {
@@ -150,9 +149,8 @@ impl FitSamplerArgs {
         let numbers: usize = pipeline.sample_shape()?.iter().product();
         let images = self.images.unwrap_or((MOST_NUMBERS / numbers.max(1)).clamp(4, 64));
         let labels = self.classes(pipeline)?;
-        let labels = labels.map(|classes| {
-            labels_in_turn(&classes, pipeline.label_counts()).into_iter().cycle().take(images).collect()
-        });
+        let labels =
+            labels.map(|classes| pipeline.labels().in_turn(&classes).into_iter().cycle().take(images).collect());
         let fine = SampleOptions::new(images).steps(self.fine_steps).class_labels(labels).guidance_scale(self.guidance);
         let class_name = pipeline.scheduler().class_name();
         say(&format!(
@@ -178,11 +176,11 @@ impl FitSamplerArgs {
     /// The labels of each class of the images, for a class-conditional model: those of --class, or else the classes
     /// that it was trained on; without their names, all labels.
     fn classes(&self, pipeline: &DDPMPipeline) -> Result<Option<Vec<Vec<u32>>>> {
-        let names = pipeline.class_names();
+        let labels = pipeline.labels();
         match pipeline.model_config().num_classes() {
-            Some(count) if self.class.is_empty() => Ok(Some(match names.is_empty() {
+            Some(count) if self.class.is_empty() => Ok(Some(match labels.names().is_empty() {
                 true => (0..count as u32).map(|label| vec![label]).collect(),
-                false => labels_by_class(names).into_iter().map(|(_, labels)| labels).collect(),
+                false => labels.by_class().into_iter().map(|(_, labels)| labels).collect(),
             })),
             _ => classes::by_class(&self.class, pipeline),
         }

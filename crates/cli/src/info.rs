@@ -4,7 +4,7 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use kakusan::candle::Device;
 use kakusan::ops::{CudaCard, describe_cuda};
-use kakusan::pipeline::{DeviceChoice, Registry, Result, labels_by_class};
+use kakusan::pipeline::{DeviceChoice, Registry, Result};
 use kakusan::report::thousands;
 use kakusan::scheduler::to_json;
 
@@ -51,8 +51,8 @@ fn about_model(model: &str, args: &InfoArgs) -> Result<()> {
         let class = submodule.class_name.unwrap_or_default();
         say(&format!("  {:20} {:24} {:>12}", submodule.name, class, thousands(submodule.parameters)));
     }
-    if !pipeline.class_names().is_empty() {
-        let classes = labels_by_class(pipeline.class_names()).into_iter().map(|(name, labels)| match labels[..] {
+    if !pipeline.labels().names().is_empty() {
+        let classes = pipeline.labels().by_class().into_iter().map(|(name, labels)| match labels[..] {
             [first, .., last] => format!("{first} to {last} {name}"),
             _ => format!("{} {name}", labels[0]),
         });

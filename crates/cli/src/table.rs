@@ -131,9 +131,7 @@ impl Side {
             ("class", Values::Names(names)) => {
                 let classes = classes::by_class(std::slice::from_ref(names), pipeline)?.unwrap_or_default();
                 let labels: Vec<u32> = classes.iter().filter_map(|labels| labels.first().copied()).collect();
-                let known = pipeline.class_names();
-                let name = |label: &u32| known.get(label).cloned().unwrap_or_else(|| label.to_string());
-                let names = labels.iter().map(name).collect();
+                let names = labels.iter().map(|&label| pipeline.labels().name(label)).collect();
                 return Ok((Axis::Class(labels), names));
             }
             (_, Values::Names(names)) => {

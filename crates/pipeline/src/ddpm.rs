@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::files::{create_folders, read_text, write_whole};
 use crate::layout::{CLASS_NAMES, INDEX_FILE, Index, LABEL_COUNTS, PIXEL_SCALE, SCHEDULER_FILE, component_dir};
-use crate::{Error, PipelineClass, Registry, Result, Warning};
+use crate::{Error, Labels, PipelineClass, Registry, Result, Warning};
 
 /// A model and a scheduler that draw images, in diffusers' folder layout (`model_index.json`, `unet/`, `scheduler/`).
 ///
@@ -46,9 +45,7 @@ pub struct DDPMPipeline {
     scheduler: Arc<dyn Scheduler>,
     /// The fields of the `config.json` that the model was loaded from.
     fields: Config,
-    /// Class names by label.
-    class_names: BTreeMap<u32, String>,
-    label_counts: BTreeMap<u32, u64>,
+    labels: Labels,
     /// The training's `pixel_scale`.
     pixel_scale: f64,
     warnings: Vec<Warning>,
@@ -76,8 +73,7 @@ impl DDPMPipeline {
             model,
             scheduler,
             fields: Config::new(),
-            class_names: BTreeMap::new(),
-            label_counts: BTreeMap::new(),
+            labels: Labels::default(),
             pixel_scale: 1.0,
             warnings: vec![],
         })
@@ -108,13 +104,13 @@ impl DDPMPipeline {
         registry: &Registry,
         device: &Device,
     ) -> Result<Self> {
-        let (Index { class, unet, class_names, label_counts, pixel_scale, mut warnings, .. }, scheduler) =
-            read_scheduler(dir, registry)?;
+        let (index, scheduler) = read_scheduler(dir, registry)?;
+        let Index { class, unet, labels, pixel_scale, mut warnings, .. } = index;
         let models = &registry.models;
         let unet = kakusan_models::from_pretrained(&component_dir(dir, "unet"), Some(&unet), variant, models, device)?;
         warnings.extend(unet.warnings.into_iter().map(Warning::from));
         let pipeline = Self::new(unet.config, unet.weights, scheduler)?;
-        Ok(Self { class, fields: unet.fields, class_names, label_counts, pixel_scale, warnings, ..pipeline })
+        Ok(Self { class, fields: unet.fields, labels, pixel_scale, warnings, ..pipeline })
     }
 
     /// Saves the pipeline in diffusers' layout. Each file is written atomically, the index last.
@@ -141,11 +137,11 @@ impl DDPMPipeline {
             "scheduler": [library(self.scheduler.class_name()), self.scheduler.class_name()],
             "unet": [library(self.config.class_name()), self.config.class_name()],
         });
-        if !self.class_names.is_empty() {
-            index[CLASS_NAMES] = json!(self.class_names);
+        if !self.labels.names().is_empty() {
+            index[CLASS_NAMES] = json!(self.labels.names());
         }
-        if !self.label_counts.is_empty() {
-            index[LABEL_COUNTS] = json!(self.label_counts);
+        if !self.labels.counts().is_empty() {
+            index[LABEL_COUNTS] = json!(self.labels.counts());
         }
         if self.pixel_scale != 1.0 {
             index[PIXEL_SCALE] = json!(self.pixel_scale);
@@ -238,26 +234,14 @@ impl DDPMPipeline {
         &self.weights
     }
 
-    /// The names of the classes that the model was trained on, by label; empty if they were not saved. Several labels
-    /// may have one name: [`labels_by_class`](crate::labels_by_class).
-    pub fn class_names(&self) -> &BTreeMap<u32, String> {
-        &self.class_names
+    /// The classes that the model was trained on.
+    pub fn labels(&self) -> &Labels {
+        &self.labels
     }
 
-    /// Sets the names of the classes; the index stores them.
-    pub fn set_class_names(&mut self, class_names: BTreeMap<u32, String>) {
-        self.class_names = class_names;
-    }
-
-    /// How many images of the training had each label, if several labels are one class; else empty.
-    /// [`labels_in_turn`](crate::labels_in_turn) draws each as often.
-    pub fn label_counts(&self) -> &BTreeMap<u32, u64> {
-        &self.label_counts
-    }
-
-    /// Sets the numbers of images of the labels; the index stores them.
-    pub fn set_label_counts(&mut self, label_counts: BTreeMap<u32, u64>) {
-        self.label_counts = label_counts;
+    /// Sets the classes; the index stores them.
+    pub fn set_labels(&mut self, labels: Labels) {
+        self.labels = labels;
     }
 
     /// Pixels from 0 to 1 in the form in which the model was trained on them: in the scheduler's range, with their

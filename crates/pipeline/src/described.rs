@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,7 +6,7 @@ use kakusan_scheduler::Scheduler;
 
 use crate::ddpm::read_scheduler;
 use crate::layout::{Index, component_dir};
-use crate::{PipelineClass, Registry, Result};
+use crate::{Labels, PipelineClass, Registry, Result};
 
 /// A saved pipeline or an unfinished run without its weights: all that is needed to offer it, and to check what is
 /// asked of it, before any of it is loaded.
@@ -20,10 +19,8 @@ pub struct Described {
     pub config: Arc<dyn ModelConfig>,
     /// The scheduler that samples unless another is asked for.
     pub scheduler: Arc<dyn Scheduler>,
-    /// The names of the classes that the model was trained on, by label; empty if they were not saved.
-    pub class_names: BTreeMap<u32, String>,
-    /// How many images of the training had each label, where several labels are one class; else empty.
-    pub label_counts: BTreeMap<u32, u64>,
+    /// The classes that the model was trained on.
+    pub labels: Labels,
     /// Whether it is a run that has saved no pipeline yet: it samples from its newest checkpoint.
     pub unfinished: bool,
 }
@@ -44,12 +41,12 @@ impl Described {
         #[cfg(feature = "train")]
         if crate::DDPMPipeline::is_unfinished(dir) {
             let config = crate::recorded_config(dir, registry)?;
-            let (class, (class_names, label_counts)) = (PipelineClass::default(), crate::train::labels(dir)?);
+            let (class, labels) = (PipelineClass::default(), crate::train::labels(dir)?);
             let (config, scheduler) = (config.model, config.scheduler);
-            return Ok(Self { class, config, scheduler, class_names, label_counts, unfinished: true });
+            return Ok(Self { class, config, scheduler, labels, unfinished: true });
         }
-        let (Index { class, unet, class_names, label_counts, .. }, scheduler) = read_scheduler(dir, registry)?;
+        let (Index { class, unet, labels, .. }, scheduler) = read_scheduler(dir, registry)?;
         let unet = pretrained_config(&component_dir(dir, "unet"), Some(&unet), &registry.models)?;
-        Ok(Self { class, config: unet.config, scheduler, class_names, label_counts, unfinished: false })
+        Ok(Self { class, config: unet.config, scheduler, labels, unfinished: false })
     }
 }

@@ -7,7 +7,7 @@ use kakusan_config::{Config, did_you_mean};
 use serde_json::Value;
 
 use crate::files::read_text;
-use crate::{Error, PipelineClass, Result, Warning};
+use crate::{Error, Labels, PipelineClass, Result, Warning};
 
 /// The file that names a pipeline's components. It is written last: a folder with it is complete.
 pub(crate) const INDEX_FILE: &str = "model_index.json";
@@ -16,8 +16,9 @@ pub(crate) const SCHEDULER_FILE: &str = "scheduler_config.json";
 pub(crate) const RUN_CONFIG_FILE: &str = "config.toml";
 /// The key of the class names in the index. Python's diffusers ignores keys that begin with `_`, without a warning.
 pub(crate) const CLASS_NAMES: &str = "_id2label";
-/// The key of `train.pixel_scale` in the index.
+/// The key of the numbers of images that have each label.
 pub(crate) const LABEL_COUNTS: &str = "_label_counts";
+/// The key of `train.pixel_scale` in the index.
 pub(crate) const PIXEL_SCALE: &str = "_pixel_scale";
 const DIT_CLASS_NAMES: &str = "id2label";
 /// The libraries that the index may name for a component.
@@ -31,10 +32,8 @@ pub(crate) struct Index {
     pub(crate) unet: String,
     /// `DDPMScheduler`, for example.
     pub(crate) scheduler: String,
-    /// Class names by label: our `_id2label`, or the `id2label` of diffusers' `DiTPipeline`.
-    pub(crate) class_names: BTreeMap<u32, String>,
-    /// How many images of the training had each label, where several labels are one class.
-    pub(crate) label_counts: BTreeMap<u32, u64>,
+    /// Our `_id2label`, or the `id2label` of diffusers' `DiTPipeline`, with `_label_counts`.
+    pub(crate) labels: Labels,
     /// What the pixels of the training's images were multiplied by; 1 if the index does not say.
     pub(crate) pixel_scale: f64,
     /// Warnings about its other content.
@@ -107,6 +106,7 @@ impl Index {
         };
         let class_names = labels(CLASS_NAMES).or_else(|| labels(DIT_CLASS_NAMES)).unwrap_or_default();
         let label_counts = components.get(LABEL_COUNTS).and_then(counts).unwrap_or_default();
+        let labels = Labels::new(class_names).with_counts(label_counts);
         let pixel_scale = match components.get(PIXEL_SCALE) {
             None => 1.0,
             Some(value) => {
@@ -115,7 +115,7 @@ impl Index {
             }
         };
         let (unet, scheduler) = (class_of("unet")?, class_of("scheduler")?);
-        Ok(Self { class, unet, scheduler, class_names, label_counts, pixel_scale, warnings })
+        Ok(Self { class, unet, scheduler, labels, pixel_scale, warnings })
     }
 }
 

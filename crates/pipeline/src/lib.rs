@@ -45,7 +45,7 @@ pub use guidance::{
     BrightnessGuidance, ColourGuidance, Guidance, GuidanceWay, Guide, GuideKind, GuideSpec, ImageGuidance,
     MaskedGuidance, Predicted, rescale_noise_cfg,
 };
-pub use labels::{has_label, labels_by_class, labels_in_turn};
+pub use labels::Labels;
 pub use layout::hub_name;
 pub use publish::{is_superseded, pipeline_files};
 pub use registry::Registry;

@@ -161,7 +161,7 @@ fn a_run_resumes_to_the_same_bytes_without_its_pretrained_model() {
         let is_frozen = parts.iter().any(|part| name.starts_with(part));
         assert_eq!(after == before[&name], is_frozen, "{name}");
     }
-    assert_eq!(pipeline.class_names().len(), 3);
+    assert_eq!(pipeline.labels().names().len(), 3);
     assert_eq!(load(&golden()).scheduler().config(), pipeline.scheduler().config());
 
     // other frozen parts are another training

@@ -5,9 +5,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use kakusan_data::ImageSet;
-use kakusan_pipeline::{
-    DDPMPipeline, Error, Result, RunConfig, RunView, SampleOptions, labels_by_class, labels_in_turn,
-};
+use kakusan_pipeline::{DDPMPipeline, Error, Labels, Result, RunConfig, RunView, SampleOptions};
 use kakusan_rng::Generator;
 use kakusan_scheduler::{PixelRange, Process};
 
@@ -257,10 +255,9 @@ impl FigureMaker<'_> {
 
 /// The sampling options of `[sample]`. For a class-conditional model, the classes of the set take turns.
 pub(crate) fn sample_options(run: &RunView, count: usize, steps: usize) -> SampleOptions {
-    let names = run.images().names_by_label();
-    let classes: Vec<Vec<u32>> = labels_by_class(&names).into_iter().map(|(_, labels)| labels).collect();
-    let counts = run.images().counts_by_label();
-    let in_turns = |_| labels_in_turn(&classes, &counts).into_iter().cycle().take(count).collect();
+    let labels = Labels::of_images(run.images());
+    let classes: Vec<Vec<u32>> = labels.by_class().into_iter().map(|(_, labels)| labels).collect();
+    let in_turns = |_| labels.in_turn(&classes).into_iter().cycle().take(count).collect();
     let class_labels = run.config.model.num_classes().map(in_turns);
     run.config.sample.options(count, steps).class_labels(class_labels)
 }
@@ -270,8 +267,7 @@ pub(crate) fn conditioning_classes(run: &RunView) -> Vec<(u32, String)> {
     if run.config.model.num_classes().is_none() {
         return vec![];
     }
-    let names = run.images().names_by_label();
-    (0..).zip(labels_by_class(&names)).map(|(place, (name, _))| (place, name.to_owned())).collect()
+    (0..).zip(Labels::of_images(run.images()).by_class()).map(|(place, (name, _))| (place, name.to_owned())).collect()
 }
 
 /// At most `count` decodable images, with their positions in the set. The classes take turns, and the images of a class

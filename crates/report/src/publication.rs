@@ -158,7 +158,7 @@ impl<'a> Publication<'a> {
     /// The options of a command for a folder whose card has none.
     fn default_options(&self) -> String {
         let Some(label) = self.class() else { return "--batch 16".to_owned() };
-        let name = self.pipeline.class_names().get(&label).cloned().unwrap_or_else(|| label.to_string());
+        let name = self.pipeline.labels().name(label);
         format!("{} --batch 16", class_options(&[(label, name)]))
     }
 
@@ -170,7 +170,7 @@ impl<'a> Publication<'a> {
     /// A class to show: that of the first name, or 0.
     fn class(&self) -> Option<u32> {
         self.pipeline.model_config().num_classes()?;
-        Some(self.pipeline.class_names().keys().next().copied().unwrap_or_default())
+        Some(self.pipeline.labels().names().keys().next().copied().unwrap_or_default())
     }
 
     fn in_python(&self) -> String {

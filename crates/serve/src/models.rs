@@ -1,11 +1,11 @@
 //! The models of a folder, by name: what they are, without their weights.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use kakusan::pipeline::{Described, Registry, labels_by_class, recorded_config};
+use kakusan::pipeline::{Described, Labels, Registry, recorded_config};
 use kakusan::scheduler::{RunOptions, Scheduler};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -24,8 +24,7 @@ pub(crate) struct Model {
     pub(crate) shape: [usize; 3],
     /// The number of labels, with the one that may stand for "no class".
     pub(crate) num_classes: Option<usize>,
-    pub(crate) class_names: BTreeMap<u32, String>,
-    pub(crate) label_counts: BTreeMap<u32, u64>,
+    pub(crate) labels: Labels,
     pub(crate) scheduler: Arc<dyn Scheduler>,
     pub(crate) steps: usize,
     /// Where its run sampled with another one than `scheduler`.
@@ -119,11 +118,11 @@ impl Model {
         let class = |(id, label): (u32, String)| ClassListed { id, label };
         match self.num_classes {
             None => vec![],
-            Some(count) if self.class_names.is_empty() => {
+            Some(count) if self.labels.names().is_empty() => {
                 (0..count as u32).map(|id| class((id, id.to_string()))).collect()
             }
             Some(_) => {
-                let classes = labels_by_class(&self.class_names).into_iter();
+                let classes = self.labels.by_class().into_iter();
                 classes.map(|(name, labels)| class((labels[0], name.to_owned()))).collect()
             }
         }
@@ -214,8 +213,7 @@ impl Models {
 }
 
 fn describe(name: &str, dir: PathBuf, fingerprint: u64, registry: &Registry) -> Option<Model> {
-    let Described { class, config, scheduler, class_names, label_counts, unfinished, .. } =
-        Described::read(&dir, registry).ok()?;
+    let Described { class, config, scheduler, labels, unfinished, .. } = Described::read(&dir, registry).ok()?;
     if unfinished && !has_checkpoint(&dir) {
         return None;
     }
@@ -229,8 +227,7 @@ fn describe(name: &str, dir: PathBuf, fingerprint: u64, registry: &Registry) -> 
         fingerprint,
         shape: config.sample_shape().ok()?,
         num_classes: config.num_classes(),
-        class_names,
-        label_counts,
+        labels,
         steps: sample.as_ref().map_or(class.default_steps().min(50), |sample| sample.steps),
         sample_scheduler: sample_scheduler.filter(|name| name != scheduler.class_name()),
         eta: sample.as_ref().and_then(|sample| sample.eta),

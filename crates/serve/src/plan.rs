@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kakusan::candle::{DType, Device, Tensor};
-use kakusan::pipeline::{Guidance, Guide, GuideKind, GuideSpec, SampleOptions, labels_by_class, labels_in_turn};
+use kakusan::pipeline::{Guidance, Guide, GuideKind, GuideSpec, SampleOptions};
 use kakusan::scheduler::{RePaintOptions, RePaintScheduler, RunOptions, Scheduler};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -324,13 +324,13 @@ fn labels(request: &DrawRequest, model: &Model, count: usize) -> Result<Option<V
         return Err(Refusal::field(field, format!("{} classes for {most} images: name fewer", asked.len())));
     }
     // a class that has several labels takes them as often as the training had images of them
-    let known = labels_by_class(&model.class_names);
+    let known = model.labels.by_class();
     let of_class = |label: u32| {
         let class = known.iter().find(|(_, labels)| labels.contains(&label));
         class.map_or_else(|| vec![label], |(_, labels)| labels.clone())
     };
     let classes: Vec<Vec<u32>> = asked.into_iter().map(of_class).collect();
-    Ok(Some(labels_in_turn(&classes, &model.label_counts).into_iter().cycle().take(count).collect()))
+    Ok(Some(model.labels.in_turn(&classes).into_iter().cycle().take(count).collect()))
 }
 
 fn guidance_scale(request: &DrawRequest, model: &Model) -> Result<f64, Refusal> {

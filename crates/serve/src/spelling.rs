@@ -1,6 +1,5 @@
 //! Settings as the command line and the files of `kakusan sample` spell them.
 
-use kakusan::pipeline::labels_by_class;
 use kakusan::report::{quote, quote_path};
 
 use crate::models::Model;
@@ -21,10 +20,9 @@ pub(crate) fn seeds(seeds: &[u64]) -> String {
 
 /// The words of `--class` for these labels.
 fn class_words(model: &Model, labels: &[u32]) -> Vec<String> {
-    let name = |label: &u32| model.class_names.get(label).cloned().unwrap_or_else(|| label.to_string());
-    let mut names: Vec<String> = labels.iter().map(name).collect();
+    let mut names: Vec<String> = labels.iter().map(|&label| model.labels.name(label)).collect();
     let same = names.windows(2).all(|pair| pair[0] == pair[1]);
-    let several = labels_by_class(&model.class_names).iter().any(|(_, labels)| labels.len() > 1);
+    let several = model.labels.by_class().iter().any(|(_, labels)| labels.len() > 1);
     if same || several {
         // the classes that take turns, once: each takes its labels in turn
         let repeats = |period: &usize| names.iter().zip(&names[*period..]).all(|(before, after)| before == after);

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use kakusan::candle::Device;
 use kakusan::data::ImageSet;
-use kakusan::pipeline::{DDPMPipeline, Registry, Result, RunConfig, Trainer};
+use kakusan::pipeline::{DDPMPipeline, Labels, Registry, Result, RunConfig, Trainer};
 use kakusan::rng::Generator;
 
 const SIDE: usize = 16;
@@ -19,7 +19,7 @@ const CONFIG: &str = r#"
 
 fn main() -> Result<()> {
     let mut pipeline = train(&[])?;
-    pipeline.set_class_names((0..).zip(CLASSES.map(str::to_owned)).collect());
+    pipeline.set_labels(Labels::new((0..).zip(CLASSES.map(str::to_owned)).collect()));
     pipeline.save_pretrained(Path::new("runs/own-data"))?;
     println!("runs/own-data: kakusan sample --model runs/own-data --class disc,ring");
     Ok(())

@@ -9,7 +9,7 @@ use kakusan::data::{
 };
 use kakusan::eval::Pixels;
 use kakusan::hub::Hub;
-use kakusan::pipeline::{Error, Registry, Result, labels_by_class, labels_in_turn, run_config};
+use kakusan::pipeline::{Error, Labels, Registry, Result, run_config};
 use kakusan::rng::Generator;
 
 use crate::set;
@@ -145,30 +145,22 @@ impl Compared {
     }
 
     /// The labels by which a model knows the classes of these images of the reference. If several of its labels stand
-    /// for one class, they are the labels of the images' clusters, or else all of the class in turn, as often as
-    /// `counts` says. `names` is empty for a model that does not name its classes.
+    /// for one class, they are the labels of the images' clusters, or else all of the class in turn.
     ///
     /// # Errors
     /// A class that the model does not have.
-    pub(super) fn labels(
-        &self,
-        images: &[usize],
-        known: usize,
-        names: &BTreeMap<u32, String>,
-        counts: &BTreeMap<u32, u64>,
-    ) -> Result<Vec<u32>> {
+    pub(super) fn labels(&self, images: &[usize], known: usize, of_model: &Labels) -> Result<Vec<u32>> {
         let set = &self.reference.0;
         let name = |label: u32| &set.class_names()[label as usize];
-        let classes = labels_by_class(names);
-        let turns: Vec<_> =
-            classes.iter().map(|(_, labels)| labels_in_turn(std::slice::from_ref(labels), counts)).collect();
+        let classes = of_model.by_class();
+        let turns: Vec<_> = classes.iter().map(|(_, labels)| of_model.in_turn(std::slice::from_ref(labels))).collect();
         let mut taken = vec![0; classes.len()];
         let label = |&i: &usize| {
             let label = set.label(i);
             let cluster = self.clusters.as_ref().map(|set| set.label(i));
             if classes.iter().all(|(_, labels)| labels.len() == 1) {
-                let of_model = cluster.filter(|_| names.is_empty()).unwrap_or(label);
-                return Some(of_model).filter(|&of_model| (of_model as usize) < known).ok_or(label);
+                let its = cluster.filter(|_| of_model.names().is_empty()).unwrap_or(label);
+                return Some(its).filter(|&its| (its as usize) < known).ok_or(label);
             }
             let class = classes.iter().position(|(class, _)| class == name(label)).ok_or(label)?;
             taken[class] += 1;

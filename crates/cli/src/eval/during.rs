@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use kakusan::eval::{Evaluator, Figures, Options};
 use kakusan::hub::Hub;
-use kakusan::pipeline::{Error, Event, Result, RunConfig, RunView, write_whole};
+use kakusan::pipeline::{Error, Event, Labels, Result, RunConfig, RunView, write_whole};
 use serde_json::{Value, json};
 
 use super::data::Compared;
@@ -153,8 +153,7 @@ impl Ready {
         let labels = match run.config.model.num_classes() {
             Some(known) => {
                 let images = draw::some_of(&self.compared, 0, IMAGES);
-                let (names, counts) = (run.images().names_by_label(), run.images().counts_by_label());
-                Some(self.compared.labels(&images, known, &names, &counts)?)
+                Some(self.compared.labels(&images, known, &Labels::of_images(run.images()))?)
             }
             None => None,
         };

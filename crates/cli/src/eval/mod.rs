@@ -361,7 +361,7 @@ impl EvalArgs {
         };
         if !self.sampling.class.is_empty() {
             let labels = classes::labels(&self.sampling.class, pipeline)?.unwrap_or_default();
-            compared.restrict(&labels, pipeline.class_names())?;
+            compared.restrict(&labels, pipeline.labels().names())?;
             if self.restore.is_none() {
                 return Ok(Some(labels.into_iter().cycle().take(self.samples()).collect()));
             }
@@ -372,7 +372,7 @@ impl EvalArgs {
             )));
         }
         let images = draw::some_of(compared, self.seed, self.samples());
-        Ok(Some(compared.labels(&images, known, pipeline.class_names(), pipeline.label_counts())?))
+        Ok(Some(compared.labels(&images, known, pipeline.labels())?))
     }
 
     /// Draws the samples, each from its own seed.

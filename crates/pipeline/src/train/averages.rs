@@ -137,9 +137,7 @@ impl DDPMPipeline {
         let fit = PowerFunction::of_width(sigma_rel)?.fit(step as f64, &known)?;
         let weights = mix(&config, &snapshots, &fit, device)?;
         let mut pipeline = config.pipeline(&weights, config.scheduler.clone())?;
-        let (class_names, label_counts) = training::labels(dir)?;
-        pipeline.set_class_names(class_names);
-        pipeline.set_label_counts(label_counts);
+        pipeline.set_labels(training::labels(dir)?);
         Ok(Averaged { pipeline, step, snapshots: snapshots.len(), error: fit.error })
     }
 }

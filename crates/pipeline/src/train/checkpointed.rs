@@ -46,13 +46,12 @@ impl DDPMPipeline {
             Some(step) => vec![checkpoint::find(&parent, step)?],
             None => checkpoint::newest_first(&parent)?.into_iter().map(|(_, dir)| dir).collect(),
         };
-        let (class_names, label_counts) = training::labels(dir)?;
+        let labels = training::labels(dir)?;
         let mut skipped = vec![];
         for dir in found {
             match load(&config, &dir, device) {
                 Ok((mut pipeline, averaged)) => {
-                    pipeline.set_class_names(class_names);
-                    pipeline.set_label_counts(label_counts);
+                    pipeline.set_labels(labels);
                     return Ok(Checkpointed { pipeline, dir, averaged, skipped });
                 }
                 Err(e) => skipped.push(e),

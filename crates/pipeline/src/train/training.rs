@@ -17,9 +17,8 @@ use super::run_folder::{CHECKPOINTS, Metrics, RunFolder};
 use super::trainer::check_classes;
 use super::{averages, checkpoint, resume};
 use crate::files::read_text;
-use crate::labels::labels_by_class;
 use crate::layout::RUN_CONFIG_FILE;
-use crate::{DeviceChoice, Error, Opened, Origin, Record, Registry, Result, RunConfig, Step, Trainer};
+use crate::{DeviceChoice, Error, Labels, Opened, Origin, Record, Registry, Result, RunConfig, Step, Trainer};
 
 /// A training from a configuration to a saved pipeline, in a run folder: it loads the images, writes `metrics.jsonl`
 /// and checkpoints, and saves the pipeline in diffusers' layout. An observer can draw, log and report during the
@@ -217,19 +216,16 @@ impl<'a> Training<'a> {
             let reason = format!("the model needs classes, but the images have none: {reason}");
             return Err(Error::Unfit(reason));
         }
-        let class_names = match self.config.model.num_classes() {
-            Some(_) => loaded.images.names_by_label(),
-            None => BTreeMap::new(),
+        let labels = match self.config.model.num_classes() {
+            Some(_) => Labels::of_images(&loaded.images),
+            None => Labels::default(),
         };
         let data = DataRecord {
             source: loaded.source.clone(),
             images: loaded.images.len(),
             class_counts: loaded.images.counts_by_class(),
-            label_counts: match labels_by_class(&class_names).iter().any(|(_, labels)| labels.len() > 1) {
-                true => loaded.images.counts_by_label(),
-                false => BTreeMap::new(),
-            },
-            class_names,
+            class_names: labels.names().clone(),
+            label_counts: labels.counts().clone(),
         };
         if let Some(recorded) = &recorded
             && let Some(difference) = recorded.difference(&data)
@@ -286,8 +282,7 @@ impl<'a> Training<'a> {
         // observers come after the pipeline is saved: they cannot cost its weights
         trainer.check_sound().map_err(|e| resume::with_last_checkpoint(e, &folder.checkpoints()))?;
         let mut pipeline = self.config.pipeline(&trainer.sampling_weights()?, self.config.scheduler.clone())?;
-        pipeline.set_class_names(data.class_names.clone());
-        pipeline.set_label_counts(data.label_counts.clone());
+        pipeline.set_labels(labels);
         pipeline.save_pretrained(folder.dir())?;
         pipeline.set_scheduler(self.config.sample_scheduler.clone())?;
         observe(&Event::Saved { run: &run.view(&trainer, &records), pipeline: &pipeline })?;
@@ -468,15 +463,18 @@ struct DataRecord {
     source: SourceUsed,
     images: usize,
     class_counts: Vec<(String, usize)>,
-    /// The names of the classes that the model is trained on, by label, until the pipeline's index has them.
+    /// The [`Labels`] of the model, until the pipeline's index has them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     class_names: BTreeMap<u32, String>,
-    /// How many images have each label, if several labels are one class.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     label_counts: BTreeMap<u32, u64>,
 }
 
 impl DataRecord {
+    fn labels(&self) -> Labels {
+        Labels::new(self.class_names.clone()).with_counts(self.label_counts.clone())
+    }
+
     /// A description of how the images differ from those of `now`.
     fn difference(&self, now: &Self) -> Option<String> {
         if (self.images, &self.class_counts) == (now.images, &now.class_counts) {
@@ -540,10 +538,9 @@ fn read_data_record(dir: &Path) -> Result<Option<DataRecord>> {
     })
 }
 
-/// The names of the classes that the model of the run in `dir` is trained on, by label, and the numbers of their images
-/// if several labels are one class; empty if the run does not store them.
-pub(crate) fn labels(dir: &Path) -> Result<(BTreeMap<u32, String>, BTreeMap<u32, u64>)> {
-    Ok(read_data_record(dir)?.map(|record| (record.class_names, record.label_counts)).unwrap_or_default())
+/// The classes that the model of the run in `dir` is trained on; none if the run does not store them.
+pub(crate) fn labels(dir: &Path) -> Result<Labels> {
+    Ok(read_data_record(dir)?.map(|record| record.labels()).unwrap_or_default())
 }
 
 /// The mean loss of the last steps, by which the best checkpoint is selected: the loss of one step is too noisy.

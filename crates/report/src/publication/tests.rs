@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use kakusan_eval::{Figures, NetworkUsed};
 use kakusan_models::{ModelConfig, Weights};
-use kakusan_pipeline::Registry;
+use kakusan_pipeline::{Labels, Registry};
 use kakusan_rng::Generator;
 use kakusan_scheduler::DDPMScheduler;
 
@@ -73,7 +73,7 @@ fn a_folder_without_a_card_gets_one() {
 #[test]
 fn classes_are_named() {
     let mut pipeline = pipeline_of(config(&["model.num_class_embeds=3".to_owned()]));
-    pipeline.set_class_names([(2, "a cat".to_owned())].into());
+    pipeline.set_labels(Labels::new([(2, "a cat".to_owned())].into()));
     let card = Publication::new("ada/pets", &pipeline).card(None);
     assert!(
         card.starts_with("---\nlibrary_name: diffusers\ntags:\n- diffusion\n- kakusan\n- class-conditional\n---\n")
