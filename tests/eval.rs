@@ -181,6 +181,38 @@ fn a_model_of_one_class_is_compared_with_that_class() {
 }
 
 #[test]
+fn pictures_without_classes_can_be_divided_into_clusters() {
+    let place = Workplace::new();
+    place.pictures("pictures", [1, 16, 16], &noise(24, 256));
+    for class in ["light", "dark"] {
+        place.pictures(&format!("labelled/{class}"), [1, 16, 16], &noise(24, 256));
+    }
+    let fields = "sample_size = 16\nin_channels = 1\nout_channels = 1\nblock_out_channels = [4, 8]\n\
+                  norm_num_groups = 4\nadd_attention = false\nnum_class_embeds = 3\n\
+                  down_block_types = [\"DownBlock2D\", \"DownBlock2D\"]\nup_block_types = [\"UpBlock2D\", \"UpBlock2D\"]\n";
+    let text = format!(
+        "[data]\nname = \"folder\"\n[model]\n_class_name = \"UNet2DModel\"\n{fields}[scheduler]\n\
+         _class_name = \"DDPMScheduler\"\n[train]\nepochs = 1\nbatch_size = 8\n[sample]\nsteps = 2\nbatch_size = 4\n"
+    );
+    fs::write(place.path("c.toml"), text).unwrap();
+    let train = ["train", "--config", "c.toml", "--data", "pictures", "--out", "run"];
+    let refused = place.run(&train).expect(2).stderr();
+    assert!(refused.contains("the images have none: ") && refused.contains("data.clusters"), "{refused}");
+    let said = place.run(&[&train[..], &["--set", "data.clusters=3"]].concat()).expect(0).stdout();
+    assert!(said.contains("Classes: pictures (24), in 3 clusters.") && !said.contains("no classes"), "{said}");
+    // the only class need not be named
+    let tensor = |class: &[&str]| {
+        let head = ["sample", "--model", "run", "--steps", "2", "--batch", "4", "--save-tensor", "t"];
+        place.run(&[&head[..], class].concat()).expect(0);
+        fs::read(place.path("t")).unwrap()
+    };
+    assert!(tensor(&[]) == tensor(&["--class", "pictures"]));
+    // whatever the classes of other data are
+    place.eval("e", &["--model", "run", "--data", "labelled", "--images", "12", "--steps", "2"]).expect(0);
+    assert_eq!(place.result("e")["samples"]["images"], 12);
+}
+
+#[test]
 fn the_clusters_of_a_class_are_one_class() {
     let place = Workplace::new();
     let fast = config("184-fast.toml");
@@ -225,6 +257,18 @@ fn the_clusters_of_a_class_are_one_class() {
             is_said,
             "{said}"
         );
+    }
+    // images that belong together have one label of their class, the commonest, and no other class
+    let one = known.in_turn(&[known.by_class()[2].1.clone()])[0].to_string();
+    for edit in [&["--interpolate", "0..1", "--frames", "3"][..], &["--grid", "seed=1,2"]] {
+        let head = ["sample", "--model", "run", "--steps", "2", "--scheduler", "ddim", "--save-tensor", "t", "--class"];
+        let drawn = |class: &str| {
+            place.run(&[&head[..], &[class], edit].concat()).expect(0);
+            fs::read(place.path("t")).unwrap()
+        };
+        assert!(drawn("8") == drawn(&one), "{edit:?}");
+        let said = place.run(&[&head[..], &["1,8"], edit].concat()).expect(2).stderr();
+        assert!(said.contains("draw one class"), "{said}");
     }
     let fit = ["fit-sampler", "--model", "run", "--steps", "4", "--fine-steps", "20", "--scheduler", "dpmsolver"];
     let said = place.run(&[&fit[..], &["--out", "fitted"]].concat()).expect(0).stdout();

@@ -30,6 +30,7 @@ pub(crate) fn by_class(asked: &[String], pipeline: &DDPMPipeline) -> Result<Opti
     match (asked, known) {
         ([], None) => Ok(None),
         (_, None) => Err(Error::Unfit("--class: this model has no classes; omit it".into())),
+        ([], Some(_)) if let Some(only) = pipeline.labels().only_class() => Ok(Some(vec![only])),
         ([], Some(known)) => {
             let (first, list) = (known.labels.names().values().next().map_or("0", String::as_str), known.list());
             Err(Error::Unfit(format!(

@@ -192,9 +192,12 @@ impl SampleArgs {
             Some(Seeds { seeds, .. }) => seeds.len(),
             None => self.batch.map(|batch| batch as usize).or(self.edit.batch_size(task)).unwrap_or(64),
         };
-        let labels = if self.edit.varies_class() { None } else { classes::labels(&self.sampling.class, pipeline)? };
-        if let (Some([_, _, ..]), Task::Interpolate(_) | Task::Grid(_)) = (labels.as_deref(), task) {
-            return Err(Error::Unfit("--interpolate and --grid draw one class: name one as --class".into()));
+        let mut labels = if self.edit.varies_class() { None } else { classes::labels(&self.sampling.class, pipeline)? };
+        if let (Some(labels), Task::Interpolate(_) | Task::Grid(_)) = (&mut labels, task) {
+            if classes::by_class(&self.sampling.class, pipeline)?.is_some_and(|classes| classes.len() > 1) {
+                return Err(Error::Unfit("--interpolate and --grid draw one class: name one as --class".into()));
+            }
+            labels.truncate(1); // one of the class's labels: others would change the images, too
         }
         let labels = labels.map(|labels| labels.into_iter().cycle().take(batch_size).collect::<Vec<_>>());
         let mut options = self.sampling.options(pipeline)?.class_labels(labels);

@@ -31,7 +31,7 @@ pub struct Loaded {
     pub bad_images: Vec<BadImage>,
     /// Further remarks for the user: which split and which folders were chosen, and what was left out.
     pub notes: Vec<String>,
-    /// The reason if the images have no classes. A class-conditional model cannot be trained on them.
+    /// The reason if the images have neither classes nor clusters. A class-conditional model cannot be trained on them.
     pub unlabelled: Option<String>,
 }
 
@@ -171,6 +171,7 @@ fn first_answer(config: &DataConfig, ask_hub: impl Fn(&DataConfig) -> Result<Ans
                 let (images, validation) =
                     (images.with_random_flip(config.random_flip).into(), validation.map(Arc::new));
                 let source = SourceUsed { kind: Some(kind), description };
+                let unlabelled = unlabelled.filter(|_| config.clusters.is_none()); // clusters are as good as classes
                 return Ok(Loaded { images, validation, source, skipped, bad_images, notes, unlabelled });
             }
             Err(reason) => skipped.push(Skipped { source: kind, reason }),

@@ -68,6 +68,14 @@ impl Labels {
         classes
     }
 
+    /// The labels of the class, if there is only one: then no name is needed to mean it.
+    pub fn only_class(&self) -> Option<Vec<u32>> {
+        match self.by_class().as_mut_slice() {
+            [(_, labels)] => Some(std::mem::take(labels)),
+            _ => None,
+        }
+    }
+
     /// One label after another for classes that take turns, to be repeated. A class takes each of its labels as often
     /// as the training had images of it, or else equally often.
     ///

@@ -306,7 +306,7 @@ fn labels(request: &DrawRequest, model: &Model, count: usize) -> Result<Option<V
         }
         (Some(label), None) => ("class_label", vec![*label]),
         (None, Some(labels)) => ("class_labels", labels.clone()),
-        (None, None) => ("class_label", vec![]),
+        (None, None) => ("class_label", model.labels.only_class().map_or(vec![], |labels| labels[..1].to_vec())),
     };
     let Some(classes) = model.num_classes else {
         let given = request.class_label.is_some() || request.class_labels.is_some();
@@ -330,7 +330,11 @@ fn labels(request: &DrawRequest, model: &Model, count: usize) -> Result<Option<V
         class.map_or_else(|| vec![label], |(_, labels)| labels.clone())
     };
     let classes: Vec<Vec<u32>> = asked.into_iter().map(of_class).collect();
-    Ok(Some(model.labels.in_turn(&classes).into_iter().cycle().take(count).collect()))
+    let mut labels = model.labels.in_turn(&classes);
+    if request.interpolate.is_some() {
+        labels.truncate(1); // one of the class's labels: others would change the images, too
+    }
+    Ok(Some(labels.into_iter().cycle().take(count).collect()))
 }
 
 fn guidance_scale(request: &DrawRequest, model: &Model) -> Result<f64, Refusal> {

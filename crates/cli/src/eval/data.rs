@@ -162,7 +162,10 @@ impl Compared {
                 let its = cluster.filter(|_| of_model.names().is_empty()).unwrap_or(label);
                 return Some(its).filter(|&its| (its as usize) < known).ok_or(label);
             }
-            let class = classes.iter().position(|(class, _)| class == name(label)).ok_or(label)?;
+            let class = match classes.len() {
+                1 => 0, // all images are of this class, whatever the data calls them
+                _ => classes.iter().position(|(class, _)| class == name(label)).ok_or(label)?,
+            };
             taken[class] += 1;
             let in_turn = turns[class][(taken[class] - 1) % turns[class].len()];
             Ok(cluster.filter(|cluster| classes[class].1.contains(cluster)).unwrap_or(in_turn))

@@ -366,7 +366,7 @@ impl EvalArgs {
                 return Ok(Some(labels.into_iter().cycle().take(self.samples()).collect()));
             }
         }
-        if let Some(reason) = &compared.unlabelled {
+        if let Some(reason) = compared.unlabelled.as_ref().filter(|_| pipeline.labels().only_class().is_none()) {
             return Err(Error::Unfit(format!(
                 "the model draws classes, and the data has none: {reason}; name --class"
             )));

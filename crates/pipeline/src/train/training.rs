@@ -213,7 +213,8 @@ impl<'a> Training<'a> {
         let loaded = leader_first(&*group, || self.load(recorded.as_ref()))?;
         observe(&Event::Data(&loaded))?;
         if let (Some(_), Some(reason)) = (self.config.model.num_classes(), &loaded.unlabelled) {
-            let reason = format!("the model needs classes, but the images have none: {reason}");
+            let remedy = "or let data.clusters divide them into groups of similar images";
+            let reason = format!("the model needs classes, but the images have none: {reason}, {remedy}");
             return Err(Error::Unfit(reason));
         }
         let labels = match self.config.model.num_classes() {
