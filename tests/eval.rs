@@ -210,6 +210,15 @@ fn pictures_without_classes_can_be_divided_into_clusters() {
     // whatever the classes of other data are
     place.eval("e", &["--model", "run", "--data", "labelled", "--images", "12", "--steps", "2"]).expect(0);
     assert_eq!(place.result("e")["samples"]["images"], 12);
+    let train = ["train", "--config", "c.toml", "--data", "labelled", "--out", "light"];
+    place.run(&[&train[..], &["--set", "data.classes=[\"light\"]"]].concat()).expect(0);
+    fs::write(place.path("both.toml"), "[data]\nname = \"folder\"\ndir = \"labelled\"\n").unwrap();
+    let samples = |class: &[&str]| {
+        let head = ["--model", "light", "--data", "both.toml", "--images", "12", "--steps", "2"];
+        place.eval("f", &[&head[..], class].concat()).expect(0);
+        fs::read(place.path("f/eval-samples.png")).unwrap()
+    };
+    assert!(samples(&[]) == samples(&["--class", "light"]));
 }
 
 #[test]

@@ -158,12 +158,12 @@ impl Compared {
         let label = |&i: &usize| {
             let label = set.label(i);
             let cluster = self.clusters.as_ref().map(|set| set.label(i));
-            if classes.iter().all(|(_, labels)| labels.len() == 1) {
-                let its = cluster.filter(|_| of_model.names().is_empty()).unwrap_or(label);
-                return Some(its).filter(|&its| (its as usize) < known).ok_or(label);
-            }
             let class = match classes.len() {
                 1 => 0, // all images are of this class, whatever the data calls them
+                _ if classes.iter().all(|(_, labels)| labels.len() == 1) => {
+                    let its = cluster.filter(|_| of_model.names().is_empty()).unwrap_or(label);
+                    return Some(its).filter(|&its| (its as usize) < known).ok_or(label);
+                }
                 _ => classes.iter().position(|(class, _)| class == name(label)).ok_or(label)?,
             };
             taken[class] += 1;
