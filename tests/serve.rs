@@ -26,6 +26,8 @@ use std::time::Duration;
 
 use client::{Answer, Client};
 use command::{Done, Workplace};
+use kakusan::candle::Device;
+use kakusan::pipeline::{DDPMPipeline, Labels, Registry};
 use kakusan_serve::{Limits, Server, Settings, Stop};
 use serde_json::{Value, json};
 
@@ -35,6 +37,14 @@ fn workplace() -> Workplace {
     models::save(&place.path("runs/grey"), 1, None, 0);
     models::save(&place.path("runs/pets"), 3, Some(3), 1);
     place
+}
+
+/// The network of `model` with three labels of one class.
+fn save_with_one_class(model: &Path, dir: &Path) {
+    let mut pipeline = DDPMPipeline::from_pretrained(model, &Registry::default(), &Device::Cpu).unwrap();
+    let names = (0..3).map(|label| (label, "cat".to_owned())).collect();
+    pipeline.set_labels(Labels::new(names).with_counts([(0, 10), (1, 30), (2, 20)].into()));
+    pipeline.save_pretrained(dir).unwrap();
 }
 
 /// The command, while it serves.
@@ -113,9 +123,14 @@ fn pixels(png: &[u8]) -> (Vec<u8>, usize) {
 #[test]
 fn a_draw_has_the_commands_files_and_its_steps_and_the_command_it_names_draws_the_same() {
     let place = workplace();
+    save_with_one_class(&place.path("runs/pets"), &place.path("runs/cats"));
     let serving = Serving::start(&place, &["--port", "0"]);
     let client = serving.client;
     for (body, args) in [
+        (
+            json!({"model": "cats", "seed": 7, "batch_size": 4, "num_inference_steps": 3}),
+            "--model runs/cats --seeds 7..10 --steps 3 --class cat",
+        ),
         (
             json!({"model": "grey", "seeds": [3, 5], "num_inference_steps": 4}),
             "--model runs/grey --seeds 3,5 --steps 4",
@@ -168,6 +183,13 @@ fn a_draw_has_the_commands_files_and_its_steps_and_the_command_it_names_draws_th
         let sheet = client.post("/api/images", &body).expect(200).body;
         assert!(sheet == get("sheet.png".into()));
     }
+
+    // the images of an interpolation have one label
+    let body = json!({"model": "cats", "interpolate": {"from": 1, "to": 2, "frames": 3}, "num_inference_steps": 2});
+    let line = "kakusan sample --model runs/cats --interpolate 1..2 --frames 3 --steps 2 --class=1 --animate way.png";
+    Done(place.shell(line, ".").output().unwrap()).expect(0);
+    let file = fs::read(place.path("samples.png")).unwrap();
+    assert!(pixels(&client.post("/api/images", &body).expect(200).body) == pixels(&file));
 
     // the client in Python draws the same as one request
     let python = Command::new("python3").arg("--version").output();
