@@ -48,10 +48,10 @@ def refuse(table, known):
 
 
 def clusters(images, labels, count):
-    """The labels of clusters of each class, as crates/data/src/clusters.rs finds them."""
+    """The labels of clusters of each class, as crates/data/src/clusters.rs finds them, and the clusters' centres."""
     factor = math.ceil(max(images.shape[2:]) / 16)
     views = F.avg_pool2d(images, factor, ceil_mode=True, count_include_pad=False).flatten(1)
-    divided = torch.empty_like(labels)
+    divided, means = torch.empty_like(labels), {}
     for label in labels.unique().tolist():
         own = views[labels == label]
         chosen = torch.randperm(len(own), generator=torch.Generator().manual_seed(0))[:count]
@@ -63,7 +63,18 @@ def clusters(images, labels, count):
             for cluster in nearest.unique().tolist():
                 centres[cluster] = own[nearest == cluster].mean(0)
         divided[labels == label] = label * count + ((centres**2).sum(1) - 2 * own @ centres.T).argmin(1)
-    return divided
+        means |= {label * count + cluster: centre for cluster, centre in enumerate(centres)}
+    return divided, means
+
+
+@torch.no_grad()
+def resemble(table, means):
+    """Begins similar clusters with similar rows, as crates/pipeline/src/train/trainer/beginning.rs does."""
+    rows, views = torch.tensor(list(means)), torch.stack(list(means.values()))
+    generator = torch.Generator().manual_seed(0)
+    projection = torch.randn(views.shape[1] * table.shape[1], generator=generator).view(views.shape[1], -1)
+    projected = (views - views.mean(0)) @ projection
+    table[rows] = projected * (table.square().mean().sqrt() / projected.square().mean().sqrt())
 
 
 class Objective:
@@ -252,11 +263,14 @@ def train(config, args):
     images = load_images(args.mnist, classes)
     labels = read_idx(args.mnist / "train-labels-idx1-ubyte.gz").long()
     labels = labels[torch.isin(labels, torch.tensor(classes))]
+    means = None
     if "clusters" in config["data"]:
-        labels = clusters(images, labels, config["data"]["clusters"])
+        labels, means = clusters(images, labels, config["data"]["clusters"])
     images = 0.5 + (images - 0.5) * settings.get("pixel_scale", 1.0)
     torch.manual_seed(args.seed)
     net, shape = model(config["model"])
+    if means:
+        resemble(getattr(net, "unet", net).class_embedding.weight, means)
     net = net.to(memory_format=torch.channels_last)
     known, dropout = config["model"].get("num_class_embeds"), settings.get("class_dropout", 0.0)
 

@@ -2,6 +2,7 @@
 //! image as a whole looks like.
 
 use kakusan_rng::Generator;
+use rayon::prelude::*;
 
 use crate::{Error, ImageSet};
 
@@ -40,8 +41,8 @@ impl Clusters {
             let mut centres: Vec<Centre> = chosen.map(|i| Centre::at(images[i].to_vec())).collect();
             let mut clusters = vec![];
             for _ in 0..ROUNDS {
-                let before =
-                    std::mem::replace(&mut clusters, images.iter().map(|view| nearest(&centres, view)).collect());
+                let nearest = images.par_iter().map(|view| nearest(&centres, view)).collect();
+                let before = std::mem::replace(&mut clusters, nearest);
                 if clusters == before {
                     break;
                 }
@@ -65,13 +66,17 @@ impl Clusters {
     }
 
     fn label_by(&self, views: &Views, set: ImageSet) -> ImageSet {
-        let labels = (0..set.len()).map(|i| {
+        let labels = (0..set.len()).into_par_iter().map(|i| {
             let class = set.label(i) as usize;
             (class * self.count + nearest(&self.centres[class], views.get(i))) as u32
         });
         let labels = labels.collect();
         let names = set.class_names().iter().flat_map(|name| std::iter::repeat_n(name.clone(), self.count)).collect();
-        set.with_labels(labels, names)
+        let means = self.centres.iter().flat_map(|centres| {
+            (0..self.count).map(|i| centres.get(i).map(|centre| centre.view.clone()).unwrap_or_default())
+        });
+        let means = means.collect();
+        set.with_labels(labels, names, means)
     }
 }
 
@@ -134,12 +139,14 @@ impl Views {
     }
 }
 
-/// In eight sums, which the compiler turns into vectors.
+/// In so many sums, which the compiler turns into vectors that do not wait for one another.
+const SUMS: usize = 32;
+
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-    let mut sums = [0.0; 8];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<SUMS>(), b.as_chunks::<SUMS>());
+    let mut sums = [0.0; SUMS];
     for (a, b) in a.iter().zip(b) {
-        for lane in 0..8 {
+        for lane in 0..SUMS {
             sums[lane] += a[lane] * b[lane];
         }
     }
@@ -175,6 +182,13 @@ mod tests {
             let alike = (i + 8) % 64;
             assert_eq!(divided.label(i), divided.label(alike));
         }
+        // of three pixels, the first and the last tell the corners apart
+        let means = divided.label_means().unwrap();
+        for i in 0..64 {
+            let (mean, image) = (&means[divided.label(i) as usize], set.pixels_f32(&[i]).unwrap());
+            assert!((mean[0] - image[0]).abs() < 1e-6 && (mean[2] - image[2]).abs() < 1e-6, "{mean:?}, {image:?}");
+        }
+        assert!(means[4..8].iter().all(|mean| mean.is_empty()) && set.label_means().is_none());
         // other images are of the nearest cluster
         let other = ImageSet::new([1, 1, 3], vec![190, 90, 30], vec![2], set.class_names().to_vec()).unwrap();
         assert_eq!(clusters.label(other).unwrap().label(0), divided.label(3));

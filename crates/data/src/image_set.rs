@@ -29,6 +29,8 @@ pub struct ImageSet {
     pixels: Pixels,
     labels: Vec<u32>, // [n]
     class_names: Vec<String>,
+    /// Of the images of each label, if they are clusters.
+    label_means: Arc<Vec<Vec<f32>>>,
     random_flip: bool,
     latents: bool,
 }
@@ -228,7 +230,8 @@ impl ImageSet {
                 class_names.len()
             )));
         }
-        Ok(Self { shape, pixels, labels, class_names, random_flip: false, latents: false })
+        let label_means = Arc::default();
+        Ok(Self { shape, pixels, labels, class_names, label_means, random_flip: false, latents: false })
     }
 
     /// Sets whether a [`Loader`](crate::Loader) mirrors the images left to right, each with probability 1/2.
@@ -424,9 +427,15 @@ impl ImageSet {
         Ok((self.subset(&those(false)), self.subset(&those(true))))
     }
 
-    /// The same images of other classes.
-    pub(crate) fn with_labels(self, labels: Vec<u32>, class_names: Vec<String>) -> Self {
-        Self { labels, class_names, ..self }
+    /// The same images in clusters, with the mean of each.
+    pub(crate) fn with_labels(self, labels: Vec<u32>, class_names: Vec<String>, means: Vec<Vec<f32>>) -> Self {
+        Self { labels, class_names, label_means: means.into(), ..self }
+    }
+
+    /// The mean image of each label, reduced to at most 16 pixels a side, if the labels are those of
+    /// [clusters](crate::DataConfig::clusters). The mean of a label without images is empty.
+    pub fn label_means(&self) -> Option<&[Vec<f32>]> {
+        (!self.label_means.is_empty()).then_some(self.label_means.as_slice())
     }
 
     /// The images at these places, in this order.
@@ -438,7 +447,8 @@ impl ImageSet {
             Pixels::Reader(images, places) => Pixels::Reader(images.clone(), kept.iter().map(|&i| places[i]).collect()),
         };
         let labels = kept.iter().map(|&i| self.labels[i]).collect();
-        Self { pixels, labels, class_names: self.class_names.clone(), ..*self }
+        let (class_names, label_means) = (self.class_names.clone(), self.label_means.clone());
+        Self { pixels, labels, class_names, label_means, ..*self }
     }
 
     /// The number of images of each class, in the order of the class names.

@@ -99,6 +99,10 @@ impl ModelConfig for ClassConditionedUnetConfig {
         Some(self.num_classes)
     }
 
+    fn class_table(&self) -> Option<&str> {
+        Some("class_emb.weight")
+    }
+
     fn check_timesteps(&self, timesteps: &[f32]) -> Result<()> {
         self.unet.check_timesteps(timesteps)
     }

@@ -44,6 +44,11 @@ pub trait ModelConfig: Debug + Send + Sync {
         self.num_classes().is_some()
     }
 
+    /// The tensor with a row for each class, if the model has one.
+    fn class_table(&self) -> Option<&str> {
+        None
+    }
+
     /// Refuses timesteps that the model does not know, as its [`forward`](Model::forward) would.
     ///
     /// # Errors

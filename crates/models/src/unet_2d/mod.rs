@@ -297,6 +297,10 @@ impl ModelConfig for UNet2DConfig {
         self.num_class_embeds.filter(|_| self.class_embed_type.is_none())
     }
 
+    fn class_table(&self) -> Option<&str> {
+        self.num_classes().map(|_| "class_embedding.weight")
+    }
+
     fn wants_labels(&self) -> bool {
         self.class_embed_type.is_some() || self.num_class_embeds.is_some()
     }

@@ -147,7 +147,7 @@ impl Trainer {
             }
         }
         let mut rng = Generator::new(train.seed);
-        let Beginning { weights, model, changes, missing } = Beginning::new(config, device, &mut rng)?;
+        let Beginning { weights, model, changes, missing } = Beginning::new(config, &images, device, &mut rng)?;
         let batch_size = NonZeroUsize::new(train.batch_size).unwrap_or(NonZeroUsize::MIN);
         let (images_per_epoch, may_skip) = (images.len(), images.may_skip());
         let mut loader = Loader::new(images, batch_size);

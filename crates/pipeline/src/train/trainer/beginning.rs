@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
+use kakusan_data::ImageSet;
 use kakusan_models::{Change, Model, ModelConfig, Weights};
 use kakusan_rng::Generator;
 
@@ -21,7 +22,7 @@ pub(super) struct Beginning {
 
 impl Beginning {
     /// Draws the weights, or those that a pretrained model does not have, from `rng`.
-    pub(super) fn new(config: &RunConfig, device: &Device, rng: &mut Generator) -> Result<Self> {
+    pub(super) fn new(config: &RunConfig, images: &ImageSet, device: &Device, rng: &mut Generator) -> Result<Self> {
         let network = config.trained_model();
         let pretrained = match &config.origin {
             Some(origin) => origin.weights(network.as_ref(), device, rng)?,
@@ -30,7 +31,13 @@ impl Beginning {
         let missing = config.origin.as_ref().filter(|_| pretrained.is_none()).map(|origin| origin.name().to_owned());
         let (weights, changes) = match pretrained {
             Some(pretrained) => pretrained,
-            None => (Weights::initialise(device, rng, |vb| network.build(vb))?.0, vec![]),
+            None => {
+                let weights = Weights::initialise(device, rng, |vb| network.build(vb))?.0;
+                if let (Some(table), Some(means)) = (network.class_table(), images.label_means()) {
+                    resemble(&weights, table, means)?;
+                }
+                (weights, vec![])
+            }
         };
         let (weights, model) = build(network.as_ref(), &config.train, weights)?;
         Ok(Self { weights, model, changes, missing })
@@ -57,6 +64,33 @@ fn build(config: &dyn ModelConfig, train: &TrainConfig, mut weights: Weights) ->
         model.enable_gradient_checkpointing()?;
     }
     Ok((weights, model))
+}
+
+/// Lets clusters with similar images begin with similar rows of the table of classes: random projections of their mean
+/// images, less the mean of all, as large as the random rows that they replace. So what the network learns from one
+/// cluster holds for those around it, and there can be many. Rows without images stay as they are.
+fn resemble(weights: &Weights, table: &str, means: &[Vec<f32>]) -> Result<()> {
+    let Some((_, table)) = weights.iter().find(|(name, _)| *name == table) else { return Ok(()) };
+    let (rows, width) = table.dims2()?;
+    let pixels = means.iter().map(Vec::len).max().unwrap_or(0);
+    let known: Vec<usize> = (0..rows.min(means.len())).filter(|&row| !means[row].is_empty()).collect();
+    let views: Vec<f32> = known.iter().flat_map(|&row| means[row].iter().copied()).collect();
+    let views = Tensor::from_vec(views, (known.len(), pixels), &Device::Cpu)?;
+    let views = views.broadcast_sub(&views.mean_keepdim(0)?)?;
+    // the same projection in every run
+    let projection = Tensor::from_vec(Generator::new(0).randn(pixels * width), (pixels, width), &Device::Cpu)?;
+    let projected = views.matmul(&projection)?;
+    let size = |of: &Tensor| -> Result<f64> { Ok(f64::from(of.sqr()?.mean_all()?.to_scalar::<f32>()?.sqrt())) };
+    let mut values = table.to_device(&Device::Cpu)?.to_vec2::<f32>()?;
+    let scale = size(table.as_tensor())? / size(&projected)?;
+    if !scale.is_finite() {
+        return Ok(()); // one cluster, or equal ones
+    }
+    for (row, projected) in known.into_iter().zip((projected * scale)?.to_vec2::<f32>()?) {
+        values[row] = projected;
+    }
+    table.set(&Tensor::new(values, weights.device())?)?;
+    Ok(())
 }
 
 impl Trainer {

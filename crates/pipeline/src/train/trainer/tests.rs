@@ -133,3 +133,52 @@ fn scaled_pixels_are_trained_on_as_latents_of_these_values_would_be() {
     let refused = config(&scale[..1]).unwrap_err().to_string();
     assert!(refused.contains("the scheduler clips images at 1: set scheduler.clip_sample_range = 1.25"), "{refused}");
 }
+
+#[test]
+fn clusters_of_similar_images_begin_with_similar_rows() {
+    let text = r#"
+        data = { name = "mnist", classes = [1, 8], clusters = 4, sources = ["drawn"], drawn_per_class = 40 }
+        model = { _class_name = "ClassConditionedUnet", num_classes = 41, class_emb_size = 24, sample_size = 28, in_channels = 1,
+            out_channels = 1, layers_per_block = 1, block_out_channels = [8], norm_num_groups = 8, add_attention = false,
+            down_block_types = ["DownBlock2D"], up_block_types = ["UpBlock2D"] }
+        scheduler = { _class_name = "DDPMScheduler" }
+        train = { class_dropout = 0.1 }
+    "#;
+    let config = RunConfig::parse(text, "test", &[], &Registry::default()).unwrap();
+    let images = kakusan_data::load(config.data.as_ref().unwrap()).unwrap().images;
+    let means = images.label_means().unwrap().to_vec();
+    let drawn = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.model.build(vb)).unwrap().0;
+    let trainer = Trainer::new(&config, Arc::new(images), &Device::Cpu).unwrap();
+    let rows = |weights: &Weights| {
+        let (_, table) = weights.iter().find(|(name, _)| *name == "class_emb.weight").unwrap();
+        table.to_vec2::<f32>().unwrap()
+    };
+    let (before, after) = (rows(&drawn), rows(&trainer.weights));
+
+    let known: Vec<usize> = (4..8).chain(32..36).collect(); // of 1 and 8
+    let pixels = means[4].len();
+    let projection = Generator::new(0).randn(pixels * 24);
+    let mean = |pixel: usize| known.iter().map(|&row| f64::from(means[row][pixel])).sum::<f64>() / known.len() as f64;
+    let mean: Vec<f64> = (0..pixels).map(mean).collect();
+    let projected = |row: usize, column: usize| -> f64 {
+        (0..pixels).map(|i| (f64::from(means[row][i]) - mean[i]) * f64::from(projection[i * 24 + column])).sum()
+    };
+    let expected = known.iter().flat_map(|&row| (0..24).map(move |column| (row, column)));
+    let expected: Vec<f64> = expected.map(|(row, column)| projected(row, column)).collect();
+    let size = |values: &[f64]| (values.iter().map(|x| x * x).sum::<f64>() / values.len() as f64).sqrt();
+    let table: Vec<f64> = before.iter().flatten().map(|&x| f64::from(x)).collect();
+    let scale = size(&table) / size(&expected);
+    for (i, expected) in expected.iter().enumerate() {
+        let found = f64::from(after[known[i / 24]][i % 24]);
+        assert!((found - expected * scale).abs() < 1e-4, "{found}, expected {}", expected * scale);
+    }
+
+    // nothing else differs: rows without images, the one of "no class", and the other tensors
+    for row in (0..41).filter(|row| !known.contains(row)) {
+        assert_eq!(before[row], after[row]);
+    }
+    for ((name, drawn), (_, begun)) in drawn.iter().zip(trainer.weights.iter()) {
+        let values = |var: &candle_core::Var| var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert!(name == "class_emb.weight" || values(drawn) == values(begun), "{name}");
+    }
+}
