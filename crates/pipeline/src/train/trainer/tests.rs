@@ -138,17 +138,27 @@ fn scaled_pixels_are_trained_on_as_latents_of_these_values_would_be() {
 fn clusters_of_similar_images_begin_with_similar_rows() {
     let text = r#"
         data = { name = "mnist", classes = [1, 8], clusters = 4, sources = ["drawn"], drawn_per_class = 40 }
-        model = { _class_name = "ClassConditionedUnet", num_classes = 41, class_emb_size = 24, sample_size = 28, in_channels = 1,
-            out_channels = 1, layers_per_block = 1, block_out_channels = [8], norm_num_groups = 8, add_attention = false,
-            down_block_types = ["DownBlock2D"], up_block_types = ["UpBlock2D"] }
         scheduler = { _class_name = "DDPMScheduler" }
         train = { class_dropout = 0.1 }
+        [model]
+        _class_name = "ClassConditionedUnet"
+        num_classes = 41
+        class_emb_size = 24
+        sample_size = 28
+        in_channels = 1
+        out_channels = 1
+        layers_per_block = 1
+        block_out_channels = [8]
+        norm_num_groups = 8
+        add_attention = false
+        down_block_types = ["DownBlock2D"]
+        up_block_types = ["UpBlock2D"]
     "#;
     let config = RunConfig::parse(text, "test", &[], &Registry::default()).unwrap();
     let images = kakusan_data::load(config.data.as_ref().unwrap()).unwrap().images;
     let means = images.label_means().unwrap().to_vec();
     let drawn = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.model.build(vb)).unwrap().0;
-    let trainer = Trainer::new(&config, Arc::new(images), &Device::Cpu).unwrap();
+    let trainer = Trainer::new(&config, images, &Device::Cpu).unwrap();
     let rows = |weights: &Weights| {
         let (_, table) = weights.iter().find(|(name, _)| *name == "class_emb.weight").unwrap();
         table.to_vec2::<f32>().unwrap()
