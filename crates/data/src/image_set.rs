@@ -432,8 +432,8 @@ impl ImageSet {
         Self { labels, class_names, label_means: means.into(), ..self }
     }
 
-    /// The mean image of each label, reduced to at most 16 pixels a side, if the labels are those of
-    /// [clusters](crate::DataConfig::clusters). The mean of a label without images is empty.
+    /// The mean image of each label, reduced to at most 16 blocks of pixels a side, of which it has the sums, if the
+    /// labels are those of [clusters](crate::DataConfig::clusters). The mean of a label without images is empty.
     pub fn label_means(&self) -> Option<&[Vec<f32>]> {
         (!self.label_means.is_empty()).then_some(self.label_means.as_slice())
     }
