@@ -124,9 +124,14 @@ fn pixels(png: &[u8]) -> (Vec<u8>, usize) {
 fn a_draw_has_the_commands_files_and_its_steps_and_the_command_it_names_draws_the_same() {
     let place = workplace();
     save_with_one_class(&place.path("runs/pets"), &place.path("runs/cats"));
+    models::save(&place.path("runs/wide"), 1, Some(4), 3); // with no images of classes 2 and 3
     let serving = Serving::start(&place, &["--port", "0"]);
     let client = serving.client;
     for (body, args) in [
+        (
+            json!({"model": "wide", "seed": 7, "batch_size": 2, "num_inference_steps": 3, "class_labels": [2, 0]}),
+            "--model runs/wide --seeds 7..8 --steps 3 --class 2,cat",
+        ),
         (
             json!({"model": "cats", "seed": 7, "batch_size": 4, "num_inference_steps": 3}),
             "--model runs/cats --seeds 7..10 --steps 3 --class cat",
@@ -155,6 +160,7 @@ fn a_draw_has_the_commands_files_and_its_steps_and_the_command_it_names_draws_th
             assert!(warned.contains(warning.as_str().unwrap()), "{warned}");
         }
         assert_eq!(warned.matches("warning: ").count(), state["warnings"].as_array().unwrap().len(), "{warned}");
+        assert_eq!(args.contains("wide"), warned.contains("no images of it"), "{warned}");
         let get = |path: String| client.get(&format!("/api/draws/{id}/{path}")).expect(200).body;
         for (i, seed) in state["seeds"].as_array().unwrap().iter().enumerate() {
             let file = fs::read(place.path(&format!("own/seed-{seed}.png"))).unwrap();

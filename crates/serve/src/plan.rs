@@ -139,6 +139,7 @@ impl Plan {
             let warnings = options.warnings(plan.scheduler.as_ref());
             plan.warnings = warnings.iter().map(ToString::to_string).collect();
         }
+        plan.warnings.extend(untrained_class(&plan));
         plan.command = spelling::command(&plan, program);
         plan.about = spelling::about(&plan);
         Ok(plan)
@@ -335,6 +336,16 @@ fn labels(request: &DrawRequest, model: &Model, count: usize) -> Result<Option<V
         labels.truncate(1); // one of the class's labels: others would change the images, too
     }
     Ok(Some(labels.into_iter().cycle().take(count).collect()))
+}
+
+/// A warning of a class that the model never saw.
+fn untrained_class(plan: &Plan) -> Option<String> {
+    let (known, count) = (&plan.model.labels, plan.model.num_classes?);
+    let label = plan.settings.class_labels.iter().flatten().find(|&&label| !known.include(label, count))?;
+    Some(format!(
+        "class {label}: the training had no images of it, so its images mean nothing unless a model before a \
+         fine-tuning knew it"
+    ))
 }
 
 fn guidance_scale(request: &DrawRequest, model: &Model) -> Result<f64, Refusal> {
