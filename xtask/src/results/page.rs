@@ -19,21 +19,26 @@ PyTorch trains the same network with the same data, batch and objective for the 
 and it draws no pictures. `kakusan eval` measures both.
 ";
 
-/// The page of the newest runs of each recipe and side.
+/// The page of the newest runs of each recipe and side on each machine.
 pub(crate) fn text(runs: &[Run], recipes: &[&str]) -> String {
-    let shown: Vec<Vec<&Run>> = recipes
-        .iter()
-        .flat_map(|recipe| [Side::Kakusan, Side::PyTorch].map(|side| newest(runs, recipe, side)))
-        .filter(|runs| !runs.is_empty())
-        .collect();
+    let mut machines: Vec<&str> =
+        runs.iter().filter(|run| recipes.contains(&&*run.recipe)).map(|run| run.machine.as_str()).collect();
+    machines.sort_unstable();
+    machines.dedup();
+    let mut shown = vec![];
+    for recipe in recipes {
+        for machine in &machines {
+            shown.extend([Side::Kakusan, Side::PyTorch].map(|side| newest(runs, recipe, machine, side)));
+        }
+    }
+    shown.retain(|runs| !runs.is_empty());
     let mut text = String::from("# Results\n\n");
     if shown.is_empty() {
         return text + "Nothing was measured yet: `cargo xtask results --help`.\n";
     }
-    let mut machines: Vec<&str> = shown.iter().flatten().map(|run| run.machine.as_str()).collect();
-    machines.sort_unstable();
-    machines.dedup();
-    text += &format!("- machine: {}\n", machines.join("; "));
+    if let [machine] = machines[..] {
+        text += &format!("- machine: {machine}\n");
+    }
     text += "- measure again: `cargo xtask results --mnist DIR --python PYTHON`; one recipe: `--only NAME`\n";
     text += "- all runs: [runs/results.tsv](runs/results.tsv)\n\n";
     text += ABOUT;
@@ -41,34 +46,37 @@ pub(crate) fn text(runs: &[Run], recipes: &[&str]) -> String {
         text += PYTORCH;
     }
     text += "\n";
-    text += &table(&std::iter::once(head()).chain(shown.iter().map(|runs| row(runs))).collect::<Vec<_>>());
+    let several = machines.len() > 1;
+    let rows = shown.iter().map(|runs| row(runs, several));
+    text += &table(&std::iter::once(head(several)).chain(rows).collect::<Vec<_>>());
     if shown.iter().flatten().any(|run| run.busy) {
         text += "\n\\* The machine was busy with something else during a training: these figures say little.\n";
     }
     text += "\nOne seed by hand:\n\n```sh\n";
-    for runs in shown.iter().filter(|runs| runs.iter().all(|run| run.side == Side::Kakusan)) {
-        if let Some(run) = runs.first() {
-            let (name, images) = (&run.recipe, run.images);
+    for name in recipes {
+        let mut own = shown.iter().flatten().filter(|run| run.side == Side::Kakusan && run.recipe == *name);
+        if let Some(run) = own.next() {
             let config = std::fs::read_to_string(root().join(format!("configs/{name}.toml"))).unwrap_or_default();
             let sampling = sampling(&config).join(" ");
             text += &format!("cargo xtask train --config configs/{name}.toml --data DIR --seed {}\n", run.seed);
-            text += &format!("cargo xtask eval --model runs/{name} --images {images} {sampling}\n");
+            text += &format!("cargo xtask eval --model runs/{name} --images {} {sampling}\n", run.images);
         }
     }
     text + "```\n"
 }
 
-/// The runs of a recipe and side of the command that measured it last, by their seeds.
-fn newest<'a>(runs: &'a [Run], recipe: &str, side: Side) -> Vec<&'a Run> {
-    let of = runs.iter().filter(|run| run.recipe == recipe && run.side == side);
+/// The runs of a recipe and side of the command that measured it last on a machine, by their seeds.
+fn newest<'a>(runs: &'a [Run], recipe: &str, machine: &str, side: Side) -> Vec<&'a Run> {
+    let of = runs.iter().filter(|run| run.recipe == recipe && run.machine == machine && run.side == side);
     let last = of.clone().map(|run| &run.measured).max();
     let mut newest: Vec<&Run> = of.filter(|run| Some(&run.measured) == last).collect();
     newest.sort_by_key(|run| run.seed);
     newest
 }
 
-fn head() -> Vec<String> {
-    let columns = [
+/// The columns; the machine's, if there are several.
+fn head(machine: bool) -> Vec<String> {
+    let mut columns = vec![
         "",
         "trained by",
         "measured",
@@ -83,17 +91,20 @@ fn head() -> Vec<String> {
         "sure",
         "of held-out digits",
     ];
-    columns.map(str::to_owned).to_vec()
+    if machine {
+        columns.insert(2, "machine");
+    }
+    columns.into_iter().map(str::to_owned).collect()
 }
 
-fn row(runs: &[&Run]) -> Vec<String> {
+fn row(runs: &[&Run], machine: bool) -> Vec<String> {
     let [first, ..] = runs else { return vec![] };
     let of = |value: &dyn Fn(&Run) -> f64, digits: usize| {
         median(&runs.iter().map(|run| value(run)).collect::<Vec<_>>(), digits)
     };
     let percent = |value: &dyn Fn(&Run) -> f64| of(&|run| 100.0 * value(run), 1) + " %";
     let mark = if runs.iter().any(|run| run.busy) { " *" } else { "" };
-    vec![
+    let mut row = vec![
         format!("{}{mark}", first.recipe),
         first.side.name().to_owned(),
         first.measured.split(' ').next().unwrap_or_default().to_owned(),
@@ -107,7 +118,11 @@ fn row(runs: &[&Run]) -> Vec<String> {
         of(&|run| run.figures.distance / run.figures.held_out_distance, 2),
         percent(&|run| run.figures.sure),
         percent(&|run| run.figures.held_out_sure),
-    ]
+    ];
+    if machine {
+        row.insert(2, first.machine.clone());
+    }
+    row
 }
 
 /// The median of some numbers, and their range if they differ.
@@ -188,6 +203,17 @@ mod tests {
         assert_eq!(rows, expected, "{page}");
         assert!(page.contains("\\* The machine was busy") && page.contains("PyTorch trains the same network"));
         assert!(page.contains("cargo xtask train --config configs/a.toml --data DIR --seed 0\n"), "{page}");
+    }
+
+    #[test]
+    fn a_recipe_has_a_row_for_each_machine() {
+        let here = run("2026-11-30 04:00:00", "a", Side::Kakusan, 0, 60.0, 0.4);
+        let there = Run { machine: "another".into(), ..run("2026-12-01 04:00:00", "a", Side::Kakusan, 0, 90.0, 0.4) };
+        let page = text(&[here.clone(), there], &["a"]);
+        let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| a ")).collect();
+        assert_eq!(rows.len(), 2, "{page}");
+        assert!(rows[0].contains(&here.machine) && rows[1].contains("another"), "{page}");
+        assert!(!page.contains("- machine:") && page.matches("--config configs/a.toml").count() == 1, "{page}");
     }
 
     #[test]
