@@ -2,6 +2,7 @@
 //! image as a whole looks like.
 
 use kakusan_rng::Generator;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::{Error, ImageSet};
@@ -17,12 +18,7 @@ const ROUNDS: usize = 25;
 pub(crate) struct Clusters {
     count: usize,
     /// Of each class; none if it has no images.
-    centres: Vec<Vec<Centre>>,
-}
-
-struct Centre {
-    view: Vec<f32>,
-    square: f32,
+    centres: Vec<Centres>,
 }
 
 impl Clusters {
@@ -38,20 +34,22 @@ impl Clusters {
         let centres = (0..set.class_names().len() as u32).map(|class| {
             let images: Vec<&[f32]> = (0..set.len()).filter(|&i| set.label(i) == class).map(|i| views.get(i)).collect();
             let chosen = Generator::new(0).randperm(images.len()).into_iter().take(count);
-            let mut centres: Vec<Centre> = chosen.map(|i| Centre::at(images[i].to_vec())).collect();
+            let mut centres = Centres::at(chosen.map(|i| images[i].to_vec()).collect());
             let mut clusters = vec![];
             for _ in 0..ROUNDS {
-                let nearest = images.par_iter().map(|view| nearest(&centres, view)).collect();
+                let nearest = images.par_iter().map(|view| centres.nearest(view)).collect();
                 let before = std::mem::replace(&mut clusters, nearest);
                 if clusters == before {
                     break;
                 }
-                for (cluster, centre) in centres.iter_mut().enumerate() {
+                let mut views = centres.views;
+                for (cluster, view) in views.iter_mut().enumerate() {
                     let own = images.iter().zip(&clusters).filter(|(_, of)| **of == cluster).map(|(view, _)| *view);
                     if let Some(mean) = mean(own) {
-                        *centre = Centre::at(mean);
+                        *view = mean;
                     }
                 }
+                centres = Centres::at(views);
             }
             centres
         });
@@ -68,28 +66,76 @@ impl Clusters {
     fn label_by(&self, views: &Views, set: ImageSet) -> ImageSet {
         let labels = (0..set.len()).into_par_iter().map(|i| {
             let class = set.label(i) as usize;
-            (class * self.count + nearest(&self.centres[class], views.get(i))) as u32
+            (class * self.count + self.centres[class].nearest(views.get(i))) as u32
         });
         let labels = labels.collect();
         let names = set.class_names().iter().flat_map(|name| std::iter::repeat_n(name.clone(), self.count)).collect();
-        let means = self.centres.iter().flat_map(|centres| {
-            (0..self.count).map(|i| centres.get(i).map(|centre| centre.view.clone()).unwrap_or_default())
-        });
+        let means = self
+            .centres
+            .iter()
+            .flat_map(|centres| (0..self.count).map(|i| centres.views.get(i).cloned().unwrap_or_default()));
         let means = means.collect();
         set.with_labels(labels, names, means)
     }
 }
 
-impl Centre {
-    fn at(view: Vec<f32>) -> Self {
-        Self { square: dot(&view, &view), view }
+/// Centres that are compared at a time: as many sums of products, each of which the vectors of any machine add up in
+/// the same order.
+const TOGETHER: usize = 64;
+
+struct Centres {
+    views: Vec<Vec<f32>>,
+    squares: Vec<f32>,
+    /// The views in groups of [`TOGETHER`], filled up with zeros: `[groups, size, TOGETHER]`.
+    groups: Vec<f32>,
+}
+
+impl Centres {
+    fn at(views: Vec<Vec<f32>>) -> Self {
+        let size = views.first().map_or(0, Vec::len);
+        let mut groups = vec![0.0; views.len().next_multiple_of(TOGETHER) * size];
+        for (i, view) in views.iter().enumerate() {
+            let (group, lane) = (i / TOGETHER, i % TOGETHER);
+            view.iter().enumerate().for_each(|(at, x)| groups[(group * size + at) * TOGETHER + lane] = *x);
+        }
+        let squares = views.iter().map(|view| view.iter().map(|x| x * x).sum()).collect();
+        Self { views, squares, groups }
+    }
+
+    /// The centre that is nearest to a view, the first of several; 0 if there are none.
+    fn nearest(&self, view: &[f32]) -> usize {
+        Arch::new().dispatch(Nearest(self, view))
     }
 }
 
-/// The nearest centre, the first of several; 0 if there are none.
-fn nearest(centres: &[Centre], view: &[f32]) -> usize {
-    let distances = centres.iter().map(|centre| centre.square - 2.0 * dot(&centre.view, view));
-    distances.enumerate().min_by(|(_, a), (_, b)| a.total_cmp(b)).map_or(0, |(i, _)| i)
+struct Nearest<'a>(&'a Centres, &'a [f32]);
+
+impl WithSimd for Nearest<'_> {
+    type Output = usize;
+
+    /// Plain code that the compiler turns into the vectors of `S`.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        let Self(centres, view) = self;
+        let groups = centres.groups.chunks_exact(view.len() * TOGETHER);
+        let (mut nearest, mut least, mut at) = (0, f32::INFINITY, 0);
+        for (group, squares) in groups.zip(centres.squares.chunks(TOGETHER)) {
+            let mut products = [0.0; TOGETHER];
+            for (x, others) in view.iter().zip(group.as_chunks::<TOGETHER>().0) {
+                for lane in 0..TOGETHER {
+                    products[lane] += x * others[lane];
+                }
+            }
+            for (square, product) in squares.iter().zip(products) {
+                let distance = square - 2.0 * product;
+                if distance < least {
+                    (nearest, least) = (at, distance);
+                }
+                at += 1;
+            }
+        }
+        nearest
+    }
 }
 
 fn mean<'a>(views: impl Iterator<Item = &'a [f32]>) -> Option<Vec<f32>> {
@@ -139,20 +185,6 @@ impl Views {
     }
 }
 
-/// In so many sums, which the compiler turns into vectors that do not wait for one another.
-const SUMS: usize = 32;
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<SUMS>(), b.as_chunks::<SUMS>());
-    let mut sums = [0.0; SUMS];
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..SUMS {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    sums.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,6 +224,24 @@ mod tests {
         // other images are of the nearest cluster
         let other = ImageSet::new([1, 1, 3], vec![190, 90, 30], vec![2], set.class_names().to_vec()).unwrap();
         assert_eq!(clusters.label(other).unwrap().label(0), divided.label(3));
+    }
+
+    #[test]
+    fn the_nearest_of_many_centres_is_found() {
+        let mut rng = Generator::new(1);
+        let mut views = |count: usize| -> Vec<Vec<f32>> { (0..count).map(|_| rng.rand(11)).collect() };
+        for count in [1, TOGETHER, 2 * TOGETHER + 2] {
+            let centres = Centres::at(views(count));
+            for view in views(40) {
+                let distance = |centre: &Vec<f32>| -> f64 {
+                    centre.iter().zip(&view).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum()
+                };
+                let distances = centres.views.iter().map(distance).enumerate();
+                let expected = distances.min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(i, _)| i);
+                assert_eq!(Some(centres.nearest(&view)), expected, "of {count}");
+            }
+        }
+        assert_eq!(Centres::at(vec![]).nearest(&[1.0]), 0);
     }
 
     #[test]
