@@ -39,8 +39,8 @@ pub struct DataConfig {
     pub classes: Option<Vec<Class>>,
     /// Divides each class into so many clusters of similar images, 2 to 256, by k-means. The model is told the cluster
     /// instead of the class, so it needs as many times the classes (`model.num_class_embeds`), and learns sooner what
-    /// whole images look like. Unless it is fine-tuned, similar clusters begin with similar rows of its class table.
-    /// Samples of a class take its clusters as often as the data has them. None if absent.
+    /// whole images look like. Similar clusters begin with similar rows of its class table, but for those that a
+    /// pretrained model knows. Samples of a class take its clusters as often as the data has them. None if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clusters: Option<usize>,
     /// The sources, in the order in which they are tried. If empty, all sources that have the set.

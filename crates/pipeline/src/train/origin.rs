@@ -16,7 +16,7 @@ use super::config::trained_model;
 use super::document::{CLASS_NAME, Document};
 use crate::ddpm::read_scheduler;
 use crate::layout::{RUN_CONFIG_FILE, component_dir, hub_name};
-use crate::{ConfigError, ConfigWarning, DDPMPipeline, Registry, Result, RunConfig, Warning};
+use crate::{ConfigError, ConfigWarning, DDPMPipeline, Labels, Registry, Result, RunConfig, Warning};
 
 /// The key of `[model]` with the pretrained pipeline.
 pub(crate) const FROM: &str = "from";
@@ -38,6 +38,7 @@ struct Opened {
     dir: PathBuf,
     scheduler: Arc<dyn Scheduler>,
     pixel_scale: Option<f64>,
+    labels: Labels,
     adaptation: Adaptation,
     warnings: Vec<Warning>,
 }
@@ -151,6 +152,12 @@ impl Origin {
         self.opened.as_deref()?.pixel_scale
     }
 
+    /// Whether the pretrained model is known to have had no images of a label.
+    pub(crate) fn lacks(&self, label: u32) -> bool {
+        let names = self.opened.as_deref().map(|opened| opened.labels.names());
+        names.is_some_and(|names| !names.is_empty() && !names.contains_key(&label))
+    }
+
     /// The same without the path of a folder, whose last part remains: for what may be published.
     pub fn without_path(self) -> Self {
         let last = Path::new(&self.name).file_name().and_then(|last| last.to_str());
@@ -228,6 +235,8 @@ struct Pretrained {
     config: Arc<dyn ModelConfig>,
     scheduler: Arc<dyn Scheduler>,
     pixel_scale: Option<f64>,
+    /// Unknown of an unfinished run.
+    labels: Labels,
     warnings: Vec<Warning>,
 }
 
@@ -238,19 +247,20 @@ impl Pretrained {
             let config = RunConfig::load_recorded(&dir.join(RUN_CONFIG_FILE), &[], registry)?;
             let dir = checkpointed::newest_weights(dir)?;
             let RunConfig { model, scheduler, train, .. } = config;
-            return Ok(Self { dir, config: model, scheduler, pixel_scale: train.pixel_scale, warnings: vec![] });
+            let (pixel_scale, labels) = (train.pixel_scale, Labels::default());
+            return Ok(Self { dir, config: model, scheduler, pixel_scale, labels, warnings: vec![] });
         }
         let (index, scheduler) = read_scheduler(dir, registry)?;
         let dir = component_dir(dir, "unet");
         let model = kakusan_models::pretrained_config(&dir, Some(&index.unet), &registry.models)?;
         let warnings = index.warnings.into_iter().chain(model.warnings.into_iter().map(Warning::from)).collect();
         let pixel_scale = (index.pixel_scale != 1.0).then_some(index.pixel_scale);
-        Ok(Self { dir, config: model.config, scheduler, pixel_scale, warnings })
+        Ok(Self { dir, config: model.config, scheduler, pixel_scale, labels: index.labels, warnings })
     }
 
     fn adapted_to(self, model: &dyn ModelConfig, registry: &Registry) -> Result<Opened> {
         let adaptation = Adaptation::between(self.config.as_ref(), model, &registry.models)?;
-        let Self { dir, scheduler, pixel_scale, warnings, .. } = self;
-        Ok(Opened { dir, scheduler, pixel_scale, adaptation, warnings })
+        let Self { dir, scheduler, pixel_scale, labels, warnings, .. } = self;
+        Ok(Opened { dir, scheduler, pixel_scale, labels, adaptation, warnings })
     }
 }

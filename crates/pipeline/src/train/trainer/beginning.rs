@@ -31,14 +31,12 @@ impl Beginning {
         let missing = config.origin.as_ref().filter(|_| pretrained.is_none()).map(|origin| origin.name().to_owned());
         let (weights, changes) = match pretrained {
             Some(pretrained) => pretrained,
-            None => {
-                let weights = Weights::initialise(device, rng, |vb| network.build(vb))?.0;
-                if let (Some(table), Some(means)) = (network.class_table(), images.label_means()) {
-                    resemble(&weights, table, means)?;
-                }
-                (weights, vec![])
-            }
+            None => (Weights::initialise(device, rng, |vb| network.build(vb))?.0, vec![]),
         };
+        if let (Some(table), Some(means)) = (network.class_table(), images.label_means()) {
+            let untrained = |row: usize| config.origin.as_ref().is_none_or(|origin| origin.lacks(row as u32));
+            resemble(&weights, table, means, untrained)?;
+        }
         let (weights, model) = build(network.as_ref(), &config.train, weights)?;
         Ok(Self { weights, model, changes, missing })
     }
@@ -68,12 +66,14 @@ fn build(config: &dyn ModelConfig, train: &TrainConfig, mut weights: Weights) ->
 
 /// Lets clusters with similar images begin with similar rows of the table of classes: random projections of their mean
 /// images, less the mean of all, as large as the random rows that they replace. So what the network learns from one
-/// cluster holds for those around it, and there can be many. Rows without images stay as they are.
-fn resemble(weights: &Weights, table: &str, means: &[Vec<f32>]) -> Result<()> {
+/// cluster holds for those around it, and there can be many. Rows without images stay as they are, and so do those that
+/// are not `untrained`.
+fn resemble(weights: &Weights, table: &str, means: &[Vec<f32>], untrained: impl Fn(usize) -> bool) -> Result<()> {
     let Some((_, table)) = weights.iter().find(|(name, _)| *name == table) else { return Ok(()) };
     let (rows, width) = table.dims2()?;
     let pixels = means.iter().map(Vec::len).max().unwrap_or(0);
-    let known: Vec<usize> = (0..rows.min(means.len())).filter(|&row| !means[row].is_empty()).collect();
+    let known: Vec<usize> =
+        (0..rows.min(means.len())).filter(|&row| !means[row].is_empty() && untrained(row)).collect();
     let views: Vec<f32> = known.iter().flat_map(|&row| means[row].iter().copied()).collect();
     let views = Tensor::from_vec(views, (known.len(), pixels), &Device::Cpu)?;
     let views = views.broadcast_sub(&views.mean_keepdim(0)?)?;

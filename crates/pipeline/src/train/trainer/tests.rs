@@ -1,7 +1,7 @@
 #![cfg(test)]
 
 use super::*;
-use crate::Registry;
+use crate::{DDPMPipeline, Labels, Registry};
 
 fn trainer(set: &[&str]) -> Trainer {
     let text = r#"
@@ -157,38 +157,51 @@ fn clusters_of_similar_images_begin_with_similar_rows() {
     let config = RunConfig::parse(text, "test", &[], &Registry::default()).unwrap();
     let images = kakusan_data::load(config.data.as_ref().unwrap()).unwrap().images;
     let means = images.label_means().unwrap().to_vec();
-    let drawn = Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.model.build(vb)).unwrap().0;
-    let trainer = Trainer::new(&config, images, &Device::Cpu).unwrap();
-    let rows = |weights: &Weights| {
-        let (_, table) = weights.iter().find(|(name, _)| *name == "class_emb.weight").unwrap();
-        table.to_vec2::<f32>().unwrap()
+    let drawn = || Weights::initialise(&Device::Cpu, &mut Generator::new(0), |vb| config.model.build(vb)).unwrap().0;
+    let begun = |config: &RunConfig| Trainer::new(config, images.clone(), &Device::Cpu).unwrap().weights;
+    // rows of `known` are their means' projections, and nothing else differs: other rows and the other tensors
+    let check = |begun: Weights, known: &[usize]| {
+        let drawn = drawn();
+        let rows = |weights: &Weights| {
+            let (_, table) = weights.iter().find(|(name, _)| *name == "class_emb.weight").unwrap();
+            table.to_vec2::<f32>().unwrap()
+        };
+        let (before, after) = (rows(&drawn), rows(&begun));
+        let pixels = means[4].len();
+        let projection = Generator::new(0).randn(pixels * 24);
+        let mean = |pixel: usize| known.iter().map(|&row| f64::from(means[row][pixel])).sum::<f64>();
+        let mean: Vec<f64> = (0..pixels).map(|pixel| mean(pixel) / known.len() as f64).collect();
+        let projected = |row: usize, column: usize| -> f64 {
+            (0..pixels).map(|i| (f64::from(means[row][i]) - mean[i]) * f64::from(projection[i * 24 + column])).sum()
+        };
+        let expected = known.iter().flat_map(|&row| (0..24).map(move |column| (row, column)));
+        let expected: Vec<f64> = expected.map(|(row, column)| projected(row, column)).collect();
+        let size = |values: &[f64]| (values.iter().map(|x| x * x).sum::<f64>() / values.len() as f64).sqrt();
+        let table: Vec<f64> = before.iter().flatten().map(|&x| f64::from(x)).collect();
+        let scale = size(&table) / size(&expected);
+        for (i, expected) in expected.iter().enumerate() {
+            let found = f64::from(after[known[i / 24]][i % 24]);
+            assert!((found - expected * scale).abs() < 1e-4, "{found}, expected {}", expected * scale);
+        }
+        for row in (0..41).filter(|row| !known.contains(row)) {
+            assert_eq!(before[row], after[row]);
+        }
+        for ((name, drawn), (_, begun)) in drawn.iter().zip(begun.iter()) {
+            let values = |var: &candle_core::Var| var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert!(name == "class_emb.weight" || values(drawn) == values(begun), "{name}");
+        }
     };
-    let (before, after) = (rows(&drawn), rows(&trainer.weights));
+    check(begun(&config), &[4, 5, 6, 7, 32, 33, 34, 35]); // of 1 and 8
 
-    let known: Vec<usize> = (4..8).chain(32..36).collect(); // of 1 and 8
-    let pixels = means[4].len();
-    let projection = Generator::new(0).randn(pixels * 24);
-    let mean = |pixel: usize| known.iter().map(|&row| f64::from(means[row][pixel])).sum::<f64>() / known.len() as f64;
-    let mean: Vec<f64> = (0..pixels).map(mean).collect();
-    let projected = |row: usize, column: usize| -> f64 {
-        (0..pixels).map(|i| (f64::from(means[row][i]) - mean[i]) * f64::from(projection[i * 24 + column])).sum()
-    };
-    let expected = known.iter().flat_map(|&row| (0..24).map(move |column| (row, column)));
-    let expected: Vec<f64> = expected.map(|(row, column)| projected(row, column)).collect();
-    let size = |values: &[f64]| (values.iter().map(|x| x * x).sum::<f64>() / values.len() as f64).sqrt();
-    let table: Vec<f64> = before.iter().flatten().map(|&x| f64::from(x)).collect();
-    let scale = size(&table) / size(&expected);
-    for (i, expected) in expected.iter().enumerate() {
-        let found = f64::from(after[known[i / 24]][i % 24]);
-        assert!((found - expected * scale).abs() < 1e-4, "{found}, expected {}", expected * scale);
-    }
-
-    // nothing else differs: rows without images, the one of "no class", and the other tensors
-    for row in (0..41).filter(|row| !known.contains(row)) {
-        assert_eq!(before[row], after[row]);
-    }
-    for ((name, drawn), (_, begun)) in drawn.iter().zip(trainer.weights.iter()) {
-        let values = |var: &candle_core::Var| var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert!(name == "class_emb.weight" || values(drawn) == values(begun), "{name}");
-    }
+    // a fine-tuning of a model that knows 1: of 8 alone; and of one whose classes are unknown: of none
+    let dir = tempfile::tempdir().unwrap();
+    let mut pipeline = DDPMPipeline::new(config.model.clone(), drawn(), config.scheduler.clone()).unwrap();
+    let data = text.lines().find(|line| line.contains("data = ")).unwrap();
+    let text = format!("{data}\nmodel.from = {:?}\ntrain.class_dropout = 0.1", dir.path());
+    let fine_tuning = || RunConfig::parse(&text, "test", &[], &Registry::default()).unwrap();
+    pipeline.save_pretrained(dir.path()).unwrap();
+    check(begun(&fine_tuning()), &[]);
+    pipeline.set_labels(Labels::new((4..8).map(|label| (label, "1".to_owned())).collect()));
+    pipeline.save_pretrained(dir.path()).unwrap();
+    check(begun(&fine_tuning()), &[32, 33, 34, 35]);
 }
